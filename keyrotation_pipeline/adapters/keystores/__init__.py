@@ -1,0 +1,1 @@
+"""Key stores: the only adapters that hold key material."""

@@ -1,0 +1,58 @@
+"""Connections to the application's database, with the settings without which a count or a write may lie."""
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from keyrotation_pipeline.errors import DatabaseUnavailableError
+
+APPLICATION_NAME = "keyrotation"
+
+# row_security off: under FORCE ROW LEVEL SECURITY a count is silently short; off turns that into an error.
+# keyrotation.engine: triggers with the clause that the pre-flight prints stay quiet for our writes.
+SESSION_SETTINGS = (
+    "SET row_security = off; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '1s'; "
+    "SET statement_timeout = 0; SET client_min_messages = warning; SET keyrotation.engine = 'on'; "
+    "SET timezone = 'UTC'; SET search_path = pg_catalog"
+)
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
+    """Open a connection in autocommit mode.
+
+    Args:
+        url: libpq connection string or URL; must reach the server itself, not a transaction pooler.
+
+    Raises:
+        DatabaseUnavailableError: no server answers, or it refuses; names host and database, never the password.
+    """
+    try:
+        connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
+        connection.execute(SESSION_SETTINGS)
+    except psycopg.OperationalError as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise DatabaseUnavailableError(
+            f"cannot connect to {display_name(url)} ({_without_password(reason, url)}); start it or correct [database] url"
+        ) from None
+    return connection
+
+
+def display_name(url: str) -> str:
+    """``name@host`` of a connection string, without user and password."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise DatabaseUnavailableError(
+            "[database] url is not a PostgreSQL connection string; write postgresql://user@host/name"
+        ) from None
+    host = str(parts.get("host") or parts.get("hostaddr") or "localhost")
+    if host.startswith("/"):
+        host = "localhost"
+    port = parts.get("port")
+    return f"{parts.get('dbname') or parts.get('user') or 'postgres'}@{host}{f':{port}' if port else ''}"
+
+
+def _without_password(text: str, url: str) -> str:
+    password = conninfo_to_dict(url).get("password")
+    return text.replace(str(password), "***") if password else text

@@ -1,0 +1,94 @@
+"""The application's database behind its port: each method is one function of the module that knows how."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from keyrotation_pipeline.adapters.postgres import census, discovery, engine, fence, horizon, preflight, proof, quarantine
+from keyrotation_pipeline.adapters.postgres.connection import Connection, display_name
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding, QuarantinedValue, Shard, TableCount
+from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
+from keyrotation_pipeline.ports import DatabaseIdentity, OldRows, Problem, Report, Rewritten
+
+
+@dataclass(frozen=True)
+class PostgresDatabase:
+    """`CiphertextDatabase` over PostgreSQL 14 to 18.
+
+    Args:
+        connection: the control connection, shared with the ledger so that evidence and records commit together.
+        connect: opens a further connection, for the engine.
+    """
+
+    url: str
+    connection: Connection
+    connect: Callable[[], Connection]
+    limits: engine.Limits
+
+    def identity(self) -> DatabaseIdentity:
+        """Which database this is."""
+        row = self.connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
+        return DatabaseIdentity(display_name(self.url), str(row[0]) if row else "unknown")
+
+    def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
+        """See `CiphertextDatabase.preflight`."""
+        return preflight.preflight(self.connection, tables, target)
+
+    def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        """See `CiphertextDatabase.count`."""
+        return census.count(self.connection, tables)
+
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+        """See `CiphertextDatabase.discover`."""
+        return discovery.discover(self.connection, tables)
+
+    def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
+        """See `CiphertextDatabase.rewrite_shard`."""
+        return engine.rewrite_shard(self.connect, request, shard, ring, target, report, self.limits)
+
+    def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
+        """See `CiphertextDatabase.sweep`."""
+        return engine.sweep(self.connect, request, table, ring, target, self.limits, wait=wait)
+
+    def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        """See `CiphertextDatabase.old_rows`."""
+        return census.old_rows(self.connection, table, versions, promotion_xid)
+
+    def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+        """See `CiphertextDatabase.quarantine`."""
+        return quarantine.load(self.connection, tables)
+
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
+        """See `CiphertextDatabase.decrypt_all`."""
+        return engine.decrypt_all(self.connect, table, ring, report)
+
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+        """See `CiphertextDatabase.fence`."""
+        fence.fence(self.connection, table, versions)
+
+    def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
+        """See `CiphertextDatabase.unfence`."""
+        fence.unfence(self.connection, table, version)
+
+    def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        """See `CiphertextDatabase.fences`."""
+        return fence.fences(self.connection, table)
+
+    def barrier(self) -> str:
+        """See `CiphertextDatabase.barrier`."""
+        return horizon.barrier(self.connection)
+
+    def holders_of_old_snapshots(self, xid: int, lsn: str) -> tuple[str, ...]:
+        """See `CiphertextDatabase.holders_of_old_snapshots`."""
+        return horizon.holders(self.connection, xid, lsn)
+
+    def current_xid(self) -> int:
+        """See `CiphertextDatabase.current_xid`."""
+        return horizon.current_xid(self.connection)
+
+    def zero_old_rows(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], xid: int, lsn: str
+    ) -> ZeroOldRows:
+        """See `CiphertextDatabase.zero_old_rows`."""
+        return proof.zero_old_rows(self.connection, tables, version, retired, xid, lsn)

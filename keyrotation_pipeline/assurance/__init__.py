@@ -1,0 +1,1 @@
+"""What is shown to auditors: the compliance report."""

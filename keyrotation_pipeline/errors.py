@@ -1,0 +1,111 @@
+"""Every expected failure, each saying what to do next.
+
+A message is one plain sentence, names things (a table, a version, a request) and never holds a key, a plaintext or
+a ciphertext. The command line prints the message alone; anything that is not a `KeyRotationError` is a defect.
+"""
+
+
+class KeyRotationError(Exception):
+    """Base of every failure that a user can cause, meet or mend."""
+
+
+# --- what applications meet -----------------------------------------------------------------------------------------
+
+
+class MalformedCiphertextError(KeyRotationError):
+    """A stored value does not follow the value grammar."""
+
+    def __init__(self) -> None:
+        super().__init__("a stored value is not of the form v<N>:<nonce>:<ciphertext>; run `keyrotation inventory` to find it")
+
+
+class UnknownKeyVersionError(KeyRotationError):
+    """A ciphertext names a key version that the ring does not hold."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        super().__init__(
+            f"key version {version} is not in the key ring; restore it to the key store, then reload the key ring"
+        )
+
+
+class DecryptionError(KeyRotationError):
+    """A ciphertext fails authentication under the key that it names."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        super().__init__(
+            f"a value under key version {version} fails authentication (damaged, or another key); run `keyrotation verify` to find it"
+        )
+
+
+class InvalidKeyError(KeyRotationError):
+    """Key material, a version name or a key ring that cannot be right."""
+
+
+class UnencryptedValueError(KeyRotationError):
+    """A column of encrypted values holds one that is not encrypted."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a value in an encrypted column is not encrypted; encrypt it, or read it with EncryptedType(legacy='passthrough')"
+        )
+
+
+# --- what operators meet --------------------------------------------------------------------------------------------
+
+
+class ConfigurationError(KeyRotationError):
+    """`keyrotation.toml` or a variable that it names is missing or wrong."""
+
+
+class HomeError(KeyRotationError):
+    """KEYROTATION_HOME is missing, is not a demo's, or cannot be used."""
+
+
+class DatabaseUnavailableError(KeyRotationError):
+    """The database cannot be reached, or the connection was lost."""
+
+
+class PreflightError(KeyRotationError):
+    """The database or a table cannot be rotated as it is; the message says what to change."""
+
+
+class ApprovalError(KeyRotationError):
+    """A signature, a roster or a request that does not authorise what is asked."""
+
+
+class RequestError(KeyRotationError):
+    """A request that cannot be opened, found, cancelled or continued."""
+
+
+class OutOfOrderError(KeyRotationError):
+    """A step was asked for that the rotation is not at."""
+
+
+class KeyStoreError(KeyRotationError):
+    """The key store is missing, damaged, or holds a different key."""
+
+
+class BackupError(KeyRotationError):
+    """A backup cannot be written or checked."""
+
+
+class BlockedError(KeyRotationError):
+    """The rotation must wait for something outside it, which the message names."""
+
+
+class StaleWriterError(BlockedError):
+    """Something still writes values under the old key version."""
+
+
+class ProofError(BlockedError):
+    """Evidence for retiring a key is missing; the message names table, column and count."""
+
+
+class AuditError(KeyRotationError):
+    """The audit chain does not verify, or does not contain an anchor."""
+
+
+class OpenPGPError(KeyRotationError):
+    """gpg is missing or refuses a certificate, a signature or a message."""

@@ -1,0 +1,121 @@
+"""What two officers sign: the canonical text, and the roster of those who may."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from keyrotation_pipeline.errors import ApprovalError
+
+HEADER = "keyrotation-approval-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Officer:
+    """One officer: a name to show and the primary-key fingerprint that identifies the certificate."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who may approve, how many must, and who can read backups; pinned by `init`.
+
+    Args:
+        required: signatures of different officers that an action takes; at least 2 outside a demo home.
+        recipients: primary-key fingerprints of the backup recipients.
+    """
+
+    required: int
+    officers: tuple[Officer, ...]
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One officer's detached signature, exactly as given."""
+
+    officer: str
+    signature: bytes
+    signed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalText:
+    """The facts that are signed. `render` gives the canonical bytes, one field a line, ending with a newline."""
+
+    request: str
+    action: str
+    authorises: str
+    database: str
+    key_store: str
+    source: str
+    target: str
+    columns: tuple[str, ...]
+    required: int
+    officers: tuple[str, ...]
+    recipients: tuple[str, ...]
+    audit_head: tuple[int, str]
+    start_by: datetime
+    finish_by: datetime
+    reason: str
+
+    def render(self) -> bytes:
+        """The canonical text in UTF-8.
+
+        Raises:
+            ApprovalError: a field holds a line break, a control or a bidi character, so two people could read it
+                differently.
+        """
+        seq, head = self.audit_head
+        fields = (
+            ("Request", self.request),
+            ("Action", self.action),
+            ("Authorises", self.authorises),
+            ("Database", self.database),
+            ("Key store", self.key_store),
+            ("From", self.source),
+            ("To", self.target),
+            ("Columns", ", ".join(self.columns)),
+            ("Officers", f"{self.required} of {', '.join(self.officers)}"),
+            ("Recipients", ", ".join(self.recipients)),
+            ("Audit head", f"{seq} {head}"),
+            ("Start by", _instant(self.start_by)),
+            ("Finish by", _instant(self.finish_by)),
+            ("Reason", self.reason),
+        )
+        for name, value in fields:
+            require_plain(name, value)
+        return "".join([f"{HEADER}\n", *(f"{name}: {value}\n" for name, value in fields)]).encode()
+
+
+def require_plain(name: str, value: str) -> None:
+    """Refuse what could make a signed line read differently from what it says.
+
+    Raises:
+        ApprovalError: `value` has a control, line-separating, bidi or otherwise invisible character, or spaces around.
+    """
+    if value != value.strip():
+        raise ApprovalError(f"{name} begins or ends with white space; write it without")
+    for character in value:
+        # Cc control, Cf format (bidi, zero width), Zl and Zp separators, Cs surrogates, Co private, Cn unassigned.
+        if unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}:
+            raise ApprovalError(
+                f"{name} holds the character U+{ord(character):04X}, which can hide or reorder text; write it in one plain line"
+            )
+
+
+def differing_lines(signed: bytes, rebuilt: bytes) -> Sequence[str]:
+    """Names of the fields in which two canonical texts differ, for the refusal to name them."""
+    before, after = (dict(_split(text)) for text in (signed, rebuilt))
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
+def _split(text: bytes) -> list[tuple[str, str]]:
+    lines = text.decode(errors="replace").splitlines()
+    return [(line.partition(": ")[0], line.partition(": ")[2]) for line in lines]
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

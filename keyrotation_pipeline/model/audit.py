@@ -1,0 +1,50 @@
+"""One audit event: canonical bytes and the hash that chains them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+LABEL = b"keyrotation-audit-v1"
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """The newest event: what approvals, manifests and reports anchor. seq 0 with the zero hash: no event yet."""
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One stored event: `body` is the canonical JSON exactly as stored, `hash` chains it to `previous`."""
+
+    seq: int
+    body: str
+    previous: str
+    hash: str
+
+
+def body_of(
+    *, seq: int, at: datetime, actor: str, database: str, request: str | None, event: str, facts: Mapping[str, Any]
+) -> str:
+    """Canonical JSON (sorted keys, no spaces, ASCII) of one event."""
+    content = {
+        "actor": actor,
+        "at": at.astimezone(UTC).isoformat(timespec="microseconds"),
+        "database": database,
+        "event": event,
+        "facts": facts,
+        "request": request,
+        "seq": seq,
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def hash_of(previous: str, body: str) -> str:
+    """``SHA-256("keyrotation-audit-v1" ‖ previous hash ‖ bytes)``, all as ASCII bytes, in hex."""
+    return hashlib.sha256(LABEL + previous.encode() + body.encode()).hexdigest()

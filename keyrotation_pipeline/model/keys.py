@@ -1,0 +1,43 @@
+"""Key states of NIST SP 800-57 Part 1, and which may follow which."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+
+class KeyState(StrEnum):
+    """State of one key version."""
+
+    PRE_ACTIVATION = "pre-activation"
+    ACTIVE = "active"
+    DEACTIVATED = "deactivated"
+    ARCHIVED = "archived"
+    DESTROYED = "destroyed"
+    COMPROMISED = "compromised"
+
+
+ALLOWED_TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
+    KeyState.PRE_ACTIVATION: frozenset({KeyState.ACTIVE, KeyState.ARCHIVED, KeyState.COMPROMISED}),
+    KeyState.ACTIVE: frozenset({KeyState.DEACTIVATED, KeyState.COMPROMISED}),
+    # A rollback makes an earlier version primary again.
+    KeyState.DEACTIVATED: frozenset({KeyState.ARCHIVED, KeyState.ACTIVE, KeyState.COMPROMISED}),
+    KeyState.ARCHIVED: frozenset({KeyState.DESTROYED, KeyState.ACTIVE, KeyState.COMPROMISED}),
+    KeyState.COMPROMISED: frozenset({KeyState.DESTROYED}),
+    KeyState.DESTROYED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What the pipeline knows of a key version: never the key.
+
+    Args:
+        fingerprint: 64 hex digits, SHA-256 over a fixed label and the key; shown as its first 16.
+    """
+
+    version: KeyVersion
+    state: KeyState
+    fingerprint: str
+    created_at: datetime

@@ -1,0 +1,95 @@
+"""A rotation: its request, the steps of its walk, and where it stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+
+class Step(StrEnum):
+    """The walk, in order. Each is a Dagster asset of the same name (`ROWS`: one a table)."""
+
+    KEY_VERSION = "key_version"
+    DUAL_KEY_ROLLOUT = "dual_key_rollout"
+    PRIMARY_KEY_ROLLOUT = "primary_key_rollout"
+    ROWS = "rows"
+    ZERO_OLD_ROWS_PROOF = "zero_old_rows_proof"
+    RETIRED_KEY = "retired_key"
+    ARCHIVED_KEY = "archived_key"
+    KEY_ROTATION_AUDIT = "key_rotation_audit"
+    COMPLIANCE_REPORT = "compliance_report"
+
+
+WALK: tuple[Step, ...] = tuple(Step)
+
+
+class RotationType(StrEnum):
+    """Why the rotation happens, as the seed's `key_rotation_audit.rotation_type` has it."""
+
+    ROUTINE = "routine"
+    EMERGENCY = "emergency"
+
+
+class RotationStatus(StrEnum):
+    """Where a rotation stands as a whole. `phase` (a `Step`, or one of these) is what users see."""
+
+    REQUESTED = "requested"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A finished step, or a finished shard of `ROWS` (then with `table` and `shard`). `facts` holds no secret."""
+
+    step: Step
+    table: str | None
+    shard: int | None
+    finished_at: datetime
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """One rotation request as the ledger holds it.
+
+    Args:
+        id: 128 random bits as 32 hex digits.
+        approvals: primary-key fingerprints of the officers whose signatures are stored (verified when used).
+        promotion_xid: `pg_current_xact_id()` just after promotion, by which later row versions are known.
+        audit_head: seq and hash of the audit when the request was opened.
+        blocked_by: sentence of the last failed attempt, None once a later attempt got further.
+    """
+
+    id: str
+    type: RotationType
+    action: str
+    source: KeyVersion
+    source_fingerprint: str
+    target: KeyVersion
+    reason: str
+    incident: str | None
+    requested_by: str
+    requested_at: datetime
+    start_by: datetime
+    finish_by: datetime
+    audit_head: tuple[int, str]
+    status: RotationStatus
+    steps: tuple[StepRecord, ...]
+    approvals: tuple[str, ...]
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    promotion_xid: int | None = None
+    blocked_by: str | None = None
+
+    def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
+        """The record of a finished step (or shard), if it is finished."""
+        for record in self.steps:
+            if (record.step, record.table, record.shard) == (step, table, shard):
+                return record
+        return None

@@ -1,0 +1,74 @@
+"""What comes next: one pure function, asked by the sensor, by `keyrotation rotate` and by `--dry-run`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from keyrotation_pipeline.model.columns import EncryptedTable, Shard
+from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing to do: a step, or for `Step.ROWS` one shard of one table."""
+
+    step: Step
+    shard: Shard | None = None
+
+    def __str__(self) -> str:
+        return f"{self.step}/{self.shard.table.name} shard {self.shard.key}" if self.shard else str(self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The actions that may run now, side by side; or none, and the sentence that says why."""
+
+    actions: tuple[Action, ...]
+    waiting_for: str | None = None
+
+
+def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], shards: int, now: datetime) -> Decision:
+    """Decide the next actions of a rotation from its state alone.
+
+    Args:
+        required: signatures that the pinned roster asks for.
+        shards: shards a table.
+        now: aware; a request that has not started by its `start_by` may no longer start.
+    """
+    match rotation.status:
+        case RotationStatus.CANCELLED | RotationStatus.FINISHED:
+            return Decision((), f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`")
+        case RotationStatus.PAUSED:
+            return Decision((), f"rotation {rotation.id} is paused; go on with `keyrotation resume {rotation.id}`")
+        case _:
+            pass
+    if (missing := required - len(rotation.approvals)) > 0:
+        return Decision((), f"{missing} more approval(s); sign with `keyrotation approve {rotation.id} --text`")
+    if rotation.started_at is None and now > rotation.start_by:
+        return Decision(
+            (), f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it and request a new one"
+        )
+    for step in WALK:
+        if rotation.done(step) is None:
+            return Decision(_open_shards(rotation, tables, shards) if step is Step.ROWS else (Action(step),))
+    return Decision((), f"rotation {rotation.id} has nothing left to do")
+
+
+def phase_of(rotation: Rotation) -> str:
+    """The phase that users see: a step's name, or `requested`, `cancelled`, `finished`."""
+    if rotation.status in {RotationStatus.CANCELLED, RotationStatus.FINISHED}:
+        return str(rotation.status)
+    if rotation.started_at is None:
+        return str(RotationStatus.REQUESTED)
+    return str(next((step for step in WALK if rotation.done(step) is None), RotationStatus.FINISHED))
+
+
+def _open_shards(rotation: Rotation, tables: Sequence[EncryptedTable], shards: int) -> tuple[Action, ...]:
+    # With every shard done, one more action closes the step itself.
+    open_shards = tuple(
+        Action(Step.ROWS, Shard(table, index, shards))
+        for table in tables
+        for index in range(shards)
+        if rotation.done(Step.ROWS, str(table.name), index) is None
+    )
+    return open_shards or (Action(Step.ROWS),)

@@ -1,0 +1,69 @@
+"""Perform one action of the walk: the same for the command line, for Dagster and for tests."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keyrotation_pipeline.errors import KeyRotationError, OutOfOrderError
+from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, Step, StepRecord
+from keyrotation_pipeline.ports import Pipeline, Report
+from keyrotation_pipeline.rotation import archive, audit, deploy, keys, prove, reencrypt, request, retire
+from keyrotation_pipeline.rotation.conductor import Action, Decision, decide
+
+StepFunction = Callable[[Pipeline, Rotation, Report], Mapping[str, Any]]
+
+STEPS: Mapping[Step, StepFunction] = {
+    Step.KEY_VERSION: keys.create_key_version,
+    Step.DUAL_KEY_ROLLOUT: deploy.roll_out_dual_key,
+    Step.PRIMARY_KEY_ROLLOUT: deploy.roll_out_primary_key,
+    Step.ROWS: reencrypt.close_rows,
+    Step.ZERO_OLD_ROWS_PROOF: prove.prove_zero_old_rows,
+    Step.RETIRED_KEY: retire.retire_key,
+    Step.ARCHIVED_KEY: archive.archive_key,
+    Step.KEY_ROTATION_AUDIT: audit.complete_rotation_audit,
+    Step.COMPLIANCE_REPORT: audit.report_compliance,
+}
+
+
+def next_decision(pipeline: Pipeline, rotation: Rotation) -> Decision:
+    """The conductor's decision for a rotation as it stands now."""
+    roster = request.pinned_roster(pipeline)
+    return decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
+
+
+def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report) -> StepRecord:
+    """Run one action to its end and record it; an action that is already done is given back as recorded.
+
+    Raises:
+        OutOfOrderError: the rotation is not at this action; nothing was done.
+        KeyRotationError: the step's own refusal, which is also recorded as what blocks the rotation.
+    """
+    table, index = (str(action.shard.table.name), action.shard.index) if action.shard else (None, None)
+    with pipeline.ledger.lock(f"{request_id}/{action}"):
+        rotation = pipeline.ledger.rotation(request_id)
+        if (record := rotation.done(action.step, table, index)) is not None:
+            return record
+        decision = next_decision(pipeline, rotation)
+        if action not in decision.actions:
+            raise OutOfOrderError(_out_of_order(rotation, action, decision))
+        try:
+            request.require_authorised(pipeline, rotation)
+            facts = _run(pipeline, rotation, action, report)
+        except KeyRotationError as error:
+            pipeline.ledger.block(rotation.id, str(error))
+            raise
+        record = StepRecord(action.step, table, index, pipeline.clock.now(), facts)
+        pipeline.ledger.finish_step(rotation.id, record)
+        return record
+
+
+def _run(pipeline: Pipeline, rotation: Rotation, action: Action, report: Report) -> Mapping[str, Any]:
+    if rotation.started_at is None:
+        pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+    if action.shard is not None:
+        return reencrypt.reencrypt_shard(pipeline, rotation, action.shard, report)
+    return STEPS[action.step](pipeline, rotation, report)
+
+
+def _out_of_order(rotation: Rotation, action: Action, decision: Decision) -> str:
+    due = ", ".join(str(each) for each in decision.actions[:3]) or decision.waiting_for
+    return f"{action} is not due in rotation {rotation.id}; due is: {due}; run `keyrotation rotate {rotation.id}`"
