@@ -1,0 +1,54 @@
+"""Officers for tests: real keys in real gpg homes, and the things that go wrong with them."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.demo.officers import DemoOfficer
+
+
+def make_officer(directory: Path, name: str, expires: str = "0") -> DemoOfficer:
+    """An officer with a certificate that is valid now."""
+    return DemoOfficer.create(directory, name, expires)
+
+
+def make_expired_officer(directory: Path, name: str) -> DemoOfficer:
+    """An officer whose certificate was valid in January 2020 only."""
+    return DemoOfficer.create(directory, name, "20200201T000000", extra=at_instant(datetime(2020, 1, 1, tzinfo=UTC)))
+
+
+def sign_at(officer: DemoOfficer, text: bytes, instant: datetime) -> bytes:
+    """A signature that says it was made at `instant`."""
+    return officer.sign(text, *at_instant(instant))
+
+
+def at_instant(instant: datetime) -> tuple[str, ...]:
+    """Options that make gpg believe that it is `instant`."""
+    return ("--faked-system-time", f"{instant.astimezone(UTC):%Y%m%dT%H%M%S}!")
+
+
+def revoke(officer: DemoOfficer) -> Path:
+    """Revoke the officer's certificate and export it so; gives back its path."""
+    (stored,) = (officer.home / "openpgp-revocs.d").glob("*.rev")
+    # gpg puts a colon before the armor, so that nobody imports it by accident.
+    officer.gpg("--import", text=stored.read_text().replace(":-----BEGIN", "-----BEGIN").encode())
+    return officer.export()
+
+
+@pytest.fixture(scope="session")
+def security_officer(tmp_path_factory: pytest.TempPathFactory) -> DemoOfficer:
+    """An officer who stays valid through the session; never revoke her."""
+    return make_officer(tmp_path_factory.mktemp("security"), "Security Officer")
+
+
+@pytest.fixture(scope="session")
+def privacy_officer(tmp_path_factory: pytest.TempPathFactory) -> DemoOfficer:
+    """Another officer who stays valid through the session; never revoke him."""
+    return make_officer(tmp_path_factory.mktemp("privacy"), "Privacy Officer")
+
+
+@pytest.fixture(scope="session")
+def recovery_officer(tmp_path_factory: pytest.TempPathFactory) -> DemoOfficer:
+    """Who can decrypt backups, and approves nothing."""
+    return make_officer(tmp_path_factory.mktemp("recovery"), "Recovery Officer")
