@@ -252,6 +252,9 @@ class CiphertextDatabase(Protocol):
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         """The versions that the table's validated and intact fence refuses on every declared column."""
 
+    def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
+        """Who holds a lock on `table` now, else every other session of the database: one phrase each."""
+
     def barrier(self) -> str:
         """The current WAL position, as text: everything committed so far lies before it."""
 

@@ -75,6 +75,10 @@ class PostgresDatabase:
         """See `CiphertextDatabase.fences`."""
         return fence.fences(self.connection, table)
 
+    def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
+        """See `CiphertextDatabase.sessions`."""
+        return horizon.sessions(self.connection, table)
+
     def barrier(self) -> str:
         """See `CiphertextDatabase.barrier`."""
         return horizon.barrier(self.connection)

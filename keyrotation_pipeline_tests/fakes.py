@@ -1,0 +1,583 @@
+"""In-memory ports for tests of the procedure: small, honest about transactions, and able to die at any change.
+
+`fake_pipeline()` wires them together: v1 is live and primary in a key store that has also v2, one table of two
+encrypted columns, one application instance. Every change is noted in one shared `Journal`, which can be told to die
+before its n-th entry, as a killed process would.
+"""
+
+# ruff: noqa: ARG002 - a fake has the whole signature of its port.
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, ProofError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
+from keyrotation_pipeline.model.columns import (
+    EncryptedTable,
+    Finding,
+    QuarantinedValue,
+    Shard,
+    TableCount,
+    TableName,
+)
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
+from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, RotationType, StepRecord
+from keyrotation_pipeline.ports import (
+    DatabaseIdentity,
+    Instance,
+    KeyBackup,
+    OldRows,
+    Pipeline,
+    Problem,
+    Progress,
+    Report,
+    Rewritten,
+    ShardProgress,
+    VerifiedSignature,
+)
+
+START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
+V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
+CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
+
+
+class ProcessKilled(BaseException):
+    """What a fake raises where a test lets the process die: no `except Exception` catches it, as none stops SIGKILL."""
+
+
+@dataclass
+class Journal:
+    """Every change that any fake made, in order; dies before change number `die_at` (counted from 0)."""
+
+    entries: list[str] = field(default_factory=list)
+    die_at: int | None = None
+
+    def note(self, entry: str) -> None:
+        if self.die_at is not None and len(self.entries) >= self.die_at:
+            raise ProcessKilled(entry)
+        self.entries.append(entry)
+
+
+@dataclass
+class FakeClock:
+    """`Clock` that stands still until it is told to move."""
+
+    at: datetime = START
+
+    def now(self) -> datetime:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        """Stands in for `time.sleep`."""
+        self.at += timedelta(seconds=seconds)
+
+
+@dataclass
+class FakeKeyStore:
+    """`KeyStore` in two dictionaries."""
+
+    live: dict[KeyVersion, KeyMaterial]
+    primary_version: KeyVersion | None
+    journal: Journal = field(default_factory=Journal)
+    shelf: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
+    description: str = "fake key store"
+
+    def ring(self) -> KeyRing:
+        if self.primary_version is None:
+            raise KeyStoreError("the fake key store names no primary; call set_primary")
+        return KeyRing(self.live, self.primary_version)
+
+    def versions(self) -> tuple[KeyVersion, ...]:
+        return tuple(sorted(self.live))
+
+    def archived(self) -> tuple[KeyVersion, ...]:
+        return tuple(sorted(self.shelf))
+
+    def primary(self) -> KeyVersion | None:
+        return self.primary_version
+
+    def get(self, version: KeyVersion) -> KeyMaterial:
+        material = self.live.get(version) or self.shelf.get(version)
+        if material is None:
+            raise KeyStoreError(f"the key store holds no {version}; restore it")
+        return material
+
+    def add(self, version: KeyVersion, material: KeyMaterial) -> None:
+        stored = self.live.get(version) or self.shelf.get(version)
+        if stored is not None and stored != material:
+            raise KeyStoreError(f"the key store holds a different {version}; choose another version")
+        self.journal.note(f"keys.add {version}")
+        if stored is None:
+            self.live[version] = material
+
+    def set_primary(self, version: KeyVersion) -> None:
+        if version not in self.live:
+            raise KeyStoreError(f"{version} is not live; add it first")
+        self.journal.note(f"keys.set_primary {version}")
+        self.primary_version = version
+
+    def archive(self, version: KeyVersion) -> None:
+        if version == self.primary_version:
+            raise KeyStoreError(f"{version} is the primary; name another first")
+        self.get(version)
+        self.journal.note(f"keys.archive {version}")
+        if version in self.live:
+            self.shelf[version] = self.live.pop(version)
+
+    def restore(self, version: KeyVersion) -> None:
+        self.get(version)
+        self.journal.note(f"keys.restore {version}")
+        if version in self.shelf:
+            self.live[version] = self.shelf.pop(version)
+
+
+@dataclass
+class FakeVault:
+    """`BackupVault` that keeps manifests only."""
+
+    backups: dict[KeyVersion, KeyBackup] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
+
+    def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
+        self.journal.note(f"vault.store_key {version}")
+        backup = KeyBackup(f"{version}.key.pgp", version, "ab" * 32, material.fingerprint, ("F" * 40,), START)
+        self.backups[version] = backup
+        return backup
+
+    def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
+        backup = self.backups.get(version)
+        return backup if backup is not None and backup.fingerprint == fingerprint else None
+
+
+@dataclass
+class FakeSignatures:
+    """`SignatureVerifier` that takes ``b"signed by <fingerprint>: " + text`` for a signature."""
+
+    pinned: Roster
+    signed_at: datetime = START
+
+    def verify(self, text: bytes, signature: bytes) -> VerifiedSignature:
+        for officer in self.pinned.officers:
+            if signature == self.sign(officer.fingerprint, text):
+                return VerifiedSignature(officer.fingerprint, self.signed_at)
+        raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
+
+    @staticmethod
+    def sign(fingerprint: str, text: bytes) -> bytes:
+        return f"signed by {fingerprint}: ".encode() + text
+
+    def roster(self) -> Roster:
+        return self.pinned
+
+
+@dataclass
+class FakeRollout:
+    """`Rollout` whose instances a test sets; it never waits."""
+
+    running: tuple[Instance, ...]
+
+    def instances(self) -> tuple[Instance, ...]:
+        return self.running
+
+    def wait_for(
+        self, description: str, settled: Callable[[Sequence[Instance]], Sequence[str]]
+    ) -> tuple[Instance, ...]:
+        if lagging := settled(self.running):
+            raise BlockedError(f"{description}: {', '.join(lagging)} lag; restart them")
+        return self.running
+
+
+@dataclass
+class FakeDatabase:
+    """`CiphertextDatabase` over lists of rows. A cell is ``"v1:text"``, ``""``, None, or anything else (unencrypted).
+
+    Args:
+        locked: (table, row number) of rows that no sweep gets hold of.
+        unreadable: (table, row number, column) of values that do not decrypt.
+        fence_state: what each table's validated fence names.
+        stale: rows counted as written since promotion.
+    """
+
+    rows: dict[str, list[dict[str, str | None]]]
+    journal: Journal = field(default_factory=Journal)
+    locked: set[tuple[str, int]] = field(default_factory=set)
+    unreadable: set[tuple[str, int, str]] = field(default_factory=set)
+    fence_state: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    holders: list[tuple[str, ...]] = field(default_factory=list)
+    connected: tuple[str, ...] = ()
+    stale: int = 0
+    xid: int = 1000
+    decrypted: list[str] = field(default_factory=list)
+    proven_with: list[tuple[int, str]] = field(default_factory=list)
+
+    def identity(self) -> DatabaseIdentity:
+        return DatabaseIdentity("clinic@localhost", "7000000000000000001")
+
+    def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
+        return self.problems
+
+    def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        return tuple(self._count(table) for table in tables)
+
+    def _count(self, table: EncryptedTable) -> TableCount:
+        by_column: dict[str, dict[KeyVersion, int]] = {column: {} for column in table.columns}
+        unencrypted = dict.fromkeys(table.columns, 0)
+        totals: dict[KeyVersion, int] = {}
+        for _, column, value in self._cells(table):
+            version = version_of(value)
+            if version is not None:
+                by_column[column][version] = by_column[column].get(version, 0) + 1
+                totals[version] = totals.get(version, 0) + 1
+            elif value:
+                unencrypted[column] += 1
+        empty = sum(value == "" for _, _, value in self._cells(table))
+        return TableCount(
+            table, len(self.rows[str(table.name)]), totals, empty, sum(unencrypted.values()), 0,
+            len(self.quarantine([table])), self.fences(table), START, by_column,
+            {column: number for column, number in unencrypted.items() if number},
+        )  # fmt: skip
+
+    def _cells(self, table: EncryptedTable) -> Iterator[tuple[int, str, str | None]]:
+        for number, row in enumerate(self.rows[str(table.name)]):
+            for column in table.columns:
+                yield number, column, row.get(column)
+
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+        return self.findings
+
+    def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
+        return self.sweep(request, shard.table, ring, target, wait=False)
+
+    def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
+        name = str(table.name)
+        self.journal.note(f"sweep {name}{' waiting' if wait else ''}")
+        values = skipped = 0
+        for number, column, value in self._cells(table):
+            if version_of(value) in {None, target} or (name, number, column) in self.unreadable:
+                continue
+            if (name, number) in self.locked:
+                skipped += 1
+                continue
+            self.rows[name][number][column] = target.prefix + str(value).partition(":")[2]
+            values += 1
+        return Rewritten(values, values, skipped)
+
+    def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        rows = {number for number, _, value in self._cells(table) if version_of(value) in versions}
+        return OldRows(len(rows), min(self.stale, len(rows)))
+
+    def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+        return tuple(
+            QuarantinedValue(table.name, f"id={number}", column, "does not decrypt")
+            for table in tables
+            for name, number, column in sorted(self.unreadable)
+            if name == str(table.name)
+        )
+
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
+        name = str(table.name)
+        self.decrypted.append(name)
+        values = [value for _, _, value in self._cells(table) if version_of(value) is not None]
+        failures = sum(each == name for each, _, _ in self.unreadable)
+        return DecryptedCount(name, len(self.rows[name]), len(values), failures)
+
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+        if self.old_rows(table, versions, None).rows:
+            raise ProofError(f"table {table.name} still holds old values; run it again")
+        self.journal.note(f"fence {table.name} {', '.join(map(str, versions))}")
+        self.fence_state[str(table.name)] = tuple(sorted(versions))
+
+    def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
+        before = self.fences(table)
+        if version in before:
+            self.journal.note(f"unfence {table.name} {version}")
+            self.fence_state[str(table.name)] = tuple(each for each in before if each != version)
+
+    def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        return self.fence_state.get(str(table.name), ())
+
+    def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
+        return self.connected
+
+    def barrier(self) -> str:
+        return f"0/{self.xid:X}"
+
+    def holders_of_old_snapshots(self, xid: int, lsn: str) -> tuple[str, ...]:
+        """The next of the prepared answers, the last one for ever; none prepared: nobody."""
+        if not self.holders:
+            return ()
+        return self.holders.pop(0) if len(self.holders) > 1 else self.holders[0]
+
+    def current_xid(self) -> int:
+        self.xid += 1
+        return self.xid
+
+    def zero_old_rows(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], xid: int, lsn: str
+    ) -> ZeroOldRows:
+        self.proven_with.append((xid, lsn))
+        for table in tables:
+            if self.old_rows(table, retired, None).rows or not set(retired) <= set(self.fences(table)):
+                raise ProofError(f"table {table.name} holds old values or lacks its fence; run it again")
+        if self.findings or self.quarantine(tables) or self.holders_of_old_snapshots(xid, lsn):
+            raise ProofError("something is left; look at `keyrotation inventory`")
+        values = sum(sum(count.values_by_version.values()) for count in self.count(tables))
+        return ZeroOldRows(version, tuple(str(table.name) for table in tables), 0, values, lsn, START)
+
+
+def version_of(value: str | None) -> KeyVersion | None:
+    """The version that a fake cell names, None for NULL, empty and unencrypted ones."""
+    head, colon, _ = (value or "").partition(":")
+    return KeyVersion(int(head[1:])) if colon and head[:1] == "v" and head[1:].isdigit() else None
+
+
+@dataclass
+class LedgerState:
+    """What a transaction of the fake ledger rolls back."""
+
+    events: list[AuditEvent] = field(default_factory=list)
+    keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
+    rotations: dict[str, Rotation] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    signatures: dict[str, list[Signature]] = field(default_factory=dict)
+    counts: dict[str, TableCount] = field(default_factory=dict)
+    roster: Roster | None = None
+    seed_rows: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
+
+
+@dataclass
+class FakeLedger:
+    """`Ledger` in memory, with real transactions (a failure or a death inside undoes all) and a real hash chain."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    journal: Journal = field(default_factory=Journal)
+    state: LedgerState = field(default_factory=LedgerState)
+    depth: int = 0
+    locks: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        before = copy.copy(self.state)
+        for name in ("events", "keys", "rotations", "texts", "signatures", "counts", "seed_rows"):
+            setattr(before, name, copy.copy(getattr(self.state, name)))
+        self.depth += 1
+        try:
+            yield
+            if self.depth == 1:
+                self.journal.note("commit")
+        except BaseException:
+            self.state = before
+            raise
+        finally:
+            self.depth -= 1
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        if name in self.locks:
+            raise BlockedError(f"{name} is locked by another process; wait for it")
+        self.locks.add(name)
+        try:
+            yield
+        finally:
+            self.locks.discard(name)
+
+    def head(self) -> AuditHead:
+        return (
+            AuditHead(self.state.events[-1].seq, self.state.events[-1].hash)
+            if self.state.events
+            else AuditHead(0, GENESIS)
+        )
+
+    def append(self, event: str, facts: Mapping[str, Any], request: str | None = None) -> AuditHead:
+        self.journal.note(f"event {event}")
+        head = self.head()
+        body = body_of(
+            seq=head.seq + 1, at=self.clock.now(), actor="test", database="clinic@localhost",
+            request=request, event=event, facts=facts,
+        )  # fmt: skip
+        self.state.events.append(AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body)))
+        return self.head()
+
+    def events(self) -> Iterator[AuditEvent]:
+        return iter(list(self.state.events))
+
+    def event_names(self) -> list[str]:
+        """For assertions: the names of the events, in order."""
+        return [json.loads(event.body)["event"] for event in self.state.events]
+
+    def facts_of(self, name: str) -> dict[str, Any]:
+        """For assertions: the facts of the newest event of that name."""
+        found = [json.loads(event.body) for event in self.state.events]
+        return dict(next(each["facts"] for each in reversed(found) if each["event"] == name))
+
+    def pinned_roster(self) -> Roster | None:
+        return self.state.roster
+
+    def pin_roster(self, roster: Roster) -> None:
+        if self.state.roster not in {None, roster}:
+            raise ApprovalError("another roster is pinned; request a policy action")
+        self.state.roster = roster
+
+    def keys(self) -> tuple[KeyRecord, ...]:
+        return tuple(self.state.keys[version] for version in sorted(self.state.keys))
+
+    def add_key(self, record: KeyRecord, request: str | None) -> None:
+        known = self.state.keys.get(record.version)
+        if known is not None:
+            if known.fingerprint != record.fingerprint:
+                raise KeyStoreError(f"{record.version} is registered with another fingerprint; use the next version")
+            return
+        self.append("key_registered", {"version": str(record.version)}, request)
+        self.state.keys[record.version] = record
+
+    def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
+        record = self.state.keys[version]
+        if record.state is state:
+            return
+        if state not in ALLOWED_TRANSITIONS[record.state]:
+            raise KeyStoreError(f"{version} is {record.state} and cannot become {state}; look at `keyrotation status`")
+        self.append("key_state_changed", {"version": str(version), "state": str(state)}, request)
+        self.state.keys[version] = replace(record, state=state)
+
+    def open(self, rotation: Rotation, text: bytes) -> None:
+        if self.current() is not None:
+            raise RequestError("another rotation is unfinished; finish or cancel it")
+        self.append("rotation_requested", {"reason": rotation.reason}, rotation.id)
+        self.state.rotations[rotation.id] = rotation
+        self.state.texts[rotation.id] = text
+
+    def rotation(self, request: str) -> Rotation:
+        found = [rotation for each, rotation in self.state.rotations.items() if each.startswith(request)]
+        if len(found) != 1:
+            raise RequestError(f"there is no rotation {request}; look at `keyrotation status`")
+        return found[0]
+
+    def current(self) -> Rotation | None:
+        done = {RotationStatus.CANCELLED, RotationStatus.FINISHED}
+        return next((each for each in self.state.rotations.values() if each.status not in done), None)
+
+    def rotations(self) -> tuple[Rotation, ...]:
+        return tuple(reversed(self.state.rotations.values()))
+
+    def approval_text(self, request: str) -> bytes:
+        return self.state.texts[request]
+
+    def signatures(self, request: str) -> tuple[Signature, ...]:
+        return tuple(self.state.signatures.get(request, ()))
+
+    def add_signature(self, request: str, signature: Signature) -> None:
+        stored = self.signatures(request)
+        if any(each.officer == signature.officer for each in stored):
+            raise ApprovalError("this officer has signed already; another officer must")
+        self.append("approval_added", {"officer": signature.officer}, request)
+        self.state.signatures[request] = [*stored, signature]
+        self._change(request, approvals=tuple(each.officer for each in [*stored, signature]))
+
+    def finish_step(self, request: str, record: StepRecord) -> None:
+        rotation = self.rotation(request)
+        if rotation.done(record.step, record.table, record.shard) is None:
+            self.append("step_finished", {"step": str(record.step)}, request)
+            self._change(request, steps=(*rotation.steps, record))
+
+    def set_status(self, request: str, status: RotationStatus, facts: Mapping[str, Any] | None = None) -> None:
+        rotation, now = self.rotation(request), self.clock.now()
+        self.append("status_changed", {"status": str(status), **(facts or {})}, request)
+        self._change(
+            request,
+            status=status,
+            started_at=rotation.started_at or (now if status is RotationStatus.RUNNING else None),
+            finished_at=now if status in {RotationStatus.FINISHED, RotationStatus.CANCELLED} else None,
+        )
+
+    def set_promotion(self, request: str, xid: int) -> None:
+        if self.rotation(request).promotion_xid is None:
+            self.append("promotion", {"xid": xid}, request)
+            self._change(request, promotion_xid=xid)
+
+    def block(self, request: str, sentence: str | None) -> None:
+        self._change(request, blocked_by=sentence)
+
+    def _change(self, request: str, **changes: Any) -> None:  # noqa: ANN401 - fields of Rotation
+        rotation = self.rotation(request)
+        self.state.rotations[rotation.id] = replace(rotation, **changes)
+
+    def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
+        return ()
+
+    def save_counts(self, counts: Sequence[TableCount]) -> None:
+        self.state.counts.update({str(count.table.name): count for count in counts})
+
+    def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        names = [str(table.name) for table in tables]
+        return tuple(self.state.counts[name] for name in names if name in self.state.counts)
+
+    def write_rotation_audit(self, rotation: Rotation, records_reencrypted: int, completed_at: datetime | None) -> None:
+        self.journal.note("seed row")
+        self.state.seed_rows[rotation.id] = (records_reencrypted, completed_at)
+
+
+@dataclass
+class FakeWorld:
+    """The fakes behind one `Pipeline`, each by its own type, for a test to arrange and to look at."""
+
+    pipeline: Pipeline
+    journal: Journal
+    clock: FakeClock
+    ledger: FakeLedger
+    database: FakeDatabase
+    keys: FakeKeyStore
+    vault: FakeVault
+    rollout: FakeRollout
+    signatures: FakeSignatures
+    reported: list[Progress]
+
+    def report(self, progress: Progress) -> None:
+        self.reported.append(progress)
+
+
+ROSTER = Roster(2, (Officer("Ada", "A" * 40), Officer("Ben", "B" * 40)), ("F" * 40,))
+
+
+def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2) -> Rotation:
+    """A running rotation, promoted already, as the ledger of `world` then holds it."""
+    rotation = Rotation(
+        id="0f" * 16, type=RotationType.ROUTINE, action="rotate", source=source,
+        source_fingerprint=world.keys.get(source).fingerprint, target=target, reason="yearly", incident=None,
+        requested_by="test", requested_at=START, start_by=START + timedelta(days=7),
+        finish_by=START + timedelta(days=60), audit_head=(0, GENESIS), status=RotationStatus.RUNNING, steps=(),
+        approvals=("A" * 40, "B" * 40), started_at=START, promotion_xid=900,
+    )  # fmt: skip
+    world.ledger.state.rotations[rotation.id] = rotation
+    return rotation
+
+
+def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None = None) -> FakeWorld:
+    """A world in which v1 is deactivated, v2 active and primary, both registered and backed up, rows as given."""
+    journal, clock = Journal(), FakeClock()
+    keys = FakeKeyStore({V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}, V2, journal)
+    ledger = FakeLedger(clock, journal)
+    for version, state in ((V1, KeyState.DEACTIVATED), (V2, KeyState.ACTIVE)):
+        ledger.state.keys[version] = KeyRecord(version, state, keys.get(version).fingerprint, START)
+    ledger.state.roster = ROSTER
+    vault = FakeVault()
+    for version in keys.versions():
+        vault.store_key(version, keys.get(version), ledger.head())
+    vault.journal = journal
+    stored = {name: [dict(row) for row in table] for name, table in (rows or {"clients": []}).items()}
+    database = FakeDatabase(stored, journal)
+    rollout = FakeRollout((Instance("web-1", (V1, V2), V2, START),))
+    signatures = FakeSignatures(ROSTER)
+    tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
+    pipeline = Pipeline(tables, 2, ledger, database, keys, vault, rollout, signatures, clock)
+    return FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, [])
