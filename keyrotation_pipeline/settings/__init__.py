@@ -1,0 +1,10 @@
+"""`keyrotation.toml`, parsed once into frozen values; with `encrypted_type` the only place that reads the environment.
+
+Every wrong setting is one `ConfigurationError` whose sentence names the setting, and for a misspelt one the nearest
+that is known. Relative paths are relative to the file.
+"""
+
+from keyrotation_pipeline.settings.loading import config_path, home_of, load, parse
+from keyrotation_pipeline.settings.sections import DEMO_MARKER, FILE_NAME, Settings
+
+__all__ = ["DEMO_MARKER", "FILE_NAME", "Settings", "config_path", "home_of", "load", "parse"]

@@ -1,0 +1,230 @@
+"""The configuration: what is read, where from, and one sentence for each way to get it wrong."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from keyrotation_pipeline.errors import ConfigurationError, HomeError
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.settings import Settings, load, parse
+
+TABLE = '[[tables]]\nname = "clients"\ncolumns = ["first_name", "email"]\n'
+CONTRACT = """
+[database]
+url = { env = "KEYROTATION_DATABASE_URL" }   # absent: embedded PostgreSQL
+
+[keys]
+store = "file"
+[keys.file]
+directory = "keys"
+[keys.aws-secrets-manager]
+secret_id = "pazpaz/encryption-key"
+[keys.kubernetes-secret]
+namespace = "pazpaz"
+name = "pazpaz-secrets"
+
+[[tables]]
+name = "clients"
+columns = ["first_name", "last_name", "email", "medical_history"]
+
+[[tables]]
+name = "billing.Invoices"
+columns = ["note"]
+
+[reencryption]
+shards = 8
+workers = 2
+max_rows_per_second = 100
+max_replica_lag_seconds = 2.5
+
+[approvals]
+required = 2
+[[approvals.officers]]
+name = "Security Officer"
+certificate = "officers/security.asc"
+[[approvals.officers]]
+name = "Compliance Officer"
+certificate = "/elsewhere/compliance.asc"
+
+[backup]
+directory = "backups"
+recipients = ["officers/recovery.asc"]
+keep_local_days = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KEYROTATION_CONFIG", "KEYROTATION_HOME", "KEYROTATION_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def read(text: str, directory: Path) -> Settings:
+    return parse(text, directory / "keyrotation.toml")
+
+
+def test_the_contracts_example_is_read_with_paths_relative_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYROTATION_DATABASE_URL", "postgresql://app:hunter2@db/clinic")
+    settings = read(CONTRACT, tmp_path)
+    assert settings.database.url is not None
+    assert settings.database.url.get_secret_value() == "postgresql://app:hunter2@db/clinic"
+    assert settings.encrypted_tables[1] == EncryptedTable(TableName("billing", "Invoices"), ("note",))
+    assert settings.keys_directory == tmp_path / "keys"
+    assert settings.backup_directory == tmp_path / "backups"
+    assert settings.recipients == (tmp_path / "officers/recovery.asc",)
+    assert [officer.certificate for officer in settings.approvals.officers] == [
+        tmp_path / "officers/security.asc",
+        Path("/elsewhere/compliance.asc"),
+    ]
+    assert (settings.reencryption.shards, settings.reencryption.max_replica_lag_seconds) == (8, 2.5)
+    assert "hunter2" not in repr(settings)
+
+
+def test_what_is_not_said_has_its_default_and_our_own_state_lives_in_the_home(tmp_path: Path) -> None:
+    settings = read(TABLE + '[[approvals.officers]]\nname = "A"\ncertificate = "a.asc"\n', tmp_path)
+    assert settings.database.url is None
+    assert settings.home == tmp_path / ".keyrotation"
+    assert settings.keys_directory == tmp_path / ".keyrotation" / "keys"
+    assert settings.backup_directory == tmp_path / ".keyrotation" / "backups"
+    assert settings.recipients == (tmp_path / "a.asc",)
+    assert (settings.reencryption.shards, settings.reencryption.workers, settings.approvals.required) == (4, 1, 2)
+
+
+def test_settings_cannot_be_changed(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        read(TABLE, tmp_path).reencryption.shards = 5
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param("x = = 1", "not valid TOML: invalid value (at line 1, column 5)", id="bad TOML names the line"),
+        pytest.param("", "names no table; add [[tables]]", id="no tables"),
+        pytest.param(TABLE + TABLE, "table clients stands in two [[tables]]", id="a table twice"),
+        pytest.param(
+            TABLE + TABLE.replace('"clients"', '"public.clients"'),
+            "table clients stands in two",
+            id="a table twice, once with its schema",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = ["a", "b", "a"]',
+            "column a stands twice in [[tables]] c",
+            id="a column twice",
+        ),
+        pytest.param('[[tables]]\nname = "c"\ncolumns = []', "[[tables]] c columns: the list", id="no columns"),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [1]', "[[tables]] c columns: input should be", id="column no text"
+        ),
+        pytest.param('[[tables]]\nname = "c"', "[[tables]] c lacks 'columns'", id="columns missing"),
+        pytest.param('[[tables]]\nname = "a.b.c"\ncolumns = ["x"]', "a.b.c is not a table's name", id="two dots"),
+        pytest.param('[tables]\nname = "c"', "tables: input should be a list", id="one bracket too few"),
+        pytest.param(TABLE + "[reencyption]\nshards = 3", "'reencyption'; did you mean 'reencryption'?", id="section"),
+        pytest.param(
+            TABLE + "[reencryption]\nshard = 3",
+            "[reencryption] has no setting 'shard'; did you mean 'shards'?",
+            id="setting",
+        ),
+        pytest.param(
+            TABLE + '[keys.file]\ndirectoy = "k"', "[keys.file] has no setting 'directoy'", id="nested setting"
+        ),
+        pytest.param(TABLE + '[keys.fiel]\ndirectory = "k"', "'fiel'; did you mean 'file'?", id="nested section"),
+        pytest.param(
+            TABLE + "[keys.aws-secret-manager]\nx = 1", "did you mean 'aws-secrets-manager'?", id="name with hyphens"
+        ),
+        pytest.param(
+            TABLE + '[[approvals.officers]]\nname = "A"\ncertficate = "x"',
+            "[[approvals.officers]] A has no setting 'certficate'; did you mean 'certificate'?",
+            id="setting of an officer",
+        ),
+        pytest.param(
+            TABLE + '[[tables]]\nname = "x"\ncolums = ["a"]',
+            "[[tables]] x has no setting 'colums'; did you mean 'columns'?",
+            id="setting of a table, before what it lacks",
+        ),
+        pytest.param(
+            TABLE + "qqqqq = 1", "[[tables]] clients has no setting 'qqqqq'; did you mean", id="nothing like it"
+        ),
+        pytest.param(TABLE + '[keys]\nstore = "s3"', "[keys] store: input should be 'file'", id="unknown store"),
+        pytest.param(
+            TABLE + '[keys]\nstore = "kubernetes-secret"',
+            "not available in this version",
+            id="store of a later version",
+        ),
+        pytest.param(TABLE + '[reencryption]\nshards = "4"', "[reencryption] shards: input", id="text for a number"),
+        pytest.param(TABLE + "[reencryption]\nshards = true", "[reencryption] shards: input", id="truth for a number"),
+        pytest.param(TABLE + "[reencryption]\nshards = 0", "[reencryption] shards: input", id="number out of range"),
+        pytest.param(TABLE + "[approvals]\nrequired = 1", "no one person may rotate keys alone", id="one approval"),
+        pytest.param(TABLE + "[approvals]\nrequired = 0", "[approvals] required: input", id="no approval"),
+        pytest.param(
+            TABLE + '[database]\nurl = { env = "KEYROTATION_DATABASE_URL" }',
+            "[database] url names the environment variable KEYROTATION_DATABASE_URL, which is not set",
+            id="variable not set",
+        ),
+        pytest.param(
+            TABLE + '[database]\nurl = { file = "url.txt" }', "url.txt, which cannot be read", id="secret file missing"
+        ),
+        pytest.param(
+            TABLE + '[database]\nurl = "postgresql://app:hunter2@db/clinic"',
+            "may hold a secret",
+            id="password in the file",
+        ),
+        pytest.param(
+            TABLE + '[database]\nurl = "host=db password=hunter2"', "may hold a secret", id="password as a keyword"
+        ),
+        pytest.param(TABLE + '[database]\nurl = { evn = "X" }', "may hold a secret", id="misspelt env"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_that_names_it(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        read(text, tmp_path)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_secret_may_be_in_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://app:x@db/clinic\n")
+    url = read(TABLE + '[database]\nurl = { file = "url" }', tmp_path).database.url
+    assert url is not None
+    assert url.get_secret_value() == "postgresql://app:x@db/clinic"
+
+
+def test_one_approval_is_enough_only_in_a_demo_home(tmp_path: Path) -> None:
+    (tmp_path / ".keyrotation").mkdir()
+    (tmp_path / ".keyrotation" / "demo.json").write_text("{}")
+    assert read(TABLE + "[approvals]\nrequired = 1", tmp_path).approvals.required == 1
+
+
+@pytest.mark.parametrize("how", ["--config", "KEYROTATION_CONFIG", "current directory"])
+def test_the_file_is_found_by_option_variable_or_in_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    wanted = tmp_path / how / "keyrotation.toml"
+    wanted.parent.mkdir()
+    wanted.write_text(TABLE)
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(wanted.parent if how == "current directory" else other)
+    if how != "current directory":
+        monkeypatch.setenv("KEYROTATION_CONFIG", str(wanted if how == "KEYROTATION_CONFIG" else other / "missing.toml"))
+    settings = load(wanted if how == "--config" else None)
+    assert (settings.path, settings.home) == (wanted, wanted.parent / ".keyrotation")
+
+
+def test_the_home_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEYROTATION_HOME", str(tmp_path / "state"))
+    assert read(TABLE, tmp_path).home == tmp_path / "state"
+
+
+def test_without_any_file_the_sentence_says_how_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HomeError, match="run `keyrotation init` or `keyrotation demo`"):
+        load()
+
+
+def test_a_file_asked_for_by_name_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"missing\.toml is not there"):
+        load(tmp_path / "missing.toml")
