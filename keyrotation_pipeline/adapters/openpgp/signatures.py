@@ -1,0 +1,154 @@
+"""Officers' signatures: detached, over exactly the text, by a certificate of the roster that is valid now."""
+
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import gnupg
+
+from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, GnuPG
+from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
+from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.ports import VerifiedSignature
+
+_LARGEST_SIGNATURE_BYTES = 64 * 1024
+_PACKET = re.compile(r"^:(.+?) packet", re.MULTILINE)
+# RFC 9580 section 9.5: SHA-256, SHA-384, SHA-512, SHA3-256, SHA3-512.
+_STRONG_DIGESTS = frozenset({"8", "9", "10", "12", "14"})
+_BINARY_SIGNATURE = "00"
+_SIGN_AGAIN = "sign with `keyrotation approve ID --text | gpg --armor --detach-sign`"
+
+
+class OfficerSignatures:
+    """`SignatureVerifier` over gpg.
+
+    Args:
+        officers: name and certificate file of each.
+        required: signatures of different officers that an action takes.
+        recipients: certificate files of who can decrypt backups.
+        lone_officer_allowed: a demo home may ask for one signature only.
+    """
+
+    def __init__(
+        self,
+        gpg: GnuPG,
+        officers: Sequence[tuple[str, Path]],
+        required: int,
+        recipients: Sequence[Path],
+        *,
+        lone_officer_allowed: bool = False,
+    ) -> None:
+        self._gpg = gpg
+        self._officers = tuple(officers)
+        self._required = required
+        self._recipients = tuple(recipients)
+        self._lone_officer_allowed = lone_officer_allowed
+
+    def roster(self) -> Roster:
+        """See `SignatureVerifier.roster`."""
+        named: dict[str, str] = {}
+        for name, path in self._officers:
+            certificate = self._gpg.read_certificate(path)
+            _require_officer(name, certificate)
+            if (other := named.get(certificate.fingerprint)) is not None:
+                raise ApprovalError(
+                    f"officers {other} and {name} have the same certificate; give each one of their own"
+                )
+            named[certificate.fingerprint] = name
+        if self._required < (1 if self._lone_officer_allowed else 2):
+            raise ApprovalError(
+                f"[approvals] required is {self._required}; two people must agree, so set it to 2 or more"
+            )
+        if len(named) < self._required:
+            raise ApprovalError(
+                f"{self._required} approvals are required of {len(named)} officer(s); name more in [approvals]"
+            )
+        recipients = [self._gpg.read_certificate(path) for path in self._recipients]
+        for recipient in recipients:
+            recipient.require_recipient()
+        return Roster(
+            self._required,
+            tuple(Officer(name, fingerprint) for fingerprint, name in named.items()),
+            tuple(dict.fromkeys(recipient.fingerprint for recipient in recipients)),
+        )
+
+    def verify(self, text: bytes, signature: bytes) -> VerifiedSignature:
+        """See `SignatureVerifier.verify`."""
+        officers = {self._gpg.read_certificate(path): name for name, path in self._officers}
+        with self._gpg.keyring(tuple(officers)) as ring:
+            _require_one_detached_signature(ring, signature)
+            beside = Path(ring.gnupghome) / "signature"
+            beside.write_bytes(signature)
+            status = _status_of(ring.verify_data(str(beside), text).stderr)
+        signer = status.get("VALIDSIG", [""])[-1]
+        for certificate, name in officers.items():
+            if certificate.fingerprint == signer:
+                _require_officer(name, certificate)
+        if "GOODSIG" not in status or "VALIDSIG" not in status:
+            raise ApprovalError(_refusal(status))
+        _, _, signed_at, *_, digest, kind, officer = status["VALIDSIG"]
+        if digest not in _STRONG_DIGESTS:
+            raise ApprovalError("the signature uses a weak digest; sign again with `gpg --digest-algo SHA512`")
+        if kind != _BINARY_SIGNATURE:
+            raise ApprovalError(f"the signature is one in text mode, which other bytes would match too; {_SIGN_AGAIN}")
+        return VerifiedSignature(officer, datetime.fromtimestamp(int(signed_at), UTC))
+
+
+def _require_officer(name: str, certificate: Certificate) -> None:
+    try:
+        certificate.require_valid()
+    except OpenPGPError as error:
+        raise ApprovalError(f"officer {name}: {error}") from None
+    if not certificate.can_sign:
+        raise ApprovalError(f"officer {name}: {certificate.label} has no usable key for signing; have one added")
+
+
+def _require_one_detached_signature(ring: gnupg.GPG, signature: bytes) -> None:
+    """Look at the packets first: gpg itself would also take a message that brings its own text along."""
+    if not signature.strip():
+        raise ApprovalError(f"the signature is empty; {_SIGN_AGAIN}")
+    if len(signature) > _LARGEST_SIGNATURE_BYTES:
+        raise ApprovalError(f"the signature has {len(signature)} bytes, so it is no detached signature; {_SIGN_AGAIN}")
+    packets = _packets(ring, signature)
+    if not packets:
+        raise ApprovalError(f"what was given is not an OpenPGP signature; {_SIGN_AGAIN}")
+    if set(packets) != {"signature"}:
+        raise ApprovalError(f"what was given is not a detached signature; {_SIGN_AGAIN}")
+    if len(packets) > 1:
+        raise ApprovalError(
+            f"what was given holds {len(packets)} signatures; give those of one officer at a time, one each"
+        )
+
+
+def _packets(ring: gnupg.GPG, message: bytes) -> list[str]:
+    """Kinds of the packets in a message, in order."""
+    command = ring.make_args(["--list-packets"], None)
+    listed = subprocess.run(command, input=message, capture_output=True, check=False, env=ring.env)  # noqa: S603
+    return _PACKET.findall(listed.stdout.decode("latin-1"))
+
+
+def _status_of(output: str) -> Mapping[str, list[str]]:
+    """Arguments of gpg's lines ``[GNUPG:] KEYWORD arguments``, by keyword (doc/DETAILS of GnuPG)."""
+    lines = (line.split() for line in output.splitlines() if line.startswith("[GNUPG:] "))
+    return {keyword: arguments for _, keyword, *arguments in lines}
+
+
+_REFUSALS = {
+    "BADSIG": f"the signature is not over exactly this text; {_SIGN_AGAIN}",
+    "NO_PUBKEY": "the signature is by key {key}, which no officer of the roster has; let an officer sign",
+    "REVKEYSIG": "the signature is by the revoked key {key}; sign with a valid one",
+    "EXPKEYSIG": "the signature is by the expired key {key}; extend it, export the certificate again, then sign",
+    "EXPSIG": f"the signature itself has expired; {_SIGN_AGAIN}",
+    # After NO_PUBKEY, which comes with an ERRSIG of its own.
+    "ERRSIG": "gpg cannot check the signature (weak digest or unknown algorithm); sign with `gpg --digest-algo SHA512`",
+}
+
+
+def _refusal(status: Mapping[str, list[str]]) -> str:
+    """What is wrong with a signature that is not good."""
+    for keyword, sentence in _REFUSALS.items():
+        if keyword in status:
+            return sentence.format(key=status[keyword][0])
+    return f"gpg does not accept the signature; {_SIGN_AGAIN}"
