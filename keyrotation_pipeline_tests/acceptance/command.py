@@ -1,0 +1,53 @@
+"""The command as users type it, in a folder of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+KEYROTATION = Path(sys.executable).parent / "keyrotation"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder in which commands run; whatever they print is kept in `printed`, for scans."""
+
+    path: Path
+    printed: list[str]
+
+    def run(self, *arguments: str, text: str | None = None, expect: int = 0, **variables: str) -> str:
+        """Run one command to its end; gives back its standard output."""
+        done = subprocess.run(
+            [KEYROTATION, *arguments],
+            cwd=self.path,
+            env=environment(**variables),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        self.printed += [done.stdout, done.stderr]
+        assert done.returncode == expect, f"{arguments}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+    def kill_after(self, seconds: float, *arguments: str) -> bool:
+        """Start one command and `kill -9` its whole process group after so many seconds; False if it ended before."""
+        with (self.path / "killed.log").open("ab") as log:
+            process = subprocess.Popen(
+                [KEYROTATION, *arguments], cwd=self.path, env=environment(), stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return True
+        return False
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The test's environment without anything of ours, and `variables`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KEYROTATION", "ENCRYPTION", "DAGSTER"))}
+    return {**kept, "COLUMNS": "160", **variables}

@@ -1,0 +1,125 @@
+"""The first of the README's two commands, and the scan for what must never be left behind."""
+
+import base64
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.demo.clinic import FINDINGS
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.servers import EMBEDDED_18
+
+PLAINTEXTS = re.compile(rb"patient\d+@example\.org|\+1-555-\d{7}|" + b"|".join(re.escape(f.encode()) for f in FINDINGS))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    folder = Folder(tmp_path_factory.mktemp("demo"), [])
+    folder.run("demo", "--rows", "3000")
+    yield folder
+
+
+def test_demo_ends_with_nothing_under_v1_and_v1_archived(demo: Folder) -> None:
+    status = json.loads(demo.run("status", "--json", "--count"))
+
+    assert status["primary"] == "v2" or status["primary"] == "v3"
+    assert {key["version"]: key["state"] for key in status["key_versions"]}["v1"] == "archived"
+    for table in status["tables"]:
+        assert table["values_by_version"]["v1"] == 0
+        assert sum(table["values_by_version"].values()) > 0
+        assert "v1" in table["fenced_against"]
+
+
+def test_demo_tells_what_the_application_met(demo: Folder) -> None:
+    assert re.search(r"0 errors", demo.printed[0])
+    assert re.search(r"0 lost writes", demo.printed[0])
+
+
+def test_every_value_still_decrypts_and_the_audit_holds(demo: Folder) -> None:
+    demo.run("verify")
+    demo.run("audit", "verify")
+
+
+def test_demo_again_rotates_once_more(demo: Folder) -> None:
+    before = json.loads(demo.run("status", "--json"))["primary"]
+    demo.run("demo")
+    after = json.loads(demo.run("status", "--json", "--count"))
+
+    assert (before, after["primary"]) == ("v2", "v3")
+    assert all(table["values_by_version"]["v1"] == table["values_by_version"]["v2"] == 0 for table in after["tables"])
+    assert {key["version"]: key["state"] for key in after["key_versions"]} == {
+        "v1": "archived",
+        "v2": "archived",
+        "v3": "active",
+    }
+
+
+def test_demo_never_touches_a_home_that_is_not_a_demos(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    (tmp_path / "keyrotation.toml").write_text("# somebody's own\n")
+    folder.run("demo", expect=1)
+
+    assert (tmp_path / "keyrotation.toml").read_text() == "# somebody's own\n"
+    assert not (tmp_path / ".keyrotation").exists()
+    assert "empty folder" in folder.printed[1]
+
+
+def test_no_key_and_no_plaintext_is_left_anywhere_but_in_the_key_store(demo: Folder) -> None:
+    assert leaks(demo) == []
+
+
+@pytest.mark.parametrize("form", ["raw", "hex", "base64", "plaintext"])
+def test_the_scan_finds_a_planted_leak(demo: Folder, form: str) -> None:
+    key = next(iter(keys_of(demo)))
+    planted = {
+        "raw": key,
+        "hex": key.hex().encode(),
+        "base64": base64.b64encode(key),
+        "plaintext": f"x {FINDINGS[2]} y".encode(),
+    }[form]
+    file = demo.path / ".keyrotation" / "planted"
+    file.write_bytes(b"before " + planted + b" after")
+    try:
+        assert leaks(demo) == [str(file)]
+    finally:
+        file.unlink()
+
+
+def keys_of(demo: Folder) -> set[bytes]:
+    store = demo.path / ".keyrotation" / "keys"
+    return {base64.b64decode(file.read_text()) for file in store.rglob("v*.key")}
+
+
+def leaks(demo: Folder) -> list[str]:
+    """Where any key, raw, hex or base64, or any plaintext stands: files, table dumps, printed output."""
+    home = demo.path / ".keyrotation"
+    keys = keys_of(demo)
+    assert keys
+    forbidden = [form for key in keys for form in (key, key.hex().encode(), base64.b64encode(key).rstrip(b"="))]
+
+    def leaking(content: bytes) -> bool:
+        lowered = content.lower()
+        return (
+            any(form in content for form in forbidden)
+            or any(key.hex().encode() in lowered for key in keys)
+            or PLAINTEXTS.search(content) is not None
+        )
+
+    found = [
+        str(file)
+        for file in sorted(home.rglob("*"))
+        if file.is_file() and not file.is_relative_to(home / "keys") and leaking(file.read_bytes())
+    ]
+    with EmbeddedServer(home / "postgres") as server:
+        for database in ("clinic", "dagster"):
+            dump = subprocess.run(
+                [EMBEDDED_18 / "pg_dump", "--inserts", "-d", server.url(database)], capture_output=True, check=True
+            ).stdout
+            found += [f"dump of {database}"] if leaking(dump) else []
+    found += [f"output {number}" for number, text in enumerate(demo.printed) if leaking(text.encode())]
+    return found
