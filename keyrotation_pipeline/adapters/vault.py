@@ -86,7 +86,7 @@ class FileVault:
                 os.close(directory)
         except OSError as error:
             raise BackupError(
-                f"backup {name} cannot be written to {self._directory} ({error.strerror}); mend that, or [backup] directory"
+                f"backup {name} cannot be written to {self._directory} ({error.strerror}); mend that and run it again"
             ) from None
 
     def _check(self, backup: KeyBackup, recipients: Sequence[Certificate]) -> None:

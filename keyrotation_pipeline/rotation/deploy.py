@@ -1,0 +1,143 @@
+"""The two rollouts: every application instance reads the new key, and only then do writes move to it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import Rotation, RotationType, Step
+from keyrotation_pipeline.ports import Instance, Pipeline, Progress, Report
+from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.rotation.keys import record_of, require_backup
+
+PRIMARY_CHANGE_INTENDED = "primary_change_intended"
+PRIMARY_CHANGED = "primary_changed"
+
+
+def roll_out_dual_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """Wait until every application instance is seen to read the target version, while nothing writes under it.
+
+    Raises:
+        BlockedError: an instance does not read it in time, or something writes under it already.
+    """
+    instances = _wait_until_all_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
+    _refuse_early_values(pipeline, rotation.target)
+    return {"version": str(rotation.target), "instances": len(instances), "names": _names(instances)}
+
+
+def roll_out_primary_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """Make the target version the primary, and wait until every instance is seen to write under it.
+
+    Raises:
+        BlockedError: the target may not become the primary, or an instance does not write under it in time.
+        BackupError: the target has no intact backup.
+    """
+    record = _require_registered(pipeline, rotation)
+    if not _promoted_before(pipeline, rotation):
+        _require_promotable(pipeline, rotation, record)
+        _wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
+        _refuse_early_values(pipeline, rotation.target)
+        announce(pipeline, PRIMARY_CHANGE_INTENDED, _change(rotation), rotation.id)
+        pipeline.keys.set_primary(rotation.target)
+    _record_promotion(pipeline, rotation)
+    instances = _wait_until_all_write(pipeline, rotation, report)
+    # Row versions of later transactions are known by it to be written since promotion: so it comes last.
+    if rotation.promotion_xid is None:
+        pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
+    return {"primary": str(rotation.target), "instances": len(instances), "names": _names(instances)}
+
+
+def _wait_until_all_read(pipeline: Pipeline, rotation: Rotation, report: Report, step: Step) -> tuple[Instance, ...]:
+    target = rotation.target
+
+    def lagging(instances: Sequence[Instance]) -> Sequence[str]:
+        return [instance.name for instance in instances if target not in instance.reads]
+
+    instances = pipeline.rollout.wait_for(f"read {target}", lagging)
+    if early := [instance.name for instance in instances if instance.writes == target]:
+        raise BlockedError(
+            f"instance {early[0]} writes under {target} before its promotion; have it write under {rotation.source}"
+        )
+    report(_seen(step, target, instances, "read"))
+    return instances
+
+
+def _wait_until_all_write(pipeline: Pipeline, rotation: Rotation, report: Report) -> tuple[Instance, ...]:
+    target = rotation.target
+
+    def lagging(instances: Sequence[Instance]) -> Sequence[str]:
+        return [instance.name for instance in instances if instance.writes != target]
+
+    instances = pipeline.rollout.wait_for(f"write {target}", lagging)
+    report(_seen(Step.PRIMARY_KEY_ROLLOUT, target, instances, "write"))
+    return instances
+
+
+def _refuse_early_values(pipeline: Pipeline, target: KeyVersion) -> None:
+    """Nobody may have written under the target yet, whether it reports itself or not."""
+    for count in pipeline.database.count(pipeline.tables):
+        if (values := count.values_by_version.get(target, 0)) == 0:
+            continue
+        columns = [column for column, versions in count.by_column.items() if versions.get(target, 0)]
+        raise BlockedError(
+            f"{target} value seen before promotion: table {count.table.name} holds {values} in "
+            f"{', '.join(columns) or 'its columns'}; find what writes them, and have it write under the old version"
+        )
+
+
+def _require_registered(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
+    record = record_of(pipeline, rotation.target)
+    if record is None:
+        raise BlockedError(
+            f"{rotation.target} is not registered; run `keyrotation rotate {rotation.id}` from its start"
+        )
+    if record.state is KeyState.COMPROMISED:
+        raise BlockedError(
+            f"{rotation.target} is compromised and never becomes the primary; run `keyrotation cancel {rotation.id}`"
+        )
+    return record
+
+
+def _promoted_before(pipeline: Pipeline, rotation: Rotation) -> bool:
+    """Whether an earlier attempt of this very rotation named the target: then values under it are as they should be."""
+    if pipeline.keys.primary() != rotation.target:
+        return False
+    return _change(rotation) in announced(pipeline, PRIMARY_CHANGE_INTENDED, rotation.id)
+
+
+def _require_promotable(pipeline: Pipeline, rotation: Rotation, record: KeyRecord) -> None:
+    if (primary := pipeline.keys.primary()) != rotation.source:
+        raise BlockedError(
+            f"the key store names {primary} as the primary, but rotation {rotation.id} starts from {rotation.source}; "
+            f"name {rotation.source} there again"
+        )
+    if pipeline.keys.get(rotation.target).fingerprint != record.fingerprint:
+        raise BlockedError(f"the key store holds another {rotation.target} than the ledger; restore it from its backup")
+    require_backup(pipeline, rotation.target, record.fingerprint)
+
+
+def _record_promotion(pipeline: Pipeline, rotation: Rotation) -> None:
+    """Move both states together; the source first, since only one version may be active."""
+    emergency = rotation.type is RotationType.EMERGENCY
+    with pipeline.ledger.transaction():
+        source, target = record_of(pipeline, rotation.source), record_of(pipeline, rotation.target)
+        if source is not None and source.state is not KeyState.COMPROMISED:
+            state = KeyState.COMPROMISED if emergency else KeyState.DEACTIVATED
+            pipeline.ledger.set_key_state(rotation.source, state, rotation.id)
+        if target is not None and target.state is not KeyState.ACTIVE:
+            pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
+            pipeline.ledger.append(PRIMARY_CHANGED, _change(rotation), rotation.id)
+
+
+def _change(rotation: Rotation) -> dict[str, str]:
+    return {"from": str(rotation.source), "to": str(rotation.target)}
+
+
+def _seen(step: Step, target: KeyVersion, instances: Sequence[Instance], verb: str) -> Progress:
+    note = f"all {verb} {target}" if instances else "no application instance reports itself"
+    return Progress(step, str(target), len(instances), len(instances), "instances", note)
+
+
+def _names(instances: Sequence[Instance]) -> list[str]:
+    return sorted(instance.name for instance in instances)

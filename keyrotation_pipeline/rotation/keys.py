@@ -1,0 +1,172 @@
+"""Keys: generated or imported, stored, read back, compared and backed up, and only then registered.
+
+Each function may die anywhere and be called again: what is found half done is taken up where it was left, and what
+nobody announced is refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keyrotation_pipeline.errors import BackupError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import Rotation, Step
+from keyrotation_pipeline.ports import KeyBackup, Pipeline, Progress, Report
+from keyrotation_pipeline.rotation.intents import announce, announced
+
+KEY_CREATION_INTENDED = "key_creation_intended"
+KEY_IMPORT_INTENDED = "key_import_intended"
+KEY_BACKED_UP = "key_backed_up"
+
+
+def create_key_version(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """Make the key of the rotation's target version, from the operating system's CSPRNG to a checked backup.
+
+    Raises:
+        KeyStoreError: the version is in use, or the store holds a key under it that this pipeline did not make.
+        BackupError: the backup is not there after it was written.
+    """
+    version = rotation.target
+    registered = record_of(pipeline, version)
+    if registered is not None and registered.state is not KeyState.PRE_ACTIVATION:
+        raise KeyStoreError(
+            f"{version} is {registered.state} already; cancel rotation {rotation.id} and request a new one"
+        )
+    material = _taken_up(pipeline, version, registered) or _generated(pipeline, rotation)
+    _require_read_back(pipeline, version, material)
+    backup = _backed_up(pipeline, version, material, rotation.id)
+    if registered is None:
+        record = KeyRecord(version, KeyState.PRE_ACTIVATION, material.fingerprint, pipeline.clock.now())
+        pipeline.ledger.add_key(record, rotation.id)
+    report(Progress(Step.KEY_VERSION, str(version), 1, 1, "keys", "stored, read back and backed up"))
+    return {
+        "version": str(version),
+        "fingerprint": material.fingerprint,
+        "backup": backup.name,
+        "backup_sha256": backup.sha256,
+        "recipients": list(backup.recipients),
+    }
+
+
+def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
+    """Take the keys that the application uses today into the key store and the ledger; the same again is no change.
+
+    Args:
+        pipeline: its key store and ledger may know none, some or all of the keys.
+        ring: the existing keys. Its primary becomes the primary of an empty store; what a store names stays.
+
+    Raises:
+        KeyStoreError: another key is registered or stored under one of the versions, or another primary is named.
+    """
+    registered = {record.version: record for record in _records(pipeline)}
+    for version in ring.versions:
+        if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
+            raise KeyStoreError(
+                f"the key given for {version} is not the one registered as {registered[version].fingerprint[:16]}; "
+                f"give that one, or leave {version} unset"
+            )
+    _require_same_primary(pipeline, ring, registered)
+    new = [version for version in ring.versions if version not in registered]
+    for version in new:
+        _import(pipeline, version, ring.material(version))
+    if pipeline.keys.primary() is None:
+        pipeline.keys.set_primary(ring.primary)
+    for version in new:
+        state = KeyState.ACTIVE if version == pipeline.keys.primary() else KeyState.DEACTIVATED
+        fingerprint = ring.material(version).fingerprint
+        pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), None)
+    return _records(pipeline)
+
+
+def record_of(pipeline: Pipeline, version: KeyVersion) -> KeyRecord | None:
+    """What the ledger knows of a version."""
+    return next((record for record in _records(pipeline) if record.version == version), None)
+
+
+def _records(pipeline: Pipeline) -> tuple[KeyRecord, ...]:
+    return pipeline.ledger.keys()
+
+
+def require_backup(pipeline: Pipeline, version: KeyVersion, fingerprint: str) -> KeyBackup:
+    """The intact backup of a key.
+
+    Raises:
+        BackupError: there is none.
+    """
+    backup = pipeline.vault.key_backup(version, fingerprint)
+    if backup is None:
+        raise BackupError(f"key {version} ({fingerprint[:16]}) has no intact backup; look into [backup] directory")
+    return backup
+
+
+def _taken_up(pipeline: Pipeline, version: KeyVersion, registered: KeyRecord | None) -> KeyMaterial | None:
+    """The key that an earlier attempt stored, if it got that far."""
+    if version in pipeline.keys.archived():
+        raise KeyStoreError(f"the key store holds {version} in its archive; move it away, as no version is used again")
+    if version not in pipeline.keys.versions():
+        if registered is not None:
+            raise KeyStoreError(f"{version} is registered but not in the key store; put it back there from its backup")
+        return None
+    material = pipeline.keys.get(version)
+    if registered is not None:
+        known = registered.fingerprint == material.fingerprint
+    else:
+        known = {"version": str(version), "fingerprint": material.fingerprint} in announced(
+            pipeline, KEY_CREATION_INTENDED
+        )
+    if not known:
+        raise KeyStoreError(
+            f"the key store holds a {version} ({material.fingerprint[:16]}) that was not made here; take it out"
+        )
+    return material
+
+
+def _generated(pipeline: Pipeline, rotation: Rotation) -> KeyMaterial:
+    """A new key, in the store. The intent holds its fingerprint, by which a later attempt knows it again."""
+    version, material = rotation.target, KeyMaterial.generate()
+    stored = (*pipeline.keys.versions(), *pipeline.keys.archived())
+    fingerprints = {pipeline.keys.get(each).fingerprint for each in stored}
+    if material.fingerprint in fingerprints | {record.fingerprint for record in _records(pipeline)}:
+        raise KeyStoreError(
+            "the operating system gave the same random key twice; do not use this machine before that is explained"
+        )
+    facts = {"version": str(version), "fingerprint": material.fingerprint}
+    announce(pipeline, KEY_CREATION_INTENDED, facts, rotation.id)
+    pipeline.keys.add(version, material)
+    return material
+
+
+def _import(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> None:
+    facts = {"version": str(version), "fingerprint": material.fingerprint}
+    announce(pipeline, KEY_IMPORT_INTENDED, facts, None)
+    pipeline.keys.add(version, material)
+    _require_read_back(pipeline, version, material)
+    _backed_up(pipeline, version, material, None)
+
+
+def _require_same_primary(pipeline: Pipeline, ring: KeyRing, registered: Mapping[KeyVersion, KeyRecord]) -> None:
+    primary = pipeline.keys.primary()
+    if primary is None and registered:
+        raise KeyStoreError("the key store names no primary, though keys are registered; name the active one there")
+    if primary not in {None, ring.primary} and ring.primary not in registered:
+        raise KeyStoreError(
+            f"the key store's primary is {primary}, but {ring.primary} is given as primary; name {primary}, "
+            "and change it with `keyrotation request`"
+        )
+
+
+def _require_read_back(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> None:
+    if version not in pipeline.keys.versions() or pipeline.keys.get(version) != material:
+        raise KeyStoreError(f"{version} does not read back from the key store as it was stored; check the store")
+
+
+def _backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, request: str | None) -> KeyBackup:
+    """The intact backup that there is, or a new one."""
+    if (backup := pipeline.vault.key_backup(version, material.fingerprint)) is not None:
+        return backup
+    made = pipeline.vault.store_key(version, material, pipeline.ledger.head())
+    facts = {"version": str(version), "backup": made.name, "sha256": made.sha256, "recipients": list(made.recipients)}
+    pipeline.ledger.append(KEY_BACKED_UP, facts, request)
+    return require_backup(pipeline, version, material.fingerprint)
