@@ -4,9 +4,22 @@ A message is one plain sentence, names things (a table, a version, a request) an
 a ciphertext. The command line prints the message alone; anything that is not a `KeyRotationError` is a defect.
 """
 
+from typing import Any
+
 
 class KeyRotationError(Exception):
     """Base of every failure that a user can cause, meet or mend."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Travels between processes by its sentence: some subclasses build theirs from other arguments.
+        return restored, (type(self), self.args, self.__dict__)
+
+
+def restored(kind: type[KeyRotationError], args: tuple[object, ...], attributes: dict[str, object]) -> KeyRotationError:
+    """An error as it was when another process pickled it."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 # --- what applications meet -----------------------------------------------------------------------------------------
@@ -16,7 +29,9 @@ class MalformedCiphertextError(KeyRotationError):
     """A stored value does not follow the value grammar."""
 
     def __init__(self) -> None:
-        super().__init__("a stored value is not of the form v<N>:<nonce>:<ciphertext>; run `keyrotation inventory` to find it")
+        super().__init__(
+            "a stored value is not of the form v<N>:<nonce>:<ciphertext>; run `keyrotation inventory` to find it"
+        )
 
 
 class UnknownKeyVersionError(KeyRotationError):
@@ -35,8 +50,25 @@ class DecryptionError(KeyRotationError):
     def __init__(self, version: str) -> None:
         self.version = version
         super().__init__(
-            f"a value under key version {version} fails authentication (damaged, or another key); run `keyrotation verify` to find it"
+            f"a value under key version {version} fails authentication (damaged, or another key); "
+            "run `keyrotation verify` to find it"
         )
+
+
+class PlaintextEncodingError(KeyRotationError):
+    """A text that UTF-8 cannot carry, or a value that decrypts to something else than UTF-8."""
+
+
+class PlaintextTypeError(KeyRotationError):
+    """Something other than a string was to be encrypted, or read as a stored value."""
+
+
+class EncryptedComparisonError(KeyRotationError):
+    """A query compares or sorts an encrypted column, which can never find what is meant."""
+
+
+class KeyRingUnavailableError(KeyRotationError):
+    """The application's key-ring provider failed."""
 
 
 class InvalidKeyError(KeyRotationError):
@@ -48,7 +80,8 @@ class UnencryptedValueError(KeyRotationError):
 
     def __init__(self) -> None:
         super().__init__(
-            "a value in an encrypted column is not encrypted; encrypt it, or read it with EncryptedType(legacy='passthrough')"
+            "a value in an encrypted column is not encrypted; encrypt it, or read it with "
+            "EncryptedType(legacy='passthrough')"
         )
 
 
@@ -101,6 +134,10 @@ class StaleWriterError(BlockedError):
 
 class ProofError(BlockedError):
     """Evidence for retiring a key is missing; the message names table, column and count."""
+
+
+class FenceError(ProofError):
+    """A fence is missing, altered, or younger than the proof that rests on it."""
 
 
 class AuditError(KeyRotationError):

@@ -12,15 +12,20 @@ from keyrotation_pipeline.errors import InvalidKeyError
 
 NONCE_BYTES = 12
 TAG_BYTES = 16
+MAX_VERSION_NUMBER = 999_999
 
-# POSIX and Python read these the same way, so that the database and the parser cannot disagree.
+# Python's `re` and PostgreSQL's regular expressions read these the same way (a test runs both over one table), so that
+# the database and the parser cannot disagree. Match the whole text: `fullmatch` here, `^(?:…)$` there.
 VERSION_PATTERN = r"v[1-9][0-9]{0,5}"
 NONCE_PATTERN = r"[A-Za-z0-9+/]{16}"
-BASE64_PATTERN = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)?"
-# 16 bytes of tag are 22 base64 characters or more.
-VALUE_PATTERN = rf"{VERSION_PATTERN}:{NONCE_PATTERN}:(?=.{{22}}){BASE64_PATTERN}"
-# What looks as if somebody meant it to be one of our values: `v01:`, ` v1:`, `V1:`.
-NEAR_MISS_PATTERN = r"\s*[vV][0-9]+\s*:"
+# 16 bytes (the tag alone, of an empty text) are 24 characters; the last group has no stray bits.
+BASE64_PATTERN = (
+    r"(?:[A-Za-z0-9+/]{4}){5,}"
+    r"(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)"
+)
+VALUE_PATTERN = rf"{VERSION_PATTERN}:{NONCE_PATTERN}:{BASE64_PATTERN}"
+# How something begins that somebody meant to be one of our values: `v01:`, ` v1:`, `V1:`. Ours begin like this too.
+NEAR_MISS_PATTERN = r"[ \t\n\r\f\v]*[vV][0-9]+[ \t\n\r\f\v]*:"
 
 _VERSION = re.compile(rf"{VERSION_PATTERN}\Z", re.ASCII)
 
@@ -36,8 +41,10 @@ class KeyVersion:
     number: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.number <= 999_999:
-            raise InvalidKeyError(f"key version number {self.number} is outside 1 to 999999; name a version as v1, v2, …")
+        if not 1 <= self.number <= MAX_VERSION_NUMBER:
+            raise InvalidKeyError(
+                f"key version number {self.number} is outside 1 to {MAX_VERSION_NUMBER}; name a version as v1, v2, …"
+            )
 
     @classmethod
     def parse(cls, name: str) -> Self:

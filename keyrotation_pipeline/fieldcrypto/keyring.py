@@ -1,14 +1,18 @@
 """The key ring: every key an application may read with, and the one that it writes with."""
 
 from collections.abc import Mapping
+from typing import Self
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto.environment import keys_in, primary_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 
 class KeyRing:
-    """Immutable key versions with a named primary.
+    """Immutable key versions with a named primary; safe to share between threads.
 
     Args:
         keys: at least one.
@@ -18,11 +22,34 @@ class KeyRing:
         InvalidKeyError: the primary is not among the keys.
     """
 
+    __slots__ = ("_ciphers", "_keys", "_primary")
+
     def __init__(self, keys: Mapping[KeyVersion, KeyMaterial], primary: KeyVersion) -> None:
         if primary not in keys:
-            raise InvalidKeyError(f"the primary {primary} is not in the key ring; store its key, or name another primary")
+            raise InvalidKeyError(
+                f"the primary {primary} is not in the key ring; store its key, or name another primary"
+            )
         self._keys = dict(keys)
-        self.primary = primary
+        self._ciphers = {version: AESGCM(material.raw) for version, material in keys.items()}
+        self._primary = primary
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """The ring of ``ENCRYPTION_MASTER_KEY``, ``ENCRYPTION_MASTER_KEY_V2`` … and ``ENCRYPTION_PRIMARY_VERSION``.
+
+        Args:
+            environment: variables by name, such as a copy of the process environment; empty ones count as unset.
+
+        Raises:
+            InvalidKeyError: a variable is missing, misnamed or holds no key; names it, never what it holds.
+        """
+        keys = keys_in(environment)
+        return cls(keys, primary_in(environment, keys))
+
+    @property
+    def primary(self) -> KeyVersion:
+        """The version that writes use."""
+        return self._primary
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
@@ -37,6 +64,17 @@ class KeyRing:
         """
         try:
             return self._keys[version]
+        except KeyError:
+            raise UnknownKeyVersionError(str(version)) from None
+
+    def cipher(self, version: KeyVersion) -> AESGCM:
+        """The cipher of one version: the same object each time, made once, usable by several threads at once.
+
+        Raises:
+            UnknownKeyVersionError: the ring does not hold it.
+        """
+        try:
+            return self._ciphers[version]
         except KeyError:
             raise UnknownKeyVersionError(str(version)) from None
 

@@ -1,0 +1,220 @@
+"""What applications import: a SQLAlchemy column type that encrypts, and a key ring from the environment.
+
+    keys = EnvironmentKeyRing()
+
+    class Client(Base):
+        first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
+        email: Mapped[str | None] = mapped_column(EncryptedType(keys, length=ciphertext_length(320)))
+
+After the environment has changed, `keys.reload()` lets the running application read new keys and write with the new
+primary. Errors of this module hold no content of a row, and SQLAlchemy hands them through as they are. It prints the
+parameters of a statement, before encryption, when *another* column's value cannot be converted: create the engine with
+``hide_parameters=True``.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal, NoReturn
+
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DontWrapMixin
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import ColumnElement, Null
+from sqlalchemy.types import String, Text, TypeDecorator, TypeEngine
+
+from keyrotation_pipeline.errors import (
+    EncryptedComparisonError,
+    InvalidKeyError,
+    KeyRingUnavailableError,
+    KeyRotationError,
+    MalformedCiphertextError,
+    PlaintextTypeError,
+    UnencryptedValueError,
+    restored,
+)
+from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
+from keyrotation_pipeline.fieldcrypto.ciphertext import ciphertext_length, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+__all__ = ["EncryptedType", "EnvironmentKeyRing", "KeyRing", "ciphertext_length"]
+
+
+class EnvironmentKeyRing:
+    """The application's keys, from ``ENCRYPTION_MASTER_KEY``, ``ENCRYPTION_MASTER_KEY_V2`` … and the named primary.
+
+    Call it for the current ring; it reads the variables at the first call and at each `reload`. Safe between threads.
+
+    Args:
+        environment: variables by name; the environment of the process when absent.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = os.environ if environment is None else environment
+        self._ring: KeyRing | None = None
+        self._reading = threading.Lock()
+
+    def __call__(self) -> KeyRing:
+        """The current ring.
+
+        Raises:
+            InvalidKeyError: the first reading failed; names the variable.
+        """
+        ring = self._ring
+        if ring is None:
+            with self._reading:
+                ring = self._ring = self._ring or KeyRing.from_environment(dict(self._environment))
+        return ring
+
+    def reload(self) -> KeyRing:
+        """Read the variables again and use their ring from now on; a statement under way ends with the old one.
+
+        Raises:
+            InvalidKeyError: a variable is missing or wrong; names it. The old ring stays in use.
+        """
+        with self._reading:
+            ring = self._ring = KeyRing.from_environment(dict(self._environment))
+        return ring
+
+
+class _NullOnly(TypeDecorator.Comparator[Any]):
+    """Lets a query ask whether an encrypted column is NULL, and nothing else."""
+
+    __slots__ = ()
+
+    def operate(self, op: operators.OperatorType, *other: object, **kwargs: object) -> ColumnElement[Any]:
+        asks_for_null = len(other) == 1 and (other[0] is None or isinstance(other[0], Null))
+        if not asks_for_null or op not in {operators.is_, operators.is_not, operators.eq, operators.ne}:
+            self._refuse(op)
+        return super().operate(op, *other, **kwargs)
+
+    def reverse_operate(self, op: operators.OperatorType, other: object, **kwargs: object) -> NoReturn:  # noqa: ARG002
+        self._refuse(op)
+
+    def _refuse(self, op: operators.OperatorType) -> NoReturn:
+        operation = getattr(op, "__name__", "an operator").removesuffix("_op")
+        raise EncryptedComparisonError(
+            f"{self.expr} is encrypted and cannot be used with {operation!r}: the same text is stored differently each "
+            "time, so only is_(None) and is_not(None) work; find rows by another column, or compare after reading"
+        )
+
+
+class EncryptedType(TypeDecorator[str]):
+    """Text that is stored as ``v<N>:<nonce>:<ciphertext ‖ tag>`` (AES-256-GCM).
+
+    None is NULL; the empty text is encrypted like any other, and a stored empty text reads as such. Sorting, grouping
+    and DISTINCT on such a column see only ciphertext; ``cast(column, Text)`` selects the stored value.
+
+    Args:
+        key_ring: a ring, or what gives the current one (called for every value, so that a reload takes effect).
+        legacy: ``"passthrough"`` reads values that were never encrypted as they are, during a first migration. What
+            looks like a damaged value of ours still raises.
+        length: for a ``varchar`` of this width (see `ciphertext_length`); absent: ``text``.
+
+    Raises (in statements and results):
+        PlaintextTypeError: neither a string nor None.
+        UnencryptedValueError, MalformedCiphertextError: what is stored is not a value of ours.
+        UnknownKeyVersionError, DecryptionError: it is under a key that the ring does not hold, or damaged.
+        KeyRingUnavailableError: `key_ring` raised something of its own.
+    """
+
+    impl = String
+    # The cache key of a statement holds key_ring, legacy and length, so no statement meets another column's ring.
+    cache_ok = True
+    comparator_factory = _NullOnly
+
+    def __init__(
+        self,
+        key_ring: KeyRing | Callable[[], KeyRing],
+        legacy: Literal["passthrough"] | None = None,
+        length: int | None = None,
+    ) -> None:
+        if not isinstance(key_ring, KeyRing) and not callable(key_ring):
+            raise InvalidKeyError("EncryptedType takes a KeyRing or what gives one; pass an EnvironmentKeyRing, say")
+        if getattr(key_ring, "__hash__", None) is None:
+            raise InvalidKeyError("EncryptedType needs a hashable key_ring, for SQLAlchemy's cache; pass a function")
+        if legacy not in {None, "passthrough"}:
+            raise InvalidKeyError("EncryptedType(legacy=…) is None or 'passthrough'; correct it")
+        super().__init__(length=length)
+        self.key_ring = key_ring
+        self.legacy = legacy
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """``varchar(length)``, or ``text``."""
+        return dialect.type_descriptor(Text() if self.length is None else String(self.length))
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Encrypt one value on its way to the database."""
+        if value is None:
+            return None
+        try:
+            return encrypt(self._current_ring(), _string(value, "encrypts"))
+        except KeyRotationError as error:
+            raise _unwrapped(error) from None
+
+    def process_result_value(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Decrypt one value on its way from the database."""
+        if value is None or value == "":
+            return value
+        try:
+            return self._read(_string(value, "stores"))
+        except KeyRotationError as error:
+            raise _unwrapped(error) from None
+
+    def _read(self, stored: str) -> str:
+        try:
+            return decrypt(self._current_ring(), stored)
+        except MalformedCiphertextError:
+            if looks_encrypted(stored):
+                raise
+        if self.legacy is None:
+            raise UnencryptedValueError
+        return stored
+
+    def _current_ring(self) -> KeyRing:
+        if isinstance(self.key_ring, KeyRing):
+            return self.key_ring
+        try:
+            return self.key_ring()
+        except KeyRotationError:
+            raise
+        except Exception as error:  # noqa: BLE001 - SQLAlchemy would print the plaintext parameters with any other
+            failure = type(error).__name__
+        raise KeyRingUnavailableError(f"the key ring provider failed with {failure}; call it alone to see why")
+
+
+def _string(value: object, verb: str) -> str:
+    if not isinstance(value, str):
+        raise PlaintextTypeError(
+            f"an encrypted column {verb} str or None, not {type(value).__name__}; convert the value to str first"
+        )
+    return value
+
+
+class _HandedThrough(DontWrapMixin):
+    """Keeps SQLAlchemy from wrapping an error together with the statement's parameters."""
+
+    plain: type[KeyRotationError]
+    args: tuple[object, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (self.plain, self.args, self.__dict__)
+
+
+@cache
+def _handed_through(kind: type[KeyRotationError]) -> type[KeyRotationError]:
+    """The same class of error, in the form that SQLAlchemy hands through (`errors` itself knows no SQLAlchemy)."""
+    namespace = {
+        "plain": kind,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    return type(kind.__name__, (_HandedThrough, kind), namespace)
+
+
+def _unwrapped(error: KeyRotationError) -> KeyRotationError:
+    kind = _handed_through(type(error))  # type: ignore[arg-type]  # mypy takes a class for unhashable
+    return restored(kind, error.args, error.__dict__)

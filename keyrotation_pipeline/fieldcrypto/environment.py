@@ -1,0 +1,90 @@
+"""The environment variables in which an application gets its keys.
+
+``ENCRYPTION_MASTER_KEY`` is v1 and ``ENCRYPTION_MASTER_KEY_V2``, ``_V3`` … the later ones, as in the seed procedure
+(section 4.1); ``ENCRYPTION_PRIMARY_VERSION`` names the one that writes use. An empty variable counts as unset.
+"""
+
+import re
+from collections.abc import Mapping
+
+from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+
+FIRST_KEY_VARIABLE = "ENCRYPTION_MASTER_KEY"
+PRIMARY_VARIABLE = "ENCRYPTION_PRIMARY_VERSION"
+
+# Also what was meant to be such a name, so that a key is never passed over because of a slip.
+_NUMBERED = re.compile(rf"{FIRST_KEY_VARIABLE}_?V?_?0*([0-9]+)", re.ASCII | re.IGNORECASE)
+
+
+def variable_of(version: KeyVersion) -> str:
+    """The variable that holds a version: ``ENCRYPTION_MASTER_KEY`` for v1, ``ENCRYPTION_MASTER_KEY_V2`` for v2."""
+    return FIRST_KEY_VARIABLE if version.number == 1 else f"{FIRST_KEY_VARIABLE}_V{version.number}"
+
+
+def keys_in(environment: Mapping[str, str]) -> dict[KeyVersion, KeyMaterial]:
+    """Every key that is set.
+
+    Raises:
+        InvalidKeyError: none is set, one is not a key, or a variable is misnamed (``…_V1``, ``…_V02``); names it.
+    """
+    keys = {}
+    for name in sorted(environment):
+        version = _version_of(name) if environment[name].strip() else None
+        if version is not None:
+            keys[version] = _material(name, environment[name])
+    if not keys:
+        raise InvalidKeyError(f"no key is set; set {FIRST_KEY_VARIABLE} to the base64 of 32 bytes")
+    return keys
+
+
+def primary_in(environment: Mapping[str, str], keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVersion:
+    """The version that writes use: the named one, else the only one.
+
+    Raises:
+        InvalidKeyError: several keys and none named, or what is named is no version or not set.
+    """
+    name = environment.get(PRIMARY_VARIABLE, "").strip()
+    if name:
+        return _named_primary(name, keys)
+    if len(keys) > 1:
+        choices = " or ".join(str(version) for version in sorted(keys))
+        raise InvalidKeyError(f"several keys are set and none is the primary; set {PRIMARY_VARIABLE} to {choices}")
+    return next(iter(keys))
+
+
+def _named_primary(name: str, keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVersion:
+    try:
+        primary = KeyVersion.parse(name)
+    except InvalidKeyError:
+        # Without what it holds: somebody may have put a key there.
+        raise InvalidKeyError(f"{PRIMARY_VARIABLE} does not name a key version; write it as v1, v2, …") from None
+    if primary not in keys:
+        raise InvalidKeyError(
+            f"{PRIMARY_VARIABLE} is {primary}, but {variable_of(primary)} is not set; set it, or name another primary"
+        )
+    return primary
+
+
+def _version_of(name: str) -> KeyVersion | None:
+    """The version that a variable holds; None for a variable that is not about keys."""
+    if name == FIRST_KEY_VARIABLE:
+        return KeyVersion(1)
+    match = _NUMBERED.fullmatch(name)
+    if match is None:
+        return None
+    number = int(match[1])
+    if not 1 <= number <= MAX_VERSION_NUMBER:
+        raise InvalidKeyError(f"{name} is not a name under which a key is read; versions are 1 to {MAX_VERSION_NUMBER}")
+    version = KeyVersion(number)
+    if name != variable_of(version):
+        raise InvalidKeyError(f"{name} is not a name under which a key is read; call it {variable_of(version)}")
+    return version
+
+
+def _material(name: str, text: str) -> KeyMaterial:
+    try:
+        return KeyMaterial.from_base64(text)
+    except InvalidKeyError:
+        raise InvalidKeyError(f"{name} does not hold a key; set it to the base64 of 32 bytes") from None
