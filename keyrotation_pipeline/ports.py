@@ -232,6 +232,9 @@ class CiphertextDatabase(Protocol):
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """Rows that hold any value under `versions`, in any declared column."""
 
+    def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+        """Rows inserted and updated in each table, by its name, since the server's statistics began."""
+
     def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
         """Values that would not decrypt and are still as they were (entries mended meanwhile are dropped)."""
 

@@ -205,6 +205,7 @@ class FakeDatabase:
         unreadable: (table, row number, column) of values that do not decrypt.
         fence_state: what each table's validated fence names.
         stale: rows counted as written since promotion.
+        writes: rows that each table's statistics name as written.
     """
 
     rows: dict[str, list[dict[str, str | None]]]
@@ -217,6 +218,7 @@ class FakeDatabase:
     holders: list[tuple[str, ...]] = field(default_factory=list)
     connected: tuple[str, ...] = ()
     stale: int = 0
+    writes: int = 0
     xid: int = 1000
     decrypted: list[str] = field(default_factory=list)
     proven_with: list[tuple[int, str]] = field(default_factory=list)
@@ -276,6 +278,9 @@ class FakeDatabase:
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         rows = {number for number, _, value in self._cells(table) if version_of(value) in versions}
         return OldRows(len(rows), min(self.stale, len(rows)))
+
+    def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+        return {str(table.name): self.writes for table in tables}
 
     def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
         return tuple(

@@ -1,9 +1,19 @@
 """The application's database behind its port: each method is one function of the module that knows how."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keyrotation_pipeline.adapters.postgres import census, discovery, engine, fence, horizon, preflight, proof, quarantine
+from keyrotation_pipeline.adapters.postgres import (
+    census,
+    discovery,
+    engine,
+    fence,
+    horizon,
+    preflight,
+    proof,
+    quarantine,
+    usage,
+)
 from keyrotation_pipeline.adapters.postgres.connection import Connection, display_name
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -54,6 +64,10 @@ class PostgresDatabase:
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """See `CiphertextDatabase.old_rows`."""
         return census.old_rows(self.connection, table, versions, promotion_xid)
+
+    def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+        """See `CiphertextDatabase.written_rows`."""
+        return usage.written_rows(self.connection, tables)
 
     def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
         """See `CiphertextDatabase.quarantine`."""
