@@ -1,0 +1,191 @@
+"""The embedded server: one a home, private, there when needed, gone when the last user leaves, whoever is killed."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.connection import display_name
+from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.errors import HomeError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+with EmbeddedServer(Path(sys.argv[1])):
+    print("running", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "home"
+    yield home
+    if postmaster(home) is not None:
+        with EmbeddedServer(home / "postgres"):
+            pass  # the last user stops it
+
+
+def postmaster(home: Path) -> int | None:
+    """Process id of the home's server, if it runs."""
+    try:
+        pid = int((home / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return None
+    return pid
+
+
+def hold(home: Path) -> subprocess.Popen[str]:
+    """Another process, with a process group of its own, that uses the server until it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(home / "postgres")], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    return process
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def one(url: str, statement: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(statement).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def test_it_starts_within_two_seconds_with_both_databases_and_stops_when_left(home: Path) -> None:
+    with EmbeddedServer(home / "postgres") as server:
+        assert str(one(server.url(), "SHOW server_version")).startswith("18.")
+        assert one(server.url("dagster"), "SELECT current_database()") == "dagster"
+        assert display_name(server.url()) == "clinic@localhost"
+    assert postmaster(home) is None
+    begun = time.monotonic()
+    with EmbeddedServer(home / "postgres"):
+        assert time.monotonic() - begun < 2
+
+
+def test_the_home_is_private_and_the_server_listens_on_no_port(home: Path) -> None:
+    with EmbeddedServer(home / "postgres") as server:
+        for directory in (home, home / "postgres", home / "postgres" / "data"):
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert one(server.url(), "SHOW listen_addresses") == ""
+        assert stat.S_IMODE((home / "postgres" / ".s.PGSQL.5432").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run the server")
+def test_as_root_it_runs_as_another_user_who_gets_search_permission_on_the_way_and_nothing_else(home: Path) -> None:
+    home.parent.chmod(0o700)
+    with EmbeddedServer(home / "postgres"):
+        pid = postmaster(home)
+        assert Path(f"/proc/{pid}").stat().st_uid != 0
+    assert stat.S_IMODE(home.parent.stat().st_mode) == 0o701
+
+
+def test_no_variable_of_ours_reaches_the_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCRYPTION_MASTER_KEY", "planted")
+    with EmbeddedServer(home / "postgres"):
+        environment = Path(f"/proc/{postmaster(home)}/environ").read_bytes()
+    assert b"LC_ALL" in environment
+    assert b"ENCRYPTION" not in environment
+
+
+def test_a_failing_statement_leaves_neither_its_text_nor_the_row_in_the_log(home: Path) -> None:
+    with EmbeddedServer(home / "postgres") as server, psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (a text CHECK (a <> 'secret-value'))")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute("INSERT INTO t VALUES ('secret-value')")
+    log = (home / "postgres" / "log").read_text()
+    assert "violates check constraint" in log
+    assert "secret-value" not in log
+
+
+def test_the_server_outlives_a_killed_user_and_the_next_one_finds_it_with_its_data(home: Path) -> None:
+    user = hold(home)
+    with EmbeddedServer(home / "postgres") as server, psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+    running = postmaster(home)
+    assert running is not None, "the other user still needs it"
+    kill_group(user)
+    with EmbeddedServer(home / "postgres") as server:
+        assert postmaster(home) == running
+        assert one(server.url(), "SELECT one FROM kept") == 1
+    assert postmaster(home) is None
+
+
+def test_a_killed_server_is_started_again_over_what_it_left(home: Path) -> None:
+    user = hold(home)
+    killed = postmaster(home)
+    assert killed is not None
+    kill_group(user)
+    os.kill(killed, signal.SIGKILL)
+    with EmbeddedServer(home / "postgres") as server:
+        assert one(server.url(), "SELECT 1") == 1
+        assert postmaster(home) != killed
+
+
+def test_a_pid_file_that_names_a_process_of_somebody_else_is_stale(home: Path) -> None:
+    with EmbeddedServer(home / "postgres"):
+        written = (home / "postgres" / "data" / "postmaster.pid").read_text()
+    (home / "postgres" / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n{written.partition(chr(10))[2]}")
+    with EmbeddedServer(home / "postgres") as server:
+        assert one(server.url(), "SELECT 1") == 1
+
+
+def test_a_process_that_died_while_making_the_cluster_is_no_obstacle(home: Path) -> None:
+    (home / "postgres" / "data.unfinished").mkdir(parents=True)
+    (home / "postgres" / "data.unfinished" / "PG_VERSION").write_text("18\n")
+    with EmbeddedServer(home / "postgres") as server:
+        assert one(server.url(), "SELECT 1") == 1
+
+
+def test_a_path_too_long_for_a_socket_gets_a_short_private_directory(tmp_path: Path) -> None:
+    home = tmp_path / ("long name, 'quoted' " + "x" * 90)
+    with EmbeddedServer(home / "postgres") as server:
+        sockets = Path(str(one(server.url(), "SHOW unix_socket_directories")).strip('"'))
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+        assert len(str(sockets)) < 80
+    sockets.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_link"), [pytest.param(0o755, False, id="open"), pytest.param(0o700, True, id="link")]
+)
+def test_a_short_directory_that_is_not_private_is_refused(tmp_path: Path, mode: int, is_link: bool) -> None:
+    home = tmp_path / ("x" * 110)
+    with EmbeddedServer(home / "postgres") as server:
+        sockets = Path(str(one(server.url(), "SHOW unix_socket_directories")).strip('"'))
+    sockets.rmdir()
+    if is_link:
+        sockets.symlink_to(tmp_path)
+    else:
+        sockets.mkdir()
+        sockets.chmod(mode)
+    try:
+        with pytest.raises(HomeError, match="is not a private directory of ours"), EmbeddedServer(home / "postgres"):
+            pass
+    finally:
+        sockets.unlink() if is_link else sockets.rmdir()
+
+
+def test_a_cluster_of_another_major_version_is_refused_by_name(home: Path) -> None:
+    with EmbeddedServer(home / "postgres"):
+        pass
+    (home / "postgres" / "data" / "PG_VERSION").write_text("16\n")
+    with pytest.raises(HomeError, match="was made by PostgreSQL 16"), EmbeddedServer(home / "postgres"):
+        pass
