@@ -1,5 +1,6 @@
 """Officers for tests: real keys in real gpg homes, and the things that go wrong with them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import pytest
 from keyrotation_pipeline.demo.officers import DemoOfficer
 
 
-def make_officer(directory: Path, name: str, expires: str = "0") -> DemoOfficer:
+def make_officer(directory: Path, name: str, expires: str = "0", extra: Sequence[str] = ()) -> DemoOfficer:
     """An officer with a certificate that is valid now."""
-    return DemoOfficer.create(directory, name, expires)
+    return DemoOfficer.create(directory, name, expires, extra)
 
 
 def make_expired_officer(directory: Path, name: str) -> DemoOfficer:

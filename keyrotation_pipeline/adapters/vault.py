@@ -56,7 +56,10 @@ class FileVault:
     def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
         """See `BackupVault.key_backup`."""
         wanted = (each for each in self._backups(version) if each.fingerprint == fingerprint)
-        for backup in sorted(wanted, key=lambda each: (each.made_at.isoformat(), each.name), reverse=True):
+        # Within a second the later one has the longer name, `…-2.bin.gpg`.
+        for backup in sorted(
+            wanted, key=lambda each: (each.made_at.isoformat(), len(each.name), each.name), reverse=True
+        ):
             if self._hash(backup.name) == backup.sha256:
                 return backup
         return None

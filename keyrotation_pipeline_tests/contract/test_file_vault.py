@@ -1,0 +1,223 @@
+"""Key backups: the suite of the port, and what files and gpg add to it."""
+
+import hashlib
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.adapters.vault import FileVault
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import BackupError, OpenPGPError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.ports import BackupVault
+from keyrotation_pipeline_tests.contract.backup_vault_suite import ANCHOR, V2, BackupVaultSuite
+from keyrotation_pipeline_tests.fakes import FakeClock, FakeVault
+from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer
+
+NAME = "encryption-key-v2-20260105-090000.bin.gpg"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "backups"
+
+
+@pytest.fixture
+def gpg(tmp_path: Path) -> GnuPG:
+    return GnuPG(tmp_path / "gnupg")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def vault(
+    directory: Path, gpg: GnuPG, clock: FakeClock, recovery_officer: DemoOfficer, security_officer: DemoOfficer
+) -> FileVault:
+    return FileVault(directory, gpg, [recovery_officer.certificate, security_officer.certificate], clock)
+
+
+class TestFakeVault(BackupVaultSuite):
+    @pytest.fixture
+    def vault(self) -> BackupVault:
+        return FakeVault()
+
+
+class TestFileVault(BackupVaultSuite):
+    @pytest.fixture
+    def vault(self, directory: Path, gpg: GnuPG, recovery_officer: DemoOfficer) -> BackupVault:
+        return FileVault(directory, gpg, [recovery_officer.certificate], FakeClock())
+
+
+def test_each_recipient_reads_the_base64_of_the_key_and_a_newline(
+    vault: FileVault, directory: Path, recovery_officer: DemoOfficer, security_officer: DemoOfficer
+) -> None:
+    material = KeyMaterial.generate()
+    made = vault.store_key(V2, material, ANCHOR)
+    message = (directory / made.name).read_bytes()
+    assert recovery_officer.decrypt(message) == f"{material.to_base64()}\n".encode()
+    assert KeyMaterial.from_base64(security_officer.decrypt(message).decode()) == material
+
+
+def test_who_is_no_recipient_cannot_read_it(vault: FileVault, directory: Path, privacy_officer: DemoOfficer) -> None:
+    made = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
+    with pytest.raises(OpenPGPError):
+        privacy_officer.decrypt((directory / made.name).read_bytes())
+
+
+def test_the_manifest_says_what_the_file_is_and_anchors_the_audit(
+    vault: FileVault, directory: Path, gpg: GnuPG, recovery_officer: DemoOfficer, security_officer: DemoOfficer
+) -> None:
+    material = KeyMaterial.generate()
+    vault.store_key(V2, material, ANCHOR)
+    recipients = [gpg.read_certificate(each.certificate).fingerprint for each in (recovery_officer, security_officer)]
+    assert json.loads((directory / f"{NAME}.json").read_text()) == {
+        "schema": 1,
+        "file": NAME,
+        "version": "v2",
+        "fingerprint": material.fingerprint,
+        "sha256": hashlib.sha256((directory / NAME).read_bytes()).hexdigest(),
+        "recipients": recipients,
+        "made_at": "2026-01-05T09:00:00+00:00",
+        "audit": {"seq": 41, "head": "5" * 64},
+    }
+
+
+def test_only_the_owner_can_read_files_and_directory_and_nothing_else_is_left(
+    vault: FileVault, directory: Path
+) -> None:
+    vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()} == {
+        NAME: 0o600,
+        f"{NAME}.json": 0o600,
+    }
+
+
+def test_the_key_is_in_no_file_in_any_form(vault: FileVault, tmp_path: Path) -> None:
+    material = KeyMaterial.generate()
+    vault.store_key(V2, material, ANCHOR)
+    forms = (material.raw, material.to_base64().encode(), material.raw.hex().encode())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert [path.name for path in files if any(form in path.read_bytes() for form in forms)] == []
+
+
+def test_two_backups_in_one_second_are_two_files(vault: FileVault, directory: Path) -> None:
+    first = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
+    second = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
+    assert first.name != second.name
+    assert vault.key_backup(V2, first.fingerprint) == first
+    assert vault.key_backup(V2, second.fingerprint) == second
+
+
+def test_the_newest_intact_backup_is_the_one(vault: FileVault, directory: Path, clock: FakeClock) -> None:
+    material = KeyMaterial.generate()
+    older = vault.store_key(V2, material, ANCHOR)
+    clock.at += timedelta(days=1)
+    newer = vault.store_key(V2, material, ANCHOR)
+    assert vault.key_backup(V2, material.fingerprint) == newer
+    (directory / newer.name).write_bytes(b"damaged")
+    assert vault.key_backup(V2, material.fingerprint) == older
+    (directory / older.name).unlink()
+    assert vault.key_backup(V2, material.fingerprint) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"[1", id="not JSON"),
+        pytest.param(b"{}", id="nothing in it"),
+        pytest.param(b'{"version": "v02", "sha256": "", "fingerprint": "", "recipients": []}', id="no version"),
+    ],
+)
+def test_a_backup_with_a_damaged_manifest_does_not_count(vault: FileVault, directory: Path, damage: bytes) -> None:
+    made = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
+    (directory / f"{made.name}.json").write_bytes(damage)
+    assert vault.key_backup(V2, made.fingerprint) is None
+
+
+def test_a_file_without_a_manifest_does_not_count(vault: FileVault, directory: Path) -> None:
+    made = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
+    (directory / f"{made.name}.json").unlink()
+    assert vault.key_backup(V2, made.fingerprint) is None
+
+
+def test_versions_that_begin_alike_are_told_apart(vault: FileVault) -> None:
+    material = KeyMaterial.generate()
+    vault.store_key(KeyVersion(20), material, ANCHOR)
+    assert vault.key_backup(V2, material.fingerprint) is None
+
+
+def test_an_expired_recipient_stops_the_backup_before_anything_is_written(
+    directory: Path, gpg: GnuPG, clock: FakeClock, recovery_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    expired = make_expired_officer(tmp_path, "Gone").certificate
+    with pytest.raises(OpenPGPError, match="has expired"):
+        FileVault(directory, gpg, [recovery_officer.certificate, expired], clock).store_key(
+            V2, KeyMaterial.generate(), ANCHOR
+        )
+    assert not directory.exists()
+
+
+class ForgetfulGnuPG(GnuPG):
+    """Encrypts to all recipients but the last, or to one too many."""
+
+    def __init__(self, home: Path, one_more: Path | None = None) -> None:
+        super().__init__(home)
+        self._one_more = one_more
+
+    def encrypt(self, plaintext: bytes, recipients: list) -> bytes:  # type: ignore[type-arg, override]
+        others = [self.read_certificate(self._one_more)] if self._one_more else []
+        return super().encrypt(plaintext, [*recipients, *others] if others else recipients[:-1])
+
+
+def test_a_message_that_leaves_a_recipient_out_is_no_backup(
+    directory: Path, clock: FakeClock, recovery_officer: DemoOfficer, security_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    recipients = [recovery_officer.certificate, security_officer.certificate]
+    vault, material = FileVault(directory, ForgetfulGnuPG(tmp_path / "g"), recipients, clock), KeyMaterial.generate()
+    with pytest.raises(BackupError, match=r"cannot be decrypted with certificate security-officer\.asc"):
+        vault.store_key(V2, material, ANCHOR)
+    assert vault.key_backup(V2, material.fingerprint) is None
+
+
+def test_a_message_that_a_stranger_can_read_is_no_backup(
+    directory: Path, clock: FakeClock, recovery_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    stranger = make_officer(tmp_path, "Stranger").certificate
+    vault = FileVault(directory, ForgetfulGnuPG(tmp_path / "g", stranger), [recovery_officer.certificate], clock)
+    material = KeyMaterial.generate()
+    with pytest.raises(BackupError, match="is encrypted to the unknown key"):
+        vault.store_key(V2, material, ANCHOR)
+    assert vault.key_backup(V2, material.fingerprint) is None
+
+
+def test_a_disk_that_gives_back_other_bytes_is_noticed(vault: FileVault, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fdopen
+
+    def damaging(descriptor: int, mode: str) -> object:
+        file = real(descriptor, mode)
+        file.write(b"\0")
+        return file
+
+    monkeypatch.setattr("keyrotation_pipeline.adapters.vault.os.fdopen", damaging)
+    with pytest.raises(BackupError, match="reads back differently"):
+        vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
+
+
+def test_a_directory_that_cannot_be_made_is_named(
+    tmp_path: Path, gpg: GnuPG, clock: FakeClock, recovery_officer: DemoOfficer
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    vault = FileVault(tmp_path / "file" / "backups", gpg, [recovery_officer.certificate], clock)
+    with pytest.raises(BackupError, match=r"cannot be written to .*/file/backups"):
+        vault.store_key(V2, KeyMaterial.generate(), ANCHOR)

@@ -1,0 +1,386 @@
+"""Officers' certificates and signatures, against the real gpg and real keys."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
+from keyrotation_pipeline_tests.officers import at_instant, make_expired_officer, make_officer, revoke, sign_at
+
+TEXT = b"keyrotation-approval-v1\nRequest: 0f0f\nReason: yearly\n"
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+Verifier = Callable[..., OfficerSignatures]
+
+
+@pytest.fixture
+def gpg(tmp_path: Path) -> GnuPG:
+    """Our gpg, in a home whose path is too long for the socket of an agent."""
+    return GnuPG(tmp_path / ("a-long-name-" * 12) / "gnupg")
+
+
+@pytest.fixture
+def verifier(gpg: GnuPG, security_officer: DemoOfficer, privacy_officer: DemoOfficer) -> Verifier:
+    """`verifier(another, …)`: two valid officers and others, of whom two must sign."""
+
+    def build(*others: DemoOfficer, required: int = 2, lone: bool = False) -> OfficerSignatures:
+        officers = [(each.name, each.certificate) for each in (security_officer, privacy_officer, *others)]
+        return OfficerSignatures(gpg, officers, required, [security_officer.certificate], lone_officer_allowed=lone)
+
+    return build
+
+
+def fingerprint(gpg: GnuPG, officer: DemoOfficer) -> str:
+    return gpg.read_certificate(officer.certificate).fingerprint
+
+
+# --- signatures that count ------------------------------------------------------------------------------------------
+
+
+def test_a_detached_signature_names_its_officer_and_its_time(
+    verifier: Verifier, gpg: GnuPG, privacy_officer: DemoOfficer
+) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    verified = verifier().verify(TEXT, privacy_officer.sign(TEXT))
+    assert verified.officer == fingerprint(gpg, privacy_officer)
+    assert before <= verified.signed_at <= datetime.now(UTC)
+
+
+def test_a_binary_signature_counts_as_an_armored_one_does(verifier: Verifier, privacy_officer: DemoOfficer) -> None:
+    assert verifier().verify(TEXT, privacy_officer.gpg("--detach-sign", text=TEXT))
+
+
+def test_a_signature_by_a_subkey_is_of_the_officer_with_the_primary_key(
+    verifier: Verifier, gpg: GnuPG, tmp_path: Path
+) -> None:
+    officer = make_officer(tmp_path, "Subkey Officer")
+    primary = fingerprint(gpg, officer)
+    officer.gpg("--passphrase", "", "--quick-add-key", primary, "ed25519", "sign", "never")
+    officer.export()
+    signature = officer.sign(TEXT)
+    assert primary[-16:].encode() not in officer.gpg("--list-packets", text=signature).upper()
+    assert verifier(officer).verify(TEXT, signature).officer == primary
+
+
+@pytest.mark.parametrize("days", [pytest.param(-1, id="backdated"), pytest.param(400, id="future-dated")])
+def test_the_time_that_a_signature_claims_is_told_to_the_second_so_that_the_request_can_refuse_it(
+    verifier: Verifier, tmp_path: Path, days: int
+) -> None:
+    officer = make_officer(tmp_path, "Time Officer", extra=at_instant(datetime.now(UTC) - timedelta(days=30)))
+    claimed = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+    assert verifier(officer).verify(TEXT, sign_at(officer, TEXT, claimed)).signed_at == claimed
+
+
+# --- signatures that do not -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        pytest.param(TEXT.replace(b"yearly", b"yearly "), id="one space more"),
+        pytest.param(TEXT.rstrip(b"\n"), id="without the last newline"),
+        pytest.param(TEXT.replace(b"\n", b"\r\n"), id="with other line ends"),
+        pytest.param(b"", id="over nothing"),
+    ],
+)
+def test_a_signature_over_other_text_is_refused(
+    verifier: Verifier, privacy_officer: DemoOfficer, signed: bytes
+) -> None:
+    with pytest.raises(ApprovalError, match="not over exactly this text"):
+        verifier().verify(TEXT, privacy_officer.sign(signed))
+
+
+def test_a_signature_by_a_certificate_outside_the_roster_is_refused(verifier: Verifier, tmp_path: Path) -> None:
+    with pytest.raises(ApprovalError, match="which no officer of the roster has"):
+        verifier().verify(TEXT, make_officer(tmp_path, "Stranger").sign(TEXT))
+
+
+def test_an_officer_who_left_the_roster_is_unknown_at_once(verifier: Verifier, tmp_path: Path) -> None:
+    former = make_officer(tmp_path, "Former Officer")
+    signature = former.sign(TEXT)
+    assert verifier(former).verify(TEXT, signature)
+    with pytest.raises(ApprovalError, match="which no officer of the roster has"):
+        verifier().verify(TEXT, signature)
+
+
+def test_a_signature_made_before_the_certificate_was_revoked_is_refused(verifier: Verifier, tmp_path: Path) -> None:
+    officer = make_officer(tmp_path, "Revoked Officer")
+    signature, signatures = officer.sign(TEXT), verifier(officer)
+    assert signatures.verify(TEXT, signature)
+    revoke(officer)
+    with pytest.raises(ApprovalError, match=r"Revoked Officer: certificate .* is revoked"):
+        signatures.verify(TEXT, signature)
+
+
+def test_a_signature_made_before_the_certificate_expired_is_refused(verifier: Verifier, tmp_path: Path) -> None:
+    officer = make_expired_officer(tmp_path, "Expired Officer")
+    with pytest.raises(ApprovalError, match=r"Expired Officer: certificate .* has expired"):
+        verifier(officer).verify(TEXT, sign_at(officer, TEXT, datetime(2020, 1, 5, tzinfo=UTC)))
+
+
+def test_an_expired_or_revoked_officer_does_not_keep_the_others_from_signing(
+    verifier: Verifier, tmp_path: Path, privacy_officer: DemoOfficer
+) -> None:
+    revoked = make_officer(tmp_path, "Revoked Officer")
+    revoke(revoked)
+    signatures = verifier(make_expired_officer(tmp_path, "Expired Officer"), revoked)
+    assert signatures.verify(TEXT, privacy_officer.sign(TEXT))
+
+
+def test_a_signature_by_a_revoked_subkey_of_a_valid_certificate_is_refused(
+    verifier: Verifier, gpg: GnuPG, tmp_path: Path
+) -> None:
+    officer = make_officer(tmp_path, "Subkey Officer")
+    officer.gpg("--passphrase", "", "--quick-add-key", fingerprint(gpg, officer), "ed25519", "sign", "never")
+    officer.export()
+    signature = officer.sign(TEXT)
+    officer.gpg(
+        "--command-fd",
+        "0",
+        "--no-batch",
+        "--edit-key",
+        fingerprint(gpg, officer),
+        text=b"key 2\nrevkey\ny\n0\n\ny\nsave\n",
+    )
+    officer.export()
+    with pytest.raises(ApprovalError, match="by the revoked key"):
+        verifier(officer).verify(TEXT, signature)
+
+
+def test_a_signature_that_has_expired_itself_is_refused(verifier: Verifier, tmp_path: Path) -> None:
+    officer = make_officer(tmp_path, "Past Officer", extra=at_instant(YESTERDAY - timedelta(days=2)))
+    signature = officer.sign(TEXT, *at_instant(YESTERDAY), "--default-sig-expire", "seconds=60")
+    with pytest.raises(ApprovalError, match="signature itself has expired"):
+        verifier(officer).verify(TEXT, signature)
+
+
+@pytest.mark.parametrize("digest", ["SHA1", "RIPEMD160"])
+def test_a_signature_with_a_weak_digest_is_refused(
+    verifier: Verifier, privacy_officer: DemoOfficer, digest: str
+) -> None:
+    with pytest.raises(ApprovalError, match="weak digest"):
+        verifier().verify(TEXT, privacy_officer.sign(TEXT, "--digest-algo", digest))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        pytest.param(lambda _: b"", "is empty", id="nothing"),
+        pytest.param(lambda _: b" \n", "is empty", id="white space"),
+        pytest.param(lambda _: TEXT, "not an OpenPGP signature", id="the text itself"),
+        pytest.param(lambda _: os.urandom(100_000), "no detached signature", id="a large file"),
+        pytest.param(lambda o: o.sign(TEXT)[:90], "gpg does not accept|not an OpenPGP", id="cut short"),
+        pytest.param(lambda o: o.gpg("--clear-sign", text=TEXT), "not a detached", id="clear-signed"),
+        pytest.param(lambda o: o.gpg("--armor", "--sign", text=TEXT), "not a detached", id="inline"),
+        pytest.param(lambda o: o.certificate.read_bytes(), "not a detached", id="a certificate"),
+        pytest.param(lambda o: o.sign(TEXT) + o.sign(TEXT), "holds 2 signatures", id="two armored"),
+        pytest.param(lambda o: 2 * o.gpg("--detach-sign", text=TEXT), "holds 2 signatures", id="two binary"),
+        pytest.param(lambda o: o.sign(TEXT, "--textmode"), "text mode", id="text mode"),
+    ],
+)
+def test_what_is_not_one_detached_signature_is_refused(
+    verifier: Verifier, privacy_officer: DemoOfficer, make: Callable[[DemoOfficer], bytes], sentence: str
+) -> None:
+    with pytest.raises(ApprovalError, match=sentence):
+        verifier().verify(TEXT, make(privacy_officer))
+
+
+def test_a_message_that_brings_its_own_text_cannot_stand_in_for_a_signature(
+    verifier: Verifier, privacy_officer: DemoOfficer
+) -> None:
+    other = privacy_officer.gpg("--armor", "--sign", text=b"something harmless")
+    with pytest.raises(ApprovalError, match="not a detached"):
+        verifier().verify(TEXT, other)
+
+
+# --- the roster -----------------------------------------------------------------------------------------------------
+
+
+def test_the_roster_names_officers_and_recipients_by_their_primary_keys(
+    verifier: Verifier, gpg: GnuPG, security_officer: DemoOfficer, privacy_officer: DemoOfficer
+) -> None:
+    roster = verifier().roster()
+    assert roster.required == 2
+    assert [(each.name, each.fingerprint) for each in roster.officers] == [
+        ("Security Officer", fingerprint(gpg, security_officer)),
+        ("Privacy Officer", fingerprint(gpg, privacy_officer)),
+    ]
+    assert roster.recipients == (fingerprint(gpg, security_officer),)
+
+
+def test_the_same_certificate_under_two_names_is_refused(
+    gpg: GnuPG, security_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.gpg"
+    copy.write_bytes(security_officer.gpg("--export"))
+    officers = [("Ada", security_officer.certificate), ("Ben", copy)]
+    with pytest.raises(ApprovalError, match="officers Ada and Ben have the same certificate"):
+        OfficerSignatures(gpg, officers, 2, []).roster()
+
+
+def test_an_expired_officer_is_refused(verifier: Verifier, tmp_path: Path) -> None:
+    with pytest.raises(ApprovalError, match=r"officer Gone: certificate .* has expired"):
+        verifier(make_expired_officer(tmp_path, "Gone")).roster()
+
+
+def test_a_revoked_officer_is_refused(verifier: Verifier, tmp_path: Path) -> None:
+    officer = make_officer(tmp_path, "Gone")
+    revoke(officer)
+    with pytest.raises(ApprovalError, match=r"officer Gone: certificate .* is revoked"):
+        verifier(officer).roster()
+
+
+def test_a_revoked_recipient_is_refused(gpg: GnuPG, verifier: Verifier, tmp_path: Path) -> None:
+    recipient = make_officer(tmp_path, "Recovery")
+    officers = [(each, make_officer(tmp_path, each).certificate) for each in ("Ada", "Ben")]
+    revoke(recipient)
+    with pytest.raises(OpenPGPError, match="is revoked"):
+        OfficerSignatures(gpg, officers, 2, [recipient.certificate]).roster()
+
+
+def test_fewer_officers_than_must_sign_are_refused(verifier: Verifier) -> None:
+    with pytest.raises(ApprovalError, match="3 approvals are required of 2 officer"):
+        verifier(required=3).roster()
+
+
+@pytest.mark.parametrize("required", [1, 0, -1])
+def test_one_approval_is_not_enough(verifier: Verifier, required: int) -> None:
+    with pytest.raises(ApprovalError, match=f"required is {required}; two people must agree"):
+        verifier(required=required).roster()
+
+
+def test_a_demo_home_may_ask_for_one_approval_but_not_for_none(verifier: Verifier) -> None:
+    assert verifier(required=1, lone=True).roster().required == 1
+    with pytest.raises(ApprovalError, match="required is 0"):
+        verifier(required=0, lone=True).roster()
+
+
+# --- certificates ---------------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_tells_who_it_is_of_and_what_it_can_do(gpg: GnuPG, tmp_path: Path) -> None:
+    read = gpg.read_certificate(make_officer(tmp_path, "Zoë Żak", "20401231T000000").certificate)
+    assert read.user_ids == ("Zoë Żak <zoë-żak@clinic.invalid>",)
+    assert read.expires_at == datetime(2040, 12, 31, tzinfo=UTC)
+    assert (read.can_sign, read.can_encrypt, read.expired, read.revoked) == (True, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        pytest.param(lambda o: o.gpg("--armor", "--export-secret-keys"), "holds a secret key", id="armored secret key"),
+        pytest.param(lambda o: o.gpg("--export-secret-keys"), "holds a secret key", id="binary secret key"),
+        pytest.param(lambda o: o.gpg("--export-secret-subkeys"), "holds a secret key", id="secret subkeys alone"),
+        pytest.param(lambda _: TEXT, "is not an OpenPGP certificate", id="text"),
+        pytest.param(lambda _: b"", "is not an OpenPGP certificate", id="empty file"),
+        pytest.param(lambda o: o.sign(TEXT), "is not an OpenPGP certificate", id="signature"),
+    ],
+)
+def test_a_file_that_is_not_one_public_certificate_is_refused(
+    gpg: GnuPG, privacy_officer: DemoOfficer, tmp_path: Path, make: Callable[[DemoOfficer], bytes], sentence: str
+) -> None:
+    path = tmp_path / "given.asc"
+    path.write_bytes(make(privacy_officer))
+    with pytest.raises(OpenPGPError, match=sentence):
+        gpg.read_certificate(path)
+
+
+def test_a_file_with_two_certificates_is_refused(
+    gpg: GnuPG, security_officer: DemoOfficer, privacy_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    path = tmp_path / "two.asc"
+    path.write_bytes(security_officer.certificate.read_bytes() + privacy_officer.certificate.read_bytes())
+    with pytest.raises(OpenPGPError, match="holds several certificates"):
+        gpg.read_certificate(path)
+
+
+def test_a_certificate_that_is_not_there_is_named(gpg: GnuPG, tmp_path: Path) -> None:
+    with pytest.raises(OpenPGPError, match=r"absent\.asc cannot be read"):
+        gpg.read_certificate(tmp_path / "absent.asc")
+
+
+# --- encryption -----------------------------------------------------------------------------------------------------
+
+
+def test_every_recipient_can_decrypt_what_was_encrypted(
+    gpg: GnuPG, security_officer: DemoOfficer, privacy_officer: DemoOfficer
+) -> None:
+    secret = os.urandom(200_000)
+    recipients = [gpg.read_certificate(each.certificate) for each in (security_officer, privacy_officer)]
+    message = gpg.encrypt(secret, recipients)
+    assert secret[:100] not in message
+    assert security_officer.decrypt(message) == privacy_officer.decrypt(message) == secret
+    assert set(gpg.recipient_keys(message)) == {key for each in recipients for key in each.encryption_keys}
+
+
+def test_encryption_to_an_expired_certificate_is_refused(gpg: GnuPG, tmp_path: Path) -> None:
+    expired = gpg.read_certificate(make_expired_officer(tmp_path, "Gone").certificate)
+    with pytest.raises(OpenPGPError, match="has expired"):
+        gpg.encrypt(b"secret", [expired])
+
+
+def test_encryption_to_a_revoked_certificate_is_refused(gpg: GnuPG, tmp_path: Path) -> None:
+    revoked = gpg.read_certificate(revoke(make_officer(tmp_path, "Gone")))
+    with pytest.raises(OpenPGPError, match="is revoked"):
+        gpg.encrypt(b"secret", [revoked])
+
+
+def test_encryption_to_a_certificate_that_only_signs_is_refused(
+    gpg: GnuPG, privacy_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    signs_only = tmp_path / "signs-only.asc"
+    signs_only.write_bytes(privacy_officer.gpg("--export", "--export-filter", "drop-subkey=usage=~e"))
+    with pytest.raises(OpenPGPError, match="no usable key for encryption"):
+        gpg.encrypt(b"secret", [gpg.read_certificate(signs_only)])
+
+
+def test_encryption_to_nobody_is_refused(gpg: GnuPG) -> None:
+    with pytest.raises(OpenPGPError, match="no recipient"):
+        gpg.encrypt(b"secret", [])
+
+
+# --- gpg itself -----------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_without_gpg_is_told_to_install_it(
+    gpg: GnuPG, security_officer: DemoOfficer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OpenPGPError, match="gpg is not installed; install GnuPG"):
+        gpg.read_certificate(security_officer.certificate)
+
+
+def test_gpg_gets_no_variable_of_our_environment(
+    security_officer: DemoOfficer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen, real = tmp_path / "seen", os.environ["PATH"]
+    spy = tmp_path / "bin" / "gpg"
+    spy.parent.mkdir()
+    spy.write_text(f'#!/bin/sh\nPATH="{real}"\nenv >> {seen}\nexec gpg "$@"\n')
+    spy.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{spy.parent}:{real}")
+    monkeypatch.setenv("ENCRYPTION_MASTER_KEY", "planted-master-key")
+    gpg = GnuPG(tmp_path / "gnupg")
+    OfficerSignatures(gpg, [("Ada", security_officer.certificate)], 2, []).verify(TEXT, security_officer.sign(TEXT))
+    gpg.encrypt(b"secret", [gpg.read_certificate(security_officer.certificate)])
+    assert "LC_ALL=C" in seen.read_text()
+    assert "planted-master-key" not in seen.read_text()
+
+
+def test_nothing_is_left_in_our_home_and_what_a_killed_process_left_goes(
+    gpg: GnuPG, verifier: Verifier, privacy_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    verifier().verify(TEXT, privacy_officer.sign(TEXT))
+    (home,) = tmp_path.glob("*/gnupg")
+    assert list(home.iterdir()) == []
+    assert home.stat().st_mode & 0o777 == 0o700
+    abandoned, young = home / "ring-abandoned", home / "ring-young"
+    abandoned.mkdir()
+    young.mkdir()
+    os.utime(abandoned, (0, 0))
+    gpg.read_certificate(privacy_officer.certificate)
+    assert list(home.iterdir()) == [young]
