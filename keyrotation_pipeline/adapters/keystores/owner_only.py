@@ -1,0 +1,145 @@
+"""Small secret files that only their owner can read, each replaced at once and durably.
+
+A process may die anywhere: a reader sees the old content or the new one, and a temporary file that stays behind is
+never read and goes with the next write.
+"""
+
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from keyrotation_pipeline.errors import KeyStoreError
+
+DIRECTORY_MODE = 0o700
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# A key or a version name is far shorter; more than this is neither.
+_MOST_BYTES = 4096
+_TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".writing-", ".tmp"
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory with mode 0700 (its parents with the usual one), durably; an existing one is left as it is.
+
+    Raises:
+        KeyStoreError: it cannot be made.
+    """
+    if directory.is_dir():
+        return
+    with _failing_plainly(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        _sync_directory(directory.parent)
+
+
+@contextmanager
+def locked(directory: Path, *, exclusive: bool) -> Iterator[None]:
+    """Hold the directory against writers (shared) or against everybody (exclusive); the lock dies with the process.
+
+    Raises:
+        KeyStoreError: the directory is missing, is none, or others than its owner may enter it.
+    """
+    descriptor = _open_directory(directory)
+    try:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) & _OTHERS:
+            raise KeyStoreError(f"{directory} is open to other users than its owner; run `chmod 700 {directory}`")
+        fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> str | None:
+    """The content of a file, without white space around it; None if there is no such file.
+
+    Raises:
+        KeyStoreError: not a regular file of reasonable size that only its owner can read; never shows the content.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        # A link is refused: what it points to is not covered by this directory's mode, nor replaced by the rename.
+        raise KeyStoreError(f"{path} cannot be opened, or is a symbolic link; put the file itself there") from None
+    with os.fdopen(descriptor, "rb") as file:
+        _require_private(path, os.fstat(descriptor))
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES or not content.isascii():
+        raise KeyStoreError(f"{path} holds something else than a key or a version; restore it from a backup")
+    return content.decode("ascii").strip()
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file's content at once and durably. Only under the exclusive lock of its directory.
+
+    Raises:
+        KeyStoreError: the operating system refuses; says why.
+    """
+    with _failing_plainly(path):
+        _remove_leftovers(path.parent)
+        descriptor, temporary = tempfile.mkstemp(_TEMPORARY_SUFFIX, _TEMPORARY_PREFIX, path.parent)  # its mode is 0600
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(f"{text}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        _sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably.
+
+    Raises:
+        KeyStoreError: the operating system refuses; says why.
+    """
+    with _failing_plainly(path):
+        path.unlink()
+        _sync_directory(path.parent)
+
+
+@contextmanager
+def _failing_plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise KeyStoreError(
+            f"{path} cannot be written or removed ({error.strerror}); mend that and try again"
+        ) from None
+
+
+def _open_directory(directory: Path) -> int:
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise KeyStoreError(f"there is no key store at {directory}; run `keyrotation init`") from None
+    except NotADirectoryError:
+        raise KeyStoreError(f"{directory} is not a directory; correct [keys.file] directory") from None
+    except PermissionError:
+        raise KeyStoreError(f"{directory} may not be read by this user; run as its owner") from None
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise KeyStoreError(f"{path} is not a regular file; put the file itself there")
+    if stat.S_IMODE(status.st_mode) & _OTHERS:
+        raise KeyStoreError(
+            f"{path} is open to other users than its owner; run `chmod 600 {path}`, and rotate if others could read it"
+        )
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what a writer that died left: under the exclusive lock, no other writer is alive."""
+    for leftover in directory.glob(f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"):
+        leftover.unlink()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
