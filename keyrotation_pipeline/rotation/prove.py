@@ -1,0 +1,156 @@
+"""Prove that nothing is left under an old key version: sweep, look, decrypt everything, and fence what is gone.
+
+Each part may run again from the start at any time: sweeps find nothing, and a fence that stands is left standing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, QuarantinedValue
+from keyrotation_pipeline.model.rotation import Rotation, Step
+from keyrotation_pipeline.ports import OldRows, Pipeline, Progress, Report
+
+QUICK_SWEEPS = 2
+NAMED_AT_MOST = 5
+
+
+def prove_zero_old_rows(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """Bring every declared table to zero old values, decrypt all of it, and fence it against all retired versions.
+
+    Returns:
+        Facts: the versions fenced out, what was decrypted, and the moment (`xid`, `fence_lsn`) after which nobody can
+        write an old value; retirement waits until nobody can show one from before it.
+
+    Raises:
+        StaleWriterError: old values were written since promotion; names who writes them.
+        ProofError: a value is in quarantine, unencrypted or does not decrypt; names table, column and count.
+        BlockedError: rows stay locked, or a table cannot be fenced; names who holds it.
+    """
+    retired = retired_versions(pipeline, rotation)
+    swept = {str(table.name): _sweep(pipeline, rotation, table, retired, report) for table in pipeline.tables}
+    _require_encrypted(pipeline)
+    decrypted = sum(_decrypt(pipeline, table, report) for table in pipeline.tables)
+    _require_empty_quarantine(pipeline)
+    for table in pipeline.tables:
+        report(_progress(table, "fencing"))
+        pipeline.database.fence(table, retired)
+    # The transaction id first: whatever has a lower one began before this moment, and so lies before the WAL position.
+    xid = pipeline.database.current_xid()
+    return {
+        "retired": [str(version) for version in retired],
+        "swept_rows": swept,
+        "values_decrypted": decrypted,
+        "old_values": 0,
+        "xid": xid,
+        "fence_lsn": pipeline.database.barrier(),
+    }
+
+
+def retired_versions(pipeline: Pipeline, rotation: Rotation) -> tuple[KeyVersion, ...]:
+    """Every version ever registered but the target: what must be at zero, and what the fences refuse."""
+    registered = pipeline.ledger.keys()
+    return tuple(record.version for record in registered if record.version != rotation.target)
+
+
+def _sweep(
+    pipeline: Pipeline, rotation: Rotation, table: EncryptedTable, retired: tuple[KeyVersion, ...], report: Report
+) -> int:
+    """Sweep past what is locked, twice at most, then wait for what is left; gives back the rows rewritten."""
+    rewritten, remaining = 0, OldRows(0, 0)
+    for sweep in range(QUICK_SWEEPS + 1):
+        waiting = sweep == QUICK_SWEEPS
+        report(_progress(table, "waiting for the last rows" if waiting else f"sweep {sweep + 1}"))
+        ring = pipeline.keys.ring()
+        rewritten += pipeline.database.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
+        remaining = pipeline.database.old_rows(table, retired, rotation.promotion_xid)
+        if not remaining.rows:
+            return rewritten
+    _lift_fences(pipeline, table, retired)
+    raise _refusal(pipeline, rotation, table, remaining)
+
+
+def _lift_fences(pipeline: Pipeline, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
+    # Left by a process that died before it validated them, they would keep the application from updating these rows.
+    for version in retired:
+        if pipeline.database.old_rows(table, [version], None).rows:
+            pipeline.database.unfence(table, version)
+
+
+def _refusal(pipeline: Pipeline, rotation: Rotation, table: EncryptedTable, remaining: OldRows) -> BlockedError:
+    if remaining.written_since_promotion:
+        return StaleWriterError(
+            f"table {table.name}: {remaining.written_since_promotion} row(s) were written under an old key version "
+            f"after {rotation.target} became primary; {_stale_writers(pipeline, rotation, table)}"
+        )
+    _require_empty_quarantine(pipeline)
+    lockers = _some(pipeline.database.sessions(table))
+    return BlockedError(
+        f"table {table.name}: {remaining.rows} row(s) with old values cannot be locked; look at {lockers}; "
+        "wait until their transactions end, then run this step again"
+    )
+
+
+def _stale_writers(pipeline: Pipeline, rotation: Rotation, table: EncryptedTable) -> str:
+    stale = [
+        f"{each.name} (writes {each.writes})" for each in pipeline.rollout.instances() if each.writes != rotation.target
+    ]
+    if stale:
+        return f"restart {_some(stale)}, then run this step again"
+    sessions = _some(pipeline.database.sessions(table))
+    return (
+        f"every known instance writes {rotation.target}, so look among {sessions}; "
+        "stop the writer, then run this step again"
+    )
+
+
+def _require_encrypted(pipeline: Pipeline) -> None:
+    counts = pipeline.database.count(pipeline.tables)
+    pipeline.ledger.save_counts(counts)
+    for count in counts:
+        for column, number in count.unencrypted_by_column.items():
+            if number:
+                raise ProofError(
+                    f"table {count.table.name}, column {column}: {number} value(s) are not encrypted; "
+                    "encrypt or remove them (`keyrotation inventory` counts them), then run this step again"
+                )
+
+
+def _decrypt(pipeline: Pipeline, table: EncryptedTable, report: Report) -> int:
+    """Decrypt every value of a table; those that fail go to the quarantine, which names them better than a count."""
+    counted = pipeline.database.decrypt_all(table, pipeline.keys.ring(), report)
+    if counted.failures:
+        _require_empty_quarantine(pipeline)
+        raise ProofError(
+            f"table {table.name}, column(s) {', '.join(table.columns)}: {counted.failures} value(s) do not decrypt; "
+            "mend or remove them (`keyrotation verify` finds them), then run this step again"
+        )
+    return counted.values
+
+
+def _require_empty_quarantine(pipeline: Pipeline) -> None:
+    entries = pipeline.database.quarantine(pipeline.tables)
+    if not entries:
+        return
+    places: dict[tuple[str, str], list[QuarantinedValue]] = {}
+    for entry in entries:
+        places.setdefault((str(entry.table), entry.column), []).append(entry)
+    named = [
+        f"table {table}, column {column}: {len(each)} value(s) ({each[0].reason})"
+        for (table, column), each in places.items()
+    ]
+    raise ProofError(
+        f"values are in quarantine: {_some(named)}; mend or remove them (`keyrotation inventory` lists them), "
+        "then run this step again"
+    )
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    more = len(names) - NAMED_AT_MOST
+    shown = "; ".join(names[:NAMED_AT_MOST]) or "sessions that have just ended"
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _progress(table: EncryptedTable, note: str) -> Progress:
+    return Progress(Step.ZERO_OLD_ROWS_PROOF, str(table.name), 0, 0, note=note)

@@ -1,0 +1,147 @@
+"""Retire the old key: take it from the applications, on evidence gathered in the very transaction that records it."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from keyrotation_pipeline.errors import (
+    BackupError,
+    BlockedError,
+    FenceError,
+    KeyStoreError,
+    OutOfOrderError,
+    ProofError,
+    StaleWriterError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.rotation import Rotation, Step
+from keyrotation_pipeline.ports import KeyBackup, Pipeline, Progress, Report
+from keyrotation_pipeline.rotation import request
+from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
+
+HORIZON_PATIENCE_SECONDS = 60
+HORIZON_PAUSE_SECONDS = 0.5
+PROVEN_AGAIN = "zero_old_rows_proven_again"
+
+
+def retire_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """Archive, in the key store, the source and every other registered version that is still live but not the target.
+
+    The key store cannot take part in the transaction. So it comes last before the commit: a process that dies between
+    the two leaves keys archived on evidence that was whole, and the next run takes the evidence again and records it.
+
+    Raises:
+        ProofError, BlockedError: a piece of evidence is missing; nothing was changed.
+        KeyStoreError, BackupError: the target key is not where and what it must be; nothing was changed.
+    """
+    proof = _newest_proof(pipeline, rotation)
+    _wait_for_horizon(pipeline, proof, report)
+    leaving = _versions_to_take(pipeline, rotation)
+    pipeline.ledger.append("retire_key_intended", {"versions": leaving, "target": str(rotation.target)}, rotation.id)
+    try:
+        return _retire(pipeline, rotation, proof, leaving)
+    except FenceError as error:
+        _prove_again(pipeline, rotation, str(error), report)
+
+
+def _retire(pipeline: Pipeline, rotation: Rotation, proof: Mapping[str, Any], leaving: list[str]) -> Mapping[str, Any]:
+    with pipeline.ledger.transaction():
+        request.require_authorised(pipeline, rotation)
+        _require_writers(pipeline, rotation)
+        backup = _require_target(pipeline, rotation)
+        retired = retired_versions(pipeline, rotation)
+        evidence = pipeline.database.zero_old_rows(
+            pipeline.tables, rotation.source, retired, int(proof["xid"]), str(proof["fence_lsn"])
+        )
+        facts = {
+            **evidence.as_facts(),
+            "fenced_against": [str(version) for version in retired],
+            "taken_from_applications": leaving,
+            "target": str(rotation.target),
+            "target_backup": backup.name,
+        }
+        pipeline.ledger.append("key_retired", facts, rotation.id)
+        for version in leaving:
+            pipeline.keys.archive(KeyVersion.parse(version))
+    return facts
+
+
+def _newest_proof(pipeline: Pipeline, rotation: Rotation) -> Mapping[str, Any]:
+    """Facts of the proof, or of the newest repetition of it, which the audit holds."""
+    for event in reversed(list(pipeline.ledger.events())):
+        content = json.loads(event.body)
+        if content["event"] == PROVEN_AGAIN and content["request"] == rotation.id:
+            return dict(content["facts"])
+    record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
+    if record is None:
+        raise OutOfOrderError(
+            f"rotation {rotation.id} has no proof of zero old rows yet; run `keyrotation rotate {rotation.id}`"
+        )
+    return record.facts
+
+
+def _prove_again(pipeline: Pipeline, rotation: Rotation, finding: str, report: Report) -> NoReturn:
+    """Somebody changed a fence after the proof: refuse, but leave a whole proof behind, or nobody could go on.
+
+    The repetition is in the audit with what was found, so that the change does not pass in silence.
+    """
+    facts = prove_zero_old_rows(pipeline, rotation, report)
+    pipeline.ledger.append(PROVEN_AGAIN, {**facts, "because": finding}, rotation.id)
+    raise ProofError(
+        f"{finding}; nothing was retired, and the tables have been proven and fenced again: "
+        f"when you know who it was, run `keyrotation rotate {rotation.id}`"
+    ) from None
+
+
+def _wait_for_horizon(pipeline: Pipeline, proof: Mapping[str, Any], report: Report) -> None:
+    """Wait, holding nothing, until nobody can show a value from before the proof."""
+    began = pipeline.clock.now()
+    while holders := pipeline.database.holders_of_old_snapshots(int(proof["xid"]), str(proof["fence_lsn"])):
+        waited_seconds = int((pipeline.clock.now() - began).total_seconds())
+        if waited_seconds >= HORIZON_PATIENCE_SECONDS:
+            raise BlockedError(f"old values may still be shown: {'; '.join(holders)}")
+        report(
+            Progress(Step.RETIRED_KEY, "old snapshots", waited_seconds, HORIZON_PATIENCE_SECONDS, "seconds", holders[0])
+        )
+        time.sleep(HORIZON_PAUSE_SECONDS)
+
+
+def _versions_to_take(pipeline: Pipeline, rotation: Rotation) -> list[str]:
+    """The source, and whatever other registered version is still live, by name; a live key unknown to us is left."""
+    live = set(pipeline.keys.versions())
+    return [str(each) for each in retired_versions(pipeline, rotation) if each in live or each == rotation.source]
+
+
+def _require_writers(pipeline: Pipeline, rotation: Rotation) -> None:
+    stale = [
+        f"{each.name} (writes {each.writes})" for each in pipeline.rollout.instances() if each.writes != rotation.target
+    ]
+    if stale:
+        raise StaleWriterError(
+            f"not every instance writes {rotation.target}: {', '.join(stale)}; restart them, then run this step again"
+        )
+
+
+def _require_target(pipeline: Pipeline, rotation: Rotation) -> KeyBackup:
+    """The live check of the key under which everything now is: it reads back as registered and is backed up."""
+    target = rotation.target
+    records = pipeline.ledger.keys()
+    registered = {record.version: record.fingerprint for record in records}
+    primary = pipeline.keys.primary()
+    if primary != target:
+        raise KeyStoreError(
+            f"the key store names {primary} as primary, not {target}; look at `keyrotation status` before going on"
+        )
+    fingerprint = pipeline.keys.ring().material(target).fingerprint
+    if fingerprint != registered[target]:
+        raise KeyStoreError(
+            f"key {target} in the key store has the fingerprint {fingerprint[:16]}, registered is "
+            f"{registered[target][:16]}; put the registered key back from its backup"
+        )
+    backup = pipeline.vault.key_backup(target, fingerprint)
+    if backup is None:
+        raise BackupError(
+            f"key {target} has no intact backup; put its backup file back into the backup directory, then run again"
+        )
+    return backup
