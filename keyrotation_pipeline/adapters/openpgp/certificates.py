@@ -156,7 +156,7 @@ class GnuPG:
             ) from None
         with self.keyring() as ring:
             found = ring.scan_keys_mem(content)
-        if any(key["type"] == "sec" for key in found) or b"PRIVATE KEY BLOCK" in content:
+        if any(key["type"] == "sec" for key in found):
             raise OpenPGPError(
                 f"{path} holds a secret key; export the public certificate alone with `gpg --export --armor`"
             )
