@@ -12,7 +12,7 @@ STATEMENTS = (
         version integer PRIMARY KEY CHECK (version BETWEEN 1 AND 999999),
         state text NOT NULL CHECK (state IN
             ('pre-activation', 'active', 'deactivated', 'archived', 'destroyed', 'compromised')),
-        fingerprint char(64) NOT NULL,
+        fingerprint text NOT NULL,
         created_at timestamptz NOT NULL,
         state_changed_at timestamptz NOT NULL
     )
@@ -29,11 +29,11 @@ STATEMENTS = (
     """,
     """
     CREATE TABLE keyrotation.rotations (
-        id char(32) PRIMARY KEY,
+        id text PRIMARY KEY,
         type text NOT NULL CHECK (type IN ('routine', 'emergency')),
         action text NOT NULL CHECK (action IN ('rotate', 'rollback', 'destroy', 'policy')),
         source_version integer NOT NULL,
-        source_fingerprint char(64) NOT NULL,
+        source_fingerprint text NOT NULL,
         target_version integer NOT NULL,
         reason text NOT NULL,
         incident text,
@@ -42,7 +42,7 @@ STATEMENTS = (
         start_by timestamptz NOT NULL,
         finish_by timestamptz NOT NULL,
         audit_seq bigint NOT NULL,
-        audit_hash char(64) NOT NULL,
+        audit_hash text NOT NULL,
         approval_text bytea NOT NULL,
         status text NOT NULL CHECK (status IN ('requested', 'running', 'paused', 'cancelled', 'finished')),
         started_at timestamptz,
@@ -57,7 +57,7 @@ STATEMENTS = (
     """,
     """
     CREATE TABLE keyrotation.signatures (
-        request char(32) NOT NULL REFERENCES keyrotation.rotations,
+        request text NOT NULL REFERENCES keyrotation.rotations,
         officer text NOT NULL,
         signature bytea NOT NULL,
         signed_at timestamptz NOT NULL,
@@ -66,7 +66,7 @@ STATEMENTS = (
     """,
     """
     CREATE TABLE keyrotation.rotation_steps (
-        request char(32) NOT NULL REFERENCES keyrotation.rotations,
+        request text NOT NULL REFERENCES keyrotation.rotations,
         step text NOT NULL,
         table_name text NOT NULL DEFAULT '',
         shard integer NOT NULL DEFAULT -1,
@@ -78,7 +78,7 @@ STATEMENTS = (
     # Where each walk is. A changed filenode (VACUUM FULL, CLUSTER) restarts the walk of that relation.
     """
     CREATE TABLE keyrotation.shard_walks (
-        request char(32) NOT NULL,
+        request text NOT NULL,
         table_name text NOT NULL,
         shard integer NOT NULL,
         relation text NOT NULL,
@@ -89,6 +89,7 @@ STATEMENTS = (
         rows bigint NOT NULL DEFAULT 0,
         "values" bigint NOT NULL DEFAULT 0,
         skipped bigint NOT NULL DEFAULT 0,
+        quarantined bigint NOT NULL DEFAULT 0,
         seconds double precision NOT NULL DEFAULT 0,
         updated_at timestamptz NOT NULL,
         PRIMARY KEY (request, table_name, shard, relation)
@@ -117,10 +118,20 @@ STATEMENTS = (
     CREATE TABLE keyrotation.audit_events (
         seq bigint PRIMARY KEY CHECK (seq > 0),
         body text NOT NULL,
-        previous_hash char(64) NOT NULL,
-        hash char(64) NOT NULL UNIQUE
+        previous_hash text NOT NULL,
+        hash text NOT NULL UNIQUE
     )
     """,
+    # Where the chain ends. The next event is chained to this row, not to the last one found, so that events cut off
+    # leave a gap for ever instead of being quietly overgrown.
+    """
+    CREATE TABLE keyrotation.audit_head (
+        single boolean PRIMARY KEY DEFAULT true CHECK (single),
+        seq bigint NOT NULL,
+        hash text NOT NULL
+    )
+    """,
+    "INSERT INTO keyrotation.audit_head (seq, hash) VALUES (0, repeat('0', 64))",
     """
     CREATE FUNCTION keyrotation.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -130,6 +141,14 @@ STATEMENTS = (
     """
     CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON keyrotation.audit_events
         FOR EACH STATEMENT EXECUTE FUNCTION keyrotation.refuse_change()
+    """,
+    """
+    CREATE TRIGGER never_removed BEFORE DELETE OR TRUNCATE ON keyrotation.audit_head
+        FOR EACH STATEMENT EXECUTE FUNCTION keyrotation.refuse_change()
+    """,
+    """
+    CREATE TRIGGER moves_on_by_one BEFORE UPDATE ON keyrotation.audit_head
+        FOR EACH ROW WHEN (NEW.seq <> OLD.seq + 1) EXECUTE FUNCTION keyrotation.refuse_change()
     """,
     # How an application instance says which versions it reads and which it writes.
     """
@@ -152,7 +171,7 @@ STATEMENTS = (
         completion_date timestamp,
         records_reencrypted bigint,
         notes text,
-        request char(32) UNIQUE REFERENCES keyrotation.rotations
+        request text UNIQUE REFERENCES keyrotation.rotations
     )
     """,
 )

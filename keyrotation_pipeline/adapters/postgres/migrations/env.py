@@ -1,0 +1,11 @@
+"""Alembic's entry point: `migrate.py` hands in a connection with an open transaction, and commits it."""
+
+from alembic import context
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    version_table="alembic_version",
+    version_table_schema="keyrotation",
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,46 @@
+"""Facts: what the audit and the records of steps may hold. Plain JSON, so that nobody can hand in a key by mistake."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+
+def json_safe(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy facts as plain JSON values: versions become ``v2``, instants ISO 8601 in UTC, tuples lists.
+
+    Raises:
+        TypeError: anything else, bytes and key material above all; names where, never what.
+    """
+    return {_name(name): _safe(value, str(name)) for name, value in facts.items()}
+
+
+def _safe(value: object, where: str) -> object:
+    # A StrEnum, or another subclass, becomes the plain text or number that it is.
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str | KeyVersion):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    return _safe_other(value, where)
+
+
+def _safe_other(value: object, where: str) -> object:
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, Mapping):
+        return {_name(name): _safe(each, f"{where}.{name}") for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(each, f"{where}[]") for each in value]
+    raise TypeError(f"the fact {where} is of type {type(value).__name__}, which is not plain JSON")
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str | KeyVersion):
+        raise TypeError(f"a fact is named by a {type(name).__name__}, not by a text")
+    return str(name)

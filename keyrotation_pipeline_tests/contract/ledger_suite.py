@@ -1,0 +1,186 @@
+"""What every `Ledger` must do. A test class inherits the suite and has a fixture `ledger`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError, KeyRotationError, KeyStoreError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature
+from keyrotation_pipeline.model.audit import GENESIS
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, RotationType, Step, StepRecord
+from keyrotation_pipeline.ports import Ledger
+from keyrotation_pipeline.rotation.audit import verify_audit
+
+AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
+CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
+ROSTER = Roster(2, (Officer("Ada", "A" * 40), Officer("Bén", "B" * 40)), ("F" * 40,))
+TEXT = b"keyrotation-approval-v1\nReason: yearly, \xe2\x80\x93 as ever\n"
+SIGNATURE = Signature("A" * 40, b"\x89\x00\x01-signed", AT.replace(microsecond=0))
+
+
+def rotation(number: int = 1, **changes: object) -> Rotation:
+    """A new request; each number gives another id."""
+    new = Rotation(
+        id=f"{number:032x}", type=RotationType.ROUTINE, action="rotate", source=V1, source_fingerprint="1f" * 32,
+        target=V2, reason="yearly", incident=None, requested_by="dba@clinic", requested_at=AT,
+        start_by=AT + timedelta(days=30), finish_by=AT + timedelta(days=90), audit_head=(0, GENESIS),
+        status=RotationStatus.REQUESTED, steps=(), approvals=(),
+    )  # fmt: skip
+    return replace(new, **changes)  # type: ignore[arg-type]
+
+
+def step(name: Step = Step.ROWS, table: str | None = None, shard: int | None = None) -> StepRecord:
+    return StepRecord(name, table, shard, AT, {"rows": 7, "swept_rows": {"clients": 2}})
+
+
+CHANGES: dict[str, Callable[[Ledger], None]] = {
+    "key registered": lambda ledger: ledger.add_key(KeyRecord(V3, KeyState.PRE_ACTIVATION, "3f" * 32, AT), None),
+    "key state": lambda ledger: ledger.set_key_state(V1, KeyState.ACTIVE, None),
+    "signature": lambda ledger: ledger.add_signature(rotation().id, SIGNATURE),
+    "finished step": lambda ledger: ledger.finish_step(rotation().id, step()),
+    "status": lambda ledger: ledger.set_status(rotation().id, RotationStatus.RUNNING),
+    "promotion": lambda ledger: ledger.set_promotion(rotation().id, 4711),
+}
+
+
+class LedgerSuite:
+    """The suite; `ledger` is empty."""
+
+    @pytest.fixture
+    def opened(self, ledger: Ledger) -> Ledger:
+        """A ledger with a request, and v1 registered."""
+        ledger.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT), None)
+        ledger.open(rotation(), TEXT)
+        return ledger
+
+    def test_a_request_comes_back_as_it_was_opened(self, opened: Ledger) -> None:
+        assert opened.rotation(rotation().id) == rotation()
+        assert opened.current() == rotation()
+        assert opened.approval_text(rotation().id) == TEXT
+
+    def test_no_request_opens_while_another_is_unfinished(self, opened: Ledger) -> None:
+        with pytest.raises(RequestError):
+            opened.open(rotation(2), TEXT)
+        assert opened.rotations() == (rotation(),)
+
+    def test_the_next_request_opens_once_the_last_is_over(self, opened: Ledger) -> None:
+        opened.set_status(rotation().id, RotationStatus.CANCELLED)
+        opened.open(rotation(2, requested_at=AT + timedelta(days=1)), TEXT)
+        assert [each.id for each in opened.rotations()] == [rotation(2).id, rotation().id]
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_every_change_appends_one_event_of_its_own(self, opened: Ledger, name: str) -> None:
+        before = opened.head().seq
+        CHANGES[name](opened)
+        assert opened.head().seq == before + 1
+        assert verify_audit(opened) == opened.head()
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_a_change_is_undone_with_the_transaction_that_fails_around_it(self, opened: Ledger, name: str) -> None:
+        before = (opened.head(), opened.keys(), opened.rotations(), opened.signatures(rotation().id))
+
+        def change_then_fail() -> None:
+            with opened.transaction():
+                CHANGES[name](opened)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            change_then_fail()
+        assert (opened.head(), opened.keys(), opened.rotations(), opened.signatures(rotation().id)) == before
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            pytest.param(step(Step.KEY_VERSION), id="step"),
+            pytest.param(step(Step.ROWS, "clients", 0), id="shard"),
+            pytest.param(step(Step.ROWS), id="the step that closes its shards"),
+        ],
+    )
+    def test_a_finished_step_is_recorded_once(self, opened: Ledger, record: StepRecord) -> None:
+        opened.finish_step(rotation().id, record)
+        before = opened.head()
+        opened.finish_step(rotation().id, replace(record, facts={"rows": 0}))
+        assert opened.rotation(rotation().id).steps == (record,)
+        assert opened.head() == before
+
+    def test_signatures_come_back_byte_for_byte_and_name_the_officer(self, opened: Ledger) -> None:
+        opened.add_signature(rotation().id, SIGNATURE)
+        assert opened.signatures(rotation().id) == (SIGNATURE,)
+        assert opened.rotation(rotation().id).approvals == ("A" * 40,)
+
+    def test_an_officer_signs_only_once(self, opened: Ledger) -> None:
+        opened.add_signature(rotation().id, SIGNATURE)
+        with pytest.raises(ApprovalError):
+            opened.add_signature(rotation().id, replace(SIGNATURE, signature=b"other"))
+        assert opened.signatures(rotation().id) == (SIGNATURE,)
+
+    def test_times_of_start_and_end_follow_the_status(self, opened: Ledger) -> None:
+        assert opened.rotation(rotation().id).started_at is None
+        opened.set_status(rotation().id, RotationStatus.RUNNING)
+        started_at = opened.rotation(rotation().id).started_at
+        opened.set_status(rotation().id, RotationStatus.FINISHED, {"rows": 3})
+        finished = opened.rotation(rotation().id)
+        assert started_at is not None
+        assert (finished.started_at, finished.status) == (started_at, RotationStatus.FINISHED)
+        assert finished.finished_at is not None
+        assert opened.current() is None
+
+    def test_the_first_promotion_stays(self, opened: Ledger) -> None:
+        opened.set_promotion(rotation().id, 4711)
+        opened.set_promotion(rotation().id, 4712)
+        assert opened.rotation(rotation().id).promotion_xid == 4711
+
+    def test_what_blocks_is_shown_until_nothing_does(self, opened: Ledger) -> None:
+        opened.block(rotation().id, "instance web-1 lags; restart it")
+        assert opened.rotation(rotation().id).blocked_by == "instance web-1 lags; restart it"
+        opened.block(rotation().id, None)
+        assert opened.rotation(rotation().id).blocked_by is None
+
+    def test_a_rotation_is_found_by_the_beginning_of_its_id(self, opened: Ledger) -> None:
+        assert opened.rotation(rotation().id[:31]) == rotation()
+
+    def test_an_unknown_rotation_is_refused(self, opened: Ledger) -> None:
+        with pytest.raises(RequestError):
+            opened.rotation("ffffffff")
+
+    def test_a_version_keeps_its_fingerprint_for_ever(self, opened: Ledger) -> None:
+        before = opened.head()
+        opened.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT), None)
+        assert opened.head() == before
+        with pytest.raises(KeyStoreError):
+            opened.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "2f" * 32, AT), None)
+        assert opened.keys() == (KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT),)
+
+    def test_a_key_takes_only_states_that_may_follow(self, opened: Ledger) -> None:
+        for state in (KeyState.ACTIVE, KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.ARCHIVED):
+            opened.set_key_state(V1, state, rotation().id)
+        with pytest.raises(KeyRotationError):
+            opened.set_key_state(V1, KeyState.PRE_ACTIVATION, None)
+        assert [record.state for record in opened.keys()] == [KeyState.ARCHIVED]
+
+    def test_the_pinned_roster_is_never_replaced(self, ledger: Ledger) -> None:
+        assert ledger.pinned_roster() is None
+        ledger.pin_roster(ROSTER)
+        ledger.pin_roster(ROSTER)
+        with pytest.raises(ApprovalError):
+            ledger.pin_roster(replace(ROSTER, required=1))
+        assert ledger.pinned_roster() == ROSTER
+
+    def test_counts_come_back_whole_and_the_last_ones_only(self, ledger: Ledger) -> None:
+        first = TableCount(
+            CLIENTS, 10, {V1: 12, V2: 8}, 1, 2, 1, 3, (V1,), AT, {"email": {V1: 12}}, {"first_name": 2}
+        )  # fmt: skip
+        ledger.save_counts([replace(first, rows=9, values_by_version={V1: 20})])
+        ledger.save_counts([first])
+        assert ledger.counts([CLIENTS, EncryptedTable(TableName("public", "other"), ("x",))]) == (first,)
+
+    def test_a_lock_is_free_again_after_its_block(self, ledger: Ledger) -> None:
+        for _ in range(2):
+            with ledger.lock("clients/00"):
+                pass

@@ -1,0 +1,111 @@
+"""The schema `keyrotation` as Alembic makes it."""
+
+import threading
+from collections.abc import Iterator
+from importlib import resources
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.migrate import migrate, require_migrated
+from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline_tests.servers import Server
+
+OBJECTS = "SELECT relname FROM pg_class WHERE relnamespace = 'keyrotation'::regnamespace ORDER BY relname"
+
+
+@pytest.fixture
+def clinic_owner_url(server: Server, database_url: str) -> Iterator[str]:
+    """The URL by which a role without any privilege owns the database."""
+    database = str(conninfo_to_dict(database_url)["dbname"])
+    role = f"owner_of_{database}"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE")
+        admin.execute(f"ALTER DATABASE {database} OWNER TO {role}")
+        yield server.url(database, role)
+        admin.execute(f"ALTER DATABASE {database} OWNER TO postgres")
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(f"DROP OWNED BY {role}")
+        admin.execute(f"DROP ROLE {role}")
+
+
+def test_a_fresh_database_gets_the_whole_schema(database_url: str, connection: Connection) -> None:
+    migrate(database_url)
+    names = {row[0] for row in connection.execute(OBJECTS)}
+    assert {"rotations", "signatures", "audit_events", "audit_head", "key_rotation_audit", "alembic_version"} <= names
+    require_migrated(connection)
+
+
+def test_migrating_again_changes_nothing(database_url: str, connection: Connection) -> None:
+    migrate(database_url)
+    connection.execute("UPDATE keyrotation.audit_head SET seq = 1, hash = repeat('a', 64)")
+    before = connection.execute(OBJECTS).fetchall()
+    migrate(database_url)
+    assert connection.execute(OBJECTS).fetchall() == before
+    assert connection.execute("SELECT seq FROM keyrotation.audit_head").fetchall() == [(1,)]
+
+
+def test_two_at_once_both_succeed_and_make_it_once(database_url: str, connection: Connection) -> None:
+    failures: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            migrate(database_url)
+        except Exception as error:  # noqa: BLE001 - any failure at all fails the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=attempt) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert connection.execute("SELECT count(*) FROM keyrotation.alembic_version").fetchone() == (1,)
+
+
+def test_an_owner_without_privileges_can_migrate(clinic_owner_url: str) -> None:
+    migrate(clinic_owner_url)
+    with connect(clinic_owner_url) as opened:
+        require_migrated(opened)
+
+
+def test_a_role_that_may_not_create_schemas_is_told_what_to_grant(clinic_owner_url: str, database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {admin.info.dbname} OWNER TO postgres")
+    with pytest.raises(PreflightError, match="GRANT CREATE ON DATABASE"):
+        migrate(clinic_owner_url)
+
+
+def test_a_failed_migration_leaves_nothing_behind(database_url: str, connection: Connection) -> None:
+    connection.execute("CREATE SCHEMA keyrotation CREATE TABLE keyrotation.quarantine (x int)")
+    with pytest.raises(DatabaseUnavailableError, match="DuplicateTable"):
+        migrate(database_url)
+    assert connection.execute(OBJECTS).fetchall() == [("quarantine",)]
+
+
+def test_a_read_only_database_is_named_as_such(database_url: str, connection: Connection) -> None:
+    connection.execute(f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = on")
+    with pytest.raises(PreflightError, match="is read-only"):
+        migrate(database_url)
+
+
+def test_a_database_without_the_schema_is_refused_until_init(connection: Connection) -> None:
+    with pytest.raises(PreflightError, match="has no schema keyrotation yet; run `keyrotation init`"):
+        require_migrated(connection)
+
+
+def test_a_schema_of_a_newer_version_is_left_alone(database_url: str, connection: Connection) -> None:
+    migrate(database_url)
+    connection.execute("UPDATE keyrotation.alembic_version SET version_num = '9999'")
+    with pytest.raises(PreflightError, match="of another version"):
+        require_migrated(connection)
+    with pytest.raises(PreflightError, match="newer keyrotation-pipeline"):
+        migrate(database_url)
+
+
+def test_the_package_brings_its_migrations_along() -> None:
+    migrations = resources.files("keyrotation_pipeline.adapters.postgres") / "migrations"
+    assert (migrations / "env.py").is_file()
+    assert (migrations / "versions" / "0001_ledger.py").is_file()
