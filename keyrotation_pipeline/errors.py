@@ -137,7 +137,7 @@ class ProofError(BlockedError):
 
 
 class FenceError(ProofError):
-    """A fence is missing, altered, or younger than the proof that rests on it."""
+    """A fence is missing, altered, younger than the proof, or did not hold: the proof must be repeated."""
 
 
 class AuditError(KeyRotationError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, ProofError, RequestError
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, FenceError, KeyStoreError, ProofError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -334,7 +334,7 @@ class FakeDatabase:
         self.proven_with.append((xid, lsn))
         for table in tables:
             if self.old_rows(table, retired, None).rows or not set(retired) <= set(self.fences(table)):
-                raise ProofError(f"table {table.name} holds old values or lacks its fence; run it again")
+                raise FenceError(f"table {table.name} holds old values or lacks its fence; run it again")
         if self.findings or self.quarantine(tables) or self.holders_of_old_snapshots(xid, lsn):
             raise ProofError("something is left; look at `keyrotation inventory`")
         values = sum(sum(count.values_by_version.values()) for count in self.count(tables))
@@ -558,7 +558,7 @@ def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = 
     """A running rotation, promoted already, as the ledger of `world` then holds it."""
     rotation = Rotation(
         id="0f" * 16, type=RotationType.ROUTINE, action="rotate", source=source,
-        source_fingerprint=world.keys.get(source).fingerprint, target=target, reason="yearly", incident=None,
+        source_fingerprint=world.ledger.state.keys[source].fingerprint, target=target, reason="yearly", incident=None,
         requested_by="test", requested_at=START, start_by=START + timedelta(days=7),
         finish_by=START + timedelta(days=60), audit_head=(0, GENESIS), status=RotationStatus.RUNNING, steps=(),
         approvals=("A" * 40, "B" * 40), started_at=START, promotion_xid=900,

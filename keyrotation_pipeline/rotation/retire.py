@@ -1,12 +1,10 @@
 """Retire the old key: take it from the applications, on evidence gathered in the very transaction that records it."""
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from keyrotation_pipeline.errors import (
-    BackupError,
     BlockedError,
     FenceError,
     KeyStoreError,
@@ -18,10 +16,14 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.rotation import Rotation, Step
 from keyrotation_pipeline.ports import KeyBackup, Pipeline, Progress, Report
 from keyrotation_pipeline.rotation import request
+from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.rotation.keys import record_of, require_backup
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 
 HORIZON_PATIENCE_SECONDS = 60
 HORIZON_PAUSE_SECONDS = 0.5
+RETIREMENT_INTENDED = "retire_key_intended"
+KEY_RETIRED = "key_retired"
 PROVEN_AGAIN = "zero_old_rows_proven_again"
 
 
@@ -38,7 +40,7 @@ def retire_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mappin
     proof = _newest_proof(pipeline, rotation)
     _wait_for_horizon(pipeline, proof, report)
     leaving = _versions_to_take(pipeline, rotation)
-    pipeline.ledger.append("retire_key_intended", {"versions": leaving, "target": str(rotation.target)}, rotation.id)
+    announce(pipeline, RETIREMENT_INTENDED, {"versions": leaving, "target": str(rotation.target)}, rotation.id)
     try:
         return _retire(pipeline, rotation, proof, leaving)
     except FenceError as error:
@@ -61,7 +63,7 @@ def _retire(pipeline: Pipeline, rotation: Rotation, proof: Mapping[str, Any], le
             "target": str(rotation.target),
             "target_backup": backup.name,
         }
-        pipeline.ledger.append("key_retired", facts, rotation.id)
+        pipeline.ledger.append(KEY_RETIRED, facts, rotation.id)
         for version in leaving:
             pipeline.keys.archive(KeyVersion.parse(version))
     return facts
@@ -69,10 +71,8 @@ def _retire(pipeline: Pipeline, rotation: Rotation, proof: Mapping[str, Any], le
 
 def _newest_proof(pipeline: Pipeline, rotation: Rotation) -> Mapping[str, Any]:
     """Facts of the proof, or of the newest repetition of it, which the audit holds."""
-    for event in reversed(list(pipeline.ledger.events())):
-        content = json.loads(event.body)
-        if content["event"] == PROVEN_AGAIN and content["request"] == rotation.id:
-            return dict(content["facts"])
+    if again := list(announced(pipeline, PROVEN_AGAIN, rotation.id)):
+        return again[-1]
     record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     if record is None:
         raise OutOfOrderError(
@@ -87,7 +87,7 @@ def _prove_again(pipeline: Pipeline, rotation: Rotation, finding: str, report: R
     The repetition is in the audit with what was found, so that the change does not pass in silence.
     """
     facts = prove_zero_old_rows(pipeline, rotation, report)
-    pipeline.ledger.append(PROVEN_AGAIN, {**facts, "because": finding}, rotation.id)
+    announce(pipeline, PROVEN_AGAIN, {**facts, "because": finding}, rotation.id)
     raise ProofError(
         f"{finding}; nothing was retired, and the tables have been proven and fenced again: "
         f"when you know who it was, run `keyrotation rotate {rotation.id}`"
@@ -125,23 +125,16 @@ def _require_writers(pipeline: Pipeline, rotation: Rotation) -> None:
 
 def _require_target(pipeline: Pipeline, rotation: Rotation) -> KeyBackup:
     """The live check of the key under which everything now is: it reads back as registered and is backed up."""
-    target = rotation.target
-    records = pipeline.ledger.keys()
-    registered = {record.version: record.fingerprint for record in records}
-    primary = pipeline.keys.primary()
-    if primary != target:
+    target, primary = rotation.target, pipeline.keys.primary()
+    registered = record_of(pipeline, target)
+    if registered is None or primary != target:
         raise KeyStoreError(
             f"the key store names {primary} as primary, not {target}; look at `keyrotation status` before going on"
         )
     fingerprint = pipeline.keys.ring().material(target).fingerprint
-    if fingerprint != registered[target]:
+    if fingerprint != registered.fingerprint:
         raise KeyStoreError(
             f"key {target} in the key store has the fingerprint {fingerprint[:16]}, registered is "
-            f"{registered[target][:16]}; put the registered key back from its backup"
+            f"{registered.fingerprint[:16]}; put the registered key back from its backup"
         )
-    backup = pipeline.vault.key_backup(target, fingerprint)
-    if backup is None:
-        raise BackupError(
-            f"key {target} has no intact backup; put its backup file back into the backup directory, then run again"
-        )
-    return backup
+    return require_backup(pipeline, target, fingerprint)

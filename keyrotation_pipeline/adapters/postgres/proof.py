@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.proof import ZeroOldRows
 _FENCE_XMIN = "SELECT xmin::text::bigint FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s"
 
 
-def zero_old_rows(  # noqa: PLR0917 - as the port has it
+def zero_old_rows(
     connection: Connection,
     tables: Sequence[EncryptedTable],
     version: KeyVersion,
@@ -40,8 +40,8 @@ def zero_old_rows(  # noqa: PLR0917 - as the port has it
         lsn: WAL position taken then.
 
     Raises:
-        ProofError: an old or unencrypted value, a finding, a quarantined value, or a transaction not fit for this.
-        FenceError: a fence is missing, not validated, altered, or younger than `xid`.
+        ProofError: an unencrypted value, a finding, a quarantined value, or a transaction not fit for this.
+        FenceError: an old value; a fence that is missing, not validated, altered, or younger than `xid`.
         BlockedError: somebody could still show an old value.
     """
     _require_read_committed(connection)
@@ -78,9 +78,8 @@ def _require_read_committed(connection: Connection) -> None:
 def _require_zero(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> int:
     counted = tally(connection, table, versions)
     for (column, version), number in counted.old.items():
-        raise ProofError(
-            f"table {table.name}, column {column}: {number} value(s) are still under {version}; "
-            "find what writes them, then run `keyrotation rotate` again"
+        raise FenceError(
+            f"table {table.name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
         )
     for column, number in counted.unencrypted.items():
         raise ProofError(
@@ -115,7 +114,7 @@ def _require_nothing_found(connection: Connection, tables: Sequence[EncryptedTab
         raise ProofError(
             f"{finding.relation}, column {finding.column}: {finding.values} value(s) of our format "
             f"({finding.near_misses} near-misses), {finding.reason}; "
-            "declare the column in [[tables]] or remove the values"
+            "re-encrypt or remove them, and declare the column in [[tables]] before the next rotation"
         )
     entries = quarantine.load(connection, tables)
     for entry in entries:

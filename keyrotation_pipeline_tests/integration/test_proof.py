@@ -1,0 +1,191 @@
+"""The evidence of retirement on a real server: it exists only when every piece holds, whatever the catalogue claims."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres import fence, horizon, proof
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.proof import ZeroOldRows
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
+VISITS = EncryptedTable(TableName("public", "visits"), ("notes",))
+FENCE_ROW = f"conname = '{fence.NAME}'"
+
+
+class Clinic:
+    """A clinic on v2 all through, fenced against v1, and the moment after that."""
+
+    def __init__(self, connection: Connection, sealed: Callable[[int], str]) -> None:
+        self.connection = connection
+        self.sealed = sealed
+        connection.execute(
+            "CREATE TABLE public.clients (id int PRIMARY KEY, city text, first_name text, email varchar(200))"
+        )
+        connection.execute("CREATE TABLE public.visits (id int PRIMARY KEY, notes text)")
+        connection.execute("INSERT INTO public.clients VALUES (1, 'Bern', %s, %s)", (sealed(2), sealed(2)))
+        connection.execute("INSERT INTO public.clients VALUES (2, 'Basel', %s, NULL)", ("",))
+        connection.execute("INSERT INTO public.visits VALUES (1, %s)", (sealed(2),))
+        self.fence_both()
+
+    def fence_both(self) -> None:
+        for table in (CLIENTS, VISITS):
+            fence.fence(self.connection, table, [V1])
+        self.moment = (horizon.current_xid(self.connection), horizon.barrier(self.connection))
+
+    def prove(self) -> ZeroOldRows:
+        with self.connection.transaction():
+            return proof.zero_old_rows(self.connection, [CLIENTS, VISITS], V1, [V1], *self.moment)
+
+    def write_old_value_behind_the_fence(self) -> None:
+        """A v1 row in a table whose fence claims, by a forged catalogue row, to be validated."""
+        definition = (
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'public.clients'::regclass AND "
+        )
+        text = str((self.connection.execute(f"{definition}{FENCE_ROW}".encode()).fetchone() or [""])[0])
+        self.connection.execute(f"ALTER TABLE public.clients DROP CONSTRAINT {fence.NAME}".encode())
+        self.connection.execute("UPDATE public.clients SET email = %s WHERE id = 1", (self.sealed(1),))
+        self.connection.execute(f"ALTER TABLE public.clients ADD CONSTRAINT {fence.NAME} {text} NOT VALID".encode())
+        self.connection.execute(f"UPDATE pg_constraint SET convalidated = true WHERE {FENCE_ROW}".encode())
+        self.moment = (horizon.current_xid(self.connection), self.moment[1])
+
+
+@pytest.fixture
+def clinic(
+    migrated: Connection, keyring_of: Callable[..., KeyRing], seal: Callable[[KeyRing, int, str], str]
+) -> Clinic:
+    ring = keyring_of(1, 2, primary=2)
+    return Clinic(migrated, lambda version: seal(ring, version, "some text"))
+
+
+def test_a_clinic_that_is_all_on_the_new_key_and_fenced_is_proven(clinic: Clinic) -> None:
+    evidence = clinic.prove()
+    assert (evidence.version, evidence.tables, evidence.old_values, evidence.values) == (
+        V1,
+        ("clients", "visits"),
+        0,
+        3,
+    )
+    assert evidence.fence_lsn == clinic.moment[1]
+
+
+def test_a_forged_validated_fence_does_not_hide_an_old_value(clinic: Clinic) -> None:
+    clinic.write_old_value_behind_the_fence()
+    assert fence.fences(clinic.connection, CLIENTS) == (V1,), "the catalogue claims a whole fence"
+
+    with pytest.raises(ProofError, match=r"table clients, column email: 1 value\(s\) are still under v1"):
+        clinic.prove()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        pytest.param(
+            f"ALTER TABLE public.visits DROP CONSTRAINT {fence.NAME}",
+            r"table visits is not fenced against v1 on column\(s\) notes",
+            id="dropped fence",
+        ),
+        pytest.param(
+            f"UPDATE pg_constraint SET convalidated = false WHERE {FENCE_ROW}",
+            "table clients is not fenced against v1",
+            id="fence not validated",
+        ),
+        pytest.param(
+            f"ALTER TABLE public.clients DROP CONSTRAINT {fence.NAME}, "
+            f"ADD CONSTRAINT {fence.NAME} CHECK (left(email, 3) <> 'v1:')",
+            "table clients is not fenced against v1",
+            id="fence on one column alone",
+        ),
+        pytest.param(
+            "UPDATE public.clients SET first_name = 'Alice' WHERE id = 2",
+            r"table clients, column first_name: 1 value\(s\) are not encrypted",
+            id="unencrypted value",
+        ),
+        pytest.param(
+            "UPDATE public.clients SET first_name = 'v02:abc' WHERE id = 2",
+            r"table clients, column first_name: 1 value\(s\) are not encrypted",
+            id="near miss",
+        ),
+        pytest.param(
+            "ALTER TABLE public.clients ADD nickname text; UPDATE public.clients SET nickname = email WHERE id = 1",
+            r"clients, column nickname: 1 value\(s\) of our format",
+            id="undeclared column",
+        ),
+        pytest.param(
+            "INSERT INTO keyrotation.quarantine VALUES "
+            "('clients', 'clients', '[\"1\"]', 'email', 'does not decrypt under v2', now())",
+            r"table clients, column email: 1 value\(s\) are in quarantine",
+            id="quarantine",
+        ),
+    ],
+)
+def test_whatever_is_left_blocks_and_is_named_by_table_column_and_count(
+    clinic: Clinic, spoil: str, sentence: str
+) -> None:
+    clinic.connection.execute(spoil.encode())
+    with pytest.raises(ProofError, match=sentence) as refused:
+        clinic.prove()
+    assert "Alice" not in str(refused.value)
+
+
+def test_an_old_value_in_an_unfenced_table_is_counted(clinic: Clinic) -> None:
+    fence.unfence(clinic.connection, VISITS, V1)
+    clinic.connection.execute("UPDATE public.visits SET notes = %s", (clinic.sealed(1),))
+    with pytest.raises(ProofError, match=r"table visits, column notes: 1 value\(s\) are still under v1"):
+        clinic.prove()
+
+
+def test_a_fence_made_anew_after_the_proof_is_not_the_one_proven(clinic: Clinic) -> None:
+    fence.unfence(clinic.connection, CLIENTS, V1)
+    fence.fence(clinic.connection, CLIENTS, [V1])
+    with pytest.raises(FenceError, match=r"fence of table clients .* was made anew after the proof"):
+        clinic.prove()
+    clinic.fence_both()
+    clinic.prove()
+
+
+def test_a_partition_made_after_the_proof_does_not_void_it(migrated: Connection, clinic: Clinic) -> None:
+    migrated.execute("DROP TABLE public.visits")
+    migrated.execute("CREATE TABLE public.visits (id int, notes text) PARTITION BY RANGE (id)")
+    migrated.execute("CREATE TABLE public.visits_1 PARTITION OF public.visits FOR VALUES FROM (0) TO (100)")
+    clinic.fence_both()
+    migrated.execute("CREATE TABLE public.visits_2 PARTITION OF public.visits FOR VALUES FROM (100) TO (200)")
+    clinic.prove()
+
+
+def test_an_open_repeatable_read_session_blocks_and_is_named(clinic: Clinic, database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True, application_name="month-end report") as report:
+        fence.unfence(clinic.connection, CLIENTS, V1)
+        report.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        report.execute("SELECT 1")
+        clinic.fence_both()
+        with pytest.raises(BlockedError, match=rf"session {report.info.backend_pid} \(month-end report\)"):
+            clinic.prove()
+    with connect(database_url):
+        clinic.prove()
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_the_proof_refuses_a_transaction_with_one_snapshot_for_all(clinic: Clinic, level: str) -> None:
+    clinic.connection.execute(f"SET default_transaction_isolation = '{level}'".encode())
+    with pytest.raises(ProofError, match="outside a READ COMMITTED transaction"):
+        clinic.prove()
+
+
+def test_the_proof_refuses_to_run_outside_a_transaction(clinic: Clinic) -> None:
+    with pytest.raises(ProofError, match="outside a READ COMMITTED transaction"):
+        proof.zero_old_rows(clinic.connection, [CLIENTS], V1, [V1], *clinic.moment)
+
+
+def test_nobody_can_take_a_fence_down_before_the_retiring_transaction_ends(clinic: Clinic, database_url: str) -> None:
+    with connect(database_url) as other, clinic.connection.transaction():
+        proof.zero_old_rows(clinic.connection, [CLIENTS, VISITS], V1, [V1], *clinic.moment)
+        other.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute(f"ALTER TABLE public.clients DROP CONSTRAINT {fence.NAME}".encode())

@@ -1,0 +1,223 @@
+"""Retiring a key, with the ports in memory: on what evidence, in which order, and what a death in between leaves."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    BackupError,
+    BlockedError,
+    KeyRotationError,
+    KeyStoreError,
+    OutOfOrderError,
+    ProofError,
+    StaleWriterError,
+)
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import Rotation, Step, StepRecord
+from keyrotation_pipeline.ports import Instance, Pipeline
+from keyrotation_pipeline.rotation import request, retire
+from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
+from keyrotation_pipeline_tests.fakes import (
+    CLIENTS,
+    START,
+    V1,
+    V2,
+    V3,
+    FakeWorld,
+    ProcessKilled,
+    fake_pipeline,
+    rotation_of,
+)
+
+ROWS = {"clients": [{"first_name": "v1:Ada", "email": None}]}
+INTENT, RETIRED = "retire_key_intended", "key_retired"
+
+
+class Authority:
+    """Stands in for the verification of signatures, which has tests of its own: counts, and may refuse."""
+
+    def __init__(self) -> None:
+        self.asked_at_depth: list[int] = []
+        self.refuses = False
+
+    def require(self, pipeline: Pipeline, rotation: Rotation) -> None:  # noqa: ARG002 - as the real one
+        self.asked_at_depth.append(pipeline.ledger.depth)  # type: ignore[attr-defined]
+        if self.refuses:
+            raise ApprovalError("a signature has expired; have another officer sign")
+
+
+@pytest.fixture
+def authority(monkeypatch: pytest.MonkeyPatch) -> Authority:
+    stand_in = Authority()
+    monkeypatch.setattr(request, "require_authorised", stand_in.require)
+    return stand_in
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> FakeWorld:
+    """A world in which v1 is proven gone; waiting moves the fake clock."""
+    made = fake_pipeline(ROWS)
+    monkeypatch.setattr(time, "sleep", made.clock.sleep)
+    proven(made)
+    return made
+
+
+def proven(world: FakeWorld) -> Rotation:
+    rotation = rotation_of(world)
+    facts = prove_zero_old_rows(world.pipeline, rotation, world.report)
+    world.ledger.finish_step(rotation.id, StepRecord(Step.ZERO_OLD_ROWS_PROOF, None, None, START, facts))
+    return world.ledger.rotation(rotation.id)
+
+
+def retire_now(world: FakeWorld) -> dict[str, object]:
+    rotation = world.ledger.rotations()[0]
+    return dict(retire.retire_key(world.pipeline, rotation, world.report))
+
+
+def test_the_old_key_leaves_the_applications_and_is_kept(world: FakeWorld, authority: Authority) -> None:
+    facts = retire_now(world)
+
+    assert world.keys.versions() == (V2,)
+    assert world.keys.archived() == (V1,)
+    assert facts["taken_from_applications"] == ["v1"]
+    assert facts["old_values"] == 0
+    assert authority.asked_at_depth == [1], "the signatures are verified inside the retiring transaction"
+
+
+def test_intent_is_committed_first_and_the_key_goes_last_before_the_outcome_commits(world: FakeWorld) -> None:
+    retire_now(world)
+    assert world.journal.entries[-4:] == [f"event {INTENT}", f"event {RETIRED}", "keys.archive v1", "commit"]
+
+
+def test_the_evidence_is_asked_for_the_moment_that_the_proof_recorded(world: FakeWorld) -> None:
+    world.database.current_xid()
+    retire_now(world)
+    assert world.database.proven_with == [(1001, "0/3E9")]
+
+
+def test_other_live_versions_are_taken_too_and_recorded(world: FakeWorld) -> None:
+    world.keys.live[V3] = KeyMaterial.generate()
+    world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.DEACTIVATED, world.keys.live[V3].fingerprint, START)
+    world.database.fence_state["clients"] = (V1, V3)
+
+    facts = retire_now(world)
+
+    assert facts["taken_from_applications"] == ["v1", "v3"]
+    assert world.keys.versions() == (V2,)
+
+
+def test_a_live_key_that_was_never_registered_is_left_alone(world: FakeWorld) -> None:
+    world.keys.live[V3] = KeyMaterial.generate()
+    retire_now(world)
+    assert world.keys.versions() == (V2, V3)
+
+
+def without_backup(world: FakeWorld, authority: Authority) -> None:
+    del world.vault.backups[V2]
+
+
+def other_key_under_the_target(world: FakeWorld, authority: Authority) -> None:
+    world.keys.live[V2] = KeyMaterial.generate()
+
+
+def old_primary(world: FakeWorld, authority: Authority) -> None:
+    world.keys.primary_version = V1
+
+
+def stale_instance(world: FakeWorld, authority: Authority) -> None:
+    world.rollout.running = (*world.rollout.running, Instance("worker-3", (V1, V2), V1, START))
+
+
+def withdrawn_approval(world: FakeWorld, authority: Authority) -> None:
+    authority.refuses = True
+
+
+def snapshot_that_stays(world: FakeWorld, authority: Authority) -> None:
+    world.database.holders = [("session 12 (pg_dump) is in a transaction; wait",)]
+
+
+def no_proof(world: FakeWorld, authority: Authority) -> None:
+    rotation = world.ledger.rotations()[0]
+    world.ledger.state.rotations[rotation.id] = replace(rotation, steps=())
+
+
+def quarantined_value(world: FakeWorld, authority: Authority) -> None:
+    world.database.unreadable = {("clients", 0, "email")}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "sentence"),
+    [
+        pytest.param(without_backup, BackupError, "v2 .*has no intact backup", id="target without backup"),
+        pytest.param(other_key_under_the_target, KeyStoreError, "key v2 .* has the fingerprint", id="another key"),
+        pytest.param(old_primary, KeyStoreError, "names v1 as primary, not v2", id="old primary"),
+        pytest.param(stale_instance, StaleWriterError, r"worker-3 \(writes v1\)", id="stale instance"),
+        pytest.param(withdrawn_approval, ApprovalError, "expired", id="approval"),
+        pytest.param(snapshot_that_stays, BlockedError, r"session 12 \(pg_dump\)", id="old snapshot"),
+        pytest.param(no_proof, OutOfOrderError, "no proof of zero old rows", id="no proof"),
+        pytest.param(quarantined_value, ProofError, "something is left", id="evidence missing"),
+    ],
+)
+def test_a_missing_piece_keeps_the_key_where_it_is(
+    world: FakeWorld,
+    authority: Authority,
+    spoil: Callable[[FakeWorld, Authority], None],
+    error: type[KeyRotationError],
+    sentence: str,
+) -> None:
+    spoil(world, authority)
+    with pytest.raises(error, match=sentence):
+        retire_now(world)
+    assert world.keys.versions() == (V1, V2)
+    assert RETIRED not in world.ledger.event_names()
+
+
+def test_an_old_snapshot_is_waited_for_outside_any_transaction_and_named_meanwhile(world: FakeWorld) -> None:
+    named = ("session 12 (report) is in a transaction; wait",)
+    world.database.holders = [named, named, ()]
+
+    retire_now(world)
+
+    assert [each.note for each in world.reported if each.step is Step.RETIRED_KEY] == [named[0]] * 2
+    assert (world.clock.now() - START).total_seconds() == 2 * retire.HORIZON_PAUSE_SECONDS
+    assert world.keys.archived() == (V1,)
+
+
+def test_a_fence_changed_after_the_proof_blocks_is_proven_again_and_then_lets_go_on(world: FakeWorld) -> None:
+    world.database.unfence(CLIENTS, V1)
+    world.database.rows["clients"].append({"first_name": "v1:Stale", "email": None})
+
+    with pytest.raises(ProofError, match=r"nothing was retired, and the tables have been proven and fenced again"):
+        retire_now(world)
+
+    assert world.keys.versions() == (V1, V2)
+    assert world.database.rows["clients"][1]["first_name"] == "v2:Stale"
+    assert "lacks its fence" in world.ledger.facts_of(retire.PROVEN_AGAIN)["because"]
+    retire_now(world)
+    assert world.keys.archived() == (V1,)
+    assert world.database.proven_with[-1] == (1002, "0/3EA"), "the repeated proof counts, not the one before"
+
+
+def test_dying_at_any_change_and_retiring_again_ends_with_one_outcome(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority
+) -> None:
+    for die_at in range(4):
+        world = fake_pipeline(ROWS)
+        proven(world)
+        world.journal.die_at = len(world.journal.entries) + die_at
+        with pytest.raises(ProcessKilled):
+            retire_now(world)
+        assert RETIRED not in world.ledger.event_names(), "what was not committed was not recorded"
+        assert (V1 in world.keys.archived()) is (die_at == 3)
+
+        world.journal.die_at = None
+        facts = retire_now(world)
+
+        assert facts["taken_from_applications"] == ["v1"]
+        assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
+        assert world.ledger.event_names().count(RETIRED) == 1
