@@ -78,19 +78,30 @@ class EnvironmentKeyRing:
         return ring
 
 
+_MAY_ASK_FOR_NULL = frozenset({operators.is_, operators.is_not, operators.eq, operators.ne})
+
+
+def _is_null(operand: object) -> bool:
+    return operand is None or isinstance(operand, Null)
+
+
 class _NullOnly(TypeDecorator.Comparator[Any]):
     """Lets a query ask whether an encrypted column is NULL, and nothing else."""
 
     __slots__ = ()
 
     def operate(self, op: operators.OperatorType, *other: object, **kwargs: object) -> ColumnElement[Any]:
-        asks_for_null = len(other) == 1 and (other[0] is None or isinstance(other[0], Null))
-        if not asks_for_null or op not in {operators.is_, operators.is_not, operators.eq, operators.ne}:
+        asks_for_null = op in _MAY_ASK_FOR_NULL and _is_null(other[0])
+        if not asks_for_null and not (op is operators.eq and self._is_self(other[0])):
             self._refuse(op)
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: operators.OperatorType, other: object, **kwargs: object) -> NoReturn:  # noqa: ARG002
         self._refuse(op)
+
+    def _is_self(self, other: object) -> bool:
+        # SQLAlchemy keeps columns in dictionaries, where a column meets annotated forms of itself.
+        return isinstance(other, ColumnElement) and hash(other) == hash(self.expr)
 
     def _refuse(self, op: operators.OperatorType) -> NoReturn:
         operation = getattr(op, "__name__", "an operator").removesuffix("_op")
@@ -119,7 +130,7 @@ class EncryptedType(TypeDecorator[str]):
         KeyRingUnavailableError: `key_ring` raised something of its own.
     """
 
-    impl = String
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
     # The cache key of a statement holds key_ring, legacy and length, so no statement meets another column's ring.
     cache_ok = True
     comparator_factory = _NullOnly
@@ -136,14 +147,12 @@ class EncryptedType(TypeDecorator[str]):
             raise InvalidKeyError("EncryptedType needs a hashable key_ring, for SQLAlchemy's cache; pass a function")
         if legacy not in {None, "passthrough"}:
             raise InvalidKeyError("EncryptedType(legacy=…) is None or 'passthrough'; correct it")
-        super().__init__(length=length)
+        super().__init__()
+        if length is not None:
+            self.impl = String(length)
         self.key_ring = key_ring
         self.legacy = legacy
         self.length = length
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """``varchar(length)``, or ``text``."""
-        return dialect.type_descriptor(Text() if self.length is None else String(self.length))
 
     def process_bind_param(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
         """Encrypt one value on its way to the database."""

@@ -1,0 +1,156 @@
+import copy
+import os
+import pickle
+
+import pytest
+
+from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto.environment import variable_of
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+
+V1, V2, V10 = KeyVersion(1), KeyVersion(2), KeyVersion(10)
+ONE, TWO, TEN = KeyMaterial.generate(), KeyMaterial.generate(), KeyMaterial.generate()
+KEY, KEY_V2, KEY_V10 = ONE.to_base64(), TWO.to_base64(), TEN.to_base64()
+
+
+@pytest.mark.parametrize(
+    ("environment", "versions", "primary"),
+    [
+        pytest.param({"ENCRYPTION_MASTER_KEY": KEY}, (V1,), V1, id="one key"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": f" {KEY}\n"}, (V1,), V1, id="white space around it"),
+        pytest.param({"ENCRYPTION_MASTER_KEY_V2": KEY_V2}, (V2,), V2, id="only a later key"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": ""}, (V1,), V1, id="seed: empty V2"),
+        pytest.param(
+            {"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": KEY_V2, "ENCRYPTION_PRIMARY_VERSION": "v1"},
+            (V1, V2), V1, id="dual key, still writing v1",
+        ),
+        pytest.param(
+            {"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": KEY_V2, "ENCRYPTION_PRIMARY_VERSION": "v2"},
+            (V1, V2), V2, id="promoted",
+        ),
+        pytest.param(
+            {"ENCRYPTION_MASTER_KEY_V10": KEY_V10, "ENCRYPTION_MASTER_KEY_V2": KEY_V2,
+             "ENCRYPTION_PRIMARY_VERSION": "v10"},
+            (V2, V10), V10, id="a gap, and numbers in order",
+        ),
+        pytest.param({"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_PRIMARY_VERSION": ""}, (V1,), V1, id="empty primary"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V01": " "}, (V1,), V1, id="empty misnamed"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_FILE": "x"}, (V1,), V1, id="other name"),
+    ],
+)  # fmt: skip
+def test_ring_holds_the_keys_that_are_set(
+    environment: dict[str, str], versions: tuple[KeyVersion, ...], primary: KeyVersion
+) -> None:
+    ring = KeyRing.from_environment(environment)
+    assert ring.versions == versions
+    assert ring.primary == primary
+    assert all(ring.material(version) == {V1: ONE, V2: TWO, V10: TEN}[version] for version in versions)
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        pytest.param({}, "no key is set; set ENCRYPTION_MASTER_KEY to the base64 of 32 bytes", id="none"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": ""}, "no key is set; set ENCRYPTION_MASTER_KEY", id="empty"),
+        pytest.param(
+            {"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": KEY_V2},
+            "none is the primary; set ENCRYPTION_PRIMARY_VERSION to v1 or v2", id="several, no primary",
+        ),
+        pytest.param(
+            {"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_PRIMARY_VERSION": "v2"},
+            "is v2, but ENCRYPTION_MASTER_KEY_V2 is not set", id="primary is not set",
+        ),
+        pytest.param(
+            {"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_PRIMARY_VERSION": "2"},
+            "ENCRYPTION_PRIMARY_VERSION does not name a key version; write it as v1", id="primary without v",
+        ),
+        pytest.param({"ENCRYPTION_MASTER_KEY_V1": KEY}, "call it ENCRYPTION_MASTER_KEY$", id="V1"),
+        pytest.param({"ENCRYPTION_MASTER_KEY_V02": KEY}, "call it ENCRYPTION_MASTER_KEY_V2$", id="V02"),
+        pytest.param({"ENCRYPTION_MASTER_KEY_v2": KEY}, "call it ENCRYPTION_MASTER_KEY_V2$", id="lower-case v"),
+        pytest.param({"ENCRYPTION_MASTER_KEY_2": KEY}, "call it ENCRYPTION_MASTER_KEY_V2$", id="number alone"),
+        pytest.param({"ENCRYPTION_MASTER_KEY_V0": KEY}, "ENCRYPTION_MASTER_KEY_V0 .*1 to 999999$", id="V0"),
+        pytest.param({"ENCRYPTION_MASTER_KEY_V1000000": KEY}, "V1000000 .*1 to 999999$", id="V1000000"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": KEY[:-4]}, "V2 does not", id="short"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": "pass phrase"}, "_KEY does not hold a key", id="no base64"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": "ü" * 44}, "ENCRYPTION_MASTER_KEY does not hold a key", id="no ASCII"),
+    ],
+)  # fmt: skip
+def test_a_wrong_variable_is_named_with_what_to_set(environment: dict[str, str], sentence: str) -> None:
+    with pytest.raises(InvalidKeyError, match=sentence):
+        KeyRing.from_environment(environment)
+
+
+@pytest.mark.parametrize("variable", ["ENCRYPTION_MASTER_KEY", "ENCRYPTION_PRIMARY_VERSION"])
+def test_what_a_variable_holds_is_never_shown(variable: str) -> None:
+    secret = KEY[:-4]
+    with pytest.raises(InvalidKeyError) as caught:
+        KeyRing.from_environment({"ENCRYPTION_MASTER_KEY": KEY, variable: secret})
+    assert secret[:8] not in str(caught.value)
+
+
+def test_variables_are_named_as_in_the_seed() -> None:
+    assert [variable_of(version) for version in (V1, V2, V10)] == [
+        "ENCRYPTION_MASTER_KEY",
+        "ENCRYPTION_MASTER_KEY_V2",
+        "ENCRYPTION_MASTER_KEY_V10",
+    ]
+
+
+def test_a_cipher_is_made_once_a_version() -> None:
+    ring = KeyRing({V1: ONE, V2: TWO}, V1)
+    assert ring.cipher(V2) is ring.cipher(V2)
+    assert ring.cipher(V2).decrypt(bytes(12), ring.cipher(V2).encrypt(bytes(12), b"x", None), None) == b"x"
+
+
+def test_a_version_that_is_not_held_has_neither_key_nor_cipher() -> None:
+    ring = KeyRing({V1: ONE}, V1)
+    for ask in (ring.material, ring.cipher):
+        with pytest.raises(UnknownKeyVersionError, match="v2"):
+            ask(V2)
+
+
+def test_a_primary_that_is_not_held_is_refused() -> None:
+    with pytest.raises(InvalidKeyError, match="primary v2 is not in the key ring"):
+        KeyRing({V1: ONE}, V2)
+
+
+def test_a_ring_cannot_change() -> None:
+    keys = {V1: ONE}
+    ring = KeyRing(keys, V1)
+    keys[V2] = TWO
+    assert ring.versions == (V1,)
+    with pytest.raises(AttributeError):
+        ring.primary = V2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("secret", [ONE, KeyRing({V1: ONE}, V1)], ids=["key", "ring"])
+def test_no_key_is_shown_or_leaves_the_process(secret: object) -> None:
+    shown = repr(secret) + str(secret)
+    assert not any(form in shown for form in (KEY[:8], ONE.raw.hex()[:8], repr(ONE.raw)[2:10]))
+    for leave in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError):
+            leave(secret)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 16, 31, 33, 64])
+def test_a_key_has_32_bytes(size_bytes: int) -> None:
+    with pytest.raises(InvalidKeyError, match=f"this one has {size_bytes}"):
+        KeyMaterial(os.urandom(size_bytes))
+
+
+def test_a_fingerprint_names_one_key() -> None:
+    assert KeyMaterial(bytes(32)).fingerprint == "1a78314d2acbe75e3b2abd0c6aba2eebc80cc96249d8d859a149c0683dcbf995"
+    assert ONE.fingerprint == KeyMaterial.from_base64(KEY).fingerprint != TWO.fingerprint
+
+
+@pytest.mark.parametrize("name", ["", "v", "v0", "v01", "v1000000", "V1", " v1", "v1 ", "v1\n", "1", "v\u0661"])
+def test_only_canonical_names_are_versions(name: str) -> None:
+    with pytest.raises(InvalidKeyError):
+        KeyVersion.parse(name)
+
+
+def test_versions_sort_by_number() -> None:
+    assert sorted([V10, V2, V1]) == [V1, V2, V10]
+    assert KeyVersion.parse("v9").next() == V10

@@ -1,0 +1,82 @@
+"""Texts that are, or are nearly, stored values: one table for the parser, Python's regex and PostgreSQL's."""
+
+import base64
+
+NONCE = "AAECAwQFBgcICQoL"
+BODY = base64.b64encode(bytes(range(16))).decode()  # 16 bytes: ends in ==
+assert BODY.endswith("w==")
+
+ACCEPTED = {
+    "an empty text": f"v1:{NONCE}:{BODY}",
+    "17 bytes": f"v1:{NONCE}:{base64.b64encode(bytes(17)).decode()}",
+    "18 bytes": f"v1:{NONCE}:{base64.b64encode(bytes(18)).decode()}",
+    "plus and slash": f"v1:{'+/' * 8}:{base64.b64encode(bytes([255] * 18)).decode()}",
+    "two digits": f"v10:{NONCE}:{BODY}",
+    "six digits": f"v999999:{NONCE}:{BODY}",
+    "30 kB": f"v2:{NONCE}:{base64.b64encode(bytes(30_000)).decode()}",
+}
+
+REFUSED = {
+    "nothing": "",
+    "a name": "Anna",
+    "version only": "v1:",
+    "no version": f"{NONCE}:{BODY}",
+    "v0": f"v0:{NONCE}:{BODY}",
+    "leading zero": f"v01:{NONCE}:{BODY}",
+    "seven digits": f"v1000000:{NONCE}:{BODY}",
+    "capital V": f"V1:{NONCE}:{BODY}",
+    "negative": f"v-1:{NONCE}:{BODY}",
+    "arabic digit": f"v\u0661:{NONCE}:{BODY}",
+    "full-width v": f"\uff561:{NONCE}:{BODY}",
+    "space before": f" v1:{NONCE}:{BODY}",
+    "space after": f"v1:{NONCE}:{BODY} ",
+    "newline after": f"v1:{NONCE}:{BODY}\n",
+    "newline before": f"\nv1:{NONCE}:{BODY}",
+    "newline inside": f"v1:{NONCE}:{BODY[:4]}\n{BODY[4:]}",
+    "second line is a value": f"Anna\nv1:{NONCE}:{BODY}",
+    "first line is a value": f"v1:{NONCE}:{BODY}\nAnna",
+    "space for colon": f"v1 {NONCE} {BODY}",
+    "nonce of 11 bytes": f"v1:AAECAwQFBgcICQo=:{BODY}",
+    "nonce of 13 bytes": f"v1:AAECAwQFBgcICQoLDA==:{BODY}",
+    "no nonce": f"v1::{BODY}",
+    "url alphabet in nonce": f"v1:{'-_' * 8}:{BODY}",
+    "url alphabet in body": f"v1:{NONCE}:{'-_' * 12}",
+    "no body": f"v1:{NONCE}:",
+    "body of 15 bytes": f"v1:{NONCE}:{base64.b64encode(bytes(15)).decode()}",
+    "body of 14 bytes": f"v1:{NONCE}:{base64.b64encode(bytes(14)).decode()}",
+    "no padding": f"v1:{NONCE}:{BODY[:-2]}",
+    "half the padding": f"v1:{NONCE}:{BODY[:-1]}",
+    "too much padding": f"v1:{NONCE}:{BODY}=",
+    "a group of padding": f"v1:{NONCE}:{'A' * 24}====",
+    "padding inside": f"v1:{NONCE}:{BODY}{BODY}",
+    "one character over": f"v1:{NONCE}:{'A' * 25}",
+    "stray bits before ==, all else zero": f"v1:{NONCE}:{'A' * 21}B==",
+    "stray bits before ==": f"v1:{NONCE}:{BODY[:-3]}x==",
+    "stray bits before =": f"v1:{NONCE}:{'A' * 22}B=",
+    "a fourth part": f"v1:{NONCE}:{BODY}:{BODY}",
+    "two values": f"v1:{NONCE}:{BODY}v1:{NONCE}:{BODY}",
+    "accent in body": f"v1:{NONCE}:{'é' * 24}",
+    "full-width digit in body": f"v1:{NONCE}:{'A' * 20}\uff11\uff11==",
+}
+
+NEAR_MISSES = {
+    "leading zero": "v01:x",
+    "space before": " v1:x",
+    "several before": "\t \r\n\f\v v1:x",
+    "capital": "V1:x",
+    "space before colon": "v1 :x",
+    "truncated": "v1:",
+    "zero": "v0:",
+    "many digits": "v12345678:",
+}
+
+NO_NEAR_MISSES = {
+    "nothing": "",
+    "a name": "Anna",
+    "no digits": "v:",
+    "not at the start": "see v1:",
+    "no colon": "v1 ward",
+    "arabic digit": "v\u0661:",
+    "no-break space before": "\u00a0v1:",
+    "information separator before": "\x1cv1:",
+}

@@ -1,0 +1,459 @@
+"""`EncryptedType` on SQLite, which keeps text as it comes; `integration/` has the same on PostgreSQL."""
+
+import base64
+import pickle
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    cast,
+    create_engine,
+    insert,
+    literal,
+    null,
+    select,
+    type_coerce,
+    update,
+)
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session
+from sqlalchemy.schema import CreateTable
+from sqlalchemy.types import TypeDecorator
+
+from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, ciphertext_length
+from keyrotation_pipeline.errors import (
+    DecryptionError,
+    EncryptedComparisonError,
+    InvalidKeyError,
+    KeyRingUnavailableError,
+    KeyRotationError,
+    MalformedCiphertextError,
+    PlaintextEncodingError,
+    PlaintextTypeError,
+    UnencryptedValueError,
+    UnknownKeyVersionError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+
+V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
+KEYS = {V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}
+RING = KeyRing(KEYS, V2)
+SECRET = "Anna Schmidt"
+
+Seal = Callable[[KeyRing, int, str], str]
+
+
+def clients_with(first_name: TypeDecorator[str]) -> Table:
+    return Table("clients", MetaData(), Column("id", Integer, primary_key=True), Column("first_name", first_name))
+
+
+CLIENTS = clients_with(EncryptedType(RING))
+STORED = select(cast(CLIENTS.c.first_name, Text))
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = create_engine("sqlite://")
+    CLIENTS.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def database(engine: Engine) -> Iterator[Connection]:
+    with engine.begin() as connection:
+        yield connection
+
+
+def store(database: Connection, *stored: str | None) -> None:
+    """Put values into the column as they are."""
+    for value in stored:
+        database.exec_driver_sql("INSERT INTO clients (first_name) VALUES (?)", (value,))
+
+
+# --- writing and reading --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [SECRET, "", "日本語 🦷", "v1:not a value", "a\x00b", "x" * 100_000])
+def test_a_text_is_stored_under_the_primary_and_comes_back(database: Connection, text: str) -> None:
+    database.execute(insert(CLIENTS).values(first_name=text))
+    stored = database.execute(STORED).scalar_one()
+    assert stored.startswith("v2:")
+    assert len(stored) <= ciphertext_length(len(text))
+    assert database.execute(select(CLIENTS.c.first_name)).scalar_one() == text
+
+
+def test_none_is_null(database: Connection) -> None:
+    database.execute(insert(CLIENTS).values(first_name=None))
+    assert database.execute(STORED).scalar_one() is None
+    assert database.execute(select(CLIENTS.c.first_name)).scalar_one() is None
+
+
+def test_a_stored_empty_text_reads_as_such(database: Connection) -> None:
+    store(database, "")
+    assert database.execute(select(CLIENTS.c.first_name)).scalar_one() == ""
+
+
+def test_every_version_of_the_ring_is_read_side_by_side(database: Connection, seal: Seal) -> None:
+    store(database, seal(RING, 1, "Anna"), seal(RING, 2, "Bert"))
+    assert database.execute(select(CLIENTS.c.first_name)).scalars().all() == ["Anna", "Bert"]
+
+
+@pytest.mark.parametrize("value", [3, b"Anna", True, 1.5, ["Anna"], object()], ids=lambda value: type(value).__name__)
+def test_other_types_than_text_are_refused(database: Connection, value: object) -> None:
+    with pytest.raises(PlaintextTypeError, match=f"not {type(value).__name__}; convert"):
+        database.execute(insert(CLIENTS).values(first_name=value))
+
+
+def other_ring() -> KeyRing:
+    return KeyRing({V3: KeyMaterial.generate()}, V3)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind"),
+    [
+        pytest.param("Anna", UnencryptedValueError, id="unencrypted"),
+        pytest.param("v1:Anna", MalformedCiphertextError, id="damaged"),
+        pytest.param("V1:Anna", MalformedCiphertextError, id="near miss"),
+        pytest.param(f"v9:{'A' * 16}:{'A' * 24}", UnknownKeyVersionError, id="unknown version"),
+        pytest.param(f"v1:{'A' * 16}:{'A' * 24}", DecryptionError, id="wrong tag"),
+        pytest.param(b"Anna", PlaintextTypeError, id="bytes in a column without types"),
+    ],
+)
+def test_what_is_no_readable_value_raises(database: Connection, stored: str, kind: type[KeyRotationError]) -> None:
+    store(database, stored)
+    with pytest.raises(kind) as caught:
+        database.execute(select(CLIENTS.c.first_name)).all()
+    assert "Anna" not in str(caught.value)
+
+
+def test_legacy_passes_unencrypted_values_and_nothing_damaged(database: Connection, seal: Seal) -> None:
+    clients = clients_with(EncryptedType(RING, legacy="passthrough"))
+    store(database, "Anna", "v1 ward", seal(RING, 1, "Bert"))
+    assert database.execute(select(clients.c.first_name)).scalars().all() == ["Anna", "v1 ward", "Bert"]
+    store(database, seal(RING, 1, "Carl")[:-1])
+    with pytest.raises(MalformedCiphertextError):
+        database.execute(select(clients.c.first_name)).all()
+
+
+def test_legacy_still_encrypts_what_it_writes(database: Connection) -> None:
+    database.execute(insert(clients_with(EncryptedType(RING, legacy="passthrough"))).values(first_name="Anna"))
+    assert database.execute(STORED).scalar_one().startswith("v2:")
+
+
+# --- queries --------------------------------------------------------------------------------------------------------
+
+first_name: Any = CLIENTS.c.first_name
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        pytest.param(lambda: first_name == "Anna", id="equal"),
+        pytest.param(lambda: first_name != "Anna", id="not equal"),
+        pytest.param(lambda: first_name == CLIENTS.alias().c.first_name, id="equal to a column"),
+        pytest.param(lambda: first_name < "B", id="less"),
+        pytest.param(lambda: first_name >= "B", id="at least"),
+        pytest.param(lambda: first_name.like("A%"), id="like"),
+        pytest.param(lambda: first_name.not_like("A%"), id="not like"),
+        pytest.param(lambda: first_name.ilike("a%"), id="ilike"),
+        pytest.param(lambda: first_name.in_(["Anna"]), id="in"),
+        pytest.param(lambda: first_name.in_(select(literal("Anna"))), id="in a query"),
+        pytest.param(lambda: first_name.not_in(["Anna"]), id="not in"),
+        pytest.param(lambda: first_name.between("A", "B"), id="between"),
+        pytest.param(lambda: first_name.startswith("A"), id="startswith"),
+        pytest.param(lambda: first_name.contains("n"), id="contains"),
+        pytest.param(lambda: first_name.regexp_match("A.*"), id="regular expression"),
+        pytest.param(lambda: first_name.match("A"), id="full text"),
+        pytest.param(lambda: first_name.is_distinct_from("A"), id="is distinct from"),
+        pytest.param(lambda: first_name.is_("A"), id="is, with a text"),
+        pytest.param(lambda: first_name + "!", id="concatenation"),
+        pytest.param(lambda: "Dr " + first_name, id="concatenation from the left"),
+        pytest.param(lambda: first_name.op("~")("A"), id="any operator"),
+        pytest.param(first_name.desc, id="sorting"),
+        pytest.param(lambda: first_name.collate("C"), id="collation"),
+        pytest.param(lambda: select(CLIENTS).filter_by(first_name="Anna"), id="filter_by"),
+    ],
+)
+def test_a_comparison_that_cannot_work_says_why(compare: Callable[[], object]) -> None:
+    with pytest.raises(EncryptedComparisonError, match=r"^clients\.first_name is encrypted .* only is_\(None\)"):
+        compare()
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        pytest.param(first_name.is_(None), [2], id="is_"),
+        pytest.param(first_name == None, [2], id="== None"),  # noqa: E711
+        pytest.param(first_name.is_(null()), [2], id="is_ null()"),
+        pytest.param(first_name.is_not(None), [1, 3], id="is_not"),
+        pytest.param(first_name != None, [1, 3], id="!= None"),  # noqa: E711
+    ],
+)
+def test_null_can_be_asked_for(database: Connection, condition: ColumnElement[bool], found: list[int]) -> None:
+    database.execute(insert(CLIENTS), [{"first_name": "Anna"}, {"first_name": None}, {"first_name": ""}])
+    assert database.execute(select(CLIENTS.c.id).where(condition)).scalars().all() == found
+
+
+# --- errors and SQLAlchemy ------------------------------------------------------------------------------------------
+
+
+def broken_provider() -> KeyRing:
+    raise LookupError(SECRET)
+
+
+def empty_provider() -> KeyRing:
+    return KeyRing.from_environment({})
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        pytest.param(EncryptedType(RING), [SECRET], PlaintextTypeError, id="wrong type"),
+        pytest.param(EncryptedType(RING), f"{SECRET}\udfff", PlaintextEncodingError, id="lone surrogate"),
+        pytest.param(EncryptedType(broken_provider), SECRET, KeyRingUnavailableError, id="provider fails"),
+        pytest.param(EncryptedType(empty_provider), SECRET, InvalidKeyError, id="no key"),
+    ],
+)
+def test_an_error_in_a_statement_is_ours_and_without_its_parameters(
+    database: Connection, column: EncryptedType, value: object, kind: type[KeyRotationError]
+) -> None:
+    with pytest.raises(kind) as caught:
+        database.execute(insert(clients_with(column)), [{"first_name": "Bert"}, {"first_name": value}])
+    chain: list[BaseException] = [caught.value]
+    for error in chain:
+        assert "Anna" not in str(error) + repr(error) + repr(vars(error))
+        chain += [linked for linked in (error.__cause__, error.__context__) if linked and linked not in chain]
+
+
+def test_an_error_handed_through_reaches_another_process_as_its_plain_class(database: Connection) -> None:
+    store(database, f"v9:{'A' * 16}:{'A' * 24}")
+    with pytest.raises(UnknownKeyVersionError) as caught:
+        database.execute(select(CLIENTS.c.first_name)).all()
+    arrived = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+    assert (type(arrived), str(arrived), arrived.version) == (UnknownKeyVersionError, str(caught.value), "v9")
+
+
+def test_two_columns_with_different_rings_never_share_a_cached_statement(engine: Engine) -> None:
+    other = other_ring()
+    for ring, prefix in ((RING, "v2:"), (other, "v3:"), (RING, "v2:")):
+        with engine.begin() as database:
+            database.execute(CLIENTS.delete())
+            database.execute(insert(clients_with(EncryptedType(ring))).values(first_name="Anna"))
+            assert database.execute(STORED).scalar_one().startswith(prefix)
+            assert database.execute(select(type_coerce(first_name, EncryptedType(ring)))).scalar_one() == "Anna"
+
+
+def test_statements_are_cached(engine: Engine) -> None:
+    with engine.begin() as database:
+        for name in ("Anna", "Bert"):
+            cached = database.execute(insert(CLIENTS).values(first_name=name)).context.cache_hit.name
+    assert cached == "CACHE_HIT"
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self) -> KeyRing:
+        return RING
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param((bytes(32),), "takes a KeyRing or what gives one", id="key bytes, as the seed's"),
+        pytest.param((Unhashable(),), "hashable", id="unhashable provider"),
+        pytest.param((RING, "pass"), "legacy", id="unknown legacy"),
+    ],
+)
+def test_a_column_that_cannot_be_right_is_refused_at_once(arguments: tuple[Any, ...], sentence: str) -> None:
+    with pytest.raises(InvalidKeyError, match=sentence):
+        EncryptedType(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("column", "ddl"),
+    [
+        pytest.param(EncryptedType(RING), "first_name TEXT", id="text"),
+        pytest.param(EncryptedType(RING, length=ciphertext_length(100)), "first_name VARCHAR(581)", id="varchar"),
+    ],
+)
+@pytest.mark.parametrize("url", ["postgresql+psycopg://", "sqlite://"])
+def test_the_column_is_text_or_as_wide_as_asked(column: EncryptedType, ddl: str, url: str) -> None:
+    assert ddl in str(CreateTable(clients_with(column)).compile(dialect=create_engine(url).dialect))
+
+
+IMPORTED = """
+import sys
+import keyrotation_pipeline.encrypted_type
+print(*{".".join(name.split(".")[:2]) for name in sys.modules if name.startswith("keyrotation_pipeline.")})
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+
+
+def test_applications_import_nothing_of_the_pipeline() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], check=True, capture_output=True, text=True)
+    ours, roots = (set(line.split()) for line in done.stdout.splitlines())
+    assert {name.partition(".")[2] for name in ours} == {"encrypted_type", "errors", "fieldcrypto"}
+    assert "cryptography" in roots
+    assert not roots & {
+        "dagster",
+        "boto3",
+        "botocore",
+        "kubernetes",
+        "psycopg",
+        "pydantic",
+        "alembic",
+        "gnupg",
+        "typer",
+    }
+
+
+# --- the ORM --------------------------------------------------------------------------------------------------------
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Client(Base):
+    __table__ = CLIENTS
+    id: Mapped[int]
+    first_name: Mapped[str | None]
+
+
+def test_objects_are_written_read_and_changed(engine: Engine) -> None:
+    with Session(engine) as session:
+        session.add_all([Client(first_name="Anna"), Client(first_name=None)])
+        session.commit()
+        anna = session.scalars(select(Client).where(Client.first_name.is_not(None))).one()
+        before = session.execute(STORED).scalars().first()
+        anna.first_name = "Anna"
+        session.commit()
+        assert session.execute(STORED).scalars().first() == before, "the same text again is no change"
+        anna.first_name = "Beate"
+        session.commit()
+        session.execute(update(Client).where(Client.first_name.is_(None)).values(first_name="Carl"))
+        assert session.scalars(select(Client.first_name).order_by(Client.id)).all() == ["Beate", "Carl"]
+    with pytest.raises(EncryptedComparisonError, match="first_name is encrypted"):
+        Client.first_name == "Anna"  # noqa: B015
+
+
+# --- the key ring from the environment ------------------------------------------------------------------------------
+
+
+def environment_of(ring: KeyRing) -> dict[str, str]:
+    names = {V1: "ENCRYPTION_MASTER_KEY", V2: "ENCRYPTION_MASTER_KEY_V2"}
+    keys = {names[version]: ring.material(version).to_base64() for version in ring.versions}
+    return keys | {"ENCRYPTION_PRIMARY_VERSION": str(ring.primary)}
+
+
+def test_a_running_application_takes_a_new_key_and_a_new_primary(engine: Engine) -> None:
+    environment = environment_of(KeyRing({V1: KEYS[V1]}, V1))
+    keys = EnvironmentKeyRing(environment)
+    clients = clients_with(EncryptedType(keys))
+    written = []
+    for ring in (KeyRing({V1: KEYS[V1]}, V1), KeyRing(KEYS, V1), RING):
+        environment.update(environment_of(ring))
+        keys.reload()
+        with engine.begin() as database:
+            database.execute(insert(clients).values(first_name="Anna"))
+            written = [value[:3] for value in database.execute(STORED).scalars()]
+            assert set(database.execute(select(clients.c.first_name)).scalars()) == {"Anna"}
+    assert written == ["v1:", "v1:", "v2:"]
+
+
+def test_a_failed_reload_raises_and_keeps_the_old_ring() -> None:
+    environment = environment_of(RING)
+    keys = EnvironmentKeyRing(environment)
+    before = keys()
+    environment["ENCRYPTION_MASTER_KEY_V2"] = "broken"
+    with pytest.raises(InvalidKeyError, match="ENCRYPTION_MASTER_KEY_V2 does not hold a key"):
+        keys.reload()
+    assert keys() is before
+
+
+def test_variables_are_read_at_first_use_and_then_not_before_a_reload() -> None:
+    environment: dict[str, str] = {}
+    keys = EnvironmentKeyRing(environment)
+    with pytest.raises(InvalidKeyError, match="no key is set"):
+        keys()
+    environment.update(environment_of(RING))
+    ring = keys()
+    environment.clear()
+    assert keys() is ring
+
+
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment_of(RING).items():
+        monkeypatch.setenv(name, value)
+    assert EnvironmentKeyRing()().primary == V2
+
+
+def test_threads_see_one_whole_ring_while_it_is_reloaded() -> None:
+    keys = EnvironmentKeyRing(environment_of(RING))
+    seen: list[KeyRing] = []
+
+    def use() -> None:
+        for _ in range(200):
+            seen.append(keys())
+            seen.append(keys.reload())
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 4 * 200 * 2
+    assert all(ring.versions == (V1, V2) and ring.primary == V2 for ring in seen)
+
+
+# --- the seed -------------------------------------------------------------------------------------------------------
+
+
+class SeedEncryptedType(TypeDecorator[str]):
+    """The code of the seed procedure, section 4.2."""
+
+    impl = String
+    cache_ok = False
+
+    def __init__(self, key: bytes, key_v1: bytes) -> None:
+        super().__init__()
+        self.cipher = AESGCM(key)
+        self.cipher_v1 = AESGCM(key_v1)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:  # noqa: ANN401, ARG002
+        nonce = secrets.token_bytes(12)
+        ciphertext = self.cipher.encrypt(nonce, value.encode("utf-8"), None)
+        return f"v2:{base64.b64encode(nonce).decode()}:{base64.b64encode(ciphertext).decode()}"
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str:  # noqa: ANN401, ARG002
+        parts = value.split(":")
+        cipher = {"v2": self.cipher, "v1": self.cipher_v1}[parts[0]]
+        return cipher.decrypt(base64.b64decode(parts[1]), base64.b64decode(parts[2]), None).decode("utf-8")
+
+
+@pytest.mark.parametrize("primary", [V1, V2], ids=str)
+def test_the_seeds_own_type_reads_ours_and_we_read_its(database: Connection, primary: KeyVersion) -> None:
+    texts = ["Anna Schmidt", "", "日本語 🦷", "x" * 10_000]
+    seeds = clients_with(SeedEncryptedType(KEYS[V2].raw, KEYS[V1].raw))
+    ours = clients_with(EncryptedType(KeyRing(KEYS, primary)))
+    for writer, reader in ((seeds, ours), (ours, seeds)):
+        database.execute(CLIENTS.delete())
+        database.execute(insert(writer), [{"first_name": text} for text in texts])
+        assert database.execute(select(reader.c.first_name)).scalars().all() == texts
