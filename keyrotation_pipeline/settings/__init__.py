@@ -4,7 +4,26 @@ Every wrong setting is one `ConfigurationError` whose sentence names the setting
 that is known. Relative paths are relative to the file.
 """
 
-from keyrotation_pipeline.settings.loading import config_path, home_of, load, parse
+from keyrotation_pipeline.settings.loading import (
+    DATABASE_VARIABLE,
+    config_path,
+    database_variable,
+    home_of,
+    load,
+    parse,
+    process_environment,
+)
 from keyrotation_pipeline.settings.sections import DEMO_MARKER, FILE_NAME, Settings
 
-__all__ = ["DEMO_MARKER", "FILE_NAME", "Settings", "config_path", "home_of", "load", "parse"]
+__all__ = [
+    "DATABASE_VARIABLE",
+    "DEMO_MARKER",
+    "FILE_NAME",
+    "Settings",
+    "config_path",
+    "database_variable",
+    "home_of",
+    "load",
+    "parse",
+    "process_environment",
+]

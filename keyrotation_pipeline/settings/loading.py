@@ -11,6 +11,7 @@ from keyrotation_pipeline.settings.sections import FILE_NAME, File, Settings
 from keyrotation_pipeline.settings.sentences import sentence_for
 
 HOME_NAME = ".keyrotation"
+DATABASE_VARIABLE = "KEYROTATION_DATABASE_URL"
 MINIMUM_APPROVALS = 2
 
 
@@ -23,6 +24,16 @@ def home_of(path: Path) -> Path:
     """The home that belongs to a configuration file."""
     named = os.environ.get("KEYROTATION_HOME")
     return Path(os.path.abspath(named)) if named else path.parent / HOME_NAME  # noqa: PTH100
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of the process environment, for `init` alone: it imports keys from there."""
+    return dict(os.environ)
+
+
+def database_variable() -> str | None:
+    """The database URL in `KEYROTATION_DATABASE_URL`, which `init` uses before there is a file."""
+    return os.environ.get(DATABASE_VARIABLE) or None
 
 
 def load(option: Path | None = None) -> Settings:

@@ -47,9 +47,9 @@ def display_name(url: str) -> str:
             "[database] url is not a PostgreSQL connection string; write postgresql://user@host/name"
         ) from None
     host = str(parts.get("host") or parts.get("hostaddr") or "localhost")
-    if host.startswith("/"):
-        host = "localhost"
     port = parts.get("port")
+    if host.startswith("/"):  # a Unix socket
+        host, port = "localhost", None
     return f"{parts.get('dbname') or parts.get('user') or 'postgres'}@{host}{f':{port}' if port else ''}"
 
 

@@ -1,0 +1,145 @@
+"""From settings to opened ports: the one place that knows which adapter stands behind which port."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.instances import ReportedInstances
+from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.migrate import migrate, require_migrated
+from keyrotation_pipeline.adapters.vault import FileVault
+from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation import keys
+from keyrotation_pipeline.settings import Settings
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[str]:
+    """URL of the application's database; the embedded server, if it is that, runs meanwhile.
+
+    Raises:
+        HomeError: the embedded server has no home yet, or cannot run.
+    """
+    with server_url(settings.home, settings.database.url.get_secret_value() if settings.database.url else None) as url:
+        yield url
+
+
+@contextmanager
+def server_url(home: Path, url: str | None) -> Iterator[str]:
+    """`url`, or without one that of the home's embedded server.
+
+    Raises:
+        HomeError: see `database_url`.
+    """
+    if url is not None:
+        yield url
+        return
+    require_home(home)
+    with EmbeddedServer(home / "postgres") as server:
+        yield server.url()
+
+
+@contextmanager
+def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
+    """Every port, opened on the configured database, until the context ends.
+
+    Args:
+        actor: who acts, as the audit names them.
+
+    Raises:
+        HomeError: there is no home yet.
+        DatabaseUnavailableError: the database does not answer.
+        PreflightError: it has no schema `keyrotation` yet, or one of another version.
+    """
+    require_home(settings.home)
+    with database_url(settings) as url, closing(connect(url)) as connection:
+        require_migrated(connection)
+        yield _assemble(settings, url, connection, actor)
+
+
+def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
+    """Make what a home and a database need before the first rotation; again is no change.
+
+    Home, key store, the schema `keyrotation`, the pinned roster, and the existing keys, in that order: a key is
+    imported only when its backup can be encrypted to known recipients.
+
+    Args:
+        ring: the keys in use today; None imports none.
+
+    Raises:
+        ApprovalError: the configured roster is wrong, or differs from the pinned one.
+        KeyStoreError: another key is registered or stored under one of the versions.
+    """
+    create_home(settings.home)
+    FileKeyStore.create(settings.keys_directory)
+    with database_url(settings) as url:
+        migrate(url)
+        with open_pipeline(settings, actor=actor) as pipeline:
+            pipeline.ledger.pin_roster(pipeline.signatures.roster())
+            if ring is not None:
+                keys.import_keys(pipeline, ring)
+
+
+def create_home(home: Path) -> None:
+    """Make the home, mode 0700; an existing one is made private again.
+
+    Raises:
+        HomeError: the operating system refuses.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.chmod(0o700)
+    except OSError as error:
+        raise HomeError(
+            f"{home} cannot be used ({error.strerror}); mend that, or name another in KEYROTATION_HOME"
+        ) from None
+
+
+def require_home(home: Path) -> None:
+    """Refuse to go on without a home.
+
+    Raises:
+        HomeError: there is none, or it may not be entered.
+    """
+    try:
+        present = home.is_dir()
+    except PermissionError:
+        raise HomeError(f"{home} belongs to another user; run as that user") from None
+    if not present:
+        raise HomeError(f"there is no home {home} yet; run `keyrotation init` or `keyrotation demo`")
+
+
+def _assemble(settings: Settings, url: str, connection: Connection, actor: str) -> Pipeline:
+    clock = SystemClock()
+    gpg = GnuPG(settings.home / "gnupg")
+    speed = settings.reencryption
+    limits = Limits(
+        max_rows_per_second=speed.max_rows_per_second, max_replica_lag_seconds=speed.max_replica_lag_seconds
+    )
+    database = PostgresDatabase(url, connection, partial(connect, url), limits)
+    officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
+    return Pipeline(
+        tables=settings.encrypted_tables,
+        shards=speed.shards,
+        ledger=PostgresLedger(connection, clock, actor, str(database.identity())),
+        database=database,
+        keys=FileKeyStore(settings.keys_directory),
+        vault=FileVault(settings.backup_directory, gpg, settings.recipients, clock),
+        rollout=ReportedInstances(
+            connection, settings.rollout.instance_ttl_seconds, settings.rollout.timeout_seconds, clock
+        ),
+        signatures=OfficerSignatures(
+            gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
+        ),
+        clock=clock,
+    )

@@ -1,0 +1,47 @@
+"""The commands, put together; and what a user sees when one fails."""
+
+import sys
+from typing import NoReturn
+
+import psycopg
+import typer
+
+from keyrotation_pipeline.cli import audit, initialise, inspection, requests, rotate, status, up
+from keyrotation_pipeline.errors import KeyRotationError
+
+app = typer.Typer(
+    name="keyrotation",
+    help="Rotate application-level encryption keys in PostgreSQL with zero downtime, and prove that it was done.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(up.up)
+app.command()(initialise.init)
+app.command()(inspection.inventory)
+app.command()(status.status)
+app.command()(requests.request)
+app.command()(requests.approve)
+app.command()(rotate.rotate)
+app.command()(requests.cancel)
+app.command()(inspection.verify)
+app.add_typer(audit.app, name="audit")
+
+
+def run() -> None:
+    """Run the command line; an expected failure is one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except KeyRotationError as error:
+        _fail(str(error))
+    except psycopg.Error as error:
+        # Its text, and a traceback that shows it, could hold what a row holds.
+        _fail(
+            f"the database refused or was lost ({type(error).__name__}, SQLSTATE {error.sqlstate or 'none'}); "
+            "see its log, then run this again"
+        )
+
+
+def _fail(sentence: str) -> NoReturn:
+    sys.stderr.write(f"{sentence}\n")
+    raise SystemExit(1) from None

@@ -1,0 +1,114 @@
+"""`init`: the configuration from what is in the database, home, schema, roster and the keys in use."""
+
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.postgres.connection import connect, display_name
+from keyrotation_pipeline.adapters.postgres.declarable import declarable
+from keyrotation_pipeline.adapters.postgres.discovery import discover
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.template import configuration
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.settings import Settings
+
+FILL_IN = "fill in [approvals] (and check [[tables]]) there, then run `keyrotation init` again"
+
+
+def init(*, config: Config = None, as_json: Json = False) -> None:
+    """Set up a configuration, a home and a database, and import the keys in use; again is no change."""
+    path = settings.config_path(config)
+    if not path.exists():
+        written = _write_configuration(path)
+        if as_json:
+            output.document({"configuration": str(path), "written": True, "database": written})
+        else:
+            output.heading(written)
+            output.line(f"{path} is written from what was found; {FILL_IN}")
+        return
+    declared = settings.load(path)
+    if not declared.approvals.officers:
+        raise ConfigurationError(f"{path} names no officers yet; {FILL_IN}")
+    assembly.initialise(declared, _keys_in_use(declared), actor=actor())
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
+        summary = _summary(pipeline, path)
+    if as_json:
+        output.document(summary)
+    else:
+        _show(summary)
+
+
+def _write_configuration(path: Path) -> str:
+    """Write the file from the database; gives back the database's name."""
+    home, url = settings.home_of(path), settings.database_variable()
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"there is no directory {path.parent}; create it, or correct --config")
+    assembly.create_home(home)
+    with assembly.server_url(home, url) as found, closing(connect(found)) as connection:
+        tables, rest = declarable(connection, discover(connection, ()))
+        text = configuration(display_name(found), tables, rest, embedded=url is None)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        unfinished.write_text(text, encoding="utf-8")
+        # A link fails if somebody has written the file meanwhile, where a rename would replace it.
+        try:
+            os.link(unfinished, path)
+        finally:
+            unfinished.unlink()
+        return display_name(found)
+
+
+def _keys_in_use(declared: Settings) -> KeyRing | None:
+    """The keys in the environment, else those that the application's key files hold already; None if there are none."""
+    environment = settings.process_environment()
+    if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
+        return KeyRing.from_environment(environment)
+    store = FileKeyStore(declared.keys_directory)
+    return store.ring() if declared.keys_directory.is_dir() and store.versions() else None
+
+
+def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:
+    roster = pipeline.ledger.pinned_roster()
+    keys = pipeline.ledger.keys()
+    if not keys:
+        raise ConfigurationError(
+            f"the schema is ready and the roster pinned, but there is no key; set {FIRST_KEY_VARIABLE} to the "
+            "application's key (base64 of 32 bytes), then run `keyrotation init` again"
+        )
+    primary = pipeline.keys.primary()
+    return {
+        "configuration": str(path),
+        "written": False,
+        "database": pipeline.database.identity().name,
+        "key_versions": [{"version": str(key.version), "state": str(key.state)} for key in keys],
+        "primary": str(primary) if primary else None,
+        "tables": [
+            {
+                "table": str(count.table.name),
+                "rows": count.rows,
+                "values_by_version": {str(version): number for version, number in count.values_by_version.items()},
+            }
+            for count in pipeline.ledger.counts(pipeline.tables)
+        ],
+        "officers": [officer.name for officer in roster.officers] if roster else [],
+        "approvals_required": roster.required if roster else 0,
+    }
+
+
+def _show(summary: dict[str, Any]) -> None:
+    output.heading(summary["database"])
+    versions = ", ".join(f"{key['version']} ({key['state']})" for key in summary["key_versions"])
+    output.line(f"keys      {versions}; primary {summary['primary']}")
+    officers = ", ".join(summary["officers"])
+    output.line(f"officers  {officers}; {summary['approvals_required']} must approve; pinned")
+    for table in summary["tables"]:
+        values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
+        output.line(f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}")
+    output.line('next      keyrotation inventory, keyrotation request --reason "…"')

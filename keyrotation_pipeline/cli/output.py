@@ -1,0 +1,72 @@
+"""How commands print: text that begins with the database, or one JSON object; progress on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+PIPE_WIDTH = 200
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that takes text as it is; into a pipe or file it does not break lines at 80 columns."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, markup=False, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
+
+
+def line(text: str = "", *, style: str | None = None) -> None:
+    """One line on stdout, never broken in the middle."""
+    console().print(Text(text, style=style or ""), soft_wrap=True)
+
+
+def heading(database: str) -> None:
+    """Which database is talked to: the first line of every text."""
+    line(database, style="bold")
+
+
+def note(text: str) -> None:
+    """One line on stderr, beside the result."""
+    sys.stderr.write(f"{text}\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Aligned columns; numbers to the right."""
+    listed = [[_cell(value) for value in row] for row in rows]
+    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for index, name in enumerate(columns):
+        numeric = bool(listed) and all(row[index].replace(",", "").isdigit() for row in listed)
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in listed:
+        shown.add_row(*row)
+    console().print(shown)
+
+
+def document(content: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(f"{json.dumps(content, indent=2, ensure_ascii=False)}\n")
+
+
+def instant(at: datetime | None) -> str | None:
+    """ISO 8601 in UTC with seconds, as JSON has times."""
+    return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
+
+
+def minutes(at: datetime | None) -> str:
+    """``2026-11-24 15:30``, in UTC, as text has times."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else "never"
+
+
+def names(versions: Iterable[KeyVersion]) -> list[str]:
+    """Key versions as JSON names them."""
+    return [str(version) for version in versions]
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

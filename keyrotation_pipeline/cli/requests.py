@@ -1,0 +1,101 @@
+"""`request`, `approve`, `cancel`: opening a rotation, signing it, giving it up."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
+from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.rotation import request as requests
+
+
+def request(
+    reason: Annotated[str, typer.Option("--reason", help="Why, in one plain line; the officers sign it.")],
+    emergency: Annotated[
+        str | None, typer.Option("--emergency", metavar="INCIDENT", help="An incident: to be finished within 24 hours.")
+    ] = None,
+    *,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Open a rotation; prints its id, alone, on stdout."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        opened = requests.open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency)
+        required = requests.pinned_roster(pipeline).required
+        database = pipeline.database.identity().name
+    if as_json:
+        output.document({"database": database, "id": opened.id, "from": str(opened.source), "to": str(opened.target)})
+        return
+    output.note(
+        f"{database}: {opened.source} to {opened.target} requested, start by {output.minutes(opened.start_by)} UTC"
+    )
+    output.note(
+        f"{required} officers approve it with: "
+        f"keyrotation approve {opened.id} --text | gpg -ab | keyrotation approve {opened.id} --signature -"
+    )
+    sys.stdout.write(f"{opened.id}\n")
+
+
+def approve(
+    request_id: RequestId,
+    *,
+    text: Annotated[
+        bool, typer.Option("--text", help="Print the exact text to sign, and nothing else.", show_default=False)
+    ] = False,
+    signature: Annotated[
+        str | None, typer.Option("--signature", metavar="FILE", help="Add a detached OpenPGP signature; - is stdin.")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Print the text of a request that officers sign, or add one officer's signature."""
+    if text == (signature is not None):
+        raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
+    # Read before a database is opened: the program that signs may need its user for a while.
+    content = b"" if signature is None else _signature(signature)
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        rotation = pipeline.ledger.rotation(request_id)
+        if text:
+            sys.stdout.buffer.write(pipeline.ledger.approval_text(rotation.id))
+            return
+        officer, count = requests.add_approval(pipeline, rotation, content)
+        required = requests.pinned_roster(pipeline).required
+        database = pipeline.database.identity().name
+    if as_json:
+        output.document({"id": rotation.id, "officer": officer, "approvals": count, "approvals_required": required})
+        return
+    output.heading(database)
+    output.line(f"approved by {officer}: {count} of {required}")
+    if count >= required:
+        output.line(f"next: keyrotation rotate {rotation.id}")
+
+
+def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
+    """Give a rotation up; only while nothing is written under the new key."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        rotation = pipeline.ledger.rotation(request_id)
+        requests.cancel(pipeline, rotation)
+        database = pipeline.database.identity().name
+    if as_json:
+        output.document({"database": database, "id": rotation.id, "phase": "cancelled"})
+        return
+    output.heading(database)
+    output.line(f"rotation {rotation.id} is cancelled")
+
+
+def _signature(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError:
+        raise ApprovalError(
+            f"signature file {name} cannot be read; write it with `gpg -ab`, or use --signature -"
+        ) from None

@@ -1,0 +1,100 @@
+"""`rotate`: the next phases, one after another, without a daemon."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
+from keyrotation_pipeline.cli.progress import reporting
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.model.rotation import WALK, Rotation, Step, StepRecord
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation import walk
+from keyrotation_pipeline.rotation.conductor import phase_of
+
+
+def rotate(
+    request_id: RequestId,
+    *,
+    through: Annotated[
+        Step | None, typer.Option("--through", metavar="PHASE", help=f"Stop after one of {', '.join(WALK)}.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done next, and do nothing.", show_default=False)
+    ] = False,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Run the due phases of an approved rotation to its end, or as far as they come; run it again to go on."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        rotation = pipeline.ledger.rotation(request_id)
+        if not as_json:
+            output.heading(pipeline.database.identity().name)
+            output.line(f"rotation {rotation.id}: {rotation.source} to {rotation.target}")
+        if dry_run:
+            _show_next(pipeline, rotation, as_json=as_json)
+            return
+        seconds = _run(pipeline, rotation, through, quiet=as_json)
+        _show_end(pipeline, pipeline.ledger.rotation(rotation.id), seconds, as_json=as_json)
+
+
+def _run(pipeline: Pipeline, rotation: Rotation, through: Step | None, *, quiet: bool) -> dict[str, float]:
+    """Seconds by phase. A phase's time holds the decisions between its actions."""
+    seconds: dict[str, float] = {}
+    with reporting(quiet=quiet) as report:
+        began = time.monotonic()
+        for record in walk.run(pipeline, rotation.id, report, through):
+            now = time.monotonic()
+            seconds[record.step] = seconds.get(record.step, 0.0) + now - began
+            began = now
+            if record.shard is None and not quiet:
+                output.line(f"  {record.step:<22}{seconds[record.step]:>8.1f} s  {_remark(record)}".rstrip())
+    return seconds
+
+
+def _remark(record: StepRecord) -> str:
+    facts = record.facts
+    match record.step:
+        case Step.KEY_VERSION:
+            return f"{facts.get('version')} {str(facts.get('fingerprint'))[:16]}, backed up in {facts.get('backup')}"
+        case Step.DUAL_KEY_ROLLOUT | Step.PRIMARY_KEY_ROLLOUT:
+            return f"{facts.get('instances')} instance(s)"
+        case Step.ROWS:
+            return f"{facts.get('rows', 0):,} rows, {facts.get('values', 0):,} values"
+        case Step.ZERO_OLD_ROWS_PROOF:
+            return f"{facts.get('values_decrypted', 0):,} values decrypt, 0 under {', '.join(facts.get('retired', []))}"
+        case _:
+            return ""
+
+
+def _show_next(pipeline: Pipeline, rotation: Rotation, *, as_json: bool) -> None:
+    decision = walk.next_decision(pipeline, rotation)
+    if not decision.actions:
+        raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
+    due = [str(action) for action in decision.actions]
+    later = [str(step) for step in WALK if rotation.done(step) is None and step is not decision.actions[0].step]
+    if as_json:
+        output.document({"id": rotation.id, "due": due, "later": later})
+        return
+    for action in due:
+        output.line(f"  due now    {action}")
+    for step in later:
+        output.line(f"  later      {step}")
+
+
+def _show_end(pipeline: Pipeline, rotation: Rotation, seconds: dict[str, float], *, as_json: bool) -> None:
+    phase = phase_of(rotation)
+    if as_json:
+        phases = [{"phase": name, "seconds": round(taken, 3)} for name, taken in seconds.items()]
+        content: dict[str, Any] = {"database": pipeline.database.identity().name, "id": rotation.id, "phase": phase}
+        output.document({**content, "from": str(rotation.source), "to": str(rotation.target), "phases": phases})
+        return
+    if phase == "finished":
+        output.line(f"finished: nothing is left under {rotation.source}, and its key is archived")
+        output.line("next: keyrotation status, keyrotation verify")
+    else:
+        output.line(f"next is {phase}: keyrotation rotate {rotation.id}")

@@ -1,0 +1,82 @@
+"""The `keyrotation.toml` that `init` writes: what was found, and what to fill in."""
+
+import json
+from collections.abc import Sequence
+
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding
+from keyrotation_pipeline.settings import DATABASE_VARIABLE
+
+_HEAD = """\
+# Written by `keyrotation init` from what is in {database}.
+# Relative paths are relative to this file. Secrets are never in it: {{ env = "NAME" }} or {{ file = "PATH" }} is.
+
+[database]
+{url}
+
+[keys]
+store = "file"
+# [keys.file]
+# directory = "keys"              # default: keys in the home, .keyrotation beside this file
+
+# Every column that the application encrypts. Values look like v1:<nonce>:<ciphertext>.
+"""
+_NO_TABLE = """\
+# None was found. Fill in:
+# [[tables]]
+# name = "clients"                # or "schema.name"; no quoting
+# columns = ["first_name", "email"]
+
+"""
+_TAIL = """\
+[reencryption]
+shards = 4                        # per table; a shard is one Dagster partition
+max_rows_per_second = 0           # 0 = no cap
+max_replica_lag_seconds = 5
+
+[rollout]
+instance_ttl_seconds = 60         # an application instance that is silent for longer is gone
+timeout_seconds = 600             # how long a rollout waits for every instance
+
+[approvals]
+required = 2                      # signatures of different officers
+
+# Fill in: at least two officers, each with the public certificate that `gpg --export --armor FINGERPRINT` gives.
+# [[approvals.officers]]
+# name = "Security Officer"
+# certificate = "officers/security.asc"
+# [[approvals.officers]]
+# name = "Privacy Officer"
+# certificate = "officers/privacy.asc"
+
+# [backup]
+# directory = "backups"           # default: backups in the home
+# recipients = ["officers/recovery.asc"]    # default: the officers' certificates
+# keep_local_days = 7
+"""
+
+
+def configuration(
+    database: str, tables: Sequence[EncryptedTable], undeclarable: Sequence[Finding], *, embedded: bool
+) -> str:
+    """The text of the file.
+
+    Args:
+        database: ``name@host``, without a password.
+        undeclarable: what holds encrypted values but cannot be declared; named in a comment.
+    """
+    url = f'url = {{ env = "{DATABASE_VARIABLE}" }}'
+    head = _HEAD.format(database=database, url=f"# {url}   # absent: the embedded PostgreSQL" if embedded else url)
+    declared = "".join(
+        f"[[tables]]\nname = {_text(str(table.name))}\n"
+        f"columns = [{', '.join(_text(column) for column in table.columns)}]\n\n"
+        for table in tables
+    )
+    rest = "".join(
+        f"# Not declared: {json.dumps(f'{each.relation}.{each.column}')}, {each.reason}\n" for each in undeclarable
+    )
+    return f"{head}{declared or _NO_TABLE}{rest}{chr(10) if rest else ''}{_TAIL}"
+
+
+def _text(value: str) -> str:
+    """A TOML basic string."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
