@@ -1,0 +1,67 @@
+"""Composition root of the Dagster code location: `defs` is what Dagster loads."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.defs.alerts import run_failure_alert
+from keyrotation_pipeline.defs.archive import archived_key
+from keyrotation_pipeline.defs.audit import compliance_report, key_rotation_audit
+from keyrotation_pipeline.defs.conductor import conductor_sensor
+from keyrotation_pipeline.defs.deploy import dual_key_rollout, primary_key_rollout, rotation_not_overdue
+from keyrotation_pipeline.defs.inventory import encrypted_columns
+from keyrotation_pipeline.defs.jobs import build_jobs
+from keyrotation_pipeline.defs.keys import key_reads_back, key_usage_below_gcm_limit, key_version
+from keyrotation_pipeline.defs.mirror import ledger_mirror
+from keyrotation_pipeline.defs.prove import zero_old_rows_proof_asset
+from keyrotation_pipeline.defs.reencrypt import rows_asset, zero_old_rows_check
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.retire import every_value_decrypts, retired_key
+from keyrotation_pipeline.defs.schedules import rotation_calendar
+from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.model.columns import EncryptedTable
+
+
+def build_definitions(tables: Sequence[EncryptedTable], shards: int, pipeline: PipelineResource) -> dg.Definitions:
+    """Everything that Dagster shows, over these tables; without tables no `rows` assets, all else as ever."""
+    jobs = build_jobs(tables)
+    return dg.Definitions(
+        assets=[
+            encrypted_columns,
+            key_version,
+            dual_key_rollout,
+            primary_key_rollout,
+            *(rows_asset(table, shards) for table in tables),
+            zero_old_rows_proof_asset(tables),
+            retired_key,
+            archived_key,
+            key_rotation_audit,
+            compliance_report,
+        ],
+        asset_checks=[
+            key_reads_back,
+            key_usage_below_gcm_limit,
+            rotation_not_overdue,
+            every_value_decrypts,
+            *([zero_old_rows_check(tables)] if tables else []),
+        ],
+        jobs=jobs.all(),
+        schedules=[rotation_calendar(jobs)],
+        sensors=[conductor_sensor(jobs), ledger_mirror, run_failure_alert],
+        resources={"pipeline": pipeline},
+        executor=dg.in_process_executor,
+    )
+
+
+def declared_definitions() -> dg.Definitions:
+    """The definitions for the configuration that is found; for none, the procedure without tables."""
+    try:
+        declared = settings.load()
+    except HomeError:
+        return build_definitions((), 1, PipelineResource())
+    resource = PipelineResource(config_file=str(declared.path))
+    return build_definitions(declared.encrypted_tables, declared.reencryption.shards, resource)
+
+
+defs = declared_definitions()

@@ -1,0 +1,26 @@
+"""A failed run is a fact that the audit keeps."""
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.launches import ATTEMPT_TAG, ROTATION_TAG, SUBJECT_TAG
+from keyrotation_pipeline.defs.refusals import sentence_of
+from keyrotation_pipeline.defs.resources import PipelineResource
+
+
+@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=10)
+def run_failure_alert(context: dg.RunFailureSensorContext, pipeline: PipelineResource) -> dg.SkipReason | None:
+    """Logs a failed run and appends it to the audit: by run, job and subject, without the text of its error."""
+    run = context.dagster_run
+    context.log.error("run %s of %s failed; open it in the UI for the reason", run.run_id, run.job_name)
+    facts = {
+        "run": run.run_id,
+        "job": run.job_name,
+        "subject": run.tags.get(SUBJECT_TAG),
+        "attempt": run.tags.get(ATTEMPT_TAG),
+    }
+    try:
+        with pipeline.open("dagster run_failure_alert") as opened:
+            opened.ledger.append("dagster_run_failed", facts, run.tags.get(ROTATION_TAG))
+    except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
+        return dg.SkipReason(sentence_of(error))
+    return None

@@ -1,0 +1,82 @@
+"""The conductor: asks the same function as the command line what is due, and starts runs for it."""
+
+from collections.abc import Iterator
+from datetime import UTC
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.jobs import EVIDENCE, Jobs
+from keyrotation_pipeline.defs.launches import (
+    ATTEMPT_TAG,
+    ROTATION_TAG,
+    SUBJECT_TAG,
+    PastRun,
+    evidence_request,
+    launches,
+)
+from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
+from keyrotation_pipeline.defs.refusals import sentence_of
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.model.rotation import Rotation, RotationStatus
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation import walk
+
+SECONDS_BETWEEN_TICKS = 5
+RUNS_LOOKED_AT = 1000
+
+
+def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
+    """The sensor `rotation_conductor`."""
+
+    @dg.sensor(
+        jobs=jobs.all(), minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING
+    )
+    def rotation_conductor(
+        context: dg.SensorEvaluationContext, pipeline: PipelineResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        """Carries an approved rotation through its walk: one run a leg, for the rows one run a shard."""
+        try:
+            with pipeline.open("dagster rotation_conductor") as opened:
+                return tick(context.instance, opened)
+        except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
+            return dg.SkipReason(sentence_of(error))
+
+    return rotation_conductor
+
+
+def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
+    """One look: what is due and not yet running is started; otherwise the sentence that says what is waited for."""
+    rotation = pipeline.ledger.current()
+    if rotation is None:
+        return _evidence_of_last(instance, pipeline)
+    decision = walk.next_decision(pipeline, rotation)
+    if not decision.actions:
+        return dg.SkipReason(f"waiting for {decision.waiting_for}")
+    chosen = launches(rotation, decision.actions, _past_runs(instance, rotation), pipeline.clock.now())
+    if chosen.requests:
+        return dg.SensorResult(run_requests=chosen.requests, dynamic_partitions_requests=_partition(instance, rotation))
+    if chosen.in_progress:
+        return dg.SkipReason(f"in progress: {', '.join(chosen.in_progress)}")
+    return dg.SkipReason(
+        f"next attempt at {chosen.next_try_at:%H:%M:%S} UTC; {rotation.blocked_by or 'the last one failed'}"
+    )
+
+
+def _evidence_of_last(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
+    finished = next((each for each in pipeline.ledger.rotations() if each.status is RotationStatus.FINISHED), None)
+    if finished is None or any(run.subject == EVIDENCE for run in _past_runs(instance, finished)):
+        return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
+    return dg.SensorResult(run_requests=[evidence_request(finished)])
+
+
+def _past_runs(instance: dg.DagsterInstance, rotation: Rotation) -> Iterator[PastRun]:
+    records = instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation.id}), limit=RUNS_LOOKED_AT)
+    for record in records:
+        run = record.dagster_run
+        ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None
+        yield PastRun(run.tags.get(SUBJECT_TAG, ""), int(run.tags.get(ATTEMPT_TAG, "1")), ended_at)
+
+
+def _partition(instance: dg.DagsterInstance, rotation: Rotation) -> list[dg.AddDynamicPartitionsRequest]:
+    known = instance.has_dynamic_partition(KEY_VERSION, str(rotation.target))
+    return [] if known else [KEY_VERSIONS.build_add_request([str(rotation.target)])]

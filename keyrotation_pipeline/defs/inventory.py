@@ -1,0 +1,85 @@
+"""What is encrypted where, under which key version."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
+from keyrotation_pipeline.defs.performing import actor_of
+from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.model.columns import Finding, TableCount
+
+NO_UNDECLARED_CIPHERTEXT = dg.AssetCheckSpec(
+    "no_undeclared_ciphertext",
+    asset="encrypted_columns",
+    description="No undeclared column holds values of the encrypted form: a rotation would pass them over.",
+)
+
+
+@dg.asset(
+    group_name="inventory",
+    kinds={"postgres"},
+    owners=[DATABASE_ADMINISTRATORS],
+    check_specs=[NO_UNDECLARED_CIPHERTEXT],
+)
+def encrypted_columns(
+    context: dg.AssetExecutionContext, pipeline: PipelineResource
+) -> Iterator[dg.MaterializeResult[None]]:
+    """The inventory: values per table and key version counted anew, undeclared columns with such values searched."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        counts = opened.database.count(opened.tables)
+        opened.ledger.save_counts(counts)
+        findings = opened.database.discover(opened.tables)
+        seq = opened.ledger.head().seq
+    yield dg.MaterializeResult(
+        metadata={
+            "tables": dg.MetadataValue.table([_record(count) for count in counts], schema=_SCHEMA),
+            "rows": sum(count.rows for count in counts),
+            "values": sum(sum(count.values_by_version.values()) for count in counts),
+            "unencrypted": sum(count.unencrypted for count in counts),
+            "unreadable": sum(count.unreadable for count in counts),
+            "audit_seq": seq,
+        },
+        check_results=[_no_undeclared(findings)],
+    )
+
+
+_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("table", "string"),
+        dg.TableColumn("rows", "int"),
+        dg.TableColumn("values", "string"),
+        dg.TableColumn("empty", "int"),
+        dg.TableColumn("unencrypted", "int"),
+        dg.TableColumn("unreadable", "int"),
+        dg.TableColumn("refused_versions", "string"),
+    ]
+)
+
+
+def _record(count: TableCount) -> dg.TableRecord:
+    by_version = (f"{version} {values:,}" for version, values in sorted(count.values_by_version.items()))
+    return dg.TableRecord(
+        {
+            "table": str(count.table.name),
+            "rows": count.rows,
+            "values": ", ".join(by_version),
+            "empty": count.empty,
+            "unencrypted": count.unencrypted,
+            "unreadable": count.unreadable,
+            "refused_versions": ", ".join(map(str, count.fenced_against)),
+        }
+    )
+
+
+def _no_undeclared(findings: Sequence[Finding]) -> dg.AssetCheckResult:
+    named = [f"{each.relation}.{each.column} ({each.values + each.near_misses} values)" for each in findings]
+    return dg.AssetCheckResult(
+        check_name=NO_UNDECLARED_CIPHERTEXT.name,
+        passed=not findings,
+        description=f"undeclared: {', '.join(named)}; add to [[tables]] in keyrotation.toml, or empty them"
+        if findings
+        else "every column with encrypted values is declared",
+        metadata={"undeclared_columns": len(findings)},
+    )

@@ -1,0 +1,75 @@
+"""The jobs: the walk in three legs, each a run, and one that looks at what is true now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition as AssetJob,
+)  # type only
+
+from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.rotation import Step
+
+INTRODUCE_KEY = "introduce_key"
+REENCRYPT_ROWS = "reencrypt_rows"
+RETIRE_KEY = "retire_key"
+EVIDENCE = "evidence"
+
+# `Step.ROWS` without a shard closes the rows; the proof's asset does that first, so it has none of its own.
+LEGS = {
+    INTRODUCE_KEY: (Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT),
+    RETIRE_KEY: (
+        Step.ZERO_OLD_ROWS_PROOF,
+        Step.RETIRED_KEY,
+        Step.ARCHIVED_KEY,
+        Step.KEY_ROTATION_AUDIT,
+        Step.COMPLIANCE_REPORT,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """Every job; `rows` is None while no table is declared."""
+
+    introduce: AssetJob
+    rows: AssetJob | None
+    retire: AssetJob
+    evidence: AssetJob
+
+    def all(self) -> list[AssetJob]:
+        """Those that there are."""
+        return [job for job in (self.introduce, self.rows, self.retire, self.evidence) if job is not None]
+
+
+def build_jobs(tables: Sequence[EncryptedTable]) -> Jobs:
+    """The jobs over these tables, each in one process: a step takes less time than a process takes to start."""
+    return Jobs(
+        introduce=_leg(INTRODUCE_KEY, "The new key: made, read by every instance, made the primary."),
+        rows=dg.define_asset_job(
+            REENCRYPT_ROWS,
+            dg.AssetSelection.assets(*(rows_key(table.name) for table in tables)).without_checks(),
+            description="One shard of one table under the new key; the conductor starts one run a shard.",
+            executor_def=dg.in_process_executor,
+        )
+        if tables
+        else None,
+        retire=_leg(RETIRE_KEY, "The proof, the retirement of the old key, and the evidence for the auditor."),
+        evidence=dg.define_asset_job(
+            EVIDENCE,
+            dg.AssetSelection.assets("encrypted_columns") | dg.AssetSelection.all_asset_checks(),
+            description="Count, search, decrypt and compare anew: every check, without changing anything.",
+            executor_def=dg.in_process_executor,
+        ),
+    )
+
+
+def _leg(name: str, description: str) -> AssetJob:
+    return dg.define_asset_job(
+        name,
+        dg.AssetSelection.assets(*map(step_key, LEGS[name])).without_checks(),
+        description=description,
+        executor_def=dg.in_process_executor,
+    )

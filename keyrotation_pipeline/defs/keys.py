@@ -1,0 +1,88 @@
+"""The new key, and the checks on keys."""
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.names import step_key
+from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
+from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
+from keyrotation_pipeline.defs.performing import actor_of, perform
+from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS, KeyUsage
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.ports import Pipeline
+
+
+@dg.asset(partitions_def=KEY_VERSIONS, group_name="new_key", kinds={"key", "gpg"}, owners=[SECURITY_OFFICERS])
+def key_version(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+    """1. The new key: generated, stored, read back, compared and backed up, before anything uses it."""
+    return perform(context, pipeline, Step.KEY_VERSION)
+
+
+@dg.asset_check(asset=step_key(Step.KEY_VERSION))
+def key_reads_back(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
+    """Every key that is not destroyed reads back from the store as the key that was registered, and has a backup."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        registered = opened.ledger.keys()
+        kept = [each for each in registered if each.state is not KeyState.DESTROYED]
+        wrong = {str(each.version): reason for each in kept if (reason := _wrong_with(opened, each))}
+    return dg.AssetCheckResult(
+        passed=not wrong and bool(kept),
+        description="; ".join(f"{version} {reason}" for version, reason in wrong.items())
+        or (f"{len(kept)} keys read back" if kept else "no key is registered; run `keyrotation init`"),
+        metadata={"keys": len(kept), "wrong": len(wrong)},
+    )
+
+
+def _wrong_with(pipeline: Pipeline, record: KeyRecord) -> str | None:
+    try:
+        fingerprint = pipeline.keys.get(record.version).fingerprint
+    except KeyRotationError as error:
+        return f"does not read back: {error}"
+    if fingerprint != record.fingerprint:
+        return "in the store is a different key; restore the right one from its backup"
+    if pipeline.vault.key_backup(record.version, fingerprint) is None:
+        return "has no intact backup; make one again from the store"
+    return None
+
+
+@dg.asset_check(asset=step_key(Step.KEY_VERSION))
+def key_usage_below_gcm_limit(
+    context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+) -> dg.AssetCheckResult:
+    """The primary encrypted fewer than 2^32 values (NIST SP 800-38D), by an upper bound; warns at half."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        usage = usage_of_primary(opened)
+    if usage is None:
+        return dg.AssetCheckResult(passed=False, description="no key is the primary; run `keyrotation init`")
+    return dg.AssetCheckResult(
+        passed=not usage.half_used,
+        severity=dg.AssetCheckSeverity.ERROR if usage.exhausted else dg.AssetCheckSeverity.WARN,
+        description=f"{usage.version} encrypted at most {usage.encryptions:,} values, {usage.share:.2%} of the limit"
+        + ("; request a rotation" if usage.half_used else ""),
+        metadata={
+            "key_version": str(usage.version),
+            "encryptions_at_most": usage.encryptions,
+            "by_applications": usage.by_applications,
+            "by_rotations": usage.by_rotations,
+            "limit": GCM_LIMIT_ENCRYPTIONS,
+        },
+    )
+
+
+def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
+    """The bound for the primary: all writes that the server counted, and the rotation to it."""
+    primary = pipeline.keys.primary()
+    if primary is None:
+        return None
+    columns = {str(table.name): len(table.columns) for table in pipeline.tables}
+    written = pipeline.database.written_rows(pipeline.tables)
+    rewritten = sum(
+        walked.rows * columns.get(walked.table, 1)
+        for rotation in pipeline.ledger.rotations()
+        if rotation.target == primary
+        for walked in pipeline.ledger.shard_progress(rotation.id)
+    )
+    return KeyUsage(primary, sum(rows * columns[table] for table, rows in written.items()), rewritten)

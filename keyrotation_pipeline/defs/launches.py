@@ -1,0 +1,103 @@
+"""Which runs the conductor starts: pure, from the decision and from the runs so far."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
+from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.defs.partitions import row_partition
+from keyrotation_pipeline.model.rotation import Rotation, Step
+from keyrotation_pipeline.rotation.conductor import Action
+
+ROTATION_TAG = "keyrotation/rotation"
+SUBJECT_TAG = "keyrotation/subject"
+ATTEMPT_TAG = "keyrotation/attempt"
+
+RETRY = timedelta(minutes=1)
+RETRY_LATER = timedelta(minutes=10)
+ATTEMPTS_BEFORE_LATER = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """One run that the conductor started for a subject; `ended_at` is None while it is queued or runs."""
+
+    subject: str
+    attempt: int
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Launches:
+    """What to start now, and why what is due is not started."""
+
+    requests: Sequence[dg.RunRequest]
+    in_progress: Sequence[str]
+    next_try_at: datetime | None
+
+
+def launches(rotation: Rotation, actions: Sequence[Action], past: Iterable[PastRun], now: datetime) -> Launches:
+    """Choose the runs for the due actions: none twice at a time, and after a failure not before a while has passed."""
+    newest: Mapping[str, PastRun] = {run.subject: run for run in sorted(past, key=lambda run: run.attempt)}
+    requests, in_progress, tries = [], [], []
+    for action in actions:
+        last = newest.get(subject_of(action))
+        if last is None:
+            requests.append(request_for(rotation, action, 1))
+        elif last.ended_at is None:
+            in_progress.append(last.subject)
+        elif now >= (again := last.ended_at + pause_after(last.attempt)):
+            requests.append(request_for(rotation, action, last.attempt + 1))
+        else:
+            tries.append(again)
+    return Launches(requests, in_progress, min(tries, default=None))
+
+
+def pause_after(attempts: int) -> timedelta:
+    """A minute between the first attempts, since a holder of an old snapshot may leave; then ten."""
+    return RETRY if attempts < ATTEMPTS_BEFORE_LATER else RETRY_LATER
+
+
+def subject_of(action: Action) -> str:
+    """What a run is about: a leg of the walk, or one shard of one table."""
+    if action.shard is not None:
+        return str(action)
+    return INTRODUCE_KEY if action.step in LEGS[INTRODUCE_KEY] else RETIRE_KEY
+
+
+def request_for(rotation: Rotation, action: Action, attempt: int) -> dg.RunRequest:
+    """The run for one due action; a leg goes on from there to its end."""
+    subject = subject_of(action)
+    run_key = f"{rotation.id}/{subject}/{attempt}"
+    tags = {ROTATION_TAG: rotation.id, SUBJECT_TAG: subject, ATTEMPT_TAG: str(attempt)}
+    if action.shard is not None:
+        return dg.RunRequest(
+            run_key=run_key,
+            job_name=REENCRYPT_ROWS,
+            asset_selection=[rows_key(action.shard.table.name)],
+            asset_check_keys=[],
+            partition_key=row_partition(rotation.target, action.shard.index),
+            tags=tags,
+        )
+    leg = LEGS[subject]
+    first = leg.index(action.step) if action.step is not Step.ROWS else 0
+    return dg.RunRequest(
+        run_key=run_key,
+        job_name=subject,
+        asset_selection=[step_key(step) for step in leg[first:]],
+        asset_check_keys=[],
+        partition_key=str(rotation.target),
+        tags=tags,
+    )
+
+
+def evidence_request(rotation: Rotation) -> dg.RunRequest:
+    """Every check once after a finished rotation, whoever ran it."""
+    return dg.RunRequest(
+        run_key=f"{rotation.id}/{EVIDENCE}",
+        job_name=EVIDENCE,
+        tags={ROTATION_TAG: rotation.id, SUBJECT_TAG: EVIDENCE, ATTEMPT_TAG: "1"},
+    )

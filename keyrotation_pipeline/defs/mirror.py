@@ -1,0 +1,78 @@
+"""Steps that ran elsewhere, on the command line say, shown in Dagster too."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.conductor import SECONDS_BETWEEN_TICKS
+from keyrotation_pipeline.defs.evidence import metadata_of
+from keyrotation_pipeline.defs.launches import ROTATION_TAG
+from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS, row_partition
+from keyrotation_pipeline.defs.refusals import sentence_of
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.model.columns import TableName
+from keyrotation_pipeline.model.rotation import Rotation, Step, StepRecord
+from keyrotation_pipeline.ports import Pipeline
+
+FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
+
+
+@dg.sensor(
+    minimum_interval_seconds=2 * SECONDS_BETWEEN_TICKS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def ledger_mirror(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
+    """Shows steps that the ledger has and Dagster has not: a rotation run by `keyrotation rotate` or `demo`."""
+    try:
+        with pipeline.open("dagster ledger_mirror") as opened:
+            return reflect(context.instance, opened)
+    except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
+        return dg.SkipReason(sentence_of(error))
+
+
+def reflect(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
+    """Materializations, without a run, of every recorded step that has none; the ledger stays the truth."""
+    events, versions = [], []
+    for rotation in reversed(pipeline.ledger.rotations()):
+        if _runs_here(instance, rotation):
+            continue  # its assets say so themselves, in a moment
+        missing = list(_missing(instance, pipeline, rotation))
+        events += missing
+        if missing and not instance.has_dynamic_partition(KEY_VERSION, str(rotation.target)):
+            versions.append(str(rotation.target))
+    if not events:
+        return dg.SkipReason("Dagster shows every step that the ledger has")
+    added = [KEY_VERSIONS.build_add_request(versions)] if versions else []
+    return dg.SensorResult(asset_events=events, dynamic_partitions_requests=added)
+
+
+def _runs_here(instance: dg.DagsterInstance, rotation: Rotation) -> bool:
+    unfinished = dg.RunsFilter(tags={ROTATION_TAG: rotation.id}, statuses=UNFINISHED)
+    return bool(instance.get_run_records(unfinished, limit=1))
+
+
+def _missing(instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Rotation) -> Iterator[dg.AssetMaterialization]:
+    head = pipeline.ledger.head()
+    shown: dict[dg.AssetKey, set[str]] = {}
+    for record in rotation.steps:
+        key, partition = _asset_of(rotation, record)
+        if key is None:
+            continue
+        if key not in shown:
+            shown[key] = set(instance.get_materialized_partitions(key))
+        if partition not in shown[key]:
+            yield dg.AssetMaterialization(
+                key,
+                description="run outside Dagster",
+                partition=partition,
+                metadata=dict(metadata_of(rotation, record, head)),
+            )
+
+
+def _asset_of(rotation: Rotation, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
+    if record.table is not None and record.shard is not None:
+        return rows_key(TableName.parse(record.table)), row_partition(rotation.target, record.shard)
+    # The closing record of the rows has no asset of its own.
+    return (None if record.step is Step.ROWS else step_key(record.step)), str(rotation.target)

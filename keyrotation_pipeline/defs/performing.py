@@ -1,0 +1,87 @@
+"""What every asset of the walk does: perform its step for the key version of its partition, and show the facts."""
+
+import time
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.evidence import metadata_of
+from keyrotation_pipeline.defs.partitions import version_and_shard
+from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.errors import OutOfOrderError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, Shard
+from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, Step
+from keyrotation_pipeline.ports import Pipeline, Progress, Report
+from keyrotation_pipeline.rotation import walk
+from keyrotation_pipeline.rotation.conductor import Action
+
+SECONDS_BETWEEN_LOG_LINES = 3.0
+
+
+def perform(
+    context: dg.AssetExecutionContext,
+    resource: PipelineResource,
+    step: Step,
+    *,
+    table: EncryptedTable | None = None,
+    closing: Step | None = None,
+) -> dg.MaterializeResult[None]:
+    """Perform the step of one asset and describe it.
+
+    `table` is for `Step.ROWS`: the one whose shard the partition names. `closing` is a step without an asset of its
+    own, performed first when it is due.
+
+    Raises:
+        dg.Failure: the step was refused, above all because it is not due; nothing was done.
+    """
+    version, index = version_and_shard(context)
+    with refusals(), resource.open(actor_of(context)) as pipeline:
+        rotation = rotation_to(pipeline, version)
+        report = progress_to(context.log)
+        if closing is not None and Action(closing) in walk.next_decision(pipeline, rotation).actions:
+            walk.perform(pipeline, rotation.id, Action(closing), report)
+        shard = Shard(table, index, pipeline.shards) if table is not None and index is not None else None
+        began = time.monotonic()
+        record = walk.perform(pipeline, rotation.id, Action(step, shard), report)
+        seconds = time.monotonic() - began
+        return dg.MaterializeResult(metadata=metadata_of(rotation, record, pipeline.ledger.head(), seconds=seconds))
+
+
+def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Rotation:
+    """The rotation whose target is `version`: the unfinished one, else the newest that was not cancelled.
+
+    Raises:
+        OutOfOrderError: there is none.
+    """
+    wanted = [each for each in pipeline.ledger.rotations() if each.target == version]
+    kept = [each for each in wanted if each.status is not RotationStatus.CANCELLED]
+    for rotation in (*kept, *wanted):
+        return rotation
+    raise OutOfOrderError(f"no rotation to {version} was requested; open one with `keyrotation request --reason TEXT`")
+
+
+def actor_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> str:
+    """Who the audit names: the run, since Dagster's UI has no login that could name a person."""
+    return f"dagster run {context.run.run_id}"
+
+
+def progress_to(log: dg.DagsterLogManager) -> Report:
+    """Log progress, at most one line every few seconds: each is a row in Dagster's storage."""
+    last = -SECONDS_BETWEEN_LOG_LINES
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= SECONDS_BETWEEN_LOG_LINES:
+            last = now
+            log.info(line_of(progress))
+
+    return report
+
+
+def line_of(progress: Progress) -> str:
+    """``clients: 12,000 of 40,000 rows (30 %)``."""
+    part = f" of {progress.total:,}" if progress.total else ""
+    percent = f" ({100 * progress.done // progress.total} %)" if progress.total else ""
+    note = f"; {progress.note}" if progress.note else ""
+    return f"{progress.subject}: {progress.done:,}{part} {progress.unit}{percent}{note}"

@@ -1,0 +1,34 @@
+"""The pipeline as a Dagster resource: the path of a configuration, and nothing that is secret."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.ports import Pipeline
+
+
+class PipelineResource(dg.ConfigurableResource[None]):
+    """Opens the ports that a configuration names, once a use.
+
+    Dagster stores what a resource is configured with; so that is the path of `keyrotation.toml` alone. Secrets are
+    looked up when the pipeline is opened, and stay in the process that uses them.
+
+    Args:
+        config_file: absolute path; None looks for one as the command line does.
+    """
+
+    config_file: str | None = None
+
+    @contextmanager
+    def open(self, actor: str) -> Iterator[Pipeline]:
+        """The opened pipeline; `actor` is who the audit names.
+
+        Raises:
+            KeyRotationError: no configuration, a wrong one, or no database.
+        """
+        declared = settings.load(Path(self.config_file) if self.config_file else None)
+        with assembly.open_pipeline(declared, actor=actor) as pipeline:
+            yield pipeline

@@ -1,0 +1,45 @@
+"""The old key leaves the applications."""
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.names import step_key
+from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
+from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
+from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to
+from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.model.rotation import Step
+
+
+@dg.asset(
+    partitions_def=KEY_VERSIONS,
+    group_name="old_key",
+    kinds={"postgres", "application"},
+    owners=[SECURITY_OFFICERS],
+    deps=[step_key(Step.ZERO_OLD_ROWS_PROOF)],
+)
+def retired_key(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+    """6. Evidence and approvals taken once more, in one transaction; then the old key leaves the applications."""
+    return perform(context, pipeline, Step.RETIRED_KEY)
+
+
+@dg.asset_check(asset=step_key(Step.RETIRED_KEY))
+def every_value_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
+    """Every value of every declared column decrypts with the keys that applications have now."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        ring = opened.keys.ring()
+        counts = [opened.database.decrypt_all(table, ring, progress_to(context.log)) for table in opened.tables]
+    failures = {count.table: count.failures for count in counts if count.failures}
+    values = sum(count.values for count in counts)
+    return dg.AssetCheckResult(
+        passed=not failures,
+        description="; ".join(f"{table}: {number:,} values do not decrypt" for table, number in failures.items())
+        + "; run `keyrotation inventory` to find them"
+        if failures
+        else f"{values:,} values decrypt with {', '.join(map(str, ring.versions))}",
+        metadata={
+            "values": values,
+            "failures": sum(failures.values()),
+            "key_versions": ", ".join(map(str, ring.versions)),
+        },
+    )

@@ -1,0 +1,17 @@
+"""The calendar: every morning the checks say whether a rotation is due, and for which reason."""
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.jobs import Jobs
+
+
+def rotation_calendar(jobs: Jobs) -> dg.ScheduleDefinition:
+    """The schedule `rotation_calendar`: the job `evidence` daily, so that a key grows old in sight."""
+    return dg.ScheduleDefinition(
+        name="rotation_calendar",
+        job=jobs.evidence,
+        cron_schedule="0 6 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every check, every morning: `rotation_not_overdue` warns a month before a rotation is due.",
+    )

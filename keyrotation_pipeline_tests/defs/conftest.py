@@ -1,0 +1,151 @@
+"""Definitions over in-memory ports, an ephemeral Dagster instance, and somebody who does what the conductor asks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.rotation import Rotation, Step
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation import request, walk
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline
+
+ROWS: dict[str, list[dict[str, str | None]]] = {
+    "clients": [{"first_name": "v1:Ada", "email": "v1:ada@example.org"}, {"first_name": "v1:Ben", "email": None}],
+    "billing.Invoices": [{"first_name": "v1:Cy", "email": ""}],
+}
+worlds: dict[str, FakeWorld] = {}
+
+
+class FakePipelineResource(PipelineResource):
+    """Opens the fakes that a test registered under `config_file`."""
+
+    @contextmanager
+    def open(self, actor: str) -> Iterator[Pipeline]:
+        assert actor.startswith("dagster ")
+        yield worlds[self.config_file or ""].pipeline
+
+
+@dataclass
+class Dagster:
+    """Our definitions on an instance, and the fakes below them."""
+
+    world: FakeWorld
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+
+    @property
+    def resource(self) -> PipelineResource:
+        return FakePipelineResource(config_file="test")
+
+    def tick(self, sensor: str = "rotation_conductor") -> dg.SensorResult | dg.SkipReason:
+        """Evaluate a sensor as the daemon would, and do what it asks of the instance."""
+        definition = self.definitions.get_repository_def().get_sensor_def(sensor)
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            repository_def=self.definitions.get_repository_def(),
+            resources={"pipeline": self.resource},
+        )
+        result = definition(context)
+        assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        if isinstance(result, dg.SensorResult):
+            for added in result.dynamic_partitions_requests or ():
+                self.instance.add_dynamic_partitions(added.partitions_def_name, list(added.partition_keys))
+            for event in result.asset_events:
+                self.instance.report_runless_asset_event(event)
+        return result
+
+    def run(self, wanted: dg.RunRequest) -> dg.ExecuteInProcessResult:
+        """Do one run that the conductor asked for."""
+        job = self.definitions.resolve_job_def(str(wanted.job_name))
+        if wanted.asset_selection is not None:
+            checks = None if wanted.asset_check_keys is None else set(wanted.asset_check_keys)
+            job = job.get_subset(asset_selection=set(wanted.asset_selection), asset_check_selection=checks)
+        return job.execute_in_process(
+            instance=self.instance,
+            partition_key=wanted.partition_key,
+            tags=dict(wanted.tags),
+            raise_on_error=False,
+        )
+
+    def materialize(self, *asset: str, partition: str | dg.MultiPartitionKey) -> dg.ExecuteInProcessResult:
+        """What a person does in the UI."""
+        self.instance.add_dynamic_partitions("key_version", ["v2", "v3", "v9"])
+        return self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=self.instance,
+            partition_key=partition,
+            asset_selection=[dg.AssetKey(list(asset))],
+            raise_on_error=False,
+        )
+
+    def check_run(self) -> dg.ExecuteInProcessResult:
+        """The job that evaluates every check."""
+        return self.definitions.resolve_job_def("evidence").execute_in_process(instance=self.instance)
+
+    def check(self, name: str, asset: str) -> dg.AssetCheckEvaluation:
+        """One check's evaluation."""
+        key = dg.AssetCheckKey(dg.AssetKey(asset.split("/")), name)
+        return next(each for each in self.check_run().get_asset_check_evaluations() if each.asset_check_key == key)
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    """The sentence of the failed step."""
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None, event
+    return str(failure.description)
+
+
+@pytest.fixture
+def dagster() -> Iterator[Dagster]:
+    """A clinic under v1, with no rotation yet."""
+    world = fake_pipeline(ROWS)
+    world.clock.at = world.signatures.signed_at = datetime.now(UTC)
+    world.keys.live.pop(V2)
+    world.keys.primary_version = V1
+    world.vault.backups.pop(V2)
+    world.rollout.running = ()
+    world.ledger.state.keys = {V1: world.ledger.state.keys[V1]}
+    world.ledger.set_key_state(V1, KeyState.ACTIVE, None)
+    worlds["test"] = world
+    with dg.DagsterInstance.ephemeral() as instance:
+        definitions = build_definitions(
+            world.pipeline.tables, world.pipeline.shards, FakePipelineResource(config_file="test")
+        )
+        yield Dagster(world, definitions, instance)
+
+
+@pytest.fixture
+def requested(dagster: Dagster) -> Rotation:
+    """An open request that nobody has approved."""
+    return request.open_request(dagster.world.pipeline, reason="yearly", requested_by="test")
+
+
+@pytest.fixture
+def approved(dagster: Dagster, requested: Rotation) -> Rotation:
+    """A rotation that may begin."""
+    world = dagster.world
+    text = world.ledger.approval_text(requested.id)
+    for officer in world.signatures.pinned.officers:
+        request.add_approval(
+            world.pipeline, world.ledger.rotation(requested.id), world.signatures.sign(officer.fingerprint, text)
+        )
+    return world.ledger.rotation(requested.id)
+
+
+@pytest.fixture
+def walked(dagster: Dagster, approved: Rotation) -> Callable[[Step | None], Rotation]:
+    """Walk on the command line's path, through a step or to the end."""
+
+    def through(step: Step | None = None) -> Rotation:
+        for _ in walk.run(dagster.world.pipeline, approved.id, dagster.world.report, step):
+            pass
+        return dagster.world.ledger.rotation(approved.id)
+
+    return through

@@ -1,0 +1,174 @@
+"""A click in the UI: what is due runs, what is not is refused with the reason, and nothing secret is stored."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import dagster as dg
+import pytest
+
+from keyrotation_pipeline.defs.partitions import row_partition
+from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline_tests.defs.conftest import ROWS, Dagster, failure_of
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeLedger
+
+Walked = Callable[[Step | None], Rotation]
+LATER = [str(step) for step in WALK if step not in {Step.KEY_VERSION, Step.ROWS}]
+SHARD = row_partition(V2, 0)
+
+
+@pytest.mark.parametrize("asset", LATER)
+def test_a_step_that_is_not_due_is_refused_and_nothing_changes(
+    dagster: Dagster, approved: Rotation, asset: str
+) -> None:
+    before = list(dagster.world.journal.entries)
+    result = dagster.materialize(asset, partition="v2")
+
+    assert not result.success
+    assert failure_of(result).startswith(f"{asset} is not due in rotation {approved.id}; due is: key_version")
+    assert dagster.world.journal.entries == before
+    assert dagster.world.ledger.rotation(approved.id) == approved
+
+
+def test_rows_before_promotion_are_refused_and_stay_as_they_are(dagster: Dagster, approved: Rotation) -> None:
+    result = dagster.materialize("rows", "clients", partition=SHARD)
+
+    assert "rows/clients shard 00 is not due" in failure_of(result)
+    assert dagster.world.database.rows["clients"] == ROWS["clients"]
+
+
+def test_a_request_without_two_approvals_is_refused(dagster: Dagster, requested: Rotation) -> None:
+    result = dagster.materialize("key_version", partition="v2")
+
+    assert "2 more approval(s)" in failure_of(result)
+    assert dagster.world.keys.versions() == (V1,)
+
+
+def test_a_version_that_nobody_requested_is_refused(dagster: Dagster, approved: Rotation) -> None:
+    assert "no rotation to v9 was requested" in failure_of(dagster.materialize("key_version", partition="v9"))
+
+
+def test_a_refusal_asks_dagster_for_no_retry() -> None:
+    with pytest.raises(dg.Failure) as refused, refusals():
+        raise BlockedError("somebody must wait; wait")
+
+    assert refused.value.allow_retries is False
+
+
+def test_what_is_due_runs_and_again_is_no_change(dagster: Dagster, approved: Rotation) -> None:
+    first = dagster.materialize("key_version", partition="v2")
+    fingerprint = dagster.world.keys.get(V2).fingerprint
+    again = dagster.materialize("key_version", partition="v2")
+
+    assert first.success
+    assert again.success
+    assert dagster.world.keys.get(V2).fingerprint == fingerprint
+
+
+def test_a_finished_rotation_is_shown_again_without_a_new_one(dagster: Dagster, walked: Walked) -> None:
+    walked(None)
+    before = list(dagster.world.journal.entries)
+
+    assert dagster.materialize("retired_key", partition="v2").success
+    assert dagster.world.journal.entries == before
+
+
+def test_the_newest_request_that_was_not_cancelled_is_meant(dagster: Dagster, approved: Rotation) -> None:
+    cancelled = replace(approved, id="ff" * 16, status=RotationStatus.CANCELLED)
+    dagster.world.ledger.state.rotations[cancelled.id] = cancelled
+
+    assert dagster.materialize("key_version", partition="v2").success
+    assert dagster.world.ledger.rotation(approved.id).done(Step.KEY_VERSION)
+
+
+def test_a_step_shows_what_a_dba_asks(dagster: Dagster, walked: Walked) -> None:
+    rotation = walked(Step.PRIMARY_KEY_ROLLOUT)
+    shown = metadata_of(dagster.materialize("rows", "clients", partition=SHARD))
+
+    assert shown["rows"] == 3
+    assert shown["values"] == 3
+    assert {"rows_per_second", "seconds", "audit_seq", "finished_at"} <= set(shown)
+    assert (shown["rotation"], shown["from"], shown["to"]) == (rotation.id, "v1", "v2")
+
+
+def test_a_fingerprint_is_shown_short(dagster: Dagster, approved: Rotation) -> None:
+    shown = metadata_of(dagster.materialize("key_version", partition="v2"))
+
+    assert shown["fingerprint"] == dagster.world.keys.get(V2).fingerprint[:16]
+
+
+def test_the_inventory_shows_values_per_version(dagster: Dagster) -> None:
+    [event] = dagster.check_run().get_asset_materialization_events()
+    table = event.materialization.metadata["tables"]
+
+    assert isinstance(table, dg.TableMetadataValue)
+    assert [(each.data["table"], each.data["values"]) for each in table.records] == [
+        ("clients", "v1 3"),
+        ("billing.Invoices", "v1 1"),
+    ]
+
+
+def test_the_proof_is_refused_by_its_own_name_while_shards_are_open(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+
+    sentence = failure_of(dagster.materialize("zero_old_rows_proof", partition="v2"))
+    assert sentence.startswith("zero_old_rows_proof is not due")
+    assert "rows/clients shard 00" in sentence
+
+
+@pytest.mark.parametrize("where", ["a step", "the cause of a step's error"])
+def test_the_text_of_an_unexpected_error_is_not_stored(
+    dagster: Dagster, approved: Rotation, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def defect(self: FakeLedger, version: KeyVersion) -> None:
+        cause = ValueError("SECRET-PLAINTEXT")
+        raise RuntimeError("SECRET-KEY" if where == "a step" else "something") from cause
+
+    monkeypatch.setattr(type(dagster.world.keys), "get", defect)
+    result = dagster.materialize("key_version", partition="v2")
+
+    assert not result.success
+    assert failure_of(result).startswith("unexpected ")
+    assert "SECRET" not in stored_text(dagster.instance)
+
+
+def test_no_key_and_no_plaintext_is_in_the_event_log_of_a_whole_rotation(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.DUAL_KEY_ROLLOUT)
+    for asset in ("primary_key_rollout", *LATER[2:]):
+        if asset == "zero_old_rows_proof":
+            for table in (["rows", "clients"], ["rows", "billing.Invoices"]):
+                for shard in range(2):
+                    assert dagster.materialize(*table, partition=row_partition(V2, shard)).success
+        assert dagster.materialize(asset, partition="v2").success
+    dagster.check_run()
+    text = stored_text(dagster.instance)
+
+    assert dagster.world.keys.archived() == (V1,)
+    for material in (dagster.world.keys.get(V1), dagster.world.keys.get(V2)):
+        assert material.to_base64() not in text
+        assert material.raw.hex() not in text
+    assert not any(stored in text for stored in ("ada@example.org", "v1:Ada", "v2:Ada", "v2:Cy"))
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    [event] = result.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def stored_text(instance: dg.DagsterInstance) -> str:
+    """Everything that the instance keeps of its runs."""
+    runs = instance.get_runs()
+    return "\n".join(str(run) + "".join(map(repr, instance.all_logs(run.run_id))) for run in runs)
+
+
+def test_a_dead_database_is_one_sentence(dagster: Dagster, approved: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: FakeDatabase, *_: object) -> None:
+        raise ConnectionError("server closed the connection; DETAIL: SECRET-PLAINTEXT")
+
+    monkeypatch.setattr(FakeLedger, "rotations", gone)
+    sentence = failure_of(dagster.materialize("key_version", partition="v2"))
+
+    assert sentence.startswith("unexpected ConnectionError at ")
+    assert "SECRET" not in sentence

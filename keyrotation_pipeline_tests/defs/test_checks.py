@@ -1,0 +1,145 @@
+"""Each check passes when its sentence is true, and fails when it is not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.columns import Finding
+from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
+from keyrotation_pipeline.model.rotation import Rotation, RotationType, Step
+from keyrotation_pipeline_tests.defs.conftest import Dagster
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
+
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+Walked = Callable[[Step | None], Rotation]
+ASSETS = {
+    "zero_old_rows": "rows/clients",
+    "every_value_decrypts": "retired_key",
+    "no_undeclared_ciphertext": "encrypted_columns",
+    "key_reads_back": "key_version",
+    "key_usage_below_gcm_limit": "key_version",
+    "rotation_not_overdue": "primary_key_rollout",
+}
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_a_check_passes_after_a_rotation(dagster: Dagster, walked: Walked, name: str) -> None:
+    walked(None)
+
+    assert dagster.check(name, ASSETS[name]).passed
+
+
+def old_row(world: FakeWorld) -> None:
+    world.database.rows["clients"].append({"first_name": "v1:from a restored dump", "email": None})
+
+
+def damaged_value(world: FakeWorld) -> None:
+    world.database.unreadable.add(("clients", 0, "email"))
+
+
+def undeclared_column(world: FakeWorld) -> None:
+    world.database.findings = (Finding("notes", "body", 3, 0, (V1,)),)
+
+
+def other_key(world: FakeWorld) -> None:
+    world.keys.live[V2] = KeyMaterial.generate()
+
+
+def lost_archived_key(world: FakeWorld) -> None:
+    world.keys.shelf.pop(V1)
+
+
+def lost_backup(world: FakeWorld) -> None:
+    world.vault.backups.pop(V1)
+
+
+def half_used(world: FakeWorld) -> None:
+    world.database.writes = GCM_LIMIT_ENCRYPTIONS // 2 // 4
+
+
+def used_up(world: FakeWorld) -> None:
+    world.database.writes = GCM_LIMIT_ENCRYPTIONS // 4
+
+
+def eleven_months_and_a_half(world: FakeWorld) -> None:
+    world.clock.at += timedelta(days=350)
+
+
+def a_year_and_a_day(world: FakeWorld) -> None:
+    world.clock.at += timedelta(days=367)
+
+
+@pytest.mark.parametrize(
+    ("name", "arrange", "severity", "sentence"),
+    [
+        pytest.param(
+            "zero_old_rows", old_row, ERROR, "1 rows of clients under v1; find the writer", id="an old row is back"
+        ),
+        pytest.param(
+            "every_value_decrypts", damaged_value, ERROR, "clients: 1 values do not decrypt", id="a damaged value"
+        ),
+        pytest.param(
+            "no_undeclared_ciphertext", undeclared_column, ERROR, "notes.body (3 values)", id="an undeclared column"
+        ),
+        pytest.param("key_reads_back", other_key, ERROR, "v2 in the store is a different key", id="another key stored"),
+        pytest.param("key_reads_back", lost_archived_key, ERROR, "v1 does not read back", id="an archived key is lost"),
+        pytest.param("key_reads_back", lost_backup, ERROR, "v1 has no intact backup", id="a backup is lost"),
+        pytest.param("key_usage_below_gcm_limit", half_used, WARN, "50.00% of the limit", id="half of 2^32"),
+        pytest.param("key_usage_below_gcm_limit", used_up, ERROR, "100.00% of the limit", id="2^32"),
+        pytest.param("rotation_not_overdue", eleven_months_and_a_half, WARN, "is due by", id="a month ahead"),
+        pytest.param("rotation_not_overdue", a_year_and_a_day, ERROR, "was due by", id="over 12 months"),
+    ],
+)
+def test_a_check_fails(
+    dagster: Dagster,
+    walked: Walked,
+    name: str,
+    arrange: Callable[[FakeWorld], None],
+    severity: dg.AssetCheckSeverity,
+    sentence: str,
+) -> None:
+    walked(None)
+    arrange(dagster.world)
+    evaluation = dagster.check(name, ASSETS[name])
+
+    assert not evaluation.passed
+    assert evaluation.severity is severity
+    assert sentence in str(evaluation.description)
+
+
+@pytest.mark.parametrize("name", ["key_reads_back", "key_usage_below_gcm_limit", "rotation_not_overdue"])
+def test_a_check_fails_before_any_key_is_known(dagster: Dagster, name: str) -> None:
+    dagster.world.ledger.state.keys.clear()
+    dagster.world.keys.primary_version = None
+    job = dagster.definitions.resolve_implicit_global_asset_job_def()
+    key = dg.AssetCheckKey(dg.AssetKey(ASSETS[name]), name)
+    selected = job.get_subset(asset_selection=set(), asset_check_selection={key})
+    [evaluation] = selected.execute_in_process(instance=dagster.instance).get_asset_check_evaluations()
+
+    assert not evaluation.passed
+    assert "keyrotation init" in str(evaluation.description)
+
+
+def test_old_rows_only_warn_while_the_rotation_is_under_way(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    evaluation = dagster.check("zero_old_rows", "rows/clients")
+
+    assert not evaluation.passed
+    assert evaluation.severity is WARN
+    assert str(evaluation.description).startswith("2 rows of clients under v1; the rotation is not through yet")
+
+
+@pytest.mark.parametrize(("hours", "passed"), [(1, False), (25, False)], ids=["one hour: warns", "25 hours: overdue"])
+def test_an_emergency_is_due_within_a_day(dagster: Dagster, requested: Rotation, hours: int, passed: bool) -> None:
+    emergency = replace(requested, type=RotationType.EMERGENCY, incident="INC-1", requested_at=START)
+    dagster.world.ledger.state.rotations[requested.id] = emergency
+    dagster.world.clock.at = START + timedelta(hours=hours)
+    evaluation = dagster.check("rotation_not_overdue", "primary_key_rollout")
+
+    assert evaluation.passed is passed
+    assert evaluation.severity is (ERROR if hours > 24 else WARN)
+    assert "2026-01-06 09:00 UTC" in str(evaluation.description)

@@ -1,0 +1,218 @@
+"""The sensor carries a rotation from its approval to its end, waits where it must, and survives what is not there."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, Step
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeLedger
+
+Walked = Callable[[Step | None], Rotation]
+
+
+def requests(dagster: Dagster) -> list[dg.RunRequest]:
+    result = dagster.tick()
+    assert isinstance(result, dg.SensorResult), result
+    return list(result.run_requests or ())
+
+
+def skipped(dagster: Dagster, sensor: str = "rotation_conductor") -> str:
+    result = dagster.tick(sensor)
+    assert isinstance(result, dg.SkipReason), result
+    return str(result.skip_message)
+
+
+def test_ticks_carry_a_rotation_to_its_end(dagster: Dagster, approved: Rotation) -> None:
+    jobs: list[list[str | None]] = []
+    while len(jobs) < 10:
+        wanted = requests(dagster)
+        jobs.append([request.job_name for request in wanted])
+        assert all(dagster.run(request).success for request in wanted)
+        if jobs[-1] == ["evidence"]:
+            break
+
+    assert jobs == [["introduce_key"], ["reencrypt_rows"] * 4, ["retire_key"], ["evidence"]]
+    rotation = dagster.world.ledger.rotation(approved.id)
+    assert rotation.status is RotationStatus.FINISHED
+    assert dagster.world.keys.archived() == (V1,)
+    assert all(
+        cell in {None, ""} or str(cell).startswith("v2:")
+        for rows in dagster.world.database.rows.values()
+        for row in rows
+        for cell in row.values()
+    )
+    assert "no rotation is open" in skipped(dagster)
+
+
+def test_every_asset_and_check_is_green_at_the_end(dagster: Dagster, approved: Rotation) -> None:
+    for _ in range(4):
+        for request in requests(dagster):
+            dagster.run(request)
+    graph = dagster.definitions.resolve_asset_graph()
+
+    for key in graph.materializable_asset_keys:
+        assert dagster.instance.get_latest_materialization_event(key), key
+    for shards in (dagster.instance.get_materialized_partitions(dg.AssetKey(["rows", "clients"])),):
+        assert set(shards) == {"v2|00", "v2|01"}
+    evaluations = [
+        event.dagster_event.asset_check_evaluation_data
+        for run in dagster.instance.get_runs()
+        for event in dagster.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        if event.dagster_event
+    ]
+    assert {each.asset_check_key for each in evaluations} == graph.asset_check_keys
+    assert all(each.passed for each in evaluations)
+
+
+def test_the_partition_is_added_with_the_first_run(dagster: Dagster, approved: Rotation) -> None:
+    dagster.tick()
+
+    assert dagster.instance.get_dynamic_partitions("key_version") == ["v2"]
+
+
+def test_shard_runs_evaluate_no_check(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+
+    results = [dagster.run(request) for request in requests(dagster)]
+    assert [result.get_asset_check_evaluations() for result in results] == [[]] * 4
+
+
+def test_nothing_is_started_while_a_run_for_it_is_in_progress(dagster: Dagster, approved: Rotation) -> None:
+    [request] = requests(dagster)
+    job = dagster.definitions.resolve_job_def(str(request.job_name))
+    dagster.instance.create_run_for_job(job, tags=dict(request.tags), status=dg.DagsterRunStatus.STARTED)
+
+    assert skipped(dagster) == "in progress: introduce_key"
+
+
+def test_a_blocked_proof_is_tried_again_a_minute_later(dagster: Dagster, walked: Walked) -> None:
+    rotation = walked(Step.ROWS)
+    dagster.world.database.rows["clients"][0]["email"] = "v1:stale"
+    dagster.world.database.locked.add(("clients", 0))
+    [request] = requests(dagster)
+    assert not dagster.run(request).success
+
+    assert "next attempt at" in skipped(dagster)
+    blocked_by = dagster.world.ledger.rotation(rotation.id).blocked_by
+    assert blocked_by is not None
+    assert blocked_by in skipped(dagster)
+
+    dagster.world.clock.at = datetime.now(UTC) + timedelta(seconds=61)
+    dagster.world.database.locked.clear()
+    [again] = requests(dagster)
+    assert again.run_key == f"{rotation.id}/retire_key/2"
+    assert dagster.run(again).success
+
+
+def test_a_run_that_died_is_taken_up_where_it_was(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.DUAL_KEY_ROLLOUT)
+
+    [request] = requests(dagster)
+    assert [key.to_user_string() for key in request.asset_selection or ()] == ["primary_key_rollout"]
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        pytest.param(RotationStatus.PAUSED, "is paused; go on with `keyrotation resume", id="paused"),
+        pytest.param(RotationStatus.REQUESTED, "2 more approval(s)", id="not approved"),
+    ],
+)
+def test_a_waiting_rotation_says_what_it_waits_for(
+    dagster: Dagster, requested: Rotation, status: RotationStatus, sentence: str
+) -> None:
+    dagster.world.ledger.state.rotations[requested.id] = replace(requested, status=status)
+
+    assert sentence in skipped(dagster)
+
+
+@pytest.mark.parametrize("sensor", ["rotation_conductor", "ledger_mirror"])
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        pytest.param(
+            DatabaseUnavailableError("cannot connect to clinic@db; start it"),
+            "cannot connect to clinic@db",
+            id="database down",
+        ),
+        pytest.param(ValueError("SECRET"), "unexpected ValueError at", id="defect"),
+    ],
+)
+def test_a_sensor_survives(
+    dagster: Dagster, monkeypatch: pytest.MonkeyPatch, sensor: str, error: Exception, sentence: str
+) -> None:
+    def fail(self: FakePipelineResource, actor: str) -> AbstractContextManager[Pipeline]:
+        raise error
+
+    monkeypatch.setattr(FakePipelineResource, "open", fail)
+    reason = skipped(dagster, sensor)
+
+    assert reason.startswith(sentence)
+    assert "SECRET" not in reason
+
+
+def test_steps_of_the_command_line_are_shown_too(dagster: Dagster, walked: Walked) -> None:
+    walked(None)
+    result = dagster.tick("ledger_mirror")
+
+    assert isinstance(result, dg.SensorResult)
+    assert dagster.instance.get_dynamic_partitions("key_version") == ["v2"]
+    for key in dagster.definitions.resolve_asset_graph().materializable_asset_keys - {dg.AssetKey("encrypted_columns")}:
+        expected = {"v2|00", "v2|01"} if key.path[0] == "rows" else {"v2"}
+        assert set(dagster.instance.get_materialized_partitions(key)) == expected
+    assert skipped(dagster, "ledger_mirror") == "Dagster shows every step that the ledger has"
+    assert [request.job_name for request in requests(dagster)] == ["evidence"]
+
+
+def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster, walked: Walked) -> None:
+    rotation = walked(Step.KEY_VERSION)
+    job = dagster.definitions.resolve_job_def("introduce_key")
+    dagster.instance.create_run_for_job(
+        job, tags={"keyrotation/rotation": rotation.id}, status=dg.DagsterRunStatus.STARTED
+    )
+
+    assert "every step" in skipped(dagster, "ledger_mirror")
+
+
+def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyRotationError("the operating system has no randomness; wait")
+
+    monkeypatch.setattr("keyrotation_pipeline.rotation.walk.request.require_authorised", fail)
+    [request] = requests(dagster)
+    result = dagster.run(request)
+    [event] = [event for event in result.all_events if event.is_run_failure]
+    context = dg.build_run_status_sensor_context(
+        sensor_name="run_failure_alert",
+        dagster_event=event,
+        dagster_instance=dagster.instance,
+        dagster_run=result.dagster_run,
+        resources={"pipeline": dagster.resource},
+    ).for_run_failure()
+    dagster.definitions.get_repository_def().get_sensor_def("run_failure_alert")(context)
+
+    facts = dagster.world.ledger.facts_of("dagster_run_failed")
+    assert facts == {"run": result.run_id, "job": "introduce_key", "subject": "introduce_key", "attempt": "1"}
+
+
+def test_the_calendar_evaluates_every_check_each_morning(dagster: Dagster) -> None:
+    schedule = dagster.definitions.get_repository_def().get_schedule_def("rotation_calendar")
+
+    assert schedule.cron_schedule == "0 6 * * *"
+    assert schedule.job_name == "evidence"
+    assert len(dagster.check_run().get_asset_check_evaluations()) == 7
+
+
+def test_the_fakes_differ_between_versions(dagster: Dagster, walked: Walked) -> None:
+    walked(None)
+    states = {record.version: record.state for record in FakeLedger.keys(dagster.world.ledger)}
+
+    assert states == {V1: KeyState.ARCHIVED, V2: KeyState.ACTIVE}

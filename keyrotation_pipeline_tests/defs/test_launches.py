@@ -1,0 +1,88 @@
+"""Which runs the conductor starts, as a table: none twice at a time, and after a failure not at once."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from keyrotation_pipeline.defs.launches import PastRun, launches
+from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.rotation.conductor import Action
+from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
+
+NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+ROTATION = rotation_of(fake_pipeline())
+PROOF = Action(Step.ZERO_OLD_ROWS_PROOF)
+SHARDS = tuple(Action(Step.ROWS, Shard(CLIENTS, index, 3)) for index in range(3))
+FIRST, SECOND, THIRD = map(str, SHARDS)
+
+
+def ago(**passed: int) -> datetime:
+    return NOW - timedelta(**passed)
+
+
+@pytest.mark.parametrize(
+    ("actions", "past", "started"),
+    [
+        pytest.param((PROOF,), [], ["retire_key/1"], id="first attempt at once"),
+        pytest.param((PROOF,), [("retire_key", 1, None)], [], id="not while one is in progress"),
+        pytest.param((PROOF,), [("retire_key", 1, ago(seconds=50))], [], id="not within a minute of a failure"),
+        pytest.param((PROOF,), [("retire_key", 1, ago(seconds=60))], ["retire_key/2"], id="again after a minute"),
+        pytest.param(
+            (PROOF,), [("retire_key", 1, ago(minutes=9)), ("retire_key", 2, None)], [], id="the newest attempt counts"
+        ),
+        pytest.param((PROOF,), [("retire_key", 10, ago(minutes=9))], [], id="after ten not within ten minutes"),
+        pytest.param((PROOF,), [("retire_key", 10, ago(minutes=10))], ["retire_key/11"], id="but after ten minutes"),
+        pytest.param((PROOF,), [("introduce_key", 3, ago(seconds=1))], ["retire_key/1"], id="other legs do not count"),
+        pytest.param(SHARDS, [], [f"{FIRST}/1", f"{SECOND}/1", f"{THIRD}/1"], id="every shard side by side"),
+        pytest.param(
+            SHARDS, [(FIRST, 1, None), (SECOND, 1, ago(seconds=5))], [f"{THIRD}/1"], id="shards wait each for itself"
+        ),
+        pytest.param((Action(Step.ROWS),), [], ["retire_key/1"], id="closing the rows begins the last leg"),
+    ],
+)  # fmt: skip
+def test_launches(
+    actions: tuple[Action, ...], past: list[tuple[str, int, datetime | None]], started: list[str]
+) -> None:
+    chosen = launches(ROTATION, actions, [PastRun(*each) for each in past], NOW)
+
+    assert [request.run_key for request in chosen.requests] == [f"{ROTATION.id}/{each}" for each in started]
+
+
+@pytest.mark.parametrize(
+    ("action", "job", "assets", "partition"),
+    [
+        pytest.param(
+            Action(Step.KEY_VERSION),
+            "introduce_key",
+            ["key_version", "dual_key_rollout", "primary_key_rollout"],
+            "v2",
+            id="from the start",
+        ),
+        pytest.param(
+            Action(Step.PRIMARY_KEY_ROLLOUT), "introduce_key", ["primary_key_rollout"], "v2", id="taken up in a leg"
+        ),
+        pytest.param(SHARDS[1], "reencrypt_rows", ["rows/clients"], "v2|01", id="one shard"),
+        pytest.param(
+            Action(Step.ARCHIVED_KEY),
+            "retire_key",
+            ["archived_key", "key_rotation_audit", "compliance_report"],
+            "v2",
+            id="after retirement",
+        ),
+    ],
+)
+def test_a_run_goes_from_the_due_step_to_the_end_of_its_leg(
+    action: Action, job: str, assets: list[str], partition: str
+) -> None:
+    [request] = launches(ROTATION, (action,), [], NOW).requests
+
+    assert request.job_name == job
+    assert [key.to_user_string() for key in request.asset_selection or ()] == assets
+    assert request.partition_key == partition
+
+
+def test_what_waits_says_until_when() -> None:
+    chosen = launches(ROTATION, (PROOF,), [PastRun("retire_key", 1, ago(seconds=20))], NOW)
+
+    assert chosen.next_try_at == NOW + timedelta(seconds=40)
