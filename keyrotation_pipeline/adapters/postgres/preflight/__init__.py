@@ -1,0 +1,75 @@
+"""What must be true of server, tables and columns before a rotation: a table of checks, each one function.
+
+A check yields problems, fatal ones and warnings; a new check is one function and one line here.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.preflight import columns, server, server_log, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
+from keyrotation_pipeline.adapters.postgres.scans import readable_tree
+from keyrotation_pipeline.errors import BlockedError, PreflightError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.ports import Problem
+
+SERVER_CHECKS: tuple[Callable[[Connection], Iterable[Problem]], ...] = (
+    server.is_reached_directly,
+    server.takes_writes,
+    server.version_is_known,
+    server.transactions_are_read_committed,
+    server.no_long_transaction,
+    server.no_prepared_transaction,
+    server.no_slot_holds_snapshots,
+    server.standbys_are_known,
+    server_log.no_ciphertext_is_logged,
+)
+
+TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
+    columns.rows_are_in_heaps,
+    columns.types_hold_text,
+    columns.none_is_generated,
+    columns.none_is_in_a_partition_key,
+    columns.none_is_in_a_foreign_key,
+    columns.indexes_are_known,
+    writes.role_may_read_and_write,
+    writes.role_may_fence,
+    writes.fence_name_is_free,
+    writes.row_security_does_not_apply,
+    writes.triggers_stay_quiet,
+    writes.no_rule_rewrites_updates,
+    writes.replica_identity_is_there,
+    writes.disk_has_room,
+    values.values_fit,
+    values.domains_accept_target,
+    values.checks_accept_target,
+)
+
+
+def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
+    """Run every check and give back what was found, fatal problems first. Reads only.
+
+    Args:
+        target: the version that values are to be re-encrypted to.
+
+    Raises:
+        DatabaseUnavailableError: the connection was lost.
+    """
+    found = [problem for check in SERVER_CHECKS for problem in check(connection)]
+    for table in tables:
+        try:
+            subject = Subject(connection, table, readable_tree(connection, table), target)
+        except (PreflightError, BlockedError) as error:
+            found.append(fatal(str(error)))
+            continue
+        found += [problem for check in TABLE_CHECKS for problem in _outcome(check, subject)]
+    return tuple(sorted(dict.fromkeys(found), key=lambda problem: not problem.fatal))
+
+
+def _outcome(check: Callable[[Subject], Iterable[Problem]], subject: Subject) -> list[Problem]:
+    try:
+        return list(check(subject))
+    except (PreflightError, BlockedError) as error:
+        # A check that could not look has found something, too.
+        return [fatal(str(error))]

@@ -1,0 +1,143 @@
+"""Checks of the server and of our connection to it."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.preflight.subject import fatal, warning
+from keyrotation_pipeline.ports import Problem
+
+OLDEST_MAJOR, NEWEST_MAJOR = 14, 18
+# The minors of November 2025, which mended the recheck of TID scans: before, a concurrent write could be overwritten.
+MENDED_MINOR = {18: 1, 17: 7, 16: 11, 15: 15, 14: 20}
+LONG_SECONDS = 300
+
+_SESSION = "SELECT pg_backend_pid(), current_setting('keyrotation.engine', true)"
+
+_STRICT_ISOLATION = """
+SELECT current_setting('default_transaction_isolation') IN ('repeatable read', 'serializable')
+    OR EXISTS (SELECT FROM pg_locks WHERE mode = 'SIReadLock')
+    OR EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) AS entry
+               WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+               AND entry ~ '^default_transaction_isolation=(repeatable read|serializable)$')
+"""
+
+_LONG_TRANSACTIONS = """
+SELECT pid, coalesce(nullif(application_name, ''), backend_type, 'unnamed'),
+       extract(epoch FROM clock_timestamp() - xact_start)::bigint
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+  AND xact_start <= clock_timestamp() - %s * interval '1 second'
+ORDER BY xact_start
+"""
+
+_PREPARED = """
+SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::bigint FROM pg_prepared_xacts
+WHERE database = current_database() AND prepared <= clock_timestamp() - %s * interval '1 second' ORDER BY prepared
+"""
+
+_SLOTS = """
+SELECT slot_name, active FROM pg_replication_slots
+WHERE (xmin IS NOT NULL OR NOT active) AND (database IS NULL OR database = current_database()) ORDER BY slot_name
+"""
+
+
+def is_reached_directly(connection: Connection) -> Iterator[Problem]:
+    """No pooler stands between: our session settings, without which a count may lie, would not hold.
+
+    A pooler answers the login itself, with a process id of its own.
+    """
+    sessions = [connection.execute(_SESSION).fetchone() for _ in range(2)]
+    if any(session != (connection.info.backend_pid, "on") for session in sessions):
+        yield fatal(
+            "the connection goes through a pooler, where session settings may not hold; "
+            "give the server's own address as [database] url"
+        )
+
+
+def takes_writes(connection: Connection) -> Iterator[Problem]:
+    """The server is a primary and its transactions may write."""
+    row = connection.execute(
+        "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean"
+    ).fetchone()
+    standby, read_only = row or (True, True)
+    if standby:
+        yield fatal("the server is a standby and takes no writes; give the primary's address as [database] url")
+    elif read_only:
+        yield fatal(
+            "the database is read-only; set default_transaction_read_only to off for it and for the role that rotates"
+        )
+
+
+def version_is_known(connection: Connection) -> Iterator[Problem]:
+    """The server is one of the versions that this was tried with, and has the fix that matters here."""
+    yield from version_problems(connection.info.server_version)
+
+
+def version_problems(number: int) -> Iterator[Problem]:
+    """What there is to say about a version.
+
+    Args:
+        number: as `server_version_num` gives it, 160002 for 16.2.
+    """
+    major, minor = divmod(number, 10_000)
+    if major < OLDEST_MAJOR:
+        yield fatal(f"PostgreSQL {major} is too old; upgrade the server to {OLDEST_MAJOR} or later")
+    elif major > NEWEST_MAJOR:
+        yield warning(
+            f"PostgreSQL {major} is newer than what this was tried with ({NEWEST_MAJOR}); rehearse on a copy first"
+        )
+    elif minor < MENDED_MINOR[major]:
+        yield warning(
+            f"PostgreSQL {major}.{minor} has defects in concurrent updates that {major}.{MENDED_MINOR[major]} mends; "
+            "update the server before you rotate"
+        )
+
+
+def transactions_are_read_committed(connection: Connection) -> Iterator[Problem]:
+    """Stricter transactions of the application fail when a row that they read was re-encrypted."""
+    if connection.execute(_STRICT_ISOLATION).fetchone() == (True,):
+        yield warning(
+            "transactions run as REPEATABLE READ or SERIALIZABLE here, and each may fail once with SQLSTATE 40001 when "
+            "its rows are re-encrypted; see that the application tries them again"
+        )
+
+
+def no_long_transaction(connection: Connection) -> Iterator[Problem]:
+    """An old snapshot keeps VACUUM from making room, and retirement from its proof."""
+    for pid, name, seconds in connection.execute(_LONG_TRANSACTIONS, (LONG_SECONDS,)):
+        yield warning(
+            f"session {pid} ({name}) has had a transaction open for {_minutes(seconds)}, and old rows take up room as "
+            "long as it lasts; end it before you rotate"
+        )
+
+
+def no_prepared_transaction(connection: Connection) -> Iterator[Problem]:
+    """A prepared transaction holds locks and snapshots, and may bring old values in when it commits."""
+    for gid, seconds in connection.execute(_PREPARED, (LONG_SECONDS,)):
+        yield warning(
+            f"the prepared transaction {gid} is {_minutes(seconds)} old and will keep the old key from being retired; "
+            "COMMIT PREPARED or ROLLBACK PREPARED it"
+        )
+
+
+def no_slot_holds_snapshots(connection: Connection) -> Iterator[Problem]:
+    """A slot nobody reads keeps WAL, one with an xmin keeps old rows."""
+    for slot, active in connection.execute(_SLOTS):
+        trouble = "holds back VACUUM" if active else "is read by nobody and keeps all WAL that the rotation writes"
+        yield warning(f"replication slot {slot} {trouble}; let its reader catch up, or drop it")
+
+
+def standbys_are_known(connection: Connection) -> Iterator[Problem]:
+    """Standbys and subscribers have to replay everything before a key is retired."""
+    row = connection.execute("SELECT count(*) FROM pg_stat_replication").fetchone()
+    standbys = cast("tuple[int]", row)[0]
+    if standbys:
+        yield warning(
+            f"{standbys} standby(s) or subscriber(s) replicate from here: VACUUM can cancel their readers without "
+            "hot_standby_feedback, and the old key is retired only when each has caught up; watch their lag"
+        )
+
+
+def _minutes(seconds: object) -> str:
+    return f"{int(str(seconds)) // 60} min"

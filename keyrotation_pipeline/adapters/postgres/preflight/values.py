@@ -1,0 +1,148 @@
+"""Checks that need the rows: would each value, under the target version's prefix, still be accepted?
+
+Values are changed and tried within the server; none leaves it. Only tables with a limit or a constraint pay a scan.
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import psycopg
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres import fence
+from keyrotation_pipeline.adapters.postgres.grammar_sql import as_text
+from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
+from keyrotation_pipeline.adapters.postgres.relations import Column, Relation
+from keyrotation_pipeline.adapters.postgres.scans import heap_scan
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.ports import Problem
+
+_SHORTEST_PREFIX = len(KeyVersion(1).prefix)
+
+_IS_DOMAIN = """
+SELECT t.typtype = 'd' FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = %s::bigint::oid AND a.attname = %s
+"""
+
+_CHECKS = """
+SELECT c.conname, pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
+WHERE c.conrelid = %s::bigint::oid AND c.contype = 'c' AND c.conname <> %s
+  AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY(c.conkey)
+              AND a.attname = ANY(%s))
+ORDER BY c.conname
+"""
+
+_ALL_COLUMNS = """
+SELECT attname FROM pg_attribute WHERE attrelid = %s::bigint::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+
+_LONGEST = """
+SELECT max(octet_length({value}) - strpos(left({value}, 8), ':') + {prefix_chars}) FROM ONLY {relation}
+WHERE left({value}, 8) ~ {head}
+"""
+
+_UNDER_TARGET = """CASE WHEN left({value}, 8) ~ {head}
+    THEN ({prefix} || substr({value}, strpos(left({value}, 8), ':') + 1))::{type} ELSE {column} END"""
+
+_HEAD = f"^{VERSION_PATTERN}:"
+
+
+def values_fit(subject: Subject) -> Iterator[Problem]:
+    """The longest value of each varchar(n) has room for the target's prefix (``v10:`` is longer than ``v9:``)."""
+    if len(subject.target.prefix) == _SHORTEST_PREFIX:
+        return
+    for relation in subject.heaps:
+        for column in relation.columns:
+            if column.max_chars is None:
+                continue
+            needed = _longest(subject, relation, column)
+            if needed > column.max_chars:
+                yield fatal(
+                    f"column {relation.label}.{column.name} takes {column.max_chars} characters, but its longest value "
+                    f"needs {needed} under {subject.target}; widen it to {needed} or more, or make it text"
+                )
+
+
+def domains_accept_target(subject: Subject) -> Iterator[Problem]:
+    """The CHECKs of a domain let every present value through under the target version."""
+    for relation in subject.heaps:
+        for column in relation.columns:
+            if subject.connection.execute(_IS_DOMAIN, (relation.oid, column.name)).fetchone() != (True,):
+                continue
+            query = sql.SQL("SELECT count({}) FROM ONLY {}").format(
+                _under_target(column, subject.target), relation.identifier
+            )
+            with heap_scan(subject.connection, relation.label):
+                try:
+                    subject.connection.execute(query)
+                except psycopg.errors.CheckViolation:
+                    yield fatal(
+                        f"the domain {column.type_sql} of column {relation.label}.{column.name} refuses values under "
+                        f"{subject.target}; change its CHECK with ALTER DOMAIN"
+                    )
+
+
+def checks_accept_target(subject: Subject) -> Iterator[Problem]:
+    """The table's CHECKs on encrypted columns hold for every row under the target version."""
+    for relation in subject.heaps:
+        constraints = subject.connection.execute(_CHECKS, (relation.oid, fence.NAME, subject.columns)).fetchall()
+        for name, expression in constraints:
+            with heap_scan(subject.connection, relation.label):
+                yield from _try_check(subject, relation, str(name), str(expression))
+
+
+def _try_check(subject: Subject, relation: Relation, name: str, expression: str) -> Iterator[Problem]:
+    query = sql.SQL("SELECT count(*) FROM (SELECT {} FROM ONLY {}) AS {} WHERE NOT ({})").format(
+        _row_under_target(subject, relation),
+        relation.identifier,
+        sql.Identifier(relation.name),
+        sql.SQL(expression),  # the server's own text of its constraint
+    )
+    try:
+        row = subject.connection.execute(query).fetchone()
+    except psycopg.errors.LockNotAvailable:
+        raise
+    except psycopg.Error:
+        yield warning(
+            f"the CHECK {name} of {relation.label} could not be tried with values under {subject.target}; "
+            "see for yourself that it accepts them"
+        )
+        return
+    if refused := cast("tuple[int]", row)[0]:
+        yield fatal(
+            f"the CHECK {name} of {relation.label} refuses {refused} row(s) under {subject.target}; "
+            f"change it, or ALTER TABLE {relation.label} DROP CONSTRAINT {name}"
+        )
+
+
+def _row_under_target(subject: Subject, relation: Relation) -> sql.Composed:
+    declared = {column.name: column for column in relation.columns}
+    names = [str(name) for (name,) in subject.connection.execute(_ALL_COLUMNS, (relation.oid,)).fetchall()]
+    return sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(_under_target(declared[name], subject.target), sql.Identifier(name))
+        if name in declared
+        else sql.Identifier(name)
+        for name in names
+    )
+
+
+def _under_target(column: Column, target: KeyVersion) -> sql.Composed:
+    return sql.SQL(_UNDER_TARGET).format(
+        value=as_text(column.name),
+        head=sql.Literal(_HEAD),
+        prefix=sql.Literal(target.prefix),
+        type=sql.SQL(column.type_sql),  # quoted by format_type()
+        column=sql.Identifier(column.name),
+    )
+
+
+def _longest(subject: Subject, relation: Relation, column: Column) -> int:
+    query = sql.SQL(_LONGEST).format(
+        value=as_text(column.name),
+        prefix_chars=sql.Literal(len(subject.target.prefix)),
+        relation=relation.identifier,
+        head=sql.Literal(_HEAD),
+    )
+    with heap_scan(subject.connection, relation.label):
+        row = subject.connection.execute(query).fetchone()
+    return cast("tuple[int | None]", row)[0] or 0

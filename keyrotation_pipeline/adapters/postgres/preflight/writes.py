@@ -1,0 +1,159 @@
+"""Checks of what happens when the engine updates a row: rights, triggers, rules, row security, replication, room."""
+
+from collections.abc import Iterator
+
+from keyrotation_pipeline.adapters.postgres import fence
+from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
+from keyrotation_pipeline.ports import Problem
+
+TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
+# Below this a forecast of room is noise.
+FORECAST_FROM_BYTES = 2**30
+
+_RIGHTS = """
+SELECT has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'SELECT'),
+       (SELECT bool_and(has_column_privilege(c.oid, a.attnum, 'UPDATE')) FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attname = ANY(%s)),
+       pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)
+FROM pg_class c WHERE c.oid = %s::bigint::oid
+"""
+
+_FENCE_NAME_TAKEN = """
+SELECT FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s
+AND (contype <> 'c' OR pg_get_constraintdef(oid) NOT LIKE '%%keyrotation: key version%%')
+"""
+
+# 16: fires on UPDATE, 1: for each row. An UPDATE of a partition fires its row triggers, which parents hand down, but
+# no parent's statement trigger. A trigger on UPDATE OF a generated column fires for the columns beneath it.
+_TRIGGERS = """
+SELECT t.tgname, t.tgqual IS NOT NULL
+FROM pg_trigger t
+WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0
+  AND t.tgparentid = 0 AND (%(kind)s = 'r' OR t.tgtype & 1 <> 0)
+  AND (cardinality(t.tgattr::int2[]) = 0 OR EXISTS (
+      SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY(t.tgattr)
+      AND (a.attname = ANY(%(columns)s) OR a.attgenerated <> '')))
+  AND NOT (t.tgqual IS NOT NULL
+           AND split_part(pg_get_triggerdef(t.oid), ' EXECUTE ', 1) LIKE '%%keyrotation.engine%%')
+ORDER BY t.tgname
+"""
+
+_RULES = """
+SELECT rulename FROM pg_rewrite WHERE ev_class = %s::bigint::oid AND ev_type = '2' AND ev_enabled IN ('O', 'A')
+ORDER BY rulename
+"""
+
+_PUBLISHED_WITHOUT_IDENTITY = """
+SELECT string_agg(DISTINCT p.pubname, ', ' ORDER BY p.pubname)
+FROM pg_class c JOIN pg_publication p ON p.pubupdate JOIN pg_publication_tables t ON t.pubname = p.pubname
+WHERE c.oid = %s::bigint::oid AND c.relreplident <> 'f'
+  AND EXISTS (
+      SELECT FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+      WHERE n.nspname = t.schemaname AND r.relname = t.tablename
+        AND (r.oid = c.oid OR r.oid IN (SELECT relid FROM pg_partition_ancestors(c.oid::regclass))))
+  AND NOT EXISTS (
+      SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+        AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))
+"""
+
+
+def role_may_read_and_write(subject: Subject) -> Iterator[Problem]:
+    """Each relation grants SELECT, and those with rows UPDATE; rights on a parent do not reach its partitions."""
+    role = subject.connection.info.user
+    for relation in subject.relations:
+        if relation.kind not in {"r", "p"}:
+            continue
+        usage, select, update, _, _ = _rights(subject, relation.oid)
+        if not usage:
+            yield fatal(
+                f"role {role} may not use schema {relation.schema}; GRANT USAGE ON SCHEMA {relation.schema} TO {role}"
+            )
+        missing = [] if select else ["SELECT"]
+        if relation.kind == "r" and not update:
+            missing.append("UPDATE")
+        if missing:
+            rights = ", ".join(missing)
+            yield fatal(f"role {role} lacks {rights} on {relation.label}; GRANT {rights} ON {relation.label} TO {role}")
+
+
+def role_may_fence(subject: Subject) -> Iterator[Problem]:
+    """Only an owner can add a constraint."""
+    role = subject.connection.info.user
+    for relation in subject.relations:
+        *_, owns, owner = _rights(subject, relation.oid)
+        if relation.kind in {"r", "p"} and not owns:
+            yield fatal(
+                f"role {role} does not own {relation.label}, so it cannot fence it against retired key versions; "
+                f"GRANT {owner} TO {role}"
+            )
+
+
+def fence_name_is_free(subject: Subject) -> Iterator[Problem]:
+    """Nobody else's constraint has the name of our fence."""
+    for relation in subject.relations:
+        if subject.connection.execute(_FENCE_NAME_TAKEN, (relation.oid, fence.NAME)).fetchone() is not None:
+            yield fatal(
+                f"table {relation.label} has a constraint {fence.NAME} that is not ours; "
+                f"ALTER TABLE {relation.label} RENAME CONSTRAINT {fence.NAME} TO another name"
+            )
+
+
+def row_security_does_not_apply(subject: Subject) -> Iterator[Problem]:
+    """Policies would hide rows from counts and from the engine."""
+    role = subject.connection.info.user
+    for relation in subject.heaps:
+        row = subject.connection.execute("SELECT row_security_active(%s::bigint::oid)", (relation.oid,)).fetchone()
+        if row == (True,):
+            yield fatal(
+                f"row-level security of {relation.label} applies to role {role} and would hide rows from it; "
+                f"ALTER ROLE {role} BYPASSRLS, or rotate as an owner without FORCE ROW LEVEL SECURITY"
+            )
+
+
+def triggers_stay_quiet(subject: Subject) -> Iterator[Problem]:
+    """No trigger fires on our UPDATE, which changes nothing that an application can see."""
+    for relation in subject.relations:
+        parameters = {"oid": relation.oid, "kind": relation.kind, "columns": subject.columns}
+        for trigger, conditional in subject.connection.execute(_TRIGGERS, parameters):
+            rest = ", joined by AND to the condition that it has" if conditional else ""
+            yield fatal(
+                f"trigger {trigger} of {relation.label} would fire for every re-encrypted row; "
+                f"create it anew with {TRIGGER_CLAUSE}{rest}"
+            )
+
+
+def no_rule_rewrites_updates(subject: Subject) -> Iterator[Problem]:
+    """A rule would turn our UPDATE into something else."""
+    for relation in subject.heaps:
+        for (rule,) in subject.connection.execute(_RULES, (relation.oid,)):
+            yield fatal(
+                f"rule {rule} of {relation.label} rewrites every UPDATE, ours too; replace it by a trigger with "
+                f"{TRIGGER_CLAUSE}, or ALTER TABLE {relation.label} DISABLE RULE {rule} during the rotation"
+            )
+
+
+def replica_identity_is_there(subject: Subject) -> Iterator[Problem]:
+    """A published table without replica identity refuses every UPDATE."""
+    for relation in subject.heaps:
+        row = subject.connection.execute(_PUBLISHED_WITHOUT_IDENTITY, (relation.oid,)).fetchone()
+        if row and row[0]:
+            yield fatal(
+                f"table {relation.label} is published ({row[0]}) without a replica identity, so it refuses every "
+                f"UPDATE; add a primary key, or ALTER TABLE {relation.label} REPLICA IDENTITY FULL"
+            )
+
+
+def disk_has_room(subject: Subject) -> Iterator[Problem]:
+    """Forecast for large tables: 1.1 times the table, about 3 times its size in WAL (measured, with VACUUM between)."""
+    block = subject.connection.execute("SELECT current_setting('block_size')::int").fetchone() or (8192,)
+    size = sum(relation.pages for relation in subject.heaps) * int(str(block[0]))
+    if size >= FORECAST_FROM_BYTES:
+        gib = size / 2**30
+        yield warning(
+            f"re-encrypting {subject.table.name} ({gib:.1f} GiB) writes about {3 * gib:.0f} GiB of WAL and makes the "
+            f"table about {gib / 10:.1f} GiB larger; see that disk and archive have room"
+        )
+
+
+def _rights(subject: Subject, oid: int) -> tuple[object, ...]:
+    return subject.connection.execute(_RIGHTS, (subject.columns, oid)).fetchone() or (False,) * 5
