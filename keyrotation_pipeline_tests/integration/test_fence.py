@@ -199,19 +199,39 @@ def test_partitions_are_fenced_and_old_rows_cannot_be_attached(anywhere: Connect
     assert fence.fences(anywhere, CLIENTS) == (V1,)
 
 
-def test_a_partition_that_was_away_does_not_keep_its_old_fence(anywhere: Connection) -> None:
-    anywhere.execute("CREATE TABLE public.clients (id int, first_name text, email text) PARTITION BY RANGE (id)")
-    anywhere.execute("CREATE TABLE public.clients_1 PARTITION OF public.clients FOR VALUES FROM (0) TO (100)")
+@pytest.mark.parametrize(
+    ("make", "leave", "come_back"),
+    [
+        pytest.param(
+            "CREATE TABLE public.clients (id int, first_name text, email text) PARTITION BY RANGE (id); "
+            "CREATE TABLE public.child PARTITION OF public.clients FOR VALUES FROM (0) TO (100)",
+            "ALTER TABLE public.clients DETACH PARTITION public.child",
+            "ALTER TABLE public.clients ATTACH PARTITION public.child FOR VALUES FROM (0) TO (100)",
+            id="partition",
+        ),
+        pytest.param(
+            "CREATE TABLE public.clients (id int, first_name text, email text); "
+            "CREATE TABLE public.child () INHERITS (public.clients)",
+            "ALTER TABLE public.child NO INHERIT public.clients",
+            "ALTER TABLE public.child INHERIT public.clients",
+            id="inheritance child",
+        ),
+    ],
+)
+def test_a_child_that_was_away_does_not_keep_its_old_fence(
+    anywhere: Connection, make: str, leave: str, come_back: str
+) -> None:
+    anywhere.execute(make.encode())
     fence.fence(anywhere, CLIENTS, [V1])
-    anywhere.execute("ALTER TABLE public.clients DETACH PARTITION public.clients_1")
-    anywhere.execute("ALTER TABLE public.clients ATTACH PARTITION public.clients_1 FOR VALUES FROM (0) TO (100)")
+    anywhere.execute(leave.encode())
+    anywhere.execute(come_back.encode())
 
     fence.fence(anywhere, CLIENTS, [V1, V2])
 
     assert fence.fences(anywhere, CLIENTS) == (V1, V2)
     fence.unfence(anywhere, CLIENTS, V1)
     fence.unfence(anywhere, CLIENTS, V2)
-    anywhere.execute("INSERT INTO public.clients VALUES (1, %s)", (value(1),))
+    anywhere.execute("INSERT INTO public.child VALUES (1, %s)", (value(1),))
 
 
 def test_inheritance_children_are_fenced_too(anywhere: Connection) -> None:

@@ -127,7 +127,7 @@ def _put(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVe
     name = sql.Identifier(NAME)
     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
     statements: list[sql.Composed] = [drop.format(root.identifier, name)]
-    # A partition that was detached and attached again keeps a constraint of its own, which would be in the way.
+    # A child that left its parent and came back keeps a constraint of its own, which would be in the way.
     statements += [drop.format(relation.identifier, name) for relation in _with_own(connection, table, root)]
     if versions:
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
