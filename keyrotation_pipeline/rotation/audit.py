@@ -169,7 +169,7 @@ def _seq_in(body: str) -> int | None:
 def _heads(content: object) -> Iterator[AuditHead]:
     if isinstance(content, dict):
         seq, digest = content.get("seq"), content.get("hash", content.get("head"))
-        if isinstance(seq, int) and isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest):
+        if type(seq) is int and isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest):
             yield AuditHead(seq, digest)
         content = list(content.values())
     if isinstance(content, list):

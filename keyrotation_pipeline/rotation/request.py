@@ -70,9 +70,7 @@ def open_request(
     _require_texts(reason, requested_by, incident)
     _require_none_unfinished(pipeline)
     source = _source(pipeline)
-    counts = pipeline.database.count(pipeline.tables)
-    target = _next_version(pipeline, counts)
-    require_preflight(pipeline, target)
+    target, counts = _target(pipeline)
     now = pipeline.clock.now()
     start, finish = _dates(now, start_by, finish_by, emergency=incident is not None)
     head = pipeline.ledger.head()
@@ -177,6 +175,17 @@ def _source(pipeline: Pipeline) -> KeyRecord:
 def _registered(pipeline: Pipeline) -> dict[KeyVersion, KeyRecord]:
     records = pipeline.ledger.keys()
     return {record.version: record for record in records}
+
+
+def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
+    """The new version, fit for every table, and the counts that it was chosen by."""
+    # The pre-flight comes before the count, which could only fail on what the pre-flight explains.
+    require_preflight(pipeline, expected := _next_version(pipeline, ()))
+    counts = pipeline.database.count(pipeline.tables)
+    target = _next_version(pipeline, counts)
+    if target != expected:
+        require_preflight(pipeline, target)
+    return target, counts
 
 
 def _next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion:

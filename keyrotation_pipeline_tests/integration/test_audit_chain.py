@@ -1,0 +1,157 @@
+"""A superuser drops the triggers and changes the audit in the real database; the chain and its anchors tell."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.model.audit import AuditHead, hash_of
+from keyrotation_pipeline.model.rotation import RotationStatus
+from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+
+EVENTS = 9
+
+
+@pytest.fixture
+def ledger(migrated: Connection) -> PostgresLedger:
+    """Nine events, and no trigger that could keep anybody from them."""
+    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost")
+    for number in range(1, EVENTS + 1):
+        ledger.append("tried", {"number": number})
+    migrated.execute("DROP TRIGGER append_only ON keyrotation.audit_events")
+    migrated.execute("DROP TRIGGER never_removed ON keyrotation.audit_head")
+    migrated.execute("DROP TRIGGER moves_on_by_one ON keyrotation.audit_head")
+    return ledger
+
+
+CHANGE = "UPDATE keyrotation.audit_events SET body = replace(body, '\"number\":4', '\"number\":44') WHERE seq = 4"
+SWAP_ROWS = """
+    UPDATE keyrotation.audit_events SET seq = 1000 WHERE seq = 4;
+    UPDATE keyrotation.audit_events SET seq = 4 WHERE seq = 5;
+    UPDATE keyrotation.audit_events SET seq = 5 WHERE seq = 1000
+"""
+SWAP_BODIES = """
+    UPDATE keyrotation.audit_events e SET body = o.body FROM keyrotation.audit_events o
+    WHERE (e.seq, o.seq) IN ((4, 5), (5, 4))
+"""
+CLOSE_THE_GAP = """
+    DELETE FROM keyrotation.audit_events WHERE seq = 4;
+    UPDATE keyrotation.audit_events SET seq = seq - 1 WHERE seq > 4
+"""
+
+
+@pytest.mark.parametrize(
+    ("tampering", "sentence"),
+    [
+        pytest.param(CHANGE, "event 4 was changed", id="changed"),
+        pytest.param(
+            "UPDATE keyrotation.audit_events SET body = 'x' WHERE seq = 4", "event 4 was changed", id="garbled"
+        ),
+        pytest.param(
+            "UPDATE keyrotation.audit_events SET previous_hash = repeat('0', 64) WHERE seq = 4",
+            "event 4 was changed",
+            id="chained elsewhere",
+        ),
+        pytest.param("DELETE FROM keyrotation.audit_events WHERE seq = 4", "event 4 was removed", id="removed"),
+        pytest.param(
+            "DELETE FROM keyrotation.audit_events WHERE seq <= 3", "events 1 to 3 were removed", id="beginning removed"
+        ),
+        pytest.param(CLOSE_THE_GAP, r"event 4 was reordered \(it is event 5\)", id="removed and closed up"),
+        pytest.param(SWAP_ROWS, r"event 4 was reordered \(it is event 5\), event 5 was reordered", id="rows swapped"),
+        pytest.param(
+            SWAP_BODIES, r"event 4 was reordered \(it is event 5\), event 5 was reordered", id="bodies swapped"
+        ),
+        pytest.param("DELETE FROM keyrotation.audit_events WHERE seq > 7", "events 8 to 9 were cut off", id="cut off"),
+        pytest.param("DELETE FROM keyrotation.audit_events", "events 1 to 9 were cut off", id="all cut off"),
+        pytest.param("DELETE FROM keyrotation.audit_head", "the audit's head was removed", id="head removed"),
+        pytest.param(
+            "UPDATE keyrotation.audit_head SET (seq, hash) ="
+            " (SELECT seq, hash FROM keyrotation.audit_events WHERE seq = 7)",
+            "event 9 was added from outside",
+            id="head moved back",
+        ),
+    ],
+)
+def test_tampering_is_found_and_named(ledger: PostgresLedger, tampering: str, sentence: str) -> None:
+    verify_audit(ledger)
+    ledger.connection.execute(tampering)
+    with pytest.raises(AuditError, match=sentence):
+        verify_audit(ledger)
+
+
+def test_events_that_were_cut_off_stay_missing_when_others_follow(ledger: PostgresLedger) -> None:
+    ledger.connection.execute("DELETE FROM keyrotation.audit_events WHERE seq > 7")
+    ledger.append("tried", {})
+    with pytest.raises(AuditError, match="events 8 to 9 were removed"):
+        verify_audit(ledger)
+
+
+def rewind(ledger: PostgresLedger, seq: int) -> None:
+    """Cut the chain off and move its head back, as whoever owns the database can."""
+    ledger.connection.execute("DELETE FROM keyrotation.audit_events WHERE seq > %s", (seq,))
+    ledger.connection.execute(
+        "UPDATE keyrotation.audit_head SET (seq, hash) ="
+        " (SELECT seq, hash FROM keyrotation.audit_events WHERE seq = %s)",
+        (seq,),
+    )
+
+
+def rewrite(ledger: PostgresLedger, seq: int) -> None:
+    """Change one event and hash everything after it anew, as whoever owns the database can."""
+    previous = ""
+    for event in list(ledger.events()):
+        body = event.body.replace('"number"', '"forged"') if event.seq == seq else event.body
+        previous = previous or event.previous
+        digest = hash_of(previous, body)
+        ledger.connection.execute(
+            "UPDATE keyrotation.audit_events SET body = %s, previous_hash = %s, hash = %s WHERE seq = %s",
+            (body, previous, digest, event.seq),
+        )
+        previous = digest
+    ledger.connection.execute("UPDATE keyrotation.audit_head SET hash = %s", (previous,))
+
+
+@pytest.mark.parametrize(
+    ("forge", "sentence"),
+    [
+        pytest.param(lambda ledger: rewind(ledger, 7), "events 8 to 9 were cut off", id="cut off with its head"),
+        pytest.param(lambda ledger: rewrite(ledger, 4), "event 9 is not the one that an anchor names", id="rewritten"),
+    ],
+)
+def test_a_forgery_that_is_consistent_in_itself_is_found_by_an_anchor(
+    ledger: PostgresLedger, forge: Callable[[PostgresLedger], None], sentence: str
+) -> None:
+    anchor = ledger.head()
+    forge(ledger)
+    verify_audit(ledger)
+    with pytest.raises(AuditError, match=sentence):
+        verify_audit(ledger, anchor)
+
+
+def test_the_heads_that_officers_signed_are_anchors_by_themselves(ledger: PostgresLedger) -> None:
+    head = ledger.head()
+    ledger.open(rotation(audit_head=(head.seq, head.hash)), TEXT)
+    ledger.set_status(rotation().id, RotationStatus.CANCELLED)
+    verify_audit(ledger)
+    rewind(ledger, 7)
+    with pytest.raises(AuditError, match="events 8 to 9 were cut off"):
+        verify_audit(ledger)
+
+
+def test_an_anchor_of_another_database_does_not_verify(ledger: PostgresLedger) -> None:
+    with pytest.raises(AuditError, match="event 3 is not the one"):
+        verify_audit(ledger, AuditHead(3, "a" * 64))
+
+
+def test_a_chain_of_more_events_than_one_page_is_read_whole(migrated: Connection) -> None:
+    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost")
+    with ledger.transaction():
+        for number in range(1005):
+            ledger.append("tried", {"number": number})
+    assert verify_audit(ledger).seq == 1005
+    assert [json.loads(event.body)["facts"]["number"] for event in ledger.events()] == list(range(1005))

@@ -1,0 +1,306 @@
+"""What the real ledger does beyond its port's suite: other processes, lost connections, and what it never takes."""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
+from keyrotation_pipeline.errors import (
+    AuditError,
+    BlockedError,
+    DatabaseUnavailableError,
+    OutOfOrderError,
+    PreflightError,
+    RequestError,
+)
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import hash_of
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import RotationStatus
+from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline_tests.contract.ledger_suite import AT, CLIENTS, TEXT, V1, V2, rotation, step
+
+Another = Callable[[], PostgresLedger]
+
+
+def ledger_on(connection: Connection) -> PostgresLedger:
+    return PostgresLedger(connection, SystemClock(), "dba@clinic", "clinic@localhost, system identifier 7")
+
+
+@pytest.fixture
+def ledger(migrated: Connection) -> PostgresLedger:
+    return ledger_on(migrated)
+
+
+@pytest.fixture
+def another(ledger: PostgresLedger, database_url: str) -> Iterator[Another]:
+    """`another()`: the ledger as another process has it, on a connection of its own."""
+    with contextlib.ExitStack() as opened:
+        yield lambda: ledger_on(opened.enter_context(connect(database_url)))
+
+
+def test_an_event_holds_who_did_what_when_and_where(ledger: PostgresLedger) -> None:
+    ledger.append("tried", {"version": V1, "at": AT, "names": ("a", "b"), "state": KeyState.ACTIVE}, "ab" * 16)
+    (event,) = ledger.events()
+    told = json.loads(event.body)
+    assert datetime.fromisoformat(told.pop("at")).tzinfo == UTC
+    assert told == {
+        "actor": "dba@clinic",
+        "database": "clinic@localhost, system identifier 7",
+        "event": "tried",
+        "facts": {"version": "v1", "at": AT.isoformat(), "names": ["a", "b"], "state": "active"},
+        "request": "ab" * 16,
+        "seq": 1,
+    }
+    assert event.hash == hash_of("0" * 64, event.body)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pytest.param(os.urandom(32), id="bytes"),
+        pytest.param(KeyMaterial.generate(), id="key material"),
+        pytest.param({"inside": [b"bytes"]}, id="bytes inside"),
+        pytest.param(float("nan"), id="not a number"),
+        pytest.param(datetime(2026, 1, 1), id="time without a zone"),  # noqa: DTZ001
+    ],
+)
+def test_facts_that_are_not_plain_json_are_never_stored(ledger: PostgresLedger, secret: object) -> None:
+    with pytest.raises(TypeError, match=r"the fact leak.* is of type") as refused:
+        ledger.append("tried", {"leak": secret})
+    assert ledger.head().seq == 0
+    assert repr(secret) not in str(refused.value)
+
+
+def test_concurrent_events_of_many_processes_form_one_chain_without_gaps(another: Another) -> None:
+    ledgers = [another() for _ in range(4)]
+
+    def append(ledger: PostgresLedger) -> None:
+        for number in range(25):
+            ledger.append("tried", {"number": number})
+
+    threads = [threading.Thread(target=append, args=(each,)) for each in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verify_audit(ledgers[0]).seq == 100
+    assert [event.seq for event in ledgers[0].events()] == list(range(1, 101))
+
+
+def test_only_the_events_since_the_savepoint_go_with_it(ledger: PostgresLedger) -> None:
+    with ledger.transaction():
+        ledger.append("kept", {})
+        with contextlib.suppress(ZeroDivisionError), ledger.transaction():
+            ledger.append("undone", {})
+            raise ZeroDivisionError
+        ledger.append("kept too", {})
+    assert [json.loads(event.body)["event"] for event in ledger.events()] == ["kept", "kept too"]
+
+
+def test_appending_leaves_the_sessions_lock_timeout_as_it_was(ledger: PostgresLedger) -> None:
+    with ledger.transaction():
+        ledger.append("tried", {})
+        assert ledger.one("SELECT current_setting('lock_timeout') AS wait")["wait"] == "1s"
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE keyrotation.audit_events SET body = body",
+        "DELETE FROM keyrotation.audit_events",
+        "TRUNCATE keyrotation.audit_events",
+        "DELETE FROM keyrotation.audit_head",
+        "UPDATE keyrotation.audit_head SET seq = 0",
+    ],
+)
+def test_the_database_itself_refuses_to_change_the_audit(ledger: PostgresLedger, tampering: str) -> None:
+    ledger.append("tried", {})
+    with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+        ledger.connection.execute(tampering)
+
+
+def test_an_event_slipped_in_from_outside_is_refused_and_found(ledger: PostgresLedger) -> None:
+    ledger.append("tried", {})
+    ledger.connection.execute(
+        "INSERT INTO keyrotation.audit_events SELECT 2, replace(body, '\"seq\":1', '\"seq\":2'), hash, repeat('a', 64)"
+        " FROM keyrotation.audit_events"
+    )
+    with pytest.raises(AuditError, match="event 2 that its head does not know"):
+        ledger.append("tried", {})
+    with pytest.raises(AuditError, match="event 2 was changed"):
+        verify_audit(ledger)
+
+
+def test_a_lock_of_another_process_names_its_session(ledger: PostgresLedger, another: Another) -> None:
+    holder = another()
+    with holder.lock("ab/rows"):
+        with ledger.lock("ab/other rows"):
+            pass
+        refusal = pytest.raises(BlockedError, match=rf"session {holder.connection.info.backend_pid}\) is at ab/rows")
+        with refusal, ledger.lock("ab/rows"):
+            pass
+
+
+def test_a_lock_dies_with_its_process(ledger: PostgresLedger, another: Another) -> None:
+    holder = another()
+    with contextlib.suppress(DatabaseUnavailableError), holder.lock("ab/rows"):
+        holder.connection.close()
+    # The server notices in its own time, but at once when it is told to end the session.
+    ledger.connection.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = 'keyrotation' AND pid <> pg_backend_pid()"
+    )
+    with ledger.lock("ab/rows"):
+        pass
+
+
+def test_of_two_requests_at_once_one_is_refused_by_a_sentence(another: Another) -> None:
+    first, second = another(), another()
+    refused: list[RequestError] = []
+    started = threading.Event()
+
+    def open_second() -> None:
+        started.set()
+        try:
+            second.open(rotation(2), TEXT)
+        except RequestError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=open_second)
+    with first.transaction():
+        first.open(rotation(1), TEXT)
+        thread.start()
+        started.wait()
+    thread.join()
+    assert [each.id for each in first.rotations()] == [rotation(1).id]
+    assert "another rotation is not finished" in str(refused[0])
+
+
+@pytest.mark.parametrize(
+    ("beginning", "sentence"),
+    [
+        pytest.param("abcde", "at least its first six", id="too short"),
+        pytest.param("zzzzzzzz", "at least its first six", id="not hex"),
+        pytest.param("%%%%%%", "at least its first six", id="a pattern"),
+        pytest.param("abcdef", "more than one", id="ambiguous"),
+        pytest.param("abcdef9", "there is no rotation", id="unknown"),
+    ],
+)
+def test_a_beginning_that_names_no_single_rotation_is_refused(
+    ledger: PostgresLedger, beginning: str, sentence: str
+) -> None:
+    for last in "01":
+        ledger.open(rotation(id="abcdef" + last.zfill(26)), TEXT)
+        ledger.set_status("abcdef" + last.zfill(26), RotationStatus.CANCELLED)
+    with pytest.raises(RequestError, match=sentence):
+        ledger.rotation(beginning)
+
+
+def test_a_rotation_that_is_over_stays_over(ledger: PostgresLedger) -> None:
+    ledger.open(rotation(), TEXT)
+    ledger.set_status(rotation().id, RotationStatus.CANCELLED)
+    with pytest.raises(OutOfOrderError, match="is cancelled and cannot become running"):
+        ledger.set_status(rotation().id, RotationStatus.RUNNING)
+
+
+def test_only_one_key_is_active(ledger: PostgresLedger) -> None:
+    for version in (V1, V2):
+        ledger.add_key(KeyRecord(version, KeyState.PRE_ACTIVATION, f"{version.number}f" * 32, AT), None)
+    ledger.set_key_state(V1, KeyState.ACTIVE, None)
+    with pytest.raises(OutOfOrderError, match="v1 is still active"):
+        ledger.set_key_state(V2, KeyState.ACTIVE, None)
+
+
+def test_a_finished_step_ends_what_blocked_the_rotation(ledger: PostgresLedger) -> None:
+    ledger.open(rotation(), TEXT)
+    ledger.block(rotation().id, "web-1 lags; restart it")
+    ledger.finish_step(rotation().id, step())
+    assert ledger.rotation(rotation().id).blocked_by is None
+
+
+def test_counts_of_other_columns_than_the_declared_ones_are_not_shown(ledger: PostgresLedger) -> None:
+    ledger.save_counts([TableCount(CLIENTS, 1, {V1: 1}, 0, 0, 0, 0, (), AT)])
+    assert ledger.counts([EncryptedTable(TableName("public", "clients"), ("first_name", "email", "phone"))]) == ()
+
+
+def test_counting_again_without_a_change_adds_no_event(ledger: PostgresLedger) -> None:
+    count = TableCount(CLIENTS, 1, {V1: 1}, 0, 0, 0, 0, (), AT)
+    ledger.save_counts([count])
+    later = replace(count, counted_at=datetime(2026, 3, 2, tzinfo=UTC))
+    ledger.save_counts([later])
+    assert ledger.head().seq == 1
+    assert ledger.counts([CLIENTS]) == (later,)
+
+
+def test_progress_adds_up_the_walks_of_a_shards_relations(ledger: PostgresLedger) -> None:
+    for relation, start, here, end in (("a", 0, 10, 20), ("b", 5, 6, 15)):
+        ledger.connection.execute(
+            "INSERT INTO keyrotation.shard_walks (request, table_name, shard, relation, filenode, first_page,"
+            " next_page, end_page, rows, seconds, updated_at) VALUES (%s, 'clients', 1, %s, 1, %s, %s, %s, 30, 0.5, now())",
+            (rotation().id, relation, start, here, end),
+        )
+    (progress,) = ledger.shard_progress(rotation().id)
+    assert (progress.table, progress.shard, progress.done_pages, progress.total_pages) == ("clients", 1, 11, 30)
+    assert (progress.rows, progress.rows_per_second) == (60, 60.0)
+
+
+def test_the_seeds_row_is_begun_at_the_start_and_completed_once(ledger: PostgresLedger) -> None:
+    ledger.open(rotation(), TEXT)
+    started = replace(rotation(), started_at=AT)
+    ledger.write_rotation_audit(started, 0, None)
+    ledger.write_rotation_audit(started, 41, datetime(2026, 3, 1, 13, 0, tzinfo=UTC))
+    ledger.write_rotation_audit(started, 99, datetime(2026, 3, 9, tzinfo=UTC))
+    rows = ledger.query(
+        "SELECT rotation_date, old_key_version, new_key_version, rotation_type, initiated_by, completion_date,"
+        " records_reencrypted, notes FROM keyrotation.key_rotation_audit"
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        (AT.replace(tzinfo=None), "v1", "v2", "routine", "dba@clinic", datetime(2026, 3, 1, 13, 0), 41, "yearly")  # noqa: DTZ001
+    ]
+
+
+def test_a_lost_connection_is_told_in_one_sentence(ledger: PostgresLedger, database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", (ledger.connection.info.backend_pid,))
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailableError, match="was lost; see that the server runs"):
+            ledger.append("tried", {})
+
+
+def test_a_connection_lost_in_the_middle_of_a_transaction_is_told_the_same_way(
+    ledger: PostgresLedger, database_url: str
+) -> None:
+    def lose() -> None:
+        with ledger.transaction():
+            ledger.append("tried", {})
+            with psycopg.connect(database_url, autocommit=True) as admin:
+                admin.execute("SELECT pg_terminate_backend(%s, 5000)", (ledger.connection.info.backend_pid,))
+            ledger.append("tried", {})
+
+    with pytest.raises(DatabaseUnavailableError, match="was lost; see that the server runs"):
+        lose()
+    with connect(database_url) as again:
+        assert ledger_on(again).head().seq == 0
+
+
+def test_a_role_without_rights_on_the_schema_is_told_whom_to_be(ledger: PostgresLedger) -> None:
+    role = f"stranger_of_{ledger.connection.info.dbname}"
+    ledger.connection.execute(f"CREATE ROLE {role}")
+    ledger.connection.execute(f"SET ROLE {role}")
+    try:
+        with pytest.raises(PreflightError, match="may not use the schema keyrotation"):
+            ledger.head()
+    finally:
+        ledger.connection.execute("RESET ROLE")
+        ledger.connection.execute(f"DROP ROLE {role}")

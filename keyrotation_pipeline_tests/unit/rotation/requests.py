@@ -1,0 +1,43 @@
+"""A world in which nothing was requested yet, and the ways to request and sign in it."""
+
+from dataclasses import replace
+
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import Rotation
+from keyrotation_pipeline.rotation.request import add_approval, open_request
+from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeSignatures, FakeWorld, fake_pipeline
+
+ADA, BEN = (officer.fingerprint for officer in ROSTER.officers)
+
+
+def before_any_rotation() -> FakeWorld:
+    """Before any rotation: v1 is the only key, the primary and active."""
+    world = fake_pipeline({"clients": [{"first_name": "v1:Zoe", "email": "v1:zoe@example.org"}]})
+    del world.keys.live[V2], world.ledger.state.keys[V2]
+    world.keys.primary_version = V1
+    world.ledger.state.keys[V1] = replace(world.ledger.state.keys[V1], state=KeyState.ACTIVE)
+    return world
+
+
+def request(world: FakeWorld, **changes: object) -> Rotation:
+    arguments = {"reason": "yearly rotation", "requested_by": "dba@clinic", **changes}
+    return open_request(world.pipeline, **arguments)  # type: ignore[arg-type]
+
+
+def sign(world: FakeWorld, rotation: Rotation, officer: str) -> tuple[str, int]:
+    text = world.ledger.approval_text(rotation.id)
+    return add_approval(world.pipeline, rotation, FakeSignatures.sign(officer, text))
+
+
+def approved(world: FakeWorld) -> Rotation:
+    rotation = request(world)
+    for officer in (ADA, BEN):
+        sign(world, rotation, officer)
+    return world.ledger.rotation(rotation.id)
+
+
+def made_key(world: FakeWorld) -> None:
+    material = KeyMaterial.generate()
+    world.keys.live[V2] = material
+    world.ledger.state.keys[V2] = KeyRecord(V2, KeyState.PRE_ACTIVATION, material.fingerprint, START)

@@ -1,0 +1,236 @@
+"""Approvals: two officers, over exactly this text, in time, and looked at again whenever it matters."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError, RequestError
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import Officer
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.rotation import Rotation, RotationStatus
+from keyrotation_pipeline.rotation.request import add_approval, cancel, require_authorised
+from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V3, FakeSignatures, FakeWorld
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
+
+EVE = Officer("Eve", "E" * 40)
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    return before_any_rotation()
+
+
+def test_two_officers_authorise_and_one_does_not(world: FakeWorld) -> None:
+    rotation = request(world)
+    assert sign(world, rotation, ADA) == ("Ada", 1)
+    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+        require_authorised(world.pipeline, world.ledger.rotation(rotation.id))
+    assert sign(world, rotation, BEN) == ("Ben", 2)
+    require_authorised(world.pipeline, world.ledger.rotation(rotation.id))
+
+
+def test_one_officer_twice_counts_once(world: FakeWorld) -> None:
+    rotation = request(world)
+    sign(world, rotation, ADA)
+    with pytest.raises(ApprovalError, match="Ada has signed this request already"):
+        sign(world, rotation, ADA)
+
+
+def test_signatures_filed_under_other_names_do_not_count_twice(world: FakeWorld) -> None:
+    rotation = request(world)
+    sign(world, rotation, ADA)
+    (stored,) = world.ledger.signatures(rotation.id)
+    world.ledger.add_signature(rotation.id, replace(stored, officer=BEN))
+    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+        require_authorised(world.pipeline, world.ledger.rotation(rotation.id))
+
+
+def test_a_signature_over_one_space_more_does_not_count(world: FakeWorld) -> None:
+    rotation = request(world)
+    text = world.ledger.approval_text(rotation.id).replace(b"Reason: ", b"Reason:  ")
+    with pytest.raises(ApprovalError, match="not over this text"):
+        add_approval(world.pipeline, rotation, FakeSignatures.sign(ADA, text))
+
+
+@pytest.mark.parametrize(
+    ("signed_at", "sentence"),
+    [
+        pytest.param(START - timedelta(seconds=1), "dated before the request", id="backdated"),
+        pytest.param(START + timedelta(seconds=1), "dated in the future", id="from the future"),
+        pytest.param(START, None, id="in the second of the request"),
+    ],
+)
+def test_a_signature_counts_from_the_request_until_now(
+    world: FakeWorld, signed_at: datetime, sentence: str | None
+) -> None:
+    world.clock.at = START + timedelta(milliseconds=700)
+    rotation = request(world)
+    world.signatures.signed_at = signed_at
+    if sentence is None:
+        assert sign(world, rotation, ADA) == ("Ada", 1)
+        return
+    with pytest.raises(ApprovalError, match=sentence):
+        sign(world, rotation, ADA)
+    assert world.ledger.signatures(rotation.id) == ()
+
+
+@pytest.mark.parametrize(
+    ("after", "sentence"),
+    [
+        pytest.param(timedelta(days=31), "was to start by", id="not started in time"),
+        pytest.param(timedelta(days=91), "was to start by|was to be finished by", id="not finished in time"),
+    ],
+)
+def test_a_request_past_its_dates_takes_no_signature_and_authorises_nothing(
+    world: FakeWorld, after: timedelta, sentence: str
+) -> None:
+    rotation = approved(world)
+    world.clock.at += after
+    with pytest.raises(RequestError, match=sentence):
+        require_authorised(world.pipeline, rotation)
+    with pytest.raises(RequestError, match=sentence):
+        sign(world, rotation, ADA)
+
+
+def test_a_started_rotation_goes_on_until_it_had_to_be_finished(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+    running = world.ledger.rotation(rotation.id)
+    world.clock.at += timedelta(days=89)
+    require_authorised(world.pipeline, running)
+    world.clock.at += timedelta(days=2)
+    with pytest.raises(RequestError, match="was to be finished by"):
+        require_authorised(world.pipeline, running)
+
+
+def test_a_rotation_that_is_over_takes_no_signature(world: FakeWorld) -> None:
+    rotation = request(world)
+    cancel(world.pipeline, rotation)
+    with pytest.raises(RequestError, match="is cancelled"):
+        sign(world, rotation, ADA)
+
+
+def fewer_required(world: FakeWorld) -> None:
+    world.signatures.pinned = replace(ROSTER, required=1)
+
+
+def another_officer(world: FakeWorld) -> None:
+    world.signatures.pinned = replace(ROSTER, officers=(ROSTER.officers[0], EVE))
+
+
+def one_officer_more(world: FakeWorld) -> None:
+    world.signatures.pinned = replace(ROSTER, officers=(*ROSTER.officers, EVE))
+
+
+def names_exchanged(world: FakeWorld) -> None:
+    world.signatures.pinned = replace(ROSTER, officers=(Officer("Ada", BEN), Officer("Ben", ADA)))
+
+
+def another_recipient(world: FakeWorld) -> None:
+    world.signatures.pinned = replace(ROSTER, recipients=("E" * 40,))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (fewer_required, "required in"),
+        (another_officer, "officers in"),
+        (one_officer_more, "officers in"),
+        (names_exchanged, "officers in"),
+        (another_recipient, "recipients in"),
+    ],
+)
+def test_a_configured_roster_other_than_the_pinned_one_stops_everything(
+    world: FakeWorld, change: Callable[[FakeWorld], None], named: str
+) -> None:
+    rotation = approved(world)
+    change(world)
+    for attempt in (
+        lambda: require_authorised(world.pipeline, rotation),
+        lambda: sign(world, rotation, ADA),
+        lambda: request(world),
+    ):
+        with pytest.raises(ApprovalError, match=f"{named} keyrotation.toml differ.*restore them"):
+            attempt()
+
+
+def test_the_pinned_roster_in_another_order_is_the_same_roster(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.signatures.pinned = replace(ROSTER, officers=ROSTER.officers[::-1])
+    require_authorised(world.pipeline, rotation)
+
+
+def test_without_a_pinned_roster_init_comes_first(world: FakeWorld) -> None:
+    world.ledger.state.roster = None
+    with pytest.raises(ApprovalError, match="run `keyrotation init`"):
+        request(world)
+
+
+def another_key(world: FakeWorld, rotation: Rotation) -> Rotation:
+    world.keys.live[V1] = KeyMaterial.generate()
+    return rotation
+
+
+def another_store(world: FakeWorld, rotation: Rotation) -> Rotation:
+    world.keys.description = "another key store"
+    return rotation
+
+
+def one_column_more(world: FakeWorld, rotation: Rotation) -> Rotation:
+    wider = EncryptedTable(TableName("public", "clients"), ("first_name", "email", "phone"))
+    world.pipeline = replace(world.pipeline, tables=(wider,))
+    return rotation
+
+
+def another_target(world: FakeWorld, rotation: Rotation) -> Rotation:
+    return replace(rotation, target=V3)
+
+
+def another_reason(world: FakeWorld, rotation: Rotation) -> Rotation:
+    return replace(rotation, reason="none of your business")
+
+
+def later_finish(world: FakeWorld, rotation: Rotation) -> Rotation:
+    return replace(rotation, finish_by=rotation.finish_by + timedelta(days=1))
+
+
+def another_head(world: FakeWorld, rotation: Rotation) -> Rotation:
+    return replace(rotation, audit_head=(3, "a" * 64))
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        (another_key, "From"),
+        (another_store, "Key store"),
+        (one_column_more, "Columns"),
+        (another_target, "Authorises, To"),
+        (another_reason, "Reason"),
+        (later_finish, "Finish by"),
+        (another_head, "Audit head"),
+    ],
+)
+def test_facts_that_differ_from_what_was_signed_are_named(
+    world: FakeWorld, change: Callable[[FakeWorld, Rotation], Rotation], fields: str
+) -> None:
+    changed = change(world, approved(world))
+    with pytest.raises(ApprovalError, match=rf"no longer what its text for signing says \({fields}\)"):
+        require_authorised(world.pipeline, changed)
+
+
+def test_a_stored_text_that_was_changed_authorises_nothing(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.ledger.state.texts[rotation.id] += b"\n"
+    with pytest.raises(ApprovalError, match="no longer what its text for signing says"):
+        require_authorised(world.pipeline, rotation)
+
+
+def test_a_stored_signature_that_no_longer_verifies_authorises_nothing(world: FakeWorld) -> None:
+    rotation = approved(world)
+    ada, ben = world.ledger.signatures(rotation.id)
+    world.ledger.state.signatures[rotation.id] = [ada, replace(ben, signature=b"forged")]
+    with pytest.raises(ApprovalError, match="not over this text"):
+        require_authorised(world.pipeline, rotation)

@@ -1,0 +1,145 @@
+"""What is requested: from the primary to a version that was never used, in words that officers cannot misread."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError, KeyRotationError, PreflightError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import RotationType
+from keyrotation_pipeline.ports import Problem
+from keyrotation_pipeline.rotation.request import approval_text, cancel
+from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
+from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
+
+V9 = KeyVersion(9)
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    return before_any_rotation()
+
+
+def test_a_request_names_the_primary_the_next_version_and_the_audits_head(world: FakeWorld) -> None:
+    world.ledger.append("something", {})
+    head = world.ledger.head()
+    rotation = request(world)
+    assert (rotation.source, rotation.target, rotation.type) == (V1, V2, RotationType.ROUTINE)
+    assert rotation.source_fingerprint == world.keys.get(V1).fingerprint
+    assert rotation.audit_head == (head.seq, head.hash)
+    assert world.ledger.rotation(rotation.id) == rotation
+    assert f"Audit head: {head.seq} {head.hash}\n".encode() in world.ledger.approval_text(rotation.id)
+
+
+def test_the_stored_text_is_what_the_facts_rebuild(world: FakeWorld) -> None:
+    rotation = request(world)
+    assert approval_text(world.pipeline, rotation) == world.ledger.approval_text(rotation.id)
+
+
+def test_two_requests_never_have_the_same_id(world: FakeWorld) -> None:
+    first = request(world)
+    cancel(world.pipeline, first)
+    assert request(world).id != first.id
+
+
+def registered_and_destroyed(world: FakeWorld) -> None:
+    world.ledger.state.keys[V2] = KeyRecord(V2, KeyState.DESTROYED, "2f" * 32, START)
+
+
+def stored_only(world: FakeWorld) -> None:
+    world.keys.live[V2] = KeyMaterial.generate()
+
+
+def archived_only(world: FakeWorld) -> None:
+    world.keys.shelf[V2] = KeyMaterial.generate()
+
+
+def seen_in_the_data(world: FakeWorld) -> None:
+    world.database.rows["clients"][0]["email"] = "v2:written by a stranger"
+
+
+@pytest.mark.parametrize("trace", [registered_and_destroyed, stored_only, archived_only, seen_in_the_data])
+def test_a_version_that_was_ever_used_is_never_used_again(world: FakeWorld, trace: Callable[[FakeWorld], None]) -> None:
+    trace(world)
+    assert request(world).target == V3
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "finish"),
+    [
+        pytest.param({}, timedelta(days=30), timedelta(days=90), id="routine"),
+        pytest.param({"incident": "INC-7"}, timedelta(hours=24), timedelta(hours=24), id="emergency"),
+        pytest.param(
+            {"start_by": START + timedelta(days=1, microseconds=5), "finish_by": START + timedelta(days=2)},
+            timedelta(days=1),
+            timedelta(days=2),
+            id="given, to the second",
+        ),
+        pytest.param(
+            {"finish_by": START + timedelta(days=2)}, timedelta(days=2), timedelta(days=2), id="finish before any start"
+        ),
+    ],
+)
+def test_the_dates_follow_the_kind_of_rotation(
+    world: FakeWorld, given: dict[str, object], start: timedelta, finish: timedelta
+) -> None:
+    rotation = request(world, **given)
+    assert (rotation.start_by - START, rotation.finish_by - START) == (start, finish)
+
+
+def test_an_incident_makes_it_an_emergency_and_is_signed(world: FakeWorld) -> None:
+    rotation = request(world, incident="INC-7")
+    assert rotation.type is RotationType.EMERGENCY
+    assert b"Reason: incident INC-7: yearly rotation\n" in world.ledger.approval_text(rotation.id)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        pytest.param({"reason": "a\nAction: destroy"}, ApprovalError, "Reason holds", id="newline in the reason"),
+        pytest.param({"reason": "a\u202eb"}, ApprovalError, "Reason holds", id="bidi in the reason"),
+        pytest.param({"reason": ""}, ApprovalError, "Reason is empty", id="no reason"),
+        pytest.param({"reason": "x" * 1001}, ApprovalError, "at most 1000", id="endless reason"),
+        pytest.param({"incident": "a\nb"}, ApprovalError, "Incident holds", id="newline in the incident"),
+        pytest.param(
+            {"requested_by": "x" * 256}, ApprovalError, "at most 255", id="name too long for the seed's column"
+        ),
+        pytest.param({"finish_by": START}, RequestError, "correct the two dates", id="finishes before it starts"),
+        pytest.param({"start_by": START - timedelta(1)}, RequestError, "correct the two dates", id="starts before now"),
+    ],
+)
+def test_what_officers_could_misread_or_never_keep_is_refused(
+    world: FakeWorld, given: dict[str, object], error: type[KeyRotationError], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        request(world, **given)
+    assert world.ledger.rotations() == ()
+
+
+def test_a_second_request_is_refused_and_names_the_first(world: FakeWorld) -> None:
+    first = request(world)
+    with pytest.raises(RequestError, match=first.id):
+        request(world)
+
+
+def test_a_table_that_cannot_be_rotated_stops_the_request(world: FakeWorld) -> None:
+    world.database.problems = (Problem("column clients.email is too narrow; widen it to 200", fatal=True),)
+    with pytest.raises(PreflightError, match="too narrow"):
+        request(world)
+    assert world.ledger.current() is None
+
+
+def test_a_key_store_with_another_key_under_the_same_version_stops_the_request(world: FakeWorld) -> None:
+    world.keys.live[V1] = KeyMaterial.generate()
+    with pytest.raises(RequestError, match="another v1 than the registered one"):
+        request(world)
+
+
+@pytest.mark.parametrize("primary", [None, V9])
+def test_without_a_registered_primary_init_comes_first(world: FakeWorld, primary: KeyVersion | None) -> None:
+    world.keys.primary_version = primary
+    with pytest.raises(RequestError, match="run `keyrotation init`"):
+        request(world)
