@@ -1,10 +1,10 @@
 """Perform one action of the walk: the same for the command line, for Dagster and for tests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from keyrotation_pipeline.errors import KeyRotationError, OutOfOrderError
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, Step, StepRecord
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, OutOfOrderError
+from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step, StepRecord
 from keyrotation_pipeline.ports import Pipeline, Report
 from keyrotation_pipeline.rotation import archive, audit, deploy, keys, prove, reencrypt, request, retire
 from keyrotation_pipeline.rotation.conductor import Action, Decision, decide
@@ -52,16 +52,47 @@ def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report)
             pipeline.ledger.block(rotation.id, str(error))
             raise
         record = StepRecord(action.step, table, index, pipeline.clock.now(), facts)
-        pipeline.ledger.finish_step(rotation.id, record)
+        _record(pipeline, rotation, record)
         return record
+
+
+def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | None = None) -> Iterator[StepRecord]:
+    """Perform due actions, one after another, until the walk ends, waits, or `through` is done; yields each record.
+
+    Raises:
+        BlockedError: nothing is due and the rotation is not finished; the sentence says what it waits for.
+    """
+    while True:
+        rotation = pipeline.ledger.rotation(request_id)
+        if rotation.status is RotationStatus.FINISHED or (through is not None and rotation.done(through) is not None):
+            return
+        decision = next_decision(pipeline, rotation)
+        if not decision.actions:
+            raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
+        yield perform(pipeline, rotation.id, decision.actions[0], report)
 
 
 def _run(pipeline: Pipeline, rotation: Rotation, action: Action, report: Report) -> Mapping[str, Any]:
     if rotation.started_at is None:
-        pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+        rotation = _start(pipeline, rotation)
     if action.shard is not None:
         return reencrypt.reencrypt_shard(pipeline, rotation, action.shard, report)
     return STEPS[action.step](pipeline, rotation, report)
+
+
+def _start(pipeline: Pipeline, rotation: Rotation) -> Rotation:
+    with pipeline.ledger.transaction():
+        pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+        started = pipeline.ledger.rotation(rotation.id)
+        pipeline.ledger.write_rotation_audit(started, 0, None)
+    return started
+
+
+def _record(pipeline: Pipeline, rotation: Rotation, record: StepRecord) -> None:
+    with pipeline.ledger.transaction():
+        pipeline.ledger.finish_step(rotation.id, record)
+        if record.step is WALK[-1]:
+            pipeline.ledger.set_status(rotation.id, RotationStatus.FINISHED)
 
 
 def _out_of_order(rotation: Rotation, action: Action, decision: Decision) -> str:
