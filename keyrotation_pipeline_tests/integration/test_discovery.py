@@ -1,0 +1,238 @@
+"""Finding our values outside the declared columns, on real servers."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.discovery import discover
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+
+Seal = Callable[[KeyRing, int, str], str]
+
+
+@pytest.fixture
+def value(keyring_of: Callable[..., KeyRing], seal: Seal) -> str:
+    """A v1 value whose base64 has both / and +, which some writers of JSON escape."""
+    ring = keyring_of(1, primary=1)
+    return next(sealed for sealed in iter(lambda: seal(ring, 1, "x" * 90), "") if {"/", "+"} <= set(sealed[3:19]))
+
+
+def escaped(value: str) -> str:
+    return value.replace("/", "\\/").replace("+", "\\u002B")
+
+
+# Type of column c, and the SQL expression that puts a value (parameter) into it.
+EVERYWHERE = [
+    pytest.param("text", "%s", id="text"),
+    pytest.param("varchar(300)", "%s", id="varchar"),
+    pytest.param("char(300)", "%s", id="char"),
+    pytest.param("text", "'changed by Ana: ' || %s || ' (old)'", id="text with a value inside"),
+    pytest.param("json", "json_build_object('a', json_build_array(%s::text))", id="json"),
+    pytest.param("jsonb", "jsonb_build_object('a', jsonb_build_array(%s::text))", id="jsonb"),
+    pytest.param("text[]", "ARRAY['other', %s]", id="array"),
+    pytest.param("varchar(300)[][]", "ARRAY[ARRAY['', %s]]", id="array of two dimensions"),
+    pytest.param("public.sealed", "%s", id="domain"),
+    pytest.param("public.sealed[]", "ARRAY[%s::public.sealed]", id="array of a domain"),
+    pytest.param("public.address", "ROW(1, %s)::public.address", id="composite"),
+    pytest.param("public.address[]", "ARRAY[ROW(1, %s)::public.address]", id="array of composites"),
+    pytest.param("public.text_range", "public.text_range(%s, NULL)", id="range of text"),
+    pytest.param("public.texts", "public.texts(public.text_range(%s, NULL))", id="multirange of text"),
+    pytest.param("bytea", "convert_to(%s, 'UTF8')", id="bytea"),
+    pytest.param("jsonpath", "('$.\"' || %s || '\"')::jsonpath", id="jsonpath"),
+]
+
+
+@pytest.mark.parametrize(("type_name", "expression"), EVERYWHERE)
+def test_a_value_is_found_in(either: Connection, value: str, type_name: str, expression: str) -> None:
+    either.execute("CREATE DOMAIN public.sealed AS text")
+    either.execute("CREATE TYPE public.address AS (id int, street public.sealed)")
+    either.execute("CREATE TYPE public.text_range AS RANGE (subtype = text, multirange_type_name = public.texts)")
+    either.execute(f'CREATE TABLE public.notes (id int, "C c" {type_name})')
+    either.execute(f"INSERT INTO public.notes SELECT 1, {expression}", (value,))
+    either.execute("INSERT INTO public.notes VALUES (2, NULL)")
+    assert discover(either, ()) == (Finding("notes", "C c", 1, 0, (V1,)),)
+
+
+@pytest.mark.external_postgres
+@pytest.mark.parametrize(
+    ("type_name", "expression"),
+    [
+        pytest.param("public.citext", "%s", id="citext"),
+        pytest.param("public.hstore", "public.hstore('a', %s)", id="hstore"),
+        pytest.param("xml", "xmlelement(name a, %s::text)", id="xml"),
+        pytest.param('text COLLATE "loose"', "%s", id="nondeterministic ICU collation"),
+    ],
+)
+def test_a_value_is_found_in_what_only_debian_has(
+    debian: Connection, value: str, type_name: str, expression: str
+) -> None:
+    debian.execute("CREATE EXTENSION citext SCHEMA public; CREATE EXTENSION hstore SCHEMA public")
+    debian.execute('CREATE COLLATION public.loose (provider = icu, locale = "und-u-ks-level2", deterministic = false)')
+    debian.execute("SET search_path = public")
+    debian.execute(f"CREATE TABLE public.notes (c {type_name})")
+    debian.execute(f"INSERT INTO public.notes SELECT {expression}", (value,))
+    debian.execute("SET search_path = pg_catalog")
+    assert discover(debian, ()) == (Finding("notes", "c", 1, 0, (V1,)),)
+
+
+@pytest.mark.parametrize("type_name", ["json", "text"])
+def test_a_value_is_found_though_json_escapes_its_base64(either: Connection, value: str, type_name: str) -> None:
+    either.execute(f"CREATE TABLE public.notes (c {type_name})")
+    either.execute("INSERT INTO public.notes VALUES (%s)", (f'{{"a": "{escaped(value)}"}}',))
+    assert discover(either, ()) == (Finding("notes", "c", 1, 0, (V1,)),)
+
+
+@pytest.mark.parametrize(
+    ("change", "near_misses"),
+    [
+        pytest.param(lambda value: "v0" + value[1:], 1, id="leading zero"),
+        pytest.param(lambda value: " " + value, 1, id="leading space"),
+        pytest.param(lambda value: "V" + value[1:], 1, id="capital V"),
+        pytest.param(lambda value: "v1 :" + value[3:], 1, id="space before the colon"),
+        pytest.param(lambda value: "v1: " + value[3:], 1, id="space before the nonce"),
+        pytest.param(lambda value: "v1234567" + value[2:], 1, id="seven digits"),
+        pytest.param(lambda _: "v1: notes of the first visit", 0, id="prose"),
+        pytest.param(lambda _: "v1:abc:def", 0, id="short words"),
+        pytest.param(lambda _: "registry/image:v1: https://example.org:8080/a/long/path/to/something", 0, id="address"),
+        pytest.param(lambda value: value[3:], 0, id="base64 alone"),
+        pytest.param(lambda value: value[:19], 0, id="version and nonce alone"),
+    ],
+)
+def test_a_near_miss_needs_what_looks_like_a_nonce(
+    connection: Connection, value: str, change: Callable[[str], str], near_misses: int
+) -> None:
+    connection.execute("CREATE TABLE public.notes (c text)")
+    connection.execute("INSERT INTO public.notes VALUES (%s)", (change(value),))
+    expected = (Finding("notes", "c", 0, 1, ()),) if near_misses else ()
+    assert discover(connection, ()) == expected
+
+
+def test_values_near_misses_and_versions_are_counted(
+    either: Connection, keyring_of: Callable[..., KeyRing], seal: Seal
+) -> None:
+    ring = keyring_of(1, 2, primary=1)
+    one, two = seal(ring, 1, "x"), seal(ring, 2, "x")
+    either.execute("CREATE TABLE public.history (old jsonb, note text)")
+    either.execute(
+        "INSERT INTO public.history VALUES (jsonb_build_object('a', %s::text, 'b', %s::text, 'c', %s::text), %s)",
+        (one, two, "V" + one[1:], two),
+    )
+    either.execute("INSERT INTO public.history VALUES (jsonb_build_array(%s::text), 'v1')", (one,))
+    assert discover(either, ()) == (
+        Finding("history", "old", 3, 1, (V1, V2)),
+        Finding("history", "note", 1, 0, (V2,)),
+    )
+
+
+def test_every_kind_of_relation_with_rows_is_searched(either: Connection, value: str) -> None:
+    either.execute("CREATE SCHEMA billing")
+    either.execute("CREATE TABLE public.parts (id int, c text) PARTITION BY LIST (id)")
+    either.execute("CREATE TABLE billing.part PARTITION OF public.parts DEFAULT")
+    either.execute("CREATE TABLE public.base (c text)")
+    either.execute('CREATE TABLE billing."Child" () INHERITS (public.base)')
+    either.execute("CREATE UNLOGGED TABLE public.cache (c text)")
+    for table in ("public.parts (c)", 'billing."Child" (c)', "public.cache (c)"):
+        either.execute(f"INSERT INTO {table} VALUES (%s)", (value,))
+    either.execute("CREATE MATERIALIZED VIEW public.copies AS SELECT c AS copy FROM public.parts")
+    either.execute("CREATE MATERIALIZED VIEW public.not_filled AS SELECT c FROM public.parts WITH NO DATA")
+    either.execute("CREATE VIEW public.looking AS SELECT c FROM public.parts")
+    found = discover(either, ())
+    assert [(each.relation, each.column, each.values) for each in found] == [
+        ("billing.Child", "c", 1),
+        ("billing.part", "c", 1),
+        ("cache", "c", 1),
+        ("copies", "copy", 1),
+    ]
+    assert "REFRESH MATERIALIZED VIEW" in found[-1].reason
+
+
+def test_declared_columns_are_left_out_in_partitions_too(either: Connection, value: str) -> None:
+    either.execute("CREATE TABLE public.parts (id int, c text, d text) PARTITION BY LIST (id)")
+    either.execute("CREATE TABLE public.part PARTITION OF public.parts DEFAULT")
+    either.execute("CREATE TABLE public.gone (id int, c text, d text)")
+    either.execute("INSERT INTO public.parts VALUES (1, %s, NULL)", (value,))
+    either.execute("INSERT INTO public.gone VALUES (1, %s, NULL)", (value,))
+    declared = EncryptedTable(TableName("public", "parts"), ("c",))
+    assert discover(either, [declared]) == (Finding("gone", "c", 1, 0, (V1,)),)
+    either.execute("ALTER TABLE public.parts DETACH PARTITION public.part")
+    assert {each.relation for each in discover(either, [declared])} == {"gone", "part"}
+
+
+def test_a_generated_copy_of_a_declared_column_is_no_finding(either: Connection, value: str) -> None:
+    either.execute("CREATE TABLE public.notes (c text, copy text GENERATED ALWAYS AS (c) STORED)")
+    either.execute("INSERT INTO public.notes VALUES (%s)", (value,))
+    assert discover(either, [EncryptedTable(TableName("public", "notes"), ("c",))]) == ()
+    # Undeclared, the column that it is generated from is found.
+    assert [each.column for each in discover(either, ())] == ["c"]
+
+
+def test_our_own_schema_and_temporary_tables_are_left_out(migrated: Connection, value: str) -> None:
+    migrated.execute("INSERT INTO keyrotation.quarantine VALUES ('t', 't', %s, 'c', 'r', now())", (value,))
+    migrated.execute("CREATE TEMPORARY TABLE mine (c text)")
+    migrated.execute("INSERT INTO pg_temp.mine VALUES (%s)", (value,))
+    assert discover(migrated, ()) == ()
+
+
+def test_a_value_deep_inside_a_megabyte_is_found(connection: Connection, value: str) -> None:
+    connection.execute("CREATE TABLE public.notes (c text)")
+    connection.execute("INSERT INTO public.notes VALUES (repeat('word ', 200000) || %s)", (value,))
+    assert discover(connection, ()) == (Finding("notes", "c", 1, 0, (V1,)),)
+
+
+def test_a_relation_that_cannot_be_read_is_a_finding(connection: Connection, database_url: str, value: str) -> None:
+    connection.execute("CREATE TABLE public.readable (c text)")
+    connection.execute("CREATE TABLE public.secret (c text)")
+    connection.execute("CREATE TABLE public.filtered (c text)")
+    connection.execute("ALTER TABLE public.filtered ENABLE ROW LEVEL SECURITY")
+    role = f"reader_{connection.info.dbname}"
+    connection.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON public.readable, public.filtered TO {role}")
+    connection.execute("INSERT INTO public.readable VALUES (%s)", (value,))
+    try:
+        with connect(psycopg.conninfo.make_conninfo(database_url, user=role)) as limited:
+            filtered, readable, secret = discover(limited, ())
+    finally:
+        connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    assert readable == Finding("readable", "c", 1, 0, (V1,))
+    assert (secret.relation, secret.column, secret.values) == ("secret", "*", 0)
+    assert f"secret cannot be read by role {role}; GRANT USAGE" in secret.reason
+    assert "BYPASSRLS" in filtered.reason
+
+
+def test_a_foreign_table_out_of_reach_is_a_finding(either: Connection) -> None:
+    either.execute("CREATE FOREIGN DATA WRAPPER nowhere")
+    either.execute("CREATE SERVER far FOREIGN DATA WRAPPER nowhere")
+    either.execute("CREATE FOREIGN TABLE public.remote (c text) SERVER far")
+    (found,) = discover(either, ())
+    assert found.relation == "remote"
+    assert "cannot be read" in found.reason
+
+
+def test_a_locked_relation_is_a_finding_and_the_others_are_searched(
+    connection: Connection, database_url: str, value: str
+) -> None:
+    connection.execute("CREATE TABLE public.locked (c text)")
+    connection.execute("CREATE TABLE public.open (c text)")
+    connection.execute("INSERT INTO public.open VALUES (%s)", (value,))
+    with connect(database_url) as other, other.transaction():
+        other.execute("LOCK TABLE public.locked")
+        locked, found = discover(connection, ())
+    assert "locked by another session" in locked.reason
+    assert found.relation == "open"
+
+
+def test_discovery_works_within_a_running_transaction_and_leaves_it_sound(connection: Connection, value: str) -> None:
+    connection.execute("CREATE FOREIGN DATA WRAPPER nowhere")
+    connection.execute("CREATE SERVER far FOREIGN DATA WRAPPER nowhere")
+    connection.execute("CREATE FOREIGN TABLE public.remote (c text) SERVER far")
+    with connection.transaction():
+        connection.execute("CREATE TABLE public.notes (c text)")
+        connection.execute("INSERT INTO public.notes VALUES (%s)", (value,))
+        assert [each.relation for each in discover(connection, ())] == ["notes", "remote"]
+        connection.execute("INSERT INTO public.notes VALUES ('after')")
+    assert connection.execute("SELECT count(*) FROM public.notes").fetchone() == (2,)
