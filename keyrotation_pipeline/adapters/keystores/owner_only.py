@@ -65,9 +65,11 @@ def read(path: Path) -> str | None:
     except OSError:
         # A link is refused: what it points to is not covered by this directory's mode, nor replaced by the rename.
         raise KeyStoreError(f"{path} cannot be opened, or is a symbolic link; put the file itself there") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _require_private(path, os.fstat(descriptor))
-        content = file.read(_MOST_BYTES + 1)
+        content = os.read(descriptor, _MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > _MOST_BYTES or not content.isascii():
         raise KeyStoreError(f"{path} holds something else than a key or a version; restore it from a backup")
     return content.decode("ascii").strip()

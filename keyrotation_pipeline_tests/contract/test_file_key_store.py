@@ -1,0 +1,233 @@
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.ports import KeyStore
+from keyrotation_pipeline_tests.contract import dying_walk
+from keyrotation_pipeline_tests.contract.key_store import V1, V2, KeyStoreContract
+
+KEY = {number: KeyStoreContract.key(number) for number in (1, 2, 9)}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "keys"
+
+
+class TestFileKeyStore(KeyStoreContract):
+    @pytest.fixture
+    def open_store(self, directory: Path) -> Callable[[], KeyStore]:
+        FileKeyStore.create(directory)
+        return lambda: FileKeyStore(directory)
+
+
+def filled(directory: Path) -> FileKeyStore:
+    store = FileKeyStore.create(directory)
+    store.add(V1, KEY[1])
+    store.add(V2, KEY[2])
+    store.set_primary(V2)
+    return store
+
+
+@pytest.fixture
+def store(directory: Path) -> FileKeyStore:
+    return filled(directory)
+
+
+def files_under(directory: Path) -> dict[str, str]:
+    return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+
+
+# --- what lies in the directory -------------------------------------------------------------------------------------
+
+
+def test_files_are_those_of_the_contract(store: FileKeyStore, directory: Path) -> None:
+    store.archive(V1)
+    assert files_under(directory) == {
+        "v2.key": base64.b64encode(KEY[2].raw).decode() + "\n",
+        "primary": "v2\n",
+        "archive/v1.key": base64.b64encode(KEY[1].raw).decode() + "\n",
+    }
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000], ids=["usual umask", "no umask"])
+def test_only_the_owner_can_read_it(directory: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = FileKeyStore.create(directory)
+        store.add(V1, KEY[1])
+        store.add(V2, KEY[2])
+        store.set_primary(V2)
+        store.archive(V1)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(directory): path.stat().st_mode & 0o777 for path in [directory, *directory.rglob("*")]}
+    assert set(modes.values()) == {0o600, 0o700}
+    assert {str(path) for path, mode in modes.items() if mode == 0o700} == {".", "archive"}
+
+
+def test_a_directory_made_by_hand_is_a_store(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True)
+    for name, text in {"v1.key": KEY[1].to_base64(), "v10.key": f"{KEY[9].to_base64()}\r\n", "primary": "v10"}.items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o600)
+    ring = FileKeyStore(directory).ring()
+    assert [str(version) for version in ring.versions] == ["v1", "v10"]
+    assert ring.material(ring.primary) == KEY[9]
+
+
+@pytest.mark.parametrize("name", ["v01.key", "v2.key.bak", "V2.key", ".v3.key", "x.key", ".writing-abc.tmp", "README"])
+def test_other_files_are_no_keys(store: FileKeyStore, directory: Path, name: str) -> None:
+    (directory / name).write_text("half a ke")
+    assert store.ring().versions == (V1, V2)
+
+
+def test_creating_it_again_changes_nothing(store: FileKeyStore, directory: Path) -> None:
+    before = files_under(directory)
+    FileKeyStore.create(directory)
+    assert files_under(directory) == before
+
+
+def test_the_description_names_the_absolute_directory(
+    store: FileKeyStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory.parent)
+    assert FileKeyStore(Path("keys")).description == store.description == f"file {directory}"
+
+
+def test_the_directory_may_be_reached_by_a_link(store: FileKeyStore, directory: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(directory)
+    assert FileKeyStore(link).ring().versions == (V1, V2)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def replace(path: Path, text: str, mode: int = 0o600) -> None:
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def make_link(path: Path) -> None:
+    outside = path.parent.parent / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def make_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        pytest.param(lambda d: (d / "v1.key").chmod(0o640), r"v1\.key is open to other users .*chmod 600", id="group"),
+        pytest.param(lambda d: (d / "v1.key").chmod(0o604), r"v1\.key is open to other users .*chmod 600", id="others"),
+        pytest.param(lambda d: (d / "primary").chmod(0o644), r"primary is open to other users", id="primary readable"),
+        pytest.param(lambda d: d.chmod(0o750), "keys is open to other users .*chmod 700", id="directory readable"),
+        pytest.param(lambda d: make_link(d / "v1.key"), r"v1\.key .*symbolic link; put the file", id="link"),
+        pytest.param(lambda d: make_directory(d / "v1.key"), r"v1\.key is not a regular file", id="a directory"),
+        pytest.param(lambda d: make_pipe(d / "v1.key"), r"v1\.key is not a regular file", id="a pipe"),
+        pytest.param(lambda d: replace(d / "v1.key", ""), r"v1\.key does not hold the base64", id="empty key"),
+        pytest.param(lambda d: replace(d / "v1.key", "c2hvcnQ="), r"v1\.key does not hold the base64", id="short key"),
+        pytest.param(lambda d: replace(d / "v1.key", "ü"), r"v1\.key holds something else", id="not ASCII"),
+        pytest.param(lambda d: replace(d / "v1.key", "A" * 5000), r"v1\.key holds something else", id="huge"),
+        pytest.param(
+            lambda d: replace(d / "primary", "2"), "primary does not name a key version", id="primary is no version"
+        ),
+        pytest.param(
+            lambda d: replace(d / "primary", "v3"), r"primary names v3, .*restore v3\.key", id="primary has no key"
+        ),
+        pytest.param(lambda d: (d / "primary").unlink(), "names no primary; run `keyrotation init`", id="no primary"),
+        pytest.param(
+            lambda d: d.rename(d.parent / "old"), "no key store at .*; run `keyrotation init`", id="no directory"
+        ),
+    ],
+)
+def test_a_store_that_cannot_be_right_gives_no_ring(
+    store: FileKeyStore, directory: Path, spoil: Callable[[Path], object], sentence: str
+) -> None:
+    spoil(directory)
+    with pytest.raises(KeyStoreError, match=sentence):
+        store.ring()
+
+
+def test_a_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("")
+    with pytest.raises(KeyStoreError, match=r"keys is not a directory; correct \[keys.file\]"):
+        FileKeyStore(tmp_path / "keys").versions()
+
+
+@pytest.mark.parametrize("ask", ["archive", "restore"])
+def test_two_different_keys_under_one_version_are_never_merged(store: FileKeyStore, directory: Path, ask: str) -> None:
+    (directory / "archive").mkdir(mode=0o700)
+    replace(directory / "archive" / "v1.key", KEY[9].to_base64())
+    with pytest.raises(KeyStoreError, match="different keys") as caught:
+        getattr(store, ask)(V1)
+    assert (directory / "v1.key").exists()
+    assert (directory / "archive" / "v1.key").exists()
+    assert KEY[1].to_base64() not in str(caught.value)
+
+
+def test_a_refusal_by_the_operating_system_is_a_sentence(store: FileKeyStore, directory: Path) -> None:
+    (directory / "archive").symlink_to("nowhere")
+    with pytest.raises(KeyStoreError, match=r"archive.* cannot be written .*; mend that"):
+        store.archive(V1)
+    assert store.versions() == (V1, V2)
+
+
+# --- dying at any moment --------------------------------------------------------------------------------------------
+
+
+def test_after_a_death_at_any_moment_every_key_is_there_and_the_same_steps_finish(tmp_path: Path) -> None:
+    for moment in range(1, 200):
+        directory = tmp_path / str(moment)
+        store = filled(directory)
+        program = [sys.executable, dying_walk.__file__, str(directory), str(moment)]
+        if subprocess.run(program, check=False).returncode == 0:
+            break
+        assert (store.get(V1), store.get(V2)) == (KEY[1], KEY[2])
+        assert store.ring().primary in store.versions()
+        dying_walk.walk(store)
+        assert files_under(directory) == {
+            "v2.key": KEY[2].to_base64() + "\n",
+            "v3.key": dying_walk.KEY_3.to_base64() + "\n",
+            "primary": "v3\n",
+            "archive/v1.key": KEY[1].to_base64() + "\n",
+        }
+    assert moment > 20
+
+
+def test_content_reaches_the_disk_before_its_name_and_a_copy_before_the_original_goes(
+    store: FileKeyStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def noted(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            subject = str(Path(f"/proc/self/fd/{arguments[0]}").readlink() if name == "sync" else arguments[-1])
+            calls.append(f"{name} {'temporary' if subject.endswith('.tmp') else Path(subject).relative_to(directory)}")
+            return function(*arguments)
+
+        return call
+
+    (directory / "archive").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "fsync", noted("sync", os.fsync))
+    monkeypatch.setattr(Path, "replace", noted("name", Path.replace))
+    monkeypatch.setattr(Path, "unlink", noted("remove", Path.unlink))
+    store.archive(V1)
+    assert calls == ["sync temporary", "name archive/v1.key", "sync archive", "remove v1.key", "sync ."]
