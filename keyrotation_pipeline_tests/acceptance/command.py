@@ -24,19 +24,27 @@ class Folder:
             cwd=self.path,
             env=environment(**variables),
             input=text,
+            check=False,
             capture_output=True,
             text=True,
             timeout=240,
         )
         self.printed += [done.stdout, done.stderr]
-        assert done.returncode == expect, f"{arguments}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        assert done.returncode == expect, (
+            f"{arguments}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        )
         return done.stdout
 
     def kill_after(self, seconds: float, *arguments: str) -> bool:
         """Start one command and `kill -9` its whole process group after so many seconds; False if it ended before."""
         with (self.path / "killed.log").open("ab") as log:
             process = subprocess.Popen(
-                [KEYROTATION, *arguments], cwd=self.path, env=environment(), stdout=log, stderr=log, start_new_session=True
+                [KEYROTATION, *arguments],
+                cwd=self.path,
+                env=environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             try:
                 process.wait(seconds)
@@ -49,5 +57,9 @@ class Folder:
 
 def environment(**variables: str) -> dict[str, str]:
     """The test's environment without anything of ours, and `variables`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KEYROTATION", "ENCRYPTION", "DAGSTER"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("KEYROTATION", "ENCRYPTION", "DAGSTER"))
+    }
     return {**kept, "COLUMNS": "160", **variables}

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,10 @@ PLAINTEXTS = re.compile(rb"patient\d+@example\.org|\+1-555-\d{7}|" + b"|".join(r
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("demo"), [])
     folder.run("demo", "--rows", "3000")
-    yield folder
+    return folder
 
 
 def test_demo_ends_with_nothing_under_v1_and_v1_archived(demo: Folder) -> None:

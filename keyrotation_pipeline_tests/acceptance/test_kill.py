@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home
+from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.rotation import request
 from keyrotation_pipeline_tests.acceptance.command import Folder
@@ -53,5 +54,5 @@ def everything(home: Path, ring: KeyRing) -> Everything:
     with EmbeddedServer(home / "postgres") as server, connect(server.url()) as connection:
         for table, columns in ENCRYPTED_COLUMNS.items():
             for key, *values in connection.execute(f"SELECT id, {', '.join(columns)} FROM public.{table}"):
-                found[table, key] = tuple(None if value is None else ring.decrypt(value) for value in values)
+                found[table, key] = tuple(None if value is None else decrypt(ring, value) for value in values)
     return found

@@ -1,6 +1,7 @@
 """The physical relations behind a declared table: itself, its leaf partitions, its inheritance children."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 
@@ -55,7 +56,8 @@ WITH RECURSIVE tree(oid) AS (
     SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
 )
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text,
-       CASE WHEN c.relkind IN ('r', 'm', 't') THEN pg_relation_size(c.oid) / current_setting('block_size')::int ELSE 0 END
+       CASE WHEN c.relkind IN ('r', 'm', 't')
+            THEN pg_relation_size(c.oid) / current_setting('block_size')::int ELSE 0 END
 FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY n.nspname, c.relname
 """
@@ -81,7 +83,7 @@ def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
     Raises:
         PreflightError: the table, or a declared column of a relation in the tree, is not there.
     """
-    rows = connection.execute(_TREE, (table.name.schema, table.name.table)).fetchall()
+    rows: list[Any] = connection.execute(_TREE, (table.name.schema, table.name.table)).fetchall()
     if not rows:
         raise PreflightError(
             f"table {table.name} is not in the database; correct [[tables]] in keyrotation.toml, or create the table"
@@ -106,10 +108,8 @@ def root(connection: Connection, table: EncryptedTable) -> Relation:
 def _relation(
     connection: Connection, table: EncryptedTable, oid: int, schema: str, name: str, kind: str, pages: int
 ) -> Relation:
-    found = {
-        row[0]: Column(*row)
-        for row in connection.execute(_COLUMNS, {"oid": oid, "columns": list(table.columns)}).fetchall()
-    }
+    rows: list[Any] = connection.execute(_COLUMNS, {"oid": oid, "columns": list(table.columns)}).fetchall()
+    found = {row[0]: Column(*row) for row in rows}
     relation = Relation(oid, schema, name, kind, pages, tuple(found[c] for c in table.columns if c in found))
     missing = [column for column in table.columns if column not in found]
     if missing:

@@ -1,0 +1,204 @@
+"""The demo's application: one instance that reads and writes without a pause, and keeps a ledger of its own.
+
+It runs in a process of its own and knows nothing of the pipeline but what any application does: the key files, from
+which it reloads its ring when they change, and the table in which it says which versions it reads and writes. Its
+ledger (plaintexts) stays in its memory. On end of standard input it stops, compares the whole database with the
+ledger, and prints one line of JSON: numbers only.
+"""
+
+import json
+import select
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random  # noqa: TID251 - which patient is next is no secret
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine, delete, event, inspect, update
+from sqlalchemy import select as sql_select
+from sqlalchemy.orm import Session
+
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.postgres.connection import connect
+from keyrotation_pipeline.adapters.postgres.instances import report_instance, withdraw_instance
+from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS, Base, mapped_clinic
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+INSTANCE = "clinic-api-1"
+PAUSE_SECONDS = 0.004
+RELOAD_SECONDS = 0.25
+Row = dict[str, str | None]
+
+
+class WatchedKeys:
+    """The key ring of a directory, read again when its files change."""
+
+    def __init__(self, directory: Path) -> None:
+        self._store = FileKeyStore(directory)
+        self._ring = self._store.ring()
+
+    def __call__(self) -> KeyRing:
+        """The ring as last loaded."""
+        return self._ring
+
+    def reload(self) -> KeyRing:
+        """Read the files again; while a rotation is just replacing one, the former ring stays."""
+        try:
+            self._ring = self._store.ring()
+        except KeyRotationError:
+            return self._ring
+        return self._ring
+
+
+@dataclass
+class Tally:
+    """What the application did. `reads` are reads compared with the ledger on the spot."""
+
+    writes: int = 0
+    reads: int = 0
+    errors: int = 0
+    lost_writes: int = 0
+    slowest_milliseconds: float = 0.0
+    error_names: list[str] = field(default_factory=list)
+
+
+class Application:
+    """One instance of the clinic's API, at work."""
+
+    def __init__(self, url: str, keys: Path) -> None:
+        self.keys = WatchedKeys(keys)
+        self.engine = _engine(url)
+        self.client, self.appointment = mapped_clinic(self.keys)
+        self.tally = Tally()
+        self.dice = Random(7)  # noqa: S311
+        self.expected = self._everything()
+        self.patients = list(self.expected["clients"])
+        self.visits = list(self.expected["appointments"])
+        self.admitted: list[uuid.UUID] = []
+
+    def work(self, stop: threading.Event) -> None:
+        """Insert, update, delete and read until `stop`."""
+        tasks = (self._update_client, self._update_client, self._update_visit, self._read, self._admit, self._discharge)
+        while not stop.wait(PAUSE_SECONDS):
+            started = time.monotonic()
+            try:
+                self.dice.choice(tasks)()
+            except Exception as error:  # noqa: BLE001 - every kind counts as an error of the application
+                self.tally.errors += 1
+                self.tally.error_names.append(type(error).__name__)
+            elapsed = 1000 * (time.monotonic() - started)
+            self.tally.slowest_milliseconds = max(self.tally.slowest_milliseconds, elapsed)
+
+    def report(self, stop: threading.Event, url: str) -> None:
+        """Say which versions this instance reads and writes, as often as it looks at its keys."""
+        with connect(url) as connection:
+            while True:
+                report_instance(connection, INSTANCE, self.keys.reload())
+                if stop.wait(RELOAD_SECONDS):
+                    withdraw_instance(connection, INSTANCE)
+                    return
+
+    def compare(self) -> None:
+        """Count every value of the database that is not what the ledger says."""
+        self.keys.reload()
+        actual = self._everything()
+        for table, rows in self.expected.items():
+            differing = {key for key in rows.keys() | actual[table].keys() if rows.get(key) != actual[table].get(key)}
+            self.tally.lost_writes += len(differing)
+
+    def _everything(self) -> dict[str, dict[uuid.UUID, Row]]:
+        found: dict[str, dict[uuid.UUID, Row]] = {}
+        with Session(self.engine) as session:
+            for mapped, (table, columns) in zip(
+                (self.client, self.appointment), ENCRYPTED_COLUMNS.items(), strict=True
+            ):
+                statement = sql_select(mapped.id, *(getattr(mapped, column) for column in columns))  # type: ignore[attr-defined]
+                found[table] = {row[0]: dict(zip(columns, row[1:], strict=True)) for row in session.execute(statement)}
+        return found
+
+    def _update_client(self) -> None:
+        key = self.dice.choice(self.patients)
+        column = self.dice.choice(ENCRYPTED_COLUMNS["clients"])
+        self._write(self.client, "clients", key, {column: f"changed {self.tally.writes} ✓"})
+
+    def _update_visit(self) -> None:
+        notes = f"follow-up {self.tally.writes}"
+        self._write(self.appointment, "appointments", self.dice.choice(self.visits), {"notes": notes})
+
+    def _write(self, mapped: type[Base], table: str, key: uuid.UUID, values: Row) -> None:
+        with Session(self.engine) as session, session.begin():
+            session.execute(update(mapped).where(inspect(mapped).c.id == key).values(**values))
+        self.expected[table][key] |= values
+        self.tally.writes += 1
+
+    def _admit(self) -> None:
+        key = uuid.uuid4()
+        values: Row = dict.fromkeys(ENCRYPTED_COLUMNS["clients"], f"new {self.tally.writes}")
+        with Session(self.engine) as session, session.begin():
+            session.add(self.client(id=key, **values))
+        self.expected["clients"][key] = values
+        self.patients.append(key)
+        self.admitted.append(key)
+        self.tally.writes += 1
+
+    def _discharge(self) -> None:
+        # Only patients admitted by this process: they have no appointments that a cascade would take along.
+        if not self.admitted:
+            return
+        key = self.admitted.pop()
+        mapped: Any = self.client
+        with Session(self.engine) as session, session.begin():
+            session.execute(delete(mapped).where(mapped.id == key))
+        self.patients.remove(key)
+        del self.expected["clients"][key]
+        self.tally.writes += 1
+
+    def _read(self) -> None:
+        key = self.dice.choice(self.patients)
+        mapped: Any = self.client
+        with Session(self.engine) as session:
+            found = session.get_one(mapped, key)
+            seen = {column: getattr(found, column) for column in ENCRYPTED_COLUMNS["clients"]}
+        self.tally.reads += 1
+        self.tally.lost_writes += seen != self.expected["clients"][key]
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def use_public(connection: psycopg.Connection, _record: object) -> None:
+        connection.execute("SET search_path = public")
+        connection.commit()
+
+    return engine
+
+
+def main() -> None:
+    """Run until standard input ends; its first line is ``{"url": …, "keys": …}``, since arguments can be seen."""
+    setup = json.loads(sys.stdin.readline())
+    application = Application(setup["url"], Path(setup["keys"]))
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=application.work, args=(stop,)),
+        threading.Thread(target=application.report, args=(stop, setup["url"])),
+    ]
+    for thread in threads:
+        thread.start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    select.select([sys.stdin], [], [])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    application.compare()
+    sys.stdout.write(json.dumps(vars(application.tally)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The demo's home: configuration, officers, and a first key, made once and used again by the next demo."""
+
+import json
+from pathlib import Path
+
+from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.settings import DEMO_MARKER, Settings, config_path, home_of, load
+
+OFFICERS = ("Security Officer", "Privacy Officer")
+HEADING = """\
+# Made by `keyrotation demo`: an invented clinic in an embedded PostgreSQL. Delete this file and its home to begin anew.
+"""
+
+
+def prepare(option: Path | None) -> tuple[Settings, tuple[DemoOfficer, ...]]:
+    """Make the demo's home and configuration, or find those of an earlier demo.
+
+    Args:
+        option: `--config`.
+
+    Raises:
+        HomeError: the home, or the configuration, is not a demo's; nothing was changed.
+    """
+    path = config_path(option)
+    home = home_of(path)
+    marker = home / DEMO_MARKER
+    _refuse_what_is_not_a_demo(path, home, marker)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not marker.exists():
+        marker.write_text(json.dumps({"made_by": "keyrotation demo"}) + "\n")
+    officers = tuple(DemoOfficer.create(home / "officers", name) for name in OFFICERS)
+    if not path.exists():
+        unfinished = path.with_suffix(".toml.unfinished")
+        unfinished.write_text(_configuration(officers))
+        unfinished.rename(path)
+    return load(path), officers
+
+
+def _refuse_what_is_not_a_demo(path: Path, home: Path, marker: Path) -> None:
+    if marker.is_file():
+        return
+    if path.exists():
+        raise HomeError(f"{path} is not a demo's configuration; run `keyrotation demo` in an empty folder")
+    if home.exists() and any(home.iterdir()):
+        raise HomeError(f"{home} is not a demo's home; run `keyrotation demo` in an empty folder")
+
+
+def _configuration(officers: tuple[DemoOfficer, ...]) -> str:
+    tables = "".join(
+        f'[[tables]]\nname = "{table}"\ncolumns = {json.dumps(list(columns))}\n\n'
+        for table, columns in ENCRYPTED_COLUMNS.items()
+    )
+    roster = "".join(
+        "[[approvals.officers]]\n"
+        f"name = {json.dumps(officer.name)}\ncertificate = {json.dumps(str(officer.certificate))}\n\n"
+        for officer in officers
+    )
+    return f"{HEADING}\n{tables}[reencryption]\nshards = 4\n\n[approvals]\nrequired = 2\n\n{roster}"

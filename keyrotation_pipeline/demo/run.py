@@ -1,0 +1,187 @@
+"""The whole walk on the embedded default, with an application writing all the while."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keyrotation_pipeline.adapters.postgres.connection import connect
+from keyrotation_pipeline.assembly import database_url, initialise, open_pipeline
+from keyrotation_pipeline.demo import clinic
+from keyrotation_pipeline.demo.home import prepare
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.columns import TableCount
+from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.rotation import Rotation, StepRecord
+from keyrotation_pipeline.ports import Pipeline, Report
+from keyrotation_pipeline.rotation import keys, request, walk
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.environment import child_environment
+
+ACTOR = "demo"
+STOP_SECONDS = 120
+
+
+@dataclass
+class DemoOutcome:
+    """What the demo shows at its end; `holds` only if every claim does."""
+
+    rotation: Rotation
+    counts: tuple[TableCount, ...]
+    keys: tuple[KeyRecord, ...]
+    archived: tuple[KeyVersion, ...]
+    application: dict[str, Any]
+    seconds_by_phase: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def old_values(self) -> int:
+        """Values left under any version but the target."""
+        return sum(
+            number
+            for count in self.counts
+            for version, number in count.values_by_version.items()
+            if version != self.rotation.target
+        )
+
+    def as_facts(self) -> dict[str, Any]:
+        """The outcome as one JSON object."""
+        return {
+            "id": self.rotation.id,
+            "from": str(self.rotation.source),
+            "to": str(self.rotation.target),
+            "holds": self.holds,
+            "old_values": self.old_values,
+            "archived": [str(version) for version in self.archived],
+            "application": self.application,
+            "seconds_by_phase": {step: round(seconds, 3) for step, seconds in self.seconds_by_phase.items()},
+        }
+
+    @property
+    def holds(self) -> bool:
+        """Zero old values, the old key archived, and an application that met no error and lost no write."""
+        clean = self.application["errors"] == 0 and self.application["lost_writes"] == 0
+        worked = self.application["writes"] > 0
+        return self.old_values == 0 and self.rotation.source in self.archived and clean and worked
+
+
+def run_demo(
+    option: Path | None,
+    clients: int,
+    report: Report,
+    say: Callable[[str], None],
+    finished: Callable[[StepRecord, float], None],
+) -> DemoOutcome:
+    """Set everything up, rotate once, and compare.
+
+    Args:
+        option: `--config`.
+        clients: how many patients a new clinic has; an existing one keeps its own.
+        say: takes one line that tells what goes on.
+        finished: told of each finished step, and the seconds that it took.
+    """
+    settings, officers = prepare(option)
+    with open_home(settings, clients, say) as pipeline, working_application(pipeline, settings) as application:
+        say(f"{pipeline.database.identity().name}: an application reads and writes from here on")
+        rotation = request.open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
+        say(f"Request {rotation.id}: {rotation.source} → {rotation.target}")
+        approve(pipeline, rotation, officers, say)
+        seconds: dict[str, float] = {}
+        started = time.monotonic()
+        for record in walk.run(pipeline, rotation.id, report):
+            now = time.monotonic()
+            seconds[record.step] = seconds.get(record.step, 0.0) + now - started
+            started = now
+            if record.shard is None:
+                finished(record, seconds[record.step])
+        tally = application.stop()
+        return DemoOutcome(
+            rotation=pipeline.ledger.rotation(rotation.id),
+            counts=pipeline.database.count(pipeline.tables),
+            keys=pipeline.ledger.keys(),
+            archived=pipeline.keys.archived(),
+            application=tally,
+            seconds_by_phase=seconds,
+        )
+
+
+@contextmanager
+def open_home(settings: Settings, clients: int, say: Callable[[str], None]) -> Iterator[Pipeline]:
+    """The demo's pipeline, initialised, over a clinic that has patients."""
+    initialise(settings, None, actor=ACTOR)
+    with open_pipeline(settings, actor=ACTOR) as pipeline:
+        if not pipeline.keys.versions():
+            first = KeyVersion(1)
+            keys.import_keys(pipeline, KeyRing({first: KeyMaterial.generate()}, first))
+        with database_url(settings) as url, connect(url) as connection:
+            if not clinic.exists(connection):
+                clinic.admit(connection, pipeline.keys.ring(), clients)
+                say(f"A clinic of {clients:,} clients and {2 * clients:,} appointments, every record encrypted")
+        yield pipeline
+
+
+def approve(
+    pipeline: Pipeline, rotation: Rotation, officers: Sequence[DemoOfficer], say: Callable[[str], None]
+) -> None:
+    """Have each officer sign the canonical text."""
+    text = pipeline.ledger.approval_text(rotation.id)
+    for officer in officers:
+        request.add_approval(pipeline, rotation, officer.sign(text))
+        say(f"Approved by the {officer.name}")
+
+
+class RunningApplication:
+    """The application's process; `stop` gives its tally."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        command = [sys.executable, "-m", "keyrotation_pipeline.demo.application"]
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
+        )
+        self._tell(json.dumps({"url": url, "keys": str(settings.keys_directory)}))
+        if self._hear() != "ready":
+            raise KeyRotationError("the demo's application did not start; run `keyrotation demo` again")
+
+    def stop(self) -> dict[str, Any]:
+        """Let it stop writing and compare the database with its ledger."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        tally: dict[str, Any] = json.loads(self._hear() or '{"writes": 0, "errors": 1, "lost_writes": 0}')
+        self._process.wait(STOP_SECONDS)
+        return tally
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def _tell(self, line: str) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+    def _hear(self) -> str:
+        return self._process.stdout.readline().strip() if self._process.stdout is not None else ""
+
+
+@contextmanager
+def working_application(pipeline: Pipeline, settings: Settings) -> Iterator[RunningApplication]:
+    """An application at work."""
+    del pipeline  # it must be open: the application needs the database that it keeps running
+    with database_url(settings) as url:
+        application = RunningApplication(settings, url)
+        try:
+            yield application
+        finally:
+            application.kill()
