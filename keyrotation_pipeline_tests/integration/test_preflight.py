@@ -1,0 +1,630 @@
+"""What the pre-flight refuses, warns of and lets through, on real servers."""
+
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from keyrotation_pipeline.adapters.postgres import fence
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.preflight import preflight, server, writes
+from keyrotation_pipeline.adapters.postgres.preflight.server_log import revealing_settings
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline_tests.servers import Server
+
+V2, V10 = KeyVersion(2), KeyVersion(10)
+NOTES = EncryptedTable(TableName("public", "notes"), ("c",))
+
+Seal = Callable[[KeyRing, int, str], str]
+
+TOUCH = """
+    CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at := now(); RETURN NEW; END';
+"""
+QUIET = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
+NOWHERE = "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere;"
+
+
+def fatal(connection: Connection, *tables: EncryptedTable, target: KeyVersion = V2) -> list[str]:
+    return [each.sentence for each in preflight(connection, tables or [NOTES], target) if each.fatal]
+
+
+def warnings(connection: Connection, *tables: EncryptedTable) -> list[str]:
+    return [each.sentence for each in preflight(connection, tables or [NOTES], V2) if not each.fatal]
+
+
+def run(connection: Connection, script: str) -> None:
+    connection.execute("SET search_path = public")
+    connection.execute(script)
+    connection.execute("SET search_path = pg_catalog")
+
+
+@pytest.fixture
+def value(keyring_of: Callable[..., KeyRing], seal: Seal) -> str:
+    """56 characters under v9."""
+    return seal(keyring_of(9, primary=9), 9, "x" * 11)
+
+
+ACCEPTED = [
+    pytest.param("CREATE TABLE notes (c text)", id="text, no primary key"),
+    pytest.param(
+        "CREATE TABLE notes (c varchar(60), id uuid PRIMARY KEY DEFAULT gen_random_uuid())",
+        id="varchar wide enough, uuid key",
+    ),
+    pytest.param(
+        "CREATE DOMAIN sealed AS text CHECK (length(VALUE) < 500); CREATE TABLE notes (c sealed)", id="domain"
+    ),
+    pytest.param(
+        "CREATE TABLE notes (a int DEFAULT 1, b int DEFAULT 2, c text, PRIMARY KEY (a, b))", id="composite primary key"
+    ),
+    pytest.param(
+        "CREATE TABLE notes (id int, c text) PARTITION BY LIST (id); CREATE TABLE part PARTITION OF notes DEFAULT",
+        id="partitions",
+    ),
+    pytest.param("CREATE TABLE notes (c text); CREATE TABLE child (d int) INHERITS (notes)", id="inheritance"),
+    pytest.param(
+        "CREATE TABLE notes (c text, copy text GENERATED ALWAYS AS (left(c, 3)) STORED)", id="generated from a declared"
+    ),
+    pytest.param("CREATE TABLE notes (c text); CREATE VIEW looking AS SELECT c FROM notes", id="a view upon it"),
+    pytest.param(
+        "CREATE TABLE clients (id int PRIMARY KEY);"
+        "CREATE TABLE notes (client int REFERENCES clients ON UPDATE CASCADE, c text)",
+        id="foreign key on another column",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text, updated_at timestamptz);"
+        f"CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW {QUIET} EXECUTE FUNCTION touch()",
+        id="trigger with our clause",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text, d text, updated_at timestamptz);"
+        "CREATE TRIGGER touch BEFORE UPDATE OF d ON notes FOR EACH ROW EXECUTE FUNCTION touch();"
+        "CREATE TRIGGER born BEFORE INSERT OR DELETE ON notes FOR EACH ROW EXECUTE FUNCTION touch()",
+        id="triggers on other columns and events",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text); CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW"
+        " EXECUTE FUNCTION touch(); ALTER TABLE notes DISABLE TRIGGER touch",
+        id="disabled trigger",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (id int, c text) PARTITION BY LIST (id);"
+        "CREATE TABLE part PARTITION OF notes DEFAULT;"
+        "CREATE TRIGGER touch AFTER UPDATE ON notes FOR EACH STATEMENT EXECUTE FUNCTION touch()",
+        id="statement trigger of a partitioned parent, which our UPDATE of a partition passes by",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text PRIMARY KEY); CREATE PUBLICATION all_of_it FOR TABLE notes",
+        id="published with a key",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text); CREATE PUBLICATION inserts FOR TABLE notes WITH (publish = 'insert')",
+        id="published without its updates",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text); ALTER TABLE notes REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR TABLE notes",
+        id="published with full identity",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text CHECK (length(c) < 500 AND c LIKE 'v%'))", id="check that any version passes"
+    ),
+    pytest.param("CREATE TABLE notes (c text); ALTER TABLE notes ENABLE ROW LEVEL SECURITY", id="policies for others"),
+]
+
+REFUSED = [
+    pytest.param("", "table notes is not in the database; correct [[tables]]", id="missing table"),
+    pytest.param("CREATE TABLE notes (d text)", "column c is not in table notes; correct", id="missing column"),
+    pytest.param("CREATE VIEW notes AS SELECT ''::text AS c", "notes is a view, whose rows cannot", id="view"),
+    pytest.param(
+        "CREATE MATERIALIZED VIEW notes AS SELECT ''::text AS c", "notes is a materialized view", id="materialized view"
+    ),
+    pytest.param(f"{NOWHERE} CREATE FOREIGN TABLE notes (c text) SERVER far", "notes is a foreign table", id="foreign"),
+    pytest.param(
+        f"{NOWHERE} CREATE TABLE notes (id int, c text) PARTITION BY LIST (id);"
+        "CREATE FOREIGN TABLE old PARTITION OF notes DEFAULT SERVER far",
+        "old is a foreign table in the tree of notes, whose rows cannot be rewritten here; detach it",
+        id="foreign partition",
+    ),
+    pytest.param(
+        "CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler; CREATE TABLE notes (c text) USING other",
+        "table notes has the access method other",
+        id="another access method",
+    ),
+    pytest.param("CREATE TABLE notes (c char(80))", "column notes.c is of type character, and only text", id="char(n)"),
+    pytest.param("CREATE TABLE notes (c jsonb)", "column notes.c is of type jsonb", id="jsonb"),
+    pytest.param("CREATE TABLE notes (c text[])", "column notes.c is of type text[]", id="array"),
+    pytest.param("CREATE TABLE notes (c bytea)", "column notes.c is of type bytea", id="bytea"),
+    pytest.param(
+        "CREATE DOMAIN fixed AS char(80); CREATE TABLE notes (c fixed)",
+        "column notes.c is of type",
+        id="domain of char",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (d text, c text GENERATED ALWAYS AS (d) STORED)",
+        "column notes.c is generated",
+        id="generated",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text) PARTITION BY HASH (c)",
+        "column notes.c is in the partition key",
+        id="partition key",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text) PARTITION BY HASH (lower(c))",
+        "column notes.c is in the partition key",
+        id="partition key, in an expression",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (id int, c text) PARTITION BY LIST (id);"
+        "CREATE TABLE part PARTITION OF notes DEFAULT PARTITION BY LIST (c)",
+        "column part.c is in the partition key",
+        id="partition key of a partition",
+    ),
+    pytest.param(
+        "CREATE TABLE ciphers (c text PRIMARY KEY); CREATE TABLE notes (c text REFERENCES ciphers)",
+        "column notes.c is in the foreign key notes_c_fkey",
+        id="foreign key, referencing",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text PRIMARY KEY); CREATE TABLE other (c text REFERENCES notes)",
+        "column notes.c is in the foreign key other_c_fkey of public.other",
+        id="foreign key, referenced",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text, updated_at timestamptz);"
+        "CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION touch()",
+        f"trigger touch of notes would fire for every re-encrypted row; create it anew with {QUIET}",
+        id="row trigger",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text); CREATE TRIGGER log AFTER UPDATE ON notes EXECUTE FUNCTION touch()",
+        f"trigger log of notes would fire for every re-encrypted row; create it anew with {QUIET}",
+        id="statement trigger",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text, d text);"
+        "CREATE TRIGGER touch AFTER UPDATE OF c, d ON notes FOR EACH ROW EXECUTE FUNCTION touch()",
+        "trigger touch of notes",
+        id="trigger on UPDATE OF a declared column",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text, g text GENERATED ALWAYS AS (left(c, 9)) STORED);"
+        "CREATE TRIGGER touch AFTER UPDATE OF g ON notes FOR EACH ROW EXECUTE FUNCTION touch()",
+        "trigger touch of notes",
+        id="trigger on UPDATE OF a column generated from a declared one",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text, d int);"
+        "CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW WHEN (NEW.d > 1) EXECUTE FUNCTION touch()",
+        f"create it anew with {QUIET}, joined by AND to the condition that it has",
+        id="trigger with another condition",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text);"
+        "CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION touch('keyrotation.engine')",
+        "trigger touch of notes",
+        id="trigger that has our setting as an argument only",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (c text);"
+        "CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION touch();"
+        "ALTER TABLE notes ENABLE ALWAYS TRIGGER touch",
+        "trigger touch of notes",
+        id="trigger enabled always",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (id int, c text) PARTITION BY LIST (id);"
+        "CREATE TABLE part PARTITION OF notes DEFAULT;"
+        "CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION touch()",
+        "trigger touch of notes",
+        id="row trigger of a partitioned parent",
+    ),
+    pytest.param(
+        f"{TOUCH} CREATE TABLE notes (id int, c text) PARTITION BY LIST (id);"
+        "CREATE TABLE part PARTITION OF notes DEFAULT;"
+        "CREATE TRIGGER log AFTER UPDATE ON part EXECUTE FUNCTION touch()",
+        "trigger log of part",
+        id="statement trigger of a partition",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text); CREATE RULE copy AS ON UPDATE TO notes DO ALSO NOTHING",
+        "rule copy of notes rewrites every UPDATE",
+        id="rule",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text); CREATE PUBLICATION p FOR TABLE notes",
+        "table notes is published (p) without a replica identity",
+        id="published without identity",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text PRIMARY KEY); ALTER TABLE notes REPLICA IDENTITY NOTHING;"
+        "CREATE PUBLICATION p FOR ALL TABLES",
+        "table notes is published (p) without a replica identity",
+        id="published with all tables, identity nothing",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (id int, c text) PARTITION BY LIST (id); CREATE TABLE part PARTITION OF notes DEFAULT;"
+        "CREATE PUBLICATION p FOR TABLE notes WITH (publish_via_partition_root)",
+        "table part is published (p) without a replica identity",
+        id="published through its parent",
+    ),
+    pytest.param(
+        f"CREATE TABLE notes (c text CONSTRAINT {fence.NAME} CHECK (c <> ''))",
+        f"table notes has a constraint {fence.NAME} that is not ours",
+        id="our fence's name is taken",
+    ),
+]
+
+
+@pytest.mark.parametrize("script", ACCEPTED)
+def test_the_preflight_lets_through(either: Connection, value: str, script: str) -> None:
+    run(either, script)
+    either.execute("INSERT INTO public.notes (c) VALUES (%s)", (value,))
+    assert fatal(either, target=V10) == []
+
+
+@pytest.mark.parametrize(("script", "sentence"), REFUSED)
+def test_the_preflight_refuses(either: Connection, script: str, sentence: str) -> None:
+    run(either, script)
+    found = fatal(either)
+    assert len(found) == 1, found
+    assert sentence in found[0]
+
+
+def test_every_table_is_looked_at_and_fatal_problems_come_first(connection: Connection) -> None:
+    run(connection, "CREATE TABLE notes (c jsonb); CREATE INDEX ON notes (c)")
+    missing = EncryptedTable(TableName("billing", "Invoices"), ("c",))
+    found = preflight(connection, [missing, NOTES], V2)
+    assert "table billing.Invoices is not in the database" in found[0].sentence
+    assert "notes.c is of type jsonb" in found[1].sentence
+    assert [each.fatal for each in found[2:]] == [False] * (len(found) - 2)
+
+
+@pytest.mark.parametrize(
+    ("ddl", "needed"),
+    [
+        pytest.param("CREATE TABLE notes (c varchar({room}))", 1, id="varchar"),
+        pytest.param(
+            "CREATE DOMAIN inner_one AS varchar({room}); CREATE DOMAIN outer_one AS inner_one;"
+            "CREATE TABLE notes (c outer_one)",
+            1,
+            id="domain over a domain over varchar",
+        ),
+    ],
+)
+def test_a_column_too_narrow_for_the_longer_prefix_is_refused(
+    either: Connection, value: str, ddl: str, needed: int
+) -> None:
+    run(either, ddl.format(room=len(value)))
+    either.execute("INSERT INTO public.notes VALUES (%s), (NULL), ('plain')", (value,))
+    assert fatal(either, target=KeyVersion(8)) == []
+    (sentence,) = fatal(either, target=V10)
+    assert (
+        f"notes.c takes {len(value)} characters, but its longest value needs {len(value) + needed} under v10"
+        in sentence
+    )
+    run(either, "DROP TABLE notes")
+    run(either, f"CREATE TABLE notes (c varchar({len(value) + needed}))")
+    either.execute("INSERT INTO public.notes VALUES (%s)", (value,))
+    assert fatal(either, target=V10) == []
+
+
+def test_a_value_already_under_the_longer_prefix_needs_no_more_room(either: Connection, value: str) -> None:
+    run(either, f"CREATE TABLE notes (c varchar({len(value) + 1}))")
+    either.execute("INSERT INTO public.notes VALUES (%s)", (value.replace("v9:", "v10:"),))
+    assert fatal(either, target=KeyVersion(11)) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        pytest.param(
+            "CREATE DOMAIN sealed AS text CHECK (VALUE ~ '^v[0-9]:'); CREATE TABLE notes (c sealed)",
+            "the domain public.sealed of column notes.c refuses values under v10",
+            id="CHECK of a domain",
+        ),
+        pytest.param(
+            "CREATE TABLE notes (c text CONSTRAINT one_digit CHECK (c ~ '^v[0-9]:'))",
+            "the CHECK one_digit of notes refuses 1 row(s) under v10",
+            id="CHECK of a table",
+        ),
+        pytest.param(
+            'CREATE TABLE notes (c text, "D d" int DEFAULT 56, CONSTRAINT size CHECK (length(c) <= "D d"))',
+            "the CHECK size of notes refuses 1 row(s) under v10",
+            id="CHECK that compares with another column",
+        ),
+    ],
+)
+def test_a_check_that_would_refuse_the_new_version_is_refused(
+    either: Connection, value: str, script: str, sentence: str
+) -> None:
+    run(either, script)
+    either.execute("INSERT INTO public.notes (c) VALUES (%s)", (value,))
+    assert fatal(either, target=KeyVersion(8)) == []
+    (found,) = fatal(either, target=V10)
+    assert sentence in found
+
+
+def test_the_standing_fence_of_an_earlier_rotation_is_no_problem(either: Connection, value: str) -> None:
+    run(either, "CREATE TABLE notes (c text)")
+    either.execute("INSERT INTO public.notes VALUES (%s)", (value,))
+    fence.fence(either, NOTES, [KeyVersion(8)])
+    assert fatal(either, target=V10) == []
+
+
+# --- rights ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(connection: Connection, database_url: str) -> Iterator[Connection]:
+    """A connection of a role without any right, to the database of `connection`."""
+    role = f"limited_{connection.info.dbname}"
+    connection.execute(f"CREATE ROLE {role} LOGIN")
+    with connect(make_conninfo(database_url, user=role)) as opened:
+        yield opened
+    connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_missing_rights_are_named_for_each_partition(connection: Connection, limited: Connection) -> None:
+    run(
+        connection,
+        "CREATE TABLE notes (id int, c text) PARTITION BY LIST (id); CREATE TABLE part PARTITION OF notes DEFAULT",
+    )
+    role = limited.info.user
+    connection.execute(f"GRANT SELECT, UPDATE ON public.notes TO {role}")
+    found = "\n".join(fatal(limited))
+    assert f"role {role} lacks SELECT, UPDATE on part; GRANT SELECT, UPDATE ON part TO {role}" in found
+    assert "on notes;" not in found
+    assert f"role {role} does not own notes, so it cannot fence it" in found
+    connection.execute(f"GRANT SELECT, UPDATE (c) ON public.part TO {role}")
+    assert "lacks" not in "\n".join(fatal(limited))
+    connection.execute(f"GRANT postgres TO {role}")
+    assert fatal(limited) == []
+    connection.execute(f"REVOKE postgres FROM {role}")
+
+
+def test_a_schema_that_may_not_be_used_is_named(connection: Connection, limited: Connection) -> None:
+    run(connection, "CREATE SCHEMA billing; CREATE TABLE billing.notes (c text)")
+    found = "\n".join(fatal(limited, EncryptedTable(TableName("billing", "notes"), ("c",))))
+    assert f"GRANT USAGE ON SCHEMA billing TO {limited.info.user}" in found
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_row_security_that_applies_to_us_is_refused(connection: Connection, limited: Connection, forced: bool) -> None:
+    run(connection, "CREATE TABLE notes (c text); ALTER TABLE notes ENABLE ROW LEVEL SECURITY")
+    role = limited.info.user
+    if forced:
+        run(connection, f"ALTER TABLE notes OWNER TO {role}")
+        assert fatal(limited) == []
+        run(connection, "ALTER TABLE notes FORCE ROW LEVEL SECURITY")
+    else:
+        run(connection, f"GRANT SELECT, UPDATE ON notes TO {role}")
+    sentence = (
+        f"row-level security of notes applies to role {role} and would hide rows from it; ALTER ROLE {role} BYPASS"
+    )
+    assert any(sentence in each for each in fatal(limited))
+    run(connection, f"ALTER ROLE {role} BYPASSRLS")
+    assert not any("row-level security" in each for each in fatal(limited))
+
+
+def test_a_table_that_cannot_be_scanned_is_refused_not_passed_over(connection: Connection, limited: Connection) -> None:
+    run(connection, "CREATE TABLE notes (c varchar(60))")
+    assert any("notes cannot be read by role" in each for each in fatal(limited, target=V10))
+
+
+# --- server ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_read_only_database_is_refused(either: Connection) -> None:
+    run(either, "CREATE TABLE notes (c text)")
+    either.execute("SET default_transaction_read_only = on")
+    (sentence,) = fatal(either)
+    assert "the database is read-only" in sentence
+
+
+@pytest.fixture
+def standby(server: Server, connection: Connection) -> Iterator[Connection]:
+    """A connection to the same database on a standby of the session's server."""
+    run(connection, "CREATE TABLE notes (c text)")
+    replica = Server(server.binaries, server.directory / "copy", server.user)
+    data = f"{replica.directory}/data"
+    primary = f"host={server.directory} user=postgres"
+    server.run("pg_basebackup", "-D", data, "-d", primary, "-R", "-c", "fast", "-X", "stream")
+    options = (
+        f"-k {replica.directory} -c listen_addresses= -c fsync=off -c max_connections=60 -c max_prepared_transactions=4"
+    )
+    server.run("pg_ctl", "-D", data, "-w", "-l", f"{data}.log", "-o", options, "start")
+    with connect(replica.url(connection.info.dbname)) as opened:
+        yield opened
+    replica.stop()
+    shutil.rmtree(replica.directory)
+
+
+def test_a_standby_is_refused_and_the_primary_is_warned_of_it(connection: Connection, standby: Connection) -> None:
+    (sentence,) = fatal(standby)
+    assert "the server is a standby and takes no writes" in sentence
+    assert any("1 standby(s) or subscriber(s) replicate from here" in each for each in warnings(connection))
+
+
+@pytest.fixture
+def pooled(server: Server, database_url: str) -> Iterator[Connection]:
+    """A connection through something that answers the login with a process id of its own, as poolers do."""
+    parts = conninfo_to_dict(database_url)
+    listener = socket.create_server(("127.0.0.1", 0))
+    client_address = listener.getsockname()
+
+    def forward(source: socket.socket, sink: socket.socket, *, forge: bool) -> None:
+        with source, sink:
+            while data := source.recv(65536):
+                at = data.find(b"K\x00\x00\x00\x0c") if forge else -1
+                if at >= 0:
+                    data, forge = data[: at + 5] + b"\x00\x00\x00\x01" + data[at + 9 :], False
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        upstream = socket.socket(socket.AF_UNIX)
+        upstream.connect(f"{parts['host']}/.s.PGSQL.5432")
+        threading.Thread(
+            target=forward, args=(client.dup(), upstream.dup()), kwargs={"forge": False}, daemon=True
+        ).start()
+        forward(upstream, client, forge=True)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    host, port = client_address
+    with listener, connect(make_conninfo(database_url, host=host, port=port, sslmode="disable")) as opened:
+        yield opened
+    thread.join(timeout=5)
+
+
+def test_a_pooler_is_refused(pooled: Connection) -> None:
+    run(pooled, "CREATE TABLE notes (c text)")
+    (sentence,) = fatal(pooled)
+    assert "goes through a pooler" in sentence
+
+
+def test_lost_session_settings_are_refused(connection: Connection) -> None:
+    run(connection, "CREATE TABLE notes (c text)")
+    connection.execute("RESET keyrotation.engine")
+    (sentence,) = fatal(connection)
+    assert "goes through a pooler" in sentence
+
+
+@pytest.mark.parametrize(
+    ("number", "is_fatal", "words"),
+    [
+        pytest.param(130022, True, "PostgreSQL 13 is too old", id="13.22"),
+        pytest.param(140019, False, "14.20 mends", id="14.19"),
+        pytest.param(150015, None, "", id="15.15"),
+        pytest.param(160002, False, "PostgreSQL 16.2 has defects", id="16.2"),
+        pytest.param(180000, False, "18.1 mends", id="18.0"),
+        pytest.param(180001, None, "", id="18.1"),
+        pytest.param(190000, False, "newer than what this was tried with", id="19.0"),
+    ],
+)
+def test_a_server_version_is_judged(number: int, is_fatal: bool | None, words: str) -> None:
+    found = [(each.fatal, words in each.sentence) for each in server.version_problems(number)]
+    assert found == ([] if is_fatal is None else [(is_fatal, True)])
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_a_strict_default_isolation_is_warned_of(connection: Connection, isolation: str) -> None:
+    run(connection, "CREATE TABLE notes (c text)")
+    assert not any("40001" in each for each in warnings(connection))
+    name = connection.info.dbname
+    connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
+    assert any("40001" in each for each in warnings(connection))
+
+
+def test_a_serializable_transaction_in_use_is_warned_of(connection: Connection, database_url: str) -> None:
+    run(connection, "CREATE TABLE notes (c text)")
+    with connect(database_url) as other, other.transaction():
+        other.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        other.execute("SELECT * FROM public.notes")
+        assert any("40001" in each for each in warnings(connection))
+
+
+def test_open_and_prepared_transactions_are_warned_of_by_name(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(connection, "CREATE TABLE notes (c text)")
+    with psycopg.connect(database_url, application_name="night report") as other:
+        other.execute("SELECT 1")
+        assert not any("night report" in each for each in warnings(connection))
+        monkeypatch.setattr(server, "LONG_SECONDS", 0)
+        assert any(f"session {other.info.backend_pid} (night report)" in each for each in warnings(connection))
+        other.execute("PREPARE TRANSACTION 'half done'")
+    assert any("prepared transaction half done" in each for each in warnings(connection))
+    connection.execute("ROLLBACK PREPARED 'half done'")
+
+
+def test_a_replication_slot_nobody_reads_is_warned_of(connection: Connection) -> None:
+    run(connection, "CREATE TABLE notes (c text)")
+    slot = f"slot_{connection.info.dbname}"
+    connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", (slot,))
+    try:
+        assert any(f"replication slot {slot} is read by nobody" in each for each in warnings(connection))
+    finally:
+        connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        pytest.param("CREATE INDEX i ON notes (c)", "no HOT update", id="plain"),
+        pytest.param("CREATE UNIQUE INDEX i ON notes (c)", "no HOT update", id="unique"),
+        pytest.param("CREATE INDEX i ON notes (id) INCLUDE (c)", "no HOT update", id="included"),
+        pytest.param("CREATE INDEX i ON notes (md5(c))", "no HOT update", id="expression"),
+        pytest.param("CREATE INDEX i ON notes (id) WHERE c <> ''", "no HOT update", id="partial"),
+        pytest.param("CREATE INDEX i ON notes USING gin (to_tsvector('simple', c))", "20 times", id="gin"),
+        pytest.param("CREATE INDEX i ON notes (id)", "", id="on another column"),
+    ],
+)
+def test_an_index_on_an_encrypted_column_is_warned_of(either: Connection, index: str, words: str) -> None:
+    run(either, f"CREATE TABLE notes (id int, c text); {index}")
+    found = [each for each in warnings(either) if "index" in each]
+    assert fatal(either) == []
+    assert len(found) == bool(words)
+    assert all("index i of notes" in each and words in each for each in found)
+
+
+def test_a_forecast_of_room_is_given_for_a_large_table(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(connection, "CREATE TABLE notes (c text); INSERT INTO notes VALUES ('x')")
+    assert not any("GiB of WAL" in each for each in warnings(connection))
+    monkeypatch.setattr(writes, "FORECAST_FROM_BYTES", 8192)
+    assert any("GiB of WAL" in each for each in warnings(connection))
+
+
+def test_a_setting_that_logs_ciphertext_is_warned_of(connection: Connection) -> None:
+    run(connection, "CREATE TABLE notes (c text)")
+    assert not any("log would show ciphertext" in each for each in warnings(connection))
+    connection.execute("SET log_statement = 'mod'; SET log_min_duration_statement = 1000")
+    (found,) = (each for each in warnings(connection) if "log would show ciphertext" in each)
+    assert "log_statement = mod, log_min_duration_statement = 1000" in found
+    connection.execute("SET log_parameter_max_length = 0")
+    assert not any("log would show ciphertext" in each for each in warnings(connection))
+
+
+@pytest.mark.parametrize(
+    ("settings", "revealing"),
+    [
+        pytest.param({"log_statement": "ddl"}, (), id="ddl only"),
+        pytest.param({"log_statement": "all"}, ("log_statement = all",), id="all statements"),
+        pytest.param({"log_statement": "all", "log_parameter_max_length": "0"}, (), id="without parameters"),
+        pytest.param({"log_transaction_sample_rate": "0.1"}, ("log_transaction_sample_rate = 0.1",), id="sampled"),
+        pytest.param(
+            {"log_parameter_max_length": "0", "log_parameter_max_length_on_error": "-1"},
+            ("log_parameter_max_length_on_error = -1",),
+            id="on errors",
+        ),
+        pytest.param({"auto_explain.log_min_duration": "0"}, ("auto_explain.log_min_duration = 0",), id="auto_explain"),
+        pytest.param(
+            {"auto_explain.log_min_duration": "0", "auto_explain.log_parameter_max_length": "0"},
+            (),
+            id="auto_explain bare",
+        ),
+        pytest.param({"pgaudit.log_parameter": "on"}, ("pgaudit.log_parameter = on",), id="pgaudit"),
+    ],
+)
+def test_settings_that_log_parameters_are_told_from_others(
+    settings: dict[str, str], revealing: tuple[str, ...]
+) -> None:
+    assert revealing_settings(settings) == revealing
+
+
+@pytest.mark.external_postgres
+def test_citext_and_nondeterministic_collations_are_let_through(debian: Connection, value: str) -> None:
+    run(
+        debian,
+        "CREATE EXTENSION citext; CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', "
+        "deterministic = false); CREATE TABLE notes (c citext CHECK (c <> ''), d text COLLATE loose CHECK (d <> ''))",
+    )
+    debian.execute("INSERT INTO public.notes VALUES (%s, %s)", (value, value))
+    assert fatal(debian, EncryptedTable(TableName("public", "notes"), ("c", "d")), target=V10) == []

@@ -1,0 +1,54 @@
+"""The inventory and the pre-flight, as the procedure asks for them."""
+
+import pytest
+
+from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.model.columns import Finding
+from keyrotation_pipeline.ports import Problem
+from keyrotation_pipeline.rotation.inventory import require_preflight, take_inventory
+from keyrotation_pipeline_tests.fakes import V1, V2, V3, fake_pipeline
+
+WARNING = Problem("an index is in the way", fatal=False)
+
+
+def test_the_inventory_keeps_its_counts_for_status() -> None:
+    world = fake_pipeline({"clients": [{"first_name": "v1:x", "email": "v2:y"}]})
+    inventory = take_inventory(world.pipeline)
+    assert inventory.counts[0].values_by_version == {V1: 1, V2: 1}
+    assert world.ledger.counts(world.pipeline.tables) == inventory.counts
+    assert inventory.is_clean
+
+
+@pytest.mark.parametrize(
+    ("cell", "finding", "unreadable"),
+    [
+        pytest.param("plain", False, False, id="unencrypted value"),
+        pytest.param("v1:x", True, False, id="undeclared column"),
+        pytest.param("v1:x", False, True, id="unreadable value"),
+    ],
+)
+def test_the_inventory_is_not_clean_with_an(cell: str, finding: bool, unreadable: bool) -> None:
+    world = fake_pipeline({"clients": [{"first_name": cell, "email": None}]})
+    world.database.findings = (Finding("notes", "c", 1, 0, (V1,)),) if finding else ()
+    world.database.unreadable = {("clients", 0, "first_name")} if unreadable else set()
+    assert not take_inventory(world.pipeline).is_clean
+
+
+@pytest.mark.parametrize(
+    ("problems", "message"),
+    [
+        pytest.param(["a trigger"], r"^a trigger$", id="one"),
+        pytest.param(["a trigger", "a rule", "a view"], r"^a trigger \(2 more problem\(s\)", id="three"),
+    ],
+)
+def test_a_fatal_problem_stops_and_the_others_are_numbered(problems: list[str], message: str) -> None:
+    world = fake_pipeline()
+    world.database.problems = (WARNING, *(Problem(sentence, fatal=True) for sentence in problems))
+    with pytest.raises(PreflightError, match=message):
+        require_preflight(world.pipeline, V3)
+
+
+def test_warnings_alone_are_given_back() -> None:
+    world = fake_pipeline()
+    world.database.problems = (WARNING,)
+    assert require_preflight(world.pipeline, V3) == (WARNING,)
