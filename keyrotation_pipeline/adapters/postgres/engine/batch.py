@@ -1,0 +1,59 @@
+"""One batch: rows as they were read, and the new values that are to replace theirs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray, XidArray
+from keyrotation_pipeline.rotation.rewriting import Failure, Rewriter, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows as one statement read them, column by column.
+
+    Args:
+        filenode: of the relation, in that same statement.
+        size_bytes: of all values in the pages read; more than the limit, and no row is given.
+        positions: `ctid` of each row.
+        versions: `xmin` of each row.
+        columns: the declared columns.
+    """
+
+    filenode: int | None
+    size_bytes: int
+    positions: Sequence[bytes]
+    versions: Sequence[bytes]
+    columns: Sequence[Sequence[Value]]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Any, ...]]) -> "Batch":
+        """Take the rows of `read_pages` or `read_rows`."""
+        if not rows:
+            return cls(None, 0, (), (), ())
+        filenodes, sizes, positions, versions, *columns = zip(*rows, strict=True)
+        if positions[0] is None:
+            return cls(filenodes[0], sizes[0], (), (), ())
+        return cls(filenodes[0], sizes[0], positions, versions, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class NewValues:
+    """What a batch is to become: parameters of the write, how many rows they are for, and the failures."""
+
+    parameters: dict[str, Any]
+    rows: int
+    failures: list[Failure]
+
+
+def rewrite(batch: Batch, rewriter: Rewriter) -> NewValues:
+    """Re-encrypt a batch; rows that have nothing to write are left out of the parameters."""
+    rewritten = rewriter.rewrite(batch.columns)
+    positions, versions, columns = batch.positions, batch.versions, rewritten.columns
+    if rewritten.failures:
+        kept = [row for row, values in enumerate(zip(*columns, strict=True)) if any(values)]
+        positions, versions = [positions[row] for row in kept], [versions[row] for row in kept]
+        columns = [[column[row] for row in kept] for column in columns]
+    parameters: dict[str, Any] = {f"value_{number}": TextArray(values) for number, values in enumerate(columns)}
+    parameters |= {"positions": TidArray(positions), "versions": XidArray(versions), "filenode": batch.filenode}
+    return NewValues(parameters, len(positions), rewritten.failures)

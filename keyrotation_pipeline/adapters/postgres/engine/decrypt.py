@@ -1,0 +1,81 @@
+"""The full decrypt: every value of a table opened once, nothing kept."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+from keyrotation_pipeline.adapters.postgres import quarantine
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.refusals import without_content
+from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
+from keyrotation_pipeline.adapters.postgres.engine.session import Session, open_connection
+from keyrotation_pipeline.adapters.postgres.engine.statements import position, statements
+from keyrotation_pipeline.adapters.postgres.quarantine import row_key
+from keyrotation_pipeline.adapters.postgres.relations import Relation, heaps
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.proof import DecryptedCount
+from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.ports import Progress, Report
+from keyrotation_pipeline.rotation.rewriting import Rewriter
+
+# 64 pages are half a megabyte of rows: enough that asking costs nothing.
+_PAGES = 64
+
+# One snapshot a relation: a row that moves meanwhile is neither missed nor seen twice.
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
+
+
+@without_content
+def decrypt_all(
+    connect: Callable[[], Connection], table: EncryptedTable, ring: KeyRing, report: Report
+) -> DecryptedCount:
+    """Decrypt every value of a table, keeping nothing.
+
+    What does not decrypt goes to the quarantine; earlier entries of the table that were not found again leave it.
+
+    Raises:
+        PreflightError, BlockedError, DatabaseUnavailableError: the table cannot be read to its end.
+    """
+    with ExitStack() as stack:
+        connection = stack.enter_context(closing(open_connection(connect)))
+        housekeeping = stack.enter_context(closing(open_connection(connect)))
+        started = str(housekeeping.execute("SELECT clock_timestamp()::text").fetchall()[0][0])
+        rewriter = Rewriter(ring, ring.primary)
+        rows = values = failures = 0
+        for relation in heaps(housekeeping, table):
+            sql = statements(housekeeping, relation, row_key(housekeeping, relation), None)
+            session = Session(connection, housekeeping, table, relation, sql, rewriter, Limits())
+            for batch in _batches(session, table, relation, report):
+                count, failed = rewriter.check(batch.columns)
+                if failed:
+                    session.quarantine(batch, failed, connection)
+                rows, values, failures = rows + len(batch.positions), values + count, failures + len(failed)
+        quarantine.forget(housekeeping, table, started)
+        return DecryptedCount(str(table.name), rows, values, failures)
+
+
+def _batches(session: Session, table: EncryptedTable, relation: Relation, report: Report) -> Iterator[Batch]:
+    session.connection.execute(_SNAPSHOT)
+    (pages,) = session.connection.execute(_PAGE_COUNT, (relation.oid,)).fetchall()[0]
+    total = int(str(pages))
+    for first in range(0, total, _PAGES):
+        yield from _read(session, first, min(first + _PAGES, total))
+        report(
+            Progress(Step.ZERO_OLD_ROWS_PROOF, f"{table.name} decrypted", min(first + _PAGES, total), total, "pages")
+        )
+    session.connection.execute("COMMIT")
+
+
+def _read(session: Session, first: int, end: int) -> Iterator[Batch]:
+    limit = session.limits.batch_bytes
+    span = {"first": position(first), "end": position(end), "limit": limit}
+    batch = Batch.of(session.queue(session.statements.read_pages, span).fetchall())
+    if batch.size_bytes <= limit:
+        yield batch
+        return
+    for positions in by_size(listed(session, first, end), limit):
+        yield Batch.of(session.queue(session.statements.read_rows, {"positions": TidArray(positions)}).fetchall())

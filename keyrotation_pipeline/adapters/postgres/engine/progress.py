@@ -1,0 +1,124 @@
+"""Where a walk is, kept in `keyrotation.shard_walks` so that the next process goes on from there."""
+
+from dataclasses import dataclass, field
+from time import monotonic
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.relations import Relation
+from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.ports import Rewritten
+
+# Every shard of a relation is planned by the one that starts first, since the relation grows as it is rewritten:
+# slices of different sizes would leave gaps.
+_PLAN = """
+INSERT INTO keyrotation.shard_walks
+    (request, table_name, shard, relation, filenode, first_page, next_page, end_page, updated_at)
+SELECT %(request)s, %(table)s, shard, %(relation)s, pg_relation_filenode(%(oid)s::oid::regclass),
+       pages * shard / %(of)s, pages * shard / %(of)s, pages * (shard + 1) / %(of)s, clock_timestamp()
+FROM generate_series(0, %(of)s - 1) AS shard,
+     (SELECT pg_relation_size(%(oid)s::oid::regclass) / current_setting('block_size')::int AS pages) AS size
+ORDER BY shard
+ON CONFLICT (request, table_name, shard, relation) DO NOTHING
+"""
+
+# After VACUUM FULL or CLUSTER no page holds what it held: this slice begins again, with what it has counted.
+_PLAN_AGAIN = """
+UPDATE keyrotation.shard_walks AS walk
+SET filenode = pg_relation_filenode(%(oid)s::oid::regclass), first_page = pages * %(index)s / %(of)s,
+    next_page = pages * %(index)s / %(of)s, end_page = pages * (%(index)s + 1) / %(of)s, updated_at = clock_timestamp()
+FROM (SELECT pg_relation_size(%(oid)s::oid::regclass) / current_setting('block_size')::int AS pages) AS size
+WHERE (walk.request, walk.table_name, walk.shard, walk.relation) = (%(request)s, %(table)s, %(index)s, %(relation)s)
+  AND walk.filenode IS DISTINCT FROM pg_relation_filenode(%(oid)s::oid::regclass)
+"""
+
+_LOAD = """
+SELECT filenode, first_page, next_page, end_page, rows, "values", skipped, quarantined, seconds
+FROM keyrotation.shard_walks
+WHERE (request, table_name, shard, relation) = (%(request)s, %(table)s, %(index)s, %(relation)s)
+"""
+
+_SAVE = """
+UPDATE keyrotation.shard_walks
+SET next_page = %s, rows = %s, "values" = %s, skipped = %s, quarantined = %s, seconds = %s,
+    updated_at = clock_timestamp()
+WHERE (request, table_name, shard, relation) = (%s, %s, %s, %s) AND filenode = %s
+"""
+
+_WHOLE = """
+SELECT pg_relation_filenode(oid), pg_relation_size(oid) / current_setting('block_size')::int
+FROM (SELECT %s::oid::regclass AS oid) AS relation
+"""
+
+
+@dataclass
+class Walk:
+    """One slice of a relation's pages: `first` to before `end`, done up to before `next`; and what was done so far."""
+
+    filenode: int
+    first: int
+    next: int
+    end: int
+    done: Rewritten = field(default_factory=Rewritten)
+    started: float = field(default_factory=monotonic)
+
+    def so_far(self) -> Rewritten:
+        """What was done, with the time of this process added."""
+        return self.done + Rewritten(seconds=monotonic() - self.started)
+
+
+class StoredWalks:
+    """The walks of one shard over its relations, read and kept on the housekeeping connection."""
+
+    def __init__(self, connection: Connection, request: str, shard: Shard) -> None:
+        self._connection = connection
+        self._shard = shard
+        self._names = {"request": request, "table": str(shard.table.name), "index": shard.index, "of": shard.of}
+
+    def open(self, relation: Relation) -> Walk:
+        """The walk as it was left; from the beginning of its slice if the relation was rewritten as a whole since."""
+        names = {**self._names, "oid": relation.oid, "relation": relation.label}
+        self._connection.execute(_PLAN, names)
+        self._connection.execute(_PLAN_AGAIN, names)
+        filenode, first, following, end, *counts = self._connection.execute(_LOAD, names).fetchall()[0]
+        return Walk(filenode, first, following, end, Rewritten(*counts))  # type: ignore[arg-type]
+
+    def renewed(self, relation: Relation, walk: Walk) -> Walk:
+        """The walk again, or the next one over a relation that was rewritten as a whole meanwhile."""
+        self.save(relation, walk)
+        again = self.open(relation)
+        again.done, again.started = walk.done, walk.started
+        return again
+
+    def save(self, relation: Relation, walk: Walk) -> None:
+        """Keep where a walk is, in one short statement."""
+        done, names = walk.so_far(), self._names
+        self._connection.execute(
+            _SAVE,
+            (
+                walk.next, done.rows, done.values, done.skipped, done.quarantined, done.seconds,
+                names["request"], names["table"], names["index"], relation.label, walk.filenode,
+            ),
+        )  # fmt: skip
+
+
+class WholeWalks:
+    """Walks over whole relations that are not kept: sweeps are short, and begin again."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def open(self, relation: Relation) -> Walk:
+        """Every page that the relation has now."""
+        filenode, pages = self._connection.execute(_WHOLE, (relation.oid,)).fetchall()[0]
+        return Walk(filenode, 0, 0, pages)  # type: ignore[arg-type]
+
+    def renewed(self, relation: Relation, walk: Walk) -> Walk:
+        """The walk over a relation that was rewritten as a whole; a walk that came to its end stays as it is."""
+        if walk.next >= walk.end:
+            return walk
+        again = self.open(relation)
+        again.done, again.started = walk.done, walk.started
+        return again
+
+    def save(self, relation: Relation, walk: Walk) -> None:
+        """Nothing is kept."""

@@ -1,0 +1,89 @@
+"""The server's errors as sentences that hold nothing of a row.
+
+A server's message may: the DETAIL of a violated CHECK is the whole row, plaintext columns included. So only the
+SQLSTATE and the names that come with it are used, and the error itself is neither cause nor context of ours.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import psycopg
+from psycopg import errors
+
+from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, PreflightError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_AGAIN = "run `keyrotation rotate` again, it goes on from here"
+
+_SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError], str], ...] = (
+    (
+        (errors.StringDataRightTruncation,),
+        PreflightError,
+        "a re-encrypted value is too long for its column{where}, and was not written; widen the column",
+    ),
+    (
+        (errors.InsufficientPrivilege,),
+        PreflightError,
+        (
+            "the database role may not read or update all rows{where}; GRANT SELECT, UPDATE on the table (and "
+            "BYPASSRLS to the role, where the table has row-level security)"
+        ),
+    ),
+    (
+        (errors.ReadOnlySqlTransaction,),
+        PreflightError,
+        "the database is read-only, a standby perhaps; give the primary's address as [database] url",
+    ),
+    (
+        (errors.UndefinedTable, errors.UndefinedColumn),
+        PreflightError,
+        "a table or column was dropped or renamed meanwhile{where}; correct [[tables]] in keyrotation.toml",
+    ),
+    ((errors.LockNotAvailable,), BlockedError, "the table is locked by another session; wait until that has ended"),
+    ((errors.DiskFull,), BlockedError, "the database server's disk is full; make room"),
+)
+
+
+def without_content(step: Callable[P, T]) -> Callable[P, T]:
+    """Let a function raise a `KeyRotationError` instead of psycopg's errors."""
+
+    @wraps(step)
+    def spoken(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return step(*args, **kwargs)
+        except psycopg.Error as error:
+            refusal = refusal_of(error)
+        # Raised outside of the handler: inside, the server's error would stay attached as the context.
+        raise refusal
+
+    return spoken
+
+
+def refusal_of(error: psycopg.Error) -> KeyRotationError:
+    """What to tell of an error of the server."""
+    if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
+        return DatabaseUnavailableError(f"the connection to the database was lost; when it is back, {_AGAIN}")
+    where = _where(error)
+    for kinds, refusal, sentence in _SENTENCES:
+        if isinstance(error, kinds):
+            return refusal(f"{sentence.format(where=where)}, then {_AGAIN}")
+    return BlockedError(
+        f"the database refused a statement of the engine{where} (SQLSTATE {error.sqlstate}), and nothing of that batch "
+        f"was written; see the server's log, then {_AGAIN}"
+    )
+
+
+def _where(error: psycopg.Error) -> str:
+    names = [
+        f"{kind} {name}"
+        for kind, name in (
+            ("table", error.diag.table_name),
+            ("column", error.diag.column_name),
+            ("constraint", error.diag.constraint_name),
+        )
+        if name
+    ]
+    return f" ({', '.join(names)})" if names else ""

@@ -1,0 +1,72 @@
+"""The careful path: rows listed by size first, where pages are too large to read, or rows are held by others."""
+
+from collections.abc import Iterator, Sequence
+
+from psycopg import errors
+
+from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, rewrite
+from keyrotation_pipeline.adapters.postgres.engine.session import Session
+from keyrotation_pipeline.adapters.postgres.engine.statements import position
+from keyrotation_pipeline.ports import Rewritten
+
+
+def rewrite_listed(session: Session, first: int, end: int) -> Rewritten:
+    """Rewrite the pages `first` to before `end` in batches bounded by bytes, one statement a transaction."""
+    done = Rewritten()
+    for positions in by_size(listed(session, first, end), session.limits.batch_bytes):
+        done += _rewrite(session, positions, session.statements.write)
+    return done
+
+
+def rewrite_stragglers(session: Session, first: int, end: int) -> Rewritten:
+    """Rewrite the pages' rows one a transaction, waiting up to a second for each, and again if others were faster.
+
+    A row that is written without pause starves under SKIP LOCKED. Here we wait in the queue of its lock; if the row
+    has changed when it is ours, nothing is written and its new version is read again at once.
+    """
+    done = Rewritten()
+    busy: set[bytes] = set()
+    for _ in range(session.limits.straggler_attempts):
+        attempt = Rewritten()
+        for row in [row for row, _ in listed(session, first, end) if row not in busy]:
+            try:
+                attempt += _rewrite(session, [row], session.statements.write_waiting)
+            except (errors.LockNotAvailable, errors.DeadlockDetected):
+                busy.add(row)
+        done += Rewritten(attempt.rows, attempt.values, 0, attempt.quarantined)
+        if not attempt.skipped:
+            break
+    return done + Rewritten(skipped=attempt.skipped + len(busy))
+
+
+def _rewrite(session: Session, positions: Sequence[bytes], write: bytes) -> Rewritten:
+    batch = Batch.of(session.queue(session.statements.read_rows, {"positions": TidArray(positions)}).fetchall())
+    # What moved or was deleted since it was listed counts as skipped: the next look finds it if it is still there.
+    gone = len(positions) - len(batch.positions)
+    if not batch.positions:
+        return Rewritten(skipped=gone)
+    new = rewrite(batch, session.rewriter)
+    quarantined = session.quarantine(batch, new.failures, session.housekeeping) if new.failures else 0
+    rows, values, _ = session.queue(write, new.parameters).fetchall()[0] if new.rows else (0, 0, 0.0)
+    return Rewritten(rows, values, new.rows - rows + gone, quarantined)
+
+
+def listed(session: Session, first: int, end: int) -> list[tuple[bytes, int]]:
+    """Position and bytes of each row to be rewritten in the pages `first` to before `end`."""
+    span = {"first": position(first), "end": position(end)}
+    return [(row, size) for _, size, row in session.queue(session.statements.list_rows, span).fetchall()]
+
+
+def by_size(rows: Sequence[tuple[bytes, int]], limit_bytes: int) -> Iterator[list[bytes]]:
+    """Cut listed rows into batches of no more than `limit_bytes`, or of one row."""
+    chosen: list[bytes] = []
+    total = 0
+    for row, size in rows:
+        if chosen and total + size > limit_bytes:
+            yield chosen
+            chosen, total = [], 0
+        chosen.append(row)
+        total += size
+    if chosen:
+        yield chosen

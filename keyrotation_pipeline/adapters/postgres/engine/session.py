@@ -1,0 +1,97 @@
+"""What the engine holds while it works on one relation: its connection, statements, cipher and bounds."""
+
+import select
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from psycopg import Cursor
+
+from keyrotation_pipeline.adapters.postgres import quarantine
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray, XidArray, pass_bytes_through
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.statements import Statements
+from keyrotation_pipeline.adapters.postgres.relations import Relation
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.rotation.rewriting import Failure, Rewriter
+
+# enable_seqscan: a large batch turns the planner from TID scans to reading the whole table. Generic plans: planning
+# anew each time costs as much as a small batch. Read committed, whatever the database's default: the guards of the
+# write rest on it. jit: a plan of disabled nodes looks expensive enough to be compiled.
+_SETTINGS = (
+    "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; "
+    "SET default_transaction_isolation = 'read committed'"
+)
+
+Row = tuple[Any, ...]
+
+
+def open_connection(connect: Callable[[], Connection]) -> Connection:
+    """A connection for reading and writing rows in bytes."""
+    connection = connect()
+    connection.execute(_SETTINGS)
+    pass_bytes_through(connection)
+    return connection
+
+
+@dataclass(frozen=True)
+class Session:
+    """One relation at work.
+
+    Args:
+        connection: for rows.
+        housekeeping: a second one, for the quarantine.
+    """
+
+    connection: Connection
+    housekeeping: Connection
+    table: EncryptedTable
+    relation: Relation
+    statements: Statements
+    rewriter: Rewriter
+    limits: Limits
+
+    def queue(self, statement: bytes, parameters: dict[str, Any] | None = None) -> "Cursor[Row]":
+        """Send a statement; in a pipeline its result comes with the next `sync`."""
+        return self.connection.cursor(binary=True).execute(statement, parameters, prepare=True)
+
+    def queue_transaction(self, statement: bytes, parameters: dict[str, Any]) -> "Cursor[Row]":
+        """Send a statement with its own COMMIT: a pipeline is one open transaction otherwise, until it is synced."""
+        self.queue(b"BEGIN")
+        cursor = self.queue(statement, parameters)
+        self.queue(b"COMMIT")
+        return cursor
+
+    def push(self) -> None:
+        """Give all that was queued to the network, so that no COMMIT waits in our own buffer behind a write.
+
+        Everything sent before has been answered, so the server reads on and this cannot stall.
+        """
+        while self.connection.pgconn.flush():
+            select.select([], [self.connection.fileno()], [], 1.0)
+
+    def quarantine(self, batch: Batch, failures: list[Failure], reader: Connection) -> int:
+        """Record values that do not decrypt; gives their number.
+
+        Args:
+            reader: the connection that reads the rows' keys; a row that has changed there is not recorded.
+        """
+        rows = sorted({failure.row for failure in failures})
+        named = reader.cursor(binary=True).execute(
+            self.statements.name_rows,
+            {
+                "positions": TidArray(batch.positions[row] for row in rows),
+                "versions": XidArray(batch.versions[row] for row in rows),
+                "filenode": batch.filenode,
+            },
+        )
+        keys: dict[Any, Any] = dict(cast("list[Any]", named.fetchall()))
+        found = [
+            (keys[position].decode(reader.info.encoding), self.relation.columns[failure.column].name, failure.reason)
+            for failure in failures
+            if (position := batch.positions[failure.row]) in keys
+        ]
+        quarantine.add(self.housekeeping, self.table, self.relation, found)
+        return len(found)

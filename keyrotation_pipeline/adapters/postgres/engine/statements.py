@@ -1,0 +1,163 @@
+"""The SQL of the engine for one relation.
+
+Why the write looks as it does (each was measured, none is optional):
+
+- Nothing is locked between read and write, so the write compares: `ctid` and `xmin` name the row version that was
+  read, whichever column another transaction may have changed. NULL-safe, and a changed version never matches.
+- The file node tells that `ctid` still means the same row: after a `VACUUM FULL` or `CLUSTER` another row stands there,
+  with the same `xmin` if it was loaded by the same transaction, and decryption could not notice.
+- `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for one while holding one.
+- `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
+- NULL in a value array leaves the column as it is; the cast has no length, so that a value too long for its column is
+  an error and never cut.
+"""
+
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.quarantine import RowKey
+from keyrotation_pipeline.adapters.postgres.relations import Relation
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+# One row (filenode, bytes, NULL, …) if the range holds nothing to do or more than `limit` bytes.
+_READ_PAGES = """
+WITH range AS MATERIALIZED (
+    SELECT pg_relation_filenode({oid}) AS filenode, coalesce(sum({bytes}), 0)::bigint AS bytes
+    FROM ONLY {table} AS t WHERE {pages}
+)
+SELECT range.filenode, range.bytes, t.ctid, t.xmin, {texts}
+FROM range LEFT JOIN ONLY {table} AS t ON {pages} AND ({wanted}) AND range.bytes <= %(limit)s::bigint
+"""
+
+_LIST_ROWS = """
+SELECT pg_relation_filenode({oid}), ({bytes})::bigint, t.ctid FROM ONLY {table} AS t WHERE {pages} AND ({wanted})
+"""
+
+_READ_ROWS = """
+SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, t.xmin, {texts}
+FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
+"""
+
+_WRITE = """
+WITH written AS (
+    UPDATE ONLY {table} AS t SET {assignments}
+    FROM (
+        SELECT new.*
+        FROM unnest(%(positions)b, %(versions)b, {arrays}) AS new (position, version, {values})
+        JOIN ONLY {table} AS held ON held.ctid = new.position
+        WHERE held.xmin = new.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
+        FOR {strength} OF held {waiting}
+    ) AS new
+    WHERE t.ctid = new.position
+    RETURNING num_nonnulls({values}) AS changed
+)
+SELECT count(*), coalesce(sum(changed), 0)::bigint,
+       extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
+FROM written
+"""
+
+# Names rows for the quarantine, under the guards of the write: a row that changed since is left to the next sweep.
+_NAME_ROWS = """
+SELECT held.ctid, {key}
+FROM unnest(%(positions)b, %(versions)b) AS read (position, version)
+JOIN ONLY {table} AS held ON held.ctid = read.position
+WHERE held.xmin = read.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
+"""
+
+# A written column in a unique index makes our UPDATE change the row's key: taking the weaker lock first and the
+# stronger one later deadlocks with the application.
+_IN_UNIQUE_INDEX = """
+SELECT EXISTS (
+    SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+    WHERE i.indrelid = %s AND i.indisunique AND a.attname = ANY (%s)
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """Rendered SQL.
+
+    Args:
+        read_pages: rows of the pages `first` to before `end`, if they have no more than `limit` bytes.
+        list_rows: positions and sizes of the rows that `read_pages` would give.
+        read_rows: rows at `positions`.
+        write: the guarded write; takes positions, versions, filenode and one array of new values a column.
+        write_waiting: the same, waiting for rows that others hold (up to `lock_timeout`).
+        name_rows: positions and keys of rows, under the guards of the write.
+    """
+
+    read_pages: bytes
+    list_rows: bytes
+    read_rows: bytes
+    write: bytes
+    write_waiting: bytes
+    name_rows: bytes
+
+
+def statements(connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None) -> Statements:
+    """Compose the statements of one relation.
+
+    Args:
+        key: how its rows are named.
+        target: rows that hold any value under another version (or outside the grammar) are wanted; None: every row.
+    """
+    columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]
+    values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
+    names = [column.name for column in relation.columns]
+    unique = connection.execute(_IN_UNIQUE_INDEX, (relation.oid, names)).fetchone() == (True,)
+    parts = {
+        "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
+        "table": _quoted(relation.schema, relation.name),
+        "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}::text), 0)").format(c) for c in columns),
+        "pages": sql.SQL("t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid"),
+        "wanted": sql.SQL(" OR ").join(_wanted(column, target) for column in columns),
+        "texts": sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns),
+        "assignments": sql.SQL(", ").join(
+            sql.SQL("{} = CASE WHEN new.{} IS NULL THEN t.{} ELSE new.{}::{} END").format(
+                _quoted(column.name), value, _quoted(column.name), value, _sql(column.type_sql)
+            )
+            for column, value in zip(relation.columns, values, strict=True)
+        ),
+        "arrays": sql.SQL(", ").join(sql.SQL(f"%(value_{number})b") for number in range(len(columns))),
+        "values": sql.SQL(", ").join(values),
+        "key": _sql(key.of("held").as_string(connection)),
+        "strength": sql.SQL("UPDATE" if unique else "NO KEY UPDATE"),
+    }
+
+    def render(template: str, **more: sql.Composable) -> bytes:
+        return sql.SQL(template).format(**{**parts, **more}).as_bytes(connection)
+
+    return Statements(
+        read_pages=render(_READ_PAGES),
+        list_rows=render(_LIST_ROWS),
+        read_rows=render(_READ_ROWS),
+        write=render(_WRITE, waiting=sql.SQL("SKIP LOCKED")),
+        write_waiting=render(_WRITE, waiting=sql.SQL("")),
+        name_rows=render(_NAME_ROWS),
+    )
+
+
+def _wanted(column: sql.Composable, target: KeyVersion | None) -> sql.Composable:
+    # left() reads only the beginning of a TOASTed value; LIKE would fetch it whole.
+    if target is None:
+        return sql.SQL("true")
+    return sql.SQL("left({}::text, {}) COLLATE \"C\" NOT IN ('', {})").format(
+        column, sql.Literal(len(target.prefix)), sql.Literal(target.prefix)
+    )
+
+
+def _quoted(*names: str) -> sql.Composable:
+    return _sql(sql.Identifier(*names).as_string(None))
+
+
+def _sql(text: str) -> sql.Composable:
+    # A percent sign in a name would be taken for a placeholder.
+    return sql.SQL(text.replace("%", "%%"))
+
+
+def position(page: int) -> str:
+    """The beginning of a page as a `tid` parameter."""
+    return f"({page},0)"

@@ -1,0 +1,76 @@
+"""Step `rows`: every shard of every table re-encrypted to the target version, and the sum of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keyrotation_pipeline.errors import BackupError, KeyStoreError, OutOfOrderError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.rotation import Rotation, Step
+from keyrotation_pipeline.ports import Pipeline, Report, Rewritten
+
+
+def reencrypt_shard(pipeline: Pipeline, rotation: Rotation, shard: Shard, report: Report) -> Mapping[str, Any]:
+    """Re-encrypt one shard of one table, from where it was left.
+
+    Raises:
+        OutOfOrderError, KeyStoreError, BackupError: the target key is not one that rows may be written under.
+        BlockedError: the rotation was paused or cancelled, or the table stays locked.
+    """
+    ring = ring_fit_for_rows(pipeline, rotation)
+    return _facts(pipeline.database.rewrite_shard(rotation.id, shard, ring, rotation.target, report))
+
+
+def close_rows(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
+    """Sum up the shards, each of which has its own record."""
+    total = Rewritten()
+    for record in rotation.steps:
+        if record.step is Step.ROWS and record.shard is not None:
+            facts = record.facts
+            total += Rewritten(facts["rows"], facts["values"], facts["skipped"], facts["quarantined"], facts["seconds"])
+    return _facts(total)
+
+
+def ring_fit_for_rows(pipeline: Pipeline, rotation: Rotation) -> KeyRing:
+    """The key ring, if rows may be written under the target: key before rows (invariant 2).
+
+    Raises:
+        OutOfOrderError: the target is not registered, or not the primary.
+        KeyStoreError: what the store gives back is another key than was registered.
+        BackupError: no intact backup of exactly this key is in the vault.
+    """
+    target = rotation.target
+    registered = pipeline.ledger.keys()
+    record = next((each for each in registered if each.version == target), None)
+    if record is None:
+        raise OutOfOrderError(
+            f"no key {target} is registered; run `keyrotation rotate {rotation.id}` from its first step"
+        )
+    ring = pipeline.keys.ring()
+    if ring.primary != target:
+        raise OutOfOrderError(
+            f"the primary is {ring.primary}, not {target}, so applications may not read {target} yet; "
+            f"run `keyrotation rotate {rotation.id}`"
+        )
+    if ring.material(target).fingerprint != record.fingerprint:
+        raise KeyStoreError(
+            f"the key store holds another {target} ({ring.material(target).fingerprint[:16]}) than was registered "
+            f"({record.fingerprint[:16]}); put the registered key back from its backup before any row is written"
+        )
+    if pipeline.vault.key_backup(target, record.fingerprint) is None:
+        raise BackupError(
+            f"there is no intact backup of {target} ({record.fingerprint[:16]}), and no row is written under a key "
+            "without one; put its file back into the backup directory"
+        )
+    return ring
+
+
+def _facts(done: Rewritten) -> Mapping[str, Any]:
+    return {
+        "rows": done.rows,
+        "values": done.values,
+        "skipped": done.skipped,
+        "quarantined": done.quarantined,
+        "seconds": round(done.seconds, 3),
+        "rows_per_second": round(done.rows / done.seconds, 1) if done.seconds > 0 else 0.0,
+    }
