@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.instances import ReportedInstances
 from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
-from keyrotation_pipeline.adapters.postgres.migrate import migrate, require_migrated
+from keyrotation_pipeline.adapters.postgres.schema import require_migrated
 from keyrotation_pipeline.adapters.vault import FileVault
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -80,6 +80,9 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
         ApprovalError: the configured roster is wrong, or differs from the pinned one.
         KeyStoreError: another key is registered or stored under one of the versions.
     """
+    # Alembic and SQLAlchemy take as long to import as all else together, and no other command needs them.
+    from keyrotation_pipeline.adapters.postgres.migrate import migrate  # noqa: PLC0415
+
     create_home(settings.home)
     FileKeyStore.create(settings.keys_directory)
     with database_url(settings) as url:

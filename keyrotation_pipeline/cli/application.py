@@ -6,7 +6,7 @@ from typing import NoReturn
 import psycopg
 import typer
 
-from keyrotation_pipeline.cli import audit, initialise, inspection, requests, rotate, status, up
+from keyrotation_pipeline.cli import audit, demo, initialise, inspection, requests, rotate, status, up
 from keyrotation_pipeline.errors import KeyRotationError
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(demo.demo)
 app.command()(up.up)
 app.command()(initialise.init)
 app.command()(inspection.inventory)

@@ -12,12 +12,12 @@ from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.rotation.audit import read_anchor, verify_audit
 
-app = typer.Typer(help="The hash-chained audit.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="The hash-chained audit of all that was done.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def audit() -> None:
-    """The hash-chained audit."""
+    """The hash-chained audit of all that was done."""
 
 
 @app.command()
@@ -30,7 +30,7 @@ def verify(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Verify that no event was changed, removed, reordered or cut off."""
+    """Find events changed, removed, reordered or cut off."""
     declared = settings.load(config)
     anchors = [_read(anchor)] if anchor else []
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:

@@ -23,7 +23,12 @@ FILL_IN = "fill in [approvals] (and check [[tables]]) there, then run `keyrotati
 
 
 def init(*, config: Config = None, as_json: Json = False) -> None:
-    """Set up a configuration, a home and a database, and import the keys in use; again is no change."""
+    """Set up configuration, home, schema, officers and keys.
+
+    Writes a commented keyrotation.toml from what is found in the database, unless one is there. Then makes the schema
+    `keyrotation`, pins the officers, and imports the keys in ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 … with
+    ENCRYPTION_PRIMARY_VERSION. Again is no change, and no key is ever replaced by a different one.
+    """
     path = settings.config_path(config)
     if not path.exists():
         written = _write_configuration(path)

@@ -14,7 +14,11 @@ from keyrotation_pipeline.model.proof import DecryptedCount
 
 
 def inventory(*, config: Config = None, as_json: Json = False) -> None:
-    """Count the values of every declared column by key version, and search all other columns for encrypted values."""
+    """Count values by key version, and search undeclared columns.
+
+    Shows every declared column with its values per key version, undeclared columns that hold encrypted values, and
+    values that do not decrypt or are not encrypted, by table, key and column.
+    """
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.database.identity().name
@@ -33,7 +37,7 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
 
 
 def verify(*, config: Config = None, as_json: Json = False) -> None:
-    """Decrypt every value of every table with the current key ring, keep nothing, and count."""
+    """Decrypt every value with the current keys, and count."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline, reporting(quiet=as_json) as report:
         database = pipeline.database.identity().name

@@ -22,7 +22,7 @@ def request(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Open a rotation; prints its id, alone, on stdout."""
+    """Open a rotation for officers to sign; prints its id."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         opened = requests.open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency)
@@ -53,7 +53,10 @@ def approve(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Print the text of a request that officers sign, or add one officer's signature."""
+    """Print the text to sign, or add an officer's signature.
+
+    keyrotation approve ID --text | gpg -ab | keyrotation approve ID --signature -
+    """
     if text == (signature is not None):
         raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
     # Read before a database is opened: the program that signs may need its user for a while.
@@ -77,7 +80,7 @@ def approve(
 
 
 def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
-    """Give a rotation up; only while nothing is written under the new key."""
+    """Give up a rotation that has written nothing yet."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.rotation(request_id)

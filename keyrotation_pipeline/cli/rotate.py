@@ -28,7 +28,10 @@ def rotate(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Run the due phases of an approved rotation to its end, or as far as they come; run it again to go on."""
+    """Run the next phases of an approved rotation.
+
+    To its end, or as far as they come; whatever stopped it, run it again to go on.
+    """
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.rotation(request_id)
@@ -52,8 +55,13 @@ def _run(pipeline: Pipeline, rotation: Rotation, through: Step | None, *, quiet:
             seconds[record.step] = seconds.get(record.step, 0.0) + now - began
             began = now
             if record.shard is None and not quiet:
-                output.line(f"  {record.step:<22}{seconds[record.step]:>8.1f} s  {_remark(record)}".rstrip())
+                output.line(phase_line(record, seconds[record.step]))
     return seconds
+
+
+def phase_line(record: StepRecord, seconds: float) -> str:
+    """One finished phase: its name, its time, and what a DBA wants to know of it."""
+    return f"  {record.step:<22}{seconds:>8.1f} s  {_remark(record)}".rstrip()
 
 
 def _remark(record: StepRecord) -> str:

@@ -30,7 +30,7 @@ def status(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Show keys, tables and the running rotation: what it waits for, and what to type."""
+    """Show keys, tables, the rotation, and what to type next."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         if count:
@@ -99,9 +99,9 @@ def _show_rotation(rotation: dict[str, Any] | None) -> None:
     output.line(f"          phase {rotation['phase']}, {rotation['progress']:.0%}{eta}")
     output.line(f"          approvals {rotation['approvals']} of {rotation['approvals_required']}")
     if rotation["blocked_by"]:
-        output.line(f"          blocked by: {rotation['blocked_by']}")
+        output.line(f"          blocked: {rotation['blocked_by']}")
     if rotation["waiting_for"]:
-        output.line(f"          waits for: {rotation['waiting_for']}")
+        output.line(f"          waits: {rotation['waiting_for']}")
     else:
         output.line(f"          next: keyrotation rotate {rotation['id']}")
 

@@ -37,16 +37,23 @@ def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], 
     """
     match rotation.status:
         case RotationStatus.CANCELLED | RotationStatus.FINISHED:
-            return Decision((), f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`")
+            return Decision(
+                (), f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`"
+            )
         case RotationStatus.PAUSED:
             return Decision((), f"rotation {rotation.id} is paused; go on with `keyrotation resume {rotation.id}`")
         case _:
             pass
     if (missing := required - len(rotation.approvals)) > 0:
-        return Decision((), f"{missing} more approval(s); sign with `keyrotation approve {rotation.id} --text`")
+        return Decision(
+            (),
+            f"rotation {rotation.id} needs {missing} more approval(s); "
+            f"sign with `keyrotation approve {rotation.id} --text`",
+        )
     if rotation.started_at is None and now > rotation.start_by:
         return Decision(
-            (), f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it and request a new one"
+            (),
+            f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it and request a new one",
         )
     for step in WALK:
         if rotation.done(step) is None:

@@ -29,7 +29,7 @@ class Folder:
             text=True,
             timeout=240,
         )
-        self.printed += [done.stdout, done.stderr]
+        self.printed.extend([done.stdout, done.stderr])
         assert done.returncode == expect, (
             f"{arguments}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         )

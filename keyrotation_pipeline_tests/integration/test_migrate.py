@@ -9,7 +9,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.migrate import migrate, require_migrated
+from keyrotation_pipeline.adapters.postgres.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.schema import require_migrated
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline_tests.servers import Server
 

@@ -4,7 +4,6 @@ import psycopg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.pool import NullPool
 
@@ -43,20 +42,6 @@ def migrate(url: str) -> None:
         raise PreflightError(
             f"the schema keyrotation of {display_name(url)} was made by a newer keyrotation-pipeline; install that one"
         ) from None
-
-
-def require_migrated(connection: Connection) -> None:
-    """Refuse to work on a database whose schema `keyrotation` is missing or not the one that this package needs.
-
-    Raises:
-        PreflightError: says to run `keyrotation init`.
-    """
-    name = display_name(connection.info.dsn)
-    if connection.execute("SELECT to_regclass('keyrotation.alembic_version')").fetchone() == (None,):
-        raise PreflightError(f"{name} has no schema keyrotation yet; run `keyrotation init`")
-    row = connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchone()
-    if row != (ScriptDirectory.from_config(_config()).get_current_head(),):
-        raise PreflightError(f"the schema keyrotation of {name} is of another version; run `keyrotation init`")
 
 
 def _upgrade(connection: sqlalchemy.Connection) -> None:
