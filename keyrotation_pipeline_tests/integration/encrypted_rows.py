@@ -1,0 +1,89 @@
+"""Tables of encrypted values for the engine's tests, filled and read back without the engine's own code."""
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine import Limits, rewrite_shard, sweep
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
+from keyrotation_pipeline.ports import Progress, Rewritten
+
+REQUEST = "a" * 32
+V2 = KeyVersion(2)
+
+
+def ring_of(*numbers: int, primary: int = 2) -> KeyRing:
+    return KeyRing({KeyVersion(number): KeyMaterial.generate() for number in numbers}, KeyVersion(primary))
+
+
+def sealed(ring: KeyRing, version: int, plaintext: str) -> str:
+    nonce = os.urandom(12)
+    body = AESGCM(ring.material(KeyVersion(version)).raw).encrypt(nonce, plaintext.encode(), None)
+    return f"v{version}:{base64.b64encode(nonce).decode()}:{base64.b64encode(body).decode()}"
+
+
+def opened(ring: KeyRing, stored: str | None) -> tuple[str, str] | None:
+    """Version and plaintext of a stored value; NULL and '' as they are."""
+    if not stored:
+        return None if stored is None else ("", "")
+    version, nonce, body = stored.split(":")
+    raw = AESGCM(ring.material(KeyVersion.parse(version)).raw).decrypt(
+        base64.b64decode(nonce), base64.b64decode(body), None
+    )
+    return version, raw.decode()
+
+
+@dataclass
+class Engine:
+    """The engine on one database, as `PostgresDatabase` calls it."""
+
+    url: str
+    ring: KeyRing
+    limits: Limits = field(default_factory=Limits)
+    target: KeyVersion = V2
+
+    def __post_init__(self) -> None:
+        self.progress: list[Progress] = []
+
+    def shard(self, table: EncryptedTable, index: int = 0, of: int = 1) -> Rewritten:
+        shard = Shard(table, index, of)
+        return rewrite_shard(
+            lambda: connect(self.url), REQUEST, shard, self.ring, self.target, self.progress.append, self.limits
+        )
+
+    def sweep(self, table: EncryptedTable, *, wait: bool = False) -> Rewritten:
+        return sweep(lambda: connect(self.url), REQUEST, table, self.ring, self.target, self.limits, wait=wait)
+
+
+def table_of(name: str, *columns: str, schema: str = "public") -> EncryptedTable:
+    return EncryptedTable(TableName(schema, name), columns)
+
+
+def read_back(
+    connection: Connection, ring: KeyRing, table: EncryptedTable, key: str
+) -> dict[object, tuple[object, ...]]:
+    """Every row of the table (children and partitions too) by its key: version and plaintext of each column."""
+    columns = [sql.Identifier(name) for name in (key, *table.columns)]
+    query = sql.SQL("SELECT {} FROM {}").format(
+        sql.SQL(", ").join(columns), sql.Identifier(table.name.schema, table.name.table)
+    )
+    return {row[0]: tuple(opened(ring, value) for value in row[1:]) for row in connection.execute(query).fetchall()}  # type: ignore[arg-type]
+
+
+def under_v2(*plaintexts: str | None) -> tuple[tuple[str, str] | None, ...]:
+    return tuple(None if text is None else ("", "") if not text else ("v2", text) for text in plaintexts)
+
+
+def insert(connection: Connection, table: str, rows: Sequence[Sequence[object]]) -> None:
+    """Insert rows of text into a table by its SQL name."""
+    places = sql.SQL(", ").join([sql.Placeholder()] * len(rows[0]))
+    with connection.cursor() as cursor:
+        cursor.executemany(sql.SQL("INSERT INTO {} VALUES ({})").format(sql.SQL(table), places), rows)

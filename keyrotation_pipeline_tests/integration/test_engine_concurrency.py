@@ -1,0 +1,152 @@
+"""No lost write: an application that writes, deletes and inserts all the while, and relations rewritten underneath."""
+
+import importlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
+from keyrotation_pipeline_tests.servers import DEBIAN_15, EMBEDDED_16, EMBEDDED_18, Server, discard, start_server
+
+CLIENTS = table_of("clients", "first_name", "last_name", "notes")
+ROWS = 1500
+WRITERS = 4
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(EMBEDDED_18, id="18"),
+        pytest.param(EMBEDDED_16, id="16"),
+        pytest.param(DEBIAN_15, id="15", marks=pytest.mark.skipif(not DEBIAN_15.exists(), reason="no PostgreSQL 15")),
+    ],
+)
+def versioned(request: pytest.FixtureRequest) -> Iterator[Server]:
+    running = start_server(Path(request.param))
+    yield running
+    discard(running)
+
+
+def prepare(url: str, ring: KeyRing) -> Connection:
+    """A fresh `clients` of v1 values: each says which row and column it belongs to."""
+    connection = connect(url)
+    connection.execute("DROP SCHEMA IF EXISTS keyrotation CASCADE; CREATE SCHEMA keyrotation")
+    migration = importlib.import_module("keyrotation_pipeline.adapters.postgres.migrations.versions.0001_ledger")
+    for statement in migration.STATEMENTS:
+        connection.execute(statement)
+    connection.execute("DROP TABLE IF EXISTS public.clients")
+    connection.execute(
+        "CREATE TABLE public.clients"
+        " (id int PRIMARY KEY, first_name text, last_name text, notes text, seen int DEFAULT 0)"
+    )
+    with connection.transaction():  # one transaction: every row has the same xmin
+        rows = [(key, *(sealed(ring, 1, f"{key}/{column}/0") for column in CLIENTS.columns)) for key in range(ROWS)]
+        insert(connection, "public.clients (id, first_name, last_name, notes)", rows)
+    return connection
+
+
+@dataclass
+class Writer:
+    """An application instance on rows of its own, which keeps a ledger of what it has committed."""
+
+    number: int
+    url: str
+    ring: KeyRing
+    ended: threading.Event
+    ledger: dict[int, dict[str, str] | None] = field(default_factory=dict)
+    seen: dict[int, int] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    writes: int = 0
+
+    def run(self) -> None:
+        chance = random.Random(self.number)
+        mine = range(self.number, ROWS, WRITERS)
+        self.ledger = {key: {column: f"{key}/{column}/0" for column in CLIENTS.columns} for key in mine}
+        self.seen = dict.fromkeys(mine, 0)
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            while not self.ended.is_set():
+                try:
+                    self.write(connection, chance.choice(mine), chance)
+                except psycopg.Error as error:
+                    self.errors.append(str(error.sqlstate))
+
+    def write(self, connection: "psycopg.Connection[tuple[object, ...]]", key: int, chance: random.Random) -> None:
+        self.writes += 1
+        row = self.ledger[key]
+        column = chance.choice(CLIENTS.columns)
+        # As an application does in the middle of a rollout: some instances still write v1.
+        text, version = f"{key}/{column}/{self.writes}", chance.choice([1, 2])
+        what = chance.random()
+        if row is None:
+            row = {each: f"{key}/{each}/{self.writes}" for each in CLIENTS.columns}
+            values = [sealed(self.ring, version, value) for value in row.values()]
+            connection.execute(
+                "INSERT INTO clients (id, first_name, last_name, notes) VALUES (%s, %s, %s, %s)", (key, *values)
+            )
+            self.ledger[key], self.seen[key] = row, 0
+        elif what < 0.1:
+            connection.execute("DELETE FROM clients WHERE id = %s", (key,))
+            self.ledger[key] = None
+        elif what < 0.3:
+            connection.execute("UPDATE clients SET seen = seen + 1 WHERE id = %s", (key,))
+            self.seen[key] += 1
+        else:
+            connection.execute(
+                f"UPDATE clients SET {column} = %s WHERE id = %s", (sealed(self.ring, version, text), key)
+            )
+            row[column] = text
+
+
+def rewrite_underneath(url: str, ended: threading.Event, counted: list[str]) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not ended.is_set():
+            for statement in ("VACUUM FULL clients", "CLUSTER clients USING clients_pkey"):
+                connection.execute(statement)
+                counted.append(statement)
+                ended.wait(0.05)
+
+
+def test_no_write_is_lost_and_no_value_changes_rows_while_the_relation_is_rewritten(versioned: Server) -> None:
+    ring, url = ring_of(1, 2), versioned.url()
+    connection = prepare(url, ring)
+    ended = threading.Event()
+    writers = [Writer(number, url, ring, ended) for number in range(WRITERS)]
+    rewrites: list[str] = []
+    threads = [threading.Thread(target=writer.run) for writer in writers]
+    threads.append(threading.Thread(target=rewrite_underneath, args=(url, ended, rewrites)))
+    engine = Engine(url, ring, Limits(max_pages=8))
+    for thread in threads:
+        thread.start()
+    rewritten = 0
+    deadline = time.monotonic() + 4
+    try:
+        while time.monotonic() < deadline:
+            rewritten += engine.sweep(CLIENTS).rows
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    while (last := engine.sweep(CLIENTS, wait=True)).rows or last.skipped:
+        rewritten += last.rows
+
+    assert [writer.errors for writer in writers] == [[]] * WRITERS
+    assert rewritten > ROWS
+    assert len(rewrites) >= 10
+    expected = {
+        key: (*(("v2", text) for text in row.values()), writer.seen[key])
+        for writer in writers
+        for key, row in writer.ledger.items()
+        if row is not None
+    }
+    stored = connection.execute("SELECT id, first_name, last_name, notes, seen FROM public.clients").fetchall()
+    connection.close()
+    assert {row[0]: (*(opened(ring, value) for value in row[1:4]), row[4]) for row in stored} == expected  # type: ignore[arg-type]

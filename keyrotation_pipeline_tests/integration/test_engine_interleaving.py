@@ -1,0 +1,328 @@
+"""What happens exactly between reading a batch and writing it, and what the engine does about it."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.rotation.rewriting import Rewriter, RewrittenBatch, Value
+from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    REQUEST,
+    Engine,
+    insert,
+    read_back,
+    ring_of,
+    sealed,
+    table_of,
+    under_v2,
+)
+from keyrotation_pipeline_tests.servers import discard, start_server
+
+CASES = table_of("cases", "a", "b")
+ROWS = 400
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return ring_of(1, 2)
+
+
+@pytest.fixture
+def engine(migrated: Connection, database_url: str, ring: KeyRing) -> Engine:
+    fill(migrated, ring)
+    return Engine(database_url, ring, Limits(max_pages=4))
+
+
+def fill(connection: Connection, ring: KeyRing) -> None:
+    """`ROWS` rows of v1, of one transaction, so that `xmin` tells none from another."""
+    connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text, n int DEFAULT 0)")
+    with connection.transaction():
+        rows = [(n, sealed(ring, 1, f"a{n}"), sealed(ring, 1, f"b{n}")) for n in range(ROWS)]
+        insert(connection, "public.cases (id, a, b)", rows)
+
+
+EXPECTED = {n: under_v2(f"a{n}", f"b{n}") for n in range(ROWS)}
+
+
+@contextmanager
+def between_read_and_write(action: Callable[[int], None]) -> Iterator[None]:
+    """Run `action` with the number of the batch each time one has been read and not yet been written."""
+    rewrite = Rewriter.rewrite
+    numbers = iter(range(1_000_000))
+
+    def interrupted(self: Rewriter, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+        action(next(numbers))
+        return rewrite(self, columns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rewriter, "rewrite", interrupted)
+        yield
+
+
+def application(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET lock_timeout = '2s'")
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param(["DELETE FROM cases WHERE id < 3", "VACUUM FULL cases"], id="VACUUM FULL after a delete"),
+        pytest.param(
+            ["CREATE INDEX upside_down ON cases ((-id))", "CLUSTER cases USING upside_down"],
+            id="CLUSTER in another order",
+        ),
+        pytest.param(
+            ["DELETE FROM cases WHERE id < 3", "ALTER TABLE cases ALTER n TYPE bigint"], id="ALTER TABLE that rewrites"
+        ),
+    ],
+)
+def test_a_relation_rewritten_between_read_and_write_gets_no_value_into_another_row(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, statements: list[str]
+) -> None:
+    with between_read_and_write(lambda batch: application(database_url, *statements) if batch == 1 else None):
+        done = engine.shard(CASES)
+
+    left = read_back(migrated, ring, CASES, "id")
+    assert left == {n: row for n, row in EXPECTED.items() if n in left}
+    assert len(left) >= ROWS - 3
+    # What was read before counts as skipped; the walk began again and found it.
+    assert done.skipped > 0
+    assert done.rows >= len(left)
+
+
+@pytest.mark.parametrize(
+    ("write", "row"),
+    [
+        pytest.param("UPDATE cases SET n = 5 WHERE id = 0", (EXPECTED[0], 5), id="another column"),
+        pytest.param(
+            "UPDATE cases SET b = NULL WHERE id = 0", ((("v2", "a0"), None), 0), id="an encrypted column to NULL"
+        ),
+        pytest.param("DELETE FROM cases WHERE id = 0", None, id="delete"),
+        pytest.param(
+            "DELETE FROM cases WHERE id = 0; VACUUM cases; INSERT INTO cases (id, a, b) VALUES (0, NULL, NULL)",
+            ((None, None), 0),
+            id="delete, and another row in its place",
+        ),
+    ],
+)
+def test_a_write_between_read_and_write_wins(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, write: str, row: tuple[object, int] | None
+) -> None:
+    def once(batch: int) -> None:
+        if batch == 0:
+            application(database_url, *write.split("; "))
+
+    with between_read_and_write(once):
+        first = engine.shard(CASES)
+    assert first.skipped == 1
+    while engine.sweep(CASES).rows:
+        pass
+
+    found = read_back(migrated, ring, CASES, "id")
+    assert {**found, 0: None} == {**EXPECTED, 0: None}
+    number = migrated.execute("SELECT n FROM public.cases WHERE id = 0").fetchone()
+    assert (found.get(0) and (found[0], number and number[0])) == row
+
+
+def test_nothing_is_locked_between_read_and_write(migrated: Connection, engine: Engine, database_url: str) -> None:
+    held: list[object] = []
+
+    def look(batch: int) -> None:
+        time.sleep(0.02)  # what was sent before has been carried out
+        with psycopg.connect(database_url) as other:
+            held.extend(
+                other.execute("SELECT relation::regclass::text, mode FROM pg_locks WHERE relation = 'cases'::regclass")
+            )
+
+    with between_read_and_write(look):
+        assert engine.shard(CASES).rows == ROWS
+    assert held == []
+
+
+def test_a_locked_row_is_skipped_at_once_and_taken_by_a_waiting_sweep(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    with psycopg.connect(database_url) as holder:
+        holder.execute("UPDATE cases SET n = 1 WHERE id = 7")
+        started = time.monotonic()
+        done = engine.shard(CASES)
+        assert time.monotonic() - started < 1
+        assert (done.rows, done.skipped) == (ROWS - 1, 1)
+        threading.Timer(0.3, holder.commit).start()
+        waiting = engine.sweep(CASES, wait=True)
+    assert (waiting.rows, waiting.skipped) == (1, 0)
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
+    assert migrated.execute("SELECT n FROM public.cases WHERE id = 7").fetchone() == (1,)
+
+
+def test_a_waiting_sweep_gives_up_on_a_row_that_stays_locked(engine: Engine, database_url: str) -> None:
+    engine.shard(CASES)
+    with psycopg.connect(database_url) as holder:
+        holder.execute("UPDATE cases SET a = 'v1:x' WHERE id = 7")
+        holder.commit()
+        holder.execute("SELECT FROM cases WHERE id = 7 FOR UPDATE")
+        started = time.monotonic()
+        engine.ring = ring_of(1, 2)
+        left = engine.sweep(CASES, wait=True)
+        assert time.monotonic() - started < 5
+    assert left.rows == 0
+
+
+def test_a_row_written_without_pause_is_taken_in_the_end(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    ended = threading.Event()
+
+    def hammer() -> None:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            while not ended.is_set():
+                with connection.transaction():
+                    connection.execute("UPDATE cases SET n = n + 1 WHERE id = 7")
+                    time.sleep(0.003)
+
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    try:
+        engine.shard(CASES)
+        deadline = time.monotonic() + 10
+        while engine.sweep(CASES, wait=True).skipped and time.monotonic() < deadline:
+            pass
+    finally:
+        ended.set()
+        thread.join()
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
+
+
+def test_a_table_locked_for_long_is_waited_for_and_then_named(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    with psycopg.connect(database_url) as holder:
+        holder.execute("LOCK TABLE cases IN ACCESS EXCLUSIVE MODE")
+        engine.limits = Limits(lock_patience_seconds=0.5)
+        with pytest.raises(BlockedError, match=r"cases is locked by another session.*run `keyrotation rotate`"):
+            engine.shard(CASES)
+        assert "waiting: cases is locked" in engine.progress[-1].note
+        engine.limits = Limits()
+        threading.Timer(1.2, holder.commit).start()
+        assert engine.shard(CASES).rows == ROWS
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
+
+
+@pytest.mark.parametrize("status", ["paused", "cancelled"])
+def test_a_paused_or_cancelled_rotation_stops_the_walk_within_a_second_or_so(
+    migrated: Connection, engine: Engine, database_url: str, status: str
+) -> None:
+    migrated.execute(
+        "INSERT INTO keyrotation.rotations (id, type, action, source_version, source_fingerprint, target_version, "
+        " reason, requested_by, requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status)"
+        " VALUES (%s, 'routine', 'rotate', 1, '', 2, 'test', 'me', now(), now(), now(), 0, '', '', 'running')",
+        (REQUEST,),
+    )
+    engine.limits = Limits(max_rows_per_second=100, max_pages=1)
+    stop = f"UPDATE keyrotation.rotations SET status = '{status}'"
+    started = time.monotonic()
+    with (
+        between_read_and_write(lambda batch: application(database_url, stop) if batch == 0 else None),
+        pytest.raises(BlockedError, match=f"was {status}"),
+    ):
+        engine.shard(CASES)
+    assert time.monotonic() - started < 2.5
+    assert migrated.execute("SELECT next_page < end_page FROM keyrotation.shard_walks").fetchone() == (True,)
+
+
+KILLED = """
+import os, sys
+from keyrotation_pipeline.adapters.postgres.connection import connect
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, table_of
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.progress import StoredWalks
+
+url, *keys = sys.argv[1:]
+ring = KeyRing({KeyVersion(n): KeyMaterial.from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
+save = StoredWalks.save
+def save_and_die(self, relation, walk):
+    save(self, relation, walk)
+    os.kill(os.getpid(), 9)
+StoredWalks.save = save_and_die
+Engine(url, ring, Limits(max_pages=1, max_rows_per_second=150)).shard(table_of("cases", "a", "b"))
+"""
+
+
+def test_a_killed_walk_goes_on_from_its_progress(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    keys = [ring.material(version).to_base64() for version in ring.versions]
+    killed = subprocess.run([sys.executable, "-c", KILLED, database_url, *keys], check=False, env=os.environ)
+    assert killed.returncode == -9
+    query = "SELECT next_page, rows FROM keyrotation.shard_walks"
+    (page, rows) = migrated.execute(query).fetchall()[0]
+    assert 0 < int(str(rows)) < ROWS
+    first: list[int] = []
+
+    with between_read_and_write(first.append):
+        done = engine.shard(CASES)
+
+    # The pages up to there were not read again; batches still on their way when it was killed were.
+    assert int(str(page)) > 0
+    assert ROWS - 100 <= done.rows <= ROWS
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
+    again = engine.shard(CASES)
+    assert (again.rows, again.skipped) == (done.rows, done.skipped)
+
+
+def test_a_walk_left_behind_by_another_file_node_begins_again(
+    migrated: Connection, engine: Engine, ring: KeyRing
+) -> None:
+    assert engine.shard(CASES).rows == ROWS
+    migrated.execute("UPDATE public.cases SET a = %s WHERE id < 10", (sealed(ring, 1, "late"),))
+    assert engine.shard(CASES).rows == ROWS  # nothing is left of this walk
+    migrated.execute("VACUUM FULL public.cases")
+    assert engine.shard(CASES).rows == ROWS + 10
+
+
+def test_shards_started_one_after_the_other_leave_no_gap(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
+    done = [engine.shard(CASES, index, 4).rows for index in range(4)]
+    assert sum(done) == ROWS
+    assert all(done)
+
+
+def test_a_server_that_stops_midway_is_one_sentence_and_the_walk_goes_on_later() -> None:
+    server, ring = start_server(), ring_of(1, 2)
+    try:
+        with connect(server.url()) as connection:
+            migration = __import__(
+                "keyrotation_pipeline.adapters.postgres.migrations.versions.0001_ledger", fromlist=["STATEMENTS"]
+            )
+            connection.execute("CREATE SCHEMA keyrotation")
+            for statement in migration.STATEMENTS:
+                connection.execute(statement)
+            fill(connection, ring)
+        engine = Engine(server.url(), ring, Limits(max_pages=1))
+        with (
+            between_read_and_write(lambda batch: server.stop() if batch == 5 else None),
+            pytest.raises(DatabaseUnavailableError, match="run `keyrotation rotate` again") as refusal,
+        ):
+            engine.shard(CASES)
+        assert refusal.value.__context__ is None
+        server.start()
+        engine.shard(CASES)
+        with connect(server.url()) as connection:
+            assert read_back(connection, ring, CASES, "id") == EXPECTED
+    finally:
+        discard(server)

@@ -1,0 +1,175 @@
+"""What will not decrypt is left, named by table, key and column, and kept until it is mended; the rest goes on."""
+
+import pytest
+
+from keyrotation_pipeline.adapters.postgres import quarantine
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine import decrypt_all
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.proof import DecryptedCount
+from keyrotation_pipeline.ports import Progress
+from keyrotation_pipeline.rotation.rewriting import NOT_A_VALUE
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
+
+CASES = table_of("cases", "a", "b")
+UNKNOWN = "under key version v7, which is not in the key ring"
+FORGED = "fails authentication under key version v1"
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return ring_of(1, 2)
+
+
+@pytest.fixture
+def engine(migrated: Connection, database_url: str, ring: KeyRing) -> Engine:
+    return Engine(database_url, ring)
+
+
+def bad_values(ring: KeyRing) -> dict[str, str]:
+    good = sealed(ring, 1, "x")
+    return {
+        NOT_A_VALUE: "Grace Hopper",
+        UNKNOWN: good.replace("v1:", "v7:"),
+        FORGED: sealed(ring_of(1, primary=1), 1, "x"),
+    }
+
+
+def entries(connection: Connection, table: EncryptedTable = CASES) -> list[tuple[str, str, str]]:
+    return sorted((value.key, value.column, value.reason) for value in quarantine.load(connection, [table]))
+
+
+def fill(connection: Connection, ring: KeyRing, key: str = "id int PRIMARY KEY") -> None:
+    """Three rows with one bad value each, and a good one."""
+    connection.execute(f"CREATE TABLE public.cases ({key}, a text, b text)".encode())
+    rows = [(n, bad, sealed(ring, 1, f"b{n}")) for n, bad in enumerate(bad_values(ring).values())]
+    insert(connection, "public.cases (id, a, b)", [*rows, (3, sealed(ring, 1, "a3"), "v01:almost")])
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        pytest.param("id int PRIMARY KEY", '["{}"]', id="one column"),
+        pytest.param("place text DEFAULT 'X\"', id int, PRIMARY KEY (place, id)", '["X\\"", "{}"]', id="two columns"),
+    ],
+)
+def test_bad_values_are_named_by_key_and_column_and_the_rest_of_their_rows_goes_on(
+    migrated: Connection, engine: Engine, ring: KeyRing, key: str, named: str
+) -> None:
+    fill(migrated, ring, key)
+    before = migrated.execute("SELECT a FROM public.cases WHERE id < 3 ORDER BY id").fetchall()
+
+    done = engine.shard(CASES)
+
+    assert (done.rows, done.values, done.skipped, done.quarantined) == (4, 4, 0, 4)
+    keys = [named.format(n) for n in range(4)]
+    assert entries(migrated) == [
+        (keys[0], "a", NOT_A_VALUE), (keys[1], "a", UNKNOWN), (keys[2], "a", FORGED), (keys[3], "b", NOT_A_VALUE),
+    ]  # fmt: skip
+    assert migrated.execute("SELECT a FROM public.cases WHERE id < 3 ORDER BY id").fetchall() == before
+    rest = migrated.execute("SELECT b FROM public.cases WHERE id < 3 ORDER BY id").fetchall()
+    assert [opened(ring, str(b)) for (b,) in rest] == [("v2", f"b{n}") for n in range(3)]
+    left = engine.sweep(CASES, wait=True)
+    assert (left.rows, left.skipped, left.quarantined) == (0, 0, 4)
+
+
+def test_no_part_of_a_value_is_in_what_is_recorded(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
+    fill(migrated, ring)
+    engine.shard(CASES)
+    recorded = str(migrated.execute("SELECT * FROM keyrotation.quarantine").fetchall()) + str(engine.progress)
+    for value in bad_values(ring).values():
+        assert value not in recorded
+        assert value[-20:] not in recorded
+
+
+@pytest.mark.parametrize(
+    ("mend", "left"),
+    [
+        pytest.param("UPDATE public.cases SET b = NULL", [0, 1, 2, 3], id="another column"),
+        pytest.param("UPDATE public.cases SET a = NULL", [], id="NULL"),
+        pytest.param("UPDATE public.cases SET a = ''", [], id="empty"),
+        pytest.param("DELETE FROM public.cases WHERE id <> 1", [1], id="deleted"),
+        pytest.param("UPDATE public.cases SET a = 'still plain' WHERE id = 0", [0, 1, 2, 3], id="still bad"),
+        pytest.param("UPDATE public.cases SET a = (SELECT a FROM good)", [], id="written under the target"),
+    ],
+)
+@pytest.mark.parametrize("key", ["id int PRIMARY KEY", "id int"], ids=["keyed", "no key"])
+def test_an_entry_stays_until_its_value_is_mended(
+    migrated: Connection, engine: Engine, ring: KeyRing, key: str, mend: str, left: list[int]
+) -> None:
+    fill(migrated, ring, key)
+    migrated.execute("DELETE FROM public.cases WHERE id = 3")
+    insert(migrated, "public.cases (id, a)", [(3, "plain")])
+    migrated.execute("CREATE TEMPORARY TABLE good (a text)")
+    insert(migrated, "good", [(sealed(ring, 2, "mended"),)])
+    engine.shard(CASES)
+    assert len(entries(migrated)) == 4
+
+    migrated.execute(mend.replace("good", "pg_temp.good").encode())
+
+    assert len(entries(migrated)) == len(left)
+    assert migrated.execute("SELECT count(*) FROM keyrotation.quarantine").fetchone() == (len(left),)
+
+
+def test_a_row_without_key_is_named_once_however_often_it_moves(
+    migrated: Connection, engine: Engine, ring: KeyRing
+) -> None:
+    fill(migrated, ring, "id int")
+    engine.shard(CASES)
+    for _ in range(3):
+        migrated.execute("UPDATE public.cases SET id = id")
+        engine.sweep(CASES)
+        assert len(entries(migrated)) == 4
+
+
+def test_a_mended_value_is_rewritten_by_the_next_sweep(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
+    fill(migrated, ring)
+    engine.shard(CASES)
+    migrated.execute("UPDATE public.cases SET a = %s WHERE id = 0", (sealed(ring, 1, "mended"),))
+    assert engine.sweep(CASES).rows == 1
+    assert [key for key, _, _ in entries(migrated)] == ['["1"]', '["2"]', '["3"]']
+
+
+def decrypted(url: str, ring: KeyRing, told: list[Progress] | None = None) -> DecryptedCount:
+    return decrypt_all(lambda: connect(url), CASES, ring, (told if told is not None else []).append)
+
+
+def test_a_full_decrypt_counts_every_value_and_quarantines_what_fails(
+    migrated: Connection, database_url: str, ring: KeyRing
+) -> None:
+    fill(migrated, ring)
+    insert(migrated, "public.cases", [(n, sealed(ring, 2, "x"), None if n % 2 else "") for n in range(10, 2000)])
+    told: list[Progress] = []
+
+    assert decrypted(database_url, ring, told) == DecryptedCount("cases", 1994, 1998, 4)
+
+    assert [(key, column) for key, column, _ in entries(migrated)] == [
+        ('["0"]', "a"), ('["1"]', "a"), ('["2"]', "a"), ('["3"]', "b"),
+    ]  # fmt: skip
+    assert told[-1].done == told[-1].total > 0
+
+
+def test_a_full_decrypt_drops_entries_that_it_does_not_find_again(
+    migrated: Connection, database_url: str, ring: KeyRing
+) -> None:
+    fill(migrated, ring)
+    assert decrypted(database_url, ring).failures == 4
+    # Mended under the same version: nothing but decrypting can tell.
+    migrated.execute("UPDATE public.cases SET a = %s WHERE id = 2", (sealed(ring, 1, "mended"),))
+    assert len(entries(migrated)) == 4
+    assert decrypted(database_url, ring).failures == 3
+    assert len(entries(migrated)) == 3
+
+
+def test_a_full_decrypt_reads_values_of_a_megabyte_and_children(
+    migrated: Connection, database_url: str, ring: KeyRing
+) -> None:
+    migrated.execute(
+        "CREATE TABLE public.cases (id int, a text, b text); CREATE TABLE public.more () INHERITS (public.cases)"
+    )
+    migrated.execute("ALTER TABLE public.cases ALTER a SET STORAGE EXTERNAL")
+    big = sealed(ring, 1, "x" * 1_000_000)
+    insert(migrated, "public.cases", [(n, big, None) for n in range(6)])
+    insert(migrated, "public.more", [(n, sealed(ring, 2, "x"), None) for n in range(6)])
+    assert decrypted(database_url, ring) == DecryptedCount("cases", 12, 12, 0)

@@ -1,0 +1,301 @@
+"""Every shape of table that the engine takes: each row reads back to what it was, under the target version."""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.errors import KeyRotationError, PreflightError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.ports import Rewritten
+from keyrotation_pipeline.rotation.rewriting import Rewriter
+from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    Engine,
+    insert,
+    read_back,
+    ring_of,
+    sealed,
+    table_of,
+    under_v2,
+)
+
+ROWS = 300
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return ring_of(1, 2)
+
+
+@pytest.fixture
+def engine(migrated: Connection, database_url: str, ring: KeyRing) -> Engine:
+    return Engine(database_url, ring)
+
+
+def counts(done: Rewritten) -> tuple[int, int, int, int]:
+    return done.rows, done.values, done.skipped, done.quarantined
+
+
+@pytest.mark.parametrize(
+    ("create", "target", "key", "key_of"),
+    [
+        pytest.param("CREATE TABLE {} (k bigint PRIMARY KEY, {})", "public.t", "k", lambda n: n, id="bigint key"),
+        pytest.param("CREATE TABLE {} (k text PRIMARY KEY, {})", "public.t", "k", lambda n: f"k{n}", id="text key"),
+        pytest.param(
+            "CREATE TABLE {} (k uuid PRIMARY KEY, {})", "public.t", "k", lambda n: uuid.UUID(int=n), id="uuid key"
+        ),
+        pytest.param(
+            "CREATE TABLE {} (k int, {}, o int DEFAULT 1, PRIMARY KEY (o, k))",
+            "public.t", "k", lambda n: n, id="composite key",
+        ),
+        pytest.param("CREATE TABLE {} (k int, {})", "public.t", "k", lambda n: n, id="no key"),
+        pytest.param(
+            'CREATE SCHEMA "My ""Schema"; CREATE TABLE {} (k int PRIMARY KEY, {})',
+            '"My ""Schema"."Select %s"', "k", lambda n: n, id="quoted names in another schema",
+        ),
+        pytest.param(
+            "CREATE TABLE {} (k int PRIMARY KEY, {}) PARTITION BY HASH (k);"
+            "CREATE TABLE p0 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 0) PARTITION BY RANGE (k);"
+            "CREATE TABLE p0_low PARTITION OF p0 FOR VALUES FROM (MINVALUE) TO (100);"
+            "CREATE TABLE p0_high PARTITION OF p0 FOR VALUES FROM (100) TO (MAXVALUE);"
+            "CREATE TABLE p1 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 1);",
+            "public.t", "k", lambda n: n, id="partitions of partitions",
+        ),
+        pytest.param("CREATE UNLOGGED TABLE {} (k int UNIQUE, {})", "public.t", "k", lambda n: n, id="unlogged"),
+        pytest.param(
+            "CREATE TABLE {} (k int PRIMARY KEY, {}); CREATE UNIQUE INDEX ON t (first)",
+            "public.t", "k", lambda n: n, id="unique index on an encrypted column",
+        ),
+        pytest.param(
+            "CREATE TABLE {} (k int PRIMARY KEY, {}, size int GENERATED ALWAYS AS (octet_length(first)) STORED)",
+            "public.t", "k", lambda n: n, id="generated column on an encrypted one",
+        ),
+        pytest.param(
+            "CREATE DOMAIN secret AS varchar(200) CHECK (VALUE LIKE 'v%');"
+            "CREATE TABLE {} (k int PRIMARY KEY, first secret, \"Last %(name)s\" secret)",
+            "public.t", "k", lambda n: n, id="domain",
+        ),
+    ],
+)  # fmt: skip
+def test_every_row_of_a_table_reads_back_under_the_target(
+    migrated: Connection,
+    engine: Engine,
+    ring: KeyRing,
+    create: str,
+    target: str,
+    key: str,
+    key_of: Callable[[int], object],
+) -> None:
+    migrated.execute("SET search_path = public")
+    columns = 'first text, "Last %(name)s" varchar(200)'
+    migrated.execute((create.format(target, columns) if create.count("{}") == 2 else create.format(target)).encode())
+    schema, name = ('My "Schema', "Select %s") if target.startswith('"') else ("public", "t")
+    table = table_of(name, "first", "Last %(name)s", schema=schema)
+    rows = [(key_of(n), sealed(ring, 1, f"Ada {n}"), sealed(ring, 1, f"Løvelace {n}")) for n in range(ROWS)]
+    fill(migrated, target, rows)
+
+    done = [engine.shard(table, index, 3) for index in range(3)]
+
+    assert counts(sum(done, Rewritten())) == (ROWS, 2 * ROWS, 0, 0)
+    assert counts(engine.sweep(table)) == (0, 0, 0, 0)
+    expected = {key_of(n): under_v2(f"Ada {n}", f"Løvelace {n}") for n in range(ROWS)}
+    assert read_back(migrated, ring, table, key) == expected
+
+
+def fill(connection: Connection, target: str, rows: Sequence[Sequence[object]]) -> None:
+    with connection.cursor() as cursor:
+        cursor.executemany(f"INSERT INTO {target.replace('%', '%%')} VALUES (%s, %s, %s)".encode(), rows)
+
+
+def test_rows_of_parent_and_children_of_an_inheritance_tree_stay_apart(
+    migrated: Connection, engine: Engine, ring: KeyRing
+) -> None:
+    migrated.execute(
+        "CREATE TABLE public.people (id int, name text);CREATE TABLE public.staff (badge text) INHERITS (public.people)"
+    )
+    # The same positions and the same xmin in both.
+    with migrated.transaction():
+        insert(migrated, "public.people", [(n, sealed(ring, 1, f"parent {n}")) for n in range(ROWS)])
+        insert(migrated, "public.staff", [(1000 + n, sealed(ring, 1, f"child {n}"), "b") for n in range(ROWS)])
+    people = table_of("people", "name")
+
+    assert counts(engine.shard(people)) == (2 * ROWS, 2 * ROWS, 0, 0)
+
+    parents = {n: under_v2(f"parent {n}") for n in range(ROWS)}
+    children = {1000 + n: under_v2(f"child {n}") for n in range(ROWS)}
+    assert read_back(migrated, ring, people, "id") == parents | children
+
+
+CASES = table_of("cases", "a", "b")
+
+
+def cases(connection: Connection, rows: Sequence[tuple[str | None, str | None]], extra: str = "") -> None:
+    connection.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text{extra})".encode())
+    if rows:
+        insert(connection, "public.cases (id, a, b)", [(number, *row) for number, row in enumerate(rows)])
+
+
+def test_an_empty_table_is_done_at_once(migrated: Connection, engine: Engine) -> None:
+    cases(migrated, [])
+    assert counts(engine.shard(CASES)) == (0, 0, 0, 0)
+    assert counts(engine.sweep(CASES, wait=True)) == (0, 0, 0, 0)
+
+
+def test_nulls_and_empty_strings_stay_as_they_are(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
+    old = sealed(ring, 1, "x")
+    cases(migrated, [(None, None), ("", ""), (old, None), ("", old), (None, old), (old, "")])
+
+    assert counts(engine.shard(CASES)) == (4, 4, 0, 0)
+
+    x = ("v2", "x")
+    assert read_back(migrated, ring, CASES, "id") == {
+        0: (None, None), 1: (("", ""), ("", "")), 2: (x, None), 3: (("", ""), x), 4: (None, x), 5: (x, ("", "")),
+    }  # fmt: skip
+
+
+def test_rows_half_done_get_only_what_is_missing(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
+    done = sealed(ring, 2, "done")
+    cases(migrated, [(sealed(ring, 1, "old"), done), (done, sealed(ring, 1, "old")), (done, done)])
+
+    assert counts(engine.shard(CASES)) == (2, 2, 0, 0)
+
+    rows = migrated.execute("SELECT a, b FROM public.cases ORDER BY id").fetchall()
+    assert [[value == done for value in row] for row in rows] == [[False, True], [True, False], [True, True]]
+
+
+def test_three_versions_at_once_all_come_to_the_target(migrated: Connection, database_url: str) -> None:
+    ring = ring_of(1, 2, 10, primary=2)
+    cases(migrated, [(sealed(ring, 1, "one"), sealed(ring, 10, "ten")), (sealed(ring, 10, "x"), sealed(ring, 2, "y"))])
+
+    assert counts(Engine(database_url, ring).shard(CASES)) == (2, 3, 0, 0)
+
+    assert read_back(migrated, ring, CASES, "id") == {0: under_v2("one", "ten"), 1: under_v2("x", "y")}
+
+
+def test_no_other_column_changes_and_an_updated_at_does_not_move(
+    migrated: Connection, engine: Engine, ring: KeyRing
+) -> None:
+    cases(migrated, [(sealed(ring, 1, "a"), sealed(ring, 1, "b"))] * 20, ", updated_at timestamptz, n int DEFAULT 7")
+    migrated.execute(
+        "CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN NEW.updated_at := clock_timestamp(); NEW.n := NEW.n + 1; RETURN NEW; END$$;"
+        "CREATE TRIGGER touch BEFORE UPDATE ON public.cases FOR EACH ROW "
+        "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION public.touch()"
+    )
+    before = migrated.execute("SELECT id, updated_at, n FROM public.cases ORDER BY id").fetchall()
+
+    assert engine.shard(CASES).rows == 20
+
+    assert migrated.execute("SELECT id, updated_at, n FROM public.cases ORDER BY id").fetchall() == before
+
+
+def test_megabyte_values_are_read_in_batches_bounded_by_bytes(migrated: Connection, database_url: str) -> None:
+    ring = ring_of(1, 2)
+    old = sealed(ring, 1, "x" * 1_000_000)
+    cases(migrated, [(old, sealed(ring, 1, f"{number}")) for number in range(24)])
+    migrated.execute("ALTER TABLE public.cases ALTER a SET STORAGE EXTERNAL")
+    assert migrated.execute("SELECT pg_relation_size('public.cases')").fetchone() == (8192,)
+    read: list[int] = []
+    engine = Engine(database_url, ring, Limits(batch_bytes=4_000_000))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "keyrotation_pipeline.rotation.rewriting.Rewriter.rewrite",
+            spying(lambda columns: read.append(sum(len(value or b"") for column in columns for value in column))),
+        )
+        done = engine.shard(CASES)
+
+    assert counts(done) == (24, 48, 0, 0)
+    assert len(read) >= 12
+    assert max(read) <= 4_000_000
+    assert read_back(migrated, ring, CASES, "id") == {n: under_v2("x" * 1_000_000, f"{n}") for n in range(24)}
+
+
+def spying(look: Callable[[Sequence[Sequence[bytes | None]]], None]) -> Callable[..., object]:
+    rewrite = Rewriter.rewrite
+
+    def spied(self: Rewriter, columns: Sequence[Sequence[bytes | None]]) -> object:
+        look(columns)
+        return rewrite(self, columns)
+
+    return spied
+
+
+def test_a_value_too_long_for_its_column_is_refused_and_never_cut(migrated: Connection, database_url: str) -> None:
+    ring = ring_of(9, 10, primary=10)
+    old = sealed(ring, 9, "secret text")
+    migrated.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, a text, b varchar({len(old)}))".encode())
+    insert(migrated, "public.cases", [(1, old, old)])
+
+    with pytest.raises(PreflightError, match=r"too long for its column.*widen") as refusal:
+        Engine(database_url, ring, target=ring.primary).shard(CASES)
+
+    assert refusal.value.__cause__ is None
+    assert refusal.value.__context__ is None
+    assert migrated.execute("SELECT a, b FROM public.cases").fetchall() == [(old, old)]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param("ALTER TABLE public.cases ADD CHECK (a LIKE 'v1:%') NOT VALID", id="check constraint"),
+        pytest.param(
+            "CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RAISE EXCEPTION 'no: %', NEW.name; END$$; CREATE TRIGGER no BEFORE UPDATE ON public.cases "
+            "FOR EACH ROW EXECUTE FUNCTION public.no()",
+            id="trigger that raises",
+        ),
+    ],
+)
+def test_what_the_server_says_of_a_row_is_not_repeated(
+    migrated: Connection, engine: Engine, ring: KeyRing, spoil: str
+) -> None:
+    cases(migrated, [(sealed(ring, 1, "a"), None)], ", name text DEFAULT 'Grace Hopper'")
+    migrated.execute(spoil.encode())
+
+    with pytest.raises(KeyRotationError, match="refused a statement") as refusal:
+        engine.shard(CASES)
+
+    assert "Grace" not in str(refusal.value)
+    assert "v2:" not in str(refusal.value)
+    assert refusal.value.__context__ is None
+
+
+def test_row_level_security_and_missing_rights_are_refused_with_what_to_grant(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    cases(migrated, [(sealed(ring, 1, "a"), None)])
+    role = f"engine_{uuid.uuid4().hex}"
+    migrated.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA keyrotation TO {role};"
+        f"GRANT ALL ON ALL TABLES IN SCHEMA keyrotation TO {role}; GRANT SELECT ON public.cases TO {role}".encode()
+    )
+    other = Engine(database_url.replace("postgres@", f"{role}@"), ring, Limits(vacuum_pages=0))
+    try:
+        with pytest.raises(PreflightError, match="GRANT SELECT, UPDATE"):
+            other.shard(CASES)
+        migrated.execute(
+            f"GRANT UPDATE ON public.cases TO {role}; ALTER TABLE public.cases ENABLE ROW LEVEL SECURITY".encode()
+        )
+        with pytest.raises(PreflightError, match="BYPASSRLS"):
+            other.shard(CASES)
+        migrated.execute("ALTER TABLE public.cases DISABLE ROW LEVEL SECURITY")
+        assert other.shard(CASES).rows == 1
+        assert any("may not vacuum" in progress.note for progress in other.progress)
+    finally:
+        migrated.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+def test_a_small_cap_on_rows_a_second_is_kept(migrated: Connection, database_url: str, ring: KeyRing) -> None:
+    cases(migrated, [(sealed(ring, 1, "a"), sealed(ring, 1, "b"))] * 600)
+    started = time.monotonic()
+    assert Engine(database_url, ring, Limits(max_rows_per_second=500)).shard(CASES).rows == 600
+    assert 0.9 < time.monotonic() - started < 2
+
+
+def test_a_missing_table_is_a_plain_refusal(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
+    with pytest.raises(PreflightError, match="table cases is not in the database"):
+        engine.shard(CASES)

@@ -1,0 +1,151 @@
+"""The rewriter: which values it leaves alone, which it rewrites, and which it names as unusable, and why."""
+
+import os
+import pickle
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.rotation import rewriting
+from keyrotation_pipeline.rotation.rewriting import Failure, Rewriter
+from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
+from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
+
+V2 = KeyVersion(2)
+
+
+@pytest.fixture(scope="module")
+def ring() -> KeyRing:
+    return ring_of(1, 2, 999_999)
+
+
+@pytest.fixture(scope="module")
+def rewriter(ring: KeyRing) -> Rewriter:
+    return Rewriter(ring, V2)
+
+
+def damaged(stored: str) -> str:
+    """The same with another first character of its ciphertext."""
+    head, _, body = stored.rpartition(":")
+    return f"{head}:{'A' if body[0] != 'A' else 'B'}{body[1:]}"
+
+
+@pytest.mark.parametrize("version", [1, 999_999])
+@pytest.mark.parametrize(
+    "plaintext", ["", "Ada", "Zürich 😀", "x" * 100_000], ids=["empty", "short", "unicode", "long"]
+)
+def test_an_old_value_comes_to_the_target_with_its_text(
+    rewriter: Rewriter, ring: KeyRing, version: int, plaintext: str
+) -> None:
+    rewritten = rewriter.rewrite([[sealed(ring, version, plaintext).encode()]])
+    (value,) = rewritten.columns[0]
+    assert value is not None
+    assert opened(ring, value.decode()) == ("v2", plaintext)
+    assert rewritten.failures == []
+
+
+def test_nulls_empty_strings_and_values_under_the_target_stay(rewriter: Rewriter, ring: KeyRing) -> None:
+    rewritten = rewriter.rewrite([[None, b"", sealed(ring, 2, "x").encode()]])
+    assert (rewritten.columns, rewritten.failures) == ([[None, None, None]], [])
+
+
+@pytest.mark.parametrize(
+    "stored", [value for value in REFUSED.values() if value], ids=[n for n, v in REFUSED.items() if v]
+)
+def test_what_the_grammar_refuses_is_not_a_value(rewriter: Rewriter, stored: str) -> None:
+    rewritten = rewriter.rewrite([[stored.encode()]])
+    assert (rewritten.columns, rewritten.failures) == ([[None]], [Failure(0, 0, rewriting.NOT_A_VALUE)])
+
+
+@pytest.mark.parametrize("stored", ACCEPTED.values(), ids=ACCEPTED)
+def test_what_the_grammar_accepts_is_never_called_unencrypted(rewriter: Rewriter, stored: str) -> None:
+    reasons = [failure.reason for failure in rewriter.check([[stored.encode()]])[1]]
+    assert len(reasons) == 1
+    assert rewriting.NOT_A_VALUE not in reasons
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\xff\xfe", b"v\xc3:", bytes(range(256)), b":" * 60], ids=["bytes", "cut", "all", "colons"]
+)
+def test_bytes_of_any_kind_are_named_and_never_raise(rewriter: Rewriter, raw: bytes) -> None:
+    assert [failure.reason for failure in rewriter.rewrite([[raw]]).failures] == [rewriting.NOT_A_VALUE]
+
+
+def test_failures_name_row_column_and_reason_and_the_rest_goes_on(rewriter: Rewriter, ring: KeyRing) -> None:
+    good = sealed(ring, 1, "good").encode()
+    unknown = good.replace(b"v1:", b"v7:")
+    rewritten = rewriter.rewrite([[good, unknown, good], [b"plain", good, damaged(good.decode()).encode()]])
+    assert [[value is None for value in column] for column in rewritten.columns] == [
+        [False, True, False],
+        [True, False, True],
+    ]
+    assert rewritten.failures == [
+        Failure(1, 0, "under key version v7, which is not in the key ring"),
+        Failure(0, 1, rewriting.NOT_A_VALUE),
+        Failure(2, 1, "fails authentication under key version v1"),
+    ]
+
+
+def test_a_value_is_never_opened_with_another_key_than_it_names(rewriter: Rewriter, ring: KeyRing) -> None:
+    lying = sealed(ring, 999_999, "x").replace("v999999:", "v1:")
+    assert rewriter.rewrite([[lying.encode()]]).columns == [[None]]
+
+
+def test_every_value_gets_a_nonce_of_its_own_from_one_call_a_batch(
+    rewriter: Rewriter, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    urandom = os.urandom
+
+    def counting(size: int) -> bytes:
+        calls.append(size)
+        return urandom(size)
+
+    value = sealed(ring, 1, "the same").encode()
+    monkeypatch.setattr("os.urandom", counting)
+    batch = [[value] * 50, [value] * 50]
+    nonces = [
+        new.split(b":")[1] for _ in range(2) for column in rewriter.rewrite(batch).columns for new in column if new
+    ]
+    assert len(nonces) == len(set(nonces)) == 200
+    assert calls == [1200, 1200]
+
+
+class Flipping:
+    """A cipher on a faulty machine: what it encrypts is of another text."""
+
+    def __init__(self, cipher: AESGCM) -> None:
+        self.cipher = cipher
+        self.decrypt = cipher.decrypt
+
+    def encrypt(self, nonce: bytes, plaintext: bytes, data: None) -> bytes:
+        return self.cipher.encrypt(nonce, plaintext[:-1] + b"?", data)
+
+
+def test_a_new_ciphertext_that_does_not_decrypt_to_its_text_is_not_given_out(
+    rewriter: Rewriter, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriter, "_target", Flipping(ring.cipher(V2)))
+    with pytest.raises(KeyRotationError, match="faulty") as refusal:
+        rewriter.rewrite([[sealed(ring, 1, "secret").encode()]])
+    assert "secret" not in str(refusal.value)
+
+
+def test_checking_counts_values_and_names_those_that_do_not_decrypt(rewriter: Rewriter, ring: KeyRing) -> None:
+    good = [sealed(ring, version, "x").encode() for version in (1, 2)]
+    values, failures = rewriter.check([[None, b"", *good, damaged(good[1].decode()).encode()]])
+    assert values == 3
+    assert failures == [Failure(4, 0, "fails authentication under key version v2")]
+
+
+def test_a_target_outside_the_ring_is_refused(ring: KeyRing) -> None:
+    with pytest.raises(UnknownKeyVersionError):
+        Rewriter(ring, KeyVersion(3))
+
+
+def test_a_rewriter_never_travels_to_another_process(rewriter: Rewriter) -> None:
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(rewriter)
