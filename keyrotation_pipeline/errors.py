@@ -124,6 +124,38 @@ class BackupError(KeyRotationError):
     """A backup cannot be written or checked."""
 
 
+class RecoveryError(KeyRotationError):
+    """Something does not come back from a backup as it was; each way to fail is a subclass with its own sentence."""
+
+
+class DamagedBackupError(RecoveryError):
+    """A backup file is truncated, corrupt, or holds something else than its manifest says."""
+
+
+class WrongRecipientError(RecoveryError):
+    """A backup is not encrypted to the recovery key at hand."""
+
+
+class RecoveryKeyError(RecoveryError):
+    """There is no recovery key, it cannot be used, or it is one that must not be on this machine."""
+
+
+class MissingVersionError(RecoveryError):
+    """A value or a kept dump needs a key version of which no backup is there."""
+
+
+class FingerprintMismatchError(RecoveryError):
+    """A backup holds another key than the one that was registered."""
+
+
+class UnreadableSampleError(RecoveryError):
+    """A stored value does not decrypt with the recovered key."""
+
+
+class LostRowsError(RecoveryError):
+    """A restored table is empty, or short of rows or values that it held."""
+
+
 class BlockedError(KeyRotationError):
     """The rotation must wait for something outside it, which the message names."""
 

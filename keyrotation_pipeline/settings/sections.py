@@ -1,99 +1,40 @@
 """What `keyrotation.toml` may hold, a class a section, with the checks that need more than one value."""
 
-import os
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    StrictFloat,
-    StrictInt,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
+from keyrotation_pipeline.settings.values import (
+    Count,
+    Positive,
+    Secret,
+    Section,
+    SettingPath,
+    Text,
+    repeated,
+)
 
 FILE_NAME = "keyrotation.toml"
 DEMO_MARKER = "demo.json"
 
 
-def _absolute(path: Path, info: ValidationInfo) -> Path:
-    return Path(os.path.normpath(info.context["directory"] / path.expanduser())) if info.context else path
-
-
-def _secret(value: object, info: ValidationInfo) -> SecretStr:
-    """Follow ``{ env = "NAME" }`` or ``{ file = "PATH" }`` to the secret; a bare string may stand only without one."""
-    setting = f"[{info.context['section']}] {info.field_name}" if info.context else str(info.field_name)
-    match value:
-        case {"env": str(name), **rest} if not rest:
-            found = os.environ.get(name)
-            if not found:
-                raise ConfigurationError(f"{setting} names the environment variable {name}, which is not set; set it")
-        case {"file": str(name), **rest} if not rest:
-            found = _read_secret(setting, _absolute(Path(name), info))
-        case str() if value and not _holds_password(value):
-            found = value
-        case _:
-            raise ConfigurationError(
-                f'{setting} may hold a secret; say only where it is, as {{ env = "NAME" }} or {{ file = "PATH" }}'
-            )
-    return SecretStr(found)
-
-
-def _holds_password(url: str) -> bool:
-    try:
-        return "password" in url.lower() or urlsplit(url).password is not None
-    except ValueError:
-        return True
-
-
-def _read_secret(setting: str, path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        raise ConfigurationError(
-            f"{setting} names the file {path}, which cannot be read; create it, or name another"
-        ) from None
-
-
-def _repeated(names: Iterable[str]) -> str | None:
-    return next((name for name, times in Counter(names).items() if times > 1), None)
-
-
-SettingPath = Annotated[Path, AfterValidator(_absolute)]
-Secret = Annotated[SecretStr, BeforeValidator(_secret)]
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[StrictInt, Field(ge=0)]
-Positive = Annotated[StrictInt, Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
-
-
-class DatabaseSettings(_Section):
+class DatabaseSettings(Section):
     """`[database]`: without a url the embedded PostgreSQL is used."""
 
     url: Secret | None = None
 
 
-class FileStoreSettings(_Section):
+class FileStoreSettings(Section):
     """`[keys.file]`: a directory with a file a version; default ``keys`` in the home."""
 
     directory: SettingPath | None = None
 
 
-class AwsStoreSettings(_Section):
+class AwsStoreSettings(Section):
     """`[keys.aws-secrets-manager]`, as boto3 takes them."""
 
     secret_id: Text
@@ -101,14 +42,14 @@ class AwsStoreSettings(_Section):
     endpoint_url: Text | None = None
 
 
-class KubernetesStoreSettings(_Section):
+class KubernetesStoreSettings(Section):
     """`[keys.kubernetes-secret]`."""
 
     namespace: Text
     name: Text
 
 
-class KeysSettings(_Section):
+class KeysSettings(Section):
     """`[keys]`: where the keys live that applications get."""
 
     store: Literal["file", "aws-secrets-manager", "kubernetes-secret"] = "file"
@@ -125,7 +66,7 @@ class KeysSettings(_Section):
         return self
 
 
-class TableSettings(_Section):
+class TableSettings(Section):
     """One `[[tables]]`: ``name`` or ``schema.name``, without quoting, and its encrypted columns."""
 
     name: Text
@@ -135,12 +76,12 @@ class TableSettings(_Section):
     def _name_and_columns(self) -> Self:
         if not all(self.name.split(".")) or self.name.count(".") > 1:
             raise ConfigurationError(f'[[tables]] {self.name} is not a table\'s name; write "name" or "schema.name"')
-        if twice := _repeated(self.columns):
+        if twice := repeated(self.columns):
             raise ConfigurationError(f"column {twice} stands twice in [[tables]] {self.name}; keep one")
         return self
 
 
-class ReencryptionSettings(_Section):
+class ReencryptionSettings(Section):
     """`[reencryption]`: shards a table, processes a shard, and throttles (0: no cap)."""
 
     shards: Annotated[StrictInt, Field(ge=1, le=100)] = 4
@@ -149,36 +90,28 @@ class ReencryptionSettings(_Section):
     max_replica_lag_seconds: Annotated[StrictInt | StrictFloat, Field(ge=0)] = 5
 
 
-class OfficerSettings(_Section):
+class OfficerSettings(Section):
     """One `[[approvals.officers]]`: a name to show and an OpenPGP public certificate."""
 
     name: Text
     certificate: SettingPath
 
 
-class ApprovalsSettings(_Section):
+class ApprovalsSettings(Section):
     """`[approvals]`: how many of which officers must sign."""
 
     required: Positive = 2
     officers: tuple[OfficerSettings, ...] = ()
 
 
-class RolloutSettings(_Section):
+class RolloutSettings(Section):
     """`[rollout]`: when a silent instance counts as gone, and how long a rollout may take."""
 
     instance_ttl_seconds: Positive = 60
     timeout_seconds: Positive = 600
 
 
-class BackupSettings(_Section):
-    """`[backup]`: where encrypted copies of keys go, and who can read them (default: the officers)."""
-
-    directory: SettingPath | None = None
-    recipients: tuple[SettingPath, ...] = ()
-    keep_local_days: Positive = 7
-
-
-class File(_Section):
+class File(Section):
     """The whole file."""
 
     database: DatabaseSettings = DatabaseSettings()
@@ -188,6 +121,8 @@ class File(_Section):
     approvals: ApprovalsSettings = ApprovalsSettings()
     rollout: RolloutSettings = RolloutSettings()
     backup: BackupSettings = BackupSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    time_zone: Annotated[Text, AfterValidator(known_time_zone)] = "UTC"
 
     @model_validator(mode="after")
     def _tables_once(self) -> Self:
@@ -196,7 +131,7 @@ class File(_Section):
                 f'{FILE_NAME} names no table; add [[tables]] with name = "…" and columns = ["…"], '
                 "or move it away and let `keyrotation init` write one from the database"
             )
-        if twice := _repeated(str(TableName.parse(table.name)) for table in self.tables):
+        if twice := repeated(str(TableName.parse(table.name)) for table in self.tables):
             raise ConfigurationError(f"table {twice} stands in two [[tables]]; put its columns into one")
         return self
 

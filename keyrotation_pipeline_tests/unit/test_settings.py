@@ -228,3 +228,53 @@ def test_without_any_file_the_sentence_says_how_to_begin(tmp_path: Path, monkeyp
 def test_a_file_asked_for_by_name_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"missing\.toml is not there"):
         load(tmp_path / "missing.toml")
+
+
+BACKUPS = """
+time_zone = "Europe/Berlin"
+[[tables]]
+name = "clients"
+columns = ["email"]
+[backup.s3]
+bucket = "pazpaz-key-backups"
+endpoint_url = "http://localhost:5000"
+[recovery]
+secret_key = { file = "recovery.sec.asc" }
+passphrase = { env = "RECOVERY_PASSPHRASE" }
+rto_seconds = 60
+"""
+
+
+def test_a_recovery_key_is_looked_up_only_when_it_is_used(tmp_path: Path) -> None:
+    settings = read(BACKUPS, tmp_path)
+    assert settings.backup.s3 is not None
+    assert (settings.backup.s3.prefix, settings.backup.s3.storage_class) == ("encryption-keys/", "STANDARD_IA")
+    assert (settings.time_zone, settings.recovery.rto_seconds, settings.recovery.rpo_seconds) == (
+        "Europe/Berlin",
+        60,
+        90000,
+    )
+    key = settings.recovery.secret_key
+    assert key is not None
+    with pytest.raises(ConfigurationError, match=r"\[recovery\] secret_key names the file .*recovery\.sec\.asc"):
+        key.read("[recovery] secret_key")
+    (tmp_path / "recovery.sec.asc").write_bytes(b"armor")
+    assert key.read("[recovery] secret_key") == b"armor"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param('time_zone = "Europe/Atlantis"\n' + TABLE, "is not a time zone", id="unknown time zone"),
+        pytest.param(TABLE + "[backup.s3]\nbuckets = 'b'", "did you mean 'bucket'?", id="misspelt bucket"),
+        pytest.param(TABLE + "[backup.s3]\nprefix = 'b'", "[backup.s3] lacks 'bucket'", id="no bucket"),
+        pytest.param(TABLE + "[recovery]\nsecret_key = {}", "write one of the two", id="key nowhere"),
+        pytest.param(
+            TABLE + "[recovery]\ngnupg_home = 'g'\nsecret_key = { file = 'k' }", "keep one", id="key in two places"
+        ),
+    ],
+)
+def test_a_wrong_backup_or_recovery_setting_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        read(text, tmp_path)
+    assert sentence in str(refused.value)

@@ -1,0 +1,104 @@
+"""The sections about backups and recovery."""
+
+import os
+from pathlib import Path
+from typing import Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import model_validator
+
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.settings.values import Positive, Section, SettingPath, Text
+
+
+class S3Settings(Section):
+    """`[backup.s3]`, as boto3 takes it; credentials come from where boto3 looks for them, never from this file."""
+
+    bucket: Text
+    prefix: str = "encryption-keys/"
+    region_name: Text | None = None
+    endpoint_url: Text | None = None
+    storage_class: Text = "STANDARD_IA"
+    object_lock_days: Positive = 35
+
+
+class BackupSettings(Section):
+    """`[backup]`: where encrypted copies of keys go, and who can read them (default: the officers).
+
+    `postgres_binaries` is the directory of `pg_dump` and `pg_restore`; default: those of the embedded PostgreSQL.
+    """
+
+    directory: SettingPath | None = None
+    recipients: tuple[SettingPath, ...] = ()
+    keep_local_days: Positive = 7
+    postgres_binaries: SettingPath | None = None
+    s3: S3Settings | None = None
+
+
+class SecretPlace(Section):
+    """Where a secret is that is looked up only when it is used: it may lie on a medium that is seldom there."""
+
+    env: Text | None = None
+    file: SettingPath | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ConfigurationError(
+                '[recovery] says where a secret is by { env = "NAME" } or by { file = "PATH" }; write one of the two'
+            )
+        return self
+
+    def read(self, setting: str) -> bytes:
+        """The secret.
+
+        Raises:
+            ConfigurationError: it is not there; names `setting` and the place.
+        """
+        if self.env is not None:
+            if not (found := os.environ.get(self.env)):
+                raise ConfigurationError(
+                    f"{setting} names the environment variable {self.env}, which is not set; set it"
+                )
+            return found.encode()
+        try:
+            return Path(self.file or "").read_bytes()
+        except OSError:
+            raise ConfigurationError(
+                f"{setting} names the file {self.file}, which cannot be read; put it there, or name another"
+            ) from None
+
+
+class RecoverySettings(Section):
+    """`[recovery]`: the key that decrypts backups in recovery tests, and how fast and how fresh a recovery must be.
+
+    Args:
+        secret_key: an exported OpenPGP secret key that can decrypt and nothing else.
+        passphrase: of that key.
+        gnupg_home: instead of `secret_key`: a GnuPG home whose agent or smartcard decrypts.
+        rto_seconds: objective: how long a recovery may take.
+        rpo_seconds: objective: how old the newest backup may be.
+    """
+
+    secret_key: SecretPlace | None = None
+    passphrase: SecretPlace | None = None
+    gnupg_home: SettingPath | None = None
+    rto_seconds: Positive = 4 * 3600
+    rpo_seconds: Positive = 25 * 3600
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.secret_key is not None and self.gnupg_home is not None:
+            raise ConfigurationError("[recovery] names both secret_key and gnupg_home; keep one")
+        return self
+
+
+def known_time_zone(name: str) -> str:
+    """Refuse a name that is no time zone."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigurationError(
+            f'time_zone = "{name}" is not a time zone of the IANA database; write one such as "Europe/Berlin" or "UTC"'
+        ) from None
+    return name

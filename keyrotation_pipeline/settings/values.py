@@ -1,0 +1,69 @@
+"""What settings are made of: paths relative to the file, secrets that are only named, numbers, sections."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt, ValidationInfo
+
+from keyrotation_pipeline.errors import ConfigurationError
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    return Path(os.path.normpath(info.context["directory"] / path.expanduser())) if info.context else path
+
+
+def _secret(value: object, info: ValidationInfo) -> SecretStr:
+    """Follow ``{ env = "NAME" }`` or ``{ file = "PATH" }`` to the secret; a bare string may stand only without one."""
+    setting = f"[{info.context['section']}] {info.field_name}" if info.context else str(info.field_name)
+    match value:
+        case {"env": str(name), **rest} if not rest:
+            found = os.environ.get(name)
+            if not found:
+                raise ConfigurationError(f"{setting} names the environment variable {name}, which is not set; set it")
+        case {"file": str(name), **rest} if not rest:
+            found = _read_secret(setting, _absolute(Path(name), info))
+        case str() if value and not _holds_password(value):
+            found = value
+        case _:
+            raise ConfigurationError(
+                f'{setting} may hold a secret; say only where it is, as {{ env = "NAME" }} or {{ file = "PATH" }}'
+            )
+    return SecretStr(found)
+
+
+def _holds_password(url: str) -> bool:
+    try:
+        return "password" in url.lower() or urlsplit(url).password is not None
+    except ValueError:
+        return True
+
+
+def _read_secret(setting: str, path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(
+            f"{setting} names the file {path}, which cannot be read; create it, or name another"
+        ) from None
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first of the names that stands more than once."""
+    return next((name for name, times in Counter(names).items() if times > 1), None)
+
+
+SettingPath = Annotated[Path, AfterValidator(_absolute)]
+Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[StrictInt, Field(ge=0)]
+Positive = Annotated[StrictInt, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """One section: frozen, and unknown settings are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)
