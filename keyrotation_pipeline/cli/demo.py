@@ -1,6 +1,6 @@
 """`demo`: the whole walk on the embedded default, and what it showed."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,7 +8,9 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rotate import phase_line
-from keyrotation_pipeline.demo.run import DemoOutcome, run_demo
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.demo.run import DemoOutcome
 
 CLIENTS = 20_000
 
@@ -21,7 +23,13 @@ def demo(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Rotate the keys of an invented clinic while an application writes to it; each time once more."""
+    """Rotate the keys of an invented clinic, start to end.
+
+    An embedded PostgreSQL, an application that writes to it all the while, and the proof. Each time once more.
+    """
+    # The demo brings SQLAlchemy, which would double the time that every other command takes to start.
+    from keyrotation_pipeline.demo.run import run_demo  # noqa: PLC0415
+
     say = output.note if as_json else output.line
     with reporting(quiet=as_json) as report:
         outcome = run_demo(config, rows, report, say, lambda record, seconds: say(phase_line(record, seconds)))
@@ -33,7 +41,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def _tell(outcome: DemoOutcome) -> None:
+def _tell(outcome: "DemoOutcome") -> None:
     rotation, application = outcome.rotation, outcome.application
     output.line()
     for count in outcome.counts:

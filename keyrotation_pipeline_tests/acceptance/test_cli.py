@@ -1,0 +1,346 @@
+"""The command, as a newcomer types it: from an empty folder with an encrypted database to a proven rotation."""
+
+import json
+import os
+import stat
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.rotation import request as requests
+from keyrotation_pipeline.rotation import walk
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.servers import Server
+
+V1 = KeyVersion(1)
+ROWS = 300
+STATUS_KEYS = {
+    "schema", "generated_at", "database", "key_versions", "primary", "tables", "rotation", "last_backup",
+    "last_recovery_test", "incidents_open", "audit", "next_rotation_due",
+}  # fmt: skip
+ROTATION_KEYS = {
+    "id", "type", "phase", "from", "to", "approvals", "approvals_required", "started_at", "progress", "eta_seconds",
+    "waiting_for", "blocked_by",
+}  # fmt: skip
+
+
+@dataclass
+class Clinic:
+    """A folder with an encrypted database, its officers and its key. What a test is not about is done in-process."""
+
+    folder: Folder
+    officers: tuple[DemoOfficer, DemoOfficer]
+    key: KeyMaterial
+    database_url: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path / "keyrotation.toml"
+
+    def run(self, *arguments: str, text: str | None = None, expect: int = 0) -> str:
+        return self.folder.run(*arguments, text=text, expect=expect)
+
+    def status(self, *options: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.run("status", "--json", *options))
+        return content
+
+    def execute(self, statement: str, *parameters: object) -> None:
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            connection.execute(statement, parameters)
+
+    @property
+    def error(self) -> str:
+        """What the last command wrote to stderr."""
+        return self.folder.printed[-1]
+
+    @property
+    def roster(self) -> str:
+        return "".join(
+            f'[[approvals.officers]]\nname = "{officer.name}"\ncertificate = "{officer.certificate}"\n'
+            for officer in self.officers
+        )
+
+    def initialise(self) -> None:
+        tables = """
+            [[tables]]
+            name = "clients"
+            columns = ["first_name", "email"]
+            [[tables]]
+            name = "billing.Invoices"
+            columns = ["memo"]
+        """
+        self.path.write_text(f'database.url = "{self.database_url}"\n{tables}\n{self.roster}')
+        declared = settings.load(self.path)
+        assembly.initialise(declared, KeyRing({V1: self.key}, V1), actor="test")
+        with assembly.open_pipeline(declared, actor="test") as pipeline:
+            pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
+
+    def approved_request(self, *officers: DemoOfficer) -> str:
+        """A request that these officers have signed."""
+        with assembly.open_pipeline(settings.load(self.path), actor="test") as pipeline:
+            opened = requests.open_request(pipeline, reason="yearly rotation", requested_by="test")
+            for officer in officers:
+                requests.add_approval(pipeline, opened, officer.sign(pipeline.ledger.approval_text(opened.id)))
+        return opened.id
+
+    def walk(self, request: str, through: Step | None = None) -> None:
+        with assembly.open_pipeline(settings.load(self.path), actor="test") as pipeline:
+            for _ in walk.run(pipeline, request, lambda _progress: None, through):
+                pass
+
+
+def fill(url: str, key: KeyMaterial) -> None:
+    """Two tables with values under v1, some of them in a partition, and JSON that no table can declare."""
+    ring = KeyRing({V1: key}, V1)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE clients (id int PRIMARY KEY, first_name text, email text)")
+        connection.execute("CREATE SCHEMA billing")
+        connection.execute('CREATE TABLE billing."Invoices" (id int, memo varchar(400)) PARTITION BY RANGE (id)')
+        connection.execute('CREATE TABLE billing.early PARTITION OF billing."Invoices" FOR VALUES FROM (0) TO (100000)')
+        with connection.cursor() as cursor:
+            with cursor.copy("COPY clients FROM STDIN") as copy:
+                for row in range(ROWS):
+                    copy.write_row((row, encrypt(ring, f"name {row}"), encrypt(ring, "e") if row % 3 else None))
+            with cursor.copy('COPY billing."Invoices" FROM STDIN') as copy:
+                for row in range(ROWS):
+                    copy.write_row((row, encrypt(ring, f"memo {row}")))
+
+
+@pytest.fixture(scope="session")
+def officers(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoOfficer, DemoOfficer]:
+    directory = tmp_path_factory.mktemp("officers")
+    return DemoOfficer.create(directory, "Security Officer"), DemoOfficer.create(directory, "Privacy Officer")
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, DemoOfficer]) -> Clinic:
+    """A clinic with a database of its own, encrypted under v1."""
+    key = KeyMaterial.generate()
+    fill(database_url, key)
+    return Clinic(Folder(tmp_path, []), officers, key, database_url)
+
+
+def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_printed(
+    tmp_path: Path, officers: tuple[DemoOfficer, DemoOfficer]
+) -> None:
+    home = tmp_path / ".keyrotation"
+    home.mkdir(mode=0o700)
+    with EmbeddedServer(home / "postgres") as server:
+        clinic = Clinic(Folder(tmp_path, []), officers, KeyMaterial.generate(), server.url())
+        fill(clinic.database_url, clinic.key)
+        assert "fill in [approvals]" in clinic.run("init")
+        with clinic.path.open("a") as file:
+            file.write(clinic.roster)
+        clinic.folder.run("init", ENCRYPTION_MASTER_KEY=clinic.key.to_base64())
+        request = clinic.run("request", "--reason", "yearly rotation")
+        assert request == f"{request.strip()}\n", "the id stands alone"
+        request = request.strip()
+        text = clinic.run("approve", request, "--text")
+        for officer in officers:
+            armored = officer.sign(text.encode(), "--armor").decode()
+            clinic.run("approve", request, "--signature", "-", text=armored)
+        assert "finished: nothing is left under v1" in clinic.run("rotate", request)
+        assert "finished" in clinic.run("rotate", request), "again is no harm"
+        clinic.run("status", "--exit-code")
+        clinic.run("verify")
+        clinic.run("audit", "verify")
+        said = [output for output in clinic.folder.printed if output.startswith("clinic@localhost")]
+        assert len(said) >= 8
+    assert clinic.key.to_base64() not in "".join(clinic.folder.printed)
+
+
+def test_init_writes_a_configuration_that_names_what_is_encrypted_and_then_says_what_to_fill_in(clinic: Clinic) -> None:
+    clinic.folder.run("init", KEYROTATION_DATABASE_URL=clinic.database_url)
+    written = tomllib.loads(clinic.path.read_text())
+    assert written["tables"] == [
+        {"name": "billing.Invoices", "columns": ["memo"]},
+        {"name": "clients", "columns": ["first_name", "email"]},
+    ]
+    assert written["database"] == {"url": {"env": "KEYROTATION_DATABASE_URL"}}
+    clinic.folder.run("init", expect=1, KEYROTATION_DATABASE_URL=clinic.database_url)
+    assert "names no officers yet" in clinic.error
+
+
+def test_init_again_changes_nothing_and_a_different_key_is_refused(clinic: Clinic) -> None:
+    clinic.initialise()
+    home = clinic.folder.path / ".keyrotation"
+    before = (clinic.path.read_text(), clinic.status()["audit"])
+
+    clinic.run("init")
+    other = KeyMaterial.generate().to_base64()
+    clinic.folder.run("init", expect=1, ENCRYPTION_MASTER_KEY=other)
+
+    assert "the key given for v1 is not the one registered" in clinic.error
+    assert other not in "".join(clinic.folder.printed)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert (home / "keys" / "v1.key").read_text().strip() == clinic.key.to_base64()
+    assert (clinic.path.read_text(), clinic.status()["audit"]) == before
+
+
+def test_status_is_the_contracts_object_before_during_and_after(clinic: Clinic) -> None:
+    clinic.initialise()
+    before = clinic.status()
+    assert set(before) == STATUS_KEYS | {"attention"}
+    assert (before["schema"], before["primary"], before["rotation"]) == (1, "v1", None)
+    assert {table["table"]: table["values_by_version"] for table in before["tables"]} == {
+        "billing.Invoices": {"v1": ROWS},
+        "clients": {"v1": ROWS + ROWS * 2 // 3},
+    }
+
+    request = clinic.approved_request(*clinic.officers)
+    clinic.run("rotate", request, "--through", "primary_key_rollout")
+    during = clinic.status()["rotation"]
+    assert set(during) == ROTATION_KEYS
+    assert (during["id"], during["phase"], during["from"], during["to"]) == (request, "rows", "v1", "v2")
+    assert (during["approvals"], during["approvals_required"], during["waiting_for"]) == (2, 2, None)
+    assert 0 < during["progress"] < 1
+
+    clinic.walk(request)
+    after = clinic.status("--count")
+    assert (after["primary"], after["rotation"]) == ("v2", None)
+    assert {key["version"]: key["state"] for key in after["key_versions"]} == {"v1": "archived", "v2": "active"}
+    for table in after["tables"]:
+        assert table["values_by_version"]["v1"] == 0
+        assert table["values_by_version"]["v2"] > 0
+        assert table["fenced_against"] == ["v1"]
+
+
+def test_the_text_to_sign_is_printed_alone_and_exactly(clinic: Clinic) -> None:
+    clinic.initialise()
+    request = clinic.approved_request()
+    text = clinic.run("approve", request, "--text")
+    assert text.startswith(f"keyrotation-approval-v1\nRequest: {request}\nAction: rotate\n")
+    assert text.endswith("\nReason: yearly rotation\n")
+    signature = clinic.folder.path / "signature"
+    signature.write_bytes(clinic.officers[0].sign(text.encode()))
+    said = json.loads(clinic.run("approve", request, "--signature", str(signature), "--json"))
+    assert (said["officer"], said["approvals"], said["approvals_required"]) == ("Security Officer", 1, 2)
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["for real", "dry run"])
+def test_one_approval_is_not_enough_and_nothing_is_done(clinic: Clinic, options: tuple[str, ...]) -> None:
+    clinic.initialise()
+    request = clinic.approved_request(clinic.officers[0])
+    clinic.run("rotate", request, *options, expect=1)
+    assert "needs 1 more approval(s)" in clinic.error
+    status = clinic.status()
+    assert status["rotation"]["phase"] == "requested"
+    assert [key["version"] for key in status["key_versions"]] == ["v1"]
+
+
+def test_dry_run_names_what_is_due_and_does_nothing(clinic: Clinic) -> None:
+    clinic.initialise()
+    request = clinic.approved_request(*clinic.officers)
+    planned = json.loads(clinic.run("rotate", request, "--dry-run", "--json"))
+    assert planned["due"] == ["key_version"]
+    assert planned["later"][-1] == "compliance_report"
+    assert [key["version"] for key in clinic.status()["key_versions"]] == ["v1"]
+
+
+def test_cancel_withdraws_the_new_key_and_the_next_rotation_takes_the_next_number(clinic: Clinic) -> None:
+    clinic.initialise()
+    request = clinic.approved_request(*clinic.officers)
+    clinic.walk(request, Step.DUAL_KEY_ROLLOUT)
+    clinic.run("cancel", request)
+    assert clinic.status()["rotation"] is None
+    assert json.loads(clinic.run("request", "--reason", "again", "--json"))["to"] == "v3"
+
+
+def test_status_exit_code_is_for_cron(clinic: Clinic) -> None:
+    clinic.initialise()
+    clinic.execute("UPDATE keyrotation.table_counts SET counted_at = counted_at - interval '8 days'")
+    said = clinic.run("status", "--exit-code", expect=1)
+    assert "was last counted on" in said
+    clinic.run("status", "--count", "--exit-code")
+
+
+def test_verify_fails_on_a_value_that_does_not_decrypt_and_inventory_names_it(clinic: Clinic) -> None:
+    clinic.initialise()
+    foreign = encrypt(KeyRing({V1: KeyMaterial.generate()}, V1), "x")
+    clinic.execute("UPDATE clients SET email = %s WHERE id = 7", foreign)
+    clinic.run("verify", expect=1)
+    assert "1 value(s) of clients do not decrypt" in clinic.error
+    quarantined = json.loads(clinic.run("inventory", "--json"))["quarantine"]
+    assert [(each["table"], each["column"]) for each in quarantined] == [("clients", "email")]
+    assert foreign not in "".join(clinic.folder.printed)
+
+
+def test_inventory_shows_undeclared_columns(clinic: Clinic) -> None:
+    clinic.initialise()
+    clinic.execute("CREATE TABLE notes AS SELECT jsonb_build_object('a', first_name) AS body FROM clients LIMIT 9")
+    found = json.loads(clinic.run("inventory", "--json"))["undeclared"]
+    assert [(each["relation"], each["column"], each["versions"]) for each in found] == [("notes", "body", ["v1"])]
+
+
+def test_audit_verify_leads_through_an_anchor_and_finds_a_forged_one(clinic: Clinic) -> None:
+    clinic.initialise()
+    (manifest,) = (clinic.folder.path / ".keyrotation" / "backups").glob("*-v1-*.json")
+    assert "leads through the anchor" in clinic.run("audit", "verify", "--anchor", str(manifest))
+    forged = clinic.folder.path / "forged.json"
+    forged.write_text(json.dumps({"seq": 3, "head": "0" * 64}))
+    clinic.run("audit", "verify", "--anchor", str(forged), expect=1)
+    assert "event 3" in clinic.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        pytest.param(("status",), 1, "run `keyrotation init` or `keyrotation demo`", id="no configuration"),
+        pytest.param(("status", "--config", "other.toml"), 1, "other.toml is not there", id="named configuration"),
+        pytest.param(("rotate", "x", "--through", "nowhere"), 2, "'nowhere' is not one of", id="unknown phase"),
+        pytest.param(("rotate",), 2, "Missing argument", id="missing argument"),
+        pytest.param(("statsu",), 2, "No such command", id="unknown command"),
+        pytest.param(("approve", "x"), 2, "give either --text or --signature", id="neither text nor signature"),
+    ],
+)
+def test_a_refusal_is_a_sentence_on_stderr(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    folder = Folder(tmp_path, [])
+    folder.run(*arguments, expect=code)
+    assert folder.printed[-2] == ""
+    assert sentence in folder.printed[-1]
+    assert "Traceback" not in folder.printed[-1]
+    assert list(tmp_path.iterdir()) == [], "only init, demo and up create anything"
+
+
+def test_a_configuration_without_a_home_is_told_to_init(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    (tmp_path / "keyrotation.toml").write_text('[[tables]]\nname = "clients"\ncolumns = ["a"]\n')
+    folder.run("inventory", expect=1)
+    assert "there is no home" in folder.printed[-1]
+    assert "keyrotation init" in folder.printed[-1]
+    assert not (tmp_path / ".keyrotation").exists()
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path, server: Server) -> None:
+    folder = Folder(tmp_path, [])
+    (tmp_path / ".keyrotation").mkdir(mode=0o700)
+    (tmp_path / "keyrotation.toml").write_text(
+        '[database]\nurl = { env = "CLINIC_URL" }\n[[tables]]\nname = "clients"\ncolumns = ["a"]\n'
+    )
+    folder.run("status", expect=1, CLINIC_URL="postgresql://app:hunter2@127.0.0.1:9/clinic")
+    assert "cannot connect to clinic@127.0.0.1:9" in folder.printed[-1]
+    assert "hunter2" not in "".join(folder.printed)
+
+
+def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n")
+    folder = Folder(tmp_path, [])
+    folder.run("status", expect=1, PYTHONPATH=os.fspath(blocked))
+    assert "pip install 'keyrotation-pipeline[pipeline]'" in folder.printed[-1]
+    assert "Traceback" not in folder.printed[-1]
