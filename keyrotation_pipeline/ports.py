@@ -89,8 +89,13 @@ class KeyBackup:
 class BackupVault(Protocol):
     """Encrypted copies of keys, outside the key store."""
 
-    def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
-        """Encrypt the base64 of one key to every recipient, write it durably and check what was written."""
+    def store_key(
+        self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead, made_at: datetime | None = None
+    ) -> KeyBackup:
+        """Encrypt the base64 of one key to every recipient, write it durably and check what was written.
+
+        `made_at` names the file where it is one of a set; else it is now.
+        """
 
     def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
         """The newest backup of exactly this key whose file is there with the hash that the manifest gives."""
@@ -138,7 +143,9 @@ class Rollout(Protocol):
     def instances(self) -> tuple[Instance, ...]:
         """Every instance that is alive, terminating ones too."""
 
-    def wait_for(self, description: str, settled: Callable[[Sequence[Instance]], Sequence[str]]) -> tuple[Instance, ...]:
+    def wait_for(
+        self, description: str, settled: Callable[[Sequence[Instance]], Sequence[str]]
+    ) -> tuple[Instance, ...]:
         """Wait until `settled` names no instance that lags; give back the instances.
 
         Raises:
@@ -240,6 +247,9 @@ class CiphertextDatabase(Protocol):
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
         """Decrypt every value of a table with `ring`, keeping nothing; failures go to the quarantine."""
+
+    def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
+        """Up to so many stored values of each declared column under `version`, from all over the table, by column."""
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
         """Make the table refuse exactly these versions on every declared column, and validate that.

@@ -147,7 +147,9 @@ class FakeVault:
     backups: dict[KeyVersion, KeyBackup] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
 
-    def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
+    def store_key(
+        self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead, made_at: datetime | None = None
+    ) -> KeyBackup:
         self.journal.note(f"vault.store_key {version}")
         backup = KeyBackup(f"{version}.key.pgp", version, "ab" * 32, material.fingerprint, ("F" * 40,), START)
         self.backups[version] = backup
@@ -296,6 +298,13 @@ class FakeDatabase:
         values = [value for _, _, value in self._cells(table) if version_of(value) is not None]
         failures = sum(each == name for each, _, _ in self.unreadable)
         return DecryptedCount(name, len(self.rows[name]), len(values), failures)
+
+    def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for _, column, value in self._cells(table):
+            if value is not None and version_of(value) == version and len(found.get(column, ())) < values:
+                found[column] = (*found.get(column, ()), value)
+        return found
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
         if self.old_rows(table, versions, None).rows:

@@ -6,19 +6,24 @@ newline, as the seed's files do; ``….bin.gpg.json`` holds a `KeyBackup` and th
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.backup_directory import BackupDirectory
+from keyrotation_pipeline.adapters.digests import sha256_of
 from keyrotation_pipeline.adapters.openpgp import Certificate, GnuPG
+from keyrotation_pipeline.adapters.openpgp.recipients import require_recipients
 from keyrotation_pipeline.errors import BackupError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.backups import stamp
 from keyrotation_pipeline.ports import Clock, KeyBackup
 
 _MANIFEST_SCHEMA = 1
+DAMAGED_MANIFEST = (BackupError, ValueError, KeyError, TypeError, InvalidKeyError)
 
 
 class FileVault:
@@ -30,95 +35,88 @@ class FileVault:
     """
 
     def __init__(self, directory: Path, gpg: GnuPG, recipients: Sequence[Path], clock: Clock) -> None:
-        self._directory = directory
+        self._place = BackupDirectory(directory)
         self._gpg = gpg
         self._recipients = tuple(recipients)
         self._clock = clock
 
-    def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
+    def store_key(
+        self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead, made_at: datetime | None = None
+    ) -> KeyBackup:
         """See `BackupVault.store_key`."""
         recipients = [self._gpg.read_certificate(path) for path in self._recipients]
         message = self._gpg.encrypt(f"{material.to_base64()}\n".encode(), recipients)
+        made_at = made_at or self._clock.now()
         backup = KeyBackup(
-            name=self._free_name(version, made_at := self._clock.now()),
+            name=self._free_name(version, made_at),
             version=version,
             sha256=hashlib.sha256(message).hexdigest(),
             fingerprint=material.fingerprint,
             recipients=tuple(recipient.fingerprint for recipient in recipients),
             made_at=made_at,
         )
-        self._write(backup.name, message)
+        self._place.write(backup.name, message)
         self._check(backup, recipients)
         # The manifest comes last: a file without one is not a backup.
-        self._write(f"{backup.name}.json", _manifest_of(backup, anchor))
+        self._place.write(manifest_of(backup.name), _manifest(backup, anchor))
         return backup
 
     def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
         """See `BackupVault.key_backup`."""
         wanted = (each for each in self._backups(version) if each.fingerprint == fingerprint)
-        # Within a second the later one has the longer name, `…-2.bin.gpg`.
-        for backup in sorted(
-            wanted, key=lambda each: (each.made_at.isoformat(), len(each.name), each.name), reverse=True
-        ):
+        for backup in newest_first(wanted):
             if self._hash(backup.name) == backup.sha256:
                 return backup
         return None
 
     def _free_name(self, version: KeyVersion, made_at: datetime) -> str:
-        stem = f"encryption-key-{version}-{made_at:%Y%m%d-%H%M%S}"
+        stem = f"encryption-key-{version}-{stamp(made_at)}"
         name, again = f"{stem}.bin.gpg", 2
-        while (self._directory / name).exists():
+        while self._place.path(name).exists():
             name, again = f"{stem}-{again}.bin.gpg", again + 1
         return name
-
-    def _write(self, name: str, content: bytes) -> None:
-        """Write durably under a name that is complete whenever it is there, mode 0600."""
-        beside = self._directory / f".{name}.tmp"
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._directory / name)
-            directory = os.open(self._directory, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as error:
-            raise BackupError(
-                f"backup {name} cannot be written to {self._directory} ({error.strerror}); mend that and run it again"
-            ) from None
 
     def _check(self, backup: KeyBackup, recipients: Sequence[Certificate]) -> None:
         """Read back what was written: the same bytes, for every recipient and for nobody else."""
         if self._hash(backup.name) != backup.sha256:
             raise BackupError(f"backup {backup.name} reads back differently from what was written; check the disk")
-        named = set(self._gpg.recipient_keys((self._directory / backup.name).read_bytes()))
-        missing = [each for each in recipients if named.isdisjoint(each.encryption_keys)]
-        if missing:
-            raise BackupError(f"backup {backup.name} cannot be decrypted with {missing[0].label}; export it again")
-        if strangers := named.difference(*(each.encryption_keys for each in recipients)):
-            raise BackupError(f"backup {backup.name} is encrypted to the unknown key {min(strangers)}; look into gpg")
+        require_recipients(self._gpg, backup.name, self._place.read(backup.name), recipients)
 
     def _hash(self, name: str) -> str | None:
         try:
-            return hashlib.sha256((self._directory / name).read_bytes()).hexdigest()
+            return sha256_of(self._place.path(name))
         except OSError:
             return None
 
     def _backups(self, version: KeyVersion) -> Iterator[KeyBackup]:
-        for path in self._directory.glob(f"encryption-key-{version}-*.bin.gpg.json"):
-            try:
-                yield _backup_of(path.name.removesuffix(".json"), json.loads(path.read_bytes()))
-            except (OSError, ValueError, KeyError, TypeError, InvalidKeyError):
+        for name in self._place.names():
+            if is_manifest_of(name, version):
                 # A damaged manifest vouches for nothing.
-                continue
+                with suppress(*DAMAGED_MANIFEST):
+                    yield read_manifest(name, self._place.read(name))
 
 
-def _manifest_of(backup: KeyBackup, anchor: AuditHead) -> bytes:
+def newest_first(backups: Iterable[KeyBackup]) -> list[KeyBackup]:
+    """In order; within a second the later one has the longer name, ``…-2.bin.gpg``."""
+    return sorted(backups, key=lambda each: (each.made_at.isoformat(), len(each.name), each.name), reverse=True)
+
+
+def manifest_of(name: str) -> str:
+    """Name of the manifest of one key's file."""
+    return f"{name}.json"
+
+
+def is_manifest_of(name: str, version: KeyVersion) -> bool:
+    """Whether a file is the manifest of a backup of `version`."""
+    return name.startswith(f"encryption-key-{version}-") and name.endswith(".bin.gpg.json")
+
+
+def read_manifest(name: str, text: bytes) -> KeyBackup:
+    """Read the manifest `name`; damage is one of `DAMAGED_MANIFEST`."""
+    return _backup_of(name.removesuffix(".json"), json.loads(text))
+
+
+def _manifest(backup: KeyBackup, anchor: AuditHead) -> bytes:
     content = {
         "schema": _MANIFEST_SCHEMA,
         "file": backup.name,

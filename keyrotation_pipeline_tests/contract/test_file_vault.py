@@ -209,7 +209,7 @@ def test_a_disk_that_gives_back_other_bytes_is_noticed(vault: FileVault, monkeyp
         file.write(b"\0")
         return file
 
-    monkeypatch.setattr("keyrotation_pipeline.adapters.vault.os.fdopen", damaging)
+    monkeypatch.setattr("os.fdopen", damaging)
     with pytest.raises(BackupError, match="reads back differently"):
         vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
 

@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres import (
     preflight,
     proof,
     quarantine,
+    samples,
     usage,
 )
 from keyrotation_pipeline.adapters.postgres.connection import Connection, display_name
@@ -76,6 +77,10 @@ class PostgresDatabase:
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
         """See `CiphertextDatabase.decrypt_all`."""
         return engine.decrypt_all(self.connect, table, ring, report)
+
+    def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
+        """See `CiphertextDatabase.sample`."""
+        return samples.sample(self.connection, table, version, values)
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
         """See `CiphertextDatabase.fence`."""

@@ -1,0 +1,152 @@
+"""What backups and recovery need of the world beyond the ports of a rotation."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Protocol
+
+from keyrotation_pipeline.model.backups import DatabaseCopy
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.ports import CiphertextDatabase, Pipeline
+
+
+class BackupPlace(Protocol):
+    """Where encrypted files are kept under plain names: a directory, a bucket."""
+
+    @property
+    def description(self) -> str:
+        """The place in one plain phrase, as messages name it."""
+
+    def require_usable(self) -> None:
+        """Refuse a place that could not keep a backup.
+
+        Raises:
+            BackupError: it is not there, or would lose what is overwritten.
+        """
+
+    def names(self) -> tuple[str, ...]:
+        """Every file's name, in order."""
+
+    def read(self, name: str) -> bytes:
+        """A small file.
+
+        Raises:
+            BackupError: it is not there or cannot be read.
+        """
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file of any size to `target`, which must not exist; its mode is then 0600.
+
+        Raises:
+            BackupError: as `read`.
+        """
+
+    def put(self, name: str, source: Path) -> None:
+        """Keep a copy of a file of any size, durably, and read it again to see that it is the same.
+
+        Raises:
+            BackupError: it cannot be written, or reads back differently.
+        """
+
+    def locked_until(self, name: str) -> datetime | None:
+        """Until when nobody can remove the file; None where anybody with the right can."""
+
+
+class LocalPlace(BackupPlace, Protocol):
+    """The place that backups are made in and copied from."""
+
+    def path(self, name: str) -> Path:
+        """Where a file is."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file durably under a name that is complete whenever it is there."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is no error."""
+
+
+class DatabaseDumps(Protocol):
+    """Dumps of the application's database that never touch a disk unencrypted."""
+
+    def make(self, name: str, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
+        """Dump the whole database into an encrypted file in the local place, and count `tables` in the same snapshot.
+
+        Raises:
+            BackupError: pg_dump or gpg ended badly; nothing is left under `name`.
+        """
+
+
+class RecoveryKey(Protocol):
+    """The private key that opens backups."""
+
+    @property
+    def label(self) -> str:
+        """The key's fingerprint, shortened, or what stands in for it."""
+
+    def decrypt(self, name: str, message: bytes) -> bytes:
+        """What a small message says.
+
+        Raises:
+            WrongRecipientError, DamagedBackupError, RecoveryKeyError: each naming the file.
+        """
+
+    def decrypting(self, name: str, path: Path) -> AbstractContextManager[IO[bytes]]:
+        """What a file of any size says, as a stream; only after the context ended well is it known to be authentic."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredDump:
+    """A dump restored into a database of its own. `ignored_errors`: statements that pg_restore went on after."""
+
+    database: CiphertextDatabase
+    ignored_errors: int
+
+
+class DumpRestorer(Protocol):
+    """Throw-away servers and directories."""
+
+    def workspace(self) -> AbstractContextManager[Path]:
+        """An empty private directory, wiped when the context ends, and those that a killed process left, before."""
+
+    def restored(self, name: str, dump: Path, key: RecoveryKey) -> AbstractContextManager[RestoredDump]:
+        """The dump in a scratch server, which is wiped when the context ends.
+
+        Raises:
+            DamagedBackupError, WrongRecipientError: the dump cannot be decrypted or restored.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """How long a recovery may take, and how old the newest backup may be, both in seconds."""
+
+    rto_seconds: int
+    rpo_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSite:
+    """The rotation's ports, and where its backups are.
+
+    Args:
+        local: the directory in which sets are made.
+        offsite: further places, each of which gets a copy.
+        recipients: how many can decrypt what is made.
+        keep_local_days: local files older than this go when a newer one is verified.
+    """
+
+    pipeline: Pipeline
+    local: LocalPlace
+    offsite: tuple[BackupPlace, ...]
+    dumps: DatabaseDumps
+    restorer: DumpRestorer
+    recipients: int
+    keep_local_days: int
+    objectives: Objectives
+
+    @property
+    def places(self) -> tuple[BackupPlace, ...]:
+        """Every place, in the order in which a disaster would turn to them."""
+        return (*self.offsite, self.local)
