@@ -35,6 +35,8 @@ def run() -> None:
         app()
     except KeyRotationError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}; mend that, then run this again")
     except psycopg.Error as error:
         # Its text, and a traceback that shows it, could hold what a row holds.
         _fail(

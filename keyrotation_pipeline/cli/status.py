@@ -51,6 +51,7 @@ def _show(pipeline: Pipeline, *, as_json: bool) -> dict[str, Any]:
         output.document(content)
     else:
         _as_text(content)
+    sys.stdout.flush()
     return content
 
 

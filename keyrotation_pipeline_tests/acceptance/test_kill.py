@@ -35,7 +35,7 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
 
     dice = Random(20261124)
     killed = sum(folder.kill_after(dice.uniform(0.6, 2.2), "rotate", rotation.id) for _ in range(KILLS))
-    folder.run("rotate", rotation.id, expect=0 if killed == KILLS else 1)
+    folder.run("rotate", rotation.id)
 
     status = json.loads(folder.run("status", "--json", "--count"))
     assert {key["version"]: key["state"] for key in status["key_versions"]} == {"v1": "archived", "v2": "active"}
