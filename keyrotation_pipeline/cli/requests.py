@@ -28,12 +28,16 @@ def request(
         opened = requests.open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency)
         required = requests.pinned_roster(pipeline).required
         database = pipeline.database.identity().name
+        warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
     if as_json:
-        output.document({"database": database, "id": opened.id, "from": str(opened.source), "to": str(opened.target)})
+        versions = {"from": str(opened.source), "to": str(opened.target)}
+        output.document({"database": database, "id": opened.id, **versions, "warnings": warnings})
         return
     output.note(
         f"{database}: {opened.source} to {opened.target} requested, start by {output.minutes(opened.start_by)} UTC"
     )
+    for warning in warnings:
+        output.note(f"note: {warning}")
     output.note(
         f"{required} officers approve it with: "
         f"keyrotation approve {opened.id} --text | gpg -ab | keyrotation approve {opened.id} --signature -"

@@ -79,12 +79,13 @@ def _lift_fences(pipeline: Pipeline, table: EncryptedTable, retired: tuple[KeyVe
 
 
 def _refusal(pipeline: Pipeline, rotation: Rotation, table: EncryptedTable, remaining: OldRows) -> BlockedError:
+    # A row with a quarantined value keeps its old values, and any update of it looks like a stale writer's.
+    _require_empty_quarantine(pipeline)
     if remaining.written_since_promotion:
         return StaleWriterError(
             f"table {table.name}: {remaining.written_since_promotion} row(s) were written under an old key version "
             f"after {rotation.target} became primary; {_stale_writers(pipeline, rotation, table)}"
         )
-    _require_empty_quarantine(pipeline)
     lockers = _some(pipeline.database.sessions(table))
     return BlockedError(
         f"table {table.name}: {remaining.rows} row(s) with old values cannot be locked; look at {lockers}; "
@@ -106,6 +107,8 @@ def _stale_writers(pipeline: Pipeline, rotation: Rotation, table: EncryptedTable
 
 
 def _require_encrypted(pipeline: Pipeline) -> None:
+    # Looking at the quarantine drops the entries that were mended, which the count then leaves out.
+    pipeline.database.quarantine(pipeline.tables)
     counts = pipeline.database.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
     for count in counts:
