@@ -1,0 +1,199 @@
+"""The private key that opens backups: imported into a throw-away GnuPG home, or kept by an agent or a smartcard."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from keyrotation_pipeline.adapters.openpgp.certificates import gpg_binary
+from keyrotation_pipeline.adapters.openpgp.streams import streaming
+from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, RecoveryKeyError, WrongRecipientError
+
+# Memory where the machine has it: an imported key may have no passphrase.
+_MEMORY = Path("/dev/shm")  # noqa: S108  a directory of mode 0700 is made in it
+_ENVIRONMENT = {"LC_ALL": "C"}
+# libgpg-error: the low 16 bits of what `ERROR pkdecrypt_failed` gives.
+_PKDECRYPT_FAILED = re.compile(r"^\[GNUPG:\] ERROR pkdecrypt_failed (\d+)", re.MULTILINE)
+_BAD_PASSPHRASE, _NO_SECRET_KEY, _NO_PIN_ENTRY, _CANCELLED = 11, 17, 86, 99
+
+
+class GpgRecoveryKey:
+    """`RecoveryKey` over a GnuPG home that has the secret key or reaches it.
+
+    Args:
+        home: path short enough for an agent's socket.
+        passphrase: given to gpg through a pipe; None lets the agent ask, where there is one to ask.
+    """
+
+    def __init__(self, home: Path, label: str, passphrase: bytes | None, *, ask: bool) -> None:
+        self._home = home
+        self._label = label
+        self._passphrase = passphrase
+        self._ask = ask
+
+    @property
+    def label(self) -> str:
+        """See `RecoveryKey.label`."""
+        return self._label
+
+    def decrypt(self, name: str, message: bytes) -> bytes:
+        """See `RecoveryKey.decrypt`."""
+        with tempfile.TemporaryFile() as encrypted:
+            encrypted.write(message)
+            encrypted.seek(0)
+            with self._decrypting(name, encrypted) as plaintext:
+                return plaintext.read()
+
+    @contextmanager
+    def decrypting(self, name: str, path: Path) -> Iterator[IO[bytes]]:
+        """See `RecoveryKey.decrypting`."""
+        with path.open("rb") as encrypted, self._decrypting(name, encrypted) as plaintext:
+            yield plaintext
+
+    @contextmanager
+    def _decrypting(self, name: str, encrypted: IO[bytes]) -> Iterator[IO[bytes]]:
+        with self._passphrase_pipe() as descriptors:
+            command = [*self._command(descriptors), "--decrypt"]
+            with streaming(command, encrypted, _environment(ask=self._ask), descriptors) as process:
+                yield process.output
+        if process.exit_code or "DECRYPTION_OKAY" not in process.status:
+            raise self._refusal(name, process.status)
+
+    def _command(self, passphrase: Sequence[int]) -> list[str]:
+        command = [gpg_binary(), "--homedir", str(self._home), "--batch", "--no-options", "--status-fd", "2"]
+        command += ["--trust-model", "always", "--no-auto-key-locate"]
+        if passphrase:
+            command += ["--pinentry-mode", "loopback", "--passphrase-fd", str(passphrase[0])]
+        return command
+
+    @contextmanager
+    def _passphrase_pipe(self) -> Iterator[tuple[int, ...]]:
+        """A pipe that holds the passphrase (an empty one where nobody can be asked): it is in no argument, no file."""
+        if self._passphrase is None and self._ask:
+            yield ()
+            return
+        reading, writing = os.pipe()
+        try:
+            os.write(writing, (self._passphrase or b"") + b"\n")
+            os.close(writing)
+            yield (reading,)
+        finally:
+            os.close(reading)
+
+    def _refusal(self, name: str, status: str) -> KeyRotationError:
+        reasons = {int(code) & 0xFFFF for code in _PKDECRYPT_FAILED.findall(status)}
+        if _BAD_PASSPHRASE in reasons or "MISSING_PASSPHRASE" in status:
+            return RecoveryKeyError(
+                f"the passphrase does not open the recovery key {self._label}; give the right one, "
+                "or correct [recovery] passphrase"
+            )
+        if reasons & {_CANCELLED, _NO_PIN_ENTRY}:
+            return RecoveryKeyError(f"nobody unlocked the recovery key {self._label}; run this again and enter its PIN")
+        if reasons == {_NO_SECRET_KEY}:
+            return WrongRecipientError(
+                f"{name} is not encrypted to the recovery key {self._label}; use the key of one of its recipients, "
+                "which its manifest lists"
+            )
+        return DamagedBackupError(
+            f"{name} cannot be decrypted: it is damaged, or no OpenPGP message; use another copy or an older backup"
+        )
+
+
+@contextmanager
+def imported_key(
+    secret: bytes, passphrase: bytes | None, *, officers: Sequence[str] = (), decrypts_only: bool = False
+) -> Iterator[GpgRecoveryKey]:
+    """A secret key in a home of its own, which is wiped when the context ends.
+
+    Args:
+        secret: as ``gpg --export-secret-keys`` (or ``--export-secret-subkeys``) gives it.
+        officers: primary-key fingerprints of those who sign approvals.
+        decrypts_only: refuse a key that can sign, as one that stays on this machine must not.
+
+    Raises:
+        RecoveryKeyError: it is no secret key, or one that must not be here.
+    """
+    parent = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="kr-", dir=parent) as directory:
+        home = Path(directory)
+        try:
+            _import(home, secret)
+            fingerprint, usable = _described(home)
+            if decrypts_only:
+                _require_decrypts_only(fingerprint, usable, officers)
+            yield GpgRecoveryKey(home, fingerprint[-16:], passphrase, ask=False)
+        finally:
+            _end_agent(home)
+
+
+def agent_key(home: Path, passphrase: bytes | None) -> GpgRecoveryKey:
+    """The key that a GnuPG home's agent or smartcard holds.
+
+    Raises:
+        RecoveryKeyError: there is no such home.
+    """
+    if not home.is_dir():
+        raise RecoveryKeyError(f"there is no GnuPG home {home}; correct [recovery] gnupg_home")
+    return GpgRecoveryKey(home, f"of {home}", passphrase, ask=True)
+
+
+def _import(home: Path, secret: bytes) -> None:
+    done = _gpg(home, "--import", text=secret)
+    # Each imported secret key is a line; the exit code tells also of things that do not matter.
+    if b"IMPORT_OK" not in done.stderr or not _gpg(home, "--list-secret-keys").stdout:
+        raise RecoveryKeyError(
+            "the recovery key is not an OpenPGP secret key; export it with `gpg --export-secret-keys`"
+        )
+
+
+def _described(home: Path) -> tuple[str, str]:
+    """Fingerprint of the one secret key, and what it can be used for (capitals: the key as a whole)."""
+    lines = [line.split(":") for line in _gpg(home, "--list-secret-keys").stdout.decode("latin-1").splitlines()]
+    primary = [line for line in lines if line[0] == "sec"]
+    if len(primary) != 1:
+        raise RecoveryKeyError(f"the recovery key file holds {len(primary)} secret keys; export exactly one")
+    fingerprint = next(line[9] for line in lines if line[0] == "fpr")
+    # `#`: a stub, whose secret part is not here.
+    here = [line for line in lines if line[0] in {"sec", "ssb"} and line[14] != "#"]
+    return fingerprint, "".join(letter for line in here for letter in line[11] if letter.islower())
+
+
+def _require_decrypts_only(fingerprint: str, usable: str, officers: Sequence[str]) -> None:
+    if fingerprint in officers:
+        raise RecoveryKeyError(
+            "[recovery] secret_key is an officer's key, with which this machine could approve its own requests; "
+            "make a key for recovery alone, and add its certificate to [backup] recipients"
+        )
+    if "s" in usable:
+        raise RecoveryKeyError(
+            "[recovery] secret_key can sign; keep a key here that can only decrypt "
+            "(gpg --quick-generate-key NAME default cert, then gpg --quick-add-key FINGERPRINT cv25519 encr)"
+        )
+
+
+def _gpg(home: Path, *arguments: str, text: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+    command = [gpg_binary(), "--homedir", str(home), "--batch", "--no-tty", "--no-options", "--status-fd", "2"]
+    return subprocess.run(  # noqa: S603  arguments of our own
+        [*command, "--with-colons", *arguments], input=text, capture_output=True, check=False, env=_ENVIRONMENT
+    )
+
+
+def _environment(*, ask: bool) -> dict[str, str]:
+    """What gpg gets of the environment: nothing of ours, where keys may be; where to ask for a PIN."""
+    environment = dict(_ENVIRONMENT)
+    if ask:
+        with suppress(OSError, ValueError):
+            environment["GPG_TTY"] = os.ttyname(sys.stdin.fileno())
+    return environment
+
+
+def _end_agent(home: Path) -> None:
+    if (gpgconf := shutil.which("gpgconf")) is not None:
+        kill = [gpgconf, "--homedir", str(home), "--kill", "all"]
+        subprocess.run(kill, capture_output=True, check=False, env=_ENVIRONMENT)  # noqa: S603  arguments of our own
