@@ -9,7 +9,14 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres import fence
 from keyrotation_pipeline.adapters.postgres.connection import Connection
-from keyrotation_pipeline.adapters.postgres.grammar_sql import EMPTY, NEAR_MISS, UNENCRYPTED, under, value_class
+from keyrotation_pipeline.adapters.postgres.grammar_sql import (
+    EMPTY,
+    NEAR_MISS,
+    UNENCRYPTED,
+    as_text,
+    under,
+    value_class,
+)
 from keyrotation_pipeline.adapters.postgres.relations import Relation
 from keyrotation_pipeline.adapters.postgres.scans import countable, heap_scan
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -100,7 +107,7 @@ def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
 def _histogram(connection: Connection, relation: Relation, table: EncryptedTable) -> list[tuple[int, ...]]:
     # Rows grouped by what all their columns hold: few groups, however many rows.
     classes = [
-        sql.SQL("{} AS {}").format(value_class(column), sql.Identifier(f"k{number}"))
+        sql.SQL("{} AS {}").format(value_class(as_text(column)), sql.Identifier(f"k{number}"))
         for number, column in enumerate(table.columns)
     ]
     keys = sql.SQL(", ").join(sql.Identifier(f"k{number}") for number in range(len(table.columns)))

@@ -1,8 +1,8 @@
 """Looking for our values everywhere else: every undeclared column of every user relation that can hold text.
 
 Whole values are searched, since a value may stand inside JSON, an array, a log line or a serialised row. One scan a
-relation; a relation with hits is read once more to tell what they are. Measured: 1.2 µs for a value of 100
-characters, 2 µs for 500 characters of prose; 300 000 rows of five short texts take 2 s with one process.
+relation; a column with hits is read once more to tell what they are. Measured with one process on 300 000 rows of five
+texts of 100 characters: 1.4 s without hits, 13 s if every value is one; 2 µs for 500 characters of prose.
 
 Not searched, on purpose: views and partitioned parents (no rows of their own), generated columns (they follow from
 columns of the same row, which are declared or searched), temporary tables, and bytea beyond its first 64 bytes.
@@ -15,7 +15,7 @@ from typing import cast
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.connection import Connection
-from keyrotation_pipeline.adapters.postgres.grammar_sql import ANYWHERE, EXACT_HEAD
+from keyrotation_pipeline.adapters.postgres.grammar_sql import ANYWHERE, EXACT_HEAD, value_class
 from keyrotation_pipeline.adapters.postgres.scans import heap_scan, readable_tree
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -53,13 +53,18 @@ GROUP BY c.oid, n.nspname, c.relname, c.relkind
 ORDER BY n.nspname, c.relname
 """
 
-# The parts of each hit: white space before it at the very beginning, the version, what ends the nonce.
+# A value that stands alone is told by its class, which is ten times as fast as taking hits apart. The parts of a hit:
+# white space before it at the very beginning, the version, what ends the nonce. (OFFSET 0: each class is judged once.)
 _HITS = """
-SELECT count(*) FILTER (WHERE {exact}), count(*) FILTER (WHERE NOT {exact}),
-       array_agg(DISTINCT substr(hit[2], 2, length(hit[2]) - 2)::int) FILTER (WHERE {exact})
-FROM ONLY {relation}, LATERAL regexp_matches({text}, {anywhere}, 'g') AS hit
+SELECT count(version), count(*) - count(version), array_agg(DISTINCT version) FILTER (WHERE version IS NOT NULL)
+FROM (SELECT {text} AS text, {value_class} AS class FROM ONLY {relation} OFFSET 0) AS held, LATERAL (
+    SELECT class WHERE class > 0
+    UNION ALL
+    SELECT CASE WHEN hit[1] IS NULL AND hit[2] COLLATE "C" ~ {exact_head} AND hit[3] = ':'
+                THEN substr(hit[2], 2, length(hit[2]) - 2)::int END
+    FROM regexp_matches(text, {anywhere}, 'g') AS hit WHERE class <= 0
+) AS hits(version)
 """
-_IS_EXACT = """(hit[1] IS NULL AND hit[2] COLLATE "C" ~ {exact_head} AND hit[3] = ':')"""
 
 _MATERIALIZED = (
     "materialized view holds encrypted values: REFRESH MATERIALIZED VIEW once the rows beneath it are re-encrypted"
@@ -87,7 +92,7 @@ class _Searched:
 
     def text(self, column: str) -> sql.Composed:
         template = "encode(substr({}, 1, 64), 'escape')" if column in self.binary else "{}::text"
-        return sql.SQL('({}) COLLATE "C"').format(sql.SQL(template).format(sql.Identifier(column)))
+        return sql.SQL('({} COLLATE "C")').format(sql.SQL(template).format(sql.Identifier(column)))
 
 
 def discover(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
@@ -143,9 +148,10 @@ def _search(connection: Connection, relation: _Searched) -> list[Finding]:
 
 def _finding(connection: Connection, relation: _Searched, column: str) -> Finding:
     query = sql.SQL(_HITS).format(
-        exact=sql.SQL(_IS_EXACT).format(exact_head=sql.Literal(EXACT_HEAD)),
+        exact_head=sql.Literal(EXACT_HEAD),
         relation=relation.identifier,
         text=relation.text(column),
+        value_class=value_class(relation.text(column)),
         anywhere=sql.Literal(ANYWHERE),
     )
     row = connection.execute(query).fetchone()
