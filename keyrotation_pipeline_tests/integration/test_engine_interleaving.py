@@ -89,10 +89,11 @@ def application(url: str, *statements: str) -> None:
         ),
     ],
 )
+@pytest.mark.parametrize("moment", [0, 1], ids=["first batch", "second batch"])
 def test_a_relation_rewritten_between_read_and_write_gets_no_value_into_another_row(
-    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, statements: list[str]
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, statements: list[str], moment: int
 ) -> None:
-    with between_read_and_write(lambda batch: application(database_url, *statements) if batch == 1 else None):
+    with between_read_and_write(lambda batch: application(database_url, *statements) if batch == moment else None):
         done = engine.shard(CASES)
 
     left = read_back(migrated, ring, CASES, "id")

@@ -116,7 +116,7 @@ def _bad_keys(connection: Connection, relation: Relation | None, column: str, re
     bad: sql.Composable = (
         grammar_sql.under(column, [KeyVersion.parse(named.group())])
         if named
-        else sql.SQL("{} < 0").format(grammar_sql.value_class(column))
+        else sql.SQL("{} < 0").format(grammar_sql.value_class(grammar_sql.as_text(column)))
     )
     # Literals instead of parameters, since names may hold percent signs.
     key = row_key(connection, relation)
