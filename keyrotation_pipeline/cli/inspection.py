@@ -11,6 +11,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import Finding, QuarantinedValue, TableCount
 from keyrotation_pipeline.model.proof import DecryptedCount
+from keyrotation_pipeline.rotation.inventory import take_inventory
 
 
 def inventory(*, config: Config = None, as_json: Json = False) -> None:
@@ -22,18 +23,15 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.database.identity().name
-        counts = pipeline.database.count(pipeline.tables)
-        pipeline.ledger.save_counts(counts)
-        findings = pipeline.database.discover(pipeline.tables)
-        quarantined = pipeline.database.quarantine(pipeline.tables)
+        taken = take_inventory(pipeline)
         records = pipeline.ledger.keys()
     if as_json:
-        output.document(_inventory_document(database, counts, findings, quarantined))
+        output.document(_inventory_document(database, taken.counts, taken.findings, taken.quarantine))
         return
     output.heading(database)
-    _show_columns(counts, [record.version for record in records])
-    _show_findings(findings)
-    _show_quarantine(quarantined)
+    _show_columns(taken.counts, [record.version for record in records])
+    _show_findings(taken.findings)
+    _show_quarantine(taken.quarantine)
 
 
 def verify(*, config: Config = None, as_json: Json = False) -> None:

@@ -9,6 +9,7 @@ from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.columns import Finding, TableCount
+from keyrotation_pipeline.rotation.inventory import take_inventory
 
 NO_UNDECLARED_CIPHERTEXT = dg.AssetCheckSpec(
     "no_undeclared_ciphertext",
@@ -28,9 +29,8 @@ def encrypted_columns(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """The inventory: values per table and key version counted anew, undeclared columns with such values searched."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
-        counts = opened.database.count(opened.tables)
-        opened.ledger.save_counts(counts)
-        findings = opened.database.discover(opened.tables)
+        taken = take_inventory(opened)
+        counts, findings = taken.counts, taken.findings
         seq = opened.ledger.head().seq
     yield dg.MaterializeResult(
         metadata={

@@ -1,5 +1,6 @@
 """Which columns are encrypted, and what was counted in them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
@@ -83,6 +84,15 @@ class Finding:
     near_misses: int
     versions: tuple[KeyVersion, ...]
     reason: str = "undeclared column holds encrypted values"
+    materialized: bool = False
+
+    def blocks(self, retired: Sequence[KeyVersion]) -> bool:
+        """Whether the key of one of `retired` must stay because of it.
+
+        A materialized view cannot be re-encrypted, only refreshed: one that shows none of these versions is done.
+        """
+        refreshed = self.materialized and not self.near_misses and not set(self.versions) & set(retired)
+        return not refreshed
 
 
 @dataclass(frozen=True, slots=True)

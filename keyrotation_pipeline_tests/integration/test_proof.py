@@ -10,7 +10,7 @@ from keyrotation_pipeline.adapters.postgres.connection import Connection, connec
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.proof import ZeroOldRows
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -189,3 +189,12 @@ def test_nobody_can_take_a_fence_down_before_the_retiring_transaction_ends(clini
         other.execute("SET lock_timeout = '50ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             other.execute(f"ALTER TABLE public.clients DROP CONSTRAINT {fence.NAME}".encode())
+
+
+def test_a_refreshed_materialized_view_blocks_nothing_and_a_stale_one_does() -> None:
+    v1, v2 = KeyVersion(1), KeyVersion(2)
+    refreshed = Finding("summary", "first_name", 3, 0, (v2,), materialized=True)
+    stale = Finding("summary", "first_name", 3, 0, (v1, v2), materialized=True)
+    undeclared = Finding("clients", "spare", 3, 0, (v2,))
+
+    assert [finding.blocks([v1]) for finding in (refreshed, stale, undeclared)] == [False, True, True]

@@ -158,5 +158,5 @@ def _finding(connection: Connection, relation: _Searched, column: str) -> Findin
     values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
     found = tuple(KeyVersion(number) for number in versions or ())
     if relation.kind == "m":
-        return Finding(relation.label, column, values, near_misses, found, _MATERIALIZED)
+        return Finding(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
     return Finding(relation.label, column, values, near_misses, found)
