@@ -349,7 +349,10 @@ class Ledger(Protocol):
 
     # rotations
     def open(self, rotation: Rotation, text: bytes) -> None:
-        """Store a new request and the exact bytes to sign; refused while another is unfinished."""
+        """Store a new request and the exact bytes to sign; refused while another is unfinished.
+
+        One that supersedes another may wait beside that.
+        """
 
     def rotation(self, request: str) -> Rotation:
         """One rotation by its id (or an unambiguous beginning of it).
@@ -359,7 +362,10 @@ class Ledger(Protocol):
         """
 
     def current(self) -> Rotation | None:
-        """The unfinished rotation, if any."""
+        """The unfinished rotation or rollback, if any; not one that only waits to supersede another."""
+
+    def waiting(self) -> Rotation | None:
+        """The rotation or rollback that waits for its start, to undo another or to take it over, if any."""
 
     def rotations(self) -> tuple[Rotation, ...]:
         """All, newest first."""

@@ -4,6 +4,7 @@ import base64
 import importlib
 import itertools
 import os
+import pkgutil
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -48,10 +49,11 @@ def connection(database_url: str) -> Iterator[Connection]:
 @pytest.fixture
 def migrated(connection: Connection) -> Connection:
     """A connection to a database that has the schema `keyrotation`."""
-    migration = importlib.import_module("keyrotation_pipeline.adapters.postgres.migrations.versions.0001_ledger")
     connection.execute("CREATE SCHEMA keyrotation")
-    for statement in migration.STATEMENTS:
-        connection.execute(statement)
+    versions = importlib.import_module("keyrotation_pipeline.adapters.postgres.migrations.versions")
+    for name in sorted(module.name for module in pkgutil.iter_modules(versions.__path__)):
+        for statement in importlib.import_module(f"{versions.__name__}.{name}").STATEMENTS:
+            connection.execute(statement)
     return connection
 
 

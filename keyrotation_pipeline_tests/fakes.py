@@ -30,7 +30,7 @@ from keyrotation_pipeline.model.columns import (
 )
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, RotationType, StepRecord
+from keyrotation_pipeline.model.rotation import WALKED, Rotation, RotationStatus, RotationType, StepRecord
 from keyrotation_pipeline.ports import (
     DatabaseIdentity,
     Instance,
@@ -465,7 +465,8 @@ class FakeLedger:
         self.state.keys[version] = replace(record, state=state)
 
     def open(self, rotation: Rotation, text: bytes) -> None:
-        if self.current() is not None:
+        beside = self.waiting() if rotation.supersedes else self.current()
+        if beside is not None and rotation.action in WALKED:
             raise RequestError("another rotation is unfinished; finish or cancel it")
         self.append("rotation_requested", {"reason": rotation.reason}, rotation.id)
         self.state.rotations[rotation.id] = rotation
@@ -478,8 +479,13 @@ class FakeLedger:
         return found[0]
 
     def current(self) -> Rotation | None:
-        done = {RotationStatus.CANCELLED, RotationStatus.FINISHED}
-        return next((each for each in self.state.rotations.values() if each.status not in done), None)
+        return next((each for each in self._unfinished() if not each.waits_to_supersede), None)
+
+    def waiting(self) -> Rotation | None:
+        return next((each for each in self._unfinished() if each.waits_to_supersede), None)
+
+    def _unfinished(self) -> list[Rotation]:
+        return [each for each in self.state.rotations.values() if not each.is_over and each.action in WALKED]
 
     def rotations(self) -> tuple[Rotation, ...]:
         return tuple(reversed(self.state.rotations.values()))

@@ -26,6 +26,19 @@ class Step(StrEnum):
 WALK: tuple[Step, ...] = tuple(Step)
 
 
+class RequestAction(StrEnum):
+    """What a request asks for, as its canonical text says it."""
+
+    ROTATE = "rotate"
+    ROLLBACK = "rollback"
+    DESTROY = "destroy"
+    POLICY = "policy"
+
+
+# The actions whose requests go through the walk.
+WALKED = frozenset({RequestAction.ROTATE, RequestAction.ROLLBACK})
+
+
 class RotationType(StrEnum):
     """Why the rotation happens, as the seed's `key_rotation_audit.rotation_type` has it."""
 
@@ -61,6 +74,7 @@ class Rotation:
     Args:
         id: 128 random bits as 32 hex digits.
         approvals: primary-key fingerprints of the officers whose signatures are stored (verified when used).
+        supersedes: the request that ends when this one starts, which undoes it (a rollback) or takes it over.
         promotion_xid: `pg_current_xact_id()` just after promotion, by which later row versions are known.
         audit_head: seq and hash of the audit when the request was opened.
         blocked_by: sentence of the last failed attempt, None once a later attempt got further.
@@ -86,6 +100,17 @@ class Rotation:
     finished_at: datetime | None = None
     promotion_xid: int | None = None
     blocked_by: str | None = None
+    supersedes: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can come of it any more."""
+        return self.status in {RotationStatus.CANCELLED, RotationStatus.FINISHED}
+
+    @property
+    def waits_to_supersede(self) -> bool:
+        """Whether it stands beside the request that it is to undo or to take over, and has not started."""
+        return self.supersedes is not None and self.status is RotationStatus.REQUESTED
 
     def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
         """The record of a finished step (or shard), if it is finished."""

@@ -185,3 +185,27 @@ class LedgerSuite:
         for _ in range(2):
             with ledger.lock("clients/00"):
                 pass
+
+    def test_a_request_that_supersedes_another_waits_beside_it(self, opened: Ledger) -> None:
+        rollback = rotation(2, action="rollback", source=V2, target=V1, supersedes=rotation().id)
+        opened.open(rollback, TEXT)
+        assert (opened.current(), opened.waiting()) == (rotation(), rollback)
+
+    def test_only_one_request_waits_to_supersede_another(self, opened: Ledger) -> None:
+        opened.open(rotation(2, supersedes=rotation().id), TEXT)
+        with pytest.raises(RequestError):
+            opened.open(rotation(3, supersedes=rotation().id), TEXT)
+
+    def test_a_request_that_supersedes_starts_only_once_the_other_has_ended(self, opened: Ledger) -> None:
+        successor = rotation(2, supersedes=rotation().id)
+        opened.open(successor, TEXT)
+        opened.set_status(rotation().id, RotationStatus.CANCELLED)
+        opened.set_status(successor.id, RotationStatus.RUNNING)
+        current = opened.current()
+        assert current is not None
+        assert (current.id, opened.waiting()) == (successor.id, None)
+
+    def test_a_policy_request_is_no_rotation(self, opened: Ledger) -> None:
+        opened.open(rotation(2, action="policy"), TEXT)
+        assert opened.current() == rotation()
+        assert opened.rotation(rotation(2).id).action == "policy"

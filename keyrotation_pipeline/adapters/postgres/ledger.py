@@ -7,7 +7,7 @@ from keyrotation_pipeline.adapters.postgres.key_records import KeyRecords
 from keyrotation_pipeline.adapters.postgres.ledger_rows import count_facts, count_of, jsonb
 from keyrotation_pipeline.adapters.postgres.rotation_records import RotationRecords
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.model.rotation import Rotation
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation
 from keyrotation_pipeline.ports import ShardProgress
 
 _SHARDS = """
@@ -84,7 +84,7 @@ class PostgresLedger(KeyRecords, RotationRecords):
             "started": _seed_time(rotation.started_at or self.clock.now()),
             "old": str(rotation.source),
             "new": str(rotation.target),
-            "type": str(rotation.type),
+            "type": str(rotation.action if rotation.action == RequestAction.ROLLBACK else rotation.type),
             "by": rotation.requested_by,
             "completed": _seed_time(completed_at) if completed_at else None,
             "records": records_reencrypted,

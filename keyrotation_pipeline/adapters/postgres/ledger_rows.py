@@ -39,6 +39,7 @@ def rotation_of(row: Row) -> Rotation:
         finished_at=row["finished_at"],
         promotion_xid=row["promotion_xid"],
         blocked_by=row["blocked_by"],
+        supersedes=row["supersedes"],
     )
 
 
@@ -61,6 +62,7 @@ def row_of(rotation: Rotation, text: bytes) -> dict[str, object]:
         "audit_hash": rotation.audit_head[1],
         "approval_text": text,
         "status": str(rotation.status),
+        "supersedes": rotation.supersedes,
     }
 
 

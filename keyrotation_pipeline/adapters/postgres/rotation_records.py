@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, StepRe
 _ROTATIONS = """
     SELECT r.id, r.type, r.action, r.source_version, r.source_fingerprint, r.target_version, r.reason, r.incident,
            r.requested_by, r.requested_at, r.start_by, r.finish_by, r.audit_seq, r.audit_hash, r.status,
-           r.started_at, r.finished_at, r.promotion_xid, r.blocked_by,
+           r.started_at, r.finished_at, r.promotion_xid, r.blocked_by, r.supersedes,
            ARRAY(SELECT s.officer FROM keyrotation.signatures s WHERE s.request = r.id ORDER BY s.signed_at, s.officer)
                AS approvals,
            (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.finished_at, t.step, t.table_name, t.shard), '[]')
@@ -27,12 +27,15 @@ _ROTATIONS = """
 _INSERT = """
     INSERT INTO keyrotation.rotations
         (id, type, action, source_version, source_fingerprint, target_version, reason, incident, requested_by,
-         requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status)
+         requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status, supersedes)
     VALUES
         (%(id)s, %(type)s, %(action)s, %(source_version)s, %(source_fingerprint)s, %(target_version)s, %(reason)s,
          %(incident)s, %(requested_by)s, %(requested_at)s, %(start_by)s, %(finish_by)s, %(audit_seq)s, %(audit_hash)s,
-         %(approval_text)s, %(status)s)
+         %(approval_text)s, %(status)s, %(supersedes)s)
 """
+
+_UNFINISHED = "r.status NOT IN ('cancelled', 'finished') AND r.action IN ('rotate', 'rollback')"
+_WAITING = "r.status = 'requested' AND r.supersedes IS NOT NULL"
 
 _MAY_FOLLOW: Mapping[RotationStatus, frozenset[RotationStatus]] = {
     RotationStatus.REQUESTED: frozenset({RotationStatus.RUNNING, RotationStatus.PAUSED, RotationStatus.CANCELLED}),
@@ -63,6 +66,7 @@ class RotationRecords(AuditChain):
             "requested_by": rotation.requested_by,
             "reason": rotation.reason,
             "incident": rotation.incident,
+            "supersedes": rotation.supersedes,
             "approval_text": text.decode(),
         }
         try:
@@ -90,7 +94,12 @@ class RotationRecords(AuditChain):
 
     def current(self) -> Rotation | None:
         """See `Ledger.current`."""
-        rows = self.query(f"{_ROTATIONS} WHERE r.status NOT IN ('cancelled', 'finished')")
+        rows = self.query(f"{_ROTATIONS} WHERE {_UNFINISHED} AND NOT ({_WAITING})")
+        return rotation_of(rows[0]) if rows else None
+
+    def waiting(self) -> Rotation | None:
+        """See `Ledger.waiting`."""
+        rows = self.query(f"{_ROTATIONS} WHERE {_UNFINISHED} AND {_WAITING}")
         return rotation_of(rows[0]) if rows else None
 
     def rotations(self) -> tuple[Rotation, ...]:

@@ -4,7 +4,7 @@ from keyrotation_pipeline.adapters.postgres.connection import Connection, displa
 from keyrotation_pipeline.errors import PreflightError
 
 # The newest revision in migrations/versions: what `migrate` brings a database to.
-HEAD = "0001"
+HEAD = "0002"
 
 
 def require_migrated(connection: Connection) -> None:
