@@ -23,7 +23,11 @@ def console(*, stderr: bool = False) -> Console:
 
 def line(text: str = "", *, style: str | None = None) -> None:
     """One line on stdout, never broken in the middle."""
-    console().print(Text(text, style=style or ""), soft_wrap=True)
+    if style is None:
+        # Not by a console, which would write past the bars of `progress` and into them.
+        sys.stdout.write(f"{text}\n")
+    else:
+        console().print(Text(text, style=style), soft_wrap=True)
 
 
 def heading(database: str) -> None:

@@ -43,6 +43,8 @@ def _bars() -> Bars:
         TimeRemainingColumn(),
         console=console(stderr=True),
         transient=True,
+        # Lines of the result appear above the bars on a terminal; into a pipe they go untouched.
+        redirect_stdout=sys.stdout.isatty(),
     )
 
 
