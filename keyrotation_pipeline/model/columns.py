@@ -48,7 +48,7 @@ class Shard:
 
     @property
     def key(self) -> str:
-        """Partition key of the shard dimension, ``00``, ``01``, …"""
+        """Partition key of the shard dimension: ``00``, ``01`` and so on."""
         return f"{self.index:02d}"
 
 

@@ -53,7 +53,8 @@ def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], 
     if rotation.started_at is None and now > rotation.start_by:
         return Decision(
             (),
-            f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it and request a new one",
+            f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; "
+            "cancel it and request a new one",
         )
     for step in WALK:
         if rotation.done(step) is None:

@@ -54,5 +54,5 @@ def everything(home: Path, ring: KeyRing) -> Everything:
     with EmbeddedServer(home / "postgres") as server, connect(server.url()) as connection:
         for table, columns in ENCRYPTED_COLUMNS.items():
             for key, *values in connection.execute(f"SELECT id, {', '.join(columns)} FROM public.{table}"):
-                found[table, key] = tuple(None if value is None else decrypt(ring, value) for value in values)
+                found[table, key] = tuple(None if value is None else decrypt(ring, str(value)) for value in values)
     return found
