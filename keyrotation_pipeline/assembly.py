@@ -15,7 +15,8 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.instances import ReportedInstances
 from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.schema import require_migrated
-from keyrotation_pipeline.adapters.vault import FileVault
+from keyrotation_pipeline.assurance.ports import BackupSite
+from keyrotation_pipeline.backup_assembly import backup_site, backup_vault
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports import Pipeline
@@ -65,6 +66,13 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
     with database_url(settings) as url, closing(connect(url)) as connection:
         require_migrated(connection)
         yield _assemble(settings, url, connection, actor)
+
+
+@contextmanager
+def open_backups(settings: Settings, *, actor: str) -> Iterator[BackupSite]:
+    """Every port, and what backups and recovery need besides, until the context ends; raises as `open_pipeline`."""
+    with database_url(settings) as url, open_pipeline(settings, actor=actor) as pipeline:
+        yield backup_site(settings, url, pipeline)
 
 
 def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
@@ -137,7 +145,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         ledger=PostgresLedger(connection, clock, actor, str(database.identity())),
         database=database,
         keys=FileKeyStore(settings.keys_directory),
-        vault=FileVault(settings.backup_directory, gpg, settings.recipients, clock),
+        vault=backup_vault(settings, gpg, clock),
         rollout=ReportedInstances(
             connection, settings.rollout.instance_ttl_seconds, settings.rollout.timeout_seconds, clock
         ),

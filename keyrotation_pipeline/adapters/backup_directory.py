@@ -55,6 +55,11 @@ class BackupDirectory:
         with self._reading(name), self.path(name).open("rb") as source, private_file(target) as file:
             shutil.copyfileobj(source, file)
 
+    def digest(self, name: str) -> str:
+        """See `BackupPlace.digest`."""
+        with self._reading(name):
+            return sha256_of(self.path(name))
+
     def write(self, name: str, content: bytes) -> None:
         """See `LocalPlace.write`."""
         with self.receiving(name) as file:

@@ -130,7 +130,7 @@ class S3Bucket:
         if found.get("ChecksumSHA256") == base64.b64encode(bytes.fromhex(sha256)).decode():
             return True
         # What came in parts has a checksum of the checksums of its parts.
-        return self._downloaded_digest(name) == sha256
+        return self.digest(name) == sha256
 
     def locked_until(self, name: str) -> datetime | None:
         """See `BackupPlace.locked_until`."""
@@ -161,12 +161,13 @@ class S3Bucket:
         return {"ObjectLockMode": "GOVERNANCE"} if locks else {}
 
     def _require_same(self, name: str, sha256: str) -> None:
-        if self._downloaded_digest(name) != sha256:
+        if self.digest(name) != sha256:
             raise BackupError(
                 f"{name} downloads differently from {self.description} than it was uploaded; run it again"
             )
 
-    def _downloaded_digest(self, name: str) -> str:
+    def digest(self, name: str) -> str:
+        """See `BackupPlace.digest`: by downloading."""
         digest = hashlib.sha256()
         with self._reading(name):
             for chunk in self._client.get_object(**self._at(name))["Body"].iter_chunks(1 << 20):

@@ -9,7 +9,7 @@ from typing import IO, Protocol
 
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.ports import CiphertextDatabase, Pipeline
+from keyrotation_pipeline.ports import BackupVault, CiphertextDatabase, Pipeline
 
 
 class BackupPlace(Protocol):
@@ -48,6 +48,13 @@ class BackupPlace(Protocol):
 
         Raises:
             BackupError: it cannot be written, or reads back differently.
+        """
+
+    def digest(self, name: str) -> str:
+        """SHA-256, hex, of a file as it is there now, read to its end.
+
+        Raises:
+            BackupError: as `read`.
         """
 
     def locked_until(self, name: str) -> datetime | None:
@@ -132,6 +139,7 @@ class BackupSite:
 
     Args:
         local: the directory in which sets are made.
+        vault: makes key files in it.
         offsite: further places, each of which gets a copy.
         recipients: how many can decrypt what is made.
         keep_local_days: local files older than this go when a newer one is verified.
@@ -139,6 +147,7 @@ class BackupSite:
 
     pipeline: Pipeline
     local: LocalPlace
+    vault: BackupVault
     offsite: tuple[BackupPlace, ...]
     dumps: DatabaseDumps
     restorer: DumpRestorer

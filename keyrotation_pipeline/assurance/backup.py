@@ -1,0 +1,146 @@
+"""The daily backup: every key that anything may still need, and the database beside them, at one moment."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.assurance import retention
+from keyrotation_pipeline.assurance.ports import BackupSite
+from keyrotation_pipeline.errors import BackupError, KeyRotationError
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+
+BACKUP_MADE = "backup_made"
+BACKUP_INCOMPLETE = "backup_incomplete"
+FEWEST_RECIPIENTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BackupMade:
+    """A set that is in every place, read again there.
+
+    Args:
+        places: where it is.
+        removed: older local files that went.
+        warnings: one sentence for each thing that should be better.
+    """
+
+    made: BackupSet
+    places: tuple[str, ...]
+    removed: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the audit and for metadata."""
+        dump = self.made.dump
+        return {
+            "set": self.made.name,
+            "made_at": self.made.made_at,
+            "keys": {str(key.version): key.fingerprint for key in self.made.keys},
+            "files": {file.name: file.sha256 for file in self.made.files},
+            "size_bytes": sum(file.size_bytes for file in self.made.files),
+            "recipients": sorted({recipient for file in self.made.files for recipient in file.recipients}),
+            "dump": dump.file.name if dump else None,
+            "dump_needs": [str(version) for version in dump.versions] if dump else [],
+            "places": list(self.places),
+            "removed": list(self.removed),
+            "warnings": list(self.warnings),
+        }
+
+
+def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
+    """Back up every key and, with `database`, the database; in the local directory first, then in the other places.
+
+    A key that cannot be backed up, or a dump that fails, does not keep the rest from being backed up; it is then an
+    error all the same.
+
+    Raises:
+        BackupError: something could not be backed up; says what, and what was.
+        BlockedError: another backup is under way.
+    """
+    ledger = site.pipeline.ledger
+    with ledger.lock("backup"):
+        for place in site.places:
+            place.require_usable()
+        made_at = site.pipeline.clock.now().replace(microsecond=0)
+        keys, lost = _keys(site, made_at)
+        dump, not_dumped = _dump(site, made_at) if database else (None, [])
+        made = BackupSet(made_at, str(site.pipeline.database.identity()), keys, dump, ledger.head())
+        # The manifest comes last in each place: what has none is not a set.
+        site.local.write(made.name, made.to_json())
+        places, not_copied = _copied(site, made)
+        removed = retention.remove_expired(site, made_at)
+        done = BackupMade(made, places, removed, tuple(_warnings(site)))
+        failures = [*lost, *not_dumped, *not_copied]
+        ledger.append(BACKUP_INCOMPLETE if failures else BACKUP_MADE, {**done.facts(), "failures": failures})
+    if failures:
+        raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(failures)}")
+    return done
+
+
+def _keys(site: BackupSite, made_at: datetime) -> tuple[tuple[KeyCopy, ...], list[str]]:
+    """A file of every key that is not destroyed: rows, snapshots and kept dumps may need each of them."""
+    registered = site.pipeline.ledger.keys()
+    records = [record for record in registered if record.state is not KeyState.DESTROYED]
+    if not records:
+        raise BackupError("there is no key to back up; run `keyrotation init`")
+    copies, failures = [], []
+    for record in records:
+        try:
+            copies.append(_key(site, record, made_at))
+        except KeyRotationError as error:
+            failures.append(str(error))
+    if not copies:
+        raise BackupError(f"no key can be backed up: {'; '.join(failures)}")
+    return tuple(copies), failures
+
+
+def _key(site: BackupSite, record: KeyRecord, made_at: datetime) -> KeyCopy:
+    material = site.pipeline.keys.get(record.version)
+    if material.fingerprint != record.fingerprint:
+        raise BackupError(
+            f"the key store holds another {record.version} ({material.fingerprint[:16]}) than the one registered "
+            f"({record.fingerprint[:16]}); move it away and run `keyrotation restore-key {record.version}`"
+        )
+    made = site.vault.store_key(record.version, material, site.pipeline.ledger.head(), made_at)
+    size_bytes = len(site.local.read(made.name))
+    return KeyCopy(record.version, made.fingerprint, StoredFile(made.name, made.sha256, size_bytes, made.recipients))
+
+
+def _dump(site: BackupSite, made_at: datetime) -> tuple[DatabaseCopy | None, list[str]]:
+    try:
+        return site.dumps.make(dump_name(made_at), site.pipeline.tables), []
+    except KeyRotationError as error:
+        return None, [str(error)]
+
+
+def _copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], list[str]]:
+    places, failures = [site.local.description], []
+    for place in site.offsite:
+        try:
+            for name in _names(made):
+                place.put(name, site.local.path(name))
+            places.append(place.description)
+        except BackupError as error:
+            failures.append(str(error))
+    return tuple(places), failures
+
+
+def _names(made: BackupSet) -> Iterator[str]:
+    """Every file of a set, each after those that it vouches for."""
+    for key in made.keys:
+        yield from (key.file.name, f"{key.file.name}.json")
+    if made.dump is not None:
+        yield made.dump.file.name
+    yield made.name
+
+
+def _warnings(site: BackupSite) -> Iterator[str]:
+    if site.recipients < FEWEST_RECIPIENTS:
+        yield (
+            "only one certificate can decrypt the backups, so they are lost with its key; "
+            "name at least two under [backup] recipients"
+        )
+    if not site.offsite:
+        yield "the backups are on this machine only, and lost with it; name a bucket under [backup.s3]"

@@ -1,0 +1,126 @@
+"""A key is gone from the key store: put it back from a backup."""
+
+from dataclasses import dataclass
+
+from keyrotation_pipeline.assurance.copies import key_copies, read_key
+from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
+from keyrotation_pipeline.assurance.restored import sampled_under
+from keyrotation_pipeline.errors import (
+    FingerprintMismatchError,
+    KeyRotationError,
+    KeyStoreError,
+    MissingVersionError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation.intents import announce
+from keyrotation_pipeline.rotation.keys import record_of
+
+KEY_RESTORE_INTENDED = "key_restore_intended"
+KEY_RESTORED = "key_restored"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRestored:
+    """A version that is in the key store again.
+
+    Args:
+        source: where it came from.
+        place: ``live`` or ``archive``.
+        decrypted: values of the database that the key decrypted before it was stored.
+    """
+
+    version: KeyVersion
+    fingerprint: str
+    source: str
+    place: str
+    decrypted: int
+
+
+def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple[KeyMaterial, str]:
+    """A key from the newest backup that opens, and where it was; S3 first, then the local directory.
+
+    Raises:
+        MissingVersionError: no place has a backup of it.
+        RecoveryError, BackupError: there are backups, but none can be used; the sentence is of the first.
+    """
+    record, refused = record_of(site.pipeline, version), None
+    for place in site.places:
+        for copy in key_copies(place, version):
+            if record is not None and copy.fingerprint != record.fingerprint:
+                continue
+            try:
+                return read_key(place, copy, key), f"{copy.file.name} in {place.description}"
+            except KeyRotationError as error:
+                refused = refused or error
+    if refused is not None:
+        raise refused
+    raise MissingVersionError(
+        f"no backup of {version} is in {' or '.join(place.description for place in site.places)}; "
+        f"name one with `keyrotation restore-key {version} --from FILE`"
+    )
+
+
+def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, source: str) -> KeyRestored:
+    """Put a lost key back where the ledger says that it belongs; the same again is no change.
+
+    Raises:
+        FingerprintMismatchError: it is not the key that is registered.
+        UnreadableSampleError: it does not decrypt what is stored under its version.
+        KeyStoreError: the version is destroyed, or the store holds a different key under it.
+    """
+    record = _require_registered(pipeline, version, material)
+    _require_no_other(pipeline, version, material)
+    ring = KeyRing({version: material}, version)
+    decrypted = sum(sum(sampled_under(pipeline.database, table, version, ring).values()) for table in pipeline.tables)
+    archived = record.state is KeyState.ARCHIVED or (record.state is KeyState.COMPROMISED and not decrypted)
+    restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
+    facts = {
+        "version": version, "fingerprint": material.fingerprint, "source": source, "place": restored.place,
+        "decrypted": decrypted,
+    }  # fmt: skip
+    announce(pipeline, KEY_RESTORE_INTENDED, facts, None)
+    _store(pipeline, record, material, archived=archived)
+    pipeline.ledger.append(KEY_RESTORED, facts)
+    return restored
+
+
+def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
+    record = record_of(pipeline, version)
+    if record is None:
+        raise FingerprintMismatchError(
+            f"{version} is not registered, so nothing says whether this key is the right one; restore the database "
+            "first, or name a registered version"
+        )
+    if record.state is KeyState.DESTROYED:
+        raise KeyStoreError(f"{version} is destroyed, and stays so; name another version")
+    if record.fingerprint != material.fingerprint:
+        raise FingerprintMismatchError(
+            f"the backup holds the key {material.fingerprint[:16]}, but {version} is registered as "
+            f"{record.fingerprint[:16]}; nothing was changed, name the backup of that key"
+        )
+    return record
+
+
+def _require_no_other(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> None:
+    stored = (*pipeline.keys.versions(), *pipeline.keys.archived())
+    if version in stored and (found := pipeline.keys.get(version)) != material:
+        raise KeyStoreError(
+            f"the key store holds a different key ({found.fingerprint[:16]}) under {version}, which is never "
+            "overwritten; find out whose it is, move it away, and run this again"
+        )
+
+
+def _store(pipeline: Pipeline, record: KeyRecord, material: KeyMaterial, *, archived: bool) -> None:
+    version, keys = record.version, pipeline.keys
+    if version not in keys.archived():
+        keys.add(version, material)
+    if keys.get(version) != material:
+        raise KeyStoreError(f"{version} does not read back from the key store as it was stored; check the store")
+    if archived and version in keys.versions():
+        keys.archive(version)
+    if record.state is KeyState.ACTIVE and keys.primary() is None:
+        keys.set_primary(version)

@@ -1,0 +1,244 @@
+"""The recovery test: fetch, decrypt, restore and read what a disaster would have to, measure it, and keep nothing.
+
+Everything comes from the place that a disaster would turn to first. Nothing falls back to another place or an older
+set: that would hide what the test is for. Source: the seed procedure, section 7.3.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from keyrotation_pipeline.assurance.copies import KeptSets, fetch, kept_sets, read_key
+from keyrotation_pipeline.assurance.ports import BackupPlace, BackupSite, Objectives, RecoveryKey
+from keyrotation_pipeline.assurance.restored import Sampled, require_all_there, sampled
+from keyrotation_pipeline.errors import (
+    BackupError,
+    DamagedBackupError,
+    FingerprintMismatchError,
+    KeyRotationError,
+    MissingVersionError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp
+from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+
+RECOVERY_TEST_STARTED = "recovery_test_started"
+RECOVERY_TEST_PASSED = "recovery_test_passed"
+RECOVERY_TEST_FAILED = "recovery_test_failed"
+RECOVERY_TEST_DUE = "recovery_test_due"
+
+
+@dataclass(frozen=True, slots=True)
+class DumpTested:
+    """One dump that was restored and read.
+
+    Args:
+        sampled: values decrypted, per table, column and key version.
+        ignored_errors: statements that pg_restore passed over (roles, extensions); every row was there all the same.
+    """
+
+    name: str
+    made_at: datetime
+    rows: Mapping[str, int]
+    sampled: Sampled
+    ignored_errors: int
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the record."""
+        return {
+            "file": self.name,
+            "made_at": self.made_at,
+            "rows": dict(self.rows),
+            "decrypted": self.sampled,
+            "ignored_errors": self.ignored_errors,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """A passed test.
+
+    Args:
+        older: a dump from before, which only an archived key reads; None where no such dump is kept.
+        rto_seconds: from the first byte fetched to the last value read, of the newest set.
+        rpo_seconds: how old the newest set was when the test began: what would have been lost.
+    """
+
+    place: str
+    recovery_key: str
+    made: BackupSet
+    newest: DumpTested
+    older: DumpTested | None
+    rto_seconds: float
+    rpo_seconds: float
+    objectives: Objectives
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """A sentence for each objective that was not met."""
+        pairs = (
+            ("recovery took", self.rto_seconds, "rto_seconds", self.objectives.rto_seconds, "use a faster machine"),
+            (
+                "the newest backup was",
+                self.rpo_seconds,
+                "rpo_seconds",
+                self.objectives.rpo_seconds,
+                "back up more often",
+            ),
+        )
+        return tuple(
+            f"{what} {seconds:,.0f} s{' old' if setting == 'rpo_seconds' else ''}, and [recovery] {setting} allows "
+            f"{allowed:,} s; {advice}"
+            for what, seconds, setting, allowed, advice in pairs
+            if seconds > allowed
+        )
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the record: names, counts and times, never content."""
+        return {
+            "place": self.place,
+            "recovery_key": self.recovery_key,
+            "set": self.made.name,
+            "keys": {str(key.version): key.fingerprint for key in self.made.keys},
+            "newest": self.newest.facts(),
+            "older": self.older.facts() if self.older else None,
+            "rto_seconds": round(self.rto_seconds, 3),
+            "rpo_seconds": round(self.rpo_seconds, 3),
+            "objectives": {"rto_seconds": self.objectives.rto_seconds, "rpo_seconds": self.objectives.rpo_seconds},
+            "missed": list(self.missed),
+        }
+
+
+def recovery_test(site: BackupSite, key: RecoveryKey) -> RecoveryReport:
+    """Recover from the first place, read what came back, and record the outcome, good or bad.
+
+    Raises:
+        RecoveryError: a subclass and a sentence for each way in which a backup can fail.
+        BackupError: there is no backup, or the place cannot be read.
+        BlockedError: another test is under way.
+    """
+    ledger, place = site.pipeline.ledger, site.places[0]
+    with ledger.lock("recovery-test"):
+        begun = {"place": place.description, "recovery_key": key.label}
+        ledger.append(RECOVERY_TEST_STARTED, begun)
+        try:
+            report = _tested(site, place, key)
+        except KeyRotationError as error:
+            _record(site, RECOVERY_TEST_FAILED, {**begun, "failure": type(error).__name__, "reason": str(error)})
+            raise
+        _record(site, RECOVERY_TEST_PASSED, report.facts())
+        return report
+
+
+def recovered_keys(
+    place: BackupPlace, made: BackupSet, key: RecoveryKey, registered: Sequence[KeyRecord]
+) -> Mapping[KeyVersion, KeyMaterial]:
+    """Every key of a set, each the one that is registered.
+
+    Raises:
+        MissingVersionError: a key that was registered when the set was made is not in it.
+        RecoveryError, BackupError: as `read_key`.
+    """
+    fingerprints = {record.version: record.fingerprint for record in registered}
+    keys = {}
+    for copy in made.keys:
+        keys[copy.version] = read_key(place, copy, key)
+        if (wanted := fingerprints.get(copy.version, copy.fingerprint)) != copy.fingerprint:
+            raise FingerprintMismatchError(
+                f"{copy.file.name} holds the key {copy.fingerprint[:16]}, but {copy.version} is registered as "
+                f"{wanted[:16]}; find out which one encrypted the values, and back that one up"
+            )
+    for record in registered:
+        if record.version not in keys and record.created_at <= made.made_at and record.state is not KeyState.DESTROYED:
+            raise MissingVersionError(
+                f"{made.name} in {place.description} has no key {record.version}; put it back into the key store from "
+                f"an older backup with `keyrotation restore-key {record.version}`, then run `keyrotation backup`"
+            )
+    return keys
+
+
+def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryReport:
+    clock, registered = site.pipeline.clock, site.pipeline.ledger.keys()
+    with site.restorer.workspace() as workspace:
+        begun = clock.now()
+        kept = kept_sets(place)
+        made, dump = _newest(kept)
+        keys = recovered_keys(place, made, key, registered)
+        newest = _restored(site, place, made, dump, keys, key, workspace)
+        recovered = clock.now()
+        older_set = _older_under_archived_key(kept, made, registered)
+        older = None
+        if older_set is not None and older_set.dump is not None:
+            older = _restored(site, place, older_set, older_set.dump, keys, key, workspace)
+    return RecoveryReport(
+        place=place.description,
+        recovery_key=key.label,
+        made=made,
+        newest=newest,
+        older=older,
+        rto_seconds=(recovered - begun).total_seconds(),
+        rpo_seconds=(begun - made.made_at).total_seconds(),
+        objectives=site.objectives,
+    )
+
+
+def _newest(kept: KeptSets) -> tuple[BackupSet, DatabaseCopy]:
+    made = kept.newest
+    if kept.damaged and (made is None or max(kept.damaged) > made.name):
+        raise DamagedBackupError(
+            f"the manifest {max(kept.damaged)} in {kept.place.description} is damaged; run `keyrotation backup`, and "
+            "find out what damaged it"
+        )
+    if made is None or made.dump is None:
+        raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
+    return made, made.dump
+
+
+def _older_under_archived_key(kept: KeptSets, newest: BackupSet, registered: Sequence[KeyRecord]) -> BackupSet | None:
+    """The newest set before `newest` whose dump needs a key that applications no longer have."""
+    archived = {record.version for record in registered if record.state is KeyState.ARCHIVED}
+    earlier = (each for each in kept.sets if each.made_at < newest.made_at and each.dump is not None)
+    return next((each for each in earlier if each.dump and archived.intersection(each.dump.versions)), None)
+
+
+def _restored(
+    site: BackupSite,
+    place: BackupPlace,
+    made: BackupSet,
+    dump: DatabaseCopy,
+    keys: Mapping[KeyVersion, KeyMaterial],
+    key: RecoveryKey,
+    workspace: Path,
+) -> DumpTested:
+    if missing := [version for version in dump.versions if version not in keys]:
+        raise MissingVersionError(
+            f"{dump.file.name} needs the key {missing[0]}, which no recovered backup holds; find a backup of "
+            f"{missing[0]}, or its values in that dump are lost"
+        )
+    target = workspace / dump.file.name
+    fetch(place, dump.file, target)
+    with site.restorer.restored(dump.file.name, target, key) as restored:
+        require_all_there(restored.database, dump)
+        read: Sampled = {}
+        if keys:
+            read = sampled(restored.database, dump, KeyRing(keys, max(keys)))
+    target.unlink()
+    rows = {str(content.table.name): content.rows for content in dump.tables}
+    return DumpTested(dump.file.name, made.made_at, rows, read, restored.ignored_errors)
+
+
+def _record(site: BackupSite, event: str, facts: Mapping[str, Any]) -> None:
+    """Append to the audit, then write the same beside the backups, in every place."""
+    now = site.pipeline.clock.now()
+    head = site.pipeline.ledger.append(event, facts)
+    name = f"recovery-test-{stamp(now)}.json"
+    content = {"at": now, "outcome": event, **facts, "audit": {"seq": head.seq, "head": head.hash}}
+    site.local.write(name, f"{json.dumps(json_safe(content), indent=2)}\n".encode())
+    for place in site.offsite:
+        place.put(name, site.local.path(name))

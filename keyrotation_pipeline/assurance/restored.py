@@ -1,0 +1,91 @@
+"""Is a restored database the one that was dumped? Every row counted, values of every column and version decrypted."""
+
+from keyrotation_pipeline.errors import KeyRotationError, LostRowsError, PreflightError, UnreadableSampleError
+from keyrotation_pipeline.fieldcrypto.cipher import decrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.backups import DatabaseCopy, TableContent
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.ports import CiphertextDatabase
+
+SAMPLE_VALUES = 20
+# Values decrypted, by table, column and version.
+Sampled = dict[str, dict[str, dict[str, int]]]
+
+
+def require_all_there(database: CiphertextDatabase, dump: DatabaseCopy) -> None:
+    """Refuse a restored database that does not hold what was counted in the dump's own snapshot.
+
+    Raises:
+        LostRowsError: names table, column and numbers.
+    """
+    for content in dump.tables:
+        try:
+            (count,) = database.count([content.table])
+        except PreflightError:
+            raise LostRowsError(
+                f"table {content.table.name} is not in what {dump.file.name} restores, but had {content.rows:,} rows; "
+                "use an older backup, and see which statements pg_restore refuses"
+            ) from None
+        _require_rows(content, count, dump)
+        _require_values(content, count, dump)
+
+
+def sampled(database: CiphertextDatabase, dump: DatabaseCopy, ring: KeyRing) -> Sampled:
+    """Decrypt a sample of every column under every version in it; gives back how many values.
+
+    Raises:
+        UnreadableSampleError: a value does not decrypt; names table, column and version.
+    """
+    read: Sampled = {}
+    for content in dump.tables:
+        for version in sorted(content.versions):
+            for column, number in sampled_under(database, content.table, version, ring).items():
+                read.setdefault(str(content.table.name), {}).setdefault(column, {})[str(version)] = number
+    return read
+
+
+def sampled_under(
+    database: CiphertextDatabase, table: EncryptedTable, version: KeyVersion, ring: KeyRing
+) -> dict[str, int]:
+    """Decrypt a sample of every column of one table under one version.
+
+    Raises:
+        UnreadableSampleError: as `sampled`.
+    """
+    found = database.sample(table, version, SAMPLE_VALUES)
+    for column, values in found.items():
+        for value in values:
+            try:
+                decrypt(ring, value)
+            except KeyRotationError:
+                fingerprint = ring.material(version).fingerprint[:16]
+                raise UnreadableSampleError(
+                    f"a value of {table.name}.{column} under {version} does not decrypt with the recovered key "
+                    f"{fingerprint}; find the key that encrypted it, or an older backup of the table"
+                ) from None
+    return {column: len(values) for column, values in found.items()}
+
+
+def _require_rows(content: TableContent, count: TableCount, dump: DatabaseCopy) -> None:
+    name = content.table.name
+    if content.rows and not count.rows:
+        raise LostRowsError(
+            f"table {name} is empty in what {dump.file.name} restores, but had {content.rows:,} rows; "
+            "use an older backup"
+        )
+    if count.rows != content.rows:
+        raise LostRowsError(
+            f"table {name} has {count.rows:,} rows in what {dump.file.name} restores, but had {content.rows:,}; "
+            "use an older backup"
+        )
+
+
+def _require_values(content: TableContent, count: TableCount, dump: DatabaseCopy) -> None:
+    for column, values in content.values.items():
+        for version, number in values.items():
+            if (found := count.by_column.get(column, {}).get(version, 0)) != number:
+                raise LostRowsError(
+                    f"column {content.table.name}.{column} has {found:,} values under {version} in what "
+                    f"{dump.file.name} restores, but had {number:,}; use an older backup"
+                )
