@@ -53,7 +53,10 @@ class DagsterServices:
         for name in ("dagster.yaml", "workspace.yaml"):
             shutil.copyfile(INSTANCE_FILES / name, self._home / name)
         workspace = str(self._home / "workspace.yaml")
-        command = [sys.executable, "-m", "dagster", "dev", "-h", LOOPBACK, "-p", str(self._port), "-w", workspace]
+        command = [
+            sys.executable, "-m", "dagster", "dev", "-h", LOOPBACK, "-p", str(self._port), "-w", workspace,
+            "--log-level", "warning",
+        ]  # fmt: skip
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  arguments of our own
                 command,

@@ -21,7 +21,8 @@ from keyrotation_pipeline.model.rotation import Rotation, RotationStatus
 from keyrotation_pipeline.ports import Pipeline
 from keyrotation_pipeline.rotation import walk
 
-SECONDS_BETWEEN_TICKS = 5
+# The daemon looks every 5 seconds; with 5 here it would skip every other look.
+SECONDS_BETWEEN_TICKS = 2
 RUNS_LOOKED_AT = 1000
 
 

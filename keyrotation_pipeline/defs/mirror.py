@@ -20,7 +20,7 @@ UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED
 
 
 @dg.sensor(
-    minimum_interval_seconds=2 * SECONDS_BETWEEN_TICKS,
+    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def ledger_mirror(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
