@@ -314,6 +314,17 @@ def test_a_small_cap_on_rows_a_second_is_kept(migrated: Connection, database_url
     assert 0.9 < time.monotonic() - started < 2
 
 
+def test_vacuuming_on_the_way_keeps_a_table_from_doubling(
+    migrated: Connection, database_url: str, ring: KeyRing
+) -> None:
+    cases(migrated, [(sealed(ring, 1, "a" * 100), sealed(ring, 1, "b" * 100))] * 3000)
+    size = "SELECT pg_relation_size('public.cases')"
+    (before,) = migrated.execute(size).fetchall()[0]
+    assert Engine(database_url, ring, Limits(max_pages=8, vacuum_pages=10)).shard(CASES).rows == 3000
+    (after,) = migrated.execute(size).fetchall()[0]
+    assert int(str(after)) < 1.5 * int(str(before))
+
+
 def test_a_missing_table_is_a_plain_refusal(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
     with pytest.raises(PreflightError, match="table cases is not in the database"):
         engine.shard(CASES)

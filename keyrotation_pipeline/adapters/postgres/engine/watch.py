@@ -1,4 +1,4 @@
-"""What the engine does beside its rows, about once a second: keep progress, obey, yield, vacuum.
+"""What the engine does beside its rows: keep progress, obey and yield once a second, vacuum now and then.
 
 All of it on a connection of its own, while the other one holds nothing.
 """
@@ -81,15 +81,16 @@ class Watch:
         self._walk = None
 
     def after_batch(self, relation: Relation, walk: Walk, rows: int, save: Callable[[], None]) -> None:
-        """Hold to the cap on rows, and once a second do everything else."""
+        """Hold to the cap on rows, and do what is due beside them."""
         self._walk = walk
         pause = self.pace.seconds_to_wait(rows)
         while pause > 0:
             # In steps, so that a pause or a cancellation does not wait for a slow cap.
             time.sleep(min(pause, _TICK_SECONDS))
             pause -= _TICK_SECONDS
-            self._tick(relation, walk, save)
-        self._tick(relation, walk, save)
+            self._tick(save)
+        self._tick(save)
+        self._vacuum(relation, walk)
 
     def obey(self) -> None:
         """Stop if the rotation was paused or cancelled.
@@ -109,13 +110,12 @@ class Watch:
         time.sleep(_TICK_SECONDS)
         self.obey()
 
-    def _tick(self, relation: Relation, walk: Walk, save: Callable[[], None]) -> None:
+    def _tick(self, save: Callable[[], None]) -> None:
         if time.monotonic() - self._ticked < _TICK_SECONDS:
             return
         save()
         self.obey()
         self._yield_to_standbys()
-        self._vacuum(relation, walk)
         self._tell()
         self._ticked = time.monotonic()
 
