@@ -11,7 +11,8 @@ APPLICATION_NAME = "keyrotation"
 # keyrotation.engine: triggers with the clause that the pre-flight prints stay quiet for our writes.
 SESSION_SETTINGS = (
     "SET row_security = off; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '1s'; "
-    "SET statement_timeout = 0; SET client_min_messages = warning; SET keyrotation.engine = 'on'; "
+    "SET statement_timeout = 0; SET default_transaction_isolation = 'read committed'; "
+    "SET client_min_messages = warning; SET keyrotation.engine = 'on'; "
     "SET timezone = 'UTC'; SET search_path = pg_catalog"
 )
 
@@ -33,7 +34,8 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise DatabaseUnavailableError(
-            f"cannot connect to {display_name(url)} ({_without_password(reason, url)}); start it or correct [database] url"
+            f"cannot connect to {display_name(url)} ({_without_password(reason, url)}); "
+            "start it or correct [database] url"
         ) from None
     return connection
 
