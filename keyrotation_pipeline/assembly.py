@@ -92,13 +92,18 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
     from keyrotation_pipeline.adapters.postgres.migrate import migrate  # noqa: PLC0415
 
     create_home(settings.home)
-    FileKeyStore.create(settings.keys_directory)
+    create_key_store(settings)
     with database_url(settings) as url:
         migrate(url)
         with open_pipeline(settings, actor=actor) as pipeline:
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             if ring is not None:
                 keys.import_keys(pipeline, ring)
+
+
+def create_key_store(settings: Settings) -> None:
+    """Make the key store where it is lost, or was never made; an existing one is left as it is."""
+    FileKeyStore.create(settings.keys_directory)
 
 
 def create_home(home: Path) -> None:

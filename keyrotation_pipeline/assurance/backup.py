@@ -61,8 +61,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     """
     ledger = site.pipeline.ledger
     with ledger.lock("backup"):
-        for place in site.places:
-            place.require_usable()
+        site.local.require_usable()
         made_at = site.pipeline.clock.now().replace(microsecond=0)
         keys, lost = _keys(site, made_at)
         dump, not_dumped = _dump(site, made_at) if database else (None, [])
@@ -119,6 +118,7 @@ def _copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], list[st
     places, failures = [site.local.description], []
     for place in site.offsite:
         try:
+            place.require_usable()
             for name in _names(made):
                 place.put(name, site.local.path(name))
             places.append(place.description)

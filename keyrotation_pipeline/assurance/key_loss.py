@@ -6,6 +6,7 @@ from keyrotation_pipeline.assurance.copies import key_copies, read_key
 from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
 from keyrotation_pipeline.assurance.restored import sampled_under
 from keyrotation_pipeline.errors import (
+    BackupError,
     FingerprintMismatchError,
     KeyRotationError,
     KeyStoreError,
@@ -47,11 +48,14 @@ def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple
         MissingVersionError: no place has a backup of it.
         RecoveryError, BackupError: there are backups, but none can be used; the sentence is of the first.
     """
-    record, refused = record_of(site.pipeline, version), None
+    record = record_of(site.pipeline, version)
+    refused: KeyRotationError | None = None
     for place in site.places:
-        for copy in key_copies(place, version):
-            if record is not None and copy.fingerprint != record.fingerprint:
-                continue
+        try:
+            copies = [c for c in key_copies(place, version) if record is None or c.fingerprint == record.fingerprint]
+        except BackupError as error:  # the place does not answer
+            refused, copies = refused or error, []
+        for copy in copies:
             try:
                 return read_key(place, copy, key), f"{copy.file.name} in {place.description}"
             except KeyRotationError as error:

@@ -6,6 +6,7 @@ set: that would hide what the test is for. Source: the seed procedure, section 7
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -130,7 +131,9 @@ def recovery_test(site: BackupSite, key: RecoveryKey) -> RecoveryReport:
         try:
             report = _tested(site, place, key)
         except KeyRotationError as error:
-            _record(site, RECOVERY_TEST_FAILED, {**begun, "failure": type(error).__name__, "reason": str(error)})
+            # A place that does not answer must not hide why the test failed.
+            with suppress(BackupError):
+                _record(site, RECOVERY_TEST_FAILED, {**begun, "failure": type(error).__name__, "reason": str(error)})
             raise
         _record(site, RECOVERY_TEST_PASSED, report.facts())
         return report

@@ -6,7 +6,18 @@ from typing import NoReturn
 import psycopg
 import typer
 
-from keyrotation_pipeline.cli import audit, demo, initialise, inspection, requests, rotate, status, up
+from keyrotation_pipeline.cli import (
+    audit,
+    backups,
+    demo,
+    initialise,
+    inspection,
+    recovery,
+    requests,
+    rotate,
+    status,
+    up,
+)
 from keyrotation_pipeline.errors import KeyRotationError
 
 app = typer.Typer(
@@ -26,6 +37,9 @@ app.command()(requests.approve)
 app.command()(rotate.rotate)
 app.command()(requests.cancel)
 app.command()(inspection.verify)
+app.command()(backups.backup)
+app.command("recovery-test")(recovery.recovery_test_command)
+app.command("restore-key")(recovery.restore_key_command)
 app.add_typer(audit.app, name="audit")
 
 

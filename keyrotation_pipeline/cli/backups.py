@@ -1,0 +1,101 @@
+"""`backup`: every key, and the database beside them, encrypted and read again; and what is kept."""
+
+from typing import Annotated, Any
+
+import typer
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.backup import BackupMade, back_up
+from keyrotation_pipeline.assurance.copies import KeptSets, kept_sets
+from keyrotation_pipeline.assurance.ports import BackupSite
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.model.facts import json_safe
+
+
+def backup(
+    *,
+    keys_only: Annotated[
+        bool, typer.Option("--keys-only", help="Back up keys, not the database.", show_default=False)
+    ] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show what is kept, and which keys each needs.", show_default=False)
+    ] = False,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Back up all keys and the database at one moment."""
+    declared = settings.load(config)
+    with assembly.open_backups(declared, actor=actor()) as site:
+        database = site.pipeline.database.identity().name
+        if listed:
+            _list(database, [kept_sets(place) for place in site.places], as_json=as_json)
+            return
+        made = back_up(site, database=not keys_only)
+    if as_json:
+        output.document({"database": database, **json_safe(made.facts())})
+    else:
+        _show(database, made, site)
+
+
+def _show(database: str, done: BackupMade, site: BackupSite) -> None:
+    made = done.made
+    output.heading(database)
+    keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in made.keys)
+    output.line(f"keys      {keys}")
+    if made.dump is not None:
+        output.line(
+            f"database  {made.dump.file.name}, {made.dump.file.size_bytes:,} bytes; needs {_needs(made.dump.versions)}"
+        )
+    output.line(f"manifest  {made.name}, for {site.recipients} recipient(s)")
+    for place in done.places:
+        output.line(f"kept in   {place}, read again there")
+    if done.removed:
+        output.line(f"removed   {len(done.removed)} older local file(s)")
+    for warning in done.warnings:
+        output.note(f"warning: {warning}")
+
+
+def _list(database: str, kept: list[KeptSets], *, as_json: bool) -> None:
+    if as_json:
+        output.document({"database": database, "sets": [_document(each) for each in kept]})
+        return
+    output.heading(database)
+    rows = [
+        (
+            made.name,
+            output.minutes(made.made_at),
+            ", ".join(output.names(key.version for key in made.keys)),
+            f"{made.dump.file.size_bytes:,} bytes" if made.dump else "-",
+            _needs(made.dump.versions) if made.dump else "-",
+            each.place.description,
+        )
+        for each in kept
+        for made in each.sets
+    ]
+    output.table(("Manifest", "Made (UTC)", "Keys", "Database", "Needs", "Place"), rows)
+    for each in kept:
+        for name in each.damaged:
+            output.line(f"{name} in {each.place.description} is damaged", style="bold red")
+
+
+def _document(kept: KeptSets) -> dict[str, Any]:
+    return {
+        "place": kept.place.description,
+        "damaged": list(kept.damaged),
+        "sets": [
+            {
+                "manifest": made.name,
+                "made_at": output.instant(made.made_at),
+                "database": made.database,
+                "keys": {str(key.version): key.file.name for key in made.keys},
+                "dump": made.dump.file.name if made.dump else None,
+                "needs": output.names(made.dump.versions) if made.dump else [],
+            }
+            for made in kept.sets
+        ],
+    }
+
+
+def _needs(versions: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, versions)) or "no key"

@@ -1,0 +1,217 @@
+"""`recovery-test` and `restore-key`: that backups restore, and a lost key back in the store."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.copies import key_in
+from keyrotation_pipeline.assurance.key_loss import KeyRestored, newest_key, restore_key
+from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
+from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
+from keyrotation_pipeline.assurance.survey import Readable, Survey, survey
+from keyrotation_pipeline.backup_assembly import read_backup, recovery_key
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.errors import BackupError, RecoveryError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.settings import Settings
+
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="Exported OpenPGP secret key of a recipient, used this once; else that of [recovery].",
+        show_default=False,
+    ),
+]
+
+
+def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json: Json = False) -> None:
+    """Restore the newest backup in a scratch server, and read it."""
+    declared = settings.load(config)
+    passphrase = _passphrase(declared, key)
+    with assembly.open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
+        database = site.pipeline.database.identity().name
+        report = recovery_test(site, opened)
+    if as_json:
+        output.document({"database": database, "passed": True, **json_safe(report.facts())})
+    else:
+        _show_report(database, report)
+    if report.missed:
+        raise RecoveryError(f"everything was recovered, but {'; '.join(report.missed)}")
+
+
+def restore_key_command(
+    versions: Annotated[
+        list[str] | None, typer.Argument(metavar="VERSION...", help="Lost versions, such as v1.", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="FILE|s3://…", help="Encrypted backup; else the newest that opens.", show_default=False
+        ),
+    ] = None,
+    *,
+    look: Annotated[
+        bool, typer.Option("--survey", help="Only say what can be read, and from where.", show_default=False)
+    ] = False,
+    key: KeyFile = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Put lost keys back from backups, or say what is lost."""
+    wanted = [KeyVersion.parse(name) for name in versions or ()]
+    if look == bool(wanted):
+        raise typer.BadParameter("name the lost versions, or ask for --survey", param_hint="VERSION / --survey")
+    if source is not None and len(wanted) != 1:
+        raise typer.BadParameter("one backup holds one key: name one version", param_hint="--from")
+    declared = settings.load(config)
+    if look:
+        _survey(declared, as_json=as_json)
+        return
+    passphrase = _passphrase(declared, key)
+    with assembly.open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
+        assembly.create_key_store(declared)
+        database = site.pipeline.database.identity().name
+        done = [_restore(declared, site, version, source, opened) for version in wanted]
+    if as_json:
+        output.document({"database": database, "restored": [_restored_document(each) for each in done]})
+        return
+    output.heading(database)
+    for each in done:
+        state = "archived" if each.place == "archive" else "live"
+        output.line(
+            f"{each.version} ({each.fingerprint[:16]}) is {state} again, from {each.source}; {each.decrypted:,} values "
+            "decrypted with it before"
+        )
+
+
+def _restore(
+    declared: Settings, site: BackupSite, version: KeyVersion, source: str | None, key: RecoveryKey
+) -> KeyRestored:
+    if source is None:
+        material, where = newest_key(site, version, key)
+    else:
+        name, message = read_backup(declared, source, site.pipeline.clock)
+        material, where = key_in(name, message, key), source
+    return restore_key(site.pipeline, version, material, where)
+
+
+def _passphrase(declared: Settings, key: Path | None) -> bytes | None:
+    """What an officer types for the key that they brought; nothing is asked where nobody could answer."""
+    if key is None or declared.recovery.passphrase is not None or not sys.stdin.isatty():
+        return None
+    typed: str = typer.prompt(
+        f"Passphrase of {key.name} (empty: none)", hide_input=True, default="", show_default=False, err=True
+    )
+    return typed.encode() or None
+
+
+def _show_report(database: str, report: RecoveryReport) -> None:
+    output.heading(database)
+    output.line(f"fetched   {report.made.name} and its files from {report.place}")
+    keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in report.made.keys)
+    output.line(f"keys      {keys}: 32 bytes each, fingerprints as registered, opened by {report.recovery_key}")
+    for tested in filter(None, (report.newest, report.older)):
+        rows = ", ".join(f"{number:,} {table}" for table, number in tested.rows.items())
+        values = sum(n for table in tested.sampled.values() for column in table.values() for n in column.values())
+        output.line(f"restored  {tested.name}: {rows}; {values:,} values decrypted, of every column and key version")
+    if report.older is None:
+        output.line("          no older dump under an archived key is kept, so none was tried")
+    output.line(f"recovery  {report.rto_seconds:,.1f} s of {report.objectives.rto_seconds:,} s allowed")
+    output.line(f"data loss {report.rpo_seconds:,.1f} s of {report.objectives.rpo_seconds:,} s allowed")
+
+
+def _survey(declared: Settings, *, as_json: bool) -> None:
+    with assembly.open_backups(declared, actor=actor()) as site:
+        database = site.pipeline.database.identity().name
+        found = survey(site)
+    if as_json:
+        output.document({"database": database, **_survey_document(found)})
+    else:
+        _show_survey(database, found)
+    lost = sorted({f"{each.table} under {each.version}" for each in found.database if each.lost})
+    if lost:
+        raise BackupError(
+            f"no key is known for values of {', '.join(lost)}; look for backups elsewhere and name them with "
+            "`keyrotation restore-key VERSION --from FILE`"
+        )
+
+
+def _show_survey(database: str, found: Survey) -> None:
+    output.heading(database)
+    output.table(
+        ("Table", "Version", "Values", "Can be read"),
+        [(each.table, str(each.version), each.values, _how(each)) for each in found.database],
+    )
+    output.line()
+    output.table(
+        ("Database backup", "Place", "File", "Table", "Version", "Values", "Can be read"),
+        [
+            (
+                dump.name,
+                dump.place,
+                "intact" if dump.intact else "damaged",
+                each.table,
+                str(each.version),
+                each.values,
+                _how(each),
+            )
+            for dump in found.dumps
+            for each in dump.tables
+        ],
+    )
+    output.line("keys in backups are listed by hash and manifest; nothing was decrypted to see this")
+    for problem in found.problems:
+        output.line(f"problem   {problem}", style="bold red")
+
+
+def _how(readable: Readable) -> str:
+    if readable.stored:
+        return "yes, the key store has the key"
+    if not readable.backups:
+        return "no, there is no key and no backup of it"
+    more = f" and {len(readable.backups) - 1} more" if len(readable.backups) > 1 else ""
+    return f"after `keyrotation restore-key {readable.version}`, from {readable.backups[0]}{more}"
+
+
+def _survey_document(found: Survey) -> dict[str, Any]:
+    return {
+        "tables": [_readable_document(each) for each in found.database],
+        "database_backups": [
+            {
+                "file": dump.name,
+                "place": dump.place,
+                "intact": dump.intact,
+                "tables": [_readable_document(each) for each in dump.tables],
+            }
+            for dump in found.dumps
+        ],
+        "problems": list(found.problems),
+    }
+
+
+def _readable_document(each: Readable) -> dict[str, Any]:
+    return {
+        "table": each.table,
+        "version": str(each.version),
+        "values": each.values,
+        "key_in_store": each.stored,
+        "key_backups": list(each.backups),
+        "lost": each.lost,
+    }
+
+
+def _restored_document(each: KeyRestored) -> dict[str, Any]:
+    return {
+        "version": str(each.version),
+        "fingerprint": each.fingerprint,
+        "from": each.source,
+        "place": each.place,
+        "values_decrypted": each.decrypted,
+    }
