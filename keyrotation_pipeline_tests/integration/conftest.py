@@ -1,4 +1,4 @@
-"""A second server: Debian's PostgreSQL 15, which has ICU and the contrib modules that the embedded one lacks."""
+"""A second server: Debian's PostgreSQL, which has ICU and the contrib modules that the embedded one lacks."""
 
 import itertools
 import os
@@ -8,29 +8,29 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline_tests.servers import DEBIAN_15, Server, discard, start_server
+from keyrotation_pipeline_tests.servers import DEBIAN, Server, discard, start_server
 
 _names = (f"debian_{os.getpid()}_{number}" for number in itertools.count())
 
 _on_debian = [
     pytest.mark.external_postgres,
-    pytest.mark.skipif(not DEBIAN_15.exists(), reason="Debian's PostgreSQL 15 is not installed"),
+    pytest.mark.skipif(not DEBIAN.exists(), reason="Debian's PostgreSQL is not installed"),
 ]
 
 
 @pytest.fixture(scope="session")
 def debian_server() -> Iterator[Server]:
-    """A running PostgreSQL 15 of Debian; its tests carry the marker `external_postgres`."""
-    if not DEBIAN_15.exists():
-        pytest.skip("Debian's PostgreSQL 15 is not installed")
-    running = start_server(DEBIAN_15)
+    """A running PostgreSQL of Debian; its tests carry the marker `external_postgres`."""
+    if not DEBIAN.exists():
+        pytest.skip("Debian's PostgreSQL is not installed")
+    running = start_server(DEBIAN)
     yield running
     discard(running)
 
 
 @pytest.fixture
 def debian(debian_server: Server) -> Iterator[Connection]:
-    """Our own kind of connection to a fresh database on Debian's PostgreSQL 15."""
+    """Our own kind of connection to a fresh database on Debian's PostgreSQL."""
     name = next(_names)
     with psycopg.connect(debian_server.url(), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
@@ -39,8 +39,8 @@ def debian(debian_server: Server) -> Iterator[Connection]:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(params=[pytest.param("connection", id="18"), pytest.param("debian", id="15", marks=_on_debian)])
+@pytest.fixture(params=[pytest.param("connection", id="18"), pytest.param("debian", id="debian", marks=_on_debian)])
 def either(request: pytest.FixtureRequest) -> Connection:
-    """A connection to a fresh database: the test runs on the embedded PostgreSQL 18 and on Debian's 15."""
+    """A connection to a fresh database: the test runs on the embedded PostgreSQL 18 and on Debian's."""
     chosen: Connection = request.getfixturevalue(request.param)
     return chosen

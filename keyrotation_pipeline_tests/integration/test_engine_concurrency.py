@@ -15,7 +15,15 @@ from keyrotation_pipeline.adapters.postgres.connection import Connection, connec
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
-from keyrotation_pipeline_tests.servers import DEBIAN_15, EMBEDDED_16, EMBEDDED_18, Server, discard, start_server
+from keyrotation_pipeline_tests.servers import (
+    DEBIAN,
+    EMBEDDED_16,
+    EMBEDDED_16_2,
+    EMBEDDED_18,
+    Server,
+    discard,
+    start_server,
+)
 
 CLIENTS = table_of("clients", "first_name", "last_name", "notes")
 ROWS = 1500
@@ -26,8 +34,17 @@ WRITERS = 4
     scope="module",
     params=[
         pytest.param(EMBEDDED_18, id="18"),
-        pytest.param(EMBEDDED_16, id="16"),
-        pytest.param(DEBIAN_15, id="15", marks=pytest.mark.skipif(not DEBIAN_15.exists(), reason="no PostgreSQL 15")),
+        pytest.param(EMBEDDED_16, id="16.14"),
+        pytest.param(
+            EMBEDDED_16_2,
+            id="16.2",
+            marks=pytest.mark.skipif(not EMBEDDED_16_2.exists(), reason="pgserver has no wheel"),
+        ),
+        pytest.param(
+            DEBIAN,
+            id="debian",
+            marks=pytest.mark.skipif(not DEBIAN.exists(), reason="Debian's PostgreSQL is not installed"),
+        ),
     ],
 )
 def versioned(request: pytest.FixtureRequest) -> Iterator[Server]:

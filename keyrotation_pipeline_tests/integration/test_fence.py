@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.connection import Connection, connec
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
-from keyrotation_pipeline_tests.servers import DEBIAN_15, EMBEDDED_16, EMBEDDED_18, Server, discard, start_server
+from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_16, EMBEDDED_18, Server, discard, start_server
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
@@ -27,11 +27,11 @@ TAIL = "AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAA=="
         pytest.param(EMBEDDED_18, id="18"),
         pytest.param(EMBEDDED_16, id="16"),
         pytest.param(
-            DEBIAN_15,
-            id="15",
+            DEBIAN,
+            id="debian",
             marks=[
                 pytest.mark.external_postgres,
-                pytest.mark.skipif(not DEBIAN_15.exists(), reason="Debian's PostgreSQL 15 is not installed"),
+                pytest.mark.skipif(not DEBIAN.exists(), reason="Debian's PostgreSQL is not installed"),
             ],
         ),
     ],
@@ -146,7 +146,7 @@ def test_a_fence_on_any_type_of_text_reads_back_as_whole_and_refuses(anywhere: C
 
 @pytest.mark.external_postgres
 def test_a_column_of_a_nondeterministic_collation_can_be_fenced(anywhere: Connection, any_server: Server) -> None:
-    if any_server.binaries != DEBIAN_15:
+    if any_server.binaries != DEBIAN:
         pytest.skip("the embedded server has no ICU")
     anywhere.execute(
         "CREATE COLLATION public.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
