@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.connection import Connection, connec
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline_tests.buckets import bucket, locking_bucket, s3_url  # noqa: F401
 from keyrotation_pipeline_tests.officers import privacy_officer, recovery_officer, security_officer  # noqa: F401
 from keyrotation_pipeline_tests.servers import Server, discard, start_server
 

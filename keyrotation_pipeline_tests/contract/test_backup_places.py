@@ -1,0 +1,127 @@
+"""Places for backups: what a directory and a bucket have in common, and what a bucket adds."""
+
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.backup_directory import BackupDirectory
+from keyrotation_pipeline.adapters.s3 import Bucket, S3Bucket
+from keyrotation_pipeline.assurance.ports import BackupPlace
+from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline_tests.buckets import REGION, TestBucket
+from keyrotation_pipeline_tests.fakes import START, FakeClock
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> BackupPlace:
+    if request.param == "directory":
+        return BackupDirectory(tmp_path / "backups")
+    bucket: TestBucket = request.getfixturevalue("bucket")
+    return bucket.place()
+
+
+def file_of(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(content)
+    return path
+
+
+def test_a_new_place_is_usable_and_empty(place: BackupPlace) -> None:
+    place.require_usable()
+    assert place.names() == ()
+
+
+@pytest.mark.parametrize("size", [0, 300, 9_000_000], ids=["empty", "small", "in several parts"])
+def test_what_is_put_is_what_is_read(place: BackupPlace, tmp_path: Path, size: int) -> None:
+    content = bytes(range(250)) * (size // 250)
+    place.put("a.gpg", file_of(tmp_path, content))
+    assert place.names() == ("a.gpg",)
+    assert place.read("a.gpg") == content
+    assert place.digest("a.gpg") == hashlib.sha256(content).hexdigest()
+    place.fetch("a.gpg", tmp_path / "fetched")
+    assert (tmp_path / "fetched").read_bytes() == content
+    assert (tmp_path / "fetched").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("how", ["read", "digest"])
+def test_a_file_that_is_not_there_is_named_with_the_place(place: BackupPlace, how: str) -> None:
+    with pytest.raises(BackupError, match=r"b\.gpg is not in (directory|s3://)"):
+        getattr(place, how)("b.gpg")
+
+
+def test_a_bucket_that_is_not_versioned_is_refused_with_what_to_type(bucket: TestBucket) -> None:
+    bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Suspended"})
+    with pytest.raises(BackupError, match=f"is not versioned.*aws s3api put-bucket-versioning --bucket {bucket.name}"):
+        bucket.place().require_usable()
+
+
+def test_a_missing_bucket_is_named(bucket: TestBucket) -> None:
+    missing = S3Bucket(Bucket("no-such-bucket", region_name=REGION, endpoint_url=bucket.url), FakeClock())
+    with pytest.raises(BackupError, match="bucket no-such-bucket is not there"):
+        missing.require_usable()
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(bucket: TestBucket) -> None:
+    dead = S3Bucket(Bucket("b", region_name=REGION, endpoint_url="http://127.0.0.1:9"), FakeClock())
+    with pytest.raises(BackupError, match=r"cannot be listed: EndpointConnectionError; check \[backup\.s3\]"):
+        dead.names()
+
+
+@pytest.mark.parametrize("size", [3, 9_000_000], ids=["small", "in several parts"])
+def test_a_stored_file_has_the_seeds_storage_class_a_checksum_and_a_version(
+    bucket: TestBucket, tmp_path: Path, size: int
+) -> None:
+    content = b"x" * size
+    bucket.place().put("a.gpg", file_of(tmp_path, content))
+    found = bucket.client.head_object(Bucket=bucket.name, Key="encryption-keys/a.gpg", ChecksumMode="ENABLED")
+    assert found["StorageClass"] == "STANDARD_IA"
+    assert found["ChecksumSHA256"]
+    assert found["VersionId"]
+    assert bucket.place().holds("a.gpg", hashlib.sha256(content).hexdigest())
+    assert not bucket.place().holds("a.gpg", hashlib.sha256(b"other").hexdigest())
+    assert not bucket.place().holds("b.gpg", hashlib.sha256(content).hexdigest())
+
+
+def test_files_elsewhere_in_the_bucket_are_not_ours(bucket: TestBucket, tmp_path: Path) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="other/x", Body=b"")
+    bucket.client.put_object(Bucket=bucket.name, Key="encryption-keys/deeper/x", Body=b"")
+    bucket.place().put("a", file_of(tmp_path, b"1"))
+    assert bucket.place().names() == ("a",)
+
+
+@pytest.mark.parametrize("size", [3, 9_000_000], ids=["small", "in several parts"])
+def test_object_lock_is_used_where_the_bucket_has_it(locking_bucket: TestBucket, tmp_path: Path, size: int) -> None:
+    clock = FakeClock()
+    clock.at = START.replace(year=2036)
+    place = locking_bucket.place(clock)
+    place.put("a.gpg", file_of(tmp_path, b"x" * size))
+    assert place.locked_until("a.gpg") == clock.at + timedelta(days=35)
+
+
+def test_a_buckets_own_rule_of_locking_is_left_to_it(locking_bucket: TestBucket) -> None:
+    locking_bucket.client.put_object_lock_configuration(
+        Bucket=locking_bucket.name,
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 400}},
+        },
+    )
+    locking_bucket.place().write("a", b"1")
+    found = locking_bucket.client.head_object(Bucket=locking_bucket.name, Key="encryption-keys/a")
+    assert found["ObjectLockMode"] == "COMPLIANCE"
+
+
+def test_an_upload_that_arrives_altered_is_noticed(bucket: TestBucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = bucket.place()
+    real = place._client.put_object
+
+    def altering(**arguments: object) -> object:
+        done = real(**arguments)
+        bucket.overwrite("a", b"altered")
+        return done
+
+    monkeypatch.setattr(place._client, "put_object", altering)
+    with pytest.raises(BackupError, match="downloads differently"):
+        place.write("a", b"sent")
