@@ -3,8 +3,10 @@
 import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from typing import cast
 
 from cryptography.exceptions import InvalidTag
 
@@ -72,11 +74,13 @@ class Rewriter:
             columns: stored values as the database's bytes, one sequence a column, all of the same length.
         """
         # One call for the whole batch; the buffer is used once, whatever becomes of the batch.
-        size = sum(map(len, columns)) * NONCE_BYTES
-        buffer = os.urandom(size)
-        nonces = iter([buffer[start : start + NONCE_BYTES] for start in range(0, size, NONCE_BYTES)])
+        sizes = [len(values) * NONCE_BYTES for values in columns]
+        buffer = os.urandom(sum(sizes))
         failures: list[Failure] = []
-        rewritten = [self._rewrite_column(number, values, nonces, failures) for number, values in enumerate(columns)]
+        rewritten = [
+            self._rewrite_column(number, values, buffer[number * size : (number + 1) * size], failures)
+            for number, (values, size) in enumerate(zip(columns, sizes, strict=True))
+        ]
         return RewrittenBatch(rewritten, failures)
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[int, list[Failure]]:
@@ -84,38 +88,84 @@ class Rewriter:
         values = 0
         failures: list[Failure] = []
         for number, column in enumerate(columns):
-            for row, value in enumerate(column):
-                if value:
-                    values += 1
-                    try:
-                        self._open(value)
-                    except UnusableValueError as error:
-                        failures.append(Failure(row, number, str(error)))
+            present = [value for value in column if value]
+            values += len(present)
+            if self._open_all(present) is None:
+                for row, value in enumerate(column):
+                    self._try_to_open(value or b"", row, number, failures)
         return values, failures
 
     def _rewrite_column(
-        self, number: int, values: Sequence[Value], nonces: Iterable[bytes], failures: list[Failure]
+        self, number: int, values: Sequence[Value], nonces: bytes, failures: list[Failure]
     ) -> list[Value]:
-        # The hot loop: a value costs 2 µs here, of which three AES calls are one. Names are local for that reason.
-        prefix, read, encrypt, decrypt = self._prefix, self._open, self._target.encrypt, self._target.decrypt
-        rewritten: list[Value] = []
-        for row, (value, nonce) in enumerate(zip(values, nonces, strict=False)):
-            if not value or value.startswith(prefix):
-                rewritten.append(None)
-                continue
-            try:
-                plaintext = read(value)
-            except UnusableValueError as error:
-                rewritten.append(None)
-                failures.append(Failure(row, number, str(error)))
-                continue
-            body = encrypt(nonce, plaintext, None)
-            if decrypt(nonce, body, None) != plaintext:
-                raise KeyRotationError(_FAULTY_MACHINE)
-            rewritten.append(
-                b"".join((prefix, b2a_base64(nonce, newline=False), b":", b2a_base64(body, newline=False)))
-            )
+        if new := self._rewrite_all(values, nonces):  # as nearly always
+            return new
+        rows = [row for row, value in enumerate(values) if value and not value.startswith(self._prefix)]
+        chosen = [values[row] or b"" for row in rows]
+        new = self._rewrite_all(chosen, nonces[: len(rows) * NONCE_BYTES])
+        if new is None:
+            opened = [self._try_to_open(value, row, number, failures) for row, value in zip(rows, chosen, strict=True)]
+            rows = [row for row, plaintext in zip(rows, opened, strict=True) if plaintext is not None]
+            plaintexts = [plaintext for plaintext in opened if plaintext is not None]
+            new = self._sealed(plaintexts, nonces[: len(rows) * NONCE_BYTES])
+        rewritten: list[Value] = [None] * len(values)
+        for row, value in zip(rows, new, strict=True):
+            rewritten[row] = value
         return rewritten
+
+    def _rewrite_all(self, values: Sequence[Value], nonces: bytes) -> list[Value] | None:
+        """Every value of a column re-encrypted; None if some are to stay as they are, or one cannot be opened so."""
+        if None in values or b"" in values:
+            return None
+        if values and values[0] and values[0].startswith(self._prefix):
+            return None
+        plaintexts = self._open_all(cast("Sequence[bytes]", values))
+        return None if plaintexts is None else self._sealed(plaintexts, nonces)
+
+    def _open_all(self, values: Sequence[bytes]) -> list[bytes] | None:
+        """Plaintexts, if all values are under one version, of the value grammar and authentic; else None.
+
+        The hot loop, in which each step is one call over all values: as long as they are all good, a value costs three
+        quarters of what `_open` takes for it, and most of that is AES. It accepts nothing that `_open` does not.
+        """
+        if not values:
+            return []
+        version = values[0].partition(b":")[0]
+        decrypt = self._decrypt.get(version)
+        parts = _taken_apart(values, version) if decrypt else None
+        if decrypt is None or parts is None:
+            return None
+        try:
+            return list(map(decrypt, *parts, repeat(None)))
+        except InvalidTag:
+            return None
+
+    def _sealed(self, plaintexts: list[bytes], nonces: bytes) -> list[Value]:
+        """New stored values, each decrypted again and compared."""
+        each_nonce = _cut(nonces, NONCE_BYTES)
+        bodies = list(map(self._target.encrypt, each_nonce, plaintexts, repeat(None)))
+        if not self._is_intact(each_nonce, bodies, plaintexts):
+            raise KeyRotationError(_FAULTY_MACHINE)
+        prefix = self._prefix
+        # A nonce fills its base64 characters, so that all of them can be encoded as one.
+        encoded_nonces = _cut(b2a_base64(nonces, newline=False), _COLON_AT)
+        return [
+            b"".join((prefix, nonce, b":", b2a_base64(body, newline=False)))
+            for nonce, body in zip(encoded_nonces, bodies, strict=True)
+        ]
+
+    def _is_intact(self, nonces: list[bytes], bodies: list[bytes], plaintexts: list[bytes]) -> bool:
+        try:
+            return list(map(self._target.decrypt, nonces, bodies, repeat(None))) == plaintexts
+        except InvalidTag:
+            return False
+
+    def _try_to_open(self, value: bytes, row: int, column: int, failures: list[Failure]) -> bytes | None:
+        try:
+            return self._open(value) if value else None
+        except UnusableValueError as error:
+            failures.append(Failure(row, column, str(error)))
+            return None
 
     def _open(self, value: bytes) -> bytes:
         """Decrypt a stored value under the version that it names, accepting exactly the value grammar."""
@@ -134,6 +184,27 @@ class Rewriter:
         except InvalidTag:
             pass
         raise UnusableValueError(NOT_AUTHENTIC.format(version=version.decode()))
+
+
+def _taken_apart(values: Sequence[bytes], version: bytes) -> tuple[list[bytes], list[bytes]] | None:
+    """Nonces and bodies, if every value is of the value grammar and under `version`; else None."""
+    head = len(version) + _COLON_AT + 2
+    parts = b"".join([value[:head] for value in values]).split(b":")
+    encoded_nonces, encoded_bodies = parts[1::2], [value[head:] for value in values]
+    if parts[:-1:2].count(version) != len(values) or set(map(len, encoded_nonces)) != {_COLON_AT}:
+        return None
+    try:
+        nonces, bodies = a2b_base64(b"".join(encoded_nonces)), list(map(a2b_base64, encoded_bodies))
+    except Base64Error:
+        return None
+    # Encoded again they are the same only if they were canonical: no white space, stray bits or other alphabet.
+    canonical = b2a_base64(nonces, newline=False) == b"".join(encoded_nonces)
+    canonical = canonical and b"".join(map(b2a_base64, bodies)) == b"\n".join([*encoded_bodies, b""])
+    return (_cut(nonces, NONCE_BYTES), bodies) if canonical else None
+
+
+def _cut(joined: bytes, size: int) -> list[bytes]:
+    return [joined[start : start + size] for start in range(0, len(joined), size)]
 
 
 def _decoded(text: bytes) -> bytes:

@@ -60,6 +60,23 @@ def test_what_the_grammar_refuses_is_not_a_value(rewriter: Rewriter, stored: str
     assert (rewritten.columns, rewritten.failures) == ([[None]], [Failure(0, 0, rewriting.NOT_A_VALUE)])
 
 
+@pytest.mark.parametrize("stored", REFUSED.values(), ids=REFUSED)
+def test_one_value_that_the_grammar_refuses_is_found_among_good_ones(
+    rewriter: Rewriter, ring: KeyRing, stored: str
+) -> None:
+    good = sealed(ring, 1, "good").encode()
+    rewritten = rewriter.rewrite([[good, stored.encode(), good]])
+    assert [value is None for value in rewritten.columns[0]] == [False, True, False]
+    assert [failure.row for failure in rewritten.failures] == ([1] if stored else [])
+
+
+def test_two_halves_of_values_that_only_fit_together_are_not_values(rewriter: Rewriter, ring: KeyRing) -> None:
+    # Side by side the beginnings read like those of two values, with nonces of 15 and 17 characters.
+    first, second = sealed(ring, 1, "first").encode(), sealed(ring, 1, "second").encode()
+    cut = [first[:18] + b":v" + first[20:], b"1:" + first[18:19] + second[3:19] + b":" + second[20:]]
+    assert [failure.row for failure in rewriter.rewrite([cut]).failures] == [0, 1]
+
+
 @pytest.mark.parametrize("stored", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_the_grammar_accepts_is_never_called_unencrypted(rewriter: Rewriter, stored: str) -> None:
     reasons = [failure.reason for failure in rewriter.check([[stored.encode()]])[1]]
