@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, RotationType, Step
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationType, Step
 
 EMERGENCY = timedelta(hours=24)
 REMINDER = timedelta(days=30)
@@ -47,14 +47,16 @@ def activated_at(primary: KeyVersion, keys: Sequence[KeyRecord], rotations: Sequ
     promotions = [
         record.finished_at
         for rotation in rotations
-        if rotation.target == primary and (record := rotation.done(Step.PRIMARY_KEY_ROLLOUT)) is not None
+        # A rollback makes a key the primary again; the key does not get younger by it.
+        if rotation.action == RequestAction.ROTATE
+        and rotation.target == primary
+        and (record := rotation.done(Step.PRIMARY_KEY_ROLLOUT)) is not None
     ]
     return max(promotions, default=next((key.created_at for key in keys if key.version == primary), None))
 
 
 def _is_open_emergency(rotation: Rotation) -> bool:
-    over = rotation.status in {RotationStatus.FINISHED, RotationStatus.CANCELLED}
-    return rotation.type is RotationType.EMERGENCY and not over
+    return rotation.type is RotationType.EMERGENCY and not rotation.is_over
 
 
 def _a_year_after(at: datetime) -> datetime:

@@ -6,8 +6,9 @@ it with the bytes that were signed, and has every signature verified again.
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.model.approval import ApprovalText, Roster, Signature, differing_lines
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation
 from keyrotation_pipeline.ports import Pipeline, VerifiedSignature
+from keyrotation_pipeline.rotation.conductor import past_dates
 
 
 def pinned_roster(pipeline: Pipeline) -> Roster:
@@ -63,7 +64,7 @@ def add_approval(pipeline: Pipeline, rotation: Rotation, signature: bytes) -> tu
     """
     rotation = pipeline.ledger.rotation(rotation.id)
     roster = require_roster(pipeline)
-    if rotation.status in {RotationStatus.CANCELLED, RotationStatus.FINISHED}:
+    if rotation.is_over:
         raise RequestError(f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`")
     _require_within_dates(pipeline, rotation)
     text = _unchanged_text(pipeline, rotation, roster)
@@ -101,13 +102,11 @@ def _text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> ApprovalTex
     return ApprovalText(
         request=rotation.id,
         action=rotation.action,
-        authorises=(
-            f"create {rotation.target}, distribute, promote, re-encrypt, fence, retire, archive {rotation.source}"
-        ),
+        authorises=_authorises(pipeline, rotation),
         database=str(pipeline.database.identity()),
         key_store=pipeline.keys.description,
         source=f"{rotation.source} {source.fingerprint}",
-        target=str(rotation.target),
+        target=_target(pipeline, rotation),
         columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
         required=roster.required,
         officers=tuple(officer.fingerprint for officer in roster.officers),
@@ -117,6 +116,29 @@ def _text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> ApprovalTex
         finish_by=rotation.finish_by,
         reason=rotation.reason if rotation.incident is None else f"incident {rotation.incident}: {rotation.reason}",
     )
+
+
+def _authorises(pipeline: Pipeline, rotation: Rotation) -> str:
+    source, target = rotation.source, rotation.target
+    former = None if rotation.supersedes is None else pipeline.ledger.rotation(rotation.supersedes)
+    beginning = ""
+    if former is not None and former.action == rotation.action:
+        beginning = f"take over {rotation.action} {former.id} where it stands: "
+    elif former is not None:
+        beginning = f"end rotation {former.id} and undo it: "
+    if rotation.action == RequestAction.ROLLBACK:
+        return (
+            f"{beginning}make {target} the primary again, from the archive if it is there, re-encrypt {source} to "
+            f"{target}, fence, withdraw and archive {source}"
+        )
+    return f"{beginning}create {target}, distribute, promote, re-encrypt, fence, retire, archive {source}"
+
+
+def _target(pipeline: Pipeline, rotation: Rotation) -> str:
+    """The version; for a rollback, whose key is there already, with its fingerprint."""
+    if rotation.action == RequestAction.ROLLBACK:
+        return f"{rotation.target} {pipeline.keys.get(rotation.target).fingerprint}"
+    return str(rotation.target)
 
 
 def _unchanged_text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> bytes:
@@ -148,17 +170,8 @@ def _verified(
 
 
 def _require_within_dates(pipeline: Pipeline, rotation: Rotation) -> None:
-    now = pipeline.clock.now()
-    if rotation.started_at is None and now > rotation.start_by:
-        raise RequestError(
-            f"rotation {rotation.id} was to start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; "
-            "cancel it and request a new one"
-        )
-    if now > rotation.finish_by:
-        raise RequestError(
-            f"rotation {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC, "
-            "so its signatures no longer count; cancel it and request a new one"
-        )
+    if (passed := past_dates(rotation, pipeline.clock.now())) is not None:
+        raise RequestError(passed)
 
 
 def _names(roster: Roster) -> dict[str, str]:

@@ -33,7 +33,7 @@ def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], 
     Args:
         required: signatures that the pinned roster asks for.
         shards: shards a table.
-        now: aware; a request that has not started by its `start_by` may no longer start.
+        now: aware; a request past its dates has nothing that is due.
     """
     match rotation.status:
         case RotationStatus.CANCELLED | RotationStatus.FINISHED:
@@ -50,16 +50,27 @@ def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], 
             f"rotation {rotation.id} needs {missing} more approval(s); "
             f"sign with `keyrotation approve {rotation.id} --text`",
         )
-    if rotation.started_at is None and now > rotation.start_by:
-        return Decision(
-            (),
-            f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; "
-            "cancel it and request a new one",
-        )
+    if (passed := past_dates(rotation, now)) is not None:
+        return Decision((), passed)
     for step in WALK:
         if rotation.done(step) is None:
             return Decision(_open_shards(rotation, tables, shards) if step is Step.ROWS else (Action(step),))
     return Decision((), f"rotation {rotation.id} has nothing left to do")
+
+
+def past_dates(rotation: Rotation, now: datetime) -> str | None:
+    """The sentence that says which date of a request has passed, and the way on; None while none has."""
+    if rotation.started_at is None and now > rotation.start_by:
+        return (
+            f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; "
+            "cancel it and request a new one"
+        )
+    if now > rotation.finish_by:
+        return (
+            f"rotation {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC, so its signatures "
+            "no longer count; take it over with `keyrotation request`, or cancel it if its key is not the primary yet"
+        )
+    return None
 
 
 def phase_of(rotation: Rotation) -> str:

@@ -10,6 +10,7 @@ from keyrotation_pipeline.model.rotation import Rotation, RotationType, Step
 from keyrotation_pipeline.ports import Instance, Pipeline, Progress, Report
 from keyrotation_pipeline.rotation.intents import announce, announced
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
+from keyrotation_pipeline.rotation.succession import lineage
 
 PRIMARY_CHANGE_INTENDED = "primary_change_intended"
 PRIMARY_CHANGED = "primary_changed"
@@ -21,9 +22,10 @@ def roll_out_dual_key(pipeline: Pipeline, rotation: Rotation, report: Report) ->
     Raises:
         BlockedError: an instance does not read it in time, or something writes under it already.
     """
-    instances = _wait_until_all_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
+    instances = wait_until_all_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
+    _refuse_early_writers(rotation, instances)
     _refuse_early_values(pipeline, rotation.target)
-    return {"version": str(rotation.target), "instances": len(instances), "names": _names(instances)}
+    return {"version": str(rotation.target), "instances": len(instances), "names": names_of(instances)}
 
 
 def roll_out_primary_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
@@ -36,34 +38,41 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Rotation, report: Report)
     record = _require_registered(pipeline, rotation)
     if not _promoted_before(pipeline, rotation):
         _require_promotable(pipeline, rotation, record)
-        _wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
+        readers = wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
+        _refuse_early_writers(rotation, readers)
         _refuse_early_values(pipeline, rotation.target)
-        announce(pipeline, PRIMARY_CHANGE_INTENDED, _change(rotation), rotation.id)
+        announce(pipeline, PRIMARY_CHANGE_INTENDED, change_of(rotation), rotation.id)
         pipeline.keys.set_primary(rotation.target)
     _record_promotion(pipeline, rotation)
-    instances = _wait_until_all_write(pipeline, rotation, report)
+    instances = wait_until_all_write(pipeline, rotation, report)
     # Row versions of later transactions are known by it to be written since promotion: so it comes last.
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
-    return {"primary": str(rotation.target), "instances": len(instances), "names": _names(instances)}
+    return {"primary": str(rotation.target), "instances": len(instances), "names": names_of(instances)}
 
 
-def _wait_until_all_read(pipeline: Pipeline, rotation: Rotation, report: Report, step: Step) -> tuple[Instance, ...]:
+def wait_until_all_read(pipeline: Pipeline, rotation: Rotation, report: Report, step: Step) -> tuple[Instance, ...]:
+    """Wait until every instance is seen to read the target.
+
+    Raises:
+        BlockedError: one does not in time; names it.
+    """
     target = rotation.target
 
     def lagging(instances: Sequence[Instance]) -> Sequence[str]:
         return [instance.name for instance in instances if target not in instance.reads]
 
     instances = pipeline.rollout.wait_for(f"read {target}", lagging)
-    if early := [instance.name for instance in instances if instance.writes == target]:
-        raise BlockedError(
-            f"instance {early[0]} writes under {target} before its promotion; have it write under {rotation.source}"
-        )
     report(_seen(step, target, instances, "read"))
     return instances
 
 
-def _wait_until_all_write(pipeline: Pipeline, rotation: Rotation, report: Report) -> tuple[Instance, ...]:
+def wait_until_all_write(pipeline: Pipeline, rotation: Rotation, report: Report) -> tuple[Instance, ...]:
+    """Wait until every instance is seen to write under the target.
+
+    Raises:
+        BlockedError: one does not in time; names it.
+    """
     target = rotation.target
 
     def lagging(instances: Sequence[Instance]) -> Sequence[str]:
@@ -72,6 +81,14 @@ def _wait_until_all_write(pipeline: Pipeline, rotation: Rotation, report: Report
     instances = pipeline.rollout.wait_for(f"write {target}", lagging)
     report(_seen(Step.PRIMARY_KEY_ROLLOUT, target, instances, "write"))
     return instances
+
+
+def _refuse_early_writers(rotation: Rotation, instances: Sequence[Instance]) -> None:
+    target = rotation.target
+    if early := [instance.name for instance in instances if instance.writes == target]:
+        raise BlockedError(
+            f"instance {early[0]} writes under {target} before its promotion; have it write under {rotation.source}"
+        )
 
 
 def _refuse_early_values(pipeline: Pipeline, target: KeyVersion) -> None:
@@ -100,10 +117,13 @@ def _require_registered(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
 
 
 def _promoted_before(pipeline: Pipeline, rotation: Rotation) -> bool:
-    """Whether an earlier attempt of this very rotation named the target: then values under it are as they should be."""
+    """Whether an earlier attempt named the target: then values under it are as they should be."""
     if pipeline.keys.primary() != rotation.target:
         return False
-    return _change(rotation) in announced(pipeline, PRIMARY_CHANGE_INTENDED, rotation.id)
+    return any(
+        change_of(rotation) in announced(pipeline, PRIMARY_CHANGE_INTENDED, each.id)
+        for each in lineage(pipeline, rotation)
+    )
 
 
 def _require_promotable(pipeline: Pipeline, rotation: Rotation, record: KeyRecord) -> None:
@@ -127,10 +147,11 @@ def _record_promotion(pipeline: Pipeline, rotation: Rotation) -> None:
             pipeline.ledger.set_key_state(rotation.source, state, rotation.id)
         if target is not None and target.state is not KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
-            pipeline.ledger.append(PRIMARY_CHANGED, _change(rotation), rotation.id)
+            pipeline.ledger.append(PRIMARY_CHANGED, change_of(rotation), rotation.id)
 
 
-def _change(rotation: Rotation) -> dict[str, str]:
+def change_of(rotation: Rotation) -> dict[str, str]:
+    """From which primary to which, as the audit says it."""
     return {"from": str(rotation.source), "to": str(rotation.target)}
 
 
@@ -139,5 +160,6 @@ def _seen(step: Step, target: KeyVersion, instances: Sequence[Instance], verb: s
     return Progress(step, str(target), len(instances), len(instances), "instances", note)
 
 
-def _names(instances: Sequence[Instance]) -> list[str]:
+def names_of(instances: Sequence[Instance]) -> list[str]:
+    """The instances' names, in order."""
     return sorted(instance.name for instance in instances)

@@ -36,7 +36,7 @@ def create_key_version(pipeline: Pipeline, rotation: Rotation, report: Report) -
         )
     material = _taken_up(pipeline, version, registered) or _generated(pipeline, rotation)
     _require_read_back(pipeline, version, material)
-    backup = _backed_up(pipeline, version, material, rotation.id)
+    backup = backed_up(pipeline, version, material, rotation.id)
     if registered is None:
         record = KeyRecord(version, KeyState.PRE_ACTIVATION, material.fingerprint, pipeline.clock.now())
         pipeline.ledger.add_key(record, rotation.id)
@@ -143,7 +143,7 @@ def _import(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> N
     announce(pipeline, KEY_IMPORT_INTENDED, facts, None)
     pipeline.keys.add(version, material)
     _require_read_back(pipeline, version, material)
-    _backed_up(pipeline, version, material, None)
+    backed_up(pipeline, version, material, None)
 
 
 def _require_same_primary(pipeline: Pipeline, ring: KeyRing, registered: Mapping[KeyVersion, KeyRecord]) -> None:
@@ -162,8 +162,12 @@ def _require_read_back(pipeline: Pipeline, version: KeyVersion, material: KeyMat
         raise KeyStoreError(f"{version} does not read back from the key store as it was stored; check the store")
 
 
-def _backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, request: str | None) -> KeyBackup:
-    """The intact backup that there is, or a new one."""
+def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, request: str | None) -> KeyBackup:
+    """The intact backup of a key that there is, or a new one.
+
+    Raises:
+        BackupError: it is not there after it was written.
+    """
     if (backup := pipeline.vault.key_backup(version, material.fingerprint)) is not None:
         return backup
     made = pipeline.vault.store_key(version, material, pipeline.ledger.head())

@@ -10,7 +10,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, RotationType, Step
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType, Step
 from keyrotation_pipeline.ports import Pipeline
 from keyrotation_pipeline.rotation.approvals import (
     add_approval,
@@ -26,10 +26,13 @@ __all__ = [
     "add_approval",
     "approval_text",
     "cancel",
+    "dates",
     "open_request",
     "pinned_roster",
     "require_authorised",
+    "require_none_waiting",
     "require_roster",
+    "require_texts",
 ]
 
 # No step may run, and be at its middle, while a request is cancelled.
@@ -54,6 +57,9 @@ def open_request(
 ) -> Rotation:
     """Open a rotation from the primary to a version that was never used, for officers to sign.
 
+    While a request is past its dates with its key the primary, what is opened is its continuation: the same again,
+    which goes on where that one stands.
+
     Args:
         reason: one plain line; officers sign it.
         requested_by: who asks, as `key_rotation_audit.initiated_by` shows it.
@@ -63,21 +69,27 @@ def open_request(
 
     Raises:
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
-        RequestError: another rotation is unfinished, there is no primary, or the dates cannot be right.
+        RequestError: another rotation is unfinished (and within its dates), there is no primary, or the dates cannot
+            be right.
         PreflightError: a table cannot be rotated as it is.
     """
     require_roster(pipeline)
-    _require_texts(reason, requested_by, incident)
-    _require_none_unfinished(pipeline)
-    source = _source(pipeline)
-    target, counts = _target(pipeline)
+    require_texts(reason, requested_by, incident)
+    require_none_waiting(pipeline)
+    former = _stuck(pipeline)
+    if former is None:
+        source = _source(pipeline)
+        target, counts = _target(pipeline)
+    else:
+        source, target, counts = _registered(pipeline)[former.source], former.target, ()
+        incident = incident or former.incident
     now = pipeline.clock.now()
-    start, finish = _dates(now, start_by, finish_by, emergency=incident is not None)
+    start, finish = dates(now, start_by, finish_by, emergency=incident is not None)
     head = pipeline.ledger.head()
     rotation = Rotation(
         id=os.urandom(16).hex(),
         type=RotationType.ROUTINE if incident is None else RotationType.EMERGENCY,
-        action="rotate",
+        action=RequestAction.ROTATE if former is None else former.action,
         source=source.version,
         source_fingerprint=source.fingerprint,
         target=target,
@@ -91,6 +103,7 @@ def open_request(
         status=RotationStatus.REQUESTED,
         steps=(),
         approvals=(),
+        supersedes=None if former is None else former.id,
     )
     pipeline.ledger.open(rotation, approval_text(pipeline, rotation))
     pipeline.ledger.save_counts(counts)
@@ -110,6 +123,10 @@ def cancel(pipeline: Pipeline, rotation: Rotation) -> None:
         rotation = pipeline.ledger.rotation(rotation.id)
         if rotation.status is RotationStatus.CANCELLED:
             return
+        if rotation.waits_to_supersede:
+            # It has made and changed nothing, and its key is not its own.
+            pipeline.ledger.set_status(rotation.id, RotationStatus.CANCELLED)
+            return
         _require_cancellable(pipeline, rotation)
         pipeline.ledger.append(CANCEL_INTENDED, {"withdraws": str(rotation.target)}, rotation.id)
         if rotation.target in pipeline.keys.versions():
@@ -123,11 +140,16 @@ def cancel(pipeline: Pipeline, rotation: Rotation) -> None:
 def _require_cancellable(pipeline: Pipeline, rotation: Rotation) -> None:
     if rotation.status is RotationStatus.FINISHED:
         raise RequestError(f"rotation {rotation.id} is finished; there is nothing to cancel")
+    if rotation.action == RequestAction.ROLLBACK:
+        raise RequestError(
+            f"the rollback {rotation.id} has begun, so it cannot be cancelled; "
+            f"go on with `keyrotation rotate {rotation.id}`"
+        )
     promoted = rotation.done(Step.PRIMARY_KEY_ROLLOUT) or rotation.promotion_xid is not None
     if promoted or pipeline.keys.primary() == rotation.target:
         raise RequestError(
             f"rotation {rotation.id} has made {rotation.target} the primary, so it cannot be cancelled; "
-            f"go on with `keyrotation rotate {rotation.id}`"
+            f"go on with `keyrotation rotate {rotation.id}`, or back with `keyrotation rollback {rotation.id}`"
         )
     for count in pipeline.database.count(pipeline.tables):
         if values := count.values_by_version.get(rotation.target, 0):
@@ -137,7 +159,12 @@ def _require_cancellable(pipeline: Pipeline, rotation: Rotation) -> None:
             )
 
 
-def _require_texts(reason: str, requested_by: str, incident: str | None) -> None:
+def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
+    """Refuse texts that two people could read differently, or that are kept nowhere whole.
+
+    Raises:
+        ApprovalError: names which, and why.
+    """
     for name, text, longest in (
         ("Reason", reason, LONGEST_REASON_CHARS),
         ("Requested by", requested_by, LONGEST_NAME_CHARS),
@@ -150,12 +177,31 @@ def _require_texts(reason: str, requested_by: str, incident: str | None) -> None
             raise ApprovalError(f"{name} has {len(text)} characters; write it with at most {longest}")
 
 
-def _require_none_unfinished(pipeline: Pipeline) -> None:
-    if (current := pipeline.ledger.current()) is not None:
+def require_none_waiting(pipeline: Pipeline) -> None:
+    """Refuse to open a request beside one that waits to undo another or to take it over.
+
+    Raises:
+        RequestError: names it.
+    """
+    if (waiting := pipeline.ledger.waiting()) is not None:
         raise RequestError(
-            f"rotation {current.id} ({current.source} to {current.target}) is not finished; "
-            f"finish it with `keyrotation rotate {current.id}`, or cancel it"
+            f"request {waiting.id} ({waiting.action} {waiting.source} to {waiting.target}) waits for its start; "
+            f"approve it with `keyrotation approve {waiting.id} --text`, or cancel it"
         )
+
+
+def _stuck(pipeline: Pipeline) -> Rotation | None:
+    """The unfinished request, if only a continuation can bring it to its end; None if there is no unfinished one."""
+    current = pipeline.ledger.current()
+    if current is None:
+        return None
+    begun = current.action == RequestAction.ROLLBACK or pipeline.keys.primary() == current.target
+    if begun and pipeline.clock.now() > current.finish_by:
+        return current
+    raise RequestError(
+        f"rotation {current.id} ({current.source} to {current.target}) is not finished; "
+        f"finish it with `keyrotation rotate {current.id}`, or cancel it"
+    )
 
 
 def _source(pipeline: Pipeline) -> KeyRecord:
@@ -196,9 +242,14 @@ def _next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersio
     return max(seen).next()
 
 
-def _dates(
+def dates(
     now: datetime, start_by: datetime | None, finish_by: datetime | None, *, emergency: bool
 ) -> tuple[datetime, datetime]:
+    """By when a request must start and be finished, to the second.
+
+    Raises:
+        RequestError: the given dates cannot be right.
+    """
     finish = finish_by or now + (EMERGENCY if emergency else ROUTINE_FINISH)
     start = start_by or min(finish, now + (EMERGENCY if emergency else ROUTINE_START))
     if not now < start <= finish:

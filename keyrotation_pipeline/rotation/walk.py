@@ -4,9 +4,20 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, OutOfOrderError
-from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step, StepRecord
+from keyrotation_pipeline.model.rotation import WALK, RequestAction, Rotation, RotationStatus, Step, StepRecord
 from keyrotation_pipeline.ports import Pipeline, Report
-from keyrotation_pipeline.rotation import archive, audit, deploy, keys, prove, reencrypt, request, retire
+from keyrotation_pipeline.rotation import (
+    archive,
+    audit,
+    deploy,
+    keys,
+    prove,
+    reencrypt,
+    request,
+    retire,
+    rollback,
+    succession,
+)
 from keyrotation_pipeline.rotation.conductor import Action, Decision, decide
 
 StepFunction = Callable[[Pipeline, Rotation, Report], Mapping[str, Any]]
@@ -23,11 +34,25 @@ STEPS: Mapping[Step, StepFunction] = {
     Step.COMPLIANCE_REPORT: audit.report_compliance,
 }
 
+# The way back is the same walk with source and target exchanged, but for how it begins and what it reports.
+STEPS_BACK: Mapping[Step, StepFunction] = {
+    **STEPS,
+    Step.KEY_VERSION: rollback.bring_back_key,
+    Step.DUAL_KEY_ROLLOUT: rollback.roll_out_old_key,
+    Step.PRIMARY_KEY_ROLLOUT: rollback.return_primary,
+    Step.COMPLIANCE_REPORT: rollback.report_rollback,
+}
+
 
 def next_decision(pipeline: Pipeline, rotation: Rotation) -> Decision:
     """The conductor's decision for a rotation as it stands now."""
     roster = request.pinned_roster(pipeline)
     return decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
+
+
+def next_up(pipeline: Pipeline) -> Rotation | None:
+    """The request that the conductor works at, if there is one."""
+    return succession.next_up(pipeline, request.pinned_roster(pipeline).required)
 
 
 def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report) -> StepRecord:
@@ -47,6 +72,11 @@ def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report)
             raise OutOfOrderError(_out_of_order(rotation, action, decision))
         try:
             request.require_authorised(pipeline, rotation)
+            if rotation.started_at is None:
+                rotation = succession.begin(pipeline, rotation)
+                # A continuation takes finished steps over.
+                if (record := rotation.done(action.step, table, index)) is not None:
+                    return record
             facts = _run(pipeline, rotation, action, report)
         except KeyRotationError as error:
             pipeline.ledger.block(rotation.id, str(error))
@@ -73,19 +103,10 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
 
 
 def _run(pipeline: Pipeline, rotation: Rotation, action: Action, report: Report) -> Mapping[str, Any]:
-    if rotation.started_at is None:
-        rotation = _start(pipeline, rotation)
     if action.shard is not None:
         return reencrypt.reencrypt_shard(pipeline, rotation, action.shard, report)
-    return STEPS[action.step](pipeline, rotation, report)
-
-
-def _start(pipeline: Pipeline, rotation: Rotation) -> Rotation:
-    with pipeline.ledger.transaction():
-        pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
-        started = pipeline.ledger.rotation(rotation.id)
-        pipeline.ledger.write_rotation_audit(started, 0, None)
-    return started
+    steps = STEPS_BACK if rotation.action == RequestAction.ROLLBACK else STEPS
+    return steps[action.step](pipeline, rotation, report)
 
 
 def _record(pipeline: Pipeline, rotation: Rotation, record: StepRecord) -> None:

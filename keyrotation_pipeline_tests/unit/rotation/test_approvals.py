@@ -80,8 +80,8 @@ def test_a_signature_counts_from_the_request_until_now(
 @pytest.mark.parametrize(
     ("after", "sentence"),
     [
-        pytest.param(timedelta(days=31), "was to start by", id="not started in time"),
-        pytest.param(timedelta(days=91), "was to start by|was to be finished by", id="not finished in time"),
+        pytest.param(timedelta(days=31), "did not start by", id="not started in time"),
+        pytest.param(timedelta(days=91), "did not start by|was to be finished by", id="not finished in time"),
     ],
 )
 def test_a_request_past_its_dates_takes_no_signature_and_authorises_nothing(

@@ -1,0 +1,79 @@
+"""The post-mortem of a rollback, in the seed's form: facts from the ledger, and room for what people must judge."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keyrotation_pipeline.model.rotation import WALK, Rotation, Step, StepRecord
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation.intents import announced
+from keyrotation_pipeline.rotation.succession import lineage
+
+BLOCKED = "blocked"
+_FOR_PEOPLE = "[to be agreed on by the officers]"
+
+
+def post_mortem(pipeline: Pipeline, rotation: Rotation) -> str:
+    """The text, ready to be completed by hand under its last heading.
+
+    Args:
+        rotation: a rollback whose rows are proven.
+
+    Source: the seed procedure, section 6.2, step 4.
+    """
+    undone = _undone(pipeline, rotation)
+    actions = "\n".join(f"{number}. {line}" for number, line in enumerate(_actions(rotation, undone), 1))
+    return (
+        "ROLLBACK POST-MORTEM\n\n"
+        f"Date: {pipeline.clock.now():%Y-%m-%d %H:%M} UTC\n"
+        f"Reason for rollback: {rotation.reason}\n\n"
+        f"What went wrong:\n{_what_went_wrong(pipeline, undone)}\n\n"
+        f"Data loss:\n{_data_loss(rotation)}\n\n"
+        f"Recovery actions:\n{actions}\n\n"
+        f"Prevention measures:\n1. {_FOR_PEOPLE}\n"
+    )
+
+
+def _undone(pipeline: Pipeline, rotation: Rotation) -> Rotation:
+    """The rotation that is undone; a continuation leads to it through the rollback that it took over."""
+    (*_, first) = lineage(pipeline, rotation)
+    return first if first.supersedes is None else pipeline.ledger.rotation(first.supersedes)
+
+
+def _what_went_wrong(pipeline: Pipeline, undone: Rotation) -> str:
+    told = [str(facts["sentence"]) for facts in announced(pipeline, BLOCKED, undone.id) if facts.get("sentence")]
+    reached = [record for record in undone.steps if record.table is None]
+    last = f"its last finished step was {reached[-1].step}" if reached else "none of its steps was finished"
+    begun = f"Rotation {undone.id} ({undone.source} to {undone.target}) was given up; {last}."
+    if not told and undone.blocked_by is None:
+        return f"{begun} Nothing had blocked it."
+    return f"{begun} What blocked it last: {undone.blocked_by or told[-1]}."
+
+
+def _data_loss(rotation: Rotation) -> str:
+    proof = _facts(rotation.done(Step.ZERO_OLD_ROWS_PROOF))
+    return (
+        f"None: rows were re-encrypted, not restored, so that what was written meanwhile is kept. "
+        f"{proof.get('values_decrypted', 0)} value(s) decrypt, {proof.get('old_values', 0)} are left under "
+        f"{', '.join(proof.get('retired', []))}, none is in quarantine."
+    )
+
+
+def _actions(rotation: Rotation, undone: Rotation) -> Iterator[str]:
+    if undone.done(WALK[-1]) is None:
+        yield f"Stopped rotation {undone.id}"
+    key = _facts(rotation.done(Step.KEY_VERSION))
+    where = "Brought back from the archive" if key.get("from_archive") else "Found in the key store"
+    yield f"{where}: {rotation.target}"
+    for step, sentence in (
+        (Step.PRIMARY_KEY_ROLLOUT, f"Made {rotation.target} the primary again, once every instance read it"),
+        (Step.ROWS, f"Re-encrypted {rotation.source} to {rotation.target}"),
+        (Step.ZERO_OLD_ROWS_PROOF, f"Proved that nothing is left under {rotation.source}"),
+        (Step.ARCHIVED_KEY, f"Withdrew and archived {rotation.source}, whose number is not used again"),
+    ):
+        if (record := rotation.done(step)) is not None:
+            rows = f", {record.facts.get('rows', 0)} row(s)" if step is Step.ROWS else ""
+            yield f"{sentence}{rows} ({record.finished_at:%Y-%m-%d %H:%M} UTC)"
+
+
+def _facts(record: StepRecord | None) -> Mapping[str, Any]:
+    return {} if record is None else record.facts

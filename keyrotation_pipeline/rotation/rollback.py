@@ -1,0 +1,228 @@
+"""Rollback: the primary back to the version before, and every row with it, so that nothing written since is lost.
+
+It is the walk of a rotation with source and target exchanged. What is different: the target is a key that was used
+before, and comes back from wherever it is; rows under it are as they should be; and the fences against it fall before
+anything is written under it again. The version that is undone is withdrawn, and its number never used again.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType, Step
+from keyrotation_pipeline.ports import Pipeline, Progress, Report
+from keyrotation_pipeline.rotation import audit, deploy, request
+from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.rotation.keys import backed_up, record_of
+from keyrotation_pipeline.rotation.post_mortem import post_mortem
+
+KEY_RESTORE_INTENDED = "key_restore_intended"
+POST_MORTEM = "rollback_post_mortem"
+START = timedelta(days=7)
+FINISH = timedelta(days=30)
+LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
+
+
+def open_rollback(
+    pipeline: Pipeline,
+    rotation: Rotation,
+    *,
+    reason: str,
+    requested_by: str,
+    start_by: datetime | None = None,
+    finish_by: datetime | None = None,
+) -> Rotation:
+    """Open a request to undo a rotation, for officers to sign; the rotation is paused from here on.
+
+    Args:
+        rotation: the unfinished one, or the last finished one.
+        reason: one plain line; officers sign it, and the post-mortem begins with it.
+        start_by: aware; default 7 days from now.
+        finish_by: aware; default 30 days from now.
+
+    Raises:
+        RequestError: it cannot be undone; the message names the way forward.
+        ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
+    """
+    request.require_roster(pipeline)
+    request.require_texts(reason, requested_by, None)
+    request.require_none_waiting(pipeline)
+    rotation = pipeline.ledger.rotation(rotation.id)
+    _require_undoable(pipeline, rotation)
+    source = _registered(pipeline, rotation)
+    now, head = pipeline.clock.now(), pipeline.ledger.head()
+    start, finish = request.dates(now, start_by or now + START, finish_by or now + FINISH, emergency=False)
+    opened = Rotation(
+        id=os.urandom(16).hex(),
+        type=RotationType.ROUTINE,
+        action=RequestAction.ROLLBACK,
+        source=rotation.target,
+        source_fingerprint=source.fingerprint,
+        target=rotation.source,
+        reason=reason,
+        incident=None,
+        requested_by=requested_by,
+        requested_at=now,
+        start_by=start,
+        finish_by=finish,
+        audit_head=(head.seq, head.hash),
+        status=RotationStatus.REQUESTED,
+        steps=(),
+        approvals=(),
+        supersedes=rotation.id,
+    )
+    text = request.approval_text(pipeline, opened)
+    with pipeline.ledger.transaction():
+        pipeline.ledger.open(opened, text)
+        if rotation.status is RotationStatus.RUNNING:
+            pipeline.ledger.set_status(rotation.id, RotationStatus.PAUSED, {"for": opened.id})
+    return opened
+
+
+def bring_back_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """Give the applications the key of the version before again, from the archive if it is there.
+
+    Raises:
+        RequestError: it is compromised or destroyed.
+        KeyStoreError: the key store does not hold it, or holds another key under its version.
+    """
+    version, record = rotation.target, _require_usable(pipeline, rotation)
+    material = pipeline.keys.get(version)
+    if material.fingerprint != record.fingerprint:
+        raise KeyStoreError(
+            f"the key store holds another {version} ({material.fingerprint[:16]}) than the registered one "
+            f"({record.fingerprint[:16]}); put that back with `keyrotation restore-key {version}`"
+        )
+    facts = {"version": str(version), "fingerprint": record.fingerprint}
+    if version in pipeline.keys.archived():
+        announce(pipeline, KEY_RESTORE_INTENDED, facts, rotation.id)
+        pipeline.keys.restore(version)
+    if pipeline.keys.ring().material(version) != material:
+        raise KeyStoreError(f"{version} does not read back from the key store as it was archived; check the store")
+    backup = backed_up(pipeline, version, material, rotation.id)
+    report(Progress(Step.KEY_VERSION, str(version), 1, 1, "keys", "live, read back and backed up"))
+    return {
+        **facts,
+        "from_archive": facts in announced(pipeline, KEY_RESTORE_INTENDED, rotation.id),
+        "backup": backup.name,
+        "backup_sha256": backup.sha256,
+        "recipients": list(backup.recipients),
+    }
+
+
+def roll_out_old_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """Wait until every application instance is seen to read the version before.
+
+    Raises:
+        BlockedError: an instance does not read it in time.
+    """
+    instances = deploy.wait_until_all_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
+    return {"version": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}
+
+
+def return_primary(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """Let the tables take the version before again, make it the primary, and wait until every instance writes it.
+
+    Raises:
+        RequestError: it was compromised or destroyed meanwhile.
+        BlockedError: a third version is the primary, a table cannot be unfenced, or an instance lags.
+    """
+    _require_usable(pipeline, rotation)
+    primary = pipeline.keys.primary()
+    if primary not in {rotation.source, rotation.target}:
+        raise BlockedError(
+            f"the key store names {primary} as the primary, but the rollback {rotation.id} is from {rotation.source} "
+            f"to {rotation.target}; name {rotation.source} there again"
+        )
+    for table in pipeline.tables:
+        pipeline.database.unfence(table, rotation.target)
+    if primary != rotation.target:
+        deploy.wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
+        announce(pipeline, deploy.PRIMARY_CHANGE_INTENDED, deploy.change_of(rotation), rotation.id)
+        pipeline.keys.set_primary(rotation.target)
+    _record_return(pipeline, rotation)
+    instances = deploy.wait_until_all_write(pipeline, rotation, report)
+    if rotation.promotion_xid is None:
+        pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
+    return {"primary": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}
+
+
+def report_rollback(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+    """The summary that every request ends with, and the seed's post-mortem, filled in as far as facts go.
+
+    Raises:
+        AuditError: the chain does not verify.
+    """
+    text = post_mortem(pipeline, rotation)
+    pipeline.ledger.append(POST_MORTEM, {"undoes": rotation.supersedes, "text": text}, rotation.id)
+    return {**audit.report_compliance(pipeline, rotation, report), "post_mortem": text}
+
+
+def _require_undoable(pipeline: Pipeline, rotation: Rotation) -> None:
+    if rotation.action != RequestAction.ROTATE:
+        raise RequestError(
+            f"request {rotation.id} is a {rotation.action} itself; when it is over, move on with `keyrotation request`"
+        )
+    if rotation.status is RotationStatus.CANCELLED:
+        raise RequestError(f"rotation {rotation.id} was cancelled; there is nothing to roll back")
+    if rotation.done(Step.KEY_VERSION) is None:
+        raise RequestError(f"rotation {rotation.id} has made no key yet; give it up with `keyrotation cancel`")
+    if rotation.status is RotationStatus.FINISHED:
+        _require_last(pipeline, rotation)
+    source = record_of(pipeline, rotation.source)
+    if source is not None and source.state in LOST:
+        raise RequestError(_no_way_back(rotation, source))
+
+
+def _require_last(pipeline: Pipeline, rotation: Rotation) -> None:
+    if (current := pipeline.ledger.current()) is not None:
+        raise RequestError(
+            f"rotation {current.id} is not finished; roll that back with `keyrotation rollback {current.id}`"
+        )
+    primary = pipeline.keys.primary()
+    if primary != rotation.target:
+        raise RequestError(
+            f"rotation {rotation.id} is not the last one: {primary} is the primary now, not {rotation.target}; "
+            "to replace that, run `keyrotation request`"
+        )
+
+
+def _no_way_back(rotation: Rotation, record: KeyRecord) -> str:
+    onward = f"finish it with `keyrotation rotate {rotation.id}`, then " if not rotation.is_over else ""
+    return (
+        f"{record.version} is {record.state} and never becomes the primary again, so rotation {rotation.id} cannot be "
+        f"rolled back; {onward}move on to a fresh version with `keyrotation request`"
+    )
+
+
+def _registered(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
+    record = record_of(pipeline, rotation.target)
+    if record is None:
+        raise RequestError(f"{rotation.target} is not registered; run `keyrotation reconcile`")
+    return record
+
+
+def _require_usable(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
+    """The record of the version that the rollback goes back to."""
+    record = record_of(pipeline, rotation.target)
+    if record is None or record.state in LOST:
+        state = "not registered" if record is None else str(record.state)
+        raise RequestError(
+            f"{rotation.target} is {state} and never becomes the primary again, so the rollback {rotation.id} cannot "
+            "go on; ask for a fresh version with `keyrotation request`"
+        )
+    return record
+
+
+def _record_return(pipeline: Pipeline, rotation: Rotation) -> None:
+    """Move both states together; the source first, since only one version may be active."""
+    with pipeline.ledger.transaction():
+        source, target = record_of(pipeline, rotation.source), record_of(pipeline, rotation.target)
+        if source is not None and source.state is KeyState.ACTIVE:
+            pipeline.ledger.set_key_state(rotation.source, KeyState.DEACTIVATED, rotation.id)
+        if target is not None and target.state is not KeyState.ACTIVE:
+            pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
+            pipeline.ledger.append(deploy.PRIMARY_CHANGED, deploy.change_of(rotation), rotation.id)

@@ -1,0 +1,314 @@
+"""Rollback from every phase: the former key is primary again, every row under it, and nothing written since is lost."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.cryptoperiod import activated_at
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.ports import Instance
+from keyrotation_pipeline.rotation import rollback, standstill, walk
+from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline.rotation.pausing import pause, resume
+from keyrotation_pipeline.rotation.request import cancel
+from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
+
+PROMOTED = WALK.index(Step.PRIMARY_KEY_ROLLOUT)
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    """Before any rotation; no application instance reports itself, so nothing is waited for."""
+    world = before_any_rotation()
+    world.rollout.running = ()
+    return world
+
+
+def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> list[Step]:
+    return [record.step for record in walk.run(world.pipeline, rotation.id, world.report, through)]
+
+
+def rotated(world: FakeWorld, through: Step) -> Rotation:
+    """A rotation up to one of its steps; once v2 is the primary, the application has written under it."""
+    rotation = approved(world)
+    run(world, rotation, through)
+    if WALK.index(through) >= PROMOTED:
+        world.database.rows["clients"].append({"first_name": "v2:New", "email": "v2:new@example.org"})
+    return world.ledger.rotation(rotation.id)
+
+
+def opened(world: FakeWorld, rotation: Rotation) -> Rotation:
+    return rollback.open_rollback(world.pipeline, rotation, reason="reports are slow", requested_by="dba@clinic")
+
+
+def signed(world: FakeWorld, rotation: Rotation) -> Rotation:
+    undoing = opened(world, rotation)
+    for officer in (ADA, BEN):
+        sign(world, undoing, officer)
+    return world.ledger.rotation(undoing.id)
+
+
+def assert_rolled_back(world: FakeWorld, undoing: Rotation, *, new_rows: bool) -> None:
+    rows = [{"first_name": "v1:Zoe", "email": "v1:zoe@example.org"}]
+    if new_rows:
+        rows.append({"first_name": "v1:New", "email": "v1:new@example.org"})
+    assert world.database.rows == {"clients": rows}
+    assert (world.keys.versions(), world.keys.archived(), world.keys.primary()) == ((V1,), (V2,), V1)
+    assert {version: key.state for version, key in world.ledger.state.keys.items()} == {
+        V1: KeyState.ACTIVE,
+        V2: KeyState.ARCHIVED,
+    }
+    assert world.database.fence_state == {"clients": (V2,)}
+    assert world.ledger.rotation(undoing.id).status is RotationStatus.FINISHED
+    assert world.ledger.current() is world.ledger.waiting() is None
+    verify_audit(world.ledger)
+
+
+@pytest.mark.parametrize("through", WALK)
+def test_a_rollback_from_any_phase_ends_under_the_former_key_with_every_write_kept(
+    world: FakeWorld, through: Step
+) -> None:
+    rotation = rotated(world, through)
+    undoing = signed(world, rotation)
+    assert list(dict.fromkeys(run(world, undoing))) == list(WALK)
+    assert_rolled_back(world, undoing, new_rows=WALK.index(through) >= PROMOTED)
+    ended = RotationStatus.FINISHED if through is WALK[-1] else RotationStatus.CANCELLED
+    assert world.ledger.rotation(rotation.id).status is ended
+
+
+@pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS, Step.RETIRED_KEY, WALK[-1]])
+def test_a_rollback_that_dies_at_any_change_ends_the_same_when_it_is_run_again(world: FakeWorld, through: Step) -> None:
+    undoing = signed(world, rotated(world, through))
+    deaths, allowed = 0, 0
+    while world.ledger.rotation(undoing.id).status is not RotationStatus.FINISHED:
+        world.journal.die_at = len(world.journal.entries) + allowed
+        before = world.ledger.rotation(undoing.id).steps
+        try:
+            run(world, undoing)
+        except ProcessKilled:
+            deaths += 1
+            world.ledger.locks.clear()
+            allowed = allowed + 1 if world.ledger.rotation(undoing.id).steps == before else 0
+    world.journal.die_at = None
+    assert deaths > 2 * len(WALK)
+    assert_rolled_back(world, undoing, new_rows=WALK.index(through) >= PROMOTED)
+
+
+def test_a_rotation_killed_between_the_primary_and_its_record_is_rolled_back_too(world: FakeWorld) -> None:
+    rotation = approved(world)
+    run(world, rotation, Step.DUAL_KEY_ROLLOUT)
+    world.keys.set_primary(V2)  # and nothing else: what kill -9 leaves behind
+    undoing = signed(world, rotation)
+    run(world, undoing)
+    assert_rolled_back(world, undoing, new_rows=False)
+
+
+def test_fences_against_the_former_version_fall_before_anything_writes_under_it(world: FakeWorld) -> None:
+    undoing = signed(world, rotated(world, WALK[-1]))
+    run(world, undoing)
+    entries = world.journal.entries
+    assert entries.index("keys.restore v1") < entries.index("unfence clients v1") < entries.index("keys.set_primary v1")
+
+
+def test_the_number_of_the_version_that_was_rolled_back_is_never_used_again(world: FakeWorld) -> None:
+    run(world, signed(world, rotated(world, Step.ROWS)))
+    assert request(world).target == V3
+
+
+def test_the_former_key_does_not_get_younger_by_a_rollback(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.ROWS)
+    world.clock.at += timedelta(days=5)
+    world.signatures.signed_at = world.clock.at
+    run(world, signed(world, rotation))
+    assert activated_at(V1, world.ledger.keys(), world.ledger.rotations()) == START
+
+
+def test_officers_sign_what_is_undone_and_both_fingerprints(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.ROWS)
+    undoing = opened(world, rotation)
+    text = world.ledger.approval_text(undoing.id).decode()
+    keys = world.ledger.state.keys
+    assert "Action: rollback\n" in text
+    assert f"Authorises: end rotation {rotation.id} and undo it: make v1 the primary again" in text
+    assert f"From: v2 {keys[V2].fingerprint}\nTo: v1 {keys[V1].fingerprint}\n" in text
+
+
+def test_an_opened_rollback_pauses_the_rotation_and_waits_for_two_officers(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.ROWS)
+    undoing = opened(world, rotation)
+    sign(world, undoing, ADA)
+    assert world.ledger.rotation(rotation.id).status is RotationStatus.PAUSED
+    assert walk.next_up(world.pipeline) == world.ledger.rotation(rotation.id)
+    with pytest.raises(BlockedError, match="1 more approval"):
+        run(world, undoing)
+    sign(world, undoing, BEN)
+    assert walk.next_up(world.pipeline) == world.ledger.rotation(undoing.id)
+
+
+def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_goes_on(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.ROWS)
+    cancel(world.pipeline, opened(world, rotation))
+    assert (world.keys.versions(), world.ledger.state.keys[V1].state) == ((V1, V2), KeyState.DEACTIVATED)
+    resume(world.pipeline, rotation)
+    run(world, rotation)
+    assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
+
+
+def test_a_rollback_that_has_begun_is_not_cancelled(world: FakeWorld) -> None:
+    undoing = signed(world, rotated(world, Step.KEY_VERSION))
+    run(world, undoing, Step.KEY_VERSION)
+    with pytest.raises(RequestError, match="go on with"):
+        cancel(world.pipeline, undoing)
+    assert V1 in world.keys.versions()
+
+
+def test_a_rollback_waits_until_no_step_of_the_rotation_runs(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standstill.time, "sleep", world.clock.sleep)
+    rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
+    undoing = signed(world, rotation)
+    with world.ledger.lock(f"{rotation.id}/rows/clients shard 01"), pytest.raises(BlockedError, match="shard 01"):
+        run(world, undoing)
+    assert world.ledger.rotation(rotation.id).status is RotationStatus.PAUSED
+    run(world, undoing)
+    assert_rolled_back(world, undoing, new_rows=True)
+
+
+def test_a_rotation_that_was_resumed_meanwhile_is_stopped_again_and_ended(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
+    undoing = signed(world, rotation)
+    resume(world.pipeline, rotation)
+    run(world, rotation)
+    assert world.ledger.rotation(rotation.id).status is RotationStatus.FINISHED
+    run(world, undoing)
+    assert_rolled_back(world, undoing, new_rows=True)
+
+
+def test_writes_do_not_go_back_before_every_instance_reads_the_former_key(world: FakeWorld) -> None:
+    undoing = signed(world, rotated(world, WALK[-1]))
+    world.rollout.running = (Instance("web-1", (V2,), V2, START),)
+    with pytest.raises(BlockedError, match="web-1"):
+        run(world, undoing)
+    assert world.keys.primary() == V2
+
+
+def compromised(world: FakeWorld) -> None:
+    world.ledger.state.keys[V1] = replace(world.ledger.state.keys[V1], state=KeyState.COMPROMISED)
+
+
+@pytest.mark.parametrize("through", [Step.ROWS, WALK[-1]])
+def test_nothing_is_rolled_back_to_a_compromised_version(world: FakeWorld, through: Step) -> None:
+    rotation = rotated(world, through)
+    compromised(world)
+    with pytest.raises(
+        RequestError, match=r"never becomes the primary again.*fresh version with `keyrotation request`"
+    ):
+        opened(world, rotation)
+
+
+@pytest.mark.parametrize("through", [None, Step.DUAL_KEY_ROLLOUT])
+def test_a_version_that_is_found_compromised_on_the_way_never_becomes_the_primary(
+    world: FakeWorld, through: Step | None
+) -> None:
+    undoing = signed(world, rotated(world, Step.ROWS))
+    if through is not None:
+        run(world, undoing, through)
+    compromised(world)
+    with pytest.raises(RequestError, match="never becomes the primary again"):
+        run(world, undoing)
+    assert (world.keys.primary(), world.database.rows["clients"][0]["email"]) == (V2, "v2:zoe@example.org")
+
+
+def lost(world: FakeWorld) -> None:
+    del world.keys.shelf[V1]
+
+
+def exchanged(world: FakeWorld) -> None:
+    world.keys.shelf[V1] = KeyMaterial.generate()
+
+
+@pytest.mark.parametrize(("change", "error"), [(lost, KeyStoreError), (exchanged, ApprovalError)])
+def test_a_former_key_that_is_not_there_as_it_was_signed_stops_the_rollback(
+    world: FakeWorld, change: Callable[[FakeWorld], None], error: type[Exception]
+) -> None:
+    undoing = signed(world, rotated(world, WALK[-1]))
+    change(world)
+    with pytest.raises(error):
+        run(world, undoing)
+    assert (world.keys.versions(), world.keys.primary()) == ((V2,), V2)
+
+
+def test_only_the_last_finished_rotation_is_rolled_back(world: FakeWorld) -> None:
+    first = rotated(world, WALK[-1])
+    run(world, approved(world))
+    with pytest.raises(RequestError, match="is not the last one: v3 is the primary now"):
+        opened(world, first)
+
+
+def test_a_rotation_without_a_key_is_cancelled_instead(world: FakeWorld) -> None:
+    with pytest.raises(RequestError, match="keyrotation cancel"):
+        opened(world, approved(world))
+
+
+def test_a_rollback_is_not_rolled_back(world: FakeWorld) -> None:
+    undoing = signed(world, rotated(world, Step.ROWS))
+    run(world, undoing)
+    with pytest.raises(RequestError, match="is a rollback itself"):
+        opened(world, undoing)
+
+
+def test_a_second_rollback_beside_the_first_is_refused(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.ROWS)
+    first = opened(world, rotation)
+    with pytest.raises(RequestError, match=first.id):
+        opened(world, rotation)
+    with pytest.raises(RequestError, match=first.id):
+        request(world)
+
+
+def test_the_post_mortem_tells_the_facts_in_the_seeds_form(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.ROWS)
+    world.ledger.append("blocked", {"sentence": "instance web-1 lags; restart it"}, rotation.id)
+    undoing = signed(world, rotation)
+    run(world, undoing)
+    record = world.ledger.rotation(undoing.id).done(Step.COMPLIANCE_REPORT)
+    assert record is not None
+    text = record.facts["post_mortem"]
+    assert world.ledger.facts_of(rollback.POST_MORTEM)["text"] == text
+    for line in (
+        "ROLLBACK POST-MORTEM", "Reason for rollback: reports are slow", f"Stopped rotation {rotation.id}",
+        "its last finished step was rows. What blocked it last: instance web-1 lags; restart it.",
+        "4 value(s) decrypt, 0 are left under v2, none is in quarantine.", "Re-encrypted v2 to v1, 4 row(s)",
+        "Prevention measures:",
+    ):  # fmt: skip
+        assert line in text
+
+
+def test_paused_nothing_is_due_and_resumed_it_goes_on(world: FakeWorld) -> None:
+    rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
+    for _ in range(2):
+        pause(world.pipeline, rotation)
+    with pytest.raises(BlockedError, match="is paused"):
+        run(world, rotation)
+    for _ in range(2):
+        resume(world.pipeline, rotation)
+    assert run(world, rotation)[-1] is WALK[-1]
+
+
+def test_a_request_paused_before_its_start_is_a_request_again(world: FakeWorld) -> None:
+    rotation = request(world)
+    pause(world.pipeline, rotation)
+    resume(world.pipeline, rotation)
+    assert world.ledger.rotation(rotation.id).status is RotationStatus.REQUESTED
+
+
+@pytest.mark.parametrize("change", [pause, resume])
+def test_what_is_over_is_neither_paused_nor_resumed(world: FakeWorld, change: Callable[..., None]) -> None:
+    rotation = rotated(world, WALK[-1])
+    with pytest.raises(RequestError, match="is finished"):
+        change(world.pipeline, rotation)
