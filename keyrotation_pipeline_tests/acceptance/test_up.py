@@ -1,0 +1,185 @@
+"""The second of the README's two commands: a UI, a daemon, and a rotation that they carry to its end by themselves."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.demo.home import prepare
+from keyrotation_pipeline.demo.run import open_home
+from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
+from keyrotation_pipeline_tests.acceptance.test_demo import leaks
+
+KEY_IN_THE_ENVIRONMENT = "a key that applications get, and Dagster must not"
+START_SECONDS = 40  # 20 are promised; the machine of a test may be busy with others
+ROTATION_SECONDS = 120
+CHECKS = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks {
+    name executionForLatestMaterialization { status } } } } assetMaterializations(limit: 100) { partition } } }"""
+
+
+@pytest.mark.slow
+def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    settings, officers = prepare(tmp_path / "keyrotation.toml")
+    settings.path.write_text(settings.path.read_text().replace("shards = 4", "shards = 2"))
+    with open_home(settings, 300, lambda _line: None):
+        pass
+    with running_up(folder) as (process, url):
+        request = folder.run("request", "--reason", "yearly").strip()
+        text = folder.run("approve", request, "--text").encode()
+        for officer in officers:
+            folder.run("approve", request, "--signature", "-", text=officer.sign(text).decode())
+        wait_until(lambda: status(folder)["rotation"] is None and status(folder)["primary"] == "v2", ROTATION_SECONDS)
+        wait_until(lambda: set(checks(url).values()) == {"SUCCEEDED"}, 60)
+        shown = partitions(url)
+        keys_in_environments = [pid for pid in family(process.pid) if KEY_IN_THE_ENVIRONMENT in environ_of(pid)]
+
+    assert {key["version"]: key["state"] for key in status(folder)["key_versions"]} == {
+        "v1": "archived",
+        "v2": "active",
+    }
+    assert shown["rows/clients"] == shown["rows/appointments"] == {"v2|00", "v2|01"}
+    assert all(versions == {"v2"} for asset, versions in shown.items() if "rows/" not in asset and versions != {None})
+    # Our own command has it from the shell; whatever it starts has not.
+    assert keys_in_environments == [process.pid]
+    assert process.returncode == 0
+    assert processes_about(settings.home) == []
+    assert leaks(folder) == []
+
+
+@pytest.mark.slow
+def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    with running_up(folder) as (process, url):
+        started = set(family(process.pid)) - {process.pid}
+        assert "rows/clients" not in partitions(url)
+        assert "zero_old_rows_proof" in partitions(url)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(Path(f"/proc/{pid}/environ").exists() and environ_of(pid) for pid in started), 40)
+
+    assert "no keyrotation.toml yet" in folder.printed[-1]
+    with EmbeddedServer(tmp_path / ".keyrotation" / "postgres"):
+        pass  # the last to leave stops the server that the killed one left running
+    assert processes_about(tmp_path) == []
+
+
+def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        folder.run("up", "--port", str(port), expect=1)
+
+    [sentence] = folder.printed[1].splitlines()
+    assert sentence == f"port {port} of 127.0.0.1 is taken; stop what listens there, or choose another with --port"
+    assert processes_about(tmp_path) == []
+
+
+@contextmanager
+def running_up(folder: Folder) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`keyrotation up` on a free port, once it has printed its URL; ended by SIGTERM."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    output = folder.path / "up.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [KEYROTATION, "up", "--port", str(port)],
+            cwd=folder.path,
+            env=environment(ENCRYPTION_MASTER_KEY_V9=KEY_IN_THE_ENVIRONMENT),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    try:
+        wait_until(
+            lambda: f"http://127.0.0.1:{port}" in output.read_text() or process.poll() is not None, START_SECONDS
+        )
+        folder.printed.append(output.read_text())
+        found = re.search(rf"http://127\.0\.0\.1:{port}", folder.printed[-1])
+        assert found, folder.printed[-1]
+        wait_until(lambda: bool(partitions(found[0])), START_SECONDS)
+        yield process, found[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.5)
+
+
+def status(folder: Folder) -> dict[str, Any]:
+    return dict(json.loads(folder.run("status", "--json")))
+
+
+def nodes(url: str) -> dict[str, dict[str, Any]]:
+    """What the UI shows of each asset."""
+    body = json.dumps({"query": CHECKS}).encode()
+    question = urllib.request.Request(f"{url}/graphql", body, {"content-type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(question, timeout=30) as answer:  # noqa: S310
+        found = json.load(answer)["data"]["assetNodes"]
+    return {"/".join(node["assetKey"]["path"]): node for node in found}
+
+
+def partitions(url: str) -> dict[str, set[str | None]]:
+    return {name: {each["partition"] for each in node["assetMaterializations"]} for name, node in nodes(url).items()}
+
+
+def checks(url: str) -> dict[str, str | None]:
+    return {
+        f"{name}:{check['name']}": (check["executionForLatestMaterialization"] or {}).get("status")
+        for name, node in nodes(url).items()
+        for check in node["assetChecksOrError"].get("checks", [])
+    }
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants; PostgreSQL, which detaches itself, is not among them."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found
+
+
+def environ_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def processes_about(path: Path) -> list[str]:
+    """Command lines, of other processes, that name a path."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            found += [command] if str(path) in command else []
+    return found
