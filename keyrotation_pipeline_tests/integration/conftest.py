@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline_tests.backup_sites import backup_officers, clinic, local_clinic  # noqa: F401
 from keyrotation_pipeline_tests.servers import DEBIAN, Server, discard, start_server
 
 _names = (f"debian_{os.getpid()}_{number}" for number in itertools.count())

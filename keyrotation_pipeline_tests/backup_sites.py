@@ -1,0 +1,153 @@
+"""A clinic with backups: a real database, real gpg, real files, an S3 server over HTTP, opened as the commands do."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline_tests.buckets import REGION, TestBucket
+from keyrotation_pipeline_tests.fakes import FakeClock
+from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
+
+CLIENTS = [("Ada", "ada@example.org"), ("Ben", None), ("Cy", ""), ("Dee", "dee@example.org")]
+CONFIGURATION = """
+[database]
+url = {{ file = "url" }}
+[[tables]]
+name = "clients"
+columns = ["name", "email"]
+[[tables]]
+name = "billing.Invoices"
+columns = ["note"]
+[approvals]
+required = 2
+[[approvals.officers]]
+name = "Security Officer"
+certificate = "{security}"
+[[approvals.officers]]
+name = "Privacy Officer"
+certificate = "{privacy}"
+[backup]
+recipients = ["{recovery}", "{security}"]
+"""
+BUCKET = """
+[backup.s3]
+bucket = "{name}"
+endpoint_url = "{url}"
+region_name = "{region}"
+"""
+
+
+@dataclass
+class Clinic:
+    """The clinic, and a clock that its backups go by."""
+
+    directory: Path
+    settings: Settings
+    ring: KeyRing
+    connection: Connection
+    site: BackupSite
+    clock: FakeClock
+    officer: DemoOfficer
+
+    def secret_key(self) -> bytes:
+        return self.officer.gpg("--armor", "--export-secret-keys")
+
+    @contextmanager
+    def recovery_key(self, officer: DemoOfficer | None = None) -> Iterator[RecoveryKey]:
+        with imported_key((officer or self.officer).gpg("--export-secret-keys"), None) as key:
+            yield key
+
+    def pass_days(self, days: int) -> None:
+        self.clock.at += timedelta(days=days)
+
+    @property
+    def backups(self) -> Path:
+        return self.settings.backup_directory
+
+
+def write_configuration(directory: Path, url: str, officers: dict[str, DemoOfficer], bucket: TestBucket | None) -> Path:
+    """`keyrotation.toml` and the file with the database's URL."""
+    certificates = {role: officer.certificate for role, officer in officers.items()}
+    text = CONFIGURATION.format(**certificates)
+    if bucket is not None:
+        text += BUCKET.format(name=bucket.name, url=bucket.url, region=REGION)
+    (directory / "url").write_text(url)
+    (directory / "keyrotation.toml").write_text(text)
+    return directory / "keyrotation.toml"
+
+
+def admit(connection: Connection, ring: KeyRing) -> None:
+    """Rows under v1 and v2, a NULL, an empty string."""
+    connection.execute("CREATE TABLE public.clients (id bigint PRIMARY KEY, name text, email text)")
+    connection.execute('CREATE SCHEMA billing; CREATE TABLE billing."Invoices" (id bigint, note text, total numeric)')
+    rows = [
+        (number, sealed(ring, 1, name), mail and sealed(ring, 2, mail))
+        for number, (name, mail) in enumerate(CLIENTS, 1)
+    ]
+    insert(connection, "public.clients", rows)
+    insert(connection, 'billing."Invoices"', [(1, sealed(ring, 2, "paid"), "12.50")])
+
+
+def open_clinic(
+    stack: ExitStack, directory: Path, url: str, officers: dict[str, DemoOfficer], bucket: TestBucket | None
+) -> Clinic:
+    """Set everything up as `init` does, v1 and v2 in use."""
+    ring = ring_of(1, 2)
+    connection = stack.enter_context(connect(url))
+    admit(connection, ring)
+    declared = settings.load(write_configuration(directory, url, officers, bucket))
+    assembly.initialise(declared, ring, actor="test")
+    site = stack.enter_context(assembly.open_backups(declared, actor="test"))
+    # A minute after the backups that the import of the keys made.
+    clock = FakeClock(datetime.now(UTC) + timedelta(minutes=1))
+    site = replace(site, pipeline=replace(site.pipeline, clock=clock))
+    return Clinic(directory, declared, ring, connection, site, clock, officers["recovery"])
+
+
+@pytest.fixture
+def backup_officers(
+    recovery_officer: DemoOfficer, security_officer: DemoOfficer, privacy_officer: DemoOfficer
+) -> dict[str, DemoOfficer]:
+    return {"recovery": recovery_officer, "security": security_officer, "privacy": privacy_officer}
+
+
+@pytest.fixture
+def clinic(
+    tmp_path: Path, database_url: str, backup_officers: dict[str, DemoOfficer], bucket: TestBucket
+) -> Iterator[Clinic]:
+    """A clinic with a bucket."""
+    with ExitStack() as stack:
+        yield open_clinic(stack, tmp_path, database_url, backup_officers, bucket)
+
+
+@pytest.fixture
+def local_clinic(tmp_path: Path, database_url: str, backup_officers: dict[str, DemoOfficer]) -> Iterator[Clinic]:
+    """A clinic whose backups stay in the local directory."""
+    with ExitStack() as stack:
+        yield open_clinic(stack, tmp_path, database_url, backup_officers, None)
+
+
+def gpg_decrypt(officer: DemoOfficer, file: Path) -> bytes:
+    """``gpg --decrypt FILE``, as the seed types it."""
+    home = Path(f"/tmp/kr-gpg-{os.getpid()}")
+    home.unlink(missing_ok=True)
+    home.symlink_to(officer.home.resolve())
+    try:
+        return subprocess.run(
+            ["gpg", "--homedir", str(home), "--decrypt", str(file)], capture_output=True, check=True
+        ).stdout
+    finally:
+        home.unlink()

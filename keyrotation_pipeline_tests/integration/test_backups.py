@@ -1,0 +1,230 @@
+"""The daily backup: complete or loudly not, in two places, never plain on a disk, the last good one never removed."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.copies import kept_sets
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import BackupSet
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.rotation.audit import read_anchor
+from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt
+from keyrotation_pipeline_tests.buckets import TestBucket
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+
+
+def test_a_set_holds_every_key_and_the_database_under_one_stamp_in_both_places(
+    clinic: Clinic, bucket: TestBucket
+) -> None:
+    done = back_up(clinic.site)
+    stamp = f"{clinic.clock.at:%Y%m%d-%H%M%S}"
+    files = {
+        f"backup-{stamp}.json",
+        f"database-{stamp}.dump.gpg",
+        *(f"encryption-key-{v}-{stamp}.bin.gpg{end}" for v in ("v1", "v2") for end in ("", ".json")),
+    }
+    assert files <= set(clinic.site.local.names())
+    assert files <= set(clinic.site.offsite[0].names())
+    assert all(bucket.content(name) == (clinic.backups / name).read_bytes() for name in files)
+    assert {path.stat().st_mode & 0o777 for path in clinic.backups.iterdir()} == {0o600}
+    assert done.warnings == ()
+
+
+def test_the_manifest_says_what_was_counted_in_the_very_snapshot_that_was_dumped(clinic: Clinic) -> None:
+    made = back_up(clinic.site).made
+    assert made.dump is not None
+    clients, invoices = made.dump.tables
+    assert (clients.rows, invoices.rows) == (4, 1)
+    assert clients.values == {"name": {V1: 4}, "email": {V2: 2}}
+    assert made.dump.versions == (V1, V2)
+    assert {key.version: key.fingerprint for key in made.keys} == {
+        version: clinic.ring.material(version).fingerprint for version in (V1, V2)
+    }
+    text = (clinic.backups / made.name).read_text()
+    assert BackupSet.from_json(text.encode()) == made
+    events = {event.seq: event.hash for event in clinic.site.pipeline.ledger.events()}
+    assert events[read_anchor(text).seq] == read_anchor(text).hash
+
+
+def test_gpg_decrypt_gives_the_base64_key_and_a_restorable_dump(clinic: Clinic) -> None:
+    made = back_up(clinic.site).made
+    assert made.dump is not None
+    for key in made.keys:
+        plain = gpg_decrypt(clinic.officer, clinic.backups / key.file.name)
+        assert plain == f"{clinic.ring.material(key.version).to_base64()}\n".encode()
+    assert gpg_decrypt(clinic.officer, clinic.backups / made.dump.file.name)[:5] == b"PGDMP"
+
+
+def test_neither_keys_nor_the_dump_are_on_a_disk_in_plain(clinic: Clinic) -> None:
+    clinic.connection.execute("ALTER TABLE public.clients ADD COLUMN plain text DEFAULT 'only-in-the-dump'")
+    back_up(clinic.site)
+    keys = [clinic.ring.material(version) for version in (V1, V2)]
+    forbidden = [form for key in keys for form in (key.raw, key.to_base64().encode(), key.raw.hex().encode())]
+    files = [path for path in clinic.directory.rglob("*") if path.is_file() and "keys" not in path.parts]
+    assert len(files) > 8
+    for path in files:
+        content = path.read_bytes()
+        assert not any(form in content for form in (*forbidden, b"PGDMP", b"only-in-the-dump")), path
+
+
+def dying_programs(directory: Path, script: str) -> Path:
+    """A directory whose pg_dump says that it is new, and then does as `script` says."""
+    directory.mkdir()
+    program = directory / "pg_dump"
+    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 99.1" && exit 0\n{script}\n')
+    program.chmod(0o755)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        pytest.param("echo PGDMP; exit 3", "pg_dump ended with 3 before the dump was complete", id="fails at the end"),
+        pytest.param("head -c 200000 /dev/zero; kill -9 $$", "pg_dump ended with -9", id="killed halfway"),
+        pytest.param(
+            "echo 'ERROR: permission denied for table secrets' >&2; exit 1",
+            r"may not read everything \(permission denied for table secrets\)",
+            id="may not read",
+        ),
+    ],
+)
+def test_a_pg_dump_that_dies_leaves_no_dump_and_says_so_though_its_pipe_closed_cleanly(
+    local_clinic: Clinic, tmp_path: Path, script: str, sentence: str
+) -> None:
+    binaries = dying_programs(tmp_path / "bin", script)
+    site = replace(local_clinic.site, dumps=replace(local_clinic.site.dumps, binaries=binaries))  # type: ignore[type-var]
+    with pytest.raises(BackupError, match=sentence):
+        back_up(site)
+    assert [path.name for path in local_clinic.backups.iterdir() if "database" in path.name] == []
+    kept = kept_sets(site.local)
+    assert kept.newest is None
+    assert len(kept.sets[0].keys) == 2  # the keys are backed up all the same
+    assert "backup_incomplete" in [json.loads(event.body)["event"] for event in site.pipeline.ledger.events()]
+
+
+def test_an_old_pg_dump_is_refused_before_it_runs(local_clinic: Clinic, tmp_path: Path) -> None:
+    binaries = dying_programs(tmp_path / "bin", "exit 0")
+    (binaries / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 13.2'\n")
+    site = replace(local_clinic.site, dumps=replace(local_clinic.site.dumps, binaries=binaries))  # type: ignore[type-var]
+    with pytest.raises(BackupError, match=r"is of PostgreSQL 13, and the server runs 18; .*postgres_binaries"):
+        back_up(site)
+
+
+def test_one_lost_key_is_an_error_but_the_others_are_backed_up(local_clinic: Clinic) -> None:
+    (local_clinic.settings.keys_directory / "v1.key").unlink()
+    with pytest.raises(BackupError, match=r"is incomplete: .*holds no v1"):
+        back_up(local_clinic.site)
+    (made,) = kept_sets(local_clinic.site.local).sets
+    assert [key.version for key in made.keys] == [V2]
+    assert made.dump is not None
+
+
+def test_another_key_under_a_registered_version_is_never_backed_up(local_clinic: Clinic) -> None:
+    (local_clinic.settings.keys_directory / "v1.key").write_text(KeyMaterial.generate().to_base64())
+    with pytest.raises(BackupError, match=r"holds another v1 .*than the one registered"):
+        back_up(local_clinic.site)
+
+
+def test_a_bucket_that_does_not_answer_is_an_error_but_the_local_set_is_there(
+    clinic: Clinic, bucket: TestBucket
+) -> None:
+    bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Suspended"})
+    with pytest.raises(BackupError, match=r"is incomplete: bucket .* is not versioned"):
+        back_up(clinic.site)
+    assert kept_sets(clinic.site.local).newest is not None
+    assert kept_sets(clinic.site.offsite[0]).sets == ()
+
+
+def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) -> None:
+    alone, here = back_up(replace(local_clinic.site, recipients=1)).warnings
+    assert "only one certificate can decrypt" in alone
+    assert "on this machine only" in here
+
+
+def test_destroyed_versions_are_left_out_and_archived_ones_are_not(local_clinic: Clinic) -> None:
+    ledger = local_clinic.site.pipeline.ledger
+    local_clinic.site.pipeline.keys.archive(V1)
+    ledger.set_key_state(V1, KeyState.ARCHIVED, None)
+    assert [key.version for key in back_up(local_clinic.site).made.keys] == [V1, V2]
+    ledger.set_key_state(V1, KeyState.DESTROYED, None)
+    local_clinic.pass_days(1)
+    assert [key.version for key in back_up(local_clinic.site).made.keys] == [V2]
+
+
+# --- retention ------------------------------------------------------------------------------------------------------
+
+
+def stamps(clinic: Clinic) -> set[str]:
+    """Days, by what is kept of the dumps."""
+    return {name[9:17] for name in clinic.site.local.names() if name.startswith("database-")}
+
+
+def day(clinic: Clinic) -> str:
+    return f"{clinic.clock.at:%Y%m%d}"
+
+
+def test_local_files_older_than_seven_days_go_once_a_newer_one_is_verified(local_clinic: Clinic) -> None:
+    back_up(local_clinic.site)
+    first = day(local_clinic)
+    local_clinic.pass_days(7)
+    assert back_up(local_clinic.site).removed == ()
+    second = day(local_clinic)
+    local_clinic.pass_days(1)
+    removed = back_up(local_clinic.site).removed
+    assert all(first in name for name in removed)
+    assert {name.split("-")[0] for name in removed} == {"backup", "database", "encryption"}
+    assert stamps(local_clinic) == {second, day(local_clinic)}
+    assert [made.name for made in kept_sets(local_clinic.site.local).sets] == [
+        f"backup-{each}-{local_clinic.clock.at:%H%M%S}.json" for each in (day(local_clinic), second)
+    ]
+
+
+def test_the_last_good_copy_of_a_key_and_of_the_database_stay_however_old(local_clinic: Clinic) -> None:
+    back_up(local_clinic.site)
+    first = day(local_clinic)
+    local_clinic.pass_days(400)
+    (local_clinic.settings.keys_directory / "v1.key").unlink()
+    with pytest.raises(BackupError, match="holds no v1"):
+        back_up(local_clinic.site, database=False)
+    left = [name for name in local_clinic.site.local.names() if first in name]
+    assert [name.split("-2")[0] for name in left if name.endswith(".gpg")] == ["database", "encryption-key-v1"]
+    assert f"backup-{first}" in "".join(left)  # the manifest that vouches for them
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"x"), Path.unlink], ids=["corrupt", "missing"])
+def test_a_newer_dump_that_is_damaged_saves_the_older_one(local_clinic: Clinic, damage: Callable[[Path], None]) -> None:
+    back_up(local_clinic.site)
+    first = day(local_clinic)
+    local_clinic.pass_days(5)
+    newer = back_up(local_clinic.site).made
+    assert newer.dump is not None
+    damage(local_clinic.backups / newer.dump.file.name)
+    local_clinic.pass_days(5)
+    back_up(local_clinic.site, database=False)
+    assert first in stamps(local_clinic)
+
+
+def test_files_of_others_in_the_directory_are_left_alone(local_clinic: Clinic) -> None:
+    back_up(local_clinic.site)
+    (local_clinic.backups / "encryption-key-notes.txt").write_text("ours")
+    local_clinic.pass_days(9)
+    back_up(local_clinic.site)
+    assert (local_clinic.backups / "encryption-key-notes.txt").read_text() == "ours"
+
+
+def test_an_expired_recipient_stops_the_backup(local_clinic: Clinic, tmp_path: Path) -> None:
+    from keyrotation_pipeline_tests.officers import make_expired_officer  # noqa: PLC0415
+
+    gone: DemoOfficer = make_expired_officer(tmp_path / "gone", "Gone")
+    dumps = replace(local_clinic.site.dumps, recipients=(gone.certificate,))  # type: ignore[type-var]
+    with pytest.raises(BackupError, match=r"certificate gone\.asc .* has expired"):
+        back_up(replace(local_clinic.site, dumps=dumps))
