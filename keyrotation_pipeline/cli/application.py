@@ -14,6 +14,7 @@ from keyrotation_pipeline.cli import (
     inspection,
     recovery,
     requests,
+    rollback,
     rotate,
     status,
     up,
@@ -35,7 +36,10 @@ app.command()(status.status)
 app.command()(requests.request)
 app.command()(requests.approve)
 app.command()(rotate.rotate)
+app.command()(rollback.pause)
+app.command()(rollback.resume)
 app.command()(requests.cancel)
+app.command("rollback")(rollback.rollback_command)
 app.command()(inspection.verify)
 app.command()(backups.backup)
 app.command("recovery-test")(recovery.recovery_test_command)

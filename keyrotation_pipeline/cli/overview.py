@@ -10,9 +10,9 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import WALK, Rotation, Step
+from keyrotation_pipeline.model.rotation import WALK, RequestAction, Rotation, Step
 from keyrotation_pipeline.ports import Pipeline, ShardProgress
-from keyrotation_pipeline.rotation import request, walk
+from keyrotation_pipeline.rotation import request, succession, walk
 from keyrotation_pipeline.rotation.conductor import phase_of
 
 SCHEMA = 1
@@ -25,12 +25,13 @@ LIVE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE, KeyState.DEACTIVATED
 def overview(pipeline: Pipeline) -> dict[str, Any]:
     """The object of `status --json`; `attention` has one sentence for each thing overdue, blocked or stale."""
     now = pipeline.clock.now()
-    records, rotation, head = pipeline.ledger.keys(), pipeline.ledger.current(), pipeline.ledger.head()
+    records, rotation, head = pipeline.ledger.keys(), succession.next_up(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     primary, attention = _primary(pipeline, records)
     due = rotation_due(primary, records, pipeline.ledger.rotations()) if primary else None
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
+    attention += _waiting(pipeline, rotation)
     attention += _backups_missing(pipeline, records)
     attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
     return {
@@ -85,6 +86,15 @@ def _blocked(pipeline: Pipeline, rotation: Rotation | None) -> list[str]:
         if not rotation or str(error) != rotation.blocked_by:
             sentences.append(str(error))
     return sentences
+
+
+def _waiting(pipeline: Pipeline, rotation: Rotation | None) -> list[str]:
+    """A request beside the one that is shown, which is to undo that or to take it over."""
+    waiting = pipeline.ledger.waiting()
+    if waiting is None or rotation is None or waiting.id == rotation.id:
+        return []
+    sentence = walk.next_decision(pipeline, waiting).waiting_for
+    return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
 
 
 def _backups_missing(pipeline: Pipeline, records: Sequence[KeyRecord]) -> list[str]:
@@ -157,7 +167,7 @@ def _rotation_document(
     rows_done = _rows_done(pipeline, rotation, walked, weights)
     return {
         "id": rotation.id,
-        "type": str(rotation.type),
+        "type": str(rotation.action if rotation.action == RequestAction.ROLLBACK else rotation.type),
         "phase": phase_of(rotation),
         "from": str(rotation.source),
         "to": str(rotation.target),

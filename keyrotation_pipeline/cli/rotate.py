@@ -10,7 +10,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.rotation import WALK, Rotation, Step, StepRecord
+from keyrotation_pipeline.model.rotation import WALK, RequestAction, Rotation, Step, StepRecord
 from keyrotation_pipeline.ports import Pipeline
 from keyrotation_pipeline.rotation import walk
 from keyrotation_pipeline.rotation.conductor import phase_of
@@ -37,7 +37,8 @@ def rotate(
         rotation = pipeline.ledger.rotation(request_id)
         if not as_json:
             output.heading(pipeline.database.identity().name)
-            output.line(f"rotation {rotation.id}: {rotation.source} to {rotation.target}")
+            what = "rollback" if rotation.action == RequestAction.ROLLBACK else "rotation"
+            output.line(f"{what} {rotation.id}: {rotation.source} to {rotation.target}")
         if dry_run:
             _show_next(pipeline, rotation, as_json=as_json)
             return
@@ -103,6 +104,8 @@ def _show_end(pipeline: Pipeline, rotation: Rotation, seconds: dict[str, float],
         return
     if phase == "finished":
         output.line(f"finished: nothing is left under {rotation.source}, and its key is archived")
+        if (record := rotation.done(Step.COMPLIANCE_REPORT)) and (text := record.facts.get("post_mortem")):
+            output.line(f"\n{text}")
         output.line("next: keyrotation status, keyrotation verify")
     else:
         output.line(f"next is {phase}: keyrotation rotate {rotation.id}")

@@ -17,9 +17,9 @@ from keyrotation_pipeline.defs.launches import (
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus
+from keyrotation_pipeline.model.rotation import WALKED, Rotation, RotationStatus
 from keyrotation_pipeline.ports import Pipeline
-from keyrotation_pipeline.rotation import walk
+from keyrotation_pipeline.rotation import succession, walk
 
 # The daemon looks every 5 seconds; with 5 here it would skip every other look.
 SECONDS_BETWEEN_TICKS = 2
@@ -47,7 +47,7 @@ def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
 
 def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
     """One look: what is due and not yet running is started; otherwise the sentence that says what is waited for."""
-    rotation = pipeline.ledger.current()
+    rotation = succession.next_up(pipeline)
     if rotation is None:
         return _evidence_of_last(instance, pipeline)
     decision = walk.next_decision(pipeline, rotation)
@@ -64,7 +64,8 @@ def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | 
 
 
 def _evidence_of_last(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
-    finished = next((each for each in pipeline.ledger.rotations() if each.status is RotationStatus.FINISHED), None)
+    walked = (each for each in pipeline.ledger.rotations() if each.action in WALKED)
+    finished = next((each for each in walked if each.status is RotationStatus.FINISHED), None)
     if finished is None or any(run.subject == EVIDENCE for run in _past_runs(instance, finished)):
         return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
     return dg.SensorResult(run_requests=[evidence_request(finished)])

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
 from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation.approvals import pinned_roster
 from keyrotation_pipeline.rotation.standstill import standstill
 
 # Evidence is never taken over: the proof, and whatever follows it, is done anew.
@@ -45,12 +46,12 @@ def lineage(pipeline: Pipeline, rotation: Rotation) -> Iterator[Rotation]:
             yield from lineage(pipeline, former)
 
 
-def next_up(pipeline: Pipeline, required: int) -> Rotation | None:
+def next_up(pipeline: Pipeline) -> Rotation | None:
     """The request to work at: one that waits to supersede another as soon as it is signed, else the unfinished one."""
     waiting, current = pipeline.ledger.waiting(), pipeline.ledger.current()
     if waiting is None:
         return current
-    ready = len(waiting.approvals) >= required and pipeline.clock.now() <= waiting.start_by
+    ready = len(waiting.approvals) >= pinned_roster(pipeline).required and pipeline.clock.now() <= waiting.start_by
     return waiting if ready or current is None else current
 
 

@@ -50,11 +50,6 @@ def next_decision(pipeline: Pipeline, rotation: Rotation) -> Decision:
     return decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
 
 
-def next_up(pipeline: Pipeline) -> Rotation | None:
-    """The request that the conductor works at, if there is one."""
-    return succession.next_up(pipeline, request.pinned_roster(pipeline).required)
-
-
 def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report) -> StepRecord:
     """Run one action to its end and record it; an action that is already done is given back as recorded.
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.cryptoperiod import activated_at
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
 from keyrotation_pipeline.ports import Instance
-from keyrotation_pipeline.rotation import rollback, standstill, walk
+from keyrotation_pipeline.rotation import rollback, standstill, succession, walk
 from keyrotation_pipeline.rotation.audit import verify_audit
 from keyrotation_pipeline.rotation.pausing import pause, resume
 from keyrotation_pipeline.rotation.request import cancel
@@ -144,11 +144,11 @@ def test_an_opened_rollback_pauses_the_rotation_and_waits_for_two_officers(world
     undoing = opened(world, rotation)
     sign(world, undoing, ADA)
     assert world.ledger.rotation(rotation.id).status is RotationStatus.PAUSED
-    assert walk.next_up(world.pipeline) == world.ledger.rotation(rotation.id)
+    assert succession.next_up(world.pipeline) == world.ledger.rotation(rotation.id)
     with pytest.raises(BlockedError, match="1 more approval"):
         run(world, undoing)
     sign(world, undoing, BEN)
-    assert walk.next_up(world.pipeline) == world.ledger.rotation(undoing.id)
+    assert succession.next_up(world.pipeline) == world.ledger.rotation(undoing.id)
 
 
 def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_goes_on(world: FakeWorld) -> None:
