@@ -101,7 +101,7 @@ def test_any_table_name_gives_an_asset_of_its_own(names: tuple[str, ...]) -> Non
 def test_dg_check_defs_passes(tmp_path: Path, configured: bool) -> None:
     project = tmp_path / "clone"
     project.mkdir()
-    for name in ("pyproject.toml", "keyrotation_pipeline"):
+    for name in ("pyproject.toml", "keyrotation_pipeline", "dagster.yaml", "workspace.yaml"):
         (project / name).symlink_to(TOP / name)
     if configured:
         (project / "keyrotation.toml").write_text(CONFIGURATION)
