@@ -247,7 +247,8 @@ def test_progress_adds_up_the_walks_of_a_shards_relations(ledger: PostgresLedger
     for relation, start, here, end in (("a", 0, 10, 20), ("b", 5, 6, 15)):
         ledger.connection.execute(
             "INSERT INTO keyrotation.shard_walks (request, table_name, shard, relation, filenode, first_page,"
-            " next_page, end_page, rows, seconds, updated_at) VALUES (%s, 'clients', 1, %s, 1, %s, %s, %s, 30, 0.5, now())",
+            " next_page, end_page, rows, seconds, updated_at)"
+            " VALUES (%s, 'clients', 1, %s, 1, %s, %s, %s, 30, 0.5, now())",
             (rotation().id, relation, start, here, end),
         )
     (progress,) = ledger.shard_progress(rotation().id)

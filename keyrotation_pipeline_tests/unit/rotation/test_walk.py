@@ -1,0 +1,160 @@
+"""The whole walk over fakes: in order, once, only when authorised, and taken up again wherever it died."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError
+from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.ports import Instance
+from keyrotation_pipeline.rotation import walk
+from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline.rotation.conductor import Action
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, ProcessKilled
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    """Before any rotation; no application instance reports itself, so nothing is waited for."""
+    world = before_any_rotation()
+    world.rollout.running = ()
+    return world
+
+
+def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> list[Step]:
+    return [record.step for record in walk.run(world.pipeline, rotation.id, world.report, through)]
+
+
+def test_the_walk_ends_with_every_value_under_the_new_key_and_the_old_one_archived(world: FakeWorld) -> None:
+    rotation = approved(world)
+    assert list(dict.fromkeys(run(world, rotation))) == list(WALK)
+    finished = world.ledger.rotation(rotation.id)
+    assert (finished.status, finished.blocked_by) == (RotationStatus.FINISHED, None)
+    assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
+    assert (world.keys.versions(), world.keys.archived(), world.keys.primary()) == ((V2,), (V1,), V2)
+    assert {version: key.state for version, key in world.ledger.state.keys.items()} == {
+        V1: KeyState.ARCHIVED,
+        V2: KeyState.ACTIVE,
+    }
+    assert world.ledger.event_names()[-2:] == ["step_finished", "status_changed"]
+    verify_audit(world.ledger)
+
+
+def test_the_walk_stops_after_the_step_that_it_is_to_go_through(world: FakeWorld) -> None:
+    rotation = approved(world)
+    assert run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)[-1] is Step.PRIMARY_KEY_ROLLOUT
+    assert run(world, rotation, Step.PRIMARY_KEY_ROLLOUT) == []
+    assert world.ledger.rotation(rotation.id).status is RotationStatus.RUNNING
+
+
+def test_a_walk_that_dies_at_any_change_ends_the_same_when_it_is_run_again(world: FakeWorld) -> None:
+    rotation = approved(world)
+    deaths, allowed = 0, 0
+    while world.ledger.rotation(rotation.id).status is not RotationStatus.FINISHED:
+        world.journal.die_at = len(world.journal.entries) + allowed
+        before = world.ledger.rotation(rotation.id).steps
+        try:
+            run(world, rotation)
+        except ProcessKilled:
+            deaths += 1
+            world.ledger.locks.clear()
+            # One change more each time, until the walk got a step further.
+            allowed = allowed + 1 if world.ledger.rotation(rotation.id).steps == before else 0
+    world.journal.die_at = None
+    assert deaths > 2 * len(WALK)
+    assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
+    assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
+    steps = world.ledger.rotation(rotation.id).steps
+    assert len(steps) == len({(record.step, record.table, record.shard) for record in steps})
+    verify_audit(world.ledger)
+
+
+def test_the_last_step_and_the_end_of_the_rotation_are_recorded_together(world: FakeWorld) -> None:
+    rotation = approved(world)
+    run(world, rotation, WALK[-2])
+    # Dies between the two: before the event of the status.
+    world.journal.die_at = len(world.journal.entries) + 1
+    with pytest.raises(ProcessKilled):
+        run(world, rotation)
+    assert world.ledger.rotation(rotation.id).done(WALK[-1]) is None
+
+
+@pytest.mark.parametrize("step", WALK[1:])
+def test_a_step_out_of_order_is_refused_and_changes_nothing(world: FakeWorld, step: Step) -> None:
+    rotation = approved(world)
+    before = list(world.journal.entries)
+    with pytest.raises(OutOfOrderError, match=f"{step} is not due in rotation {rotation.id}; due is: key_version"):
+        walk.perform(world.pipeline, rotation.id, Action(step), world.report)
+    assert world.journal.entries == before
+
+
+def test_a_shard_that_the_configuration_does_not_have_is_never_due(world: FakeWorld) -> None:
+    rotation = approved(world)
+    run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)
+    stranger = Shard(world.pipeline.tables[0], 7, 8)
+    with pytest.raises(OutOfOrderError):
+        walk.perform(world.pipeline, rotation.id, Action(Step.ROWS, stranger), world.report)
+
+
+def test_a_step_that_is_done_is_given_back_as_recorded(world: FakeWorld) -> None:
+    rotation = approved(world)
+    (first, *_) = walk.run(world.pipeline, rotation.id, world.report, Step.KEY_VERSION)
+    before = list(world.journal.entries)
+    assert walk.perform(world.pipeline, rotation.id, Action(Step.KEY_VERSION), world.report) == first
+    assert world.journal.entries == before
+
+
+def one_signature_gone(world: FakeWorld, rotation: Rotation) -> None:
+    world.ledger.state.signatures[rotation.id].pop()
+
+
+def another_key_store(world: FakeWorld, rotation: Rotation) -> None:
+    world.keys.description = "another key store"
+
+
+@pytest.mark.parametrize("step", WALK)
+@pytest.mark.parametrize("change", [one_signature_gone, another_key_store])
+def test_every_step_takes_the_approval_anew(
+    world: FakeWorld, step: Step, change: Callable[[FakeWorld, Rotation], None]
+) -> None:
+    rotation = approved(world)
+    if WALK.index(step):
+        run(world, rotation, WALK[WALK.index(step) - 1])
+    change(world, rotation)
+    before = (dict(world.keys.live), world.database.rows["clients"][0].copy(), world.ledger.keys())
+    with pytest.raises(ApprovalError):
+        run(world, rotation)
+    assert (dict(world.keys.live), world.database.rows["clients"][0], world.ledger.keys()) == before
+    assert world.ledger.rotation(rotation.id).blocked_by is not None
+
+
+def test_a_walk_without_enough_approvals_says_what_it_waits_for(world: FakeWorld) -> None:
+    rotation = request(world)
+    sign(world, rotation, ADA)
+    with pytest.raises(BlockedError, match="1 more approval"):
+        run(world, rotation)
+
+
+def test_what_stopped_a_step_is_shown_as_what_blocks_the_rotation(world: FakeWorld) -> None:
+    world.rollout.running = (Instance("web-1", (V1,), V1, START),)
+    rotation = approved(world)
+    with pytest.raises(KeyRotationError, match="web-1") as refused:
+        run(world, rotation)
+    assert world.ledger.rotation(rotation.id).blocked_by == str(refused.value)
+
+
+def test_the_seeds_row_is_there_from_the_start(world: FakeWorld) -> None:
+    rotation = approved(world)
+    run(world, rotation, Step.KEY_VERSION)
+    assert world.ledger.state.seed_rows == {rotation.id: (0, None)}
+
+
+def test_a_request_that_did_not_start_in_time_never_starts(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.clock.at += timedelta(days=31)
+    with pytest.raises(BlockedError, match="did not start by"):
+        run(world, rotation)
