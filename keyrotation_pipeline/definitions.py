@@ -8,6 +8,13 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.defs.alerts import run_failure_alert
 from keyrotation_pipeline.defs.archive import archived_key
 from keyrotation_pipeline.defs.audit import compliance_report, key_rotation_audit
+from keyrotation_pipeline.defs.backup_schedules import (
+    BACKUP_JOB,
+    RECOVERY_TEST_JOB,
+    daily_key_backup,
+    quarterly_recovery_test,
+)
+from keyrotation_pipeline.defs.backups import backup_assets, backup_decrypts, recovery_test_asset
 from keyrotation_pipeline.defs.conductor import conductor_sensor
 from keyrotation_pipeline.defs.deploy import dual_key_rollout, primary_key_rollout, rotation_not_overdue
 from keyrotation_pipeline.defs.inventory import encrypted_columns
@@ -23,7 +30,9 @@ from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.model.columns import EncryptedTable
 
 
-def build_definitions(tables: Sequence[EncryptedTable], shards: int, pipeline: PipelineResource) -> dg.Definitions:
+def build_definitions(
+    tables: Sequence[EncryptedTable], shards: int, pipeline: PipelineResource, time_zone: str = "UTC"
+) -> dg.Definitions:
     """Everything that Dagster shows, over these tables; without tables no `rows` assets, all else as ever."""
     jobs = build_jobs(tables)
     return dg.Definitions(
@@ -38,16 +47,19 @@ def build_definitions(tables: Sequence[EncryptedTable], shards: int, pipeline: P
             archived_key,
             key_rotation_audit,
             compliance_report,
+            backup_assets(time_zone),
+            recovery_test_asset,
         ],
         asset_checks=[
             key_reads_back,
             key_usage_below_gcm_limit,
             rotation_not_overdue,
             every_value_decrypts,
+            backup_decrypts,
             *([zero_old_rows_check(tables)] if tables else []),
         ],
-        jobs=jobs.all(),
-        schedules=[rotation_calendar(jobs)],
+        jobs=[*jobs.all(), BACKUP_JOB, RECOVERY_TEST_JOB],
+        schedules=[rotation_calendar(jobs), daily_key_backup(time_zone), quarterly_recovery_test(time_zone)],
         sensors=[conductor_sensor(jobs), ledger_mirror, run_failure_alert],
         resources={"pipeline": pipeline},
         executor=dg.in_process_executor,
@@ -61,7 +73,8 @@ def declared_definitions() -> dg.Definitions:
     except HomeError:
         return build_definitions((), 1, PipelineResource())
     resource = PipelineResource(config_file=str(declared.path))
-    return build_definitions(declared.encrypted_tables, declared.reencryption.shards, resource)
+    shards, time_zone = declared.reencryption.shards, declared.time_zone
+    return build_definitions(declared.encrypted_tables, shards, resource, time_zone)
 
 
 defs = declared_definitions()

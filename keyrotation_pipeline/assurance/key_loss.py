@@ -83,9 +83,12 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     archived = record.state is KeyState.ARCHIVED or (record.state is KeyState.COMPROMISED and not decrypted)
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
     facts = {
-        "version": version, "fingerprint": material.fingerprint, "source": source, "place": restored.place,
+        "version": str(version),
+        "fingerprint": material.fingerprint,
+        "source": source,
+        "place": restored.place,
         "decrypted": decrypted,
-    }  # fmt: skip
+    }
     announce(pipeline, KEY_RESTORE_INTENDED, facts, None)
     _store(pipeline, record, material, archived=archived)
     pipeline.ledger.append(KEY_RESTORED, facts)

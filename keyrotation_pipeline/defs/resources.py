@@ -6,7 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import assembly, backup_assembly, settings
+from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
 from keyrotation_pipeline.ports import Pipeline
 
 
@@ -29,6 +30,28 @@ class PipelineResource(dg.ConfigurableResource[None]):
         Raises:
             KeyRotationError: no configuration, a wrong one, or no database.
         """
-        declared = settings.load(Path(self.config_file) if self.config_file else None)
-        with assembly.open_pipeline(declared, actor=actor) as pipeline:
+        with assembly.open_pipeline(self._declared(), actor=actor) as pipeline:
             yield pipeline
+
+    @contextmanager
+    def open_backups(self, actor: str) -> Iterator[BackupSite]:
+        """The opened pipeline with its backups; raises as `open`."""
+        with assembly.open_backups(self._declared(), actor=actor) as site:
+            yield site
+
+    @contextmanager
+    def recovery_key(self) -> Iterator[RecoveryKey]:
+        """The key of `[recovery]`.
+
+        Raises:
+            RecoveryKeyError, ConfigurationError: there is none that can be used.
+        """
+        with backup_assembly.recovery_key(self._declared()) as key:
+            yield key
+
+    def has_recovery_key(self) -> bool:
+        """Whether `[recovery]` names a key."""
+        return backup_assembly.has_recovery_key(self._declared())
+
+    def _declared(self) -> settings.Settings:
+        return settings.load(Path(self.config_file) if self.config_file else None)

@@ -4,10 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from keyrotation_pipeline.adapters.backup_directory import BackupDirectory
+from keyrotation_pipeline.assurance.ports import BackupSite, Objectives
 from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.keys import KeyState
@@ -21,6 +25,7 @@ ROWS: dict[str, list[dict[str, str | None]]] = {
     "billing.Invoices": [{"first_name": "v1:Cy", "email": ""}],
 }
 worlds: dict[str, FakeWorld] = {}
+places: dict[str, Path] = {}
 
 
 class FakePipelineResource(PipelineResource):
@@ -30,6 +35,18 @@ class FakePipelineResource(PipelineResource):
     def open(self, actor: str) -> Iterator[Pipeline]:
         assert actor.startswith("dagster ")
         yield worlds[self.config_file or ""].pipeline
+
+    @contextmanager
+    def open_backups(self, actor: str) -> Iterator[BackupSite]:
+        """The clinic's backups, in a directory of the test; nothing dumps or restores."""
+        assert actor.startswith("dagster ")
+        pipeline = worlds[self.config_file or ""].pipeline
+        nothing: Any = None
+        place = BackupDirectory(places[self.config_file or ""])
+        yield BackupSite(pipeline, place, pipeline.vault, (), nothing, nothing, 2, 7, Objectives(14400, 90000))
+
+    def has_recovery_key(self) -> bool:
+        return False
 
 
 @dataclass
@@ -103,7 +120,7 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str:
 
 
 @pytest.fixture
-def dagster() -> Iterator[Dagster]:
+def dagster(tmp_path: Path) -> Iterator[Dagster]:
     """A clinic under v1, with no rotation yet."""
     world = fake_pipeline(ROWS)
     world.clock.at = world.signatures.signed_at = datetime.now(UTC)
@@ -114,6 +131,7 @@ def dagster() -> Iterator[Dagster]:
     world.ledger.state.keys = {V1: world.ledger.state.keys[V1]}
     world.ledger.set_key_state(V1, KeyState.ACTIVE, None)
     worlds["test"] = world
+    places["test"] = tmp_path / "backups"
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
             world.pipeline.tables, world.pipeline.shards, FakePipelineResource(config_file="test")

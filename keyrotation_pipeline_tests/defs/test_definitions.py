@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.rotation import WALK, Step
 from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of
 
+BACKUPS = ("key_backup", "database_backup", "recovery_test")
 TOP = Path(__file__).parents[2]
 CONFIGURATION = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n[reencryption]\nshards = 3\n'
 
@@ -37,7 +38,7 @@ def test_the_graph_is_the_walk_in_its_order(dagster: Dagster) -> None:
     positions = [max(order.index(key) for key in order if key.split("/")[0] == step) for step in WALK]
 
     assert positions == sorted(positions)
-    assert {key.split("/")[0] for key in order} == {*map(str, WALK), "encrypted_columns"}
+    assert {key.split("/")[0] for key in order} == {*map(str, WALK), "encrypted_columns", *BACKUPS}
 
 
 @pytest.mark.parametrize("names", [(), ("clients", "appointments")], ids=["no table", "two tables"])
@@ -60,7 +61,7 @@ def test_every_asset_says_what_it_is_who_answers_for_it_and_where_it_stands(dags
         assert node.description
         assert node.owners
         assert node.kinds
-        assert node.group_name in {"inventory", "new_key", "rows", "old_key", "evidence"}
+        assert node.group_name in {"inventory", "new_key", "rows", "old_key", "evidence", "backups"}
 
 
 def test_the_checks_state_the_truth_wanted(dagster: Dagster) -> None:
@@ -74,6 +75,7 @@ def test_the_checks_state_the_truth_wanted(dagster: Dagster) -> None:
         "key_version:key_reads_back",
         "key_version:key_usage_below_gcm_limit",
         "primary_key_rollout:rotation_not_overdue",
+        "key_backup:backup_decrypts",
     }
 
 

@@ -1,0 +1,67 @@
+"""When backups are made and tested, by the clock of the clinic's own time zone."""
+
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from keyrotation_pipeline.assurance.recovery import RECOVERY_TEST_DUE
+from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, RECOVERY_TEST
+from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.defs.resources import PipelineResource
+
+BACKUP_JOB = dg.define_asset_job(
+    "backup",
+    dg.AssetSelection.assets(KEY_BACKUP, DATABASE_BACKUP).without_checks(),
+    description="Every key and the database, at one moment.",
+    executor_def=dg.in_process_executor,
+)
+RECOVERY_TEST_JOB = dg.define_asset_job(
+    "recovery_drill",
+    dg.AssetSelection.assets(RECOVERY_TEST).without_checks(),
+    description="Fetch, decrypt, restore and read the backups.",
+    executor_def=dg.in_process_executor,
+)
+
+
+def daily_key_backup(time_zone: str) -> dg.ScheduleDefinition:
+    """03:00 every day; a day on which nothing ran is caught up, as a backup of now under that day's name."""
+
+    @dg.schedule(
+        name="daily_key_backup",
+        job=BACKUP_JOB,
+        cron_schedule="0 3 * * *",
+        execution_timezone=time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every key and the database, every night.",
+    )
+    def scheduled(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        day = f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
+        return dg.RunRequest(run_key=day, partition_key=day)
+
+    return scheduled
+
+
+def quarterly_recovery_test(time_zone: str) -> dg.ScheduleDefinition:
+    """04:00 on the first day of a quarter; without a key on this machine the test is opened as due for an officer."""
+
+    @dg.schedule(
+        name="quarterly_recovery_test",
+        job=RECOVERY_TEST_JOB,
+        cron_schedule="0 4 1 1,4,7,10 *",
+        execution_timezone=time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="A recovery test each quarter, or its entry among what is due.",
+    )
+    def scheduled(context: dg.ScheduleEvaluationContext, pipeline: PipelineResource) -> dg.RunRequest | dg.SkipReason:
+        day = f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
+        with refusals():
+            if pipeline.has_recovery_key():
+                return dg.RunRequest(run_key=day)
+            with pipeline.open("dagster quarterly_recovery_test") as opened:
+                opened.ledger.append(RECOVERY_TEST_DUE, {"since": day})
+        return dg.SkipReason(
+            "a recovery test is due, and [recovery] names no key; have an officer run "
+            "`keyrotation recovery-test --key FILE`"
+        )
+
+    return scheduled

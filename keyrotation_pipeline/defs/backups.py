@@ -1,0 +1,163 @@
+"""Backups and the proof that they restore: two assets made at one moment, a test of them, and what holds between."""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from keyrotation_pipeline.assurance.backup import BackupMade, back_up
+from keyrotation_pipeline.assurance.copies import is_intact, kept_sets
+from keyrotation_pipeline.assurance.ports import BackupPlace
+from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
+from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
+from keyrotation_pipeline.defs.performing import actor_of
+from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.errors import BackupError
+
+KEY_BACKUP = "key_backup"
+DATABASE_BACKUP = "database_backup"
+RECOVERY_TEST = "recovery_test"
+GROUP = "backups"
+FIRST_DAY = "2026-01-01"
+# A quarter has at most 92 days.
+TEST_EXPECTED_DAYS, TEST_OVERDUE_DAYS = 93, 100
+NOT_DECRYPTED = "nothing was decrypted: only a recovery test shows that it can be"
+
+
+def backup_assets(time_zone: str) -> dg.AssetsDefinition:
+    """`key_backup` and `database_backup`, a partition a day; together one set, under one manifest."""
+
+    @dg.multi_asset(
+        name="backups",
+        specs=[
+            _spec(
+                KEY_BACKUP, time_zone, {"key", "gpg", "s3"},
+                "Every key that a row or a kept dump may need, each in an OpenPGP file of its own, in every place.",
+            ),
+            _spec(
+                DATABASE_BACKUP, time_zone, {"postgres", "gpg", "s3"},
+                "The whole database, dumped into gpg at the moment of the keys; says which key versions it needs.",
+            ),
+        ],
+        partitions_def=dg.DailyPartitionsDefinition(FIRST_DAY, timezone=time_zone, end_offset=1),
+        can_subset=True,
+    )  # fmt: skip
+    def backups(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
+        wanted = {key.to_user_string() for key in context.selected_asset_keys}
+        with refusals(), pipeline.open_backups(actor_of(context)) as site:
+            # A dump without the keys of its moment is no coordinated backup: so the keys come along always.
+            done = back_up(site, database=DATABASE_BACKUP in wanted)
+        for name, metadata in ((KEY_BACKUP, _key_metadata(done)), (DATABASE_BACKUP, _dump_metadata(done))):
+            if name in wanted:
+                yield dg.MaterializeResult(asset_key=name, metadata=metadata)
+
+    return backups
+
+
+@dg.asset(
+    name=RECOVERY_TEST,
+    deps=[KEY_BACKUP, DATABASE_BACKUP],
+    group_name=GROUP,
+    kinds={"gpg", "postgres", "s3"},
+    owners=[COMPLIANCE_OFFICERS],
+    freshness_policy=dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(days=TEST_OVERDUE_DAYS), warn_window=timedelta(days=TEST_EXPECTED_DAYS)
+    ),
+)
+def recovery_test_asset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+    """The newest backup fetched, decrypted, restored into a scratch server and read; and an older one."""
+    with (
+        refusals(),
+        pipeline.open_backups(actor_of(context)) as site,
+        pipeline.recovery_key() as key,
+    ):
+        report = recovery_test(site, key)
+    return dg.MaterializeResult(metadata=_report_metadata(report))
+
+
+@dg.asset_check(asset=KEY_BACKUP)
+def backup_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
+    """The newest set is whole in every place, read again now, and for its recipients; decryption is not tried."""
+    with refusals(), pipeline.open_backups(actor_of(context)) as site:
+        wrong = [sentence for place in site.places for sentence in _wrong_in(place)]
+        places = ", ".join(place.description for place in site.places)
+        alone = site.recipients < 2  # noqa: PLR2004  two people
+    told = f"every file of the newest set downloads with its hash from {places}; {NOT_DECRYPTED}"
+    if alone:
+        told = f"only one certificate can decrypt; {told}"
+    return dg.AssetCheckResult(
+        passed=not wrong and not alone,
+        severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
+        description="; ".join(wrong) or told,
+        metadata={"wrong": len(wrong)},
+    )
+
+
+def _wrong_in(place: BackupPlace) -> Iterator[str]:
+    try:
+        kept = kept_sets(place)
+    except BackupError as error:
+        yield str(error)
+        return
+    yield from (f"the manifest {name} in {place.description} is damaged" for name in kept.damaged)
+    if not kept.sets:
+        yield f"{place.description} has no backup; run `keyrotation backup`"
+        return
+    for file in kept.sets[0].files:
+        if not is_intact(place, file):
+            yield f"{file.name} in {place.description} is missing or damaged; run `keyrotation backup`"
+
+
+def _spec(name: str, time_zone: str, kinds: set[str], description: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        name,
+        group_name=GROUP,
+        kinds=kinds,
+        owners=[SITE_RELIABILITY],
+        description=description,
+        # Due at 03:00, and late when the morning shift comes.
+        freshness_policy=dg.FreshnessPolicy.cron(
+            deadline_cron="0 6 * * *", lower_bound_delta=timedelta(hours=4), timezone=time_zone
+        ),
+    )
+
+
+def _key_metadata(done: BackupMade) -> Mapping[str, Any]:
+    return {
+        "manifest": done.made.name,
+        "keys": {str(key.version): key.fingerprint[:16] for key in done.made.keys},
+        "places": list(done.places),
+        "recipients": sorted({recipient for file in done.made.files for recipient in file.recipients}),
+        "removed": len(done.removed),
+        "warnings": list(done.warnings),
+        "audit_seq": done.made.anchor.seq,
+    }
+
+
+def _dump_metadata(done: BackupMade) -> Mapping[str, Any]:
+    dump = done.made.dump
+    if dump is None:
+        return {"manifest": done.made.name}
+    return {
+        "manifest": done.made.name,
+        "file": dump.file.name,
+        "size_bytes": dump.file.size_bytes,
+        "needs_key_versions": [str(version) for version in dump.versions],
+        "rows": {str(content.table.name): content.rows for content in dump.tables},
+    }
+
+
+def _report_metadata(report: RecoveryReport) -> Mapping[str, Any]:
+    return {
+        "place": report.place,
+        "manifest": report.made.name,
+        "restored": report.newest.name,
+        "rows": dict(report.newest.rows),
+        "values_decrypted": report.newest.sampled,
+        "older_dump": report.older.name if report.older else "none is kept that an archived key reads",
+        "rto_seconds": report.rto_seconds,
+        "rpo_seconds": report.rpo_seconds,
+        "objectives_missed": list(report.missed),
+    }

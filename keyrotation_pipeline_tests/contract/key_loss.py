@@ -1,0 +1,113 @@
+"""Keys lost from a store and put back: every key store's tests inherit this, over a clinic of really encrypted rows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from keyrotation_pipeline.assurance.key_loss import restore_key
+from keyrotation_pipeline.errors import FingerprintMismatchError, KeyStoreError, UnreadableSampleError
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.ports import KeyStore, Pipeline
+from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, fake_pipeline
+
+KEYS = {version: KeyMaterial(bytes([version.number]) * 32) for version in (V1, V2)}
+
+
+def value(version: int, text: str) -> str:
+    ring = KeyRing(KEYS, {1: V1, 2: V2}[version])
+    return encrypt(ring, text)
+
+
+class KeyLossContract:
+    """Inherit it as `Test…` and override the fixture `open_store`."""
+
+    @pytest.fixture
+    def open_store(self) -> Callable[[], KeyStore]:
+        """Opens the same, at first empty, store anew at each call: one that has lost every key."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def world(self) -> FakeWorld:
+        """v1 deactivated, v2 active, rows under both."""
+        rows = [{"first_name": value(1, "Ada"), "email": value(2, "ada@example.org")}, {"first_name": value(1, "Ben")}]
+        world = fake_pipeline({"clients": [dict(row) for row in rows]})
+        for version, material in KEYS.items():
+            record = world.ledger.state.keys[version]
+            world.ledger.state.keys[version] = replace(record, fingerprint=material.fingerprint)
+        return world
+
+    @pytest.fixture
+    def pipeline(self, world: FakeWorld, open_store: Callable[[], KeyStore]) -> Pipeline:
+        return replace(world.pipeline, keys=open_store())
+
+    def test_a_lost_key_is_live_again_after_its_values_were_read_with_it(self, pipeline: Pipeline) -> None:
+        restored = restore_key(pipeline, V1, KEYS[V1], "backup")
+        assert (restored.place, restored.decrypted) == ("live", 2)
+        assert pipeline.keys.versions() == (V1,)
+        assert pipeline.keys.get(V1) == KEYS[V1]
+
+    def test_several_lost_at_once_come_back_with_the_primary(self, pipeline: Pipeline) -> None:
+        for version in (V1, V2):
+            restore_key(pipeline, version, KEYS[version], "backup")
+        ring = pipeline.keys.ring()
+        assert (ring.versions, ring.primary) == ((V1, V2), V2)
+
+    def test_an_archived_key_comes_back_to_the_archive(self, world: FakeWorld, pipeline: Pipeline) -> None:
+        world.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
+        assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "archive"
+        assert (pipeline.keys.versions(), pipeline.keys.archived()) == ((), (V1,))
+        assert pipeline.keys.get(V1) == KEYS[V1]
+
+    def test_a_compromised_key_is_live_only_while_rows_need_it(self, world: FakeWorld, pipeline: Pipeline) -> None:
+        world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+        assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "live"
+        pipeline.keys.add(V2, KEYS[V2])
+        pipeline.keys.set_primary(V2)
+        world.database.rows["clients"] = []
+        assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "archive"
+        assert V1 not in pipeline.keys.versions()
+
+    def test_again_is_no_change(self, pipeline: Pipeline) -> None:
+        for _ in range(2):
+            restore_key(pipeline, V2, KEYS[V2], "backup")
+        assert (pipeline.keys.versions(), pipeline.keys.archived(), pipeline.keys.primary()) == ((V2,), (), V2)
+
+    @pytest.mark.parametrize("archived", [False, True], ids=["live", "archived"])
+    def test_a_different_key_is_never_overwritten(self, pipeline: Pipeline, archived: bool) -> None:
+        other = KeyMaterial.generate()
+        pipeline.keys.add(V1, other)
+        if archived:
+            pipeline.keys.archive(V1)
+        with pytest.raises(KeyStoreError, match=r"holds a different key .* under v1, which is never overwritten"):
+            restore_key(pipeline, V1, KEYS[V1], "backup")
+        assert pipeline.keys.get(V1) == other
+
+    def test_the_backup_of_another_key_is_refused(self, pipeline: Pipeline) -> None:
+        with pytest.raises(FingerprintMismatchError, match="but v1 is registered as"):
+            restore_key(pipeline, V1, KeyMaterial.generate(), "backup")
+        assert pipeline.keys.versions() == ()
+
+    def test_a_key_that_does_not_read_the_rows_is_refused(self, world: FakeWorld, pipeline: Pipeline) -> None:
+        record = world.ledger.state.keys[V1]
+        other = KeyMaterial.generate()
+        world.ledger.state.keys[V1] = replace(record, fingerprint=other.fingerprint)
+        with pytest.raises(UnreadableSampleError, match=r"a value of clients\.first_name under v1 does not decrypt"):
+            restore_key(pipeline, V1, other, "backup")
+        assert pipeline.keys.versions() == ()
+
+    def test_an_unregistered_and_a_destroyed_version_stay_away(self, world: FakeWorld, pipeline: Pipeline) -> None:
+        with pytest.raises(FingerprintMismatchError, match="v3 is not registered"):
+            restore_key(pipeline, V3, KeyMaterial.generate(), "backup")
+        world.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
+        world.ledger.set_key_state(V1, KeyState.DESTROYED, None)
+        with pytest.raises(KeyStoreError, match="v1 is destroyed, and stays so"):
+            restore_key(pipeline, V1, KEYS[V1], "backup")
+
+    def test_intent_and_outcome_are_in_the_audit_without_the_key(self, world: FakeWorld, pipeline: Pipeline) -> None:
+        restore_key(pipeline, V1, KEYS[V1], "backup")
+        assert world.ledger.event_names()[-2:] == ["key_restore_intended", "key_restored"]
+        assert KEYS[V1].to_base64() not in "".join(event.body for event in world.ledger.events())

@@ -1,0 +1,132 @@
+"""Backups by the clinic's own clock: through changes of the time, after downtime; and what the check claims."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.partitions.context import partition_loading_context  # sets the time
+from dagster._utils.schedules import schedule_execution_time_iterator  # what the daemon goes by
+
+from keyrotation_pipeline.adapters.backup_directory import BackupDirectory
+from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarterly_recovery_test
+from keyrotation_pipeline.defs.backups import backup_assets
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.backups import BackupSet, KeyCopy, StoredFile
+from keyrotation_pipeline_tests.defs.conftest import Dagster, places
+from keyrotation_pipeline_tests.fakes import V1
+
+HEAD = AuditHead(1, "0" * 64)
+
+
+def ticks(schedule: dg.ScheduleDefinition, after: datetime) -> Iterator[datetime]:
+    zone = schedule.execution_timezone or "UTC"
+    for tick in schedule_execution_time_iterator(after.timestamp(), str(schedule.cron_schedule), zone, ascending=True):
+        yield datetime.fromtimestamp(tick.timestamp(), UTC)
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        pytest.param("Europe/Berlin", "2026-03-29", id="Berlin, an hour is missing"),
+        pytest.param("Europe/Berlin", "2026-10-25", id="Berlin, an hour comes twice"),
+        pytest.param("America/New_York", "2026-03-08", id="New York, an hour is missing"),
+        pytest.param("America/New_York", "2026-11-01", id="New York, an hour comes twice"),
+        pytest.param("Australia/Lord_Howe", "2026-10-04", id="Lord Howe, half an hour is missing"),
+        pytest.param("UTC", "2026-03-29", id="UTC"),
+    ],
+)
+def test_the_backup_ticks_once_a_day_at_three_by_the_wall_clock_through_changes_of_the_time(
+    zone: str, day: str
+) -> None:
+    local = ZoneInfo(zone)
+    start = datetime.fromisoformat(day).replace(tzinfo=local) - timedelta(days=1)
+    found = [tick.astimezone(local) for tick in islice(ticks(daily_key_backup(zone), start.astimezone(UTC)), 3)]
+    assert [(tick.hour, tick.minute) for tick in found] == [(3, 0)] * 3
+    assert [(tick.date() - start.date()).days for tick in found] == [0, 1, 2]
+
+
+def test_the_recovery_test_ticks_on_the_first_day_of_each_quarter() -> None:
+    local = ZoneInfo("Europe/Berlin")
+    found = [
+        t.astimezone(local)
+        for t in islice(ticks(quarterly_recovery_test("Europe/Berlin"), datetime(2026, 1, 2, tzinfo=UTC)), 4)
+    ]
+    assert [f"{tick:%Y-%m-%d %H:%M}" for tick in found] == [
+        "2026-04-01 04:00", "2026-07-01 04:00", "2026-10-01 04:00", "2027-01-01 04:00",
+    ]  # fmt: skip
+
+
+def test_each_missed_day_is_caught_up_under_its_own_partition(dagster: Dagster) -> None:
+    schedule = dagster.definitions.resolve_schedule_def("daily_key_backup")
+    down_since = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    requests = []
+    for tick in islice(ticks(schedule, down_since), 2):
+        with dg.build_schedule_context(
+            instance=dagster.instance,
+            scheduled_execution_time=tick,
+            repository_def=dagster.definitions.get_repository_def(),
+        ) as context:
+            (request,) = schedule.evaluate_tick(context).run_requests or ()
+        requests.append(request)
+    assert [request.partition_key for request in requests] == ["2026-03-29", "2026-03-30"]
+    assert len({request.run_key for request in requests}) == 2
+    partitions = backup_assets("UTC").partitions_def
+    assert partitions is not None
+    assert all(partitions.has_partition_key(str(request.partition_key)) for request in requests)
+
+
+def test_at_three_in_the_morning_the_partition_of_that_very_day_is_there() -> None:
+    partitions = backup_assets("America/New_York").partitions_def
+    assert partitions is not None
+    now = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)  # 03:00 EST
+    with partition_loading_context(effective_dt=now):
+        assert partitions.get_last_partition_key() == "2026-11-01"
+
+
+def test_without_a_recovery_key_the_schedule_opens_a_due_item(dagster: Dagster) -> None:
+    schedule = dagster.definitions.resolve_schedule_def("quarterly_recovery_test")
+    with dg.build_schedule_context(
+        instance=dagster.instance,
+        scheduled_execution_time=datetime(2026, 4, 1, 4, tzinfo=UTC),
+        resources={"pipeline": dagster.resource},
+    ) as context:
+        data = schedule.evaluate_tick(context)
+    assert data.run_requests == []
+    assert "recovery-test --key FILE" in str(data.skip_message)
+    assert dagster.world.ledger.facts_of("recovery_test_due") == {"since": "2026-04-01"}
+
+
+def a_set(file: StoredFile) -> BackupSet:
+    return BackupSet(datetime(2026, 1, 5, 9, tzinfo=UTC), "clinic", (KeyCopy(V1, "f" * 64, file),), None, HEAD)
+
+
+@pytest.mark.parametrize(
+    ("content", "passed", "said"),
+    [
+        pytest.param(b"message", True, "nothing was decrypted", id="whole"),
+        pytest.param(b"messagf", False, "a.gpg in directory .* is missing or damaged", id="damaged"),
+        pytest.param(None, False, "a.gpg in directory .* is missing or damaged", id="missing"),
+    ],
+)
+def test_backup_decrypts_reads_again_and_claims_no_more_than_it_did(
+    dagster: Dagster, content: bytes | None, passed: bool, said: str
+) -> None:
+    place = BackupDirectory(places["test"])
+    sha256 = "ab530a13e45914982b79f9b7e3fba994cfd1f3fb22f71cea1afbf02b460c6d1d"  # of b"message"
+    made = a_set(StoredFile("a.gpg", sha256, 7, ()))
+    place.write(made.name, made.to_json())
+    if content is not None:
+        place.write("a.gpg", content)
+    found = dagster.check("backup_decrypts", "key_backup")
+    assert found.passed is passed
+    assert re.search(said, str(found.description))
+
+
+def test_backup_decrypts_fails_while_there_is_no_backup(dagster: Dagster) -> None:
+    found = dagster.check("backup_decrypts", "key_backup")
+    assert not found.passed
+    assert "has no backup; run `keyrotation backup`" in str(found.description)
