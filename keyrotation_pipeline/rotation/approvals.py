@@ -131,7 +131,9 @@ def _authorises(pipeline: Pipeline, rotation: Rotation) -> str:
             f"{beginning}make {target} the primary again, from the archive if it is there, re-encrypt {source} to "
             f"{target}, fence, withdraw and archive {source}"
         )
-    return f"{beginning}create {target}, distribute, promote, re-encrypt, fence, retire, archive {source}"
+    # Whatever is live and older goes with the source: nothing may be left under any version but the target.
+    older = " and every older version" if source.number > 1 else ""
+    return f"{beginning}create {target}, distribute, promote, re-encrypt, fence, retire, archive {source}{older}"
 
 
 def _target(pipeline: Pipeline, rotation: Rotation) -> str:
