@@ -1,7 +1,5 @@
 """A clinic with backups: a real database, real gpg, real files, an S3 server over HTTP, opened as the commands do."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -142,12 +140,4 @@ def local_clinic(tmp_path: Path, database_url: str, backup_officers: dict[str, D
 
 def gpg_decrypt(officer: DemoOfficer, file: Path) -> bytes:
     """``gpg --decrypt FILE``, as the seed types it."""
-    home = Path(f"/tmp/kr-gpg-{os.getpid()}")
-    home.unlink(missing_ok=True)
-    home.symlink_to(officer.home.resolve())
-    try:
-        return subprocess.run(
-            ["gpg", "--homedir", str(home), "--decrypt", str(file)], capture_output=True, check=True
-        ).stdout
-    finally:
-        home.unlink()
+    return officer.gpg("--decrypt", str(file))

@@ -1,0 +1,162 @@
+"""Everything is lost but the bucket and one recovery key: an empty machine gets all of it back, with plain tools."""
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.backup_sites import admit, gpg_decrypt, write_configuration
+from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of
+from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server
+
+AWS = shutil.which("aws")
+
+
+@dataclass
+class Machine:
+    """A machine: a folder, and a database of its own."""
+
+    folder: Folder
+    url: str
+
+    def values(self, ring: KeyRing) -> dict[str, list[tuple[object, ...]]]:
+        """Every row, its encrypted columns opened by code that is not the project's."""
+        with psycopg.connect(self.url) as connection:
+            clients = connection.execute("SELECT id, name, email FROM public.clients ORDER BY id").fetchall()
+            invoices = connection.execute('SELECT id, note, total FROM billing."Invoices" ORDER BY id').fetchall()
+        return {
+            "clients": [(row[0], opened(ring, row[1]), opened(ring, row[2])) for row in clients],
+            "invoices": [(row[0], opened(ring, row[1]), row[2]) for row in invoices],
+        }
+
+
+@pytest.fixture
+def officers(
+    recovery_officer: DemoOfficer, security_officer: DemoOfficer, privacy_officer: DemoOfficer
+) -> dict[str, DemoOfficer]:
+    return {"recovery": recovery_officer, "security": security_officer, "privacy": privacy_officer}
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return ring_of(1, 2)
+
+
+@pytest.fixture
+def clinic_machine(
+    tmp_path: Path,
+    database_url: str,
+    ring: KeyRing,
+    officers: dict[str, DemoOfficer],
+    bucket: TestBucket,
+) -> Machine:
+    folder = Folder(tmp_path / "clinic", [])
+    folder.path.mkdir()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        admit(connection, ring)
+    write_configuration(folder.path, database_url, officers, bucket)
+    first, second = (ring.material(version).to_base64() for version in ring.versions)
+    folder.run("init", ENCRYPTION_MASTER_KEY=first, ENCRYPTION_MASTER_KEY_V2=second, ENCRYPTION_PRIMARY_VERSION="v2")
+    return Machine(folder, database_url)
+
+
+def seed_copy(bucket: TestBucket, name: str, target: Path) -> None:
+    """``aws s3 cp s3://pazpaz-key-backups/encryption-keys/… /tmp/``, as the seed types it."""
+    assert AWS is not None
+    source = f"s3://{bucket.name}/encryption-keys/{name}"
+    command = [AWS, "--endpoint-url", bucket.url, "s3", "cp", source, str(target), "--no-progress"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
+def test_an_empty_machine_gets_everything_back_from_the_bucket_and_the_recovery_key(
+    clinic_machine: Machine,
+    server: Server,
+    tmp_path: Path,
+    ring: KeyRing,
+    bucket: TestBucket,
+    officers: dict[str, DemoOfficer],
+    recovery_officer: DemoOfficer,
+) -> None:
+    clinic_machine.folder.run("backup")
+    before = clinic_machine.values(ring)
+    names = [path.name for path in (clinic_machine.folder.path / ".keyrotation" / "backups").iterdir()]
+    dump = next(name for name in names if name.startswith("database-"))
+
+    # The disaster: key store, local backups and database.
+    shutil.rmtree(clinic_machine.folder.path)
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        lost = clinic_machine.url.split("/")[-1].split("?")[0]
+        admin.execute(f"DROP DATABASE {lost} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {lost}")
+
+    begun = time.monotonic()
+    empty = Machine(Folder(tmp_path / "empty", []), clinic_machine.url)
+    empty.folder.path.mkdir()
+    write_configuration(empty.folder.path, empty.url, officers, bucket)
+    (empty.folder.path / "recovery.key").write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))
+    seed_copy(bucket, dump, tmp_path / dump)
+    plain = gpg_decrypt(recovery_officer, tmp_path / dump)
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(EMBEDDED_18.parent / "lib")}
+    subprocess.run([EMBEDDED_18 / "pg_restore", "-d", empty.url], input=plain, check=True, env=environment)
+    empty.folder.run("init")
+    empty.folder.run("restore-key", "v1", "v2", "--key", "recovery.key")
+    empty.folder.run("verify")
+    seconds = time.monotonic() - begun
+
+    assert empty.values(ring) == before
+    assert empty.values(store_of(empty)) == before
+    empty.folder.run("audit", "verify")
+    assert seconds < 60
+
+
+def store_of(machine: Machine) -> KeyRing:
+    """The keys as the application on that machine gets them."""
+    from keyrotation_pipeline.adapters.keystores.file import FileKeyStore  # noqa: PLC0415
+
+    return FileKeyStore(machine.folder.path / ".keyrotation" / "keys").ring()
+
+
+@pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
+def test_aws_and_gpg_as_the_seed_types_them_give_the_base64_key(
+    clinic_machine: Machine, tmp_path: Path, ring: KeyRing, bucket: TestBucket, recovery_officer: DemoOfficer
+) -> None:
+    clinic_machine.folder.run("backup", "--keys-only")
+    name = max(
+        path.name for path in (clinic_machine.folder.path / ".keyrotation/backups").glob("encryption-key-v2-*.gpg")
+    )
+    seed_copy(bucket, name, tmp_path / name)
+    assert gpg_decrypt(recovery_officer, tmp_path / name).decode().strip() == ring.material(ring.primary).to_base64()
+
+
+def test_recovery_test_and_restore_key_as_commands(
+    clinic_machine: Machine, ring: KeyRing, bucket: TestBucket, recovery_officer: DemoOfficer
+) -> None:
+    folder = clinic_machine.folder
+    secret = recovery_officer.gpg("--armor", "--export-secret-keys")
+    (folder.path / "recovery.key").write_bytes(secret)
+    folder.run("backup")
+    folder.run("recovery-test", expect=1)
+    assert "no recovery key is named; give one with --key FILE" in folder.printed[-1]
+    assert '"passed": true' in folder.run("recovery-test", "--key", "recovery.key", "--json")
+
+    shutil.rmtree(folder.path / ".keyrotation" / "keys")
+    assert "after `keyrotation restore-key v1`" in folder.run("restore-key", "--survey")
+    name = max(path.name for path in (folder.path / ".keyrotation/backups").glob("encryption-key-v1-*.gpg"))
+    source = f"s3://{bucket.name}/encryption-keys/{name}"
+    folder.run("restore-key", "v1", "--from", source, "--key", "recovery.key")
+    wrong = f"{folder.path}/.keyrotation/backups/{name}"
+    folder.run("restore-key", "v2", "--from", wrong, "--key", "recovery.key", expect=1)
+    assert "but v2 is registered as" in folder.printed[-1]
+    folder.run("restore-key", "v2", "--key", "recovery.key")
+    folder.run("verify")
+    assert not any(ring.material(version).to_base64() in text for version in ring.versions for text in folder.printed)
