@@ -62,7 +62,9 @@ def _as_text(content: dict[str, Any]) -> None:
     output.line(f"Primary   {content['primary'] or 'none'}, next rotation due by {due}")
     for key in content["key_versions"]:
         output.line(f"Key       {key['version']:<4} {key['state']:<15} {key['fingerprint']}")
-    output.line(f"Backup    {_clock(content['last_backup'])}")
+    output.line(
+        f"Backup    {_clock(content['last_backup'])}; proven to restore {_clock(content['last_recovery_test'])}"
+    )
     output.line(f"Audit     {content['audit']['seq']:,} events, head {content['audit']['head'][:16]}")
     output.line()
     _show_tables(content)

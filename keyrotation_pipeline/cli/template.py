@@ -52,6 +52,11 @@ required = 2                      # signatures of different officers
 # directory = "backups"           # default: backups in the home
 # recipients = ["officers/recovery.asc"]    # default: the officers' certificates
 # keep_local_days = 7
+# [backup.s3]
+# bucket = "pazpaz-key-backups"   # versioned; credentials come from where boto3 looks for them
+
+# [recovery]
+# secret_key = { file = "/media/recovery/recovery.sec.asc" }      # can only decrypt; default: an officer brings one
 """
 
 
