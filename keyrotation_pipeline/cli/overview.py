@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.cli.output import instant, names
+from keyrotation_pipeline.cli.protection import protection
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
@@ -19,7 +20,6 @@ SCHEMA = 1
 COUNTS_STALE_AFTER = timedelta(days=7)
 # What the walk of rows is of a rotation's whole time, by the demo's measure; the other steps share the rest.
 ROWS_SHARE = 0.7
-LIVE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE, KeyState.DEACTIVATED})
 
 
 def overview(pipeline: Pipeline) -> dict[str, Any]:
@@ -32,7 +32,8 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
-    attention += _backups_missing(pipeline, records)
+    protected = protection(pipeline, records, now)
+    attention += protected.attention
     attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
     return {
         "schema": SCHEMA,
@@ -42,8 +43,8 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
         "primary": str(primary) if primary else None,
         "tables": [_table_document(pipeline, table, counts.get(table), records) for table in pipeline.tables],
         "rotation": _rotation_document(pipeline, rotation, counts) if rotation else None,
-        "last_backup": _last_backup(pipeline, records),
-        "last_recovery_test": None,
+        "last_backup": instant(protected.last_backup),
+        "last_recovery_test": instant(protected.last_recovery_test),
         "incidents_open": 0,
         "audit": {"seq": head.seq, "head": head.hash},
         "next_rotation_due": instant(due.at) if due else None,
@@ -95,15 +96,6 @@ def _waiting(pipeline: Pipeline, rotation: Rotation | None) -> list[str]:
         return []
     sentence = walk.next_decision(pipeline, waiting).waiting_for
     return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
-
-
-def _backups_missing(pipeline: Pipeline, records: Sequence[KeyRecord]) -> list[str]:
-    return [
-        f"{record.version} has no intact backup; look into the backup directory"
-        for record in records
-        # A rotation that has just made the key is about to back it up.
-        if record.state in LIVE and pipeline.vault.key_backup(record.version, record.fingerprint) is None
-    ]
 
 
 def _amiss(table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord], now: datetime) -> list[str]:
@@ -213,8 +205,3 @@ def _eta_seconds(rotation: Rotation, rows_done: float, walked: Sequence[ShardPro
     if not seconds or not passed or rotation.done(Step.ROWS):
         return None
     return round((1 - rows_done) * rows * seconds / passed)
-
-
-def _last_backup(pipeline: Pipeline, records: Sequence[KeyRecord]) -> str | None:
-    backups = [pipeline.vault.key_backup(record.version, record.fingerprint) for record in records]
-    return instant(max((backup.made_at for backup in backups if backup), default=None))
