@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -95,7 +96,7 @@ def test_an_empty_machine_gets_everything_back_from_the_bucket_and_the_recovery_
     # The disaster: key store, local backups and database.
     shutil.rmtree(clinic_machine.folder.path)
     with psycopg.connect(server.url(), autocommit=True) as admin:
-        lost = clinic_machine.url.split("/")[-1].split("?")[0]
+        lost = conninfo_to_dict(clinic_machine.url)["dbname"]
         admin.execute(f"DROP DATABASE {lost} WITH (FORCE)")
         admin.execute(f"CREATE DATABASE {lost}")
 
