@@ -1,0 +1,107 @@
+"""The backup assets on a real clinic, and the recovery key that may stay on a machine."""
+
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.backup_assembly import recovery_key
+from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import RecoveryKeyError
+from keyrotation_pipeline_tests.backup_sites import Clinic
+
+PASSPHRASE = "correct horse"
+
+
+def decrypting_key(directory: Path) -> tuple[Path, Path]:
+    """Certificate and secret key, with a passphrase, that can decrypt and nothing else."""
+    with tempfile.TemporaryDirectory(prefix="kr-", dir="/tmp") as home:
+
+        def gpg(*arguments: str) -> bytes:
+            command = ["gpg", "--homedir", home, "--batch", "--pinentry-mode", "loopback", "--passphrase", PASSPHRASE]
+            return subprocess.run([*command, *arguments], capture_output=True, check=True).stdout
+
+        gpg("--quick-generate-key", "Recovery <recovery@clinic.invalid>", "ed25519", "cert")
+        (fingerprint,) = [
+            line.split(":")[9]
+            for line in gpg("--with-colons", "--list-keys").decode().splitlines()
+            if line.startswith("fpr")
+        ]
+        gpg("--quick-add-key", fingerprint, "cv25519", "encr")
+        certificate, secret = directory / "machine.asc", directory / "machine.sec.asc"
+        certificate.write_bytes(gpg("--armor", "--export"))
+        secret.write_bytes(gpg("--armor", "--export-secret-keys"))
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+    return certificate, secret
+
+
+def with_recovery(clinic: Clinic, key: Path) -> Path:
+    path = clinic.settings.path
+    (clinic.directory / "passphrase").write_text(f"{PASSPHRASE}\n")
+    recovery = f'[recovery]\nsecret_key = {{ file = "{key}" }}\npassphrase = {{ file = "passphrase" }}\n'
+    path.write_text(path.read_text() + recovery)
+    return path
+
+
+def test_the_assets_back_up_and_test_a_real_clinic(clinic: Clinic) -> None:
+    certificate, secret = decrypting_key(clinic.directory)
+    path = with_recovery(clinic, secret)
+    path.write_text(path.read_text().replace("recipients = [", f'recipients = ["{certificate}", '))
+    resource = PipelineResource(config_file=str(path))
+    definitions = build_definitions(clinic.site.pipeline.tables, 2, resource, "Europe/Berlin")
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = definitions.resolve_job_def("backup").execute_in_process(instance=instance, partition_key=today)
+        assert {each.asset_key.to_user_string() for each in made.get_asset_materialization_events()} == {
+            "key_backup", "database_backup",
+        }  # fmt: skip
+        tested = definitions.resolve_job_def("recovery_drill").execute_in_process(instance=instance)
+        (event,) = tested.get_asset_materialization_events()
+        stored = "".join(str(log.to_json()) for run in instance.get_runs() for log in instance.all_logs(run.run_id))
+    decrypted: Any = event.materialization.metadata["values_decrypted"].value
+    assert decrypted["clients"] == {"name": {"v1": 4}, "email": {"v2": 2}}
+    assert not any(clinic.ring.material(version).to_base64() in stored for version in clinic.ring.versions)
+    assert PASSPHRASE not in stored
+
+
+def test_a_key_that_can_sign_must_not_stay_on_a_machine(clinic: Clinic) -> None:
+    secret = clinic.directory / "can-sign.sec.asc"
+    secret.write_bytes(clinic.secret_key())
+    declared = settings.load(with_recovery(clinic, secret))
+    with (
+        pytest.raises(RecoveryKeyError, match="can sign; keep a key here that can only decrypt"),
+        recovery_key(declared),
+    ):
+        pass
+    with recovery_key(declared, secret) as brought:  # an officer brings it for once
+        assert brought.label
+
+
+def test_an_officers_key_must_not_stay_on_a_machine(clinic: Clinic, security_officer: DemoOfficer) -> None:
+    secret = clinic.directory / "officer.sec.asc"
+    secret.write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
+    declared = settings.load(with_recovery(clinic, secret))
+    with pytest.raises(RecoveryKeyError, match="is an officer's key"), recovery_key(declared):
+        pass
+
+
+def test_a_wrong_passphrase_is_said_to_be_one(clinic: Clinic) -> None:
+    certificate, secret = decrypting_key(clinic.directory)
+    gpg = GnuPG(clinic.directory / "g")
+    message = gpg.encrypt(b"text", [gpg.read_certificate(certificate)])
+    declared = settings.load(with_recovery(clinic, secret))
+    with recovery_key(declared) as key:
+        assert key.decrypt("x.gpg", message) == b"text"
+    with (
+        recovery_key(declared, passphrase=b"wrong") as key,
+        pytest.raises(RecoveryKeyError, match="the passphrase does not open the recovery key"),
+    ):
+        key.decrypt("x.gpg", message)
