@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_valida
 
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
 from keyrotation_pipeline.settings.values import (
     Count,
@@ -81,13 +82,25 @@ class TableSettings(Section):
         return self
 
 
+def known_hours(text: str) -> str:
+    """Check a span of hours."""
+    AllowedHours.parse(text, "UTC")
+    return text
+
+
 class ReencryptionSettings(Section):
-    """`[reencryption]`: shards a table, processes a shard, and throttles (0: no cap)."""
+    """`[reencryption]`: shards a table, processes a shard, and throttles (0: no cap).
+
+    `duty_cycle` is the share of the time in which a worker keeps the database busy; `hours` (``22:00-06:00``, say, in
+    `time_zone`) are those in which rows are rewritten. Neither holds in an emergency rotation.
+    """
 
     shards: Annotated[StrictInt, Field(ge=1, le=100)] = 4
     workers: Annotated[StrictInt, Field(ge=1, le=64)] = 1
     max_rows_per_second: Count = 0
     max_replica_lag_seconds: Annotated[StrictInt | StrictFloat, Field(ge=0)] = 5
+    duty_cycle: Annotated[StrictInt | StrictFloat, Field(ge=0.01, le=1)] = 0.5
+    hours: Annotated[Text, AfterValidator(known_hours)] | None = None
 
 
 class OfficerSettings(Section):
@@ -151,6 +164,12 @@ class Settings(File):
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
         """The declared tables as the procedure knows them."""
         return tuple(EncryptedTable(TableName.parse(table.name), table.columns) for table in self.tables)
+
+    @property
+    def allowed_hours(self) -> AllowedHours | None:
+        """When rows may be rewritten; None: always."""
+        hours = self.reencryption.hours
+        return None if hours is None else AllowedHours.parse(hours, self.time_zone)
 
     @property
     def keys_directory(self) -> Path:

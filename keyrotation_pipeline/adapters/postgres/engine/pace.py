@@ -9,7 +9,7 @@ _BURST_SECONDS = 0.1
 
 
 class Pace:
-    """Sizes batches by the time that writing them takes, and holds a walk to its rows a second.
+    """Sizes batches by the time that writing them takes, rests between them, and holds a walk to its rows a second.
 
     Args:
         limits: the bounds.
@@ -17,8 +17,8 @@ class Pace:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.pages = 1 if limits.max_rows_per_second else min(8, limits.max_pages)
-        self._due = monotonic()
+        self.pages = 1 if limits.max_rows_per_second or limits.duty_cycle < 1 else min(8, limits.max_pages)
+        self._due = self._resumed = monotonic()
 
     def wrote(self, rows: int, seconds: float) -> None:
         """Learn from one write statement (0 rows: the pages held nothing to do)."""
@@ -28,9 +28,14 @@ class Pace:
         self.pages = max(1, min(self._limits.max_pages, int(self.pages * max(factor, 0.25)) or 1))
 
     def seconds_to_wait(self, rows: int) -> float:
-        """How long to pause after `rows` more rows."""
-        if not self._limits.max_rows_per_second:
-            return 0.0
+        """How long to pause after `rows` more rows: for the cap, or to rest from what was done since the last pause."""
         now = monotonic()
-        self._due = max(self._due, now - _BURST_SECONDS) + rows / self._limits.max_rows_per_second
-        return max(0.0, self._due - now)
+        wait = (now - self._resumed) * (1 / self._limits.duty_cycle - 1)
+        if cap := self._limits.max_rows_per_second:
+            self._due = max(self._due, now - _BURST_SECONDS) + rows / cap
+            wait = max(wait, self._due - now)
+        return max(0.0, wait)
+
+    def resume(self) -> None:
+        """A pause is over."""
+        self._resumed = monotonic()

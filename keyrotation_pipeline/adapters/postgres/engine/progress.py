@@ -2,46 +2,58 @@
 
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.relations import Relation
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.ports import Rewritten
 
-# Every shard of a relation is planned by the one that starts first, since the relation grows as it is rewritten:
-# slices of different sizes would leave gaps.
+# Every slice of every shard of a relation is planned by the one that starts first, since the relation grows as it is
+# rewritten: slices planned later would leave gaps.
 _PLAN = """
 INSERT INTO keyrotation.shard_walks
-    (request, table_name, shard, relation, filenode, first_page, next_page, end_page, updated_at)
-SELECT %(request)s, %(table)s, shard, %(relation)s, pg_relation_filenode(%(oid)s::oid::regclass),
-       pages * shard / %(of)s, pages * shard / %(of)s, pages * (shard + 1) / %(of)s, clock_timestamp()
-FROM generate_series(0, %(of)s - 1) AS shard,
+    (request, table_name, shard, slice, relation, filenode, first_page, next_page, end_page, updated_at)
+SELECT %(request)s, %(table)s, place / %(slices)s, place %% %(slices)s, %(relation)s,
+       pg_relation_filenode(%(oid)s::oid::regclass),
+       pages * place / %(of)s, pages * place / %(of)s, pages * (place + 1) / %(of)s, clock_timestamp()
+FROM generate_series(0, %(of)s - 1) AS place,
      (SELECT pg_relation_size(%(oid)s::oid::regclass) / current_setting('block_size')::int AS pages) AS size
-ORDER BY shard
-ON CONFLICT (request, table_name, shard, relation) DO NOTHING
+ORDER BY place
+ON CONFLICT (request, table_name, shard, slice, relation) DO NOTHING
 """
 
 # After VACUUM FULL or CLUSTER no page holds what it held: this slice begins again, with what it has counted.
 _PLAN_AGAIN = """
 UPDATE keyrotation.shard_walks AS walk
-SET filenode = pg_relation_filenode(%(oid)s::oid::regclass), first_page = pages * %(index)s / %(of)s,
-    next_page = pages * %(index)s / %(of)s, end_page = pages * (%(index)s + 1) / %(of)s, updated_at = clock_timestamp()
+SET filenode = pg_relation_filenode(%(oid)s::oid::regclass), first_page = pages * %(place)s / %(of)s,
+    next_page = pages * %(place)s / %(of)s, end_page = pages * (%(place)s + 1) / %(of)s, updated_at = clock_timestamp()
 FROM (SELECT pg_relation_size(%(oid)s::oid::regclass) / current_setting('block_size')::int AS pages) AS size
-WHERE (walk.request, walk.table_name, walk.shard, walk.relation) = (%(request)s, %(table)s, %(index)s, %(relation)s)
+WHERE (walk.request, walk.table_name, walk.shard, walk.slice, walk.relation)
+      = (%(request)s, %(table)s, %(shard)s, %(slice)s, %(relation)s)
   AND walk.filenode IS DISTINCT FROM pg_relation_filenode(%(oid)s::oid::regclass)
 """
 
 _LOAD = """
 SELECT filenode, first_page, next_page, end_page, rows, "values", skipped, quarantined, seconds
 FROM keyrotation.shard_walks
-WHERE (request, table_name, shard, relation) = (%(request)s, %(table)s, %(index)s, %(relation)s)
+WHERE (request, table_name, shard, slice, relation) = (%(request)s, %(table)s, %(shard)s, %(slice)s, %(relation)s)
 """
 
 _SAVE = """
 UPDATE keyrotation.shard_walks
 SET next_page = %s, rows = %s, "values" = %s, skipped = %s, quarantined = %s, seconds = %s,
     updated_at = clock_timestamp()
-WHERE (request, table_name, shard, relation) = (%s, %s, %s, %s) AND filenode = %s
+WHERE (request, table_name, shard, slice, relation) = (%s, %s, %s, %s, %s) AND filenode = %s
+"""
+
+_SLICES = """
+SELECT count(DISTINCT slice) FROM keyrotation.shard_walks WHERE (request, table_name, shard) = (%s, %s, %s)
+"""
+
+_DONE = """
+SELECT relation, sum(next_page - first_page)::bigint, sum(end_page - first_page)::bigint, sum(rows)::bigint
+FROM keyrotation.shard_walks WHERE (request, table_name, shard) = (%s, %s, %s) GROUP BY relation
 """
 
 _WHOLE = """
@@ -66,13 +78,30 @@ class Walk:
         return self.done + Rewritten(seconds=monotonic() - self.started)
 
 
-class StoredWalks:
-    """The walks of one shard over its relations, read and kept on the housekeeping connection."""
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a shard, which one worker walks at a time."""
 
-    def __init__(self, connection: Connection, request: str, shard: Shard) -> None:
+    shard: Shard
+    index: int = 0
+    of: int = 1
+
+
+class StoredWalks:
+    """The walks of one slice over its relations, read and kept on the housekeeping connection."""
+
+    def __init__(self, connection: Connection, request: str, part: Slice) -> None:
         self._connection = connection
-        self._shard = shard
-        self._names = {"request": request, "table": str(shard.table.name), "index": shard.index, "of": shard.of}
+        shard = part.shard
+        self._names = {
+            "request": request,
+            "table": str(shard.table.name),
+            "shard": shard.index,
+            "slice": part.index,
+            "slices": part.of,
+            "place": shard.index * part.of + part.index,
+            "of": shard.of * part.of,
+        }
 
     def open(self, relation: Relation) -> Walk:
         """The walk as it was left; from the beginning of its slice if the relation was rewritten as a whole since."""
@@ -96,9 +125,31 @@ class StoredWalks:
             _SAVE,
             (
                 walk.next, done.rows, done.values, done.skipped, done.quarantined, done.seconds,
-                names["request"], names["table"], names["index"], relation.label, walk.filenode,
+                names["request"], names["table"], names["shard"], names["slice"], relation.label, walk.filenode,
             ),
         )  # fmt: skip
+
+
+def slices_of(connection: Connection, request: str, shard: Shard, wanted: int) -> list[Slice]:
+    """The slices of a shard as they were planned, however many workers it had then; else as many as are wanted."""
+    (planned,) = connection.execute(_SLICES, (request, str(shard.table.name), shard.index)).fetchall()[0]
+    count = int(str(planned)) or wanted
+    return [Slice(shard, index, count) for index in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far all slices of a shard are in one relation, as they last told."""
+
+    done_pages: int
+    total_pages: int
+    rows: int
+
+
+def stages(connection: Connection, request: str, shard: Shard) -> dict[str, Stage]:
+    """How far a shard is, by the label of each relation that it has begun."""
+    rows: list[Any] = connection.execute(_DONE, (request, str(shard.table.name), shard.index)).fetchall()
+    return {label: Stage(*counts) for label, *counts in rows}
 
 
 class WholeWalks:

@@ -1,8 +1,8 @@
-"""Walks: once over every page of a shard, and sweeps over a whole table for what was skipped."""
+"""Walks: once over every page of a slice, and sweeps over a whole table for what was skipped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from keyrotation_pipeline.adapters.postgres.connection import Connection
@@ -10,52 +10,55 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.pace import Pace
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
 from keyrotation_pipeline.adapters.postgres.engine.patience import Patience
-from keyrotation_pipeline.adapters.postgres.engine.progress import StoredWalks, Walk, WholeWalks
+from keyrotation_pipeline.adapters.postgres.engine.progress import Slice, StoredWalks, Walk, WholeWalks
 from keyrotation_pipeline.adapters.postgres.engine.refusals import without_content
 from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_listed, rewrite_stragglers
 from keyrotation_pipeline.adapters.postgres.engine.session import Session, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
-from keyrotation_pipeline.adapters.postgres.engine.watch import Watch
+from keyrotation_pipeline.adapters.postgres.engine.watch import Watch, limits_for
 from keyrotation_pipeline.adapters.postgres.quarantine import row_key
 from keyrotation_pipeline.adapters.postgres.relations import Relation, heaps
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard
+from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.ports import Progress, Report, Rewritten
 from keyrotation_pipeline.rotation.rewriting import Rewriter
 
 
 @without_content
-def rewrite_shard(
+def rewrite_slices(
     connect: Callable[[], Connection],
     request: str,
-    shard: Shard,
+    slices: Sequence[Slice],
     ring: KeyRing,
     target: KeyVersion,
     report: Report,
     limits: Limits,
 ) -> Rewritten:
-    """Walk one shard from where it was left, and re-encrypt to `target` what is not.
+    """Walk slices of one shard in this process, each from where it was left.
 
     Args:
-        connect: opens a connection; two are used.
+        connect: opens a connection; two are used, and one more for each vacuum.
         request: id of the rotation, under which progress is kept and whose pausing is obeyed.
 
     Returns:
-        What this and earlier runs of the same walk did together.
+        What this and earlier runs of the same walks did together.
 
     Raises:
         BlockedError: the rotation was paused or cancelled, or a table stays locked by others.
         PreflightError: a table refuses to be rewritten; names it.
         DatabaseUnavailableError: the connection was lost; progress is kept.
     """
+    shard = slices[0].shard
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
-        pace = Pace(limits)
-        watch = Watch(housekeeping, request, limits, pace, f"{shard.table.name} shard {shard.key}", report)
+        subject = f"{shard.table.name} shard {shard.key}"
+        watch = Watch(housekeeping, connect, request, limits, Pace(limits), subject, report)
         walker = _Walker(connection, shard.table, Rewriter(ring, target), target, watch, wait=False)
-        return walker.run(StoredWalks(housekeeping, request, shard))
+        done = walker.run([StoredWalks(housekeeping, request, part) for part in slices])
+        watch.close()
+        return done
 
 
 @without_content
@@ -78,14 +81,19 @@ def sweep(
         What this sweep did; no rows and none skipped: nothing but quarantined values is left.
 
     Raises:
-        BlockedError, PreflightError, DatabaseUnavailableError: as `rewrite_shard`.
+        BlockedError, PreflightError, DatabaseUnavailableError: as `rewrite_slices`.
     """
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
-        watch = Watch(housekeeping, request, limits, Pace(limits), f"{table.name} sweep", _nobody)
+        limits = limits_for(housekeeping, request, limits)
+        if wait:  # one row a transaction burdens nobody, and who rests is never the first
+            limits = replace(limits, duty_cycle=1.0)
+        watch = Watch(housekeeping, connect, request, limits, Pace(limits), f"{table.name} sweep", _nobody)
         walker = _Walker(connection, table, Rewriter(ring, target), target, watch, wait=wait)
-        return walker.run(WholeWalks(housekeeping))
+        done = walker.run([WholeWalks(housekeeping)])
+        watch.close()
+        return done
 
 
 @dataclass
@@ -97,17 +105,21 @@ class _Walker:
     watch: Watch
     wait: bool
 
-    def run(self, walks: StoredWalks | WholeWalks) -> Rewritten:
+    def run(self, sources: Sequence[StoredWalks | WholeWalks]) -> Rewritten:
         patience = self._patience(str(self.table.name))
         opened = patience.attempt(
-            lambda: [(relation, walks.open(relation)) for relation in heaps(self.connection, self.table)]
+            lambda: [
+                (relation, [(walks, walks.open(relation)) for walks in sources])
+                for relation in heaps(self.connection, self.table)
+            ]
         )
-        self.watch.total_pages = sum(walk.end - walk.first for _, walk in opened)
+        self.watch.total_pages = sum(walk.end - walk.first for _, begun in opened for _, walk in begun)
         done = Rewritten()
-        for relation, walk in opened:
+        for relation, begun in opened:
             session = patience.attempt(lambda relation=relation: self._session(relation))  # type: ignore[misc]
             patience = self._patience(relation.label)
-            done += _RelationWalk(session, self.watch, walks, walk, patience, wait=self.wait).run()
+            for walks, walk in begun:
+                done += _RelationWalk(session, self.watch, walks, walk, patience, wait=self.wait).run()
         return done
 
     def _session(self, relation: Relation) -> Session:
@@ -141,7 +153,7 @@ class _RelationWalk:
 
     def run(self) -> Rewritten:
         self._walk.started = monotonic()
-        self._watch.begin(self._session.relation, self._walk)
+        self._patience.attempt(lambda: self._watch.begin(self._session.relation, self._walk))
         finished = False
         while not finished:
             finished = self._patience.attempt(self._go_on)

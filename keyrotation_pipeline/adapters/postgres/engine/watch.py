@@ -1,4 +1,4 @@
-"""What the engine does beside its rows: keep progress, obey and yield once a second, vacuum now and then.
+"""What the engine does beside its rows, about once a second: keep progress, obey, yield to others, see to vacuums.
 
 All of it on a connection of its own, while the other one holds nothing.
 """
@@ -7,51 +7,56 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from psycopg import sql
-
 from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.pace import Pace
 from keyrotation_pipeline.adapters.postgres.engine.progress import Walk
+from keyrotation_pipeline.adapters.postgres.engine.reasons import reason_to_pause
+from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.relations import Relation
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.model.rotation import RotationType, Step
 from keyrotation_pipeline.ports import Progress, Report, Rewritten
 
 _STATUS = "SELECT status FROM keyrotation.rotations WHERE id = %s"
+_TYPE = "SELECT type FROM keyrotation.rotations WHERE id = %s"
 
-# replay_lag stands still while a standby replays nothing, and is NULL to roles without pg_monitor.
-_LAG = """
-SELECT coalesce(nullif(application_name, ''), 'a standby'), extract(epoch FROM replay_lag)::float8
-FROM pg_stat_replication WHERE state = 'streaming' AND replay_lag > make_interval(secs => %s)
-ORDER BY replay_lag DESC LIMIT 1
-"""
+TICK_SECONDS = 1.0
 
-_MAY_VACUUM = """
-SELECT pg_has_role(c.relowner, 'USAGE')
-    OR (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database())
-    OR CASE WHEN current_setting('server_version_num')::int >= 170000
-            THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END
-FROM pg_class c WHERE c.oid = %s
-"""
 
-_VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) {}"
+def limits_for(connection: Connection, request: str, limits: Limits) -> Limits:
+    """The limits as they are, or in an emergency rotation those of emergency mode."""
+    row = connection.execute(_TYPE, (request,)).fetchone()
+    return limits.in_an_emergency() if row == (RotationType.EMERGENCY.value,) else limits
 
-_TICK_SECONDS = 1.0
+
+def obey(connection: Connection, request: str) -> None:
+    """Stop if the rotation was paused or cancelled.
+
+    Raises:
+        BlockedError: it was.
+    """
+    row = connection.execute(_STATUS, (request,)).fetchone()
+    if row == ("paused",):
+        raise BlockedError(f"rotation {request} was paused; go on with `keyrotation resume {request}`")
+    if row == ("cancelled",):
+        raise BlockedError(f"rotation {request} was cancelled; open the next one with `keyrotation request`")
 
 
 @dataclass
 class Watch:
-    """Accompanies the walks of one shard or sweep.
+    """Accompanies the walks of one shard, slice or sweep.
 
     Args:
         connection: in autocommit, for this only.
+        connect: opens those of the vacuums.
         request: the rotation whose pausing or cancelling is obeyed.
         subject: what is walked, for progress.
         report: told about once a second.
     """
 
     connection: Connection
+    connect: Callable[[], Connection]
     request: str
     limits: Limits
     pace: Pace
@@ -61,75 +66,65 @@ class Watch:
     _earlier_pages: int = 0
     _walk: Walk | None = None
     _ticked: float = field(default_factory=time.monotonic)
-    _vacuumed_at_page: int = 0
-    _may_vacuum: bool = False
+    _seen_page: int = 0
+    _vacuums: dict[int, Vacuum] = field(default_factory=dict)
 
     def begin(self, relation: Relation, walk: Walk) -> None:
-        """Turn to the next relation."""
+        """Turn to the next relation, or the next slice of one."""
         self._walk = walk
-        self._vacuumed_at_page = walk.next
-        self._may_vacuum = self.connection.execute(_MAY_VACUUM, (relation.oid,)).fetchone() == (True,)
-        if not self._may_vacuum and relation.pages >= self.limits.vacuum_pages:
-            self._tell(f"{relation.label} is left to autovacuum, as the role may not vacuum it")
-        self.obey()
+        self._seen_page = walk.next
+        if relation.oid not in self._vacuums:
+            vacuum = Vacuum(self.connect, self.connection, relation, self.limits)
+            self._vacuums[relation.oid] = vacuum
+            if vacuum.wanted and not vacuum.allowed:
+                self._tell(f"{relation.label} is left to autovacuum, as the role may not vacuum it")
+        obey(self.connection, self.request)
+        self._pause_while_there_is_a_reason(relation)
 
     def finish(self, walk: Walk) -> None:
-        """Leave a relation that is done."""
+        """Leave a relation or slice that is done."""
         self._walk = walk
         self._tell()
         self._earlier_pages += walk.end - walk.first
         self._walk = None
 
+    def close(self) -> None:
+        """Every walk is done."""
+        for vacuum in self._vacuums.values():
+            vacuum.finish()
+
     def after_batch(self, relation: Relation, walk: Walk, rows: int, save: Callable[[], None]) -> None:
-        """Hold to the cap on rows, and do what is due beside them."""
+        """Rest, hold to the cap on rows, and do what is due beside them."""
         self._walk = walk
         pause = self.pace.seconds_to_wait(rows)
         while pause > 0:
             # In steps, so that a pause or a cancellation does not wait for a slow cap.
-            time.sleep(min(pause, _TICK_SECONDS))
-            pause -= _TICK_SECONDS
-            self._tick(save)
-        self._tick(save)
-        self._vacuum(relation, walk)
-
-    def obey(self) -> None:
-        """Stop if the rotation was paused or cancelled.
-
-        Raises:
-            BlockedError: it was.
-        """
-        row = self.connection.execute(_STATUS, (self.request,)).fetchone()
-        if row == ("paused",):
-            raise BlockedError(f"rotation {self.request} was paused; go on with `keyrotation resume {self.request}`")
-        if row == ("cancelled",):
-            raise BlockedError(f"rotation {self.request} was cancelled; open the next one with `keyrotation request`")
+            time.sleep(min(pause, TICK_SECONDS))
+            pause -= TICK_SECONDS
+            self._tick(relation, save)
+        self._tick(relation, save)
+        self._vacuums[relation.oid].walked(max(0, walk.next - self._seen_page))
+        self._seen_page = walk.next
+        self.pace.resume()
 
     def wait_a_second(self, note: str) -> None:
         """Wait for something outside, saying what it is."""
         self._tell(note)
-        time.sleep(_TICK_SECONDS)
-        self.obey()
+        time.sleep(TICK_SECONDS)
+        obey(self.connection, self.request)
 
-    def _tick(self, save: Callable[[], None]) -> None:
-        if time.monotonic() - self._ticked < _TICK_SECONDS:
+    def _tick(self, relation: Relation, save: Callable[[], None]) -> None:
+        if time.monotonic() - self._ticked < TICK_SECONDS:
             return
         save()
-        self.obey()
-        self._yield_to_standbys()
+        obey(self.connection, self.request)
+        self._pause_while_there_is_a_reason(relation)
         self._tell()
         self._ticked = time.monotonic()
 
-    def _yield_to_standbys(self) -> None:
-        limit = self.limits.max_replica_lag_seconds
-        while limit > 0 and (row := self.connection.execute(_LAG, (limit,)).fetchone()):
-            self.wait_a_second(f"pausing: {row[0]} replays {row[1]:.0f} s late, more than {limit:g} s")
-
-    def _vacuum(self, relation: Relation, walk: Walk) -> None:
-        # Every tenth of the relation: the space of replaced rows is used again, and the table hardly grows.
-        if walk.next - self._vacuumed_at_page >= max(self.limits.vacuum_pages, relation.pages // 10):
-            self._vacuumed_at_page = walk.next
-            if self._may_vacuum:
-                self.connection.execute(sql.SQL(_VACUUM).format(relation.identifier))
+    def _pause_while_there_is_a_reason(self, relation: Relation) -> None:
+        while reason := reason_to_pause(self.connection, self.request, relation, self.limits):
+            self.wait_a_second(f"pausing: {reason}")
 
     def _tell(self, note: str = "") -> None:
         pages = self._walk.next - self._walk.first if self._walk else 0

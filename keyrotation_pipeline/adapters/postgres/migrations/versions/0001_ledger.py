@@ -75,12 +75,14 @@ STATEMENTS = (
         PRIMARY KEY (request, step, table_name, shard)
     )
     """,
-    # Where each walk is. A changed filenode (VACUUM FULL, CLUSTER) restarts the walk of that relation.
+    # Where each walk is; workers share a shard by its slices.
+    # A changed filenode (VACUUM FULL, CLUSTER) restarts the walk of that relation.
     """
     CREATE TABLE keyrotation.shard_walks (
         request text NOT NULL,
         table_name text NOT NULL,
         shard integer NOT NULL,
+        slice integer NOT NULL DEFAULT 0,
         relation text NOT NULL,
         filenode bigint NOT NULL,
         first_page bigint NOT NULL,
@@ -92,7 +94,7 @@ STATEMENTS = (
         quarantined bigint NOT NULL DEFAULT 0,
         seconds double precision NOT NULL DEFAULT 0,
         updated_at timestamptz NOT NULL,
-        PRIMARY KEY (request, table_name, shard, relation)
+        PRIMARY KEY (request, table_name, shard, slice, relation)
     )
     """,
     # By table, primary key and column; never content.

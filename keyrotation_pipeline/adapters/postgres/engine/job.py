@@ -1,0 +1,64 @@
+"""What a worker process is told, through its standard input: everything but keys, which it reads by itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.progress import Slice
+from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+ReadRing = Callable[[], KeyRing]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The slices of one shard, and all that is needed to walk any of them.
+
+    Args:
+        read_ring: reads the key ring from the key store.
+        fingerprints: of the keys that it must find there, by version.
+    """
+
+    connect: Callable[[], Connection]
+    read_ring: ReadRing
+    request: str
+    slices: Sequence[Slice]
+    fingerprints: Mapping[str, str]
+    target: KeyVersion
+    limits: Limits
+
+    @classmethod
+    def of(
+        cls,
+        connect: Callable[[], Connection],
+        read_ring: ReadRing,
+        request: str,
+        slices: Sequence[Slice],
+        ring: KeyRing,
+        target: KeyVersion,
+        limits: Limits,
+    ) -> Self:
+        """The job of rewriting with the keys of `ring`, without these keys."""
+        return cls(connect, read_ring, request, slices, _fingerprints(ring), target, limits)
+
+    def ring(self) -> KeyRing:
+        """The key ring, read from the key store.
+
+        Raises:
+            KeyStoreError: it holds other keys than it did when the job was given.
+        """
+        ring = self.read_ring()
+        if _fingerprints(ring) != self.fingerprints:
+            raise KeyStoreError(
+                "the keys in the key store have changed while rows were re-encrypted; see what `keyrotation status` "
+                "says of them, then run `keyrotation rotate` again"
+            )
+        return ring
+
+
+def _fingerprints(ring: KeyRing) -> dict[str, str]:
+    return {str(version): ring.material(version).fingerprint for version in ring.versions}

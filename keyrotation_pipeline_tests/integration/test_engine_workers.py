@@ -1,0 +1,221 @@
+"""Worker processes: they share a shard, read their keys by themselves, and whoever dies, another run goes on."""
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits, rewrite_shard
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.ports import Rewritten
+from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    REQUEST,
+    V2,
+    Engine,
+    insert,
+    read_back,
+    sealed,
+    table_of,
+    under_v2,
+)
+
+CASES = table_of("cases", "a", "b")
+ROWS = 1200
+EXPECTED = {n: under_v2(f"a{n}", f"b{n}") for n in range(ROWS)}
+TWO = Limits(workers=2, pages_per_worker=1, duty_cycle=1.0)
+SLOWLY = Limits(workers=2, pages_per_worker=1, max_rows_per_second=400)
+WORKER = "keyrotation_pipeline.adapters.postgres.engine.worker"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileKeyStore:
+    made = FileKeyStore.create(tmp_path / "keys")
+    for number in (1, 2):
+        made.add(KeyVersion(number), KeyMaterial.generate())
+    made.set_primary(V2)
+    return made
+
+
+@pytest.fixture
+def shard(migrated: Connection, store: FileKeyStore) -> Shard:
+    """`ROWS` rows of v1."""
+    ring = store.ring()
+    migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text, n int DEFAULT 0)")
+    with migrated.transaction():
+        insert(
+            migrated,
+            "public.cases (id, a, b)",
+            [(n, sealed(ring, 1, f"a{n}"), sealed(ring, 1, f"b{n}")) for n in range(ROWS)],
+        )
+    return Shard(CASES, 0, 1)
+
+
+def rewrite(url: str, store: FileKeyStore, shard: Shard, limits: Limits) -> Rewritten:
+    return rewrite_shard(
+        partial(connect, url), REQUEST, shard, store.ring(), V2, lambda _: None, limits, Hiring(store.ring)
+    )
+
+
+def workers_of(parent: int) -> list[int]:
+    """Process ids of the workers of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent_of = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (path / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent_of == parent and WORKER in command:
+            found.append(int(path.name))
+    return found
+
+
+def eventually(seconds: float, true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
+
+
+@contextmanager
+def running(url: str, store: FileKeyStore, shard: Shard) -> Iterator[list[KeyRotationError | Rewritten]]:
+    """Two slow workers at work, both past their first rows; what became of them stands in the list afterwards."""
+    outcome: list[KeyRotationError | Rewritten] = []
+
+    def run() -> None:
+        try:
+            outcome.append(rewrite(url, store, shard, SLOWLY))
+        except KeyRotationError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    with psycopg.connect(url, autocommit=True) as connection:
+        count = "SELECT count(*) FROM cases WHERE a LIKE 'v2:%'"
+        assert eventually(20, lambda: int(str(connection.execute(count).fetchall()[0][0])) > 40)
+    assert len(workers_of(os.getpid())) == 2
+    yield outcome
+    thread.join()
+
+
+def test_workers_share_a_shard_and_each_row_is_rewritten_once(
+    migrated: Connection, database_url: str, store: FileKeyStore, shard: Shard
+) -> None:
+    done = rewrite(database_url, store, shard, TWO)
+    assert (done.rows, done.values, done.skipped) == (ROWS, 2 * ROWS, 0)
+    assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
+    slices = migrated.execute("SELECT count(*), bool_and(next_page = end_page) FROM keyrotation.shard_walks").fetchone()
+    assert slices == (8, True)
+    assert workers_of(os.getpid()) == []
+
+
+def test_no_key_stands_in_a_workers_arguments_or_environment(
+    database_url: str, store: FileKeyStore, shard: Shard
+) -> None:
+    keys = [store.ring().material(version).raw for version in store.versions()]
+    with running(database_url, store, shard):
+        for worker in workers_of(os.getpid()):
+            seen = Path(f"/proc/{worker}/cmdline").read_bytes() + Path(f"/proc/{worker}/environ").read_bytes()
+            for key in keys:
+                assert not any(form in seen for form in (key, key.hex().encode(), base64.b64encode(key)))
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_killed_worker_ends_the_shard_with_a_sentence_and_the_next_run_goes_on(
+    migrated: Connection, database_url: str, store: FileKeyStore, shard: Shard
+) -> None:
+    with running(database_url, store, shard) as outcome:
+        os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+    (refusal,) = outcome
+    assert isinstance(refusal, BlockedError)
+    assert "ended by signal 9" in str(refusal)
+    assert "run `keyrotation rotate` again" in str(refusal)
+    assert workers_of(os.getpid()) == []
+
+    # With another number of workers: the slices stay as they were planned.
+    done = rewrite(database_url, store, shard, Limits(workers=3, pages_per_worker=1, duty_cycle=1.0))
+    assert done.skipped == 0
+    assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
+    assert migrated.execute("SELECT count(*) FROM keyrotation.shard_walks").fetchone() == (8,)
+
+
+PARENT = """
+import sys
+from functools import partial
+from pathlib import Path
+from keyrotation_pipeline_tests.integration.test_engine_workers import *
+store = FileKeyStore(Path(sys.argv[2]))
+rewrite(sys.argv[1], store, Shard(CASES, 0, 1), SLOWLY)
+"""
+
+
+def test_workers_end_with_their_killed_parent(
+    migrated: Connection, database_url: str, store: FileKeyStore, shard: Shard, tmp_path: Path
+) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, database_url, str(tmp_path / "keys")])
+    count = "SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'"
+    assert eventually(20, lambda: int(str(migrated.execute(count).fetchall()[0][0])) > 40)
+    workers = workers_of(parent.pid)
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    assert eventually(5, lambda: not any(alive(worker) for worker in workers))
+    rewrite(database_url, store, shard, TWO)
+    assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_frozen_workers_keep_no_application_write_waiting(
+    migrated: Connection, database_url: str, store: FileKeyStore, shard: Shard
+) -> None:
+    with running(database_url, store, shard) as outcome, psycopg.connect(database_url, autocommit=True) as application:
+        application.execute("SET lock_timeout = '1s'")
+        for moment in range(8):
+            workers = workers_of(os.getpid())
+            for worker in workers:
+                os.kill(worker, signal.SIGSTOP)
+            time.sleep(0.003 * moment)
+            application.execute("UPDATE cases SET n = n + 1")  # every row; LockNotAvailable after a second
+            for worker in workers:
+                os.kill(worker, signal.SIGCONT)
+            time.sleep(0.05)
+    assert isinstance(outcome[0], Rewritten), outcome
+    while Engine(database_url, store.ring()).sweep(CASES).rows:
+        pass
+    assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
+    assert migrated.execute("SELECT min(n), max(n) FROM public.cases").fetchone() == (8, 8)
+
+
+def test_a_worker_that_finds_other_keys_writes_nothing(
+    migrated: Connection, database_url: str, store: FileKeyStore, shard: Shard, tmp_path: Path
+) -> None:
+    other = FileKeyStore.create(tmp_path / "other")
+    for number in (1, 2):
+        other.add(KeyVersion(number), KeyMaterial.generate())
+    other.set_primary(V2)
+    with pytest.raises(KeyStoreError, match="keys in the key store have changed"):
+        rewrite_shard(
+            partial(connect, database_url), REQUEST, shard, store.ring(), V2, lambda _: None, TWO, Hiring(other.ring)
+        )
+    assert migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone() == (0,)
