@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.anchors import KeptAnchors
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
@@ -158,4 +159,5 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
             gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
         ),
         clock=clock,
+        anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory),
     )

@@ -101,6 +101,20 @@ class BackupVault(Protocol):
         """The newest backup of exactly this key whose file is there with the hash that the manifest gives."""
 
 
+class Anchors(Protocol):
+    """Audit heads that were written down outside the database, by which one that was restored is known."""
+
+    def heads(self) -> tuple[AuditHead, ...]:
+        """Every head that can be found, in order of seq."""
+
+    def keep(self, head: AuditHead) -> None:
+        """Write down the newest head.
+
+        Raises:
+            BackupError: the operating system refuses.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class VerifiedSignature:
     """A good signature: who (primary-key fingerprint) and when (seconds precision)."""
@@ -419,3 +433,4 @@ class Pipeline:
     rollout: Rollout
     signatures: SignatureVerifier
     clock: Clock
+    anchors: Anchors

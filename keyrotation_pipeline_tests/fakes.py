@@ -161,6 +161,20 @@ class FakeVault:
 
 
 @dataclass
+class FakeAnchors:
+    """`Anchors`: the newest one kept, and others that a test writes down."""
+
+    written: list[AuditHead] = field(default_factory=list)
+    kept: AuditHead | None = None
+
+    def heads(self) -> tuple[AuditHead, ...]:
+        return (*self.written, *([self.kept] if self.kept else []))
+
+    def keep(self, head: AuditHead) -> None:
+        self.kept = head
+
+
+@dataclass
 class FakeSignatures:
     """`SignatureVerifier` that takes ``b"signed by <fingerprint>: " + text`` for a signature."""
 
@@ -560,6 +574,7 @@ class FakeWorld:
     vault: FakeVault
     rollout: FakeRollout
     signatures: FakeSignatures
+    anchors: FakeAnchors
     reported: list[Progress]
 
     def report(self, progress: Progress) -> None:
@@ -597,7 +612,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     stored = {name: [dict(row) for row in table] for name, table in (rows or {"clients": []}).items()}
     database = FakeDatabase(stored, journal)
     rollout = FakeRollout((Instance("web-1", (V1, V2), V2, START),))
-    signatures = FakeSignatures(ROSTER)
+    signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
-    pipeline = Pipeline(tables, 2, ledger, database, keys, vault, rollout, signatures, clock)
-    return FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, [])
+    pipeline = Pipeline(tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors)
+    return FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])

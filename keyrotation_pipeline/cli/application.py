@@ -12,6 +12,7 @@ from keyrotation_pipeline.cli import (
     demo,
     initialise,
     inspection,
+    reconcile,
     recovery,
     requests,
     rollback,
@@ -44,6 +45,7 @@ app.command()(inspection.verify)
 app.command()(backups.backup)
 app.command("recovery-test")(recovery.recovery_test_command)
 app.command("restore-key")(recovery.restore_key_command)
+app.command("reconcile")(reconcile.reconcile_command)
 app.add_typer(audit.app, name="audit")
 
 

@@ -10,11 +10,12 @@ from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.rotation import WALK, RequestAction, Rotation, Step
 from keyrotation_pipeline.ports import Pipeline, ShardProgress
 from keyrotation_pipeline.rotation import request, succession, walk
 from keyrotation_pipeline.rotation.conductor import phase_of
+from keyrotation_pipeline.rotation.consistency import divergence, warning
 
 SCHEMA = 1
 COUNTS_STALE_AFTER = timedelta(days=7)
@@ -27,8 +28,9 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
     now = pipeline.clock.now()
     records, rotation, head = pipeline.ledger.keys(), succession.next_up(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
-    primary, attention = _primary(pipeline, records)
+    primary, attention = _primary(pipeline)
     due = rotation_due(primary, records, pipeline.ledger.rotations()) if primary else None
+    attention += _restored(pipeline)
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
@@ -52,18 +54,21 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _primary(pipeline: Pipeline, records: Sequence[KeyRecord]) -> tuple[KeyVersion | None, list[str]]:
+def _primary(pipeline: Pipeline) -> tuple[KeyVersion | None, list[str]]:
     """The primary by the key store, and what is wrong with it."""
     try:
         primary = pipeline.keys.primary()
     except KeyStoreError as error:
         return None, [str(error)]
-    active = next((record.version for record in records if record.state is KeyState.ACTIVE), None)
-    if primary is None:
-        return None, ["the key store names no primary; run `keyrotation init`"]
-    if active not in {None, primary} and pipeline.ledger.current() is None:
-        return primary, [f"the key store's primary is {primary}, but {active} is registered as active; compare both"]
-    return primary, []
+    return primary, [] if primary else ["the key store names no primary; run `keyrotation init`"]
+
+
+def _restored(pipeline: Pipeline) -> list[str]:
+    try:
+        sentence = warning(divergence(pipeline))
+    except KeyStoreError:
+        return []  # which looking for the primary says
+    return [sentence] if sentence else []
 
 
 def _overdue(rotation: Rotation | None, due: RotationDue | None, now: datetime) -> list[str]:

@@ -18,12 +18,16 @@ class KeyState(StrEnum):
     COMPROMISED = "compromised"
 
 
+# To deactivated also from pre-activation and archived: where a database was restored to an earlier state, its rows may
+# be under a version that is neither primary nor, in the key store, still live.
 ALLOWED_TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
-    KeyState.PRE_ACTIVATION: frozenset({KeyState.ACTIVE, KeyState.ARCHIVED, KeyState.COMPROMISED}),
+    KeyState.PRE_ACTIVATION: frozenset(
+        {KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.ARCHIVED, KeyState.COMPROMISED}
+    ),
     KeyState.ACTIVE: frozenset({KeyState.DEACTIVATED, KeyState.COMPROMISED}),
     # A rollback makes an earlier version primary again.
     KeyState.DEACTIVATED: frozenset({KeyState.ARCHIVED, KeyState.ACTIVE, KeyState.COMPROMISED}),
-    KeyState.ARCHIVED: frozenset({KeyState.DESTROYED, KeyState.ACTIVE, KeyState.COMPROMISED}),
+    KeyState.ARCHIVED: frozenset({KeyState.DESTROYED, KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED}),
     KeyState.COMPROMISED: frozenset({KeyState.DESTROYED}),
     KeyState.DESTROYED: frozenset(),
 }

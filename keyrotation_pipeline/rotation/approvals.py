@@ -9,6 +9,7 @@ from keyrotation_pipeline.model.approval import ApprovalText, Roster, Signature,
 from keyrotation_pipeline.model.rotation import RequestAction, Rotation
 from keyrotation_pipeline.ports import Pipeline, VerifiedSignature
 from keyrotation_pipeline.rotation.conductor import past_dates
+from keyrotation_pipeline.rotation.reconciliation import plan
 
 
 def pinned_roster(pipeline: Pipeline) -> Roster:
@@ -119,6 +120,8 @@ def _text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> ApprovalTex
 
 
 def _authorises(pipeline: Pipeline, rotation: Rotation) -> str:
+    if rotation.action == RequestAction.POLICY:
+        return plan(pipeline).sentence()
     source, target = rotation.source, rotation.target
     former = None if rotation.supersedes is None else pipeline.ledger.rotation(rotation.supersedes)
     beginning = ""

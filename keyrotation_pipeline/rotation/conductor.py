@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
-from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.rotation import WALK, WALKED, Rotation, RotationStatus, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +35,8 @@ def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], 
         shards: shards a table.
         now: aware; a request past its dates has nothing that is due.
     """
-    match rotation.status:
-        case RotationStatus.CANCELLED | RotationStatus.FINISHED:
-            return Decision(
-                (), f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`"
-            )
-        case RotationStatus.PAUSED:
-            return Decision((), f"rotation {rotation.id} is paused; go on with `keyrotation resume {rotation.id}`")
-        case _:
-            pass
-    if (missing := required - len(rotation.approvals)) > 0:
-        return Decision(
-            (),
-            f"rotation {rotation.id} needs {missing} more approval(s); "
-            f"sign with `keyrotation approve {rotation.id} --text`",
-        )
-    if (passed := past_dates(rotation, now)) is not None:
-        return Decision((), passed)
+    if (waiting_for := _waiting_for(rotation, required, now)) is not None:
+        return Decision((), waiting_for)
     for step in WALK:
         if rotation.done(step) is None:
             return Decision(_open_shards(rotation, tables, shards) if step is Step.ROWS else (Action(step),))
@@ -80,6 +65,21 @@ def phase_of(rotation: Rotation) -> str:
     if rotation.started_at is None:
         return str(RotationStatus.REQUESTED)
     return str(next((step for step in WALK if rotation.done(step) is None), RotationStatus.FINISHED))
+
+
+def _waiting_for(rotation: Rotation, required: int, now: datetime) -> str | None:
+    if rotation.action not in WALKED:
+        return f"request {rotation.id} is no rotation; run `keyrotation reconcile`"
+    if rotation.is_over:
+        return f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`"
+    if rotation.status is RotationStatus.PAUSED:
+        return f"rotation {rotation.id} is paused; go on with `keyrotation resume {rotation.id}`"
+    if (missing := required - len(rotation.approvals)) > 0:
+        return (
+            f"rotation {rotation.id} needs {missing} more approval(s); "
+            f"sign with `keyrotation approve {rotation.id} --text`"
+        )
+    return past_dates(rotation, now)
 
 
 def _open_shards(rotation: Rotation, tables: Sequence[EncryptedTable], shards: int) -> tuple[Action, ...]:

@@ -8,11 +8,10 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.rotation import Rotation, RotationType, Step
 from keyrotation_pipeline.ports import Instance, Pipeline, Progress, Report
-from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.rotation.intents import PRIMARY_CHANGE_INTENDED, announce, announced
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
 from keyrotation_pipeline.rotation.succession import lineage
 
-PRIMARY_CHANGE_INTENDED = "primary_change_intended"
 PRIMARY_CHANGED = "primary_changed"
 
 

@@ -6,6 +6,13 @@ from typing import Any
 
 from keyrotation_pipeline.ports import Pipeline
 
+KEY_CREATION_INTENDED = "key_creation_intended"
+KEY_IMPORT_INTENDED = "key_import_intended"
+KEY_RESTORE_INTENDED = "key_restore_intended"
+PRIMARY_CHANGE_INTENDED = "primary_change_intended"
+RETIREMENT_INTENDED = "retire_key_intended"
+CANCEL_INTENDED = "cancel_intended"
+
 
 def announce(pipeline: Pipeline, event: str, facts: Mapping[str, Any], request: str | None) -> None:
     """Record that something is about to happen. Committed before it does, even when the process dies next."""

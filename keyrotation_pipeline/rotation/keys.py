@@ -14,10 +14,8 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.rotation import Rotation, Step
 from keyrotation_pipeline.ports import KeyBackup, Pipeline, Progress, Report
-from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.rotation.intents import KEY_CREATION_INTENDED, KEY_IMPORT_INTENDED, announce, announced
 
-KEY_CREATION_INTENDED = "key_creation_intended"
-KEY_IMPORT_INTENDED = "key_import_intended"
 KEY_BACKED_UP = "key_backed_up"
 
 

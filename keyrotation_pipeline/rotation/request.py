@@ -10,7 +10,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType, Step
+from keyrotation_pipeline.model.rotation import WALKED, RequestAction, Rotation, RotationStatus, RotationType, Step
 from keyrotation_pipeline.ports import Pipeline
 from keyrotation_pipeline.rotation.approvals import (
     add_approval,
@@ -19,6 +19,8 @@ from keyrotation_pipeline.rotation.approvals import (
     require_authorised,
     require_roster,
 )
+from keyrotation_pipeline.rotation.consistency import require_consistent
+from keyrotation_pipeline.rotation.intents import CANCEL_INTENDED
 from keyrotation_pipeline.rotation.inventory import require_preflight
 
 # Whoever deals with requests finds the whole of it here.
@@ -37,7 +39,6 @@ __all__ = [
 
 # No step may run, and be at its middle, while a request is cancelled.
 STEPS_BEFORE_ROWS = (Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT)
-CANCEL_INTENDED = "cancel_intended"
 
 ROUTINE_START = timedelta(days=30)
 ROUTINE_FINISH = timedelta(days=90)
@@ -72,9 +73,11 @@ def open_request(
         RequestError: another rotation is unfinished (and within its dates), there is no primary, or the dates cannot
             be right.
         PreflightError: a table cannot be rotated as it is.
+        BlockedError: the database was restored to an earlier state.
     """
     require_roster(pipeline)
     require_texts(reason, requested_by, incident)
+    require_consistent(pipeline)
     require_none_waiting(pipeline)
     former = _stuck(pipeline)
     if former is None:
@@ -123,11 +126,12 @@ def cancel(pipeline: Pipeline, rotation: Rotation) -> None:
         rotation = pipeline.ledger.rotation(rotation.id)
         if rotation.status is RotationStatus.CANCELLED:
             return
-        if rotation.waits_to_supersede:
+        if rotation.waits_to_supersede or rotation.action not in WALKED:
             # It has made and changed nothing, and its key is not its own.
             pipeline.ledger.set_status(rotation.id, RotationStatus.CANCELLED)
             return
         _require_cancellable(pipeline, rotation)
+        require_consistent(pipeline)
         pipeline.ledger.append(CANCEL_INTENDED, {"withdraws": str(rotation.target)}, rotation.id)
         if rotation.target in pipeline.keys.versions():
             pipeline.keys.archive(rotation.target)

@@ -16,13 +16,12 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.rotation import Rotation, Step
 from keyrotation_pipeline.ports import KeyBackup, Pipeline, Progress, Report
 from keyrotation_pipeline.rotation import request
-from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.rotation.intents import RETIREMENT_INTENDED, announce, announced
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 
 HORIZON_PATIENCE_SECONDS = 60
 HORIZON_PAUSE_SECONDS = 0.5
-RETIREMENT_INTENDED = "retire_key_intended"
 KEY_RETIRED = "key_retired"
 PROVEN_AGAIN = "zero_old_rows_proven_again"
 

@@ -15,11 +15,16 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType, Step
 from keyrotation_pipeline.ports import Pipeline, Progress, Report
 from keyrotation_pipeline.rotation import audit, deploy, request
-from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.rotation.consistency import require_consistent
+from keyrotation_pipeline.rotation.intents import (
+    KEY_RESTORE_INTENDED,
+    PRIMARY_CHANGE_INTENDED,
+    announce,
+    announced,
+)
 from keyrotation_pipeline.rotation.keys import backed_up, record_of
 from keyrotation_pipeline.rotation.post_mortem import post_mortem
 
-KEY_RESTORE_INTENDED = "key_restore_intended"
 POST_MORTEM = "rollback_post_mortem"
 START = timedelta(days=7)
 FINISH = timedelta(days=30)
@@ -49,6 +54,7 @@ def open_rollback(
     """
     request.require_roster(pipeline)
     request.require_texts(reason, requested_by, None)
+    require_consistent(pipeline)
     request.require_none_waiting(pipeline)
     rotation = pipeline.ledger.rotation(rotation.id)
     _require_undoable(pipeline, rotation)
@@ -141,7 +147,7 @@ def return_primary(pipeline: Pipeline, rotation: Rotation, report: Report) -> Ma
         pipeline.database.unfence(table, rotation.target)
     if primary != rotation.target:
         deploy.wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
-        announce(pipeline, deploy.PRIMARY_CHANGE_INTENDED, deploy.change_of(rotation), rotation.id)
+        announce(pipeline, PRIMARY_CHANGE_INTENDED, deploy.change_of(rotation), rotation.id)
         pipeline.keys.set_primary(rotation.target)
     _record_return(pipeline, rotation)
     instances = deploy.wait_until_all_write(pipeline, rotation, report)

@@ -19,6 +19,7 @@ from keyrotation_pipeline.rotation import (
     succession,
 )
 from keyrotation_pipeline.rotation.conductor import Action, Decision, decide
+from keyrotation_pipeline.rotation.consistency import require_consistent
 
 StepFunction = Callable[[Pipeline, Rotation, Report], Mapping[str, Any]]
 
@@ -66,6 +67,7 @@ def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report)
         if action not in decision.actions:
             raise OutOfOrderError(_out_of_order(rotation, action, decision))
         try:
+            require_consistent(pipeline)
             request.require_authorised(pipeline, rotation)
             if rotation.started_at is None:
                 rotation = succession.begin(pipeline, rotation)
@@ -78,6 +80,7 @@ def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report)
             raise
         record = StepRecord(action.step, table, index, pipeline.clock.now(), facts)
         _record(pipeline, rotation, record)
+        pipeline.anchors.keep(pipeline.ledger.head())
         return record
 
 

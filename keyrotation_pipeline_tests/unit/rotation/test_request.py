@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.errors import ApprovalError, KeyRotationError, PreflightError, RequestError
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -61,7 +61,16 @@ def seen_in_the_data(world: FakeWorld) -> None:
     world.database.rows["clients"][0]["email"] = "v2:written by a stranger"
 
 
-@pytest.mark.parametrize("trace", [registered_and_destroyed, stored_only, archived_only, seen_in_the_data])
+@pytest.mark.parametrize("trace", [stored_only, archived_only])
+def test_a_key_of_which_the_database_knows_nothing_stops_the_request(
+    world: FakeWorld, trace: Callable[[FakeWorld], None]
+) -> None:
+    trace(world)
+    with pytest.raises(BlockedError, match=r"holds v2, of which the database knows nothing.*keyrotation reconcile"):
+        request(world)
+
+
+@pytest.mark.parametrize("trace", [registered_and_destroyed, seen_in_the_data])
 def test_a_version_that_was_ever_used_is_never_used_again(world: FakeWorld, trace: Callable[[FakeWorld], None]) -> None:
     trace(world)
     assert request(world).target == V3
@@ -138,8 +147,13 @@ def test_a_key_store_with_another_key_under_the_same_version_stops_the_request(w
         request(world)
 
 
-@pytest.mark.parametrize("primary", [None, V9])
-def test_without_a_registered_primary_init_comes_first(world: FakeWorld, primary: KeyVersion | None) -> None:
-    world.keys.primary_version = primary
+def test_without_a_primary_init_comes_first(world: FakeWorld) -> None:
+    world.keys.primary_version = None
     with pytest.raises(RequestError, match="run `keyrotation init`"):
+        request(world)
+
+
+def test_another_primary_than_the_database_knows_stops_the_request(world: FakeWorld) -> None:
+    world.keys.primary_version = V9
+    with pytest.raises(BlockedError, match="primary is v9, but v1 is active in the database"):
         request(world)

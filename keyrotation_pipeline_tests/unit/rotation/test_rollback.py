@@ -103,7 +103,9 @@ def test_a_rollback_that_dies_at_any_change_ends_the_same_when_it_is_run_again(w
 def test_a_rotation_killed_between_the_primary_and_its_record_is_rolled_back_too(world: FakeWorld) -> None:
     rotation = approved(world)
     run(world, rotation, Step.DUAL_KEY_ROLLOUT)
-    world.keys.set_primary(V2)  # and nothing else: what kill -9 leaves behind
+    # And nothing else: what kill -9 leaves behind.
+    world.ledger.append("primary_change_intended", {"from": "v1", "to": "v2"}, rotation.id)
+    world.keys.set_primary(V2)
     undoing = signed(world, rotation)
     run(world, undoing)
     assert_rolled_back(world, undoing, new_rows=False)

@@ -1,0 +1,150 @@
+"""Reconcile: a database that was restored to an earlier state, and the key store that was not, made one again.
+
+Nothing is re-encrypted here. Afterwards every value can be read, every key is registered as what it is, and the next
+rotation brings everything under one version as always.
+"""
+
+import os
+from contextlib import ExitStack
+from datetime import timedelta
+
+from keyrotation_pipeline.errors import BlockedError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation import request
+from keyrotation_pipeline.rotation.consistency import RECONCILED
+from keyrotation_pipeline.rotation.intents import CANCEL_INTENDED, KEY_RESTORE_INTENDED, announce
+from keyrotation_pipeline.rotation.reconciliation import Plan, plan
+from keyrotation_pipeline.rotation.standstill import standstill
+
+TIME = timedelta(days=7)
+LOCK = "reconcile"
+
+
+def pending(pipeline: Pipeline) -> Rotation | None:
+    """The open request to reconcile, if there is one."""
+    requests = pipeline.ledger.rotations()
+    return next((each for each in requests if each.action == RequestAction.POLICY and not each.is_over), None)
+
+
+def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Rotation, Plan]:
+    """Open a request to carry the plan out, for officers to sign.
+
+    Raises:
+        RequestError: there is nothing to reconcile.
+        BlockedError: values are under a version whose key is not in the key store.
+    """
+    request.require_roster(pipeline)
+    decided = plan(pipeline)
+    if not decided.findings and not decided.missing:
+        raise RequestError("database, key store and anchors tell one story; there is nothing to reconcile")
+    _require_readable(decided)
+    now, head = pipeline.clock.now(), pipeline.ledger.head()
+    start, finish = request.dates(now, now + TIME, now + TIME, emergency=False)
+    opened = Rotation(
+        id=os.urandom(16).hex(),
+        type=RotationType.ROUTINE,
+        action=RequestAction.POLICY,
+        source=decided.primary,
+        source_fingerprint=pipeline.keys.get(decided.primary).fingerprint,
+        target=decided.primary,
+        reason="; ".join(decided.findings),
+        incident=None,
+        requested_by=requested_by,
+        requested_at=now,
+        start_by=start,
+        finish_by=finish,
+        audit_head=(head.seq, head.hash),
+        status=RotationStatus.REQUESTED,
+        steps=(),
+        approvals=(),
+    )
+    pipeline.ledger.open(opened, request.approval_text(pipeline, opened))
+    return opened, decided
+
+
+def reconcile(pipeline: Pipeline, rotation: Rotation) -> Plan:
+    """Carry out what officers signed, if it still is what the facts ask for; again after a crash.
+
+    Raises:
+        ApprovalError: too few signatures, or something has changed since.
+        BlockedError: a step of an earlier rotation is still running, or a key or a table's lock is not to be had.
+    """
+    with pipeline.ledger.lock(LOCK), ExitStack() as held:
+        request.require_authorised(pipeline, rotation)
+        decided = plan(pipeline)
+        _require_readable(decided)
+        _stop(pipeline, decided, rotation, held)
+        for version in decided.live:
+            _bring_back(pipeline, version, rotation)
+        _withdraw(pipeline, decided, rotation)
+        for table in pipeline.tables:
+            # Under a fence, rows of its version could not be updated at all.
+            for version in decided.live:
+                pipeline.database.unfence(table, version)
+        with pipeline.ledger.transaction():
+            _record(pipeline, decided, rotation)
+        pipeline.anchors.keep(pipeline.ledger.head())
+    return decided
+
+
+def _require_readable(decided: Plan) -> None:
+    if decided.missing:
+        raise BlockedError(
+            f"values are under {decided.missing[0]}, whose key is not in the key store; "
+            f"put it back with `keyrotation restore-key {decided.missing[0]}`, then run this again"
+        )
+
+
+def _stop(pipeline: Pipeline, decided: Plan, rotation: Rotation, held: ExitStack) -> None:
+    for former in map(pipeline.ledger.rotation, decided.ends):
+        if former.status is RotationStatus.RUNNING:
+            pipeline.ledger.set_status(former.id, RotationStatus.PAUSED, {"for": rotation.id})
+        held.enter_context(standstill(pipeline, former))
+
+
+def _bring_back(pipeline: Pipeline, version: KeyVersion, rotation: Rotation) -> None:
+    if version in pipeline.keys.archived():
+        facts = {"version": str(version), "fingerprint": pipeline.keys.get(version).fingerprint}
+        announce(pipeline, KEY_RESTORE_INTENDED, facts, rotation.id)
+        pipeline.keys.restore(version)
+
+
+def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Rotation) -> None:
+    for version, state in decided.states.items():
+        if state is KeyState.ARCHIVED and version in pipeline.keys.versions():
+            announce(pipeline, CANCEL_INTENDED, {"withdraws": str(version)}, rotation.id)
+            pipeline.keys.archive(version)
+
+
+def _record(pipeline: Pipeline, decided: Plan, rotation: Rotation) -> None:
+    pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+    for former in decided.ends:
+        pipeline.ledger.set_status(former, RotationStatus.CANCELLED, {"superseded_by": rotation.id})
+    # The primary last: only one version may be active.
+    for version in sorted(decided.states, key=lambda each: each == decided.primary):
+        _set_state(pipeline, version, decided.states[version], rotation)
+    facts = {
+        "found": rotation.reason,
+        "primary": str(decided.primary),
+        "in_rows": [str(version) for version in decided.in_rows],
+        "states": {str(version): str(state) for version, state in decided.states.items()},
+        "ended": list(decided.ends),
+        "accepted": [{"seq": head.seq, "head": head.hash} for head in decided.found.strangers],
+    }
+    pipeline.ledger.append(RECONCILED, facts, rotation.id)
+    pipeline.ledger.set_status(rotation.id, RotationStatus.FINISHED)
+
+
+def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotation: Rotation) -> None:
+    registered = pipeline.ledger.keys()
+    record = next((each for each in registered if each.version == version), None)
+    if record is None:
+        fingerprint = pipeline.keys.get(version).fingerprint
+        pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), rotation.id)
+        return
+    if state is not record.state and state not in ALLOWED_TRANSITIONS[record.state]:
+        pipeline.ledger.set_key_state(version, KeyState.DEACTIVATED, rotation.id)
+    pipeline.ledger.set_key_state(version, state, rotation.id)

@@ -1,0 +1,261 @@
+"""A database that was restored to an earlier state is noticed, stops everything, and is reconciled after approval."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.rotation import rollback, walk
+from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline.rotation.consistency import divergence
+from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
+from keyrotation_pipeline.rotation.reconciliation import Plan
+from keyrotation_pipeline.rotation.request import cancel
+from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
+
+NEW = {"first_name": "v2:New", "email": "v2:new@example.org"}
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    world = before_any_rotation()
+    world.rollout.running = ()
+    return world
+
+
+def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> None:
+    for _ in walk.run(world.pipeline, rotation.id, world.report, through):
+        pass
+
+
+@dataclass
+class Dump:
+    """What a backup of the database holds: rows, fences and everything in the schema `keyrotation`."""
+
+    rows: dict[str, list[dict[str, str | None]]]
+    fences: dict[str, tuple[KeyVersion, ...]]
+    ledger: LedgerState
+
+    @classmethod
+    def of(cls, world: FakeWorld) -> "Dump":
+        content = (world.database.rows, world.database.fence_state, world.ledger.state)
+        return cls(*copy.deepcopy(content))
+
+    def restore(self, world: FakeWorld) -> None:
+        world.database.rows, world.database.fence_state, world.ledger.state = copy.deepcopy(
+            (self.rows, self.fences, self.ledger)
+        )
+
+
+def restored_after_a_rotation(world: FakeWorld, dumped_after: Step | None) -> Rotation:
+    """v1 → v2 to its end, then the database as it was after one of the steps; None: before the request."""
+    dump = Dump.of(world)
+    rotation = approved(world)
+    if dumped_after is not None:
+        run(world, rotation, dumped_after)
+        dump = Dump.of(world)
+    run(world, rotation)
+    dump.restore(world)
+    return rotation
+
+
+def signed(world: FakeWorld) -> Rotation:
+    opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
+    for officer in (ADA, BEN):
+        sign(world, opened, officer)
+    return world.ledger.rotation(opened.id)
+
+
+def reconciled(world: FakeWorld) -> Plan:
+    return reconcile(world.pipeline, signed(world))
+
+
+def states(world: FakeWorld) -> dict[KeyVersion, KeyState]:
+    return {version: record.state for version, record in world.ledger.state.keys.items()}
+
+
+@pytest.mark.parametrize("undo", [False, True], ids=["rotation", "rollback"])
+def test_no_crash_of_a_walk_is_taken_for_a_restored_database(world: FakeWorld, undo: bool) -> None:
+    rotation = approved(world)
+    if undo:
+        run(world, rotation)
+        rotation = rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+        for officer in (ADA, BEN):
+            sign(world, rotation, officer)
+    allowed = deaths = 0
+    while world.ledger.rotation(rotation.id).status is not RotationStatus.FINISHED:
+        world.journal.die_at = len(world.journal.entries) + allowed
+        before = world.ledger.rotation(rotation.id).steps
+        try:
+            run(world, rotation)
+        except ProcessKilled:
+            deaths += 1
+            world.ledger.locks.clear()
+            allowed = allowed + 1 if world.ledger.rotation(rotation.id).steps == before else 0
+        assert divergence(world.pipeline).findings == ()
+    assert deaths > len(WALK)
+
+
+DUMPED = [None, *WALK[:-1]]
+
+
+@pytest.mark.parametrize("dumped_after", DUMPED)
+def test_a_restored_database_is_noticed_and_nothing_changes_it(world: FakeWorld, dumped_after: Step | None) -> None:
+    rotation = restored_after_a_rotation(world, dumped_after)
+    assert divergence(world.pipeline)
+    before = (copy.deepcopy(world.database.rows), world.keys.versions(), states(world))
+    for change in attempts(world, rotation, dumped_after):
+        with pytest.raises(BlockedError, match=r"was restored.*keyrotation reconcile"):
+            change()
+    assert (world.database.rows, world.keys.versions(), states(world)) == before
+
+
+def attempts(world: FakeWorld, rotation: Rotation, dumped_after: Step | None) -> Iterator[Callable[[], object]]:
+    if dumped_after is None:
+        world.keys.primary_version = V1  # nearer to unnoticed
+        yield lambda: request(world)
+        return
+    yield lambda: run(world, rotation)
+    yield lambda: rollback.open_rollback(world.pipeline, rotation, reason="x", requested_by="dba")
+
+
+@pytest.mark.parametrize("dumped_after", DUMPED)
+def test_reconciled_every_key_that_rows_need_is_live_and_the_next_rotation_ends(
+    world: FakeWorld, dumped_after: Step | None
+) -> None:
+    restored_after_a_rotation(world, dumped_after)
+    world.database.rows["clients"].append(dict(NEW))  # the application writes on, under what the key store names
+    needed = {str(value).partition(":")[0] for row in world.database.rows["clients"] for value in row.values()}
+    reconciled(world)
+    assert needed <= {str(version) for version in world.keys.versions()}
+    assert (world.keys.primary(), states(world)[V2]) == (V2, KeyState.ACTIVE)
+    assert states(world)[V1] is (KeyState.DEACTIVATED if V1 in world.keys.versions() else KeyState.ARCHIVED)
+    assert not set(world.keys.versions()) & set(world.database.fence_state.get("clients", ()))
+    assert (divergence(world.pipeline).findings, world.ledger.current(), pending(world.pipeline)) == ((), None, None)
+    rotation = approved(world)
+    run(world, rotation)
+    assert rotation.target == V3
+    assert {str(value)[:3] for row in world.database.rows["clients"] for value in row.values()} == {"v3:"}
+    assert (world.keys.versions(), world.keys.archived()) == ((V3,), (V1, V2))
+    verify_audit(world.ledger)
+
+
+def test_two_rotations_back_the_version_between_is_registered_again_and_never_reused(world: FakeWorld) -> None:
+    dump = Dump.of(world)
+    run(world, approved(world))
+    run(world, approved(world))
+    dump.restore(world)
+    reconciled(world)
+    assert states(world) == {V1: KeyState.DEACTIVATED, V2: KeyState.ARCHIVED, V3: KeyState.ACTIVE}
+    assert request(world).target == KeyVersion(4)
+
+
+@pytest.mark.parametrize("dumped_after", [None, Step.KEY_VERSION, Step.ROWS, Step.ZERO_OLD_ROWS_PROOF])
+def test_a_reconciliation_that_dies_at_any_change_ends_the_same_when_it_is_run_again(
+    world: FakeWorld, dumped_after: Step | None
+) -> None:
+    restored_after_a_rotation(world, dumped_after)
+    world.database.rows["clients"].append(dict(NEW))
+    opened, deaths = signed(world), 0
+    while world.ledger.rotation(opened.id).status is not RotationStatus.FINISHED:
+        world.journal.die_at = len(world.journal.entries) + deaths
+        try:
+            reconcile(world.pipeline, opened)
+        except ProcessKilled:
+            deaths += 1
+            world.ledger.locks.clear()
+    world.journal.die_at = None
+    assert deaths > 5
+    assert divergence(world.pipeline).findings == ()
+    assert states(world)[V2] is KeyState.ACTIVE
+
+
+def test_officers_sign_the_states_that_are_set_and_the_anchor_that_is_given_up(world: FakeWorld) -> None:
+    rotation = restored_after_a_rotation(world, Step.KEY_VERSION)
+    kept = world.anchors.kept
+    opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
+    text = world.ledger.approval_text(opened.id).decode()
+    assert kept is not None
+    assert "Action: policy\n" in text
+    assert "primary v2, live v1, v2; states v1 deactivated, v2 active; " in text
+    assert f"end {rotation.id}; accept that event {kept.seq} {kept.hash} is not in the audit" in text
+
+
+def test_what_one_officer_signed_is_not_done(world: FakeWorld) -> None:
+    restored_after_a_rotation(world, None)
+    opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
+    sign(world, opened, ADA)
+    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+        reconcile(world.pipeline, opened)
+    assert world.keys.versions() == (V2,)
+
+
+def test_what_changed_since_it_was_signed_is_not_done(world: FakeWorld) -> None:
+    restored_after_a_rotation(world, None)
+    opened = signed(world)
+    world.keys.live[V3] = KeyMaterial.generate()
+    with pytest.raises(ApprovalError, match="Authorises"):
+        reconcile(world.pipeline, opened)
+
+
+def test_a_request_to_reconcile_is_withdrawn_without_touching_a_key(world: FakeWorld) -> None:
+    restored_after_a_rotation(world, None)
+    opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
+    cancel(world.pipeline, opened)
+    assert (pending(world.pipeline), world.keys.versions()) == (None, (V2,))
+
+
+def test_a_request_to_reconcile_is_no_rotation(world: FakeWorld) -> None:
+    restored_after_a_rotation(world, None)
+    with pytest.raises(BlockedError, match="is no rotation"):
+        run(world, signed(world))
+
+
+def test_a_key_that_rows_need_and_nobody_has_is_put_back_first(world: FakeWorld) -> None:
+    restored_after_a_rotation(world, None)
+    del world.keys.shelf[V1]
+    with pytest.raises(BlockedError, match="keyrotation restore-key v1"):
+        open_reconciliation(world.pipeline, requested_by="dba")
+
+
+def test_tables_restored_alone_get_their_key_back_and_lose_the_fence(world: FakeWorld) -> None:
+    rows = copy.deepcopy(world.database.rows)
+    run(world, approved(world))
+    world.database.rows = rows
+    assert not divergence(world.pipeline)
+    reconciled(world)
+    assert (world.keys.versions(), states(world)[V1]) == ((V1, V2), KeyState.DEACTIVATED)
+    assert V1 not in world.database.fence_state["clients"]
+
+
+def test_a_database_that_was_not_restored_has_nothing_to_reconcile(world: FakeWorld) -> None:
+    run(world, approved(world))
+    with pytest.raises(RequestError, match="nothing to reconcile"):
+        open_reconciliation(world.pipeline, requested_by="dba")
+
+
+@pytest.mark.parametrize(
+    ("anchor", "sentence"),
+    [
+        pytest.param(lambda head: AuditHead(head.seq + 5, "ab" * 32), "names event", id="beyond the end"),
+        pytest.param(lambda head: AuditHead(head.seq, "ab" * 32), "is not the one that a copy outside", id="a fork"),
+    ],
+)
+def test_a_backups_manifest_that_knows_another_audit_gives_it_away(
+    world: FakeWorld, anchor: Callable[[AuditHead], AuditHead], sentence: str
+) -> None:
+    run(world, approved(world))
+    world.anchors.written = [world.ledger.head(), anchor(world.ledger.head())]
+    found = divergence(world.pipeline)
+    assert found.strangers == (world.anchors.written[1],)
+    assert sentence in found.findings[0]
+    reconciled(world)
+    assert not divergence(world.pipeline)
