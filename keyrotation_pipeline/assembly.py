@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits
 from keyrotation_pipeline.adapters.postgres.instances import ReportedInstances
 from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.schema import require_migrated
@@ -23,6 +23,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports import Pipeline
 from keyrotation_pipeline.rotation import keys
 from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.environment import child_environment
 
 
 @contextmanager
@@ -141,16 +142,22 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     gpg = GnuPG(settings.home / "gnupg")
     speed = settings.reencryption
     limits = Limits(
-        max_rows_per_second=speed.max_rows_per_second, max_replica_lag_seconds=speed.max_replica_lag_seconds
+        workers=speed.workers,
+        max_rows_per_second=speed.max_rows_per_second,
+        max_replica_lag_seconds=speed.max_replica_lag_seconds,
+        duty_cycle=speed.duty_cycle,
+        hours=settings.allowed_hours,
     )
-    database = PostgresDatabase(url, connection, partial(connect, url), limits)
+    store = FileKeyStore(settings.keys_directory)
+    hiring = Hiring(store.ring, child_environment())
+    database = PostgresDatabase(url, connection, partial(connect, url), limits, hiring)
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
     return Pipeline(
         tables=settings.encrypted_tables,
         shards=speed.shards,
         ledger=PostgresLedger(connection, clock, actor, str(database.identity())),
         database=database,
-        keys=FileKeyStore(settings.keys_directory),
+        keys=store,
         vault=backup_vault(settings, gpg, clock),
         rollout=ReportedInstances(
             connection, settings.rollout.instance_ttl_seconds, settings.rollout.timeout_seconds, clock
