@@ -125,6 +125,19 @@ class DumpRestorer(Protocol):
         """
 
 
+class NewDatabases(Protocol):
+    """New databases beside the application's own."""
+
+    def restored(self, database: str, name: str, dump: Path, key: RecoveryKey) -> AbstractContextManager[RestoredDump]:
+        """Create `database` and restore the dump into it; it stays when the context ends.
+
+        Raises:
+            RequestError: there is one of that name, or the name cannot be one.
+            PreflightError: the role may not create databases.
+            DamagedBackupError, WrongRecipientError: the dump cannot be decrypted or restored.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Objectives:
     """How long a recovery may take, and how old the newest backup may be, both in seconds."""

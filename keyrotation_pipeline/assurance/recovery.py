@@ -29,6 +29,8 @@ from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 
+# Of whoever uses the workspace for restoring.
+LOCK = "recovery-test"
 RECOVERY_TEST_STARTED = "recovery_test_started"
 RECOVERY_TEST_PASSED = "recovery_test_passed"
 RECOVERY_TEST_FAILED = "recovery_test_failed"
@@ -125,7 +127,7 @@ def recovery_test(site: BackupSite, key: RecoveryKey) -> RecoveryReport:
         BlockedError: another test is under way.
     """
     ledger, place = site.pipeline.ledger, site.places[0]
-    with ledger.lock("recovery-test"):
+    with ledger.lock(LOCK):
         begun = {"place": place.description, "recovery_key": key.label}
         ledger.append(RECOVERY_TEST_STARTED, begun)
         try:

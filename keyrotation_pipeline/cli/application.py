@@ -15,6 +15,7 @@ from keyrotation_pipeline.cli import (
     reconcile,
     recovery,
     requests,
+    restore_database,
     rollback,
     rotate,
     status,
@@ -45,6 +46,7 @@ app.command()(inspection.verify)
 app.command()(backups.backup)
 app.command("recovery-test")(recovery.recovery_test_command)
 app.command("restore-key")(recovery.restore_key_command)
+app.command("restore-database")(restore_database.restore_database_command)
 app.command("reconcile")(reconcile.reconcile_command)
 app.add_typer(audit.app, name="audit")
 

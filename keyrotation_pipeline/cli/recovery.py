@@ -34,7 +34,7 @@ KeyFile = Annotated[
 def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json: Json = False) -> None:
     """Restore the newest backup in a scratch server, and read it."""
     declared = settings.load(config)
-    passphrase = _passphrase(declared, key)
+    passphrase = passphrase_for(declared, key)
     with assembly.open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
         database = site.pipeline.database.identity().name
         report = recovery_test(site, opened)
@@ -74,7 +74,7 @@ def restore_key_command(
     if look:
         _survey(declared, as_json=as_json)
         return
-    passphrase = _passphrase(declared, key)
+    passphrase = passphrase_for(declared, key)
     with assembly.open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
         assembly.create_key_store(declared)
         database = site.pipeline.database.identity().name
@@ -102,7 +102,7 @@ def _restore(
     return restore_key(site.pipeline, version, material, where)
 
 
-def _passphrase(declared: Settings, key: Path | None) -> bytes | None:
+def passphrase_for(declared: Settings, key: Path | None) -> bytes | None:
     """What an officer types for the key that they brought; nothing is asked where nobody could answer."""
     if key is None or declared.recovery.passphrase is not None or not sys.stdin.isatty():
         return None

@@ -86,3 +86,25 @@ def restore(settings: Settings, dump: Path) -> None:
 def postgres(settings: Settings, tool: str, *arguments: str) -> None:
     with EmbeddedServer(settings.home / "postgres") as server:
         subprocess.run([EMBEDDED_18 / tool, f"--dbname={server.url()}", *arguments], check=True, capture_output=True)
+
+
+def test_a_backup_is_restored_beside_the_database_and_switched_to(
+    home: tuple[Folder, Settings, Sequence[DemoOfficer]],
+) -> None:
+    folder, settings, officers = home
+    with open_home(settings, CLIENTS, lambda _line: None):
+        folder.run("backup")
+    rotate(settings, officers)
+    secret = folder.path / "recovery.asc"
+    secret.write_bytes(officers[0].gpg("--armor", "--export-secret-keys"))
+
+    done = json.loads(folder.run("restore-database", "--key", str(secret), "--json"))
+    assert done["rows"] == {"clients": CLIENTS, "appointments": 2 * CLIENTS}
+    assert done["values_decrypted"]["clients"] > CLIENTS
+    assert json.loads(folder.run("status", "--json"))["attention"] == []
+
+    with EmbeddedServer(settings.home / "postgres") as server:
+        url = server.url(done["database"])
+        settings.path.write_text(f'database.url = "{url}"\n{settings.path.read_text()}')
+        assert "this database was restored" in json.loads(folder.run("status", "--json"))["attention"][0]
+        assert json.loads(folder.run("reconcile", "--json"))["states"] == {"v1": "deactivated", "v2": "active"}

@@ -1,0 +1,123 @@
+"""A backup restored beside the live database: read whole, and nothing of the live one touched."""
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from keyrotation_pipeline.adapters.beside import DatabaseBeside
+from keyrotation_pipeline.adapters.postgres.connection import connect
+from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.beside import RestoredBeside, restore_beside
+from keyrotation_pipeline.errors import (
+    BackupError,
+    KeyRotationError,
+    MissingVersionError,
+    RequestError,
+    UnreadableSampleError,
+    WrongRecipientError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline_tests.backup_sites import Clinic
+from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed
+
+pytestmark = pytest.mark.usefixtures("new")
+
+
+@pytest.fixture
+def new(database_url: str) -> Iterator[str]:
+    """The name of a database that is removed afterwards, whoever made it."""
+    name = f"{psycopg.conninfo.conninfo_to_dict(database_url)['dbname']}_restored"
+    yield name
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def restore(clinic: Clinic, url: str, into: str, wanted: str | None = None) -> RestoredBeside:
+    with clinic.recovery_key() as key:
+        return restore_beside(clinic.site, DatabaseBeside(url, None), key, into, wanted, lambda _progress: None)
+
+
+def names_in(url: str, database: str) -> list[int]:
+    with connect(make_conninfo(url, dbname=database)) as connection:
+        return [row[0] for row in connection.execute("SELECT id FROM public.clients ORDER BY id")]
+
+
+def test_every_value_is_read_in_the_new_database_and_the_live_one_is_as_it_was(
+    local_clinic: Clinic, database_url: str, new: str
+) -> None:
+    back_up(local_clinic.site)
+    local_clinic.connection.execute("DELETE FROM public.clients WHERE id > 1")
+    done = restore(local_clinic, database_url, new)
+    assert (done.rows, done.values) == (
+        {"clients": 4, "billing.Invoices": 1},
+        {"clients": 6, "billing.Invoices": 1},
+    )
+    assert names_in(database_url, new) == [1, 2, 3, 4]
+    assert [row[0] for row in local_clinic.connection.execute("SELECT id FROM public.clients")] == [1]
+
+
+def test_an_older_dump_under_an_archived_key_is_restored_by_its_name(
+    local_clinic: Clinic, database_url: str, new: str
+) -> None:
+    made = back_up(local_clinic.site)
+    local_clinic.pass_days(1)
+    local_clinic.connection.execute("DELETE FROM public.clients")
+    back_up(local_clinic.site)
+    local_clinic.site.pipeline.keys.archive(KeyVersion(1))
+    assert made.made.dump is not None
+    done = restore(local_clinic, database_url, new, made.made.dump.file.name)
+    assert done.rows["clients"] == 4
+
+
+def no_key(clinic: Clinic) -> None:
+    (clinic.settings.keys_directory / "v1.key").unlink()
+
+
+def damaged_value(clinic: Clinic) -> None:
+    stranger = sealed(ring_of(1, 2), 1, "nobody reads this")
+    clinic.connection.execute("UPDATE public.clients SET name = %s WHERE id = 4", (stranger,))
+    back_up(clinic.site)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        pytest.param(no_key, MissingVersionError, id="a key is not in the store"),
+        pytest.param(damaged_value, UnreadableSampleError, id="one value does not decrypt"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(
+    local_clinic: Clinic, database_url: str, new: str, change: Callable[[Clinic], None], error: type[KeyRotationError]
+) -> None:
+    back_up(local_clinic.site)
+    local_clinic.pass_days(1)
+    change(local_clinic)
+    with pytest.raises(error):
+        restore(local_clinic, database_url, new)
+
+
+def test_a_database_that_is_there_is_never_written_to(local_clinic: Clinic, database_url: str) -> None:
+    back_up(local_clinic.site)
+    live = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+    with pytest.raises(RequestError, match="there is a database"):
+        restore(local_clinic, database_url, str(live))
+
+
+def test_a_dump_for_somebody_else_is_refused(
+    local_clinic: Clinic, database_url: str, new: str, backup_officers: dict[str, object]
+) -> None:
+    back_up(local_clinic.site)
+    local_clinic.officer = backup_officers["privacy"]  # type: ignore[assignment]
+    with pytest.raises(WrongRecipientError):
+        restore(local_clinic, database_url, new)
+
+
+@pytest.mark.parametrize("wanted", [None, "database-20200101-000000.dump.gpg"])
+def test_without_such_a_dump_nothing_is_made(
+    local_clinic: Clinic, database_url: str, new: str, wanted: str | None
+) -> None:
+    with pytest.raises(BackupError):
+        restore(local_clinic, database_url, new, wanted)
+    assert local_clinic.connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (new,)).fetchone() is None
