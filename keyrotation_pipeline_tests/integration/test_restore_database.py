@@ -39,7 +39,7 @@ def restore(clinic: Clinic, url: str, into: str, wanted: str | None = None) -> R
         return restore_beside(clinic.site, DatabaseBeside(url, None), key, into, wanted, lambda _progress: None)
 
 
-def names_in(url: str, database: str) -> list[int]:
+def names_in(url: str, database: str) -> list[object]:
     with connect(make_conninfo(url, dbname=database)) as connection:
         return [row[0] for row in connection.execute("SELECT id FROM public.clients ORDER BY id")]
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.cryptoperiod import activated_at
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
 from keyrotation_pipeline.ports import Instance
-from keyrotation_pipeline.rotation import rollback, standstill, succession, walk
+from keyrotation_pipeline.rotation import rollback, succession, walk
 from keyrotation_pipeline.rotation.audit import verify_audit
 from keyrotation_pipeline.rotation.pausing import pause, resume
 from keyrotation_pipeline.rotation.request import cancel
@@ -171,7 +171,7 @@ def test_a_rollback_that_has_begun_is_not_cancelled(world: FakeWorld) -> None:
 
 
 def test_a_rollback_waits_until_no_step_of_the_rotation_runs(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standstill.time, "sleep", world.clock.sleep)
+    monkeypatch.setattr("time.sleep", world.clock.sleep)
     rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
     undoing = signed(world, rotation)
     with world.ledger.lock(f"{rotation.id}/rows/clients shard 01"), pytest.raises(BlockedError, match="shard 01"):
