@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.engine.job import Job, ReadRing
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.progress import stages
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
-from keyrotation_pipeline.adapters.postgres.engine.watch import TICK_SECONDS
+from keyrotation_pipeline.adapters.postgres.engine.watch import SAVE_SECONDS, TICK_SECONDS
 from keyrotation_pipeline.adapters.postgres.relations import Relation, heaps
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.rotation import Step
@@ -115,6 +115,7 @@ class Crew:
         self._report = report
         self._heard: queue.Queue[_Word] = queue.Queue()
         self._note = ""
+        self._told = time.monotonic()
 
     def work(self) -> Rewritten:
         """Have every slice walked.
@@ -160,15 +161,15 @@ class Crew:
         ticked = time.monotonic()
         while walking:
             with suppress(queue.Empty):
-                word = self._heard.get(timeout=TICK_SECONDS)
+                word = self._heard.get(timeout=SAVE_SECONDS)
                 if (finished := self._finished(word)) is not None:
                     done += finished
                     walking -= 1
                     if left:
                         word.worker.give(left.pop(0))
                         walking += 1
-            if time.monotonic() - ticked >= TICK_SECONDS:
-                self._tick(connection)
+            if time.monotonic() - ticked >= SAVE_SECONDS:
+                self._look(connection)
                 ticked = time.monotonic()
         # Each worker counts its own seconds.
         return Rewritten(done.rows, done.values, done.skipped, done.quarantined, done.seconds / len(workers))
@@ -184,7 +185,7 @@ class Crew:
         self._note = str(word.content.get("note", self._note))
         return Rewritten(*word.content["result"]) if "finished" in word.content else None
 
-    def _tick(self, connection: Connection) -> None:
+    def _look(self, connection: Connection) -> None:
         now = stages(connection, self._job.request, self._shard)
         for label, stage in now.items():
             if label in self._vacuums:
@@ -192,6 +193,9 @@ class Crew:
                 vacuum.walked(stage.done_pages - seen)
                 self._vacuums[label] = (vacuum, stage.done_pages)
         done, total = sum(stage.done_pages for stage in now.values()), sum(stage.total_pages for stage in now.values())
+        if time.monotonic() - self._told < TICK_SECONDS:
+            return
+        self._told = time.monotonic()
         # A worker's own speed says little; why it pauses says much.
         rows = sum(stage.rows for stage in now.values())
         note = self._note if self._note.startswith(("pausing", "waiting")) else f"{rows:,} rows"

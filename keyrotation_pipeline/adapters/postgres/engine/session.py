@@ -19,10 +19,12 @@ from keyrotation_pipeline.rotation.rewriting import Failure, Rewriter
 
 # enable_seqscan: a large batch turns the planner from TID scans to reading the whole table. Generic plans: planning
 # anew each time costs as much as a small batch. Read committed, whatever the database's default: the guards of the
-# write rest on it. jit: a plan of disabled nodes looks expensive enough to be compiled.
+# write rest on it. jit: a plan of disabled nodes looks expensive enough to be compiled. synchronous_commit: a crash of
+# the server takes back the end of the WAL, so never rows whose progress stays, and the record that a shard is done is
+# committed synchronously; until then nobody's commit has to wait for ours to reach the disk.
 _SETTINGS = (
     "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; "
-    "SET default_transaction_isolation = 'read committed'"
+    "SET default_transaction_isolation = 'read committed'; SET synchronous_commit = off"
 )
 
 Row = tuple[Any, ...]

@@ -1,0 +1,115 @@
+"""The measured table: five encrypted columns of a clinic's clients, a uuid key, on an embedded server of its own."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.processes import postmaster_of
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.migrate import migrate
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+
+CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "last_name", "email", "phone", "history"))
+V1, V2 = KeyVersion(1), KeyVersion(2)
+COLUMNS = ", ".join(CLIENTS.columns)
+
+# Ciphertexts are made for so many rows and repeated beyond: what a row costs does not depend on what is in it.
+DISTINCT_ROWS = 20_000
+
+FIRST = ("Anna", "Benjamin", "Charlotte", "Dov", "Eleanor", "Finn", "Gabriela", "Hiro", "Ines", "Jonathan")
+LAST = ("Achterberg", "Brandt", "Cohen", "Diallo", "Eriksson", "Fernández", "Goldberg", "Haddad", "Ito", "Jansen")
+
+
+@dataclass(frozen=True, slots=True)
+class Clinic:
+    """Where the contenders run.
+
+    Args:
+        keys: directory of the key store, which holds v1 and v2 (the primary).
+        postmaster: process id of the server.
+    """
+
+    url: str
+    keys: Path
+    ring: KeyRing
+    postmaster: int
+
+
+@contextmanager
+def clinic() -> Iterator[Clinic]:
+    """A server with the rows that `fill` copies and a key store, in a home that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="keyrotation-benchmark-", ignore_cleanup_errors=True) as directory:
+        home = Path(directory) / "home"
+        with EmbeddedServer(home / "postgres") as server:
+            migrate(server.url())
+            store = FileKeyStore.create(home / "keys")
+            for version in (V1, V2):
+                store.add(version, KeyMaterial.generate())
+            store.set_primary(V2)
+            place = Clinic(server.url(), home / "keys", store.ring(), postmaster_of(server.url()))
+            with closing(connect(server.url())) as connection:
+                _make_template(connection, place.ring)
+            yield place
+
+
+def _make_template(connection: Connection, ring: KeyRing) -> None:
+    """Encrypt, under v1, the rows that `fill` copies."""
+    ring = KeyRing({V1: ring.material(V1)}, V1)
+    definitions = ", ".join(f"{column} text" for column in CLIENTS.columns)
+    connection.execute(f"CREATE UNLOGGED TABLE public.template ({definitions})".encode())
+    with connection.cursor() as cursor, cursor.copy(f"COPY public.template ({COLUMNS}) FROM STDIN".encode()) as copy:
+        for number in range(DISTINCT_ROWS):
+            copy.write_row([encrypt(ring, text) for text in _client(number)])
+
+
+def fill(connection: Connection, rows: int, name: str = "clients") -> None:
+    """Make the table anew: no dead rows, no bloat, statistics taken, everything written to disk."""
+    repeats = -(-rows // DISTINCT_ROWS)
+    copies = (
+        f"SELECT gen_random_uuid() AS id, {COLUMNS}, 0 AS visits "
+        f"FROM public.template, generate_series(1, {repeats}) LIMIT {rows}"
+    )
+    for statement in (
+        f"DROP TABLE IF EXISTS public.{name}",
+        f"CREATE TABLE public.{name} AS {copies}",
+        f"ALTER TABLE public.{name} ADD PRIMARY KEY (id), ALTER visits SET NOT NULL",
+        f"VACUUM (ANALYZE) public.{name}",
+        "CHECKPOINT",
+    ):
+        connection.execute(statement.encode())
+
+
+def pages(connection: Connection) -> int:
+    """Pages of the table now."""
+    (count,) = connection.execute("SELECT pg_relation_size('public.clients') / 8192").fetchall()[0]
+    return int(str(count))
+
+
+def rows_under(connection: Connection, version: KeyVersion) -> int:
+    """Rows whose every column is under `version`."""
+    conditions = " AND ".join(
+        f"left({column}, {len(version.prefix)}) = '{version.prefix}'" for column in CLIENTS.columns
+    )
+    (count,) = connection.execute(f"SELECT count(*) FROM public.clients WHERE {conditions}".encode()).fetchall()[0]
+    return int(str(count))
+
+
+def opened(url: str) -> Connection:
+    """Our own kind of connection."""
+    return connect(url)
+
+
+def _client(number: int) -> tuple[str, str, str, str, str]:
+    first, last = FIRST[number % len(FIRST)], LAST[number // len(FIRST) % len(LAST)]
+    phone = f"+31 6 {number:08d}"
+    history = f"{os.urandom(8).hex()}: no known allergies; lower back pain, {number % 12 + 1} sessions so far"
+    return first, last, f"{first}.{last}.{number}@example.org".lower(), phone, history

@@ -1,0 +1,157 @@
+"""What is measured against each other on the same table: the limit, the engine, and the seed's loop."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.orm.attributes import flag_modified
+
+from benchmarks.clinic import CLIENTS, V2, Clinic, opened, pages
+from benchmarks.processes import server_cpu_seconds
+from keyrotation_pipeline.encrypted_type import EncryptedType
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+# A batch of the plain UPDATE: as many pages as the engine takes at once at most.
+LIMIT_PAGES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One measured run.
+
+    Args:
+        cpu_seconds: of client and server together.
+        worker_peak_mb: resident memory of the largest worker; 0 where nobody asks.
+        growth: size of the table afterwards by its size before; 0 where nobody asks.
+    """
+
+    rows: int
+    seconds: float
+    cpu_seconds: float
+    worker_peak_mb: float = 0.0
+    growth: float = 0.0
+
+    @property
+    def rows_per_second(self) -> float:
+        """The rate."""
+        return self.rows / self.seconds
+
+    @property
+    def cpu_per_million_rows(self) -> float:
+        """CPU seconds of client and server for a million rows."""
+        return self.cpu_seconds / self.rows * 1e6
+
+
+def limit(clinic: Clinic, connections: int) -> Run:
+    """The database's own plain UPDATE of the same bytes, by page ranges, over some connections at once."""
+    total = _pages(clinic)
+    counts = [0] * connections
+    statement = "UPDATE ONLY public.clients SET {} WHERE ctid >= %s::tid AND ctid < %s::tid".format(
+        ", ".join(f"{column} = {column}" for column in CLIENTS.columns)
+    ).encode()
+
+    def update(number: int) -> None:
+        with closing(opened(clinic.url)) as connection:
+            connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+            first, end = total * number // connections, total * (number + 1) // connections
+            for page in range(first, end, LIMIT_PAGES):
+                span = (f"({page},0)", f"({min(page + LIMIT_PAGES, end)},0)")
+                counts[number] += connection.execute(statement, span, prepare=True).rowcount
+
+    def all_at_once() -> dict[str, Any]:
+        threads = [threading.Thread(target=update, args=(number,)) for number in range(connections)]
+        client = time.process_time()
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.monotonic() - started
+        return {"rows": sum(counts), "seconds": seconds, "client_cpu_seconds": time.process_time() - client}
+
+    return _measured(clinic, all_at_once)
+
+
+def engine(clinic: Clinic, limits: Mapping[str, Any]) -> Run:
+    """The engine through its public entry, as fast as the limits let it, vacuuming as it goes."""
+    job = {"url": clinic.url, "keys": str(clinic.keys), "target": str(V2), "limits": dict(limits)}
+
+    before = _pages(clinic)
+
+    def in_a_process() -> dict[str, Any]:
+        command = [sys.executable, "-m", "benchmarks.engine_process"]
+        done = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+        outcome: dict[str, Any] = json.loads(done.stdout)
+        return outcome | {"growth": _pages(clinic) / before}
+
+    return _measured(clinic, in_a_process)
+
+
+def seed_loop(clinic: Clinic, rows: int) -> Run:
+    """The seed procedure's loop over ORM objects, mended so that it does update, without its sleep."""
+    database = sa.create_engine("postgresql+psycopg://", creator=lambda: opened_for_orm(clinic.url))
+    client = _model(clinic.ring)
+
+    def until_enough() -> dict[str, Any]:
+        done, cpu, started = 0, time.process_time(), time.monotonic()
+        with orm.Session(database) as session:
+            while done < rows:
+                found = session.execute(sa.text("SELECT id FROM clients WHERE first_name LIKE 'v1:%' LIMIT 100"))
+                ids = [row[0] for row in found]
+                if not ids:
+                    break
+                for each in session.scalars(sa.select(client).where(client.id.in_(ids))):
+                    for column in CLIENTS.columns:
+                        flag_modified(each, column)  # the seed's assignment alone changes nothing
+                session.commit()
+                done += len(ids)
+        seconds = time.monotonic() - started
+        return {"rows": done, "seconds": seconds, "client_cpu_seconds": time.process_time() - cpu}
+
+    try:
+        return _measured(clinic, until_enough)
+    finally:
+        database.dispose()
+
+
+def opened_for_orm(url: str) -> Any:  # noqa: ANN401  what SQLAlchemy's `creator` gives
+    """A connection with transactions, and with the application's own search path."""
+    connection = opened(url)
+    connection.execute("SET search_path = public")
+    connection.autocommit = False
+    return connection
+
+
+def _model(ring: KeyRing) -> Any:  # noqa: ANN401  a class made here
+    class Base(orm.DeclarativeBase):
+        pass
+
+    columns: dict[str, Any] = {name: sa.Column(EncryptedType(lambda: ring)) for name in CLIENTS.columns}
+    body = {"__tablename__": "clients", "id": sa.Column(sa.Uuid, primary_key=True), **columns}
+    return type("Client", (Base,), body)
+
+
+def _pages(clinic: Clinic) -> int:
+    with closing(opened(clinic.url)) as connection:
+        return pages(connection)
+
+
+def _measured(clinic: Clinic, run: Callable[[], dict[str, Any]]) -> Run:
+    before = server_cpu_seconds(clinic.postmaster)
+    outcome = run()
+    server = server_cpu_seconds(clinic.postmaster) - before
+    return Run(
+        outcome["rows"],
+        outcome["seconds"],
+        server + outcome["client_cpu_seconds"],
+        outcome.get("worker_peak_mb", 0.0),
+        outcome.get("growth", 0.0),
+    )

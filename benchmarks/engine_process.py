@@ -1,0 +1,47 @@
+"""One measured run of the engine, in a process of its own: a job on stdin, what it took on stdout, both JSON."""
+
+import json
+import os
+import resource
+import sys
+import time
+import uuid
+from functools import partial
+from pathlib import Path
+
+from benchmarks.clinic import CLIENTS
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.postgres.connection import connect
+from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits, rewrite_shard
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import Shard
+
+
+def main() -> None:
+    """Do the job."""
+    job = json.load(sys.stdin)
+    store = FileKeyStore(Path(job["keys"]))
+    ring, target, limits = store.ring(), KeyVersion.parse(job["target"]), Limits(**job["limits"])
+    if job.get("emergency"):
+        limits = limits.in_an_emergency()
+    connecting = partial(connect, job["url"])
+    before = os.times()
+    started = time.monotonic()
+    done = rewrite_shard(
+        connecting, uuid.uuid4().hex, Shard(CLIENTS, 0, 1), ring, target, lambda _: None, limits, Hiring(store.ring)
+    )
+    seconds = time.monotonic() - started
+    after = os.times()
+    workers = resource.RUSAGE_CHILDREN if limits.workers > 1 else resource.RUSAGE_SELF
+    outcome = {
+        "rows": done.rows,
+        "skipped": done.skipped,
+        "seconds": seconds,
+        "client_cpu_seconds": sum(after[:4]) - sum(before[:4]),
+        "worker_peak_mb": resource.getrusage(workers).ru_maxrss / 1024,
+    }
+    json.dump(outcome, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
