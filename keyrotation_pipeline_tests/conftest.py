@@ -47,6 +47,14 @@ def connection(database_url: str) -> Iterator[Connection]:
         yield opened
 
 
+def migrate_raw(connection: Connection) -> None:
+    """Create the schema `keyrotation` without Alembic."""
+    migration = importlib.import_module("keyrotation_pipeline.adapters.postgres.migrations.versions.0001_ledger")
+    connection.execute("CREATE SCHEMA keyrotation")
+    for statement in migration.STATEMENTS:
+        connection.execute(statement)
+
+
 @pytest.fixture
 def migrated(connection: Connection) -> Connection:
     """A connection to a database that has the schema `keyrotation`."""

@@ -41,7 +41,7 @@ class Limits:
     batch_bytes: int = 4 * 1024 * 1024
     lock_patience_seconds: float = 60.0
     straggler_attempts: int = 20
-    vacuum_pages: int = 1000
+    vacuum_pages: int = 256
     vacuum_delay_ms: float = 2.0
     growth: float = 1.15
     pages_per_worker: int = 500

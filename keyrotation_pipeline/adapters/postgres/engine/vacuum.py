@@ -29,7 +29,7 @@ _VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) {}"
 
 
 class Vacuum:
-    """Vacuums one relation every tenth of its pages.
+    """Vacuums one relation every sixteenth of its pages: two of these may be unvacuumed at a time.
 
     Args:
         connect: opens the connection of each vacuum.
@@ -43,7 +43,7 @@ class Vacuum:
         self._relation = relation
         self._delay_ms = limits.vacuum_delay_ms
         self._smallest = limits.vacuum_pages
-        self._each = max(limits.vacuum_pages, relation.pages // 10)
+        self._each = max(limits.vacuum_pages, relation.pages // 16)
         self._walked = self._vacuumed = 0
         self._running: Thread | None = None
         self.allowed = connection.execute(_MAY_VACUUM, (relation.oid,)).fetchone() == (True,)

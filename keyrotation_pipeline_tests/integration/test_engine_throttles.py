@@ -1,0 +1,197 @@
+"""Throttles on the real thing: rows a second, a standby that lags, hours, and a snapshot that makes a table grow."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from datetime import time as clock_time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine import Limits, reasons
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.model.hours import AllowedHours
+from keyrotation_pipeline.ports import Progress, Rewritten
+from keyrotation_pipeline_tests.conftest import migrate_raw
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, sealed, table_of
+from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
+
+CASES = table_of("cases", "a", "b")
+
+
+def fill(connection: Connection, engine: Engine, rows: int) -> None:
+    """Rows of v1, each with the same two values."""
+    values = [sealed(engine.ring, 1, text) for text in ("a", "b" * 60)]
+    connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text)")
+    connection.execute("INSERT INTO public.cases SELECT n, %s, %s FROM generate_series(1, %s) AS n", (*values, rows))
+    connection.execute("VACUUM ANALYZE public.cases")
+
+
+@contextmanager
+def in_the_background(engine: Engine) -> Iterator[list[Rewritten]]:
+    done: list[Rewritten] = []
+    thread = threading.Thread(target=lambda: done.append(engine.shard(CASES)))
+    thread.start()
+    yield done
+    thread.join()
+
+
+def eventually(seconds: float, true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return true()
+
+
+@pytest.mark.parametrize("cap", [500, 3000])
+def test_a_cap_on_rows_a_second_is_held_and_used_within_five_percent(
+    migrated: Connection, database_url: str, cap: int
+) -> None:
+    engine = Engine(database_url, ring_of(1, 2), Limits(max_rows_per_second=cap))
+    fill(migrated, engine, cap * 4)
+    started = time.monotonic()
+    assert engine.shard(CASES).rows == cap * 4
+    assert 4 * 0.95 < time.monotonic() - started < 4 * 1.05 + 0.2  # which opening takes
+
+
+def test_the_end_is_foreseen_within_a_fifth_from_a_tenth_of_the_way(migrated: Connection, database_url: str) -> None:
+    engine = Engine(database_url, ring_of(1, 2), Limits(max_rows_per_second=3000))
+    fill(migrated, engine, 30_000)
+    seen: list[tuple[float, int, int]] = []
+    started = time.monotonic()
+    engine.progress = _Timed(seen)
+    engine.shard(CASES)
+    ended = time.monotonic()
+    foreseen = [(at, (at - started) / done * (total - done)) for at, done, total in seen if total / 10 <= done < total]
+    assert len(foreseen) >= 5
+    for at, eta in foreseen:
+        assert abs(eta - (ended - at)) <= 0.2 * (ended - at) + 0.5
+
+
+class _Timed(list[Progress]):
+    """Keeps when each report came."""
+
+    def __init__(self, seen: list[tuple[float, int, int]]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def append(self, progress: Progress) -> None:
+        self._seen.append((time.monotonic(), progress.done, progress.total))
+
+
+@pytest.fixture
+def primary_and_standby() -> Iterator[tuple[Server, Server]]:
+    """A server and a streaming standby of it."""
+    primary = start_server(EMBEDDED_18, "max_wal_senders=4")
+    standby = Server(primary.binaries, Path(f"{primary.directory}-standby"), primary.user)
+    standby.directory.mkdir(mode=0o700)
+    if primary.user:
+        shutil.chown(standby.directory, primary.user, primary.user)
+    try:
+        primary.run(
+            "pg_basebackup", "-D", str(standby.directory / "data"), "-h", str(primary.directory), "-U", "postgres",
+            "-R", "-c", "fast", "-X", "stream",
+        )  # fmt: skip
+        standby.start("max_wal_senders=4")
+        yield primary, standby
+        discard(standby)
+    finally:
+        shutil.rmtree(standby.directory, ignore_errors=True)
+        discard(primary)
+
+
+def test_a_standby_that_lags_is_waited_for_by_name(primary_and_standby: tuple[Server, Server]) -> None:
+    primary, standby = primary_and_standby
+    limits = Limits(max_rows_per_second=1000, max_replica_lag_seconds=1.0)
+    engine = Engine(primary.url(), ring_of(1, 2), limits)
+    with connect(primary.url()) as connection:
+        migrate_raw(connection)
+        fill(connection, engine, 6000)
+    with psycopg.connect(standby.url(), autocommit=True) as replica, in_the_background(engine) as done:
+        replica.execute("SELECT pg_wal_replay_pause()")
+        assert eventually(15, lambda: any("pausing: " in each.note for each in engine.progress))
+        (note, *_) = [each.note for each in engine.progress if "pausing: " in each.note]
+        rows = stored_rows(primary.url())
+        time.sleep(1.5)
+        assert stored_rows(primary.url()) == rows < 6000
+        replica.execute("SELECT pg_wal_replay_resume()")
+    assert "s late, more than 1 s" in note
+    assert done[0].rows == 6000
+
+
+def stored_rows(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        (rows,) = connection.execute("SELECT count(*) FROM cases WHERE a LIKE 'v2:%'").fetchall()[0]
+        return int(rows)
+
+
+def test_outside_of_the_allowed_hours_nothing_is_rewritten(migrated: Connection, database_url: str) -> None:
+    now = datetime.now(UTC)
+    later = AllowedHours((now + timedelta(hours=2)).time(), (now + timedelta(hours=3)).time(), "UTC")
+    engine = Engine(database_url, ring_of(1, 2), Limits(hours=later))
+    fill(migrated, engine, 100)
+    with in_the_background(engine) as done:
+        assert eventually(10, lambda: len(engine.progress) >= 2)
+        assert all(f"pausing: outside of the allowed hours {later}" == each.note for each in engine.progress)
+        assert stored_rows(database_url) == 0
+        object.__setattr__(engine.limits, "hours", None)  # as if the hour had come
+    assert done[0].rows == 100
+
+
+@pytest.mark.parametrize(
+    ("hours", "instant", "allowed"),
+    [
+        pytest.param("22:00-06:00", "23:30", True, id="before midnight"),
+        pytest.param("22:00-06:00", "05:59", True, id="after midnight"),
+        pytest.param("22:00-06:00", "06:00", False, id="the end is outside"),
+        pytest.param("22:00-06:00", "12:00", False, id="noon"),
+        pytest.param("09:00-17:00", "09:00", True, id="the start is inside"),
+        pytest.param("09:00-17:00", "08:59", False, id="too early"),
+    ],
+)
+def test_hours_are_those_of_the_time_zone(hours: str, instant: str, allowed: bool) -> None:
+    at = clock_time.fromisoformat(instant)
+    # Amsterdam is an hour ahead of UTC in winter.
+    moment = datetime(2026, 1, 15, at.hour, at.minute, tzinfo=UTC) - timedelta(hours=1)
+    assert AllowedHours.parse(hours, "Europe/Amsterdam").include(moment) is allowed
+
+
+@pytest.mark.parametrize("text", ["", "22-", "22:00", "25:00-06:00", "22:00-06:00-07:00"])
+def test_what_is_not_a_span_of_hours_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="write"):
+        AllowedHours.parse(text, "UTC")
+
+
+@pytest.mark.slow
+def test_a_whole_rewrite_lets_the_table_grow_by_no_more_than_a_fifth(migrated: Connection, database_url: str) -> None:
+    engine = Engine(database_url, ring_of(1, 2), Limits(duty_cycle=1.0, statement_seconds=0.02))
+    fill(migrated, engine, 200_000)
+    size = "SELECT pg_relation_size('public.cases')"
+    (before,) = migrated.execute(size).fetchall()[0]
+    assert engine.shard(CASES).rows == 200_000
+    (after,) = migrated.execute(size).fetchall()[0]
+    assert int(str(after)) <= 1.2 * int(str(before))
+
+
+def test_an_old_snapshot_that_makes_the_table_grow_is_waited_for_by_name(
+    migrated: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reasons, "SNAPSHOT_PATIENCE_SECONDS", 0)
+    engine = Engine(database_url, ring_of(1, 2), Limits(vacuum_pages=20, max_rows_per_second=10_000))
+    fill(migrated, engine, 30_000)
+    with psycopg.connect(database_url, application_name="nightly report") as reader:
+        reader.execute("SET default_transaction_isolation = 'repeatable read'")
+        reader.commit()
+        reader.execute("SELECT count(*) FROM cases")
+        with in_the_background(engine) as done:
+            assert eventually(20, lambda: any("pausing" in each.note for each in engine.progress))
+            (note, *_) = [each.note for each in engine.progress if "pausing" in each.note]
+            reader.rollback()
+    assert "cases grows" in note
+    assert "(nightly report)" in note
+    assert done[0].rows == 30_000
