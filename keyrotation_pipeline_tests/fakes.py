@@ -475,6 +475,8 @@ class FakeLedger:
             return
         if state not in ALLOWED_TRANSITIONS[record.state]:
             raise KeyStoreError(f"{version} is {record.state} and cannot become {state}; look at `keyrotation status`")
+        if state is KeyState.ACTIVE and any(each.state is state for each in self.keys()):
+            raise KeyStoreError("another version is still active; deactivate it first")
         self.append("key_state_changed", {"version": str(version), "state": str(state)}, request)
         self.state.keys[version] = replace(record, state=state)
 

@@ -118,6 +118,15 @@ def test_a_restored_database_is_noticed_and_nothing_changes_it(world: FakeWorld,
     assert (world.database.rows, world.keys.versions(), states(world)) == before
 
 
+@pytest.mark.parametrize("dumped_after", DUMPED[: DUMPED.index(Step.RETIRED_KEY)])
+def test_the_key_store_alone_gives_it_away_until_the_old_key_is_retired(
+    world: FakeWorld, dumped_after: Step | None
+) -> None:
+    restored_after_a_rotation(world, dumped_after)
+    world.anchors.kept = None
+    assert divergence(world.pipeline)
+
+
 def attempts(world: FakeWorld, rotation: Rotation, dumped_after: Step | None) -> Iterator[Callable[[], object]]:
     if dumped_after is None:
         world.keys.primary_version = V1  # nearer to unnoticed
