@@ -1,0 +1,187 @@
+"""Crash anywhere, run again: seeded kills under an application's writes, lost connections, time-outs, full disks."""
+
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline_tests.conftest import migrate_raw
+from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    Engine,
+    insert,
+    opened,
+    read_back,
+    ring_of,
+    sealed,
+    table_of,
+    under_v2,
+)
+from keyrotation_pipeline_tests.servers import EMBEDDED_18, discard, start_server
+
+CASES = table_of("cases", "a", "b")
+ROWS = 600
+KILLS = 60
+SEED = 20261124
+
+
+def fill(connection: Connection, ring: KeyRing) -> None:
+    connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text, n int DEFAULT 0)")
+    with connection.transaction():
+        rows = [(n, sealed(ring, 1, f"a{n}"), sealed(ring, 1, f"b{n}")) for n in range(ROWS)]
+        insert(connection, "public.cases (id, a, b)", rows)
+
+
+# Forks an engine, kills it after a while, again and again; when one comes to its end, the way back to the other key
+# begins. Prints how many died and which version the last one was on its way to.
+KILLER = """
+import os, random, signal, sys, time
+from keyrotation_pipeline.adapters.postgres import engine as _
+from keyrotation_pipeline_tests.integration import encrypted_rows
+from keyrotation_pipeline_tests.integration.encrypted_rows import *
+url, kills, seed, *keys = sys.argv[1:]
+ring = KeyRing({KeyVersion(n): KeyMaterial.from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
+chance, died, rotation = random.Random(int(seed)), 0, 0
+while died < int(kills):
+    child = os.fork()
+    if child == 0:
+        encrypted_rows.REQUEST = f"{rotation:032x}"
+        limits = Limits(max_pages=1, duty_cycle=0.2, statement_seconds=0.0001)
+        Engine(url, ring, limits, KeyVersion(2 - rotation % 2)).shard(table_of("cases", "a", "b"))
+        os._exit(0)
+    time.sleep(chance.uniform(0.01, 0.12))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    died += os.WIFSIGNALED(status)
+    rotation += os.WIFEXITED(status)
+print(died, rotation)
+"""
+
+
+def test_sixty_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
+    migrated: Connection, database_url: str
+) -> None:
+    ring = ring_of(1, 2)
+    fill(migrated, ring)
+    expected = {n: [f"a{n}", f"b{n}"] for n in range(ROWS)}
+    counted = dict.fromkeys(range(ROWS), 0)
+    ended = threading.Event()
+
+    def application() -> None:
+        chance = random.Random(SEED)
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            while not ended.wait(0.003):
+                key, column = chance.randrange(ROWS), chance.randrange(2)
+                text = f"{key} {chance.random()}"
+                value = sealed(ring, chance.choice([1, 2]), text)
+                connection.execute(f"UPDATE cases SET {'ab'[column]} = %s, n = n + 1 WHERE id = %s", (value, key))
+                expected[key][column] = text
+                counted[key] += 1
+
+    thread = threading.Thread(target=application)
+    thread.start()
+    keys = [ring.material(version).to_base64() for version in ring.versions]
+    command = [sys.executable, "-c", KILLER, database_url, str(KILLS), str(SEED), *keys]
+    try:
+        killer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=170)
+    finally:
+        ended.set()
+        thread.join()
+    died, rotations = map(int, killer.stdout.split())
+    assert died == KILLS
+    assert rotations >= 1
+
+    engine = Engine(database_url, ring)
+    engine.shard(CASES)
+    while engine.sweep(CASES).rows:
+        pass
+    assert read_back(migrated, ring, CASES, "id") == {n: under_v2(*texts) for n, texts in expected.items()}
+    assert dict(migrated.execute("SELECT id, n FROM public.cases").fetchall()) == counted  # type: ignore[arg-type]
+    assert migrated.execute("SELECT count(*) FROM keyrotation.quarantine").fetchone() == (0,)
+
+
+def test_a_dropped_connection_is_one_sentence_and_the_walk_goes_on_later(
+    migrated: Connection, database_url: str
+) -> None:
+    ring = ring_of(1, 2)
+    fill(migrated, ring)
+    engine = Engine(database_url, ring, Limits(max_rows_per_second=300))
+    end = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'keyrotation' AND pid <> pg_backend_pid()"
+    )
+
+    def cut() -> None:
+        time.sleep(0.7)
+        migrated.execute(end)
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    with pytest.raises(DatabaseUnavailableError, match="run `keyrotation rotate` again"):
+        engine.shard(CASES)
+    thread.join()
+    engine.limits = Limits()
+    engine.shard(CASES)
+    assert read_back(migrated, ring, CASES, "id") == {n: under_v2(f"a{n}", f"b{n}") for n in range(ROWS)}
+
+
+def test_a_statement_timeout_of_the_role_does_not_bind_the_engine(migrated: Connection, database_url: str) -> None:
+    ring = ring_of(1, 2)
+    fill(migrated, ring)
+    (name,) = migrated.execute("SELECT current_database()").fetchall()[0]
+    migrated.execute(f"ALTER DATABASE {name} SET statement_timeout = '1ms'".encode())
+    assert Engine(database_url, ring, Limits(duty_cycle=1.0, statement_seconds=0.02)).shard(CASES).rows == ROWS
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A directory on a file system of 24 MB."""
+    directory = Path(tempfile.mkdtemp(prefix="krdisk-", dir="/tmp"))
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", directory], check=False)
+    if mounted.returncode:
+        shutil.rmtree(directory)
+        pytest.skip("mounting a small file system is not permitted here")
+    yield directory
+    subprocess.run(["umount", "-l", directory], check=False)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_walk_goes_on_when_there_is_room(small_disk: Path) -> None:
+    server, ring = start_server(EMBEDDED_18), ring_of(1, 2)
+    if server.user:
+        shutil.chown(small_disk, server.user, server.user)
+    small_disk.chmod(0o700)
+    try:
+        with connect(server.url()) as connection:
+            migrate_raw(connection)
+            connection.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'".encode())
+            connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text) TABLESPACE small")
+            values = [sealed(ring, 1, text * 100) for text in "ab"]
+            insert_all = "INSERT INTO public.cases SELECT n, %s, %s FROM generate_series(1, 30000) n"
+            connection.execute(insert_all, values)
+            connection.execute("VACUUM public.cases")
+            ballast = small_disk / "ballast"
+            free = shutil.disk_usage(small_disk).free
+            ballast.write_bytes(bytes(max(0, free - 300_000)))
+            engine = Engine(server.url(), ring, Limits(duty_cycle=1.0, vacuum_pages=2**40))
+            with pytest.raises(BlockedError, match="disk is full; make room"):
+                engine.shard(CASES)
+            ballast.unlink()
+            engine.limits = Limits(duty_cycle=1.0)
+            engine.shard(CASES)
+            rows = connection.execute("SELECT a, b FROM public.cases").fetchall()
+        assert {(opened(ring, str(a)), opened(ring, str(b))) for a, b in rows} == {under_v2("a" * 100, "b" * 100)}
+        assert len(rows) == 30_000
+    finally:
+        discard(server)

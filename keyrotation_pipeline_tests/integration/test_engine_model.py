@@ -1,0 +1,181 @@
+"""The engine against a plain model: whatever happens in whatever order, each value decrypts to what the model holds."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, ClassVar
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine import Limits, rewrite_shard
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.rotation.rewriting import Rewriter, RewrittenBatch, Value
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
+
+CASES = table_of("cases", "a", "b")
+ROWS = 60
+KEYS = st.integers(0, ROWS - 1)
+COLUMNS = st.sampled_from(["a", "b"])
+TEXTS = st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12))
+VERSIONS = st.sampled_from([1, 2, 3])
+
+
+class CrashError(Exception):
+    """The engine's process is gone."""
+
+
+class Rotations(RuleBasedStateMachine):
+    """An application, an engine and a model, one step at a time."""
+
+    url: ClassVar[str]
+    ring: ClassVar[KeyRing]
+
+    @initialize()
+    def begin(self) -> None:
+        self.connection: Connection = connect(self.url)
+        self.connection.execute("TRUNCATE public.cases; DELETE FROM keyrotation.shard_walks")
+        self.model: dict[int, dict[str, str | None]] = {n: {"a": f"a{n}", "b": f"b{n}"} for n in range(ROWS)}
+        rows = [(n, sealed(self.ring, 1, f"a{n}"), sealed(self.ring, 1, f"b{n}")) for n in range(ROWS)]
+        with self.connection.transaction():
+            insert(self.connection, "public.cases (id, a, b)", rows)
+        self.rotation = 0
+        self.target = KeyVersion(2)
+        self.open: psycopg.Connection[Any] | None = None
+
+    def teardown(self) -> None:
+        if self.open is not None:
+            self.open.close()
+        self.connection.close()
+
+    @rule(key=KEYS, column=COLUMNS, text=TEXTS, version=VERSIONS)
+    def application_writes(self, key: int, column: str, text: str | None, version: int) -> None:
+        if self.open is None and key in self.model:
+            self._write(self.connection, key, column, text, version)
+            self.model[key][column] = text
+
+    @rule(key=KEYS)
+    def application_deletes(self, key: int) -> None:
+        if self.open is None:
+            self.connection.execute("DELETE FROM public.cases WHERE id = %s", (key,))
+            self.model.pop(key, None)
+
+    @precondition(lambda self: self.open is None)
+    @rule(key=KEYS, column=COLUMNS, text=TEXTS, version=VERSIONS)
+    def application_begins(self, key: int, column: str, text: str | None, version: int) -> None:
+        self.open = psycopg.connect(self.url)
+        self._write(self.open, key, column, text, version)
+        self.waiting = (key, column, text)
+
+    @precondition(lambda self: self.open is not None)
+    @rule(commits=st.booleans())
+    def application_ends(self, commits: bool) -> None:
+        assert self.open is not None
+        key, column, text = self.waiting
+        if commits:
+            self.open.commit()
+            if key in self.model:
+                self.model[key][column] = text
+        else:
+            self.open.rollback()
+        self.open.close()
+        self.open = None
+
+    @rule(index=st.integers(0, 1))
+    def engine_walks(self, index: int) -> None:
+        self._engine(index)
+
+    @rule(index=st.integers(0, 1), batch=st.integers(0, 3), column=COLUMNS, key=KEYS, text=TEXTS, dies=st.booleans())
+    def something_happens_between_read_and_write(
+        self, index: int, batch: int, column: str, key: int, text: str | None, dies: bool
+    ) -> None:
+        rewrite, seen = Rewriter.rewrite, iter(range(10**6))
+
+        def interrupted(rewriter: Rewriter, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+            if next(seen) == batch:
+                if dies:
+                    raise CrashError
+                self.application_writes_now(key, column, text)
+            return rewrite(rewriter, columns)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Rewriter, "rewrite", interrupted)
+            with suppress(CrashError):
+                self._engine(index)
+
+    def application_writes_now(self, key: int, column: str, text: str | None) -> None:
+        if self.open is None and key in self.model:
+            self._write(self.connection, key, column, text, 1)
+            self.model[key][column] = text
+
+    @rule()
+    def engine_sweeps(self) -> None:
+        Engine(self.url, self.ring, Limits(), self.target).sweep(CASES)
+
+    @rule(version=VERSIONS)
+    def primary_is_switched(self, version: int) -> None:
+        self.target = KeyVersion(version)
+        self.rotation += 1
+
+    @precondition(lambda self: self.open is None)
+    @rule(full=st.booleans())
+    def table_is_vacuumed(self, full: bool) -> None:
+        self.connection.execute("VACUUM FULL public.cases" if full else "VACUUM public.cases")
+
+    @precondition(lambda self: self.open is None)
+    @rule()
+    def rotation_comes_to_its_end(self) -> None:
+        for index in (0, 1):
+            self._engine(index)
+        while Engine(self.url, self.ring, Limits(), self.target).sweep(CASES, wait=True).rows:
+            pass
+        rows = self.connection.execute("SELECT a, b FROM public.cases").fetchall()
+        versions = {str(value).partition(":")[0] for row in rows for value in row if value}
+        assert versions <= {str(self.target)}
+
+    @invariant()
+    def every_value_is_what_the_model_holds(self) -> None:
+        rows = self.connection.execute("SELECT id, a, b FROM public.cases").fetchall()
+        assert {row[0]: {"a": self._text(row[1]), "b": self._text(row[2])} for row in rows} == self.model
+
+    def _engine(self, index: int) -> None:
+        limits = Limits(max_pages=1, duty_cycle=1.0)
+        request, shard = f"{self.rotation:032x}", Shard(CASES, index, 2)
+        rewrite_shard(lambda: connect(self.url), request, shard, self.ring, self.target, lambda _: None, limits)
+
+    def _write(
+        self, connection: "psycopg.Connection[Any]", key: int, column: str, text: str | None, version: int
+    ) -> None:
+        value = None if text is None else sealed(self.ring, version, text)
+        connection.execute(f"UPDATE public.cases SET {column} = %s WHERE id = %s", (value, key))
+
+    def _text(self, stored: object) -> str | None:
+        value = opened(self.ring, stored)  # type: ignore[arg-type]
+        return None if value is None else value[1]
+
+
+@pytest.fixture
+def machine(migrated: Connection, database_url: str) -> type[Rotations]:
+    migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text)")
+    return type("Bound", (Rotations,), {"url": database_url, "ring": ring_of(1, 2, 3)})
+
+
+def test_the_table_is_at_every_moment_what_a_plain_model_holds(machine: type[Rotations]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
