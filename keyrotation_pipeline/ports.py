@@ -66,6 +66,13 @@ class KeyStore(Protocol):
     def restore(self, version: KeyVersion) -> None:
         """Give an archived key to the applications again; again is no change."""
 
+    def destroy(self, version: KeyVersion) -> None:
+        """Remove a key from the archive for good; one that is not in the store is no change.
+
+        Raises:
+            KeyStoreError: the version is live or the primary; the key is then still there.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class KeyBackup:

@@ -139,6 +139,12 @@ class FakeKeyStore:
         if version in self.shelf:
             self.live[version] = self.shelf.pop(version)
 
+    def destroy(self, version: KeyVersion) -> None:
+        if version in self.live or version == self.primary_version:
+            raise KeyStoreError(f"{version} is live; archive it first")
+        self.journal.note(f"keys.destroy {version}")
+        self.shelf.pop(version, None)
+
 
 @dataclass
 class FakeVault:

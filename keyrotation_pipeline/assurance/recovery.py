@@ -152,7 +152,10 @@ def recovered_keys(
     """
     fingerprints = {record.version: record.fingerprint for record in registered}
     keys = {}
+    destroyed = _destroyed(registered)
     for copy in made.keys:
+        if copy.version in destroyed:  # its file may be gone, as it should
+            continue
         keys[copy.version] = read_key(place, copy, key)
         if (wanted := fingerprints.get(copy.version, copy.fingerprint)) != copy.fingerprint:
             raise FingerprintMismatchError(
@@ -160,7 +163,7 @@ def recovered_keys(
                 f"{wanted[:16]}; find out which one encrypted the values, and back that one up"
             )
     for record in registered:
-        if record.version not in keys and record.created_at <= made.made_at and record.state is not KeyState.DESTROYED:
+        if record.version not in {*keys, *destroyed} and record.created_at <= made.made_at:
             raise MissingVersionError(
                 f"{made.name} in {place.description} has no key {record.version}; put it back into the key store from "
                 f"an older backup with `keyrotation restore-key {record.version}`, then run `keyrotation backup`"
@@ -208,8 +211,17 @@ def _newest(kept: KeptSets) -> tuple[BackupSet, DatabaseCopy]:
 def _older_under_archived_key(kept: KeptSets, newest: BackupSet, registered: Sequence[KeyRecord]) -> BackupSet | None:
     """The newest set before `newest` whose dump needs a key that applications no longer have."""
     archived = {record.version for record in registered if record.state is KeyState.ARCHIVED}
-    earlier = (each for each in kept.sets if each.made_at < newest.made_at and each.dump is not None)
-    return next((each for each in earlier if each.dump and archived.intersection(each.dump.versions)), None)
+    destroyed = _destroyed(registered)
+    for each in kept.sets:
+        needed = each.dump.versions if each.dump is not None and each.made_at < newest.made_at else ()
+        # A key goes only after every dump that needs it: what is left of such a set is its manifest.
+        if archived.intersection(needed) and destroyed.isdisjoint(needed):
+            return each
+    return None
+
+
+def _destroyed(registered: Sequence[KeyRecord]) -> frozenset[KeyVersion]:
+    return frozenset(record.version for record in registered if record.state is KeyState.DESTROYED)
 
 
 def _restored(

@@ -7,7 +7,7 @@ from keyrotation_pipeline.assurance.copies import is_intact, kept_sets, key_copi
 from keyrotation_pipeline.assurance.ports import BackupPlace, BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.backups import KeyCopy
+from keyrotation_pipeline.model.backups import KeyCopy, is_dump
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,20 @@ def kept_dumps_that_need(site: BackupSite, version: KeyVersion) -> tuple[str, ..
     return tuple(
         f"{made.dump.file.name} in {place.description}"
         for place in site.places
+        for names in (place.names(),)
         for made in kept_sets(place).sets
-        if made.dump is not None and version in made.dump.versions
+        if made.dump is not None and version in made.dump.versions and made.dump.file.name in names
     )
+
+
+def unlisted_dumps(site: BackupSite) -> tuple[str, ...]:
+    """Every kept database backup that no intact manifest names, so that nothing says which keys it needs."""
+    unlisted = []
+    for place in site.places:
+        listed = {made.dump.file.name for made in kept_sets(place).sets if made.dump is not None}
+        dumps = [name for name in place.names() if is_dump(name)]
+        unlisted += [f"{name} in {place.description}" for name in dumps if name not in listed]
+    return tuple(unlisted)
 
 
 def copies_of(site: BackupSite, version: KeyVersion) -> Sequence[tuple[BackupPlace, KeyCopy]]:

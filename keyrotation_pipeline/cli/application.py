@@ -10,6 +10,7 @@ from keyrotation_pipeline.cli import (
     audit,
     backups,
     demo,
+    destroy,
     initialise,
     inspection,
     reconcile,
@@ -48,6 +49,7 @@ app.command("recovery-test")(recovery.recovery_test_command)
 app.command("restore-key")(recovery.restore_key_command)
 app.command("restore-database")(restore_database.restore_database_command)
 app.command("reconcile")(reconcile.reconcile_command)
+app.command("destroy")(destroy.destroy_command)
 app.add_typer(audit.app, name="audit")
 
 

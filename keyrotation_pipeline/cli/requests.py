@@ -11,6 +11,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.rotation import request as requests
+from keyrotation_pipeline.rotation.conductor import command_of
 
 
 def request(
@@ -80,7 +81,7 @@ def approve(
     output.heading(database)
     output.line(f"approved by {officer}: {count} of {required}")
     if count >= required:
-        output.line(f"next: keyrotation rotate {rotation.id}")
+        output.line(f"next: {command_of(rotation)}")
 
 
 def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:

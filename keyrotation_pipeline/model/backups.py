@@ -146,6 +146,11 @@ def dump_name(made_at: datetime) -> str:
     return f"database-{stamp(made_at)}.dump.gpg"
 
 
+def is_dump(name: str) -> bool:
+    """Whether a file's name is that of an encrypted dump."""
+    return name.startswith("database-") and name.endswith(".dump.gpg")
+
+
 def is_manifest(name: str) -> bool:
     """Whether a file's name is that of a set's manifest."""
     return name.startswith(MANIFEST_PREFIX) and name.endswith(MANIFEST_SUFFIX)

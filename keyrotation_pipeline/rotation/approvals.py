@@ -99,14 +99,13 @@ def require_authorised(pipeline: Pipeline, rotation: Rotation) -> None:
 
 
 def _text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> ApprovalText:
-    source = pipeline.keys.get(rotation.source)
     return ApprovalText(
         request=rotation.id,
         action=rotation.action,
         authorises=_authorises(pipeline, rotation),
         database=str(pipeline.database.identity()),
         key_store=pipeline.keys.description,
-        source=f"{rotation.source} {source.fingerprint}",
+        source=f"{rotation.source} {_fingerprint(pipeline, rotation)}",
         target=_target(pipeline, rotation),
         columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
         required=roster.required,
@@ -119,9 +118,21 @@ def _text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> ApprovalTex
     )
 
 
+def _fingerprint(pipeline: Pipeline, rotation: Rotation) -> str:
+    """Of the key that the store holds; of one that is being destroyed, as requested, since it may be gone already."""
+    if rotation.action == RequestAction.DESTROY:
+        return rotation.source_fingerprint
+    return pipeline.keys.get(rotation.source).fingerprint
+
+
 def _authorises(pipeline: Pipeline, rotation: Rotation) -> str:
     if rotation.action == RequestAction.POLICY:
         return plan(pipeline).sentence()
+    if rotation.action == RequestAction.DESTROY:
+        return (
+            f"destroy {rotation.source} in the key store and its key files in the local backups; copies elsewhere stay "
+            f"until their locks and rules end; nothing under {rotation.source} can be read again without such a copy"
+        )
     source, target = rotation.source, rotation.target
     former = None if rotation.supersedes is None else pipeline.ledger.rotation(rotation.supersedes)
     beginning = ""
@@ -143,7 +154,7 @@ def _target(pipeline: Pipeline, rotation: Rotation) -> str:
     """The version; for a rollback, whose key is there already, with its fingerprint."""
     if rotation.action == RequestAction.ROLLBACK:
         return f"{rotation.target} {pipeline.keys.get(rotation.target).fingerprint}"
-    return str(rotation.target)
+    return "destroyed" if rotation.action == RequestAction.DESTROY else str(rotation.target)
 
 
 def _unchanged_text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> bytes:

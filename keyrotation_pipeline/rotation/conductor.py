@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
-from keyrotation_pipeline.model.rotation import WALK, WALKED, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.rotation import WALK, WALKED, RequestAction, Rotation, RotationStatus, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,24 @@ def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], 
     return Decision((), f"rotation {rotation.id} has nothing left to do")
 
 
+def command_of(rotation: Rotation) -> str:
+    """What carries an approved request out."""
+    if rotation.action == RequestAction.DESTROY:
+        return f"keyrotation destroy {rotation.source}"
+    return "keyrotation reconcile" if rotation.action == RequestAction.POLICY else f"keyrotation rotate {rotation.id}"
+
+
 def past_dates(rotation: Rotation, now: datetime) -> str | None:
     """The sentence that says which date of a request has passed, and the way on; None while none has."""
     if rotation.started_at is None and now > rotation.start_by:
         return (
             f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; "
             "cancel it and request a new one"
+        )
+    if now > rotation.finish_by and rotation.action not in WALKED:
+        return (
+            f"request {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC; "
+            f"cancel it, then run `{command_of(rotation)}` for a new one"
         )
     if now > rotation.finish_by:
         return (
@@ -69,7 +81,7 @@ def phase_of(rotation: Rotation) -> str:
 
 def _waiting_for(rotation: Rotation, required: int, now: datetime) -> str | None:
     if rotation.action not in WALKED:
-        return f"request {rotation.id} is no rotation; run `keyrotation reconcile`"
+        return f"request {rotation.id} is no rotation; run `{command_of(rotation)}`"
     if rotation.is_over:
         return f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`"
     if rotation.status is RotationStatus.PAUSED:

@@ -116,6 +116,26 @@ class KeyStoreContract:
         assert (store.ring().versions, store.archived()) == ((V1, V2), ())
         assert store.get(V1) == self.key(1)
 
+    def test_a_destroyed_key_is_gone_for_whoever_opens_the_store(
+        self, store: KeyStore, open_store: Callable[[], KeyStore]
+    ) -> None:
+        store.archive(V1)
+        store.destroy(V1)
+        store.destroy(V1)
+        assert (store.ring().versions, open_store().archived()) == ((V2,), ())
+        with pytest.raises(KeyStoreError, match="v1"):
+            open_store().get(V1)
+
+    @pytest.mark.parametrize("version", [V1, V2], ids=["live", "primary"])
+    def test_a_live_key_is_never_destroyed(self, store: KeyStore, version: KeyVersion) -> None:
+        with pytest.raises(KeyStoreError, match=f"{version} is live"):
+            store.destroy(version)
+        assert store.ring().versions == (V1, V2)
+
+    def test_destroying_what_was_never_stored_is_no_change(self, store: KeyStore) -> None:
+        store.destroy(V3)
+        assert (store.versions(), store.archived()) == ((V1, V2), ())
+
     @pytest.mark.parametrize("ask", ["get", "archive", "restore"])
     def test_a_version_that_was_never_stored_is_an_error(self, store: KeyStore, ask: str) -> None:
         with pytest.raises(KeyStoreError, match="v3"):

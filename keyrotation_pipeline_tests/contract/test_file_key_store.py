@@ -190,6 +190,33 @@ def test_a_refusal_by_the_operating_system_is_a_sentence(store: FileKeyStore, di
     assert store.versions() == (V1, V2)
 
 
+def test_a_destroyed_key_is_in_no_file_not_even_in_what_a_dead_writer_left(
+    store: FileKeyStore, directory: Path
+) -> None:
+    store.archive(V1)
+    for place in (directory, directory / "archive"):
+        replace(place / ".writing-abc.tmp", KEY[1].to_base64())
+    store.destroy(V1)
+    assert files_under(directory) == {"v2.key": KEY[2].to_base64() + "\n", "primary": "v2\n"}
+
+
+def test_a_key_whose_archiving_was_cut_off_counts_as_live_and_is_not_destroyed(
+    store: FileKeyStore, directory: Path
+) -> None:
+    store.archive(V1)
+    replace(directory / "v1.key", KEY[1].to_base64())
+    with pytest.raises(KeyStoreError, match="v1 is live in"):
+        store.destroy(V1)
+    assert (directory / "archive" / "v1.key").exists()
+
+
+def test_a_damaged_key_is_destroyed_like_any_other(store: FileKeyStore, directory: Path) -> None:
+    store.archive(V1)
+    replace(directory / "archive" / "v1.key", "half a k")
+    store.destroy(V1)
+    assert store.archived() == ()
+
+
 # --- dying at any moment --------------------------------------------------------------------------------------------
 
 

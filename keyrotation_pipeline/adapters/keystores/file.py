@@ -119,6 +119,20 @@ class FileKeyStore:
         with self._writing():
             self._move(version, self._archive, self._live)
 
+    def destroy(self, version: KeyVersion) -> None:
+        """Remove a key from the archive durably; again, or one that was never here, is no change.
+
+        The file is unlinked and not overwritten: journals, snapshots and the wear levelling of flash keep old blocks
+        whatever is written over them. Only an encrypted disk makes what may be left of it unreadable.
+        """
+        with self._writing():
+            if version == self._primary() or version in _versions_in(self._live):
+                raise KeyStoreError(f"{version} is live in {self._live} and is not destroyed; archive it first")
+            for place in filter(Path.is_dir, (self._live, self._archive)):
+                owner_only.remove_leftovers(place)
+            if (path := _file(self._archive, version)).exists():
+                owner_only.remove(path)
+
     def _reading(self) -> AbstractContextManager[None]:
         return owner_only.locked(self._live, exclusive=False)
 

@@ -103,6 +103,17 @@ def remove(path: Path) -> None:
         _sync_directory(path.parent)
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Remove, durably, what a writer that died left: under the exclusive lock, no other writer is alive.
+
+    Raises:
+        KeyStoreError: the operating system refuses; says why.
+    """
+    with _failing_plainly(directory):
+        if _remove_leftovers(directory):
+            _sync_directory(directory)
+
+
 @contextmanager
 def _failing_plainly(path: Path) -> Iterator[None]:
     try:
@@ -133,10 +144,11 @@ def _require_private(path: Path, status: os.stat_result) -> None:
         )
 
 
-def _remove_leftovers(directory: Path) -> None:
-    """Remove what a writer that died left: under the exclusive lock, no other writer is alive."""
-    for leftover in directory.glob(f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"):
+def _remove_leftovers(directory: Path) -> int:
+    leftovers = list(directory.glob(f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"))
+    for leftover in leftovers:
         leftover.unlink()
+    return len(leftovers)
 
 
 def _sync_directory(directory: Path) -> None:

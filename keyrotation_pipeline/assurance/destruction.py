@@ -1,0 +1,268 @@
+"""Destruction: a key version removed for good, once nothing that is kept can need it.
+
+The ledger says `destroyed` before the key goes: from then on no backup copies it, no rollback goes back to it, and
+`restore-key` refuses it. A process that dies in between does the rest when it runs again.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from keyrotation_pipeline.assurance.ports import BackupPlace, BackupSite
+from keyrotation_pipeline.assurance.survey import kept_dumps_that_need, unlisted_dumps
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType
+from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.rotation import request
+from keyrotation_pipeline.rotation.consistency import require_consistent
+from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.rotation.keys import record_of
+
+DESTRUCTION_INTENDED = "key_destruction_intended"
+KEY_DESTROYED = "key_destroyed"
+TIME = timedelta(days=7)
+LOCK = "destroy"
+# That of `backup`: one that is under way may just be copying the key.
+BACKUP_LOCK = "backup"
+DESTROYABLE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCopy:
+    """An encrypted copy of the key outside the local directory; None: nobody is kept from removing it."""
+
+    name: str
+    place: str
+    locked_until: datetime | None
+
+    def __str__(self) -> str:
+        lock = "not locked" if self.locked_until is None else f"locked until {_minutes(self.locked_until)}"
+        return f"{self.name} in {self.place}, {lock}"
+
+
+@dataclass(frozen=True, slots=True)
+class Destruction:
+    """What is, or was, to be destroyed.
+
+    Args:
+        local: files of the local directory that go.
+        held: copies that stay.
+    """
+
+    version: KeyVersion
+    fingerprint: str
+    local: tuple[str, ...]
+    held: tuple[HeldCopy, ...]
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the audit: plain JSON."""
+        held = [{"file": copy.name, "place": copy.place, "locked_until": copy.locked_until} for copy in self.held]
+        return json_safe({"version": self.version, "fingerprint": self.fingerprint, "files": self.local, "held": held})
+
+
+def pending(pipeline: Pipeline, version: KeyVersion) -> Rotation | None:
+    """The open request to destroy a version, if there is one."""
+    requests = [each for each in pipeline.ledger.rotations() if each.action == RequestAction.DESTROY]
+    return next((each for each in requests if each.source == version and not each.is_over), None)
+
+
+def open_destruction(
+    site: BackupSite, version: KeyVersion, *, reason: str, requested_by: str
+) -> tuple[Rotation, Destruction]:
+    """Open a request to destroy a version, for officers to sign; what is kept elsewhere goes into its reason.
+
+    Raises:
+        RequestError: the version is not archived or compromised, or such a request is open.
+        BlockedError: something still needs it; names what.
+        ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
+    """
+    pipeline = site.pipeline
+    with pipeline.ledger.lock(LOCK):
+        request.require_roster(pipeline)
+        request.require_texts(reason, requested_by, None)
+        require_consistent(pipeline)
+        if (already := pending(pipeline, version)) is not None:
+            raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
+        record = _require_destroyable(site, version)
+        found = _found(site, record)
+        opened = _request(pipeline, record, f"{reason}; {_told(found.held)}", requested_by)
+        pipeline.ledger.open(opened, request.approval_text(pipeline, opened))
+    return opened, found
+
+
+def destroy(site: BackupSite, rotation: Rotation) -> Destruction:
+    """Carry out what officers signed; again after a crash.
+
+    Raises:
+        ApprovalError: too few signatures, or something has changed since.
+        RequestError: the request is over or past its dates, or the version is not what it was.
+        BlockedError: something needs the version after all, or a backup is under way.
+        KeyStoreError: the key store or its archive holds another key, or the key would not go.
+    """
+    pipeline, version = site.pipeline, rotation.source
+    with pipeline.ledger.lock(LOCK), pipeline.ledger.lock(BACKUP_LOCK):
+        rotation = pipeline.ledger.rotation(rotation.id)
+        if rotation.action != RequestAction.DESTROY or rotation.is_over:
+            raise RequestError(f"request {rotation.id} destroys nothing; open one with `keyrotation destroy {version}`")
+        require_consistent(pipeline)
+        request.require_authorised(pipeline, rotation)
+        record = _require_destroyable(site, version, begun=rotation.status is RotationStatus.RUNNING)
+        if record.fingerprint != rotation.source_fingerprint:
+            raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
+        found = _found(site, record)
+        with pipeline.ledger.transaction():
+            announce(pipeline, DESTRUCTION_INTENDED, found.facts(), rotation.id)
+            pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+            pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
+        _remove(site, found)
+        done = _as_intended(pipeline, found, rotation)
+        with pipeline.ledger.transaction():
+            pipeline.ledger.append(KEY_DESTROYED, done.facts(), rotation.id)
+            pipeline.ledger.set_status(rotation.id, RotationStatus.FINISHED)
+        pipeline.anchors.keep(pipeline.ledger.head())
+    return done
+
+
+def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: str) -> Rotation:
+    now, head = pipeline.clock.now(), pipeline.ledger.head()
+    start, finish = request.dates(now, now + TIME, now + TIME, emergency=False)
+    return Rotation(
+        id=os.urandom(16).hex(),
+        type=RotationType.ROUTINE,
+        action=RequestAction.DESTROY,
+        source=record.version,
+        source_fingerprint=record.fingerprint,
+        target=record.version,
+        reason=reason,
+        incident=None,
+        requested_by=requested_by,
+        requested_at=now,
+        start_by=start,
+        finish_by=finish,
+        audit_head=(head.seq, head.hash),
+        status=RotationStatus.REQUESTED,
+        steps=(),
+        approvals=(),
+    )
+
+
+def _require_destroyable(site: BackupSite, version: KeyVersion, *, begun: bool = False) -> KeyRecord:
+    """The version's record, if it may go: everything is looked at anew, and whatever cannot be known refuses."""
+    record = _require_state(site, version, begun=begun)
+    _require_not_in_use(site.pipeline, version)
+    _require_registered_key(site.pipeline, record)
+    _require_no_values(site.pipeline, version)
+    if dumps := kept_dumps_that_need(site, version):
+        raise BlockedError(
+            f"{version} is needed to read {', '.join(dumps)}; destroy it when these database backups are gone"
+        )
+    if dumps := unlisted_dumps(site):
+        raise BlockedError(
+            f"no manifest says which keys {', '.join(dumps)} needs; restore its manifest or remove it first"
+        )
+    return record
+
+
+def _require_state(site: BackupSite, version: KeyVersion, *, begun: bool) -> KeyRecord:
+    record = record_of(site.pipeline, version)
+    if record is None:
+        raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
+    if record.state is KeyState.DESTROYED:
+        # One that was killed in the middle, and whose request has run out, is asked for again.
+        if not (begun or version in site.pipeline.keys.archived() or _key_files(site.local, version)):
+            raise RequestError(f"{version} is destroyed already; `keyrotation audit` has the record of it")
+    elif record.state not in DESTROYABLE:
+        raise RequestError(
+            f"{version} is {record.state}, and only an archived or compromised version is destroyed; "
+            "replace it first with `keyrotation request`"
+        )
+    return record
+
+
+def _require_not_in_use(pipeline: Pipeline, version: KeyVersion) -> None:
+    for unfinished in (pipeline.ledger.current(), pipeline.ledger.waiting()):
+        if unfinished is not None and version in {unfinished.source, unfinished.target}:
+            raise BlockedError(
+                f"{unfinished.action} {unfinished.id} is about {version} and not finished; finish or cancel it first"
+            )
+    if version in pipeline.keys.versions() or version == pipeline.keys.primary():
+        raise BlockedError(
+            f"{version} is live in the key store; let a rotation archive it first with `keyrotation request`"
+        )
+
+
+def _require_registered_key(pipeline: Pipeline, record: KeyRecord) -> None:
+    if record.version not in pipeline.keys.archived():
+        return
+    if (found := pipeline.keys.get(record.version).fingerprint) != record.fingerprint:
+        raise KeyStoreError(
+            f"the archive holds another {record.version} ({found[:16]}) than the registered one "
+            f"({record.fingerprint[:16]}); find out what that one encrypted, and move it away"
+        )
+
+
+def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
+    for count in pipeline.database.count(pipeline.tables):
+        if values := count.values_by_version.get(version, 0):
+            raise BlockedError(
+                f"table {count.table.name} holds {values} value(s) under {version}; re-encrypt them first with "
+                "`keyrotation request`"
+            )
+    for finding in pipeline.database.discover(pipeline.tables):
+        if version in finding.versions:
+            raise BlockedError(
+                f"{finding.relation}.{finding.column} is not declared and holds values under {version}; declare it "
+                "under [[tables]] and rotate, or clear it"
+            )
+
+
+def _found(site: BackupSite, record: KeyRecord) -> Destruction:
+    held = tuple(
+        HeldCopy(name, place.description, place.locked_until(name))
+        for place in site.offsite
+        for name in _key_files(place, record.version)
+        if not name.endswith(".json")
+    )
+    return Destruction(record.version, record.fingerprint, _key_files(site.local, record.version), held)
+
+
+def _key_files(place: BackupPlace, version: KeyVersion) -> tuple[str, ...]:
+    """By name, so that a damaged manifest hides none."""
+    return tuple(name for name in place.names() if name.startswith(f"encryption-key-{version}-"))
+
+
+def _remove(site: BackupSite, found: Destruction) -> None:
+    site.pipeline.keys.destroy(found.version)
+    for name in found.local:
+        site.local.remove(name)
+    if found.version in site.pipeline.keys.archived() or _key_files(site.local, found.version):
+        raise KeyStoreError(f"{found.version} is still there after it was removed; check the disk, and run this again")
+
+
+def _as_intended(pipeline: Pipeline, found: Destruction, rotation: Rotation) -> Destruction:
+    """With the files that earlier attempts have removed."""
+    intended = announced(pipeline, DESTRUCTION_INTENDED, rotation.id)
+    files = sorted({str(name) for facts in intended for name in facts["files"]})
+    return Destruction(found.version, found.fingerprint, tuple(files), found.held)
+
+
+def _told(held: tuple[HeldCopy, ...]) -> str:
+    """What stays, as officers sign it: how many copies where, and the last lock of each place."""
+    if not held:
+        return "no copy is kept elsewhere"
+    parts = []
+    for place in dict.fromkeys(copy.place for copy in held):
+        locks = [copy.locked_until for copy in held if copy.place == place]
+        last = max((each for each in locks if each is not None), default=None)
+        lock = "not locked" if last is None else f"the last lock until {_minutes(last)}"
+        parts.append(f"{len(locks)} in {place} ({lock})")
+    return f"copies that stay: {', '.join(parts)}"
+
+
+def _minutes(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,355 @@
+"""A key is destroyed when nothing that is kept can need it, after approval, and whatever kills the process."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.assurance.destruction import Destruction, destroy, open_destruction, pending
+from keyrotation_pipeline.assurance.ports import BackupSite, Objectives
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, KeyStoreError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredFile, TableContent, dump_name
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.rotation import Rotation, RotationStatus
+from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline.rotation.request import cancel
+from keyrotation_pipeline.rotation.walk import next_decision
+from keyrotation_pipeline_tests.fakes import (
+    START,
+    V1,
+    V2,
+    V3,
+    FakeWorld,
+    Journal,
+    ProcessKilled,
+    fake_pipeline,
+    rotation_of,
+)
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, request, sign
+
+KEY_FILE = "encryption-key-v1-20260105-030000.bin.gpg"
+OF_V10 = "encryption-key-v10-20260105-030000.bin.gpg"
+LOCKED_UNTIL = START + timedelta(days=35)
+
+
+@dataclass
+class FakePlace:
+    """`LocalPlace` in a dictionary; what a destruction does not need is an error."""
+
+    description: str
+    journal: Journal
+    files: dict[str, bytes] = field(default_factory=dict)
+    locks: dict[str, datetime] = field(default_factory=dict)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self.files))
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+    def locked_until(self, name: str) -> datetime | None:
+        return self.locks.get(name)
+
+    def remove(self, name: str) -> None:
+        self.journal.note(f"remove {name}")
+        self.files.pop(name, None)
+
+    def require_usable(self) -> None:
+        raise NotImplementedError
+
+    def fetch(self, name: str, target: Path) -> None:
+        raise NotImplementedError
+
+    def put(self, name: str, source: Path) -> None:
+        raise NotImplementedError
+
+    def digest(self, name: str) -> str:
+        raise NotImplementedError
+
+    def path(self, name: str) -> Path:
+        raise NotImplementedError
+
+    def write(self, name: str, content: bytes) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Clinic:
+    """v1 archived and backed up here and in a bucket that locks one of its two copies; v2 the primary."""
+
+    world: FakeWorld
+    local: FakePlace
+    bucket: FakePlace
+    site: BackupSite
+
+    def state(self) -> KeyState:
+        return self.world.ledger.state.keys[V1].state
+
+    def requested(self) -> Rotation:
+        return open_destruction(self.site, V1, reason="ten years over", requested_by="dba")[0]
+
+    def signed(self) -> Rotation:
+        opened = self.requested()
+        for officer in (ADA, BEN):
+            sign(self.world, opened, officer)
+        return self.world.ledger.rotation(opened.id)
+
+    def destroyed(self) -> Destruction:
+        return destroy(self.site, self.signed())
+
+    def untouched(self) -> bool:
+        return V1 in self.world.keys.shelf and KEY_FILE in self.local.files
+
+
+def clinic_of() -> Clinic:
+    world = fake_pipeline({"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]})
+    world.rollout.running = ()
+    world.keys.archive(V1)
+    world.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
+    copies = {KEY_FILE: b"", f"{KEY_FILE}.json": b"", OF_V10: b""}
+    local = FakePlace("directory backups", world.journal, dict(copies))
+    another = KEY_FILE.replace("0105", "0106")
+    bucket = FakePlace("s3://bucket/", world.journal, {**copies, another: b""}, {KEY_FILE: LOCKED_UNTIL})
+    site = BackupSite(
+        world.pipeline, local, world.vault, (bucket,), None, None, 2, 7, Objectives(1, 1)  # type: ignore[arg-type]
+    )  # fmt: skip
+    return Clinic(world, local, bucket, site)
+
+
+@pytest.fixture
+def clinic() -> Clinic:
+    return clinic_of()
+
+
+def manifest(*versions: KeyVersion) -> tuple[str, str, bytes]:
+    """Names of a dump and of its manifest, and the manifest."""
+    table = EncryptedTable(TableName("public", "clients"), ("email",))
+    content = TableContent(table, 1, {"email": dict.fromkeys(versions, 1)})
+    dump = DatabaseCopy(StoredFile(dump_name(START), "00", 1, ()), (content,))
+    made = BackupSet(START, "clinic", (), dump, clinic_of().world.ledger.head())
+    return dump.file.name, made.name, made.to_json()
+
+
+def keep_dump(place: FakePlace, *versions: KeyVersion) -> None:
+    dump, name, content = manifest(*versions)
+    place.files |= {dump: b"", name: content}
+
+
+# --- what it does ---------------------------------------------------------------------------------------------------
+
+
+def test_the_key_and_its_local_copies_go_and_the_others_are_named_with_their_locks(clinic: Clinic) -> None:
+    done = clinic.destroyed()
+    assert clinic.state() is KeyState.DESTROYED
+    assert (clinic.world.keys.archived(), clinic.world.keys.versions()) == ((), (V2,))
+    assert clinic.local.names() == (OF_V10,)
+    assert len(clinic.bucket.names()) == 4
+    assert done.local == (KEY_FILE, f"{KEY_FILE}.json")
+    assert [str(copy) for copy in done.held] == [
+        f"{KEY_FILE} in s3://bucket/, locked until 2026-02-09 09:00 UTC",
+        f"{KEY_FILE.replace('0105', '0106')} in s3://bucket/, not locked",
+    ]
+    assert clinic.world.ledger.facts_of("key_destroyed") == done.facts()
+
+
+def test_officers_sign_what_goes_and_what_stays(clinic: Clinic) -> None:
+    opened = clinic.requested()
+    text = clinic.world.ledger.approval_text(opened.id).decode()
+    assert "\nAction: destroy\nAuthorises: destroy v1 in the key store and its key files in the local backups" in text
+    assert f"\nFrom: v1 {opened.source_fingerprint}\nTo: destroyed\n" in text
+    assert "ten years over; copies that stay: 2 in s3://bucket/ (the last lock until 2026-02-09 09:00 UTC)" in text
+
+
+def test_the_audit_has_the_intent_before_the_key_goes_and_the_outcome_after(clinic: Clinic) -> None:
+    clinic.destroyed()
+    entries = clinic.world.journal.entries
+    order = ["event key_destruction_intended", "commit", "keys.destroy v1", f"remove {KEY_FILE}", "event key_destroyed"]
+    places = [entries.index(each, entries.index(order[0])) for each in order]
+    assert places == sorted(places)
+    verify_audit(clinic.world.ledger)
+    assert clinic.world.anchors.kept == clinic.world.ledger.head()
+
+
+def test_the_number_is_never_used_again(clinic: Clinic) -> None:
+    clinic.destroyed()
+    assert request(clinic.world).target == V3
+    with pytest.raises(RequestError, match="v1 is destroyed already"):
+        clinic.requested()
+
+
+def test_rotate_says_which_command_carries_it_out(clinic: Clinic) -> None:
+    decision = next_decision(clinic.world.pipeline, clinic.signed())
+    assert decision.actions == ()
+    assert "is no rotation; run `keyrotation destroy v1`" in str(decision.waiting_for)
+
+
+def test_a_compromised_version_may_go_too(clinic: Clinic) -> None:
+    clinic.world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+    clinic.destroyed()
+    assert clinic.state() is KeyState.DESTROYED
+
+
+# --- what refuses it ------------------------------------------------------------------------------------------------
+
+
+def still_live(clinic: Clinic) -> None:
+    clinic.world.keys.restore(V1)
+    clinic.world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+
+
+def value_left(clinic: Clinic) -> None:
+    clinic.world.database.rows["clients"].append({"first_name": "v1:Old", "email": None})
+
+
+def value_elsewhere(clinic: Clinic) -> None:
+    clinic.world.database.findings = (Finding("archive.old", "note", 1, 0, (V1,)),)
+
+
+def lost_manifest(clinic: Clinic) -> None:
+    clinic.bucket.files[manifest(V2)[0]] = b""
+
+
+def damaged_manifest(clinic: Clinic) -> None:
+    dump, name, content = manifest(V2)
+    clinic.local.files |= {dump: b"", name: content[:-20]}
+
+
+def other_key(clinic: Clinic) -> None:
+    clinic.world.keys.shelf[V1] = KeyMaterial.generate()
+
+
+REFUSALS = [
+    pytest.param(still_live, BlockedError, "v1 is live in the key store", id="live"),
+    pytest.param(lambda c: rotation_of(c.world), BlockedError, "rotate 0f.* is about v1", id="unfinished rotation"),
+    pytest.param(value_left, BlockedError, r"table clients holds 1 value\(s\) under v1", id="a value"),
+    pytest.param(value_elsewhere, BlockedError, r"archive\.old\.note is not declared", id="an undeclared value"),
+    pytest.param(
+        lambda c: keep_dump(c.bucket, V1, V2), BlockedError, "read database-.* in s3://bucket/; ", id="dump in a bucket"
+    ),
+    pytest.param(
+        lambda c: keep_dump(c.local, V1), BlockedError, r"read database-.* in directory backups; ", id="local dump"
+    ),
+    pytest.param(lost_manifest, BlockedError, "no manifest says which keys database-", id="dump without manifest"),
+    pytest.param(damaged_manifest, BlockedError, "no manifest says which keys", id="dump with a damaged manifest"),
+    pytest.param(other_key, KeyStoreError, "the archive holds another v1", id="another key in the archive"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arrange", "error", "sentence"), REFUSALS)
+def test_whatever_needs_the_key_refuses_the_request(
+    clinic: Clinic, arrange: Callable[[Clinic], object], error: type[KeyRotationError], sentence: str
+) -> None:
+    arrange(clinic)
+    with pytest.raises(error, match=sentence):
+        clinic.requested()
+    assert pending(clinic.world.pipeline, V1) is None
+
+
+@pytest.mark.parametrize(("arrange", "error", "sentence"), REFUSALS)
+def test_whatever_came_to_need_it_since_refuses_the_deed(
+    clinic: Clinic, arrange: Callable[[Clinic], object], error: type[KeyRotationError], sentence: str
+) -> None:
+    opened = clinic.signed()
+    shelved = clinic.world.keys.get(V1)
+    arrange(clinic)
+    with pytest.raises(error, match=sentence):
+        destroy(clinic.site, opened)
+    assert clinic.state() is not KeyState.DESTROYED
+    assert KEY_FILE in clinic.local.files
+    assert clinic.world.keys.get(V1) == shelved or arrange is other_key
+
+
+def test_dumps_that_need_only_other_keys_or_are_gone_refuse_nothing(clinic: Clinic) -> None:
+    keep_dump(clinic.bucket, V2)
+    keep_dump(clinic.local, V1)
+    del clinic.local.files[manifest(V1)[0]]
+    clinic.destroyed()
+    assert clinic.state() is KeyState.DESTROYED
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        pytest.param(V2, "v2 is active, and only an archived or compromised version", id="active"),
+        pytest.param(V3, "v3 is not registered", id="unknown"),
+    ],
+)
+def test_only_archived_and_compromised_versions_are_asked_for(
+    clinic: Clinic, version: KeyVersion, sentence: str
+) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        open_destruction(clinic.site, version, reason="why not", requested_by="dba")
+
+
+def test_without_two_signatures_nothing_goes(clinic: Clinic) -> None:
+    opened = clinic.requested()
+    sign(clinic.world, opened, ADA)
+    with pytest.raises(ApprovalError, match=r"lacks 1 signature"):
+        destroy(clinic.site, opened)
+    assert clinic.untouched()
+
+
+def test_a_second_request_for_the_same_version_and_a_cancelled_one_are_refused(clinic: Clinic) -> None:
+    opened = clinic.signed()
+    with pytest.raises(RequestError, match="is open; sign or cancel it"):
+        clinic.requested()
+    cancel(clinic.world.pipeline, opened)
+    with pytest.raises(RequestError, match="destroys nothing"):
+        destroy(clinic.site, opened)
+    assert clinic.untouched()
+
+
+def test_it_waits_for_a_backup_that_may_just_copy_the_key(clinic: Clinic) -> None:
+    opened = clinic.signed()
+    with clinic.world.ledger.lock("backup"), pytest.raises(BlockedError):
+        destroy(clinic.site, opened)
+    assert clinic.untouched()
+
+
+# --- dying at any moment --------------------------------------------------------------------------------------------
+
+
+def test_after_a_death_at_any_change_the_same_again_finishes_it() -> None:
+    changes = 0
+    while True:
+        clinic = clinic_of()
+        opened = clinic.signed()
+        clinic.world.journal.die_at = len(clinic.world.journal.entries) + changes
+        try:
+            destroy(clinic.site, opened)
+            break
+        except ProcessKilled:
+            clinic.world.journal.die_at = None
+        # The key is never gone while the ledger still promises it.
+        assert clinic.state() is KeyState.DESTROYED or clinic.untouched()
+        done = destroy(clinic.site, opened)
+        assert done.local == (KEY_FILE, f"{KEY_FILE}.json")
+        assert (clinic.world.keys.archived(), clinic.local.names()) == ((), (OF_V10,))
+        assert clinic.world.ledger.rotation(opened.id).status is RotationStatus.FINISHED
+        assert clinic.world.ledger.event_names().count("key_destroyed") == 1
+        verify_audit(clinic.world.ledger)
+        changes += 1
+    assert changes > 7
+
+
+def test_one_that_died_and_ran_out_of_time_is_asked_for_again(clinic: Clinic) -> None:
+    opened = clinic.signed()
+    entries = clinic.world.journal.entries
+    clinic.world.journal.die_at = len(entries) + 4
+    with pytest.raises(ProcessKilled, match=r"keys\.destroy"):
+        destroy(clinic.site, opened)
+    clinic.world.journal.die_at = None
+    clinic.world.clock.at += timedelta(days=8)
+    with pytest.raises(RequestError, match=f"cancel it, then run `keyrotation destroy {V1}`"):
+        destroy(clinic.site, opened)
+    cancel(clinic.world.pipeline, opened)
+    clinic.world.signatures.signed_at = clinic.world.clock.at
+    clinic.destroyed()
+    assert V1 not in clinic.world.keys.shelf
+    assert json.loads(clinic.world.ledger.state.events[-1].body)["facts"]["status"] == "finished"
