@@ -26,7 +26,7 @@ from keyrotation_pipeline.rotation.rewriting import Rewriter, RewrittenBatch, Va
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
 
 CASES = table_of("cases", "a", "b")
-ROWS = 60
+ROWS = 100
 KEYS = st.integers(0, ROWS - 1)
 COLUMNS = st.sampled_from(["a", "b"])
 TEXTS = st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12))
@@ -97,28 +97,45 @@ class Rotations(RuleBasedStateMachine):
     def engine_walks(self, index: int) -> None:
         self._engine(index)
 
-    @rule(index=st.integers(0, 1), batch=st.integers(0, 3), column=COLUMNS, key=KEYS, text=TEXTS, dies=st.booleans())
+    @rule(
+        version=VERSIONS,
+        batch=st.integers(0, 2),
+        what=st.sampled_from(["dies", "write", "replace", "rewrite"]),
+        column=COLUMNS,
+        key=KEYS,
+        text=TEXTS,
+    )
     def something_happens_between_read_and_write(
-        self, index: int, batch: int, column: str, key: int, text: str | None, dies: bool
+        self, version: int, batch: int, what: str, column: str, key: int, text: str | None
     ) -> None:
+        self.primary_is_switched(version)  # so that there is something to do
         rewrite, seen = Rewriter.rewrite, iter(range(10**6))
 
         def interrupted(rewriter: Rewriter, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
             if next(seen) == batch:
-                if dies:
-                    raise CrashError
-                self.application_writes_now(key, column, text)
+                self._happens(what, key, column, text)
             return rewrite(rewriter, columns)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Rewriter, "rewrite", interrupted)
             with suppress(CrashError):
-                self._engine(index)
+                self._engine(0)
+                self._engine(1)
 
-    def application_writes_now(self, key: int, column: str, text: str | None) -> None:
-        if self.open is None and key in self.model:
-            self._write(self.connection, key, column, text, 1)
-            self.model[key][column] = text
+    def _happens(self, what: str, key: int, column: str, text: str | None) -> None:
+        if what == "dies":
+            raise CrashError
+        if self.open is not None:
+            return
+        if what == "write":
+            self.application_writes(key, column, text, 1)
+            return
+        # Another row gets the place of one that is gone: by VACUUM, or as the table is written anew.
+        self.application_deletes(key)
+        self.connection.execute("VACUUM public.cases" if what == "replace" else "VACUUM FULL public.cases")
+        if what == "replace":
+            self.connection.execute("INSERT INTO public.cases (id) VALUES (%s)", (key,))
+            self.model[key] = {"a": None, "b": None}
 
     @rule()
     def engine_sweeps(self) -> None:
@@ -176,6 +193,10 @@ def test_the_table_is_at_every_moment_what_a_plain_model_holds(machine: type[Rot
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
