@@ -110,7 +110,7 @@ def open_clinic(
     assembly.initialise(declared, ring, actor="test")
     site = stack.enter_context(assembly.open_backups(declared, actor="test"))
     # A minute after the backups that the import of the keys made.
-    clock = FakeClock(datetime.now(UTC) + timedelta(minutes=1))
+    clock = FakeClock(datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1))
     site = replace(site, pipeline=replace(site.pipeline, clock=clock))
     return Clinic(directory, declared, ring, connection, site, clock, officers["recovery"])
 

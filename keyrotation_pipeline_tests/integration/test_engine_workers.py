@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -186,6 +186,13 @@ def alive(process: int) -> bool:
         return False
 
 
+def tell(workers: Iterable[int], what: signal.Signals) -> None:
+    """Signal those workers that still run; one may end at any moment."""
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.kill(worker, what)
+
+
 def test_frozen_workers_keep_no_application_write_waiting(
     migrated: Connection, database_url: str, store: FileKeyStore, shard: Shard
 ) -> None:
@@ -193,12 +200,10 @@ def test_frozen_workers_keep_no_application_write_waiting(
         application.execute("SET lock_timeout = '1s'")
         for moment in range(8):
             workers = workers_of(os.getpid())
-            for worker in workers:
-                os.kill(worker, signal.SIGSTOP)
+            tell(workers, signal.SIGSTOP)
             time.sleep(0.003 * moment)
             application.execute("UPDATE cases SET n = n + 1")  # every row; LockNotAvailable after a second
-            for worker in workers:
-                os.kill(worker, signal.SIGCONT)
+            tell(workers, signal.SIGCONT)
             time.sleep(0.05)
     assert isinstance(outcome[0], Rewritten), outcome
     while Engine(database_url, store.ring()).sweep(CASES).rows:
