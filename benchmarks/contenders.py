@@ -21,6 +21,8 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 # A batch of the plain UPDATE: as many pages as the engine takes at once at most.
 LIMIT_PAGES = 128
+# Until a backend that has just ended is counted with its parent.
+_SETTLING_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +147,10 @@ def _pages(clinic: Clinic) -> int:
 
 
 def _measured(clinic: Clinic, run: Callable[[], dict[str, Any]]) -> Run:
+    time.sleep(_SETTLING_SECONDS)
     before = server_cpu_seconds(clinic.postmaster)
     outcome = run()
+    time.sleep(_SETTLING_SECONDS)
     server = server_cpu_seconds(clinic.postmaster) - before
     return Run(
         outcome["rows"],

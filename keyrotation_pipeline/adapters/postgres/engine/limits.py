@@ -36,13 +36,13 @@ class Limits:
     max_replica_lag_seconds: float = 5.0
     hours: AllowedHours | None = None
     duty_cycle: float = 0.3
-    statement_seconds: float = 0.001
+    statement_seconds: float = 0.0003
     max_pages: int = 128
     batch_bytes: int = 4 * 1024 * 1024
     lock_patience_seconds: float = 60.0
     straggler_attempts: int = 20
     vacuum_pages: int = 256
-    vacuum_delay_ms: float = 2.0
+    vacuum_delay_ms: float = 5.0
     growth: float = 1.15
     pages_per_worker: int = 500
 
@@ -53,7 +53,7 @@ class Limits:
             workers=max(self.workers, os.cpu_count() or 1),
             hours=None,
             duty_cycle=1.0,
-            statement_seconds=max(self.statement_seconds, 0.02),
+            statement_seconds=max(self.statement_seconds, 0.005),
             vacuum_delay_ms=0.0,
             growth=0.0,
         )

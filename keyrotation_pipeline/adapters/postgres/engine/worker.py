@@ -18,9 +18,13 @@ from keyrotation_pipeline.adapters.postgres.engine.walk import rewrite_slices
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.ports import Progress
 
+# Who serves users on the same machine goes first.
+_NICENESS = 10
+
 
 def main() -> None:
     """Work until there is nothing more to do."""
+    os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which then ends us
     orders: queue.Queue[int] = queue.Queue()
     job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301  our parent's pipe
