@@ -32,13 +32,12 @@ def main() -> None:
     )
     seconds = time.monotonic() - started
     after = os.times()
-    workers = resource.RUSAGE_CHILDREN if limits.workers > 1 else resource.RUSAGE_SELF
     outcome = {
         "rows": done.rows,
         "skipped": done.skipped,
         "seconds": seconds,
         "client_cpu_seconds": sum(after[:4]) - sum(before[:4]),
-        "worker_peak_mb": resource.getrusage(workers).ru_maxrss / 1024,
+        "worker_peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
     }
     json.dump(outcome, sys.stdout)
 

@@ -35,25 +35,28 @@ class Limits:
     max_rows_per_second: float = 0
     max_replica_lag_seconds: float = 5.0
     hours: AllowedHours | None = None
-    duty_cycle: float = 0.3
-    statement_seconds: float = 0.0003
+    duty_cycle: float = 0.4
+    statement_seconds: float = 0.0002
     max_pages: int = 128
     batch_bytes: int = 4 * 1024 * 1024
     lock_patience_seconds: float = 60.0
     straggler_attempts: int = 20
     vacuum_pages: int = 256
-    vacuum_delay_ms: float = 5.0
+    vacuum_delay_ms: float = 1.0
     growth: float = 1.15
     pages_per_worker: int = 500
 
     def in_an_emergency(self) -> "Limits":
-        """Every core, without rests or hours; caps that were set by name stay."""
+        """Every core, without rests or hours; caps that were set by name stay.
+
+        A worker keeps about as much of another core busy in the server: more workers than half the cores only wait.
+        """
         return replace(
             self,
-            workers=max(self.workers, os.cpu_count() or 1),
+            workers=max(self.workers, (os.cpu_count() or 2) // 2),
             hours=None,
             duty_cycle=1.0,
-            statement_seconds=max(self.statement_seconds, 0.005),
+            statement_seconds=max(self.statement_seconds, 0.001),
             vacuum_delay_ms=0.0,
             growth=0.0,
         )

@@ -54,10 +54,10 @@ def rewrite_shard(
     """
     with closing(connect()) as connection:
         limits = limits_for(connection, request, limits)
-        workers = 1 if hiring is None else _worth_having(connection, shard, limits)
+        workers = 0 if hiring is None else _worth_having(connection, shard, limits)
         slices = slices_of(connection, request, shard, workers * _SLICES_PER_WORKER if workers > 1 else 1)
     workers = min(workers, len(slices))
-    if hiring is None or workers == 1:
+    if hiring is None or workers == 0:
         return rewrite_slices(connect, request, slices, ring, target, report, limits)
     limits = replace(limits, workers=workers)
     job = Job.of(connect, hiring.read_ring, request, slices, ring, target, limits.of_one_worker())
@@ -65,9 +65,12 @@ def rewrite_shard(
 
 
 def _worth_having(connection: Connection, shard: Shard, limits: Limits) -> int:
-    """How many workers pay for a shard: each takes as long to start as some hundred pages take."""
+    """How many workers pay for a shard: each takes as long to start as some hundred pages take.
+
+    Where one does, it has the work, since it stands back for others on its machine, as this process cannot for long.
+    """
     try:
         pages = sum(relation.pages for relation in heaps(connection, shard.table)) // shard.of
     except psycopg.errors.LockNotAvailable:
-        return 1  # whose patience lasts longer
-    return max(1, min(limits.workers, pages // limits.pages_per_worker))
+        return 0  # this process waits for longer
+    return min(limits.workers, pages // limits.pages_per_worker)

@@ -27,6 +27,9 @@ FROM pg_class c WHERE c.oid = %s
 # TRUNCATE would take an exclusive lock, and on standbys cancel readers.
 _VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) {}"
 
+# Between two rests a vacuum does the work of two changed pages: others wait for a core no longer than that.
+_COST_LIMIT = 40
+
 
 class Vacuum:
     """Vacuums one relation every sixteenth of its pages: two of these may be unvacuumed at a time.
@@ -83,5 +86,6 @@ class Vacuum:
     def _run(self) -> None:
         # Bloat is not worth a failed walk: what a vacuum lacks, a full disk say, the walk will meet and say.
         with suppress(psycopg.Error, KeyRotationError), closing(self._connect()) as connection:
-            connection.execute(sql.SQL("SET vacuum_cost_delay = {}").format(sql.Literal(self._delay_ms)))
+            delay = sql.SQL("SET vacuum_cost_delay = {}; SET vacuum_cost_limit = {}")
+            connection.execute(delay.format(sql.Literal(self._delay_ms), sql.Literal(_COST_LIMIT)))
             connection.execute(sql.SQL(_VACUUM).format(self._relation.identifier))
