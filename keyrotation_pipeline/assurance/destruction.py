@@ -4,7 +4,6 @@ The ledger says `destroyed` before the key goes: from then on no backup copies i
 `restore-key` refuses it. A process that dies in between does the rest when it runs again.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreErr
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus
 from keyrotation_pipeline.ports import Pipeline
 from keyrotation_pipeline.rotation import request
 from keyrotation_pipeline.rotation.consistency import require_consistent
@@ -129,25 +128,16 @@ def destroy(site: BackupSite, rotation: Rotation) -> Destruction:
 
 
 def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: str) -> Rotation:
-    now, head = pipeline.clock.now(), pipeline.ledger.head()
-    start, finish = request.dates(now, now + TIME, now + TIME, emergency=False)
-    return Rotation(
-        id=os.urandom(16).hex(),
-        type=RotationType.ROUTINE,
+    now = pipeline.clock.now()
+    return request.drawn_up(
+        pipeline,
         action=RequestAction.DESTROY,
         source=record.version,
-        source_fingerprint=record.fingerprint,
+        fingerprint=record.fingerprint,
         target=record.version,
         reason=reason,
-        incident=None,
         requested_by=requested_by,
-        requested_at=now,
-        start_by=start,
-        finish_by=finish,
-        audit_head=(head.seq, head.hash),
-        status=RotationStatus.REQUESTED,
-        steps=(),
-        approvals=(),
+        between=(now, *request.dates(now, now + TIME, now + TIME, emergency=False)),
     )
 
 

@@ -4,14 +4,13 @@ Nothing is re-encrypted here. Afterwards every value can be read, every key is r
 rotation brings everything under one version as always.
 """
 
-import os
 from contextlib import ExitStack
 from datetime import timedelta
 
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus
 from keyrotation_pipeline.ports import Pipeline
 from keyrotation_pipeline.rotation import request
 from keyrotation_pipeline.rotation.consistency import RECONCILED
@@ -41,25 +40,16 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Rotat
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors tell one story; there is nothing to reconcile")
     _require_readable(decided)
-    now, head = pipeline.clock.now(), pipeline.ledger.head()
-    start, finish = request.dates(now, now + TIME, now + TIME, emergency=False)
-    opened = Rotation(
-        id=os.urandom(16).hex(),
-        type=RotationType.ROUTINE,
+    now = pipeline.clock.now()
+    opened = request.drawn_up(
+        pipeline,
         action=RequestAction.POLICY,
         source=decided.primary,
-        source_fingerprint=pipeline.keys.get(decided.primary).fingerprint,
+        fingerprint=pipeline.keys.get(decided.primary).fingerprint,
         target=decided.primary,
         reason="; ".join(decided.findings),
-        incident=None,
         requested_by=requested_by,
-        requested_at=now,
-        start_by=start,
-        finish_by=finish,
-        audit_head=(head.seq, head.hash),
-        status=RotationStatus.REQUESTED,
-        steps=(),
-        approvals=(),
+        between=(now, *request.dates(now, now + TIME, now + TIME, emergency=False)),
     )
     pipeline.ledger.open(opened, request.approval_text(pipeline, opened))
     return opened, decided

@@ -88,29 +88,63 @@ def open_request(
         incident = incident or former.incident
     now = pipeline.clock.now()
     start, finish = dates(now, start_by, finish_by, emergency=incident is not None)
-    head = pipeline.ledger.head()
-    rotation = Rotation(
-        id=os.urandom(16).hex(),
-        type=RotationType.ROUTINE if incident is None else RotationType.EMERGENCY,
+    rotation = drawn_up(
+        pipeline,
         action=RequestAction.ROTATE if former is None else former.action,
         source=source.version,
-        source_fingerprint=source.fingerprint,
+        fingerprint=source.fingerprint,
         target=target,
         reason=reason,
         incident=incident,
         requested_by=requested_by,
-        requested_at=now,
+        between=(now, start, finish),
+        supersedes=None if former is None else former.id,
+    )
+    pipeline.ledger.open(rotation, approval_text(pipeline, rotation))
+    pipeline.ledger.save_counts(counts)
+    return rotation
+
+
+def drawn_up(
+    pipeline: Pipeline,
+    *,
+    action: str,
+    source: KeyVersion,
+    fingerprint: str,
+    target: KeyVersion,
+    reason: str,
+    requested_by: str,
+    between: tuple[datetime, datetime, datetime],
+    incident: str | None = None,
+    supersedes: str | None = None,
+) -> Rotation:
+    """A new request of any action, with an id of 128 random bits, anchored at the audit's present head; not stored yet.
+
+    Args:
+        fingerprint: of the source, 64 hex digits.
+        between: when it is made, by when it must start, and by when it must finish; aware.
+    """
+    head = pipeline.ledger.head()
+    made, start, finish = between
+    return Rotation(
+        id=os.urandom(16).hex(),
+        type=RotationType.ROUTINE if incident is None else RotationType.EMERGENCY,
+        action=action,
+        source=source,
+        source_fingerprint=fingerprint,
+        target=target,
+        reason=reason,
+        incident=incident,
+        requested_by=requested_by,
+        requested_at=made,
         start_by=start,
         finish_by=finish,
         audit_head=(head.seq, head.hash),
         status=RotationStatus.REQUESTED,
         steps=(),
         approvals=(),
-        supersedes=None if former is None else former.id,
+        supersedes=supersedes,
     )
-    pipeline.ledger.open(rotation, approval_text(pipeline, rotation))
-    pipeline.ledger.save_counts(counts)
-    return rotation
 
 
 def cancel(pipeline: Pipeline, rotation: Rotation) -> None:

@@ -5,14 +5,13 @@ before, and comes back from wherever it is; rows under it are as they should be;
 anything is written under it again. The version that is undone is withdrawn, and its number never used again.
 """
 
-import os
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, RotationType, Step
+from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, Step
 from keyrotation_pipeline.ports import Pipeline, Progress, Report
 from keyrotation_pipeline.rotation import audit, deploy, request
 from keyrotation_pipeline.rotation.consistency import require_consistent
@@ -59,25 +58,17 @@ def open_rollback(
     rotation = pipeline.ledger.rotation(rotation.id)
     _require_undoable(pipeline, rotation)
     source = _registered(pipeline, rotation)
-    now, head = pipeline.clock.now(), pipeline.ledger.head()
+    now = pipeline.clock.now()
     start, finish = request.dates(now, start_by or now + START, finish_by or now + FINISH, emergency=False)
-    opened = Rotation(
-        id=os.urandom(16).hex(),
-        type=RotationType.ROUTINE,
+    opened = request.drawn_up(
+        pipeline,
         action=RequestAction.ROLLBACK,
         source=rotation.target,
-        source_fingerprint=source.fingerprint,
+        fingerprint=source.fingerprint,
         target=rotation.source,
         reason=reason,
-        incident=None,
         requested_by=requested_by,
-        requested_at=now,
-        start_by=start,
-        finish_by=finish,
-        audit_head=(head.seq, head.hash),
-        status=RotationStatus.REQUESTED,
-        steps=(),
-        approvals=(),
+        between=(now, start, finish),
         supersedes=rotation.id,
     )
     text = request.approval_text(pipeline, opened)
