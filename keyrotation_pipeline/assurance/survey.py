@@ -1,13 +1,13 @@
 """Keys are lost, perhaps all: what can still be read, table by table, and from which backups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.copies import is_intact, kept_sets, key_copies
 from keyrotation_pipeline.assurance.ports import BackupPlace, BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.backups import KeyCopy, is_dump
+from keyrotation_pipeline.model.backups import is_dump
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,3 @@ def unlisted_dumps(site: BackupSite) -> tuple[str, ...]:
         dumps = [name for name in place.names() if is_dump(name)]
         unlisted += [f"{name} in {place.description}" for name in dumps if name not in listed]
     return tuple(unlisted)
-
-
-def copies_of(site: BackupSite, version: KeyVersion) -> Sequence[tuple[BackupPlace, KeyCopy]]:
-    """Every backup of a key in every place: what still holds it when it is destroyed in the store."""
-    return [(place, copy) for place in site.places for copy in key_copies(place, version)]
