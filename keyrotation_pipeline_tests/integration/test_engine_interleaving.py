@@ -182,29 +182,76 @@ def test_a_waiting_sweep_gives_up_on_a_row_that_stays_locked(engine: Engine, dat
     assert left.rows == 0
 
 
-def test_a_row_written_without_pause_is_taken_in_the_end(
-    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
-) -> None:
+@contextmanager
+def written_without_pause(url: str, table: str, where: str) -> Iterator[None]:
+    """A column beside the encrypted ones of a row changes all the time, its lock free for moments only."""
     ended = threading.Event()
 
     def hammer() -> None:
-        with psycopg.connect(database_url, autocommit=True) as connection:
+        with psycopg.connect(url, autocommit=True) as connection:
             while not ended.is_set():
                 with connection.transaction():
-                    connection.execute("UPDATE cases SET n = n + 1 WHERE id = 7")
+                    connection.execute(f"UPDATE {table} SET n = n + 1 WHERE {where}".encode())
                     time.sleep(0.003)
 
     thread = threading.Thread(target=hammer)
     thread.start()
     try:
-        engine.shard(CASES)
-        deadline = time.monotonic() + 10
-        while engine.sweep(CASES, wait=True).skipped and time.monotonic() < deadline:
-            pass
+        yield
     finally:
         ended.set()
         thread.join()
+
+
+def test_a_row_written_without_pause_is_taken_by_a_waiting_sweep(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    with written_without_pause(database_url, "cases", "id = 7"):
+        engine.shard(CASES)
+        swept = engine.sweep(CASES, wait=True)
+    assert swept.skipped == 0
     assert read_back(migrated, ring, CASES, "id") == EXPECTED
+
+
+def test_a_row_written_without_pause_is_found_by_a_key_of_any_types_and_names(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    name = '"A 100% ""odd"" one"'
+    migrated.execute(
+        f'CREATE TABLE public.{name} ("at %s" timestamptz, "Kind" char(4), "no" numeric, "Phi%" varchar, n int,'
+        ' PRIMARY KEY ("no", "at %s", "Kind"))'.encode()
+    )
+    values = "timestamptz '2026-01-01 00:00:00.123456+00' + i * interval '1 ms', 'a', i + 0.10, text, 0"
+    source = f"generate_series(1, 50) AS i, (SELECT '{sealed(ring, 1, 'text')}' AS text) AS value"
+    migrated.execute(f"INSERT INTO public.{name} SELECT {values} FROM {source}".encode())
+    table = table_of('A 100% "odd" one', "Phi%")
+    with written_without_pause(database_url, name, '"no" = 7.1'):
+        engine.shard(table)
+        swept = engine.sweep(table, wait=True)
+    assert swept.skipped == 0
+    assert read_back(migrated, ring, table, "no") == {
+        row: under_v2("text") for row in read_back(migrated, ring, table, "no")
+    }
+    assert migrated.execute(f"SELECT count(*) FROM public.{name} WHERE n > 0".encode()).fetchone() == (1,)
+
+
+@pytest.mark.parametrize("value", [None, "later"])
+def test_a_waiting_sweep_leaves_an_encrypted_value_that_was_written_meanwhile(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, value: str | None
+) -> None:
+    new = value and sealed(ring, 1, value)
+
+    def change(batch: int) -> None:
+        if batch == 7:
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute("UPDATE cases SET b = %s, n = 1 WHERE id = 7", (new,))
+
+    with between_read_and_write(change):
+        swept = engine.sweep(CASES, wait=True)
+
+    assert (swept.rows, swept.skipped) == (ROWS, 0)
+    assert read_back(migrated, ring, CASES, "id") == {**EXPECTED, 7: under_v2("a7", value)}
+    assert migrated.execute("SELECT sum(n) FROM public.cases WHERE id = 7").fetchone() == (1,)
 
 
 def test_a_table_locked_for_long_is_waited_for_and_then_named(

@@ -1,6 +1,5 @@
 """Values that the engine left as they were: named by table, relation, row key and column, never by content."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -49,11 +48,19 @@ class RowKey:
         texts = [sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name, _ in self.columns]
         return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(texts))
 
-    def matches(self, key: str) -> sql.Composable:
-        """A condition for the row with this key that an index on the primary key answers."""
+    def matches(self, alias: str, key: sql.Composable) -> sql.Composable:
+        """A condition for the row with this key that an index on the primary key answers.
+
+        Args:
+            key: an expression that gives the text which `of` gave.
+        """
+        if not self.columns:
+            return sql.SQL("{}.ctid = {}::tid").format(sql.Identifier(alias), key)
         conditions = [
-            sql.SQL("{} = {}::{}").format(sql.Identifier(name), sql.Literal(text), sql.SQL(type_sql))
-            for (name, type_sql), text in zip(self.columns, json.loads(key), strict=True)
+            sql.SQL("{} = ({}::json ->> {})::{}").format(
+                sql.Identifier(alias, name), key, sql.Literal(number), sql.SQL(type_sql)
+            )
+            for number, (name, type_sql) in enumerate(self.columns)
         ]
         return sql.SQL(" AND ").join(conditions)
 
@@ -124,9 +131,10 @@ def _bad_keys(connection: Connection, relation: Relation | None, column: str, re
         count = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, bad)
         (row,) = connection.execute(count).fetchall()
         return set(keys[: int(str(row[0]))])
-    one = "SELECT EXISTS (SELECT FROM ONLY {} WHERE {} AND {})"
+    one = sql.SQL("SELECT EXISTS (SELECT FROM ONLY {} AS held WHERE {} AND {})")
     return {
         each
         for each in keys
-        if connection.execute(sql.SQL(one).format(relation.identifier, key.matches(each), bad)).fetchone() == (True,)
+        if connection.execute(one.format(relation.identifier, key.matches("held", sql.Literal(each)), bad)).fetchone()
+        == (True,)
     }

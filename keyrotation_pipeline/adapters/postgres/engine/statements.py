@@ -48,7 +48,7 @@ WITH written AS (
         FROM unnest(%(positions)b, %(versions)b, {arrays}) AS new (position, version, {values})
         JOIN ONLY {table} AS held ON held.ctid = new.position
         WHERE held.xmin = new.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
-        FOR {strength} OF held {waiting}
+        FOR {strength} OF held SKIP LOCKED
     ) AS new
     WHERE t.ctid = new.position
     RETURNING num_nonnulls({values}) AS changed
@@ -56,6 +56,23 @@ WITH written AS (
 SELECT count(*), coalesce(sum(changed), 0)::bigint,
        extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
 FROM written
+"""
+
+_READ_ROW = """
+SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, t.xmin, {texts}, {key_of_row}
+FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
+"""
+
+# A row that others write all the time has moved whenever its lock is ours. The server then looks at its new version:
+# the same key and the same ciphertexts (which hold a random nonce) are the same values, wherever the row stands.
+_WRITE_ROW = """
+WITH written AS (
+    UPDATE ONLY {table} AS t SET {assignments}
+    FROM unnest(%(keys)b, {arrays}, {old_arrays}) AS new (key, {values}, {olds})
+    WHERE {same_key} AND {same_values}
+    RETURNING num_nonnulls({values}) AS changed
+)
+SELECT count(*), coalesce(sum(changed), 0)::bigint, 0::float8 FROM written
 """
 
 # Names rows for the quarantine, under the guards of the write: a row that changed since is left to the next sweep.
@@ -85,7 +102,9 @@ class Statements:
         list_rows: positions and sizes of the rows that `read_pages` would give.
         read_rows: rows at `positions`.
         write: the guarded write; takes positions, versions, filenode and one array of new values a column.
-        write_waiting: the same, waiting for rows that others hold (up to `lock_timeout`).
+        read_row: the same for one row, and its key.
+        write_row: writes one row by its key if its values are still those read, waiting (up to `lock_timeout`) for
+            who holds it; takes arrays of one element: the key, the new values and the old.
         name_rows: positions and keys of rows, under the guards of the write.
     """
 
@@ -93,7 +112,8 @@ class Statements:
     list_rows: bytes
     read_rows: bytes
     write: bytes
-    write_waiting: bytes
+    read_row: bytes
+    write_row: bytes
     name_rows: bytes
 
 
@@ -106,6 +126,7 @@ def statements(connection: Connection, relation: Relation, key: RowKey, target: 
     """
     columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
+    olds = [sql.Identifier(f"old_{number}") for number in range(len(columns))]
     names = [column.name for column in relation.columns]
     unique = connection.execute(_IN_UNIQUE_INDEX, (relation.oid, names)).fetchone() == (True,)
     parts = {
@@ -123,19 +144,28 @@ def statements(connection: Connection, relation: Relation, key: RowKey, target: 
         ),
         "arrays": sql.SQL(", ").join(sql.SQL(f"%(value_{number})b") for number in range(len(columns))),
         "values": sql.SQL(", ").join(values),
+        "olds": sql.SQL(", ").join(olds),
+        "old_arrays": sql.SQL(", ").join(sql.SQL(f"%(old_{number})b") for number in range(len(columns))),
+        "same_values": sql.SQL(" AND ").join(
+            sql.SQL('{}::text COLLATE "C" IS NOT DISTINCT FROM new.{}').format(column, old)
+            for column, old in zip(columns, olds, strict=True)
+        ),
         "key": _sql(key.of("held").as_string(connection)),
+        "key_of_row": _sql(key.of("t").as_string(connection)),
+        "same_key": _sql(key.matches("t", sql.SQL("new.key")).as_string(connection)),
         "strength": sql.SQL("UPDATE" if unique else "NO KEY UPDATE"),
     }
 
-    def render(template: str, **more: sql.Composable) -> bytes:
-        return sql.SQL(template).format(**{**parts, **more}).as_bytes(connection)
+    def render(template: str) -> bytes:
+        return sql.SQL(template).format(**parts).as_bytes(connection)
 
     return Statements(
         read_pages=render(_READ_PAGES),
         list_rows=render(_LIST_ROWS),
         read_rows=render(_READ_ROWS),
-        write=render(_WRITE, waiting=sql.SQL("SKIP LOCKED")),
-        write_waiting=render(_WRITE, waiting=sql.SQL("")),
+        write=render(_WRITE),
+        read_row=render(_READ_ROW),
+        write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
     )
 
