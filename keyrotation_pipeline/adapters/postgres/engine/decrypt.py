@@ -73,9 +73,9 @@ def _batches(session: Session, table: EncryptedTable, relation: Relation, report
 def _read(session: Session, first: int, end: int) -> Iterator[Batch]:
     limit = session.limits.batch_bytes
     span = {"first": position(first), "end": position(end), "limit": limit}
-    batch = Batch.of(session.queue(session.statements.read_pages, span).fetchall())
+    batch = Batch.of(session.run(session.statements.read_pages, span))
     if batch.size_bytes <= limit:
         yield batch
         return
     for positions in by_size(listed(session, first, end), limit):
-        yield Batch.of(session.queue(session.statements.read_rows, {"positions": TidArray(positions)}).fetchall())
+        yield Batch.of(session.run(session.statements.read_rows, {"positions": TidArray(positions)}))

@@ -7,11 +7,9 @@ COMMIT, so no row stays locked while anything is computed or waited for; a froze
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
-
-from psycopg import Cursor
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
+from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
 from keyrotation_pipeline.adapters.postgres.engine.pace import Pace
 from keyrotation_pipeline.adapters.postgres.engine.progress import Walk
 from keyrotation_pipeline.adapters.postgres.engine.session import Session
@@ -30,17 +28,10 @@ class Stop(Enum):
 
 
 @dataclass
-class _Reading:
-    end: int
-    cursor: "Cursor[tuple[Any, ...]]"
-
-
-@dataclass
 class _Writing:
     end: int
     new: NewValues
     quarantined: int
-    cursor: "Cursor[tuple[Any, ...]] | None" = None
 
 
 class PageRewrite:
@@ -63,30 +54,40 @@ class PageRewrite:
         Raises:
             psycopg.Error: a statement failed; nothing of its batch was written.
         """
-        with self._session.connection.pipeline() as pipeline:
+        read, write = self._session.statements.read_pages, self._session.statements.write
+        with Exchange(self._session.connection, [read, write]) as self._exchange:
             reading = self._read_from(self._walk.next)
             encrypted: _Writing | None = None
             in_flight: _Writing | None = None
             while reading or encrypted or in_flight:
-                pipeline.sync()
+                written = self._exchange.receive() if in_flight and in_flight.new.rows else []
+                rows = self._exchange.receive() if reading else []
                 if in_flight:
-                    self._settle(in_flight)
-                in_flight = self._write(encrypted) if encrypted else None
-                following = self._read_from(reading.end) if reading else None
-                self._session.push()
-                encrypted = self._encrypt(reading) if reading else None
-                reading = None if self._stop else following
+                    self._settle(in_flight, written)
+                if encrypted and encrypted.new.rows:
+                    self._exchange.send(write, encrypted.new.parameters)
+                following = self._read_from(reading) if reading else None
+                self._exchange.push()
+                in_flight = encrypted
+                encrypted = self._encrypt(reading, rows) if reading and not self._stop else None
+                reading = following
         return self._stop or Stop.DONE
 
-    def _read_from(self, first: int) -> _Reading | None:
+    def _read_from(self, first: int) -> int | None:
+        """Send for the next pages; the page before which they end, or None at the end of the walk."""
         if first >= self._walk.end or self._stop:
             return None
         end = min(first + self._pace.pages, self._walk.end)
-        span = {"first": position(first), "end": position(end), "limit": self._session.limits.batch_bytes}
-        return _Reading(end, self._session.queue_transaction(self._session.statements.read_pages, span))
+        span: dict[str, Parameter] = {
+            "first": position(first),
+            "end": position(end),
+            "limit": self._session.limits.batch_bytes,
+        }
+        self._exchange.send(self._session.statements.read_pages, span)
+        return end
 
-    def _encrypt(self, reading: _Reading) -> _Writing | None:
-        batch = Batch.of(reading.cursor.fetchall())
+    def _encrypt(self, end: int, rows: list[Row]) -> _Writing | None:
+        batch = Batch.of(rows)
         if batch.filenode != self._walk.filenode:
             self._stop = Stop.MOVED
         elif batch.size_bytes > self._session.limits.batch_bytes:
@@ -97,14 +98,9 @@ class PageRewrite:
         quarantined = 0
         if new.failures:
             quarantined = self._session.quarantine(batch, new.failures, self._session.housekeeping)
-        return _Writing(reading.end, new, quarantined)
+        return _Writing(end, new, quarantined)
 
-    def _write(self, writing: _Writing) -> _Writing:
-        if writing.new.rows:
-            writing.cursor = self._session.queue_transaction(self._session.statements.write, writing.new.parameters)
-        return writing
-
-    def _settle(self, writing: _Writing) -> None:
-        rows, values, seconds = writing.cursor.fetchall()[0] if writing.cursor else (0, 0, 0.0)
+    def _settle(self, writing: _Writing, written: list[Row]) -> None:
+        rows, values, seconds = written[0] if written else (0, 0, 0.0)
         self._pace.wrote(rows, seconds)
         self._confirm(writing.end, Rewritten(rows, values, writing.new.rows - rows, writing.quarantined))

@@ -42,7 +42,7 @@ def rewrite_stragglers(session: Session, first: int, end: int) -> Rewritten:
 
 
 def _rewrite(session: Session, positions: Sequence[bytes]) -> Rewritten:
-    batch = Batch.of(session.queue(session.statements.read_rows, {"positions": TidArray(positions)}).fetchall())
+    batch = Batch.of(session.run(session.statements.read_rows, {"positions": TidArray(positions)}))
     # What moved or was deleted since it was listed counts as skipped: the next look finds it if it is still there.
     gone = len(positions) - len(batch.positions)
     if not batch.positions:
@@ -53,7 +53,7 @@ def _rewrite(session: Session, positions: Sequence[bytes]) -> Rewritten:
 
 
 def _rewrite_waiting(session: Session, row: bytes) -> Rewritten:
-    read = session.queue(session.statements.read_row, {"positions": TidArray([row])}).fetchall()
+    read = session.run(session.statements.read_row, {"positions": TidArray([row])})
     if not read:
         return Rewritten(skipped=1)
     batch = Batch.of([each[:-1] for each in read])
@@ -69,14 +69,14 @@ def _encrypted(session: Session, batch: Batch) -> tuple[NewValues, int]:
 
 
 def _written(session: Session, write: bytes, new: NewValues, quarantined: int) -> Rewritten:
-    rows, values, _ = session.queue(write, new.parameters).fetchall()[0] if new.rows else (0, 0, 0.0)
+    rows, values, _ = session.run(write, new.parameters)[0] if new.rows else (0, 0, 0.0)
     return Rewritten(rows, values, new.rows - rows, quarantined)
 
 
 def listed(session: Session, first: int, end: int) -> list[tuple[bytes, int]]:
     """Position and bytes of each row to be rewritten in the pages `first` to before `end`."""
     span = {"first": position(first), "end": position(end)}
-    return [(row, size) for _, size, row in session.queue(session.statements.list_rows, span).fetchall()]
+    return [(row, size) for _, size, row in session.run(session.statements.list_rows, span)]
 
 
 def by_size(rows: Sequence[tuple[bytes, int]], limit_bytes: int) -> Iterator[list[bytes]]:

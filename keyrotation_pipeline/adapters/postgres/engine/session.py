@@ -1,16 +1,14 @@
 """What the engine holds while it works on one relation: its connection, statements, cipher and bounds."""
 
-import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
-
-from psycopg import Cursor
 
 from keyrotation_pipeline.adapters.postgres import quarantine
 from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray, XidArray, pass_bytes_through
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
+from keyrotation_pipeline.adapters.postgres.engine.exchange import Row
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements
 from keyrotation_pipeline.adapters.postgres.relations import Relation
@@ -26,8 +24,6 @@ _SETTINGS = (
     "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; "
     "SET default_transaction_isolation = 'read committed'; SET synchronous_commit = off"
 )
-
-Row = tuple[Any, ...]
 
 
 def open_connection(connect: Callable[[], Connection]) -> Connection:
@@ -55,24 +51,9 @@ class Session:
     rewriter: Rewriter
     limits: Limits
 
-    def queue(self, statement: bytes, parameters: dict[str, Any] | None = None) -> "Cursor[Row]":
-        """Send a statement; in a pipeline its result comes with the next `sync`."""
-        return self.connection.cursor(binary=True).execute(statement, parameters, prepare=True)
-
-    def queue_transaction(self, statement: bytes, parameters: dict[str, Any]) -> "Cursor[Row]":
-        """Send a statement with its own COMMIT: a pipeline is one open transaction otherwise, until it is synced."""
-        self.queue(b"BEGIN")
-        cursor = self.queue(statement, parameters)
-        self.queue(b"COMMIT")
-        return cursor
-
-    def push(self) -> None:
-        """Give all that was queued to the network, so that no COMMIT waits in our own buffer behind a write.
-
-        Everything sent before has been answered, so the server reads on and this cannot stall.
-        """
-        while self.connection.pgconn.flush():
-            select.select([], [self.connection.fileno()], [], 1.0)
+    def run(self, statement: bytes, parameters: dict[str, Any]) -> list[Row]:
+        """Run a statement and give its rows."""
+        return self.connection.cursor(binary=True).execute(statement, parameters, prepare=True).fetchall()
 
     def quarantine(self, batch: Batch, failures: list[Failure], reader: Connection) -> int:
         """Record values that do not decrypt; gives their number.

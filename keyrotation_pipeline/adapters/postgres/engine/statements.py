@@ -45,7 +45,7 @@ WITH written AS (
     UPDATE ONLY {table} AS t SET {assignments}
     FROM (
         SELECT new.*
-        FROM unnest(%(positions)b, %(versions)b, {arrays}) AS new (position, version, {values})
+        FROM unnest(%(positions)b::tid[], %(versions)b::xid[], {arrays}) AS new (position, version, {values})
         JOIN ONLY {table} AS held ON held.ctid = new.position
         WHERE held.xmin = new.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
         FOR {strength} OF held SKIP LOCKED
@@ -68,7 +68,7 @@ FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
 _WRITE_ROW = """
 WITH written AS (
     UPDATE ONLY {table} AS t SET {assignments}
-    FROM unnest(%(keys)b, {arrays}, {old_arrays}) AS new (key, {values}, {olds})
+    FROM unnest(%(keys)b::text[], {arrays}, {old_arrays}) AS new (key, {values}, {olds})
     WHERE {same_key} AND {same_values}
     RETURNING num_nonnulls({values}) AS changed
 )
@@ -78,7 +78,7 @@ SELECT count(*), coalesce(sum(changed), 0)::bigint, 0::float8 FROM written
 # Names rows for the quarantine, under the guards of the write: a row that changed since is left to the next sweep.
 _NAME_ROWS = """
 SELECT held.ctid, {key}
-FROM unnest(%(positions)b, %(versions)b) AS read (position, version)
+FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, version)
 JOIN ONLY {table} AS held ON held.ctid = read.position
 WHERE held.xmin = read.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
 """
@@ -142,10 +142,10 @@ def statements(connection: Connection, relation: Relation, key: RowKey, target: 
             )
             for column, value in zip(relation.columns, values, strict=True)
         ),
-        "arrays": sql.SQL(", ").join(sql.SQL(f"%(value_{number})b") for number in range(len(columns))),
+        "arrays": sql.SQL(", ").join(sql.SQL(f"%(value_{number})b::text[]") for number in range(len(columns))),
         "values": sql.SQL(", ").join(values),
         "olds": sql.SQL(", ").join(olds),
-        "old_arrays": sql.SQL(", ").join(sql.SQL(f"%(old_{number})b") for number in range(len(columns))),
+        "old_arrays": sql.SQL(", ").join(sql.SQL(f"%(old_{number})b::text[]") for number in range(len(columns))),
         "same_values": sql.SQL(" AND ").join(
             sql.SQL('{}::text COLLATE "C" IS NOT DISTINCT FROM new.{}').format(column, old)
             for column, old in zip(columns, olds, strict=True)

@@ -1,0 +1,128 @@
+"""Statements sent ahead of their answers, each a transaction of its own.
+
+This is libpq's pipeline mode with a Sync after each statement, through psycopg's `pq`. psycopg's own pipeline is one
+open transaction until it is synced, and gives each statement to the network by itself: a BEGIN, a COMMIT and six
+system calls around every small batch cost as much as its encryption.
+"""
+
+import re
+import select
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.adapt import Transformer
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.engine.arrays import Array
+
+Row = tuple[Any, ...]
+Parameter = Array | str | int
+
+# psycopg's placeholders, which the statements are written with, and its doubled percent sign.
+_PLACEHOLDER = re.compile(rb"%(?:%|\((\w+)\)[sbt])")
+
+
+class Exchange:
+    """Prepared statements on their way to the server and back, in order.
+
+    A context manager: when it is left nothing is in flight, and the connection is as it was.
+
+    Args:
+        connection: in autocommit mode, outside of a transaction; not to be used otherwise meanwhile.
+        statements: with psycopg's named placeholders; results come in binary form.
+
+    Raises:
+        psycopg.Error: the server refused to prepare one of them.
+    """
+
+    def __init__(self, connection: Connection, statements: Sequence[bytes]) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._adapters = Transformer.from_context(connection)
+        self._names: dict[bytes, tuple[bytes, Sequence[str]]] = {}
+        self._ahead: deque[bytes] = deque()
+        for number, statement in enumerate(statements):
+            self._prepare(b"keyrotation_%d" % number, statement)
+
+    def __enter__(self) -> "Exchange":
+        self._pgconn.enter_pipeline_mode()
+        self._poll = select.poll()
+        self._poll.register(self._pgconn.socket, select.POLLIN)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        # An error that is on its way says more than those that follow from it.
+        with suppress(psycopg.Error):
+            while self._ahead:
+                with suppress(errors.DatabaseError):
+                    self.receive()
+            self._pgconn.exit_pipeline_mode()
+            for name, _ in self._names.values():
+                self._connection.execute(b"DEALLOCATE " + name)
+
+    def send(self, statement: bytes, parameters: Mapping[str, Parameter]) -> None:
+        """Send a statement with its COMMIT, behind those sent before."""
+        name, order = self._names[statement]
+        values = [parameters[each] for each in order]
+        packed = [value.packed if isinstance(value, Array) else str(value).encode() for value in values]
+        formats = [pq.Format.BINARY if isinstance(value, Array) else pq.Format.TEXT for value in values]
+        self._pgconn.send_query_prepared(name, packed, formats, pq.Format.BINARY)
+        self._pgconn.pipeline_sync()
+        self._ahead.append(statement)
+
+    def push(self) -> None:
+        """Give all that was sent to the network, so that nothing of it waits in our own buffer while we compute."""
+        while self._pgconn.flush():
+            self._wait(select.POLLIN | select.POLLOUT)
+
+    def receive(self) -> list[Row]:
+        """The rows of the statement sent first that has not been received.
+
+        Raises:
+            psycopg.Error: the server refused it, and nothing of it was done; those behind it are not touched.
+        """
+        self.push()
+        self._ahead.popleft()
+        result = self._next()
+        if result is None:
+            raise psycopg.OperationalError("the server gave no answer")
+        while self._next() is not None:
+            pass  # a statement ends with None
+        self._next()  # its Sync, after which it is committed
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise errors.error_from_result(result, self._connection.info.encoding)
+        self._adapters.set_pgresult(result)
+        return self._adapters.load_rows(0, result.ntuples, tuple)
+
+    def _prepare(self, name: bytes, statement: bytes) -> None:
+        order: list[str] = []
+
+        def numbered(place: "re.Match[bytes]") -> bytes:
+            if place[1] is None:
+                return b"%"
+            if (parameter := place[1].decode()) not in order:
+                order.append(parameter)
+            return b"$%d" % (order.index(parameter) + 1)
+
+        result = self._pgconn.prepare(name, _PLACEHOLDER.sub(numbered, statement))
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(result, self._connection.info.encoding)
+        self._names[statement] = (name, order)
+
+    def _next(self) -> "pq.abc.PGresult | None":
+        while self._pgconn.is_busy():
+            self._wait(select.POLLIN)
+            self._pgconn.consume_input()
+        return self._pgconn.get_result()
+
+    def _wait(self, events: int) -> None:
+        self._poll.modify(self._pgconn.socket, events)
+        if self._poll.poll()[0][1] & select.POLLIN and events & select.POLLOUT:
+            self._pgconn.consume_input()  # a server that cannot send does not read either
