@@ -308,7 +308,7 @@ def save_and_die(self, relation, walk):
     save(self, relation, walk)
     os.kill(os.getpid(), 9)
 StoredWalks.save = save_and_die
-Engine(url, ring, Limits(max_pages=1, max_rows_per_second=150)).shard(table_of("cases", "a", "b"))
+Engine(url, ring, Limits(max_pages=1, max_rows_per_second=600)).shard(table_of("cases", "a", "b"))
 """
 
 

@@ -88,8 +88,8 @@ class Exchange:
         Raises:
             psycopg.Error: the server refused it, and nothing of it was done; those behind it are not touched.
         """
-        self.push()
         self._ahead.popleft()
+        self.push()
         result = self._next()
         if result is None:
             raise psycopg.OperationalError("the server gave no answer")

@@ -18,9 +18,9 @@ class Limits:
         max_replica_lag_seconds: pause while a standby replays later than this; 0 does not look.
         hours: when rows may be rewritten; None: always.
         duty_cycle: share of the time in which one worker keeps the database busy; it rests in between.
-        statement_seconds: what one write statement should take; pages a batch follow from it. On its rows others wait
+        statement_seconds: what one write statement should take; rows a batch follow from it. On its rows others wait
             no longer than this.
-        max_pages: pages read at once, however fast.
+        max_pages: pages read at once, however few of their rows are written at once.
         batch_bytes: stored bytes read at once; a single larger row is still read, alone.
         lock_patience_seconds: how long a table locked by others (`VACUUM FULL`, `ALTER TABLE`) is tried again.
         straggler_attempts: how often one page range is tried again for rows that others keep writing.
@@ -35,14 +35,14 @@ class Limits:
     max_rows_per_second: float = 0
     max_replica_lag_seconds: float = 5.0
     hours: AllowedHours | None = None
-    duty_cycle: float = 0.4
+    duty_cycle: float = 0.35
     statement_seconds: float = 0.0002
     max_pages: int = 128
     batch_bytes: int = 4 * 1024 * 1024
     lock_patience_seconds: float = 60.0
     straggler_attempts: int = 20
     vacuum_pages: int = 256
-    vacuum_delay_ms: float = 1.0
+    vacuum_delay_ms: float = 2.0
     growth: float = 1.15
     pages_per_worker: int = 500
 

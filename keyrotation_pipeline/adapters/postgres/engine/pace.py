@@ -6,6 +6,10 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 
 # A burst of a capped walk, in seconds of its rate.
 _BURST_SECONDS = 0.1
+# Rows of the first batch, before any was timed.
+_ROWS, _GENTLE_ROWS = 128, 16
+# Batches' worth of rows in one reading, which costs as much as four rows to begin.
+_READ_AHEAD = 4
 
 
 class Pace:
@@ -17,15 +21,28 @@ class Pace:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.pages = 1 if limits.max_rows_per_second or limits.duty_cycle < 1 else min(8, limits.max_pages)
+        gently = limits.max_rows_per_second or limits.duty_cycle < 1
+        self.pages = 1 if gently else min(8, limits.max_pages)
+        self._fitting: float = _GENTLE_ROWS if gently else _ROWS
+        self.rows = self._within_cap(round(self._fitting))
         self._due = self._resumed = monotonic()
 
+    def read(self, rows: int) -> None:
+        """Learn from one reading how many pages to read, for some batches' worth of rows to be written."""
+        factor = _READ_AHEAD * self.rows / rows if rows else 2.0
+        self.pages = max(1, min(self._limits.max_pages, int(self.pages * min(2.0, factor))))
+
     def wrote(self, rows: int, seconds: float) -> None:
-        """Learn from one write statement (0 rows: the pages held nothing to do)."""
-        factor = 2.0 if rows == 0 else min(2.0, self._limits.statement_seconds / max(seconds, 1e-6))
-        if rows and (cap := self._limits.max_rows_per_second):
-            factor = min(factor, cap * _BURST_SECONDS / rows)
-        self.pages = max(1, min(self._limits.max_pages, int(self.pages * max(factor, 0.25)) or 1))
+        """Learn from one write statement how many rows to write in one; from no rows, nothing."""
+        if rows:
+            fitting = rows * self._limits.statement_seconds / max(seconds, 1e-6)
+            # Damped: one statement that others held up says little of the next.
+            self._fitting = max(1.0, self._fitting * min(2.0, max(0.5, (fitting / self._fitting) ** 0.3)))
+            self.rows = self._within_cap(round(self._fitting))
+
+    def _within_cap(self, rows: int) -> int:
+        cap = self._limits.max_rows_per_second
+        return max(1, min(rows, int(cap * _BURST_SECONDS)) if cap else rows)
 
     def seconds_to_wait(self, rows: int) -> float:
         """How long to pause after `rows` more rows: for the cap, or to rest from what was done since the last pause."""

@@ -1,12 +1,16 @@
 """The fast path: whole page ranges, reading ahead and writing behind while this process encrypts.
 
-While the server writes batch k and reads batch k+2, batch k+1 is encrypted here. Each write goes out together with its
-COMMIT, so no row stays locked while anything is computed or waited for; a frozen process holds nothing.
+Pages are read some at a time, and their rows written in batches of a size of its own: reading many rows harms nobody,
+writing many keeps others waiting. While the server writes batch k, batch k+1 is encrypted here. Each write goes out
+together with its COMMIT, so no row stays locked while anything is computed or waited for; a frozen process holds
+nothing.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
@@ -28,10 +32,18 @@ class Stop(Enum):
 
 
 @dataclass
+class _Rows:
+    """Some of the rows of a reading; once they are written, all is done before the page `done_before`."""
+
+    rows: list[Row]
+    done_before: int
+
+
+@dataclass
 class _Writing:
-    end: int
     new: NewValues
     quarantined: int
+    done_before: int
 
 
 class PageRewrite:
@@ -46,6 +58,8 @@ class PageRewrite:
         self._walk = walk
         self._pace = pace
         self._confirm = confirm
+        self._read_before = walk.next
+        self._read: deque[_Rows] = deque()
         self._stop: Stop | None = None
 
     def run(self) -> Stop:
@@ -55,52 +69,57 @@ class PageRewrite:
             psycopg.Error: a statement failed; nothing of its batch was written.
         """
         read, write = self._session.statements.read_pages, self._session.statements.write
-        with Exchange(self._session.connection, [read, write]) as self._exchange:
-            reading = self._read_from(self._walk.next)
+        with Exchange(self._session.connection, [read, write]) as exchange:
+            reading: tuple[int, int] | None = None
             encrypted: _Writing | None = None
             in_flight: _Writing | None = None
-            while reading or encrypted or in_flight:
-                written = self._exchange.receive() if in_flight and in_flight.new.rows else []
-                rows = self._exchange.receive() if reading else []
+            while True:
+                written = exchange.receive() if in_flight and in_flight.new.rows else []
+                if reading:
+                    self._take(*reading, exchange.receive())
                 if in_flight:
                     self._settle(in_flight, written)
                 if encrypted and encrypted.new.rows:
-                    self._exchange.send(write, encrypted.new.parameters)
-                following = self._read_from(reading) if reading else None
-                self._exchange.push()
-                in_flight = encrypted
-                encrypted = self._encrypt(reading, rows) if reading and not self._stop else None
-                reading = following
-        return self._stop or Stop.DONE
+                    exchange.send(write, encrypted.new.parameters)
+                following = self._read.popleft() if self._read else None
+                reading = None
+                if not self._read and self._read_before < self._walk.end and not self._stop:
+                    reading = self._read_before, min(self._read_before + self._pace.pages, self._walk.end)
+                    exchange.send(read, self._span(*reading))
+                exchange.push()
+                in_flight, encrypted = encrypted, self._encrypt(following) if following else None
+                if not (in_flight or encrypted or reading):
+                    return self._stop or Stop.DONE
 
-    def _read_from(self, first: int) -> int | None:
-        """Send for the next pages; the page before which they end, or None at the end of the walk."""
-        if first >= self._walk.end or self._stop:
-            return None
-        end = min(first + self._pace.pages, self._walk.end)
-        span: dict[str, Parameter] = {
-            "first": position(first),
-            "end": position(end),
-            "limit": self._session.limits.batch_bytes,
-        }
-        self._exchange.send(self._session.statements.read_pages, span)
-        return end
+    def _span(self, first: int, end: int) -> dict[str, Parameter]:
+        return {"first": position(first), "end": position(end), "limit": self._session.limits.batch_bytes}
 
-    def _encrypt(self, end: int, rows: list[Row]) -> _Writing | None:
-        batch = Batch.of(rows)
-        if batch.filenode != self._walk.filenode:
+    def _take(self, first: int, end: int, rows: list[Row]) -> None:
+        """Cut what was read into batches, unless it shows that this path ends."""
+        head = Batch.of(rows[:1])
+        if head.filenode != self._walk.filenode:
             self._stop = Stop.MOVED
-        elif batch.size_bytes > self._session.limits.batch_bytes:
+        elif head.size_bytes > self._session.limits.batch_bytes:
             self._stop = Stop.TOO_LARGE
         if self._stop:
-            return None
+            return
+        self._read_before = end
+        wanted = len(rows) if head.positions else 0
+        self._pace.read(wanted)
+        count = max(1, -(-wanted // self._pace.rows))
+        cuts = [len(rows) * number // count for number in range(count + 1)]
+        for start, following in pairwise(cuts):
+            self._read.append(_Rows(rows[start:following], end if following == len(rows) else first))
+
+    def _encrypt(self, some: _Rows) -> _Writing:
+        batch = Batch.of(some.rows)
         new = rewrite(batch, self._session.rewriter)
         quarantined = 0
         if new.failures:
             quarantined = self._session.quarantine(batch, new.failures, self._session.housekeeping)
-        return _Writing(end, new, quarantined)
+        return _Writing(new, quarantined, some.done_before)
 
     def _settle(self, writing: _Writing, written: list[Row]) -> None:
         rows, values, seconds = written[0] if written else (0, 0, 0.0)
         self._pace.wrote(rows, seconds)
-        self._confirm(writing.end, Rewritten(rows, values, writing.new.rows - rows, writing.quarantined))
+        self._confirm(writing.done_before, Rewritten(rows, values, writing.new.rows - rows, writing.quarantined))
