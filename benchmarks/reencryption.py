@@ -23,8 +23,6 @@ from benchmarks.processes import machine
 
 LIMIT, ENGINE, SEED = "plain UPDATE (the limit)", "engine", "seed's ORM loop, mended"
 SEED_ROWS = 5_000
-# No pauses: what routine mode costs the application, and what it saves it, `benchmarks.harm` measures.
-AT_FULL_SPEED: Mapping[str, Any] = {"duty_cycle": 1.0, "statement_seconds": 0.02, "vacuum_delay_ms": 0.0}
 
 Results = dict[tuple[str, int], list[Run]]
 
@@ -62,7 +60,7 @@ def _round(place: Clinic, rows: int, workers: Sequence[int], results: Results) -
         _fill(place, rows)
         results.setdefault((LIMIT, count), []).append(contenders.limit(place, count))
         _fill(place, rows)
-        results.setdefault((ENGINE, count), []).append(contenders.engine(place, {**AT_FULL_SPEED, "workers": count}))
+        results.setdefault((ENGINE, count), []).append(contenders.engine(place, count))
         _require_done(place, rows)
     _fill(place, rows)
     results.setdefault((SEED, 1), []).append(contenders.seed_loop(place, min(rows, SEED_ROWS)))
