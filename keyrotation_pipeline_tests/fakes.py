@@ -76,6 +76,9 @@ class FakeClock:
     def now(self) -> datetime:
         return self.at
 
+    def monotonic(self) -> float:
+        return (self.at - START).total_seconds()
+
     def sleep(self, seconds: float) -> None:
         """Stands in for `time.sleep`."""
         self.at += timedelta(seconds=seconds)

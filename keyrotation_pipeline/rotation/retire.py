@@ -95,9 +95,9 @@ def _prove_again(pipeline: Pipeline, rotation: Rotation, finding: str, report: R
 
 def _wait_for_horizon(pipeline: Pipeline, proof: Mapping[str, Any], report: Report) -> None:
     """Wait, holding nothing, until nobody can show a value from before the proof."""
-    began = pipeline.clock.now()
+    began = pipeline.clock.monotonic()
     while holders := pipeline.database.holders_of_old_snapshots(int(proof["xid"]), str(proof["fence_lsn"])):
-        waited_seconds = int((pipeline.clock.now() - began).total_seconds())
+        waited_seconds = int(pipeline.clock.monotonic() - began)
         if waited_seconds >= HORIZON_PATIENCE_SECONDS:
             raise BlockedError(f"old values may still be shown: {'; '.join(holders)}")
         report(

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
 
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.columns import Shard
@@ -12,7 +11,7 @@ from keyrotation_pipeline.ports import Pipeline
 from keyrotation_pipeline.rotation.conductor import Action
 
 # The engine obeys a pause within a second; other steps end by themselves, or keep us waiting.
-PATIENCE = timedelta(seconds=15)
+PATIENCE_SECONDS = 15.0
 PAUSE_SECONDS = 0.5
 
 
@@ -23,7 +22,7 @@ def standstill(pipeline: Pipeline, rotation: Rotation) -> Iterator[None]:
     Raises:
         BlockedError: a step is still running; names who is at it.
     """
-    until = pipeline.clock.now() + PATIENCE
+    until = pipeline.clock.monotonic() + PATIENCE_SECONDS
     with ExitStack() as held:
         for action in _actions(pipeline):
             _take(pipeline, held, f"{rotation.id}/{action}", until)
@@ -36,12 +35,12 @@ def _actions(pipeline: Pipeline) -> Iterator[Action]:
         yield from (Action(Step.ROWS, Shard(table, index, pipeline.shards)) for index in range(pipeline.shards))
 
 
-def _take(pipeline: Pipeline, held: ExitStack, name: str, until: datetime) -> None:
+def _take(pipeline: Pipeline, held: ExitStack, name: str, until: float) -> None:
     while True:
         try:
             held.enter_context(pipeline.ledger.lock(name))
         except BlockedError:
-            if pipeline.clock.now() >= until:
+            if pipeline.clock.monotonic() >= until:
                 raise
             time.sleep(PAUSE_SECONDS)
         else:

@@ -3,7 +3,10 @@
 import json
 import os
 import stat
+import subprocess
+import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.rotation import Step
 from keyrotation_pipeline.rotation import request as requests
 from keyrotation_pipeline.rotation import walk
-from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.servers import Server
 
 V1 = KeyVersion(1)
@@ -94,6 +97,24 @@ class Clinic:
             for officer in officers:
                 requests.add_approval(pipeline, opened, officer.sign(pipeline.ledger.approval_text(opened.id)))
         return opened.id
+
+    def at_once(self, *commands: tuple[str, ...]) -> list[int]:
+        """Run commands at the same time; their exit codes. What they print is kept."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self._code, commands))
+
+    def _code(self, command: tuple[str, ...]) -> int:
+        done = subprocess.run(
+            [KEYROTATION, *command],
+            cwd=self.folder.path,
+            env=environment(),
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert "Traceback" not in done.stderr
+        self.folder.printed.extend([done.stdout, done.stderr])
+        return done.returncode
 
     def walk(self, request: str, through: Step | None = None) -> None:
         with assembly.open_pipeline(settings.load(self.path), actor="test") as pipeline:
@@ -282,6 +303,42 @@ def test_inventory_shows_undeclared_columns(clinic: Clinic) -> None:
     clinic.execute("CREATE TABLE notes AS SELECT jsonb_build_object('a', first_name) AS body FROM clients LIMIT 9")
     found = json.loads(clinic.run("inventory", "--json"))["undeclared"]
     assert [(each["relation"], each["column"], each["versions"]) for each in found] == [("notes", "body", ["v1"])]
+
+
+def test_of_two_requests_at_once_one_is_refused(clinic: Clinic) -> None:
+    clinic.initialise()
+    codes = clinic.at_once(("request", "--reason", "yearly rotation"), ("request", "--reason", "yearly rotation"))
+    assert sorted(codes) == [0, 1]
+    assert "another rotation is not finished yet" in "".join(clinic.folder.printed)
+    assert clinic.status()["rotation"]["phase"] == "requested"
+
+
+def test_two_rotates_at_once_do_the_work_of_one(clinic: Clinic) -> None:
+    clinic.initialise()
+    request = clinic.approved_request(*clinic.officers)
+    codes = clinic.at_once(("rotate", request), ("rotate", request))
+    assert set(codes) <= {0, 1}
+    clinic.run("rotate", request)
+    with assembly.open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
+        finished = pipeline.ledger.rotation(request)
+    steps = [(record.step, record.table, record.shard) for record in finished.steps]
+    assert len(steps) == len(set(steps))
+    assert sum(record.facts["rows"] for record in finished.steps if record.shard is not None) == 2 * ROWS
+    clinic.run("verify")
+    clinic.run("audit", "verify")
+
+
+def test_a_rotation_of_empty_tables_takes_seconds(clinic: Clinic) -> None:
+    clinic.execute('TRUNCATE clients, billing."Invoices"')
+    clinic.initialise()
+    request = clinic.approved_request(*clinic.officers)
+    started = time.monotonic()
+    clinic.run("rotate", request)
+    assert time.monotonic() - started < 10
+    assert {key["version"]: key["state"] for key in clinic.status()["key_versions"]} == {
+        "v1": "archived",
+        "v2": "active",
+    }
 
 
 def test_audit_verify_leads_through_an_anchor_and_finds_a_forged_one(clinic: Clinic) -> None:

@@ -18,11 +18,12 @@ import pytest
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits, rewrite_shard
-from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.ports import Rewritten
+from keyrotation_pipeline_tests.conftest import migrate_raw
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
     V2,
@@ -33,11 +34,13 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     table_of,
     under_v2,
 )
+from keyrotation_pipeline_tests.servers import discard, start_server
 
 CASES = table_of("cases", "a", "b")
 ROWS = 1200
 EXPECTED = {n: under_v2(f"a{n}", f"b{n}") for n in range(ROWS)}
 TWO = Limits(workers=2, pages_per_worker=1, duty_cycle=1.0)
+ONE = Limits(pages_per_worker=1, duty_cycle=1.0)
 SLOWLY = Limits(workers=2, pages_per_worker=1, max_rows_per_second=400)
 WORKER = "keyrotation_pipeline.adapters.postgres.engine.worker"
 
@@ -54,6 +57,10 @@ def store(tmp_path: Path) -> FileKeyStore:
 @pytest.fixture
 def shard(migrated: Connection, store: FileKeyStore) -> Shard:
     """`ROWS` rows of v1."""
+    return filled(migrated, store)
+
+
+def filled(migrated: Connection, store: FileKeyStore) -> Shard:
     ring = store.ring()
     migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text, n int DEFAULT 0)")
     with migrated.transaction():
@@ -191,6 +198,50 @@ def tell(workers: Iterable[int], what: signal.Signals) -> None:
     for worker in workers:
         with suppress(ProcessLookupError):
             os.kill(worker, what)
+
+
+def test_a_server_that_crashes_under_its_workers_is_one_sentence_and_the_walk_goes_on_later(
+    store: FileKeyStore,
+) -> None:
+    server = start_server()
+    try:
+        with connect(server.url()) as connection:
+            migrate_raw(connection)
+            shard = filled(connection, store)
+        # Without synchronous commits the crash takes back rows, whose progress must not stay.
+        with running(server.url(), store, shard) as outcome:
+            server.stop("immediate")
+        (refusal,) = outcome
+        assert isinstance(refusal, DatabaseUnavailableError), refusal
+        assert "run `keyrotation rotate` again" in str(refusal)
+        assert workers_of(os.getpid()) == []
+        server.start()
+        rewrite(server.url(), store, shard, TWO)
+        with connect(server.url()) as connection:
+            assert read_back(connection, store.ring(), CASES, "id") == EXPECTED
+    finally:
+        discard(server)
+
+
+def test_a_workers_memory_is_bounded_whatever_the_values_size(
+    migrated: Connection, database_url: str, store: FileKeyStore, tmp_path: Path
+) -> None:
+    text = sealed(store.ring(), 1, base64.b64encode(os.urandom(750_000)).decode())
+    migrated.execute("CREATE TABLE public.files (id int PRIMARY KEY, a text, b text)")
+    migrated.execute("INSERT INTO public.files SELECT n, %(v)s, %(v)s FROM generate_series(1, 40) AS n", {"v": text})
+    command = [sys.executable, "-c", MEASURED, database_url, str(tmp_path / "keys")]
+    rows, peak_kb = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert rows == 40
+    assert peak_kb / 1024 < 150
+
+
+# Prints the rows that a worker has rewritten, and its largest resident set: this process has no other child.
+MEASURED = """
+import resource, sys
+from keyrotation_pipeline_tests.integration.test_engine_workers import *
+done = rewrite(sys.argv[1], FileKeyStore(Path(sys.argv[2])), Shard(table_of("files", "a", "b"), 0, 1), ONE)
+print(done.rows, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 def test_frozen_workers_keep_no_application_write_waiting(

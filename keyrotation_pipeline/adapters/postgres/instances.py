@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import cast
 
 import psycopg
@@ -68,9 +68,9 @@ class ReportedInstances:
         self, description: str, settled: Callable[[Sequence[Instance]], Sequence[str]]
     ) -> tuple[Instance, ...]:
         """See `Rollout.wait_for`."""
-        give_up_at = self._clock.now() + timedelta(seconds=self._timeout_seconds)
+        give_up_at = self._clock.monotonic() + self._timeout_seconds
         while lagging := settled(instances := self.instances()):
-            if self._clock.now() >= give_up_at:
+            if self._clock.monotonic() >= give_up_at:
                 raise BlockedError(
                     f"{', '.join(lagging)}: not seen to {description} within {self._timeout_seconds:g} seconds; "
                     "reload or restart what lags, then run it again"

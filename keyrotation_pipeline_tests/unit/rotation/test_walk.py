@@ -1,7 +1,9 @@
 """The whole walk over fakes: in order, once, only when authorised, and taken up again wherever it died."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from random import Random
 
 import pytest
 
@@ -13,7 +15,7 @@ from keyrotation_pipeline.ports import Instance
 from keyrotation_pipeline.rotation import walk
 from keyrotation_pipeline.rotation.audit import verify_audit
 from keyrotation_pipeline.rotation.conductor import Action
-from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, ProcessKilled
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
 
@@ -70,6 +72,34 @@ def test_a_walk_that_dies_at_any_change_ends_the_same_when_it_is_run_again(world
     assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
     steps = world.ledger.rotation(rotation.id).steps
     assert len(steps) == len({(record.step, record.table, record.shard) for record in steps})
+    verify_audit(world.ledger)
+
+
+@dataclass
+class JumpingClock(FakeClock):
+    """Somebody sets it forth and back all the time, by up to three hours."""
+
+    dice: Random = field(default_factory=Random)
+
+    def now(self) -> datetime:
+        return self.at + timedelta(seconds=self.dice.uniform(-10_800, 10_800))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_clock_that_jumps_stops_a_walk_with_a_sentence_at_most(world: FakeWorld, seed: int) -> None:
+    rotation = approved(world)
+    # At each moment the signatures may seem to be from the future, or from before the request.
+    jumping = replace(world, pipeline=replace(world.pipeline, clock=JumpingClock(dice=Random(seed))))
+    refusals: list[str] = []
+    while world.ledger.rotation(rotation.id).status is not RotationStatus.FINISHED and len(refusals) < 200:
+        try:
+            run(jumping, rotation)
+        except ApprovalError as refusal:
+            refusals.append(str(refusal))
+    assert refusals
+    assert all("in the future" in each for each in refusals)
+    assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
+    assert (world.keys.versions(), world.keys.archived(), world.keys.primary()) == ((V2,), (V1,), V2)
     verify_audit(world.ledger)
 
 
