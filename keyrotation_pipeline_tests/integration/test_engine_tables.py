@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -259,6 +259,40 @@ def test_what_the_server_says_of_a_row_is_not_repeated(
     assert "Grace" not in str(refusal.value)
     assert "v2:" not in str(refusal.value)
     assert refusal.value.__context__ is None
+
+
+@pytest.fixture
+def other_role(migrated: Connection) -> Iterator[str]:
+    """A role that may only read and update the application's tables."""
+    role = f"engine_{uuid.uuid4().hex}"
+    migrated.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA keyrotation TO {role};"
+        f"GRANT ALL ON ALL TABLES IN SCHEMA keyrotation TO {role};"
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, UPDATE ON TABLES TO {role}".encode()
+    )
+    yield role
+    migrated.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+def test_a_table_that_may_not_be_vacuumed_grows_by_a_sixth_or_so(
+    migrated: Connection, database_url: str, ring: KeyRing, other_role: str
+) -> None:
+    rows = 12_000
+    migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text)")
+    migrated.execute(
+        "INSERT INTO public.cases SELECT n, %s, %s FROM generate_series(1, %s) AS n",
+        (sealed(ring, 1, "a" * 80), sealed(ring, 1, "b" * 80), rows),
+    )
+    migrated.execute("ALTER TABLE public.cases SET (autovacuum_enabled = off)")
+    migrated.execute("VACUUM ANALYZE public.cases")
+    size = "SELECT pg_relation_size('public.cases')"
+    (before,) = migrated.execute(size).fetchall()[0]
+    engine = Engine(database_url.replace("postgres@", f"{other_role}@"), ring, Limits(duty_cycle=1.0))
+    assert engine.shard(CASES).rows == rows
+    (after,) = migrated.execute(size).fetchall()[0]
+    assert set(read_back(migrated, ring, CASES, "id").values()) == {under_v2("a" * 80, "b" * 80)}
+    assert int(str(after)) <= 1.25 * int(str(before))
+    assert any("in strides" in progress.note for progress in engine.progress)
 
 
 def test_row_level_security_and_missing_rights_are_refused_with_what_to_grant(

@@ -13,6 +13,7 @@ from enum import Enum
 from itertools import pairwise
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
+from keyrotation_pipeline.adapters.postgres.engine.course import Course, Reading
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
 from keyrotation_pipeline.adapters.postgres.engine.pace import Pace
 from keyrotation_pipeline.adapters.postgres.engine.progress import Walk
@@ -58,7 +59,7 @@ class PageRewrite:
         self._walk = walk
         self._pace = pace
         self._confirm = confirm
-        self._read_before = walk.next
+        self._course = Course(walk.next, walk.end, session.strides)
         self._read: deque[_Rows] = deque()
         self._stop: Stop | None = None
 
@@ -70,31 +71,32 @@ class PageRewrite:
         """
         read, write = self._session.statements.read_pages, self._session.statements.write
         with Exchange(self._session.connection, [read, write]) as exchange:
-            reading: tuple[int, int] | None = None
+            reading: Reading | None = None
             encrypted: _Writing | None = None
             in_flight: _Writing | None = None
             while True:
                 written = exchange.receive() if in_flight and in_flight.new.rows else []
                 if reading:
-                    self._take(*reading, exchange.receive())
+                    self._take(reading, exchange.receive())
                 if in_flight:
                     self._settle(in_flight, written)
                 if encrypted and encrypted.new.rows:
                     exchange.send(write, encrypted.new.parameters)
                 following = self._read.popleft() if self._read else None
                 reading = None
-                if not self._read and self._read_before < self._walk.end and not self._stop:
-                    reading = self._read_before, min(self._read_before + self._pace.pages, self._walk.end)
-                    exchange.send(read, self._span(*reading))
+                if not (self._read or self._course.over or self._stop):
+                    reading = self._course.next(self._pace.pages)
+                    exchange.send(read, self._span(reading))
                 exchange.push()
                 in_flight, encrypted = encrypted, self._encrypt(following) if following else None
                 if not (in_flight or encrypted or reading):
                     return self._stop or Stop.DONE
 
-    def _span(self, first: int, end: int) -> dict[str, Parameter]:
-        return {"first": position(first), "end": position(end), "limit": self._session.limits.batch_bytes}
+    def _span(self, reading: Reading) -> dict[str, Parameter]:
+        first, end = position(reading.first), position(reading.end)
+        return {"first": first, "end": end, "stride": reading.stride, "limit": self._session.limits.batch_bytes}
 
-    def _take(self, first: int, end: int, rows: list[Row]) -> None:
+    def _take(self, reading: Reading, rows: list[Row]) -> None:
         """Cut what was read into batches, unless it shows that this path ends."""
         head = Batch.of(rows[:1])
         if head.filenode != self._walk.filenode:
@@ -103,13 +105,13 @@ class PageRewrite:
             self._stop = Stop.TOO_LARGE
         if self._stop:
             return
-        self._read_before = end
         wanted = len(rows) if head.positions else 0
         self._pace.read(wanted)
         count = max(1, -(-wanted // self._pace.rows))
         cuts = [len(rows) * number // count for number in range(count + 1)]
         for start, following in pairwise(cuts):
-            self._read.append(_Rows(rows[start:following], end if following == len(rows) else first))
+            done_before = reading.then_done_before if following == len(rows) else reading.done_before
+            self._read.append(_Rows(rows[start:following], done_before))
 
     def _encrypt(self, some: _Rows) -> _Writing:
         batch = Batch.of(some.rows)

@@ -41,6 +41,7 @@ class Session:
     Args:
         connection: for rows.
         housekeeping: a second one, for the quarantine.
+        strides: as the statements were made for.
     """
 
     connection: Connection
@@ -50,6 +51,7 @@ class Session:
     statements: Statements
     rewriter: Rewriter
     limits: Limits
+    strides: int = 1
 
     def run(self, statement: bytes, parameters: dict[str, Any]) -> list[Row]:
         """Run a statement and give its rows."""

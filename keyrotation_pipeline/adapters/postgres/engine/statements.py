@@ -28,7 +28,7 @@ WITH range AS MATERIALIZED (
     FROM ONLY {table} AS t WHERE {pages}
 )
 SELECT range.filenode, range.bytes, t.ctid, t.xmin, {texts}
-FROM range LEFT JOIN ONLY {table} AS t ON {pages} AND ({wanted}) AND range.bytes <= %(limit)s::bigint
+FROM range LEFT JOIN ONLY {table} AS t ON {pages} AND {stride} AND ({wanted}) AND range.bytes <= %(limit)s::bigint
 """
 
 _LIST_ROWS = """
@@ -98,7 +98,8 @@ class Statements:
     """Rendered SQL.
 
     Args:
-        read_pages: rows of the pages `first` to before `end`, if they have no more than `limit` bytes.
+        read_pages: rows of the pages `first` to before `end`, if they have no more than `limit` bytes; where there are
+            strides, those of one `stride`.
         list_rows: positions and sizes of the rows that `read_pages` would give.
         read_rows: rows at `positions`.
         write: the guarded write; takes positions, versions, filenode and one array of new values a column.
@@ -117,11 +118,14 @@ class Statements:
     name_rows: bytes
 
 
-def statements(connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None) -> Statements:
+def statements(
+    connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None, strides: int = 1
+) -> Statements:
     """Compose the statements of one relation.
 
     Args:
         key: how its rows are named.
+        strides: into how many parts `read_pages` divides the rows of a page, by their line pointers.
         target: rows that hold any value under another version (or outside the grammar) are wanted; None: every row.
     """
     columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]
@@ -134,6 +138,7 @@ def statements(connection: Connection, relation: Relation, key: RowKey, target: 
         "table": _quoted(relation.schema, relation.name),
         "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}::text), 0)").format(c) for c in columns),
         "pages": sql.SQL("t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid"),
+        "stride": _stride(strides),
         "wanted": sql.SQL(" OR ").join(_wanted(column, target) for column in columns),
         "texts": sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns),
         "assignments": sql.SQL(", ").join(
@@ -177,6 +182,13 @@ def _wanted(column: sql.Composable, target: KeyVersion | None) -> sql.Composable
     return sql.SQL("left({}::text, {}) COLLATE \"C\" NOT IN ('', {})").format(
         column, sql.Literal(len(target.prefix)), sql.Literal(target.prefix)
     )
+
+
+def _stride(strides: int) -> sql.Composable:
+    if strides == 1:
+        return sql.SQL("true")
+    # The last byte of a tid as the server sends it: the line pointer, modulo 256.
+    return sql.SQL("get_byte(tidsend(t.ctid), 5) %% {} = %(stride)s::int").format(sql.Literal(strides))
 
 
 def _quoted(*names: str) -> sql.Composable:

@@ -31,6 +31,11 @@ _VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) {}"
 _COST_LIMIT = 40
 
 
+def may_vacuum(connection: Connection, relation: Relation) -> bool:
+    """Whether our role may vacuum a relation."""
+    return connection.execute(_MAY_VACUUM, (relation.oid,)).fetchone() == (True,)
+
+
 class Vacuum:
     """Vacuums one relation every sixteenth of its pages: two of these may be unvacuumed at a time.
 
@@ -49,7 +54,7 @@ class Vacuum:
         self._each = max(limits.vacuum_pages, relation.pages // 16)
         self._walked = self._vacuumed = 0
         self._running: Thread | None = None
-        self.allowed = connection.execute(_MAY_VACUUM, (relation.oid,)).fetchone() == (True,)
+        self.allowed = may_vacuum(connection, relation)
 
     @property
     def wanted(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.engine.course import STRIDES
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.pace import Pace
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
@@ -15,6 +16,7 @@ from keyrotation_pipeline.adapters.postgres.engine.refusals import without_conte
 from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_listed, rewrite_stragglers
 from keyrotation_pipeline.adapters.postgres.engine.session import Session, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
+from keyrotation_pipeline.adapters.postgres.engine.vacuum import may_vacuum
 from keyrotation_pipeline.adapters.postgres.engine.watch import Watch, limits_for
 from keyrotation_pipeline.adapters.postgres.quarantine import row_key
 from keyrotation_pipeline.adapters.postgres.relations import Relation, heaps
@@ -123,9 +125,10 @@ class _Walker:
         return done
 
     def _session(self, relation: Relation) -> Session:
-        sql = statements(self.connection, relation, row_key(self.connection, relation), self.target)
-        housekeeping = self.watch.connection
-        return Session(self.connection, housekeeping, self.table, relation, sql, self.rewriter, self.watch.limits)
+        strides = 1 if may_vacuum(self.connection, relation) else STRIDES
+        sql = statements(self.connection, relation, row_key(self.connection, relation), self.target, strides)
+        rows, housekeeping, limits = self.connection, self.watch.connection, self.watch.limits
+        return Session(rows, housekeeping, self.table, relation, sql, self.rewriter, limits, strides)
 
     def _patience(self, table: str) -> Patience:
         return Patience(self.connection, table, self.watch.limits.lock_patience_seconds, self.watch.wait_a_second)

@@ -80,7 +80,7 @@ class Watch:
             vacuum = Vacuum(self.connect, self.connection, relation, self.limits)
             self._vacuums[relation.oid] = vacuum
             if vacuum.wanted and not vacuum.allowed:
-                self._tell(f"{relation.label} is left to autovacuum, as the role may not vacuum it")
+                self._tell(f"{relation.label} is rewritten in strides, as the role may not vacuum it")
         obey(self.connection, self.request)
         self._pause_while_there_is_a_reason(relation)
 
