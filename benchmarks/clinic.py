@@ -79,6 +79,7 @@ def fill(connection: Connection, rows: int, name: str = "clients") -> None:
         f"FROM public.template, generate_series(1, {repeats}) LIMIT {rows}"
     )
     for statement in (
+        "SET lock_timeout = '30s'",  # an autovacuum gives way after a second
         f"DROP TABLE IF EXISTS public.{name}",
         f"CREATE TABLE public.{name} AS {copies}",
         f"ALTER TABLE public.{name} ADD PRIMARY KEY (id), ALTER visits SET NOT NULL",

@@ -99,7 +99,7 @@ class ReencryptionSettings(Section):
     workers: Annotated[StrictInt, Field(ge=1, le=64)] = 1
     max_rows_per_second: Count = 0
     max_replica_lag_seconds: Annotated[StrictInt | StrictFloat, Field(ge=0)] = 5
-    duty_cycle: Annotated[StrictInt | StrictFloat, Field(ge=0.01, le=1)] = 0.37
+    duty_cycle: Annotated[StrictInt | StrictFloat, Field(ge=0.01, le=1)] = 0.35
     hours: Annotated[Text, AfterValidator(known_hours)] | None = None
 
 

@@ -35,7 +35,7 @@ class Limits:
     max_rows_per_second: float = 0
     max_replica_lag_seconds: float = 5.0
     hours: AllowedHours | None = None
-    duty_cycle: float = 0.37
+    duty_cycle: float = 0.35
     statement_seconds: float = 0.0002
     max_pages: int = 128
     batch_bytes: int = 4 * 1024 * 1024
