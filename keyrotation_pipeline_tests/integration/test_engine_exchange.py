@@ -1,0 +1,102 @@
+"""Statements sent ahead of their answers: in order, each its own transaction, and nothing left behind."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray
+from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange
+from keyrotation_pipeline.adapters.postgres.engine.session import open_connection
+
+NUMBER = b"SELECT %(number)s::int, '100%%', %(number)s::int * %(other)s::int"
+INSERT = b"INSERT INTO public.seen SELECT %(id)s::int RETURNING id"
+LENGTHS = b"SELECT text FROM unnest(%(texts)b::text[]) AS text"
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    with closing(open_connection(lambda: connect(database_url))) as opened:
+        opened.execute("CREATE TABLE public.seen (id int PRIMARY KEY)")
+        yield opened
+
+
+def test_answers_come_in_the_order_of_the_statements(connection: Connection) -> None:
+    with Exchange(connection, [NUMBER, INSERT]) as exchange:
+        for number in range(5):
+            exchange.send(NUMBER, {"number": number, "other": 7})
+            exchange.send(INSERT, {"id": number})
+        for number in range(5):
+            assert exchange.receive() == [(number, b"100%", number * 7)]
+            assert exchange.receive() == [(number,)]
+
+
+def test_each_statement_is_committed_before_its_answer_is_given(connection: Connection, database_url: str) -> None:
+    with Exchange(connection, [INSERT]) as exchange, connect(database_url) as other:
+        exchange.send(INSERT, {"id": 1})
+        exchange.receive()
+        assert other.execute("SELECT id FROM public.seen").fetchall() == [(1,)]
+        state = "SELECT state FROM pg_stat_activity WHERE pid = %s"
+        assert other.execute(state, (connection.info.backend_pid,)).fetchone() == ("idle",)
+
+
+def test_a_refused_statement_does_not_touch_its_neighbours(connection: Connection) -> None:
+    with Exchange(connection, [INSERT]) as exchange:
+        for number in (1, 1, 2):
+            exchange.send(INSERT, {"id": number})
+        assert exchange.receive() == [(1,)]
+        with pytest.raises(errors.UniqueViolation) as refusal:
+            exchange.receive()
+        assert refusal.value.diag.constraint_name == "seen_pkey"
+        assert exchange.receive() == [(2,)]
+    assert connection.execute("SELECT id FROM public.seen ORDER BY id").fetchall() == [(1,), (2,)]
+
+
+def test_leaving_with_answers_outstanding_leaves_a_connection_as_it_was(connection: Connection) -> None:
+    def stop_early() -> None:
+        with Exchange(connection, [NUMBER, INSERT]) as exchange:
+            for number in (1, 1, 2):
+                exchange.send(INSERT, {"id": number})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stop_early()
+    assert connection.execute("SELECT count(*) FROM public.seen").fetchone() == (2,)
+    left = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'keyrotation%'"
+    assert connection.execute(left).fetchall() == []
+    with Exchange(connection, [NUMBER]) as exchange:
+        exchange.send(NUMBER, {"number": 1, "other": 2})
+        assert exchange.receive() == [(1, b"100%", 2)]
+
+
+def test_megabytes_in_both_directions_at_once_do_not_block(connection: Connection) -> None:
+    texts = [bytes([65 + number]) * 2_000_000 for number in range(8)]
+    with Exchange(connection, [LENGTHS]) as exchange:
+        for _ in range(3):
+            exchange.send(LENGTHS, {"texts": TextArray(texts)})
+        exchange.push()
+        for _ in range(3):
+            assert [text for (text,) in exchange.receive()] == texts
+
+
+def test_a_statement_that_cannot_be_prepared_is_the_servers_error(connection: Connection) -> None:
+    with pytest.raises(errors.UndefinedTable):
+        Exchange(connection, [b"SELECT * FROM public.nowhere"])
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_lost_connection_is_an_error_at_once(connection: Connection, database_url: str) -> None:
+    def lose_it() -> None:
+        with Exchange(connection, [NUMBER]) as exchange:
+            with connect(database_url) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+            for _ in range(100):
+                exchange.send(NUMBER, {"number": 1, "other": 1})
+                exchange.receive()
+
+    with pytest.raises(psycopg.Error) as loss:
+        lose_it()
+    assert loss.value.sqlstate in {None, "57P01"}
