@@ -1,7 +1,7 @@
 """How many rows are written at once: as many as the time for a statement allows, whatever one statement met."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
@@ -29,6 +29,7 @@ def test_one_statement_that_was_held_up_halves_the_next_at_most_and_is_soon_forg
     assert settled(pace, 10e-6, statements=12) == pytest.approx(rows, rel=0.1)
 
 
+@settings(deadline=None)
 @given(
     cap=st.sampled_from([0, 1, 50, 5000]),
     written=st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 100)), max_size=300),
