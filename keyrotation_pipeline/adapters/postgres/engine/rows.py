@@ -69,7 +69,7 @@ def _encrypted(session: Session, batch: Batch) -> tuple[NewValues, int]:
 
 
 def _written(session: Session, write: bytes, new: NewValues, quarantined: int) -> Rewritten:
-    rows, values, _ = session.run(write, new.parameters)[0] if new.rows else (0, 0, 0.0)
+    rows, values, *_ = session.run(write, new.parameters)[0] if new.rows else (0, 0)
     return Rewritten(rows, values, new.rows - rows, quarantined)
 
 

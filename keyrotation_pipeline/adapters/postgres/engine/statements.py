@@ -40,6 +40,11 @@ SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, t.xmin, {texts}
 FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
 """
 
+_READ_ROW = """
+SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, t.xmin, {texts}, {key}
+FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
+"""
+
 _WRITE = """
 WITH written AS (
     UPDATE ONLY {table} AS t SET {assignments}
@@ -58,11 +63,6 @@ SELECT count(*), coalesce(sum(changed), 0)::bigint,
 FROM written
 """
 
-_READ_ROW = """
-SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, t.xmin, {texts}, {key_of_row}
-FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
-"""
-
 # A row that others write all the time has moved whenever its lock is ours. The server then looks at its new version:
 # the same key and the same ciphertexts (which hold a random nonce) are the same values, wherever the row stands.
 _WRITE_ROW = """
@@ -72,15 +72,15 @@ WITH written AS (
     WHERE {same_key} AND {same_values}
     RETURNING num_nonnulls({values}) AS changed
 )
-SELECT count(*), coalesce(sum(changed), 0)::bigint, 0::float8 FROM written
+SELECT count(*), coalesce(sum(changed), 0)::bigint FROM written
 """
 
 # Names rows for the quarantine, under the guards of the write: a row that changed since is left to the next sweep.
 _NAME_ROWS = """
-SELECT held.ctid, {key}
+SELECT t.ctid, {key}
 FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, version)
-JOIN ONLY {table} AS held ON held.ctid = read.position
-WHERE held.xmin = read.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
+JOIN ONLY {table} AS t ON t.ctid = read.position
+WHERE t.xmin = read.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
 """
 
 # A written column in a unique index makes our UPDATE change the row's key: taking the weaker lock first and the
@@ -102,8 +102,8 @@ class Statements:
             strides, those of one `stride`.
         list_rows: positions and sizes of the rows that `read_pages` would give.
         read_rows: rows at `positions`.
+        read_row: the same, with the key of each row as the last column.
         write: the guarded write; takes positions, versions, filenode and one array of new values a column.
-        read_row: the same for one row, and its key.
         write_row: writes one row by its key if its values are still those read, waiting (up to `lock_timeout`) for
             who holds it; takes arrays of one element: the key, the new values and the old.
         name_rows: positions and keys of rows, under the guards of the write.
@@ -112,8 +112,8 @@ class Statements:
     read_pages: bytes
     list_rows: bytes
     read_rows: bytes
-    write: bytes
     read_row: bytes
+    write: bytes
     write_row: bytes
     name_rows: bytes
 
@@ -125,8 +125,8 @@ def statements(
 
     Args:
         key: how its rows are named.
-        strides: into how many parts `read_pages` divides the rows of a page, by their line pointers.
         target: rows that hold any value under another version (or outside the grammar) are wanted; None: every row.
+        strides: into how many parts `read_pages` divides the rows of a page, by their line pointers.
     """
     columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
@@ -155,8 +155,7 @@ def statements(
             sql.SQL('{}::text COLLATE "C" IS NOT DISTINCT FROM new.{}').format(column, old)
             for column, old in zip(columns, olds, strict=True)
         ),
-        "key": _sql(key.of("held").as_string(connection)),
-        "key_of_row": _sql(key.of("t").as_string(connection)),
+        "key": _sql(key.of("t").as_string(connection)),
         "same_key": _sql(key.matches("t", sql.SQL("new.key")).as_string(connection)),
         "strength": sql.SQL("UPDATE" if unique else "NO KEY UPDATE"),
     }
@@ -168,8 +167,8 @@ def statements(
         read_pages=render(_READ_PAGES),
         list_rows=render(_LIST_ROWS),
         read_rows=render(_READ_ROWS),
-        write=render(_WRITE),
         read_row=render(_READ_ROW),
+        write=render(_WRITE),
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
     )
