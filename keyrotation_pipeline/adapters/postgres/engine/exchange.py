@@ -7,7 +7,6 @@ system calls around every small batch cost as much as its encryption.
 
 import re
 import select
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -45,7 +44,7 @@ class Exchange:
         self._pgconn = connection.pgconn
         self._adapters = Transformer.from_context(connection)
         self._names: dict[bytes, tuple[bytes, Sequence[str]]] = {}
-        self._ahead: deque[bytes] = deque()
+        self._ahead = 0
         for number, statement in enumerate(statements):
             self._prepare(b"keyrotation_%d" % number, statement)
 
@@ -75,7 +74,7 @@ class Exchange:
         formats = [pq.Format.BINARY if isinstance(value, Array) else pq.Format.TEXT for value in values]
         self._pgconn.send_query_prepared(name, packed, formats, pq.Format.BINARY)
         self._pgconn.pipeline_sync()
-        self._ahead.append(statement)
+        self._ahead += 1
 
     def push(self) -> None:
         """Give all that was sent to the network, so that nothing of it waits in our own buffer while we compute."""
@@ -88,7 +87,7 @@ class Exchange:
         Raises:
             psycopg.Error: the server refused it, and nothing of it was done; those behind it are not touched.
         """
-        self._ahead.popleft()
+        self._ahead -= 1
         self.push()
         result = self._next()
         if result is None:
