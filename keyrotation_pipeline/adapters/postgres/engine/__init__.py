@@ -1,8 +1,9 @@
 """The engine: every encrypted value of a table brought to the target key version, harmlessly.
 
 Rows are read without locks, re-encrypted here, and written by one guarded statement that never waits (`statements`).
-A walk goes once over a slice of pages (`walk`), reading ahead while it encrypts (`pages`); what is too large to read at
-once, or has to be waited for, goes row by row (`rows`). A shard's slices are walked by one process, or by several
+A walk goes once over a slice of pages (`walk`), in an order that keeps it small (`course`), as much at a time as harms
+nobody (`pace`), reading ahead while it encrypts (`pages`, `exchange`); what is too large to read at once, or has to be
+waited for, goes row by row (`rows`). A shard's slices are walked by one process, or by several
 (`shard`, `crew`, `worker`). `watch` keeps progress and yields to others (`reasons`), `vacuum` keeps tables small,
 `decrypt` proves the outcome, `refusals` turns the server's errors into sentences that hold no content.
 """

@@ -9,7 +9,7 @@ five passes it grew by 1.23, with eight no less than with six.
 from dataclasses import dataclass
 
 STRIDES = 6
-# Long enough that the last pass is committed before the next one comes by, short enough to stay in memory.
+# Long enough that a pass is committed before the next one comes by, short enough to stay in the server's cache.
 _STRETCH_PAGES = 256
 
 
