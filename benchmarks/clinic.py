@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.processes import postmaster_of
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
-from keyrotation_pipeline.adapters.postgres.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.clinic import CLIENTS
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.connection import connect
 from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import Shard
 

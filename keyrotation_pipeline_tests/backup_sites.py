@@ -10,10 +10,11 @@ import pytest
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
 from keyrotation_pipeline_tests.fakes import FakeClock

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.ports import Clock
+from keyrotation_pipeline.ports.clock import Clock
 
 if TYPE_CHECKING:
-    from keyrotation_pipeline.adapters.s3 import S3Bucket
+    from keyrotation_pipeline.adapters.backups.s3 import S3Bucket
 
 # Imported where they are used: boto3 and moto take two seconds, which every other test run would wait for.
 
@@ -30,7 +30,7 @@ class TestBucket:
     client: Any
 
     def place(self, clock: Clock | None = None) -> "S3Bucket":
-        from keyrotation_pipeline.adapters.s3 import Bucket, S3Bucket  # noqa: PLC0415
+        from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket  # noqa: PLC0415
 
         return S3Bucket(Bucket(self.name, region_name=REGION, endpoint_url=self.url), clock or SystemClock())
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -49,7 +49,7 @@ def connection(database_url: str) -> Iterator[Connection]:
 
 def migrate_raw(connection: Connection) -> None:
     """Create the schema `keyrotation` without Alembic."""
-    migration = importlib.import_module("keyrotation_pipeline.adapters.postgres.migrations.versions.0001_ledger")
+    migration = importlib.import_module("keyrotation_pipeline.adapters.postgres.ledger.migrations.versions.0001_ledger")
     connection.execute("CREATE SCHEMA keyrotation")
     for statement in migration.STATEMENTS:
         connection.execute(statement)
@@ -59,7 +59,7 @@ def migrate_raw(connection: Connection) -> None:
 def migrated(connection: Connection) -> Connection:
     """A connection to a database that has the schema `keyrotation`."""
     connection.execute("CREATE SCHEMA keyrotation")
-    versions = importlib.import_module("keyrotation_pipeline.adapters.postgres.migrations.versions")
+    versions = importlib.import_module("keyrotation_pipeline.adapters.postgres.ledger.migrations.versions")
     for name in sorted(module.name for module in pkgutil.iter_modules(versions.__path__)):
         for statement in importlib.import_module(f"{versions.__name__}.{name}").STATEMENTS:
             connection.execute(statement)

@@ -18,32 +18,25 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, FenceError,
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.approval import Officer, Roster, Signature
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
+from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.columns import (
     EncryptedTable,
     Finding,
+    OldRows,
     QuarantinedValue,
     Shard,
     TableCount,
     TableName,
 )
+from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
+from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.progress import Progress, Report, Rewritten, ShardProgress
 from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
-from keyrotation_pipeline.model.rotation import WALKED, Rotation, RotationStatus, RotationType, StepRecord
-from keyrotation_pipeline.ports import (
-    DatabaseIdentity,
-    Instance,
-    KeyBackup,
-    OldRows,
-    Pipeline,
-    Problem,
-    Progress,
-    Report,
-    Rewritten,
-    ShardProgress,
-    VerifiedSignature,
-)
+from keyrotation_pipeline.model.request import WALKED, Rotation, RotationStatus, RotationType, StepRecord
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)

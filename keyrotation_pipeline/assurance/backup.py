@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from keyrotation_pipeline.assurance import retention
-from keyrotation_pipeline.assurance.ports import BackupSite
+from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyRotationError
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState

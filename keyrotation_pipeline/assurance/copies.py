@@ -7,16 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyrotation_pipeline.assurance.ports import BackupPlace, RecoveryKey
-from keyrotation_pipeline.errors import (
-    BackupError,
-    DamagedBackupError,
-    FingerprintMismatchError,
-    InvalidKeyError,
-)
+from keyrotation_pipeline.errors import BackupError, DamagedBackupError, FingerprintMismatchError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, KeyCopy, StoredFile, is_manifest
+from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
 
 _DAMAGED = (BackupError, ValueError, KeyError, TypeError, AttributeError, InvalidKeyError)
 _USE_ANOTHER = "use another copy or an older backup"

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from keyrotation_pipeline.assurance.ports import BackupPlace, BackupSite
-from keyrotation_pipeline.assurance.survey import kept_dumps_that_need, unlisted_dumps
+from keyrotation_pipeline.assurance.readability import kept_dumps_that_need, unlisted_dumps
+from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.intents import announce, announced
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus
-from keyrotation_pipeline.ports import Pipeline
-from keyrotation_pipeline.rotation import request
-from keyrotation_pipeline.rotation.consistency import require_consistent
-from keyrotation_pipeline.rotation.intents import announce, announced
+from keyrotation_pipeline.model.request import RequestAction, Rotation, RotationStatus
+from keyrotation_pipeline.ports.backups import BackupPlace
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation.keys import record_of
 
 DESTRUCTION_INTENDED = "key_destruction_intended"
@@ -82,15 +83,15 @@ def open_destruction(
     """
     pipeline = site.pipeline
     with pipeline.ledger.lock(LOCK):
-        request.require_roster(pipeline)
-        request.require_texts(reason, requested_by, None)
+        opening.require_roster(pipeline)
+        opening.require_texts(reason, requested_by, None)
         require_consistent(pipeline)
         if (already := pending(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
         record = _require_destroyable(site, version)
         found = _found(site, record)
         opened = _request(pipeline, record, f"{reason}; {_told(found.held)}", requested_by)
-        pipeline.ledger.open(opened, request.approval_text(pipeline, opened))
+        pipeline.ledger.open(opened, opening.approval_text(pipeline, opened))
     return opened, found
 
 
@@ -109,7 +110,7 @@ def destroy(site: BackupSite, rotation: Rotation) -> Destruction:
         if rotation.action != RequestAction.DESTROY or rotation.is_over:
             raise RequestError(f"request {rotation.id} destroys nothing; open one with `keyrotation destroy {version}`")
         require_consistent(pipeline)
-        request.require_authorised(pipeline, rotation)
+        opening.require_authorised(pipeline, rotation)
         record = _require_destroyable(site, version, begun=rotation.status is RotationStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
@@ -129,7 +130,7 @@ def destroy(site: BackupSite, rotation: Rotation) -> Destruction:
 
 def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: str) -> Rotation:
     now = pipeline.clock.now()
-    return request.drawn_up(
+    return opening.drawn_up(
         pipeline,
         action=RequestAction.DESTROY,
         source=record.version,
@@ -137,7 +138,7 @@ def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: s
         target=record.version,
         reason=reason,
         requested_by=requested_by,
-        between=(now, *request.dates(now, now + TIME, now + TIME, emergency=False)),
+        between=(now, *opening.dates(now, now + TIME, now + TIME, emergency=False)),
     )
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.copies import key_copies, read_key
-from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
 from keyrotation_pipeline.assurance.restored import sampled_under
+from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.audit.intents import announce
 from keyrotation_pipeline.errors import (
     BackupError,
     FingerprintMismatchError,
@@ -16,8 +17,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.ports import Pipeline
-from keyrotation_pipeline.rotation.intents import announce
+from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import record_of
 
 KEY_RESTORE_INTENDED = "key_restore_intended"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from keyrotation_pipeline.assurance.copies import KeptSets, fetch, kept_sets, read_key
-from keyrotation_pipeline.assurance.ports import BackupPlace, BackupSite, Objectives, RecoveryKey
 from keyrotation_pipeline.assurance.restored import Sampled, require_all_there, sampled
+from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import (
     BackupError,
     DamagedBackupError,
@@ -28,6 +28,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
 
 # Of whoever uses the workspace for restoring.
 LOCK = "recovery-test"

@@ -6,7 +6,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseCopy, TableContent
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.ports import CiphertextDatabase
+from keyrotation_pipeline.ports.database import CiphertextDatabase
 
 SAMPLE_VALUES = 20
 # Values decrypted, by table, column and version.

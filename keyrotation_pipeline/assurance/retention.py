@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from keyrotation_pipeline.assurance.copies import is_intact
-from keyrotation_pipeline.assurance.ports import BackupSite
+from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import BackupSet, StoredFile, is_manifest
 

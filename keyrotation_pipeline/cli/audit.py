@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.audit.chain import read_anchor, verify_audit
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.rotation.audit import read_anchor, verify_audit
 
 app = typer.Typer(help="The hash-chained audit of all that was done.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -7,7 +7,7 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.backup import BackupMade, back_up
 from keyrotation_pipeline.assurance.copies import KeptSets, kept_sets
-from keyrotation_pipeline.assurance.ports import BackupSite
+from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.model.facts import json_safe

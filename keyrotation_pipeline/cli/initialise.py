@@ -7,16 +7,16 @@ from typing import Any
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.connection import connect, display_name
-from keyrotation_pipeline.adapters.postgres.declarable import declarable
-from keyrotation_pipeline.adapters.postgres.discovery import discover
+from keyrotation_pipeline.adapters.postgres.inventory.declarable import declarable
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
+from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.template import configuration
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings
 
 FILL_IN = "fill in [approvals] (and check [[tables]]) there, then run `keyrotation init` again"

@@ -11,7 +11,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import Finding, QuarantinedValue, TableCount
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.rotation.inventory import take_inventory
+from keyrotation_pipeline.requests.inventory import take_inventory
 
 
 def inventory(*, config: Config = None, as_json: Json = False) -> None:

@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.facts import instant, names
 
 PIPE_WIDTH = 200
+
+__all__ = ["console", "document", "heading", "instant", "line", "minutes", "names", "note", "table"]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -57,19 +59,9 @@ def document(content: Mapping[str, Any]) -> None:
     sys.stdout.write(f"{json.dumps(content, indent=2, ensure_ascii=False)}\n")
 
 
-def instant(at: datetime | None) -> str | None:
-    """ISO 8601 in UTC with seconds, as JSON has times."""
-    return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
-
-
 def minutes(at: datetime | None) -> str:
     """``2026-11-24 15:30``, in UTC, as text has times."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else "never"
-
-
-def names(versions: Iterable[KeyVersion]) -> list[str]:
-    """Key versions as JSON names them."""
-    return [str(version) for version in versions]
 
 
 def _cell(value: object) -> str:

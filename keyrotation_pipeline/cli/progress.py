@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from keyrotation_pipeline.cli.output import console, note
-from keyrotation_pipeline.ports import Progress, Report
+from keyrotation_pipeline.model.progress import Progress, Report
 
 PLAIN_SECONDS = 5.0
 

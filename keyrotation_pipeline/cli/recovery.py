@@ -7,17 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assembly.backups import read_backup, recovery_key
 from keyrotation_pipeline.assurance.copies import key_in
 from keyrotation_pipeline.assurance.key_loss import KeyRestored, newest_key, restore_key
-from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
+from keyrotation_pipeline.assurance.readability import Readable, Survey, survey
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
-from keyrotation_pipeline.assurance.survey import Readable, Survey, survey
-from keyrotation_pipeline.backup_assembly import read_backup, recovery_key
+from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BackupError, RecoveryError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.settings import Settings
 
 KeyFile = Annotated[

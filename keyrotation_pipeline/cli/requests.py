@@ -10,8 +10,8 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.rotation import request as requests
-from keyrotation_pipeline.rotation.conductor import command_of
+from keyrotation_pipeline.requests import opening as requests
+from keyrotation_pipeline.requests.conductor import command_of
 
 
 def request(

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.adapters.beside import DatabaseBeside
-from keyrotation_pipeline.assurance.beside import RestoredBeside, restore_beside
-from keyrotation_pipeline.backup_assembly import recovery_key
+from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
+from keyrotation_pipeline.assembly.backups import recovery_key
+from keyrotation_pipeline.assurance.side_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting

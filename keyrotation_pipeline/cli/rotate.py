@@ -10,10 +10,10 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.rotation import WALK, RequestAction, Rotation, Step, StepRecord
-from keyrotation_pipeline.ports import Pipeline
-from keyrotation_pipeline.rotation import walk
-from keyrotation_pipeline.rotation.conductor import phase_of
+from keyrotation_pipeline.model.request import WALK, RequestAction, Rotation, Step, StepRecord
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.rotation import performing
 
 
 def rotate(
@@ -51,7 +51,7 @@ def _run(pipeline: Pipeline, rotation: Rotation, through: Step | None, *, quiet:
     seconds: dict[str, float] = {}
     with reporting(quiet=quiet) as report:
         began = time.monotonic()
-        for record in walk.run(pipeline, rotation.id, report, through):
+        for record in performing.run(pipeline, rotation.id, report, through):
             now = time.monotonic()
             seconds[record.step] = seconds.get(record.step, 0.0) + now - began
             began = now
@@ -81,7 +81,7 @@ def _remark(record: StepRecord) -> str:
 
 
 def _show_next(pipeline: Pipeline, rotation: Rotation, *, as_json: bool) -> None:
-    decision = walk.next_decision(pipeline, rotation)
+    decision = performing.next_decision(pipeline, rotation)
     if not decision.actions:
         raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
     due = [str(action) for action in decision.actions]

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
-from keyrotation_pipeline.cli.overview import overview
-from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 WATCH_SECONDS = 2.0
 MINUTE_SECONDS = 60

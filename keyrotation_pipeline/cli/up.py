@@ -13,8 +13,8 @@ import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.dagster_services import DagsterServices
-from keyrotation_pipeline.adapters.postgres.connection import display_name
-from keyrotation_pipeline.adapters.postgres.embedded import DAGSTER_DATABASE, EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.connection import display_name
+from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config
 from keyrotation_pipeline.errors import HomeError

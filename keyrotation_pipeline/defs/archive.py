@@ -7,7 +7,7 @@ from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
 from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
 from keyrotation_pipeline.defs.performing import perform
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.model.request import Step
 
 
 @dg.asset(

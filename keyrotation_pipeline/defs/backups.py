@@ -8,13 +8,13 @@ import dagster as dg
 
 from keyrotation_pipeline.assurance.backup import BackupMade, back_up
 from keyrotation_pipeline.assurance.copies import is_intact, kept_sets
-from keyrotation_pipeline.assurance.ports import BackupPlace
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.ports.backups import BackupPlace
 
 KEY_BACKUP = "key_backup"
 DATABASE_BACKUP = "database_backup"

@@ -17,9 +17,10 @@ from keyrotation_pipeline.defs.launches import (
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.model.rotation import WALKED, Rotation, RotationStatus
-from keyrotation_pipeline.ports import Pipeline
-from keyrotation_pipeline.rotation import succession, walk
+from keyrotation_pipeline.model.request import WALKED, Rotation, RotationStatus
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.rotation import performing
 
 # The daemon looks every 5 seconds; with 5 here it would skip every other look.
 SECONDS_BETWEEN_TICKS = 2
@@ -47,10 +48,10 @@ def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
 
 def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
     """One look: what is due and not yet running is started; otherwise the sentence that says what is waited for."""
-    rotation = succession.next_up(pipeline)
+    rotation = superseding.next_up(pipeline)
     if rotation is None:
         return _evidence_of_last(instance, pipeline)
-    decision = walk.next_decision(pipeline, rotation)
+    decision = performing.next_decision(pipeline, rotation)
     if not decision.actions:
         return dg.SkipReason(f"waiting for {decision.waiting_for}")
     chosen = launches(rotation, decision.actions, _past_runs(instance, rotation), pipeline.clock.now())

@@ -9,7 +9,7 @@ from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.cryptoperiod import rotation_due
-from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.model.request import Step
 
 
 @dg.asset(

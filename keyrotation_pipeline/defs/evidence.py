@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.rotation import Rotation, StepRecord
+from keyrotation_pipeline.model.request import Rotation, StepRecord
 
 FINGERPRINT_DIGITS_SHOWN = 16
 

@@ -9,7 +9,7 @@ from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.columns import Finding, TableCount
-from keyrotation_pipeline.rotation.inventory import take_inventory
+from keyrotation_pipeline.requests.inventory import take_inventory
 
 NO_UNDECLARED_CIPHERTEXT = dg.AssetCheckSpec(
     "no_undeclared_ciphertext",

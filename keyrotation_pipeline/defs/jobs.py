@@ -10,7 +10,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 
 from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.model.request import Step
 
 INTRODUCE_KEY = "introduce_key"
 REENCRYPT_ROWS = "reencrypt_rows"

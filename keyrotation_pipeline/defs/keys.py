@@ -11,8 +11,8 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS, KeyUsage
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Step
-from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 @dg.asset(partitions_def=KEY_VERSIONS, group_name="new_key", kinds={"key", "gpg"}, owners=[SECURITY_OFFICERS])

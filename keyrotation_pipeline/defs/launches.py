@@ -9,8 +9,8 @@ import dagster as dg
 from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.defs.partitions import row_partition
-from keyrotation_pipeline.model.rotation import Rotation, Step
-from keyrotation_pipeline.rotation.conductor import Action
+from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.requests.conductor import Action
 
 ROTATION_TAG = "keyrotation/rotation"
 SUBJECT_TAG = "keyrotation/subject"

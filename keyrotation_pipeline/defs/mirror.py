@@ -12,8 +12,8 @@ from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS, row_
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.columns import TableName
-from keyrotation_pipeline.model.rotation import Rotation, Step, StepRecord
-from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.model.request import Rotation, Step, StepRecord
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]

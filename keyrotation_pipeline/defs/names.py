@@ -6,7 +6,7 @@ import re
 import dagster as dg
 
 from keyrotation_pipeline.model.columns import TableName
-from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.model.request import Step
 
 
 def step_key(step: Step) -> dg.AssetKey:

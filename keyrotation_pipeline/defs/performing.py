@@ -11,10 +11,11 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, Step
-from keyrotation_pipeline.ports import Pipeline, Progress, Report
-from keyrotation_pipeline.rotation import walk
-from keyrotation_pipeline.rotation.conductor import Action
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import Rotation, RotationStatus, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.conductor import Action
+from keyrotation_pipeline.rotation import performing
 
 SECONDS_BETWEEN_LOG_LINES = 3.0
 
@@ -39,11 +40,11 @@ def perform(
     with refusals(), resource.open(actor_of(context)) as pipeline:
         rotation = rotation_to(pipeline, version)
         report = progress_to(context.log)
-        if closing is not None and Action(closing) in walk.next_decision(pipeline, rotation).actions:
-            walk.perform(pipeline, rotation.id, Action(closing), report)
+        if closing is not None and Action(closing) in performing.next_decision(pipeline, rotation).actions:
+            performing.perform(pipeline, rotation.id, Action(closing), report)
         shard = Shard(table, index, pipeline.shards) if table is not None and index is not None else None
         began = time.monotonic()
-        record = walk.perform(pipeline, rotation.id, Action(step, shard), report)
+        record = performing.perform(pipeline, rotation.id, Action(step, shard), report)
         seconds = time.monotonic() - began
         return dg.MaterializeResult(metadata=metadata_of(rotation, record, pipeline.ledger.head(), seconds=seconds))
 

@@ -10,7 +10,7 @@ from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
 from keyrotation_pipeline.defs.performing import perform
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.model.request import Step
 
 
 def zero_old_rows_proof_asset(tables: Sequence[EncryptedTable]) -> dg.AssetsDefinition:

@@ -13,8 +13,8 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import Step
-from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 NO_LONGER_WRITTEN = {KeyState.DEACTIVATED, KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED}
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from keyrotation_pipeline import assembly, backup_assembly, settings
-from keyrotation_pipeline.assurance.ports import BackupSite, RecoveryKey
-from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assembly import backups
+from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 class PipelineResource(dg.ConfigurableResource[None]):
@@ -46,12 +48,12 @@ class PipelineResource(dg.ConfigurableResource[None]):
         Raises:
             RecoveryKeyError, ConfigurationError: there is none that can be used.
         """
-        with backup_assembly.recovery_key(self._declared()) as key:
+        with backups.recovery_key(self._declared()) as key:
             yield key
 
     def has_recovery_key(self) -> bool:
         """Whether `[recovery]` names a key."""
-        return backup_assembly.has_recovery_key(self._declared())
+        return backups.has_recovery_key(self._declared())
 
     def _declared(self) -> settings.Settings:
         return settings.load(Path(self.config_file) if self.config_file else None)

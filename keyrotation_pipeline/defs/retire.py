@@ -8,7 +8,7 @@ from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
 from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.model.rotation import Step
+from keyrotation_pipeline.model.request import Step
 
 
 @dg.asset(

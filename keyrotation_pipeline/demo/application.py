@@ -23,8 +23,8 @@ from sqlalchemy import select as sql_select
 from sqlalchemy.orm import Session
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.connection import connect
-from keyrotation_pipeline.adapters.postgres.instances import report_instance, withdraw_instance
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.rollouts.reported import report_instance, withdraw_instance
 from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS, Base, mapped_clinic
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keyrotation_pipeline.adapters.postgres.connection import connect
-from keyrotation_pipeline.assembly import database_url, initialise, open_pipeline
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.assembly import database_url
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.demo import clinic
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -21,9 +22,11 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.rotation import Rotation, StepRecord
-from keyrotation_pipeline.ports import Pipeline, Report
-from keyrotation_pipeline.rotation import keys, request, walk
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.request import Rotation, StepRecord
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.rotation import keys, performing
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.environment import child_environment
 
@@ -91,12 +94,12 @@ def run_demo(
     settings, officers = prepare(option)
     with open_home(settings, clients, say) as pipeline, working_application(pipeline, settings) as application:
         say(f"{pipeline.database.identity().name}: an application reads and writes from here on")
-        rotation = request.open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
+        rotation = opening.open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
         say(f"Request {rotation.id}: {rotation.source} → {rotation.target}")
         approve(pipeline, rotation, officers, say)
         seconds: dict[str, float] = {}
         started = time.monotonic()
-        for record in walk.run(pipeline, rotation.id, report):
+        for record in performing.run(pipeline, rotation.id, report):
             now = time.monotonic()
             seconds[record.step] = seconds.get(record.step, 0.0) + now - started
             started = now
@@ -134,7 +137,7 @@ def approve(
     """Have each officer sign the canonical text."""
     text = pipeline.ledger.approval_text(rotation.id)
     for officer in officers:
-        request.add_approval(pipeline, rotation, officer.sign(text))
+        opening.add_approval(pipeline, rotation, officer.sign(text))
         say(f"Approved by the {officer.name}")
 
 

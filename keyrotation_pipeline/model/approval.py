@@ -120,3 +120,11 @@ def _split(text: bytes) -> list[tuple[str, str]]:
 
 def _instant(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedSignature:
+    """A good signature: who (primary-key fingerprint) and when (seconds precision)."""
+
+    officer: str
+    signed_at: datetime

@@ -198,3 +198,22 @@ def _table(content: Mapping[str, Any]) -> TableContent:
         for column, counted in content["values"].items()
     }
     return TableContent(EncryptedTable(name, tuple(map(str, content["columns"]))), int(content["rows"]), values)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBackup:
+    """One OpenPGP file that holds one key version.
+
+    Args:
+        name: file name, in the vault.
+        sha256: of the encrypted file, hex.
+        fingerprint: of the key inside.
+        recipients: primary-key fingerprints of who can decrypt it.
+    """
+
+    name: str
+    version: KeyVersion
+    sha256: str
+    fingerprint: str
+    recipients: tuple[str, ...]
+    made_at: datetime

@@ -103,3 +103,11 @@ class QuarantinedValue:
     key: str
     column: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OldRows:
+    """What a sweep still found: rows with old values, and how many of them were written since promotion."""
+
+    rows: int
+    written_since_promotion: int

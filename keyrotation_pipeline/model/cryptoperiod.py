@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationType, Step
+from keyrotation_pipeline.model.request import RequestAction, Rotation, RotationType, Step
 
 EMERGENCY = timedelta(hours=24)
 REMINDER = timedelta(days=30)

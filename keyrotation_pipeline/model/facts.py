@@ -1,7 +1,7 @@
 """Facts: what the audit and the records of steps may hold. Plain JSON, so that nobody can hand in a key by mistake."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,16 @@ def json_safe(facts: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: anything else, bytes and key material above all; names where, never what.
     """
     return {_name(name): _safe(value, str(name)) for name, value in facts.items()}
+
+
+def instant(at: datetime | None) -> str | None:
+    """ISO 8601 in UTC with seconds, as JSON has times."""
+    return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
+
+
+def names(versions: Iterable[KeyVersion]) -> list[str]:
+    """Key versions as JSON names them."""
+    return [str(version) for version in versions]
 
 
 def _safe(value: object, where: str) -> object:

@@ -5,9 +5,11 @@ from typing import Any
 
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Rotation, Step
-from keyrotation_pipeline.ports import KeyBackup, Pipeline, Progress, Report
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # Compromised stays compromised, whatever shelf the key lies on; the others are archived already, or gone.
 FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keyrotation_pipeline.audit.intents import PRIMARY_CHANGE_INTENDED, announce, announced
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Rotation, RotationType, Step
-from keyrotation_pipeline.ports import Instance, Pipeline, Progress, Report
-from keyrotation_pipeline.rotation.intents import PRIMARY_CHANGE_INTENDED, announce, announced
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import Rotation, RotationType, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.superseding import lineage
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
-from keyrotation_pipeline.rotation.succession import lineage
 
 PRIMARY_CHANGED = "primary_changed"
 

@@ -7,14 +7,16 @@ nobody announced is refused.
 from collections.abc import Mapping
 from typing import Any
 
+from keyrotation_pipeline.audit.intents import KEY_CREATION_INTENDED, KEY_IMPORT_INTENDED, announce, announced
 from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Rotation, Step
-from keyrotation_pipeline.ports import KeyBackup, Pipeline, Progress, Report
-from keyrotation_pipeline.rotation.intents import KEY_CREATION_INTENDED, KEY_IMPORT_INTENDED, announce, announced
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 KEY_BACKED_UP = "key_backed_up"
 

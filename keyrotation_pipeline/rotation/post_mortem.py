@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keyrotation_pipeline.model.rotation import WALK, Rotation, Step, StepRecord
-from keyrotation_pipeline.ports import Pipeline
-from keyrotation_pipeline.rotation.intents import announced
-from keyrotation_pipeline.rotation.succession import lineage
+from keyrotation_pipeline.audit.intents import announced
+from keyrotation_pipeline.model.request import WALK, Rotation, Step, StepRecord
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.superseding import lineage
 
 BLOCKED = "blocked"
 _FOR_PEOPLE = "[to be agreed on by the officers]"

@@ -8,9 +8,10 @@ from typing import Any
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, QuarantinedValue
-from keyrotation_pipeline.model.rotation import Rotation, Step
-from keyrotation_pipeline.ports import OldRows, Pipeline, Progress, Report
+from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, QuarantinedValue
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 QUICK_SWEEPS = 2
 NAMED_AT_MOST = 5

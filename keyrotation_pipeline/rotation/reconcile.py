@@ -7,16 +7,16 @@ rotation brings everything under one version as always.
 from contextlib import ExitStack
 from datetime import timedelta
 
+from keyrotation_pipeline.audit.divergence import RECONCILED
+from keyrotation_pipeline.audit.intents import CANCEL_INTENDED, KEY_RESTORE_INTENDED, announce
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus
-from keyrotation_pipeline.ports import Pipeline
-from keyrotation_pipeline.rotation import request
-from keyrotation_pipeline.rotation.consistency import RECONCILED
-from keyrotation_pipeline.rotation.intents import CANCEL_INTENDED, KEY_RESTORE_INTENDED, announce
-from keyrotation_pipeline.rotation.reconciliation import Plan, plan
-from keyrotation_pipeline.rotation.standstill import standstill
+from keyrotation_pipeline.model.request import RequestAction, Rotation, RotationStatus
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.holding_still import standstill
+from keyrotation_pipeline.rotation.reconcile_plan import Plan, plan
 
 TIME = timedelta(days=7)
 LOCK = "reconcile"
@@ -35,13 +35,13 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Rotat
         RequestError: there is nothing to reconcile.
         BlockedError: values are under a version whose key is not in the key store.
     """
-    request.require_roster(pipeline)
+    opening.require_roster(pipeline)
     decided = plan(pipeline)
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors tell one story; there is nothing to reconcile")
     _require_readable(decided)
     now = pipeline.clock.now()
-    opened = request.drawn_up(
+    opened = opening.drawn_up(
         pipeline,
         action=RequestAction.POLICY,
         source=decided.primary,
@@ -49,9 +49,9 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Rotat
         target=decided.primary,
         reason="; ".join(decided.findings),
         requested_by=requested_by,
-        between=(now, *request.dates(now, now + TIME, now + TIME, emergency=False)),
+        between=(now, *opening.dates(now, now + TIME, now + TIME, emergency=False)),
     )
-    pipeline.ledger.open(opened, request.approval_text(pipeline, opened))
+    pipeline.ledger.open(opened, opening.approval_text(pipeline, opened))
     return opened, decided
 
 
@@ -63,7 +63,7 @@ def reconcile(pipeline: Pipeline, rotation: Rotation) -> Plan:
         BlockedError: a step of an earlier rotation is still running, or a key or a table's lock is not to be had.
     """
     with pipeline.ledger.lock(LOCK), ExitStack() as held:
-        request.require_authorised(pipeline, rotation)
+        opening.require_authorised(pipeline, rotation)
         decided = plan(pipeline)
         _require_readable(decided)
         _stop(pipeline, decided, rotation, held)

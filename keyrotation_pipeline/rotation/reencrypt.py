@@ -6,8 +6,9 @@ from typing import Any
 from keyrotation_pipeline.errors import BackupError, KeyStoreError, OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.rotation import Rotation, Step
-from keyrotation_pipeline.ports import Pipeline, Report, Rewritten
+from keyrotation_pipeline.model.progress import Report, Rewritten
+from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 def reencrypt_shard(pipeline: Pipeline, rotation: Rotation, shard: Shard, report: Report) -> Mapping[str, Any]:

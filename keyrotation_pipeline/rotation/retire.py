@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from keyrotation_pipeline.audit.intents import RETIREMENT_INTENDED, announce, announced
 from keyrotation_pipeline.errors import (
     BlockedError,
     FenceError,
@@ -13,10 +14,11 @@ from keyrotation_pipeline.errors import (
     StaleWriterError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.rotation import Rotation, Step
-from keyrotation_pipeline.ports import KeyBackup, Pipeline, Progress, Report
-from keyrotation_pipeline.rotation import request
-from keyrotation_pipeline.rotation.intents import RETIREMENT_INTENDED, announce, announced
+from keyrotation_pipeline.model.backups import KeyBackup
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 
@@ -48,7 +50,7 @@ def retire_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mappin
 
 def _retire(pipeline: Pipeline, rotation: Rotation, proof: Mapping[str, Any], leaving: list[str]) -> Mapping[str, Any]:
     with pipeline.ledger.transaction():
-        request.require_authorised(pipeline, rotation)
+        opening.require_authorised(pipeline, rotation)
         _require_writers(pipeline, rotation)
         backup = _require_target(pipeline, rotation)
         retired = retired_versions(pipeline, rotation)

@@ -9,18 +9,15 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.intents import KEY_RESTORE_INTENDED, PRIMARY_CHANGE_INTENDED, announce, announced
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RequestAction, Rotation, RotationStatus, Step
-from keyrotation_pipeline.ports import Pipeline, Progress, Report
-from keyrotation_pipeline.rotation import audit, deploy, request
-from keyrotation_pipeline.rotation.consistency import require_consistent
-from keyrotation_pipeline.rotation.intents import (
-    KEY_RESTORE_INTENDED,
-    PRIMARY_CHANGE_INTENDED,
-    announce,
-    announced,
-)
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import RequestAction, Rotation, RotationStatus, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.rotation import deploy, reporting
 from keyrotation_pipeline.rotation.keys import backed_up, record_of
 from keyrotation_pipeline.rotation.post_mortem import post_mortem
 
@@ -51,16 +48,16 @@ def open_rollback(
         RequestError: it cannot be undone; the message names the way forward.
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
     """
-    request.require_roster(pipeline)
-    request.require_texts(reason, requested_by, None)
+    opening.require_roster(pipeline)
+    opening.require_texts(reason, requested_by, None)
     require_consistent(pipeline)
-    request.require_none_waiting(pipeline)
+    opening.require_none_waiting(pipeline)
     rotation = pipeline.ledger.rotation(rotation.id)
     _require_undoable(pipeline, rotation)
     source = _registered(pipeline, rotation)
     now = pipeline.clock.now()
-    start, finish = request.dates(now, start_by or now + START, finish_by or now + FINISH, emergency=False)
-    opened = request.drawn_up(
+    start, finish = opening.dates(now, start_by or now + START, finish_by or now + FINISH, emergency=False)
+    opened = opening.drawn_up(
         pipeline,
         action=RequestAction.ROLLBACK,
         source=rotation.target,
@@ -71,7 +68,7 @@ def open_rollback(
         between=(now, start, finish),
         supersedes=rotation.id,
     )
-    text = request.approval_text(pipeline, opened)
+    text = opening.approval_text(pipeline, opened)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(opened, text)
         if rotation.status is RotationStatus.RUNNING:
@@ -155,7 +152,7 @@ def report_rollback(pipeline: Pipeline, rotation: Rotation, report: Report) -> M
     """
     text = post_mortem(pipeline, rotation)
     pipeline.ledger.append(POST_MORTEM, {"undoes": rotation.supersedes, "text": text}, rotation.id)
-    return {**audit.report_compliance(pipeline, rotation, report), "post_mortem": text}
+    return {**reporting.report_compliance(pipeline, rotation, report), "post_mortem": text}
 
 
 def _require_undoable(pipeline: Pipeline, rotation: Rotation) -> None:

@@ -9,15 +9,7 @@ from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
-from keyrotation_pipeline.settings.values import (
-    Count,
-    Positive,
-    Secret,
-    Section,
-    SettingPath,
-    Text,
-    repeated,
-)
+from keyrotation_pipeline.settings.values import Count, Positive, Secret, Section, SettingPath, Text, repeated
 
 FILE_NAME = "keyrotation.toml"
 DEMO_MARKER = "demo.json"

@@ -15,15 +15,15 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.rotation import Step
-from keyrotation_pipeline.rotation import request as requests
-from keyrotation_pipeline.rotation import walk
+from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.requests import opening as requests
+from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.servers import Server
 
@@ -118,7 +118,7 @@ class Clinic:
 
     def walk(self, request: str, through: Step | None = None) -> None:
         with assembly.open_pipeline(settings.load(self.path), actor="test") as pipeline:
-            for _ in walk.run(pipeline, request, lambda _progress: None, through):
+            for _ in performing.run(pipeline, request, lambda _progress: None, through):
                 pass
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.clinic import FINDINGS
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.servers import EMBEDDED_18

@@ -6,14 +6,14 @@ from random import Random
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.connection import connect
-from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.rotation import request
+from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline_tests.acceptance.command import Folder
 
 CLIENTS = 4000
@@ -30,7 +30,7 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     settings.path.write_text(text)
     with open_home(settings, CLIENTS, lambda _line: None) as pipeline:
         before = everything(settings.home, pipeline.keys.ring())
-        rotation = request.open_request(pipeline, reason="killed ten times", requested_by="test")
+        rotation = opening.open_request(pipeline, reason="killed ten times", requested_by="test")
         approve(pipeline, rotation, officers, lambda _line: None)
 
     dice = Random(20261124)

@@ -8,12 +8,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home
-from keyrotation_pipeline.model.rotation import Rotation
-from keyrotation_pipeline.rotation import request, walk
+from keyrotation_pipeline.model.request import Rotation
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.servers import EMBEDDED_18
@@ -66,9 +67,9 @@ def test_a_restored_database_is_noticed_reconciled_and_rotated_again(
 
 def rotate(settings: Settings, officers: Sequence[DemoOfficer]) -> Rotation:
     with open_home(settings, 0, lambda _line: None) as pipeline:
-        rotation = request.open_request(pipeline, reason="yearly", requested_by="test")
+        rotation = opening.open_request(pipeline, reason="yearly", requested_by="test")
         approve(pipeline, rotation, officers, lambda _line: None)
-        for _ in walk.run(pipeline, rotation.id, lambda _progress: None):
+        for _ in performing.run(pipeline, rotation.id, lambda _progress: None):
             pass
         return rotation
 

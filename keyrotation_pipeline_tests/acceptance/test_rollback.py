@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 import pytest
 
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import Rotation, Step
-from keyrotation_pipeline.ports import Pipeline, Progress
-from keyrotation_pipeline.rotation import request, rollback, walk
-from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline.model.progress import Progress
+from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
 
@@ -37,12 +39,12 @@ class Demo:
 
     def rotated(self, through: Step | None) -> Rotation:
         """A rotation up to one of its steps, None to its end."""
-        rotation = request.open_request(self.pipeline, reason="to be undone", requested_by="test")
+        rotation = opening.open_request(self.pipeline, reason="to be undone", requested_by="test")
         self.walk(self.approved(rotation), through)
         return rotation
 
     def walk(self, rotation: Rotation, through: Step | None = None) -> None:
-        for _ in walk.run(self.pipeline, rotation.id, _nobody, through):
+        for _ in performing.run(self.pipeline, rotation.id, _nobody, through):
             pass
 
     def undone(self, rotation: Rotation) -> Rotation:
@@ -99,7 +101,7 @@ def test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind(demo: D
 def test_half_walked_rows_are_rolled_back_from_the_command_line(demo: Demo) -> None:
     folder = Folder(demo.settings.path.parent, [])
     rotation = demo.rotated(Step.PRIMARY_KEY_ROLLOUT)
-    for record in walk.run(demo.pipeline, rotation.id, _nobody):
+    for record in performing.run(demo.pipeline, rotation.id, _nobody):
         if record.shard == 1:
             break
 

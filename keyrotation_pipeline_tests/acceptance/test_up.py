@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import open_home
-from keyrotation_pipeline.model.rotation import WALK, Step
+from keyrotation_pipeline.model.request import WALK, Step
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_demo import leaks
 

@@ -8,7 +8,7 @@ import pytest
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.ports import BackupVault
+from keyrotation_pipeline.ports.backups import BackupVault
 
 V2, V3 = KeyVersion(2), KeyVersion(3)
 ANCHOR = AuditHead(41, "5" * 64)

@@ -11,7 +11,8 @@ from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.ports import KeyStore, Pipeline
+from keyrotation_pipeline.ports.keys import KeyStore
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, fake_pipeline
 
 KEYS = {version: KeyMaterial(bytes([version.number]) * 32) for version in (V1, V2)}

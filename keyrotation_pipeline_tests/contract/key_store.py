@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.ports import KeyStore
+from keyrotation_pipeline.ports.keys import KeyStore
 
 V1, V2, V3, V10 = (KeyVersion(number) for number in (1, 2, 3, 10))
 

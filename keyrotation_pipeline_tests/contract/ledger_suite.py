@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, KeyRotationError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import GENESIS
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, RotationType, Step, StepRecord
-from keyrotation_pipeline.ports import Ledger
-from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline.model.request import Rotation, RotationStatus, RotationType, Step, StepRecord
+from keyrotation_pipeline.ports.ledger import Ledger
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)

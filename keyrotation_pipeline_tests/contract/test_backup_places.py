@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.backup_directory import BackupDirectory
-from keyrotation_pipeline.adapters.s3 import Bucket, S3Bucket
-from keyrotation_pipeline.assurance.ports import BackupPlace
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.ports.backups import BackupPlace
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
 from keyrotation_pipeline_tests.fakes import START, FakeClock
 

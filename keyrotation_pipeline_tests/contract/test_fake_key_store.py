@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from keyrotation_pipeline.ports import KeyStore
+from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.contract.key_store import KeyStoreContract
 from keyrotation_pipeline_tests.fakes import FakeKeyStore
 

@@ -9,7 +9,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.errors import KeyStoreError
-from keyrotation_pipeline.ports import KeyStore
+from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.contract import dying_walk
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, KeyStoreContract
 

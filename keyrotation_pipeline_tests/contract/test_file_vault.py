@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.backups.key_vault import FileVault
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.vault import FileVault
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import BackupError, OpenPGPError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.ports import BackupVault
+from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline_tests.contract.backup_vault_suite import ANCHOR, V2, BackupVaultSuite
 from keyrotation_pipeline_tests.fakes import FakeClock, FakeVault
 from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer

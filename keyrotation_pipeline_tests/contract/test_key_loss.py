@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.ports import KeyStore
+from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.contract.key_loss import KeyLossContract
 from keyrotation_pipeline_tests.fakes import FakeKeyStore
 

@@ -3,8 +3,8 @@
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.connection import Connection
-from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline_tests.contract.ledger_suite import LedgerSuite
 from keyrotation_pipeline_tests.fakes import FakeLedger
 

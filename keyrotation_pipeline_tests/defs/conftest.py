@@ -10,14 +10,15 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.adapters.backup_directory import BackupDirectory
-from keyrotation_pipeline.assurance.ports import BackupSite, Objectives
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import Rotation, Step
-from keyrotation_pipeline.ports import Pipeline
-from keyrotation_pipeline.rotation import request, walk
+from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline
 
 ROWS: dict[str, list[dict[str, str | None]]] = {
@@ -142,7 +143,7 @@ def dagster(tmp_path: Path) -> Iterator[Dagster]:
 @pytest.fixture
 def requested(dagster: Dagster) -> Rotation:
     """An open request that nobody has approved."""
-    return request.open_request(dagster.world.pipeline, reason="yearly", requested_by="test")
+    return opening.open_request(dagster.world.pipeline, reason="yearly", requested_by="test")
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def approved(dagster: Dagster, requested: Rotation) -> Rotation:
     world = dagster.world
     text = world.ledger.approval_text(requested.id)
     for officer in world.signatures.pinned.officers:
-        request.add_approval(
+        opening.add_approval(
             world.pipeline, world.ledger.rotation(requested.id), world.signatures.sign(officer.fingerprint, text)
         )
     return world.ledger.rotation(requested.id)
@@ -162,7 +163,7 @@ def walked(dagster: Dagster, approved: Rotation) -> Callable[[Step | None], Rota
     """Walk on the command line's path, through a step or to the end."""
 
     def through(step: Step | None = None) -> Rotation:
-        for _ in walk.run(dagster.world.pipeline, approved.id, dagster.world.report, step):
+        for _ in performing.run(dagster.world.pipeline, approved.id, dagster.world.report, step):
             pass
         return dagster.world.ledger.rotation(approved.id)
 

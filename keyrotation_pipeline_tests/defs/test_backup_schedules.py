@@ -11,7 +11,7 @@ import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context  # sets the time
 from dagster._utils.schedules import schedule_execution_time_iterator  # what the daemon goes by
 
-from keyrotation_pipeline.adapters.backup_directory import BackupDirectory
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarterly_recovery_test
 from keyrotation_pipeline.defs.backups import backup_assets
 from keyrotation_pipeline.model.audit import AuditHead

@@ -10,7 +10,7 @@ from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
 from keyrotation_pipeline_tests.defs.conftest import ROWS, Dagster, failure_of
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeLedger
 

@@ -10,7 +10,7 @@ import pytest
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Finding
 from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
-from keyrotation_pipeline.model.rotation import Rotation, RotationType, Step
+from keyrotation_pipeline.model.request import Rotation, RotationType, Step
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 

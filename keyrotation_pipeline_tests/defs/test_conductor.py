@@ -10,8 +10,8 @@ import pytest
 
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, Step
-from keyrotation_pipeline.ports import Pipeline
+from keyrotation_pipeline.model.request import Rotation, RotationStatus, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeLedger
 
@@ -193,7 +193,7 @@ def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Rotation, monk
     def fail(*_: object) -> None:
         raise KeyRotationError("the operating system has no randomness; wait")
 
-    monkeypatch.setattr("keyrotation_pipeline.rotation.walk.request.require_authorised", fail)
+    monkeypatch.setattr("keyrotation_pipeline.rotation.performing.opening.require_authorised", fail)
     [request] = requests(dagster)
     result = dagster.run(request)
     [event] = [event for event in result.all_events if event.is_run_failure]

@@ -16,7 +16,7 @@ from keyrotation_pipeline.definitions import build_definitions, declared_definit
 from keyrotation_pipeline.defs.names import rows_key, rows_op_name
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
-from keyrotation_pipeline.model.rotation import WALK, Step
+from keyrotation_pipeline.model.request import WALK, Step
 from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of
 
 BACKUPS = ("key_backup", "database_backup", "recovery_test")

@@ -6,8 +6,8 @@ import pytest
 
 from keyrotation_pipeline.defs.launches import PastRun, launches
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.rotation import Step
-from keyrotation_pipeline.rotation.conductor import Action
+from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.requests.conductor import Action
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import dagster as dg
 
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, Step
-from keyrotation_pipeline.rotation import request, rollback
+from keyrotation_pipeline.model.request import Rotation, RotationStatus, Step
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.rotation import rollback
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import V1, V2
 
@@ -22,7 +23,7 @@ def test_ticks_carry_a_signed_rollback_to_its_end(dagster: Dagster, walked: Walk
 
     for officer in world.signatures.pinned.officers:
         text = world.ledger.approval_text(undoing.id)
-        request.add_approval(world.pipeline, undoing, world.signatures.sign(officer.fingerprint, text))
+        opening.add_approval(world.pipeline, undoing, world.signatures.sign(officer.fingerprint, text))
     jobs = []
     while isinstance(result := dagster.tick(), dg.SensorResult):
         wanted = list(result.run_requests or ())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline_tests.backup_sites import backup_officers, clinic, local_clinic  # noqa: F401
 from keyrotation_pipeline_tests.servers import DEBIAN, Server, discard, start_server
 

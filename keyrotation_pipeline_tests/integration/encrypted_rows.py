@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.engine import Limits, rewrite_shard, sweep
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
-from keyrotation_pipeline.ports import Progress, Rewritten
+from keyrotation_pipeline.model.progress import Progress, Rewritten
 
 REQUEST = "a" * 32
 V2 = KeyVersion(2)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.connection import Connection
-from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, hash_of
-from keyrotation_pipeline.model.rotation import RotationStatus
-from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline.model.request import RotationStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
 
 EVENTS = 9

@@ -11,7 +11,7 @@ import pytest
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.backup_assembly import recovery_key
+from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer

@@ -9,13 +9,13 @@ import pytest
 
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.copies import kept_sets
+from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.rotation.audit import read_anchor
 from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt
 from keyrotation_pipeline_tests.buckets import TestBucket
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres import census, fence
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.grammar_sql import under
+from keyrotation_pipeline.adapters.postgres.inventory import census
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import under
+from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import VALUE_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.connection import display_name
-from keyrotation_pipeline.adapters.postgres.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.connection import display_name
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.errors import HomeError
 
 HOLD = """

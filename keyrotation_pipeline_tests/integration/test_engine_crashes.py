@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.conftest import migrate_raw

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.batch import Rewriter, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.rotation.rewriting import Rewriter, RewrittenBatch, Value
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
     Engine,

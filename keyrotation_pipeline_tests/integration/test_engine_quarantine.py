@@ -2,14 +2,14 @@
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres import quarantine
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.engine import decrypt_all
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.batch import NOT_A_VALUE
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.ports import Progress
-from keyrotation_pipeline.rotation.rewriting import NOT_A_VALUE
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
 
 CASES = table_of("cases", "a", "b")

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
-from keyrotation_pipeline.adapters.postgres.quarantine import row_key
-from keyrotation_pipeline.adapters.postgres.relations import heaps
+from keyrotation_pipeline.adapters.postgres.inventory.quarantine import row_key
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.ports import Rewritten
+from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     Engine,
     insert,

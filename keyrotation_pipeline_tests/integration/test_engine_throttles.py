@@ -12,11 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.engine import Limits, reasons
+from keyrotation_pipeline.adapters.postgres.engine import Limits, throttle
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.ports import Progress, Rewritten
+from keyrotation_pipeline.model.progress import Progress, Rewritten
 from keyrotation_pipeline_tests.conftest import migrate_raw
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
@@ -181,7 +181,7 @@ def test_a_whole_rewrite_lets_the_table_grow_by_no_more_than_a_fifth(migrated: C
 def test_an_old_snapshot_that_makes_the_table_grow_is_waited_for_by_name(
     migrated: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reasons, "SNAPSHOT_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(throttle, "SNAPSHOT_PATIENCE_SECONDS", 0)
     engine = Engine(database_url, ring_of(1, 2), Limits(vacuum_pages=20, max_rows_per_second=10_000))
     fill(migrated, engine, 30_000)
     with psycopg.connect(database_url, application_name="nightly report") as reader:

@@ -16,13 +16,13 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.ports import Rewritten
+from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline_tests.conftest import migrate_raw
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres import horizon
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.retirement import horizon
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import Server
 

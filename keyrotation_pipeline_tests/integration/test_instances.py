@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.instances import ReportedInstances, report_instance, withdraw_instance
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances, report_instance, withdraw_instance
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.ports import Instance
+from keyrotation_pipeline.model.instances import Instance
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 Rings = Callable[..., KeyRing]

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import (
     AuditError,
     BlockedError,
@@ -26,8 +27,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import hash_of
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RotationStatus
-from keyrotation_pipeline.rotation.audit import verify_audit
+from keyrotation_pipeline.model.request import RotationStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import AT, CLIENTS, TEXT, V1, V2, rotation, step
 
 Another = Callable[[], PostgresLedger]

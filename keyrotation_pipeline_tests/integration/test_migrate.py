@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.schema import require_migrated
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline_tests.servers import Server
 
@@ -107,6 +107,6 @@ def test_a_schema_of_a_newer_version_is_left_alone(database_url: str, connection
 
 
 def test_the_package_brings_its_migrations_along() -> None:
-    migrations = resources.files("keyrotation_pipeline.adapters.postgres") / "migrations"
+    migrations = resources.files("keyrotation_pipeline.adapters.postgres.ledger") / "migrations"
     assert (migrations / "env.py").is_file()
     assert (migrations / "versions" / "0001_ledger.py").is_file()

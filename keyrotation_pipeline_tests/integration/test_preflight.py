@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from keyrotation_pipeline.adapters.postgres import fence
-from keyrotation_pipeline.adapters.postgres.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.preflight import preflight, server, writes
 from keyrotation_pipeline.adapters.postgres.preflight.server_log import revealing_settings
+from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.ports import Objectives
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
+from keyrotation_pipeline.assurance.site import Objectives
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import (
     BackupError,

@@ -6,10 +6,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from keyrotation_pipeline.adapters.beside import DatabaseBeside
-from keyrotation_pipeline.adapters.postgres.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.beside import RestoredBeside, restore_beside
+from keyrotation_pipeline.assurance.side_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.errors import (
     BackupError,
     KeyRotationError,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import NEAR_MISS_PATTERN, VALUE_PATTERN
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, NEAR_MISSES, NO_NEAR_MISSES, REFUSED
 

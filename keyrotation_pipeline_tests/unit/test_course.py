@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyrotation_pipeline.adapters.postgres.engine.course import Course
+from keyrotation_pipeline.adapters.postgres.engine.strides import Course
 
 
 @settings(deadline=None)

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.assurance.destruction import Destruction, destroy, open_destruction, pending
-from keyrotation_pipeline.assurance.ports import BackupSite, Objectives
+from keyrotation_pipeline.assurance.site import BackupSite, Objectives
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredFile, TableContent, dump_name
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus
-from keyrotation_pipeline.rotation.audit import verify_audit
-from keyrotation_pipeline.rotation.request import cancel
-from keyrotation_pipeline.rotation.walk import next_decision
+from keyrotation_pipeline.model.request import Rotation, RotationStatus
+from keyrotation_pipeline.requests.opening import cancel
+from keyrotation_pipeline.rotation.performing import next_decision
 from keyrotation_pipeline_tests.fakes import (
     START,
     V1,

@@ -1,4 +1,4 @@
-from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
 
 def test_migrated_database_has_the_ledger(migrated: Connection) -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import Pace
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.pace import Pace
 
 
 def settled(pace: Pace, seconds_per_row: float, overhead: float = 0.0, statements: int = 60) -> int:

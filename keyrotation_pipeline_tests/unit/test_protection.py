@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.cli.protection import protection
+from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.ports import KeyBackup
+from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline_tests.fakes import START, V2, FakeWorld, fake_pipeline
 
 

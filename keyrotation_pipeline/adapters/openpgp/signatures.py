@@ -10,8 +10,7 @@ import gnupg
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, GnuPG
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
-from keyrotation_pipeline.model.approval import Officer, Roster
-from keyrotation_pipeline.ports import VerifiedSignature
+from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
 
 _LARGEST_SIGNATURE_BYTES = 64 * 1024
 _PACKET = re.compile(r"^:(.+?) packet", re.MULTILINE)

@@ -3,24 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keyrotation_pipeline.adapters.postgres import (
-    census,
-    discovery,
-    engine,
-    fence,
-    horizon,
-    preflight,
-    proof,
-    quarantine,
-    samples,
-    usage,
-)
-from keyrotation_pipeline.adapters.postgres.connection import Connection, display_name
+from keyrotation_pipeline.adapters.postgres import engine, preflight
+from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, samples, usage
+from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, QuarantinedValue, Shard, TableCount
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
+from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
+from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
-from keyrotation_pipeline.ports import DatabaseIdentity, OldRows, Problem, Report, Rewritten
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.model.cryptoperiod import rotation_due
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Rotation, RotationStatus, RotationType, Step, StepRecord
+from keyrotation_pipeline.model.request import Rotation, RotationStatus, RotationType, Step, StepRecord
 from keyrotation_pipeline_tests.fakes import V1, V2, fake_pipeline, rotation_of
 
 IMPORTED = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)

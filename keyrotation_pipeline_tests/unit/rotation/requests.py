@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Rotation
-from keyrotation_pipeline.rotation.request import add_approval, open_request
+from keyrotation_pipeline.model.request import Rotation
+from keyrotation_pipeline.requests.opening import add_approval, open_request
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeSignatures, FakeWorld, fake_pipeline
 
 ADA, BEN = (officer.fingerprint for officer in ROSTER.officers)

@@ -6,16 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from keyrotation_pipeline.audit.chain import read_anchor, verify_chain
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
-from keyrotation_pipeline.model.rotation import Step, StepRecord
-from keyrotation_pipeline.rotation.audit import (
-    complete_rotation_audit,
-    read_anchor,
-    records_reencrypted,
-    report_compliance,
-    verify_chain,
-)
+from keyrotation_pipeline.model.request import Step, StepRecord
+from keyrotation_pipeline.rotation.reporting import complete_rotation_audit, records_reencrypted, report_compliance
 from keyrotation_pipeline_tests.fakes import START, FakeWorld, fake_pipeline, rotation_of
 
 HASH = "ab" * 32

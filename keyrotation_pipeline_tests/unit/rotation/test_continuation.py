@@ -4,12 +4,12 @@ from datetime import timedelta
 
 import pytest
 
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
-from keyrotation_pipeline.rotation import rollback, walk
-from keyrotation_pipeline.rotation.audit import verify_audit
-from keyrotation_pipeline.rotation.request import cancel
+from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.requests.opening import cancel
+from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -24,7 +24,7 @@ def world() -> FakeWorld:
 
 
 def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> list[Step]:
-    return [record.step for record in walk.run(world.pipeline, rotation.id, world.report, through)]
+    return [record.step for record in performing.run(world.pipeline, rotation.id, world.report, through)]
 
 
 def wait_until_past(world: FakeWorld) -> None:
@@ -92,7 +92,7 @@ def test_a_promotion_that_was_killed_half_way_is_taken_over_twice(world: FakeWor
 
 def next_step_fails(world: FakeWorld, rotation: Rotation) -> None:
     """Takes over, and no more."""
-    for _ in walk.run(world.pipeline, rotation.id, world.report):
+    for _ in performing.run(world.pipeline, rotation.id, world.report):
         raise ZeroDivisionError
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.columns import Finding
-from keyrotation_pipeline.ports import Problem
-from keyrotation_pipeline.rotation.inventory import require_preflight, take_inventory
+from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.requests.inventory import require_preflight, take_inventory
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, fake_pipeline
 
 WARNING = Problem("an index is in the way", fatal=False)

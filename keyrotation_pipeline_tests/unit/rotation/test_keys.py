@@ -9,7 +9,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import Rotation
+from keyrotation_pipeline.model.request import Rotation
 from keyrotation_pipeline.rotation.keys import create_key_version, import_keys
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
 

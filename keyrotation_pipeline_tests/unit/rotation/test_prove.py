@@ -5,8 +5,8 @@ import pytest
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.ports import Instance
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
 from keyrotation_pipeline_tests.fakes import (
     CLIENTS,

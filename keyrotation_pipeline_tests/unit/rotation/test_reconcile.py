@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import pytest
 
+from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
-from keyrotation_pipeline.rotation import rollback, walk
-from keyrotation_pipeline.rotation.audit import verify_audit
-from keyrotation_pipeline.rotation.consistency import divergence
+from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.requests.opening import cancel
+from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
-from keyrotation_pipeline.rotation.reconciliation import Plan
-from keyrotation_pipeline.rotation.request import cancel
+from keyrotation_pipeline.rotation.reconcile_plan import Plan
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -32,7 +32,7 @@ def world() -> FakeWorld:
 
 
 def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> None:
-    for _ in walk.run(world.pipeline, rotation.id, world.report, through):
+    for _ in performing.run(world.pipeline, rotation.id, world.report, through):
         pass
 
 

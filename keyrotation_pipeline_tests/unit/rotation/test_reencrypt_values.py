@@ -7,10 +7,10 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto import batch
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.rotation import rewriting
-from keyrotation_pipeline.rotation.rewriting import Failure, Rewriter
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
 
@@ -57,7 +57,7 @@ def test_nulls_empty_strings_and_values_under_the_target_stay(rewriter: Rewriter
 )
 def test_what_the_grammar_refuses_is_not_a_value(rewriter: Rewriter, stored: str) -> None:
     rewritten = rewriter.rewrite([[stored.encode()]])
-    assert (rewritten.columns, rewritten.failures) == ([[None]], [Failure(0, 0, rewriting.NOT_A_VALUE)])
+    assert (rewritten.columns, rewritten.failures) == ([[None]], [Failure(0, 0, batch.NOT_A_VALUE)])
 
 
 @pytest.mark.parametrize("stored", REFUSED.values(), ids=REFUSED)
@@ -81,14 +81,14 @@ def test_two_halves_of_values_that_only_fit_together_are_not_values(rewriter: Re
 def test_what_the_grammar_accepts_is_never_called_unencrypted(rewriter: Rewriter, stored: str) -> None:
     reasons = [failure.reason for failure in rewriter.check([[stored.encode()]])[1]]
     assert len(reasons) == 1
-    assert rewriting.NOT_A_VALUE not in reasons
+    assert batch.NOT_A_VALUE not in reasons
 
 
 @pytest.mark.parametrize(
     "raw", [b"\xff\xfe", b"v\xc3:", bytes(range(256)), b":" * 60], ids=["bytes", "cut", "all", "colons"]
 )
 def test_bytes_of_any_kind_are_named_and_never_raise(rewriter: Rewriter, raw: bytes) -> None:
-    assert [failure.reason for failure in rewriter.rewrite([[raw]]).failures] == [rewriting.NOT_A_VALUE]
+    assert [failure.reason for failure in rewriter.rewrite([[raw]]).failures] == [batch.NOT_A_VALUE]
 
 
 def test_failures_name_row_column_and_reason_and_the_rest_goes_on(rewriter: Rewriter, ring: KeyRing) -> None:
@@ -101,7 +101,7 @@ def test_failures_name_row_column_and_reason_and_the_rest_goes_on(rewriter: Rewr
     ]
     assert rewritten.failures == [
         Failure(1, 0, "under key version v7, which is not in the key ring"),
-        Failure(0, 1, rewriting.NOT_A_VALUE),
+        Failure(0, 1, batch.NOT_A_VALUE),
         Failure(2, 1, "fails authentication under key version v1"),
     ]
 

@@ -8,10 +8,10 @@ import pytest
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import RotationType
-from keyrotation_pipeline.ports import Problem
-from keyrotation_pipeline.rotation.request import approval_text, cancel
+from keyrotation_pipeline.model.request import RotationType
+from keyrotation_pipeline.requests.opening import approval_text, cancel
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
 

@@ -17,10 +17,12 @@ from keyrotation_pipeline.errors import (
     StaleWriterError,
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.rotation import Rotation, Step, StepRecord
-from keyrotation_pipeline.ports import Instance, Pipeline
-from keyrotation_pipeline.rotation import request, retire
+from keyrotation_pipeline.model.request import Rotation, Step, StepRecord
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.rotation import retire
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
 from keyrotation_pipeline_tests.fakes import (
     CLIENTS,
@@ -54,7 +56,7 @@ class Authority:
 @pytest.fixture
 def authority(monkeypatch: pytest.MonkeyPatch) -> Authority:
     stand_in = Authority()
-    monkeypatch.setattr(request, "require_authorised", stand_in.require)
+    monkeypatch.setattr(opening, "require_authorised", stand_in.require)
     return stand_in
 
 

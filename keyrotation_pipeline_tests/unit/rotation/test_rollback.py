@@ -6,16 +6,17 @@ from datetime import timedelta
 
 import pytest
 
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.cryptoperiod import activated_at
+from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.rotation import WALK, Rotation, RotationStatus, Step
-from keyrotation_pipeline.ports import Instance
-from keyrotation_pipeline.rotation import rollback, succession, walk
-from keyrotation_pipeline.rotation.audit import verify_audit
-from keyrotation_pipeline.rotation.pausing import pause, resume
-from keyrotation_pipeline.rotation.request import cancel
+from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests.opening import cancel
+from keyrotation_pipeline.requests.pausing import pause, resume
+from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -31,7 +32,7 @@ def world() -> FakeWorld:
 
 
 def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> list[Step]:
-    return [record.step for record in walk.run(world.pipeline, rotation.id, world.report, through)]
+    return [record.step for record in performing.run(world.pipeline, rotation.id, world.report, through)]
 
 
 def rotated(world: FakeWorld, through: Step) -> Rotation:
@@ -146,11 +147,11 @@ def test_an_opened_rollback_pauses_the_rotation_and_waits_for_two_officers(world
     undoing = opened(world, rotation)
     sign(world, undoing, ADA)
     assert world.ledger.rotation(rotation.id).status is RotationStatus.PAUSED
-    assert succession.next_up(world.pipeline) == world.ledger.rotation(rotation.id)
+    assert superseding.next_up(world.pipeline) == world.ledger.rotation(rotation.id)
     with pytest.raises(BlockedError, match="1 more approval"):
         run(world, undoing)
     sign(world, undoing, BEN)
-    assert succession.next_up(world.pipeline) == world.ledger.rotation(undoing.id)
+    assert superseding.next_up(world.pipeline) == world.ledger.rotation(undoing.id)
 
 
 def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_goes_on(world: FakeWorld) -> None:

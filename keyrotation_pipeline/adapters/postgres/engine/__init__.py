@@ -8,10 +8,10 @@ waited for, goes row by row (`rows`). A shard's slices are walked by one process
 `decrypt` proves the outcome, `refusals` turns the server's errors into sentences that hold no content.
 """
 
-from keyrotation_pipeline.adapters.postgres.engine.crew import Hiring
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
-from keyrotation_pipeline.adapters.postgres.engine.walk import sweep
+from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
+from keyrotation_pipeline.adapters.postgres.engine.worker_pool import Hiring
 
 __all__ = ["Hiring", "Limits", "decrypt_all", "rewrite_shard", "sweep"]

@@ -10,7 +10,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.types.string import ByteaBinaryLoader
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
 _NULL = b"\xff\xff\xff\xff"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray, XidArray
-from keyrotation_pipeline.rotation.rewriting import Failure, Rewriter, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter, Value
 
 
 @dataclass(frozen=True, slots=True)

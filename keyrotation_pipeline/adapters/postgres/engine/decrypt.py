@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
-from keyrotation_pipeline.adapters.postgres import quarantine
-from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
@@ -12,14 +10,16 @@ from keyrotation_pipeline.adapters.postgres.engine.refusals import without_conte
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
 from keyrotation_pipeline.adapters.postgres.engine.session import Session, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.statements import position, statements
-from keyrotation_pipeline.adapters.postgres.quarantine import row_key
-from keyrotation_pipeline.adapters.postgres.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.quarantine import row_key
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.batch import Rewriter
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.model.rotation import Step
-from keyrotation_pipeline.ports import Progress, Report
-from keyrotation_pipeline.rotation.rewriting import Rewriter
+from keyrotation_pipeline.model.request import Step
 
 # 64 pages are half a megabyte of rows: enough that asking costs nothing.
 _PAGES = 64

@@ -16,8 +16,8 @@ import psycopg
 from psycopg import errors, pq
 from psycopg.adapt import Transformer
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.engine.arrays import Array
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
 Row = tuple[Any, ...]
 Parameter = Array | str | int

@@ -13,13 +13,13 @@ from enum import Enum
 from itertools import pairwise
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
-from keyrotation_pipeline.adapters.postgres.engine.course import Course, Reading
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import Pace
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
-from keyrotation_pipeline.adapters.postgres.engine.pace import Pace
 from keyrotation_pipeline.adapters.postgres.engine.progress import Walk
 from keyrotation_pipeline.adapters.postgres.engine.session import Session
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
-from keyrotation_pipeline.ports import Rewritten
+from keyrotation_pipeline.adapters.postgres.engine.strides import Course, Reading
+from keyrotation_pipeline.model.progress import Rewritten
 
 Confirm = Callable[[int, Rewritten], None]
 

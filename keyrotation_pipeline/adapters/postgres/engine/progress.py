@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
-from keyrotation_pipeline.adapters.postgres.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.ports import Rewritten
+from keyrotation_pipeline.model.progress import Rewritten
 
 # Every slice of every shard of a relation is planned by the one that starts first, since the relation grows as it is
 # rewritten: slices planned later would leave gaps.

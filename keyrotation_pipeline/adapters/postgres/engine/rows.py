@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidA
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
 from keyrotation_pipeline.adapters.postgres.engine.session import Session
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
-from keyrotation_pipeline.ports import Rewritten
+from keyrotation_pipeline.model.progress import Rewritten
 
 
 def rewrite_listed(session: Session, first: int, end: int) -> Rewritten:

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from keyrotation_pipeline.adapters.postgres import quarantine
-from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray, XidArray, pass_bytes_through
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Row
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements
-from keyrotation_pipeline.adapters.postgres.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.rotation.rewriting import Failure, Rewriter
 
 # enable_seqscan: a large batch turns the planner from TID scans to reading the whole table. Generic plans: planning
 # anew each time costs as much as a small batch. Read committed, whatever the database's default: the guards of the

@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
-from keyrotation_pipeline.adapters.postgres.engine.crew import Crew, Hiring
 from keyrotation_pipeline.adapters.postgres.engine.job import Job
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.progress import slices_of
 from keyrotation_pipeline.adapters.postgres.engine.refusals import without_content
-from keyrotation_pipeline.adapters.postgres.engine.walk import rewrite_slices
-from keyrotation_pipeline.adapters.postgres.engine.watch import limits_for
-from keyrotation_pipeline.adapters.postgres.relations import heaps
+from keyrotation_pipeline.adapters.postgres.engine.supervisor import limits_for
+from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
+from keyrotation_pipeline.adapters.postgres.engine.worker_pool import Crew, Hiring
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.ports import Report, Rewritten
+from keyrotation_pipeline.model.progress import Report, Rewritten
 
 # Several a worker, so that none has to wait long for the last one.
 _SLICES_PER_WORKER = 4

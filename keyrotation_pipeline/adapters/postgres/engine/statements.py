@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
-from keyrotation_pipeline.adapters.postgres.quarantine import RowKey
-from keyrotation_pipeline.adapters.postgres.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.quarantine import RowKey
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 # One row (filenode, bytes, NULL, …) if the range holds nothing to do or more than `limit` bytes.

@@ -14,9 +14,9 @@ import threading
 from typing import BinaryIO
 
 from keyrotation_pipeline.adapters.postgres.engine.job import Job
-from keyrotation_pipeline.adapters.postgres.engine.walk import rewrite_slices
+from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.ports import Progress
+from keyrotation_pipeline.model.progress import Progress
 
 # Who serves users on the same machine goes first.
 _NICENESS = 10

@@ -5,14 +5,14 @@ A check yields problems, fatal ones and warnings; a new check is one function an
 
 from collections.abc import Callable, Iterable, Sequence
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
+from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
 from keyrotation_pipeline.adapters.postgres.preflight import columns, server, server_log, values, writes
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
-from keyrotation_pipeline.adapters.postgres.scans import readable_tree
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.ports import Problem
+from keyrotation_pipeline.model.database import Problem
 
 SERVER_CHECKS: tuple[Callable[[Connection], Iterable[Problem]], ...] = (
     server.is_reached_directly,

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import cast
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.preflight.subject import fatal, warning
-from keyrotation_pipeline.ports import Problem
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.model.database import Problem
 
 OLDEST_MAJOR, NEWEST_MAJOR = 14, 18
 # The minors of November 2025, which mended the recheck of TID scans: before, a concurrent write could be overwritten.

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
 from keyrotation_pipeline.adapters.postgres.preflight.subject import warning
-from keyrotation_pipeline.ports import Problem
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.model.database import Problem
 
 # Settings that our role may not see are missing from the view.
 _SETTINGS = """

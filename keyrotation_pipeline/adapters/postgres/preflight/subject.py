@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from keyrotation_pipeline.adapters.postgres.connection import Connection
-from keyrotation_pipeline.adapters.postgres.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.ports import Problem
+from keyrotation_pipeline.model.database import Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres import fence
-from keyrotation_pipeline.adapters.postgres.grammar_sql import as_text
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
-from keyrotation_pipeline.adapters.postgres.relations import Column, Relation
-from keyrotation_pipeline.adapters.postgres.scans import heap_scan
+from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
-from keyrotation_pipeline.ports import Problem
+from keyrotation_pipeline.model.database import Problem
 
 _SHORTEST_PREFIX = len(KeyVersion(1).prefix)
 

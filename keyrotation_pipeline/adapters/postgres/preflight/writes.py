@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from keyrotation_pipeline.adapters.postgres import fence
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
-from keyrotation_pipeline.ports import Problem
+from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.model.database import Problem
 
 TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
 # Below this a forecast of room is noise.

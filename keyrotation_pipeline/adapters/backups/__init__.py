@@ -1,0 +1,1 @@
+"""Where backups are kept, and the keys and dumps in them."""

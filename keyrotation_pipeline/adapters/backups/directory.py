@@ -1,0 +1,150 @@
+"""Backups in a local directory: each file complete whenever it is there, mode 0600, in a directory of mode 0700."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from keyrotation_pipeline.adapters.backups.digests import sha256_of
+from keyrotation_pipeline.errors import BackupError
+
+_UNFINISHED = ".tmp"
+_ABANDONED_SECONDS = 3600
+
+
+class BackupDirectory:
+    """`LocalPlace` in a directory, which is made when first written to."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @property
+    def description(self) -> str:
+        """``directory <path>``."""
+        return f"directory {self._directory}"
+
+    def require_usable(self) -> None:
+        """See `BackupPlace.require_usable`."""
+        with self._failing_plainly("set"):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._remove_abandoned()
+
+    def names(self) -> tuple[str, ...]:
+        """See `BackupPlace.names`."""
+        if not self._directory.is_dir():
+            return ()
+        return tuple(
+            sorted(path.name for path in self._directory.iterdir() if path.is_file() and not path.name.startswith("."))
+        )
+
+    def path(self, name: str) -> Path:
+        """See `LocalPlace.path`."""
+        return self._directory / name
+
+    def read(self, name: str) -> bytes:
+        """See `BackupPlace.read`."""
+        with self._reading(name):
+            return self.path(name).read_bytes()
+
+    def fetch(self, name: str, target: Path) -> None:
+        """See `BackupPlace.fetch`."""
+        with self._reading(name), self.path(name).open("rb") as source, private_file(target) as file:
+            shutil.copyfileobj(source, file)
+
+    def digest(self, name: str) -> str:
+        """See `BackupPlace.digest`."""
+        with self._reading(name):
+            return sha256_of(self.path(name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `LocalPlace.write`."""
+        with self.receiving(name) as file:
+            file.write(content)
+
+    def put(self, name: str, source: Path) -> None:
+        """See `BackupPlace.put`."""
+        with source.open("rb") as content, self.receiving(name) as file:
+            shutil.copyfileobj(content, file)
+        if sha256_of(self.path(name)) != sha256_of(source):
+            raise BackupError(f"{name} reads back differently from {self.description}; check the disk")
+
+    @contextmanager
+    def receiving(self, name: str) -> Iterator[IO[bytes]]:
+        """A file that gets its name, durably, only if the block ends well.
+
+        Raises:
+            BackupError: the operating system refuses.
+        """
+        beside = self._directory / f".{name}{_UNFINISHED}"
+        with self._failing_plainly(name):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                with private_file(beside) as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                beside.replace(self.path(name))
+            finally:
+                beside.unlink(missing_ok=True)
+            self._sync()
+
+    def remove(self, name: str) -> None:
+        """See `LocalPlace.remove`."""
+        with self._failing_plainly(name):
+            self.path(name).unlink(missing_ok=True)
+            self._sync()
+
+    def locked_until(self, name: str) -> datetime | None:  # noqa: ARG002  a directory locks nothing
+        """See `BackupPlace.locked_until`."""
+        return None
+
+    def _remove_abandoned(self) -> None:
+        """Remove what processes that were killed had not finished; nobody pauses for an hour while writing."""
+        now = time.time()
+        for unfinished in self._directory.glob(f".*{_UNFINISHED}"):
+            with suppress(FileNotFoundError):
+                if now - unfinished.stat().st_mtime > _ABANDONED_SECONDS:
+                    unfinished.unlink()
+
+    def _sync(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise BackupError(
+                f"{name} is not in {self.description}; name one that `keyrotation backup --list` shows"
+            ) from None
+        except OSError as error:
+            raise BackupError(
+                f"{name} cannot be read from {self.description} ({error.strerror}); check the disk"
+            ) from None
+
+    @contextmanager
+    def _failing_plainly(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BackupError(
+                f"backup {name} cannot be written to {self._directory} ({error.strerror}); mend that and run it again"
+            ) from None
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new or emptied file of mode 0600, open for writing."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file

@@ -1,0 +1,213 @@
+"""Backups in a versioned S3 bucket: each file uploaded with its SHA-256, then downloaded again and compared.
+
+Credentials come from where boto3 looks for them. Source: the seed procedure, section 7.2.
+"""
+
+import base64
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyrotation_pipeline.adapters.backups.digests import sha256_of
+from keyrotation_pipeline.adapters.backups.directory import private_file
+from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.ports.clock import Clock
+
+_ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+_NO_LOCK = frozenset({"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "404"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Which bucket, and how files are stored in it; `prefix` ends with ``/``, or is empty."""
+
+    name: str
+    prefix: str = "encryption-keys/"
+    region_name: str | None = None
+    endpoint_url: str | None = None
+    storage_class: str = "STANDARD_IA"
+    object_lock_days: int = 35
+
+
+class S3Bucket:
+    """`BackupPlace` and `OffsitePlace` in a bucket.
+
+    Where the bucket has object lock but no rule of its own, each file is locked (GOVERNANCE) for `object_lock_days`.
+    """
+
+    def __init__(self, bucket: Bucket, clock: Clock) -> None:
+        self._bucket = bucket
+        self._clock = clock
+        self._lock: dict[str, Any] | None = None
+        with self._failing_plainly("opened"):
+            # boto3 makes its methods at run time; whether their types are known depends on what else is installed.
+            self._client: Any = boto3.client(
+                "s3",
+                region_name=bucket.region_name,
+                endpoint_url=bucket.endpoint_url,
+                config=Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 3}),
+            )
+
+    @property
+    def description(self) -> str:
+        """``s3://<bucket>/<prefix>``."""
+        return f"s3://{self._bucket.name}/{self._bucket.prefix}"
+
+    def require_usable(self) -> None:
+        """See `BackupPlace.require_usable`: versioning must be on, since whoever may write may otherwise destroy."""
+        with self._failing_plainly("asked for its versioning"):
+            status = self._client.get_bucket_versioning(Bucket=self._bucket.name).get("Status")
+        if status != "Enabled":
+            raise BackupError(
+                f"bucket {self._bucket.name} is not versioned, so a backup that is overwritten there is lost; run "
+                f"`aws s3api put-bucket-versioning --bucket {self._bucket.name} "
+                "--versioning-configuration Status=Enabled`"
+            )
+
+    def names(self) -> tuple[str, ...]:
+        """See `BackupPlace.names`."""
+        with self._failing_plainly("listed"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket.name, Prefix=self._bucket.prefix, Delimiter="/"
+            )
+            keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+        return tuple(sorted(key.removeprefix(self._bucket.prefix) for key in keys if key != self._bucket.prefix))
+
+    def read(self, name: str) -> bytes:
+        """See `BackupPlace.read`."""
+        with self._reading(name):
+            return bytes(self._client.get_object(**self._at(name))["Body"].read())
+
+    def fetch(self, name: str, target: Path) -> None:
+        """See `BackupPlace.fetch`."""
+        with self._reading(name), private_file(target) as file:
+            shutil.copyfileobj(self._client.get_object(**self._at(name))["Body"], file)
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `OffsitePlace.write`."""
+        digest = hashlib.sha256(content)
+        with self._failing_plainly(f"written ({name})"):
+            self._client.put_object(
+                **self._at(name),
+                Body=content,
+                ChecksumAlgorithm="SHA256",  # an object lock asks for this header, too
+                ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
+                **self._storage(),
+            )
+        self._require_same(name, digest.hexdigest())
+
+    def put(self, name: str, source: Path) -> None:
+        """See `BackupPlace.put`."""
+        with self._failing_plainly(f"written ({name})"):
+            self._client.upload_file(
+                str(source),
+                self._bucket.name,
+                self._at(name)["Key"],
+                ExtraArgs={"ChecksumAlgorithm": "SHA256", **(storage := self._storage())},
+            )
+            if "ObjectLockMode" in storage and self.locked_until(name) is None:  # not every server heeds it for parts
+                until = {"Mode": storage["ObjectLockMode"], "RetainUntilDate": storage["ObjectLockRetainUntilDate"]}
+                self._client.put_object_retention(**self._at(name), Retention=until)
+        self._require_same(name, sha256_of(source))
+
+    def holds(self, name: str, sha256: str) -> bool:
+        """See `OffsitePlace.holds`: by the checksum that S3 keeps, else by downloading."""
+        try:
+            with self._failing_plainly(f"asked for {name}"):
+                found = self._client.head_object(**self._at(name), ChecksumMode="ENABLED")
+        except _AbsentError:
+            return False
+        if found.get("ChecksumSHA256") == base64.b64encode(bytes.fromhex(sha256)).decode():
+            return True
+        # What came in parts has a checksum of the checksums of its parts.
+        return self.digest(name) == sha256
+
+    def locked_until(self, name: str) -> datetime | None:
+        """See `BackupPlace.locked_until`."""
+        with self._reading(name):
+            found = self._client.head_object(**self._at(name)).get("ObjectLockRetainUntilDate")
+        return found if isinstance(found, datetime) else None
+
+    def _at(self, name: str) -> dict[str, str]:
+        return {"Bucket": self._bucket.name, "Key": f"{self._bucket.prefix}{name}"}
+
+    def _storage(self) -> dict[str, Any]:
+        if self._lock is None:
+            self._lock = self._object_lock()
+        lock = dict(self._lock)
+        if lock:
+            lock["ObjectLockRetainUntilDate"] = self._clock.now() + timedelta(days=self._bucket.object_lock_days)
+        return {"StorageClass": self._bucket.storage_class, **lock}
+
+    def _object_lock(self) -> dict[str, Any]:
+        """The lock to ask for: none where the bucket has no object lock, or a rule that locks without being asked."""
+        try:
+            found = self._client.get_object_lock_configuration(Bucket=self._bucket.name)["ObjectLockConfiguration"]
+        except ClientError as error:
+            if _code(error) in _NO_LOCK:
+                return {}
+            raise
+        locks = found.get("ObjectLockEnabled") == "Enabled" and "Rule" not in found
+        return {"ObjectLockMode": "GOVERNANCE"} if locks else {}
+
+    def _require_same(self, name: str, sha256: str) -> None:
+        if self.digest(name) != sha256:
+            raise BackupError(
+                f"{name} downloads differently from {self.description} than it was uploaded; run it again"
+            )
+
+    def digest(self, name: str) -> str:
+        """See `BackupPlace.digest`: by downloading."""
+        digest = hashlib.sha256()
+        with self._reading(name):
+            for chunk in self._client.get_object(**self._at(name))["Body"].iter_chunks(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            with self._failing_plainly(f"read ({name})"):
+                yield
+        except _AbsentError:
+            raise BackupError(
+                f"{name} is not in {self.description}; name one that `keyrotation backup --list` shows"
+            ) from None
+
+    @contextmanager
+    def _failing_plainly(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            if (code := _code(error)) in _ABSENT:
+                raise _AbsentError(f"what was asked for is not in {self.description}; check [backup.s3]") from None
+            if code == "NoSuchBucket":
+                raise BackupError(
+                    f"bucket {self._bucket.name} is not there; create it, or correct [backup.s3] bucket"
+                ) from None
+            raise self._refused(doing, code) from None
+        except (BotoCoreError, Boto3Error) as error:
+            raise self._refused(doing, type(error).__name__) from None
+
+    def _refused(self, doing: str, reason: str) -> BackupError:
+        return BackupError(
+            f"{self.description} cannot be {doing}: {reason}; check [backup.s3], the credentials and the network"
+        )
+
+
+class _AbsentError(BackupError):
+    """The file is not there."""
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))

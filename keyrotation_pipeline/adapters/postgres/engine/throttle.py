@@ -1,0 +1,67 @@
+"""Why a walk should pause now, if it should: the hours, a standby that lags, an old snapshot that makes tables grow."""
+
+from typing import Any, LiteralString
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.retirement.locks import age
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+
+# replay_lag stands still while a standby replays nothing, and is NULL to roles without pg_monitor: so besides it the
+# time since the standby last was where we are now. A standby that is at the end of the WAL has no lag.
+_LAG = """
+SELECT coalesce(nullif(application_name, ''), 'a standby'), extract(epoch FROM replay_lag)::float8
+FROM pg_stat_replication WHERE state = 'streaming' AND replay_lag > make_interval(secs => %s)
+ORDER BY replay_lag DESC LIMIT 1
+"""
+
+# Against its size when the rotation began to rewrite it.
+_GROWTH = """
+SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int > max(end_page) * %s
+FROM keyrotation.shard_walks WHERE request = %s AND relation = %s
+"""
+
+# Whose snapshot is older than a minute: VACUUM cannot remove what was replaced since.
+_OLDEST_SNAPSHOT = """
+SELECT format('session %%s (%%s)', pid, coalesce(nullif(application_name, ''), 'unnamed')) AS holder,
+       extract(epoch FROM clock_timestamp() - xact_start)::bigint AS seconds
+FROM pg_stat_activity
+WHERE backend_xmin IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()
+  AND xact_start < clock_timestamp() - make_interval(secs => %(patience)s) AND backend_type = 'client backend'
+UNION ALL
+SELECT format('prepared transaction %%L', gid), extract(epoch FROM clock_timestamp() - prepared)::bigint
+FROM pg_prepared_xacts
+WHERE database = current_database() AND prepared < clock_timestamp() - make_interval(secs => %(patience)s)
+ORDER BY seconds DESC LIMIT 1
+"""
+
+# A shorter transaction is no reason: the next vacuum comes soon enough.
+SNAPSHOT_PATIENCE_SECONDS = 10
+
+
+def reason_to_pause(connection: Connection, request: str, relation: Relation, limits: Limits) -> str:
+    """One phrase that names who or what has to be waited for; empty if nothing has."""
+    if limits.hours is not None and not limits.hours.include(SystemClock().now()):
+        return f"outside of the allowed hours {limits.hours}"
+    if limits.max_replica_lag_seconds > 0 and (late := _first(connection, _LAG, (limits.max_replica_lag_seconds,))):
+        return f"{late[0]} replays {late[1]:.0f} s late, more than {limits.max_replica_lag_seconds:g} s"
+    if limits.growth > 0 and _first(connection, _GROWTH, (relation.oid, limits.growth, request, relation.label)) == (
+        True,
+    ):
+        return _old_snapshot(connection, relation)
+    return ""
+
+
+def _old_snapshot(connection: Connection, relation: Relation) -> str:
+    oldest = _first(connection, _OLDEST_SNAPSHOT, {"patience": SNAPSHOT_PATIENCE_SECONDS})
+    if oldest is None:
+        return ""
+    return (
+        f"{relation.label} grows, since {oldest[0]}, {age(oldest[1])} old, may still see its replaced rows; "
+        "wait until that ends, or end it"
+    )
+
+
+def _first(connection: Connection, query: LiteralString, parameters: Any) -> Any:  # noqa: ANN401  any row
+    return connection.execute(query, parameters).fetchone()

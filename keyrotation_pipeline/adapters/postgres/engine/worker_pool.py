@@ -1,0 +1,212 @@
+"""Worker processes that share a shard, and the process that gives them its slices, watches, vacuums and reports."""
+
+import json
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from keyrotation_pipeline import errors
+from keyrotation_pipeline.adapters.postgres.engine.job import Job, ReadRing
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.progress import stages
+from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS
+from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError
+from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
+from keyrotation_pipeline.model.request import Step
+
+_STOP_SECONDS = 5.0
+_COMMAND = (sys.executable, "-m", "keyrotation_pipeline.adapters.postgres.engine.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Hiring:
+    """How worker processes are started.
+
+    Args:
+        read_ring: reads the key ring from the key store; can be pickled, and holds no key.
+        environment: of the workers; it must hold no key. None: as ours.
+    """
+
+    read_ring: ReadRing
+    environment: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What a worker said; None: it has ended."""
+
+    worker: "_Worker"
+    content: Mapping[str, Any] | None
+
+
+class _Worker:
+    def __init__(self, job: bytes, environment: Mapping[str, str] | None, heard: "queue.Queue[_Word]") -> None:
+        self._process = subprocess.Popen(  # noqa: S603  arguments of our own
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
+        threading.Thread(target=self._hear, args=(heard,), daemon=True).start()
+        self._send(job)
+
+    def give(self, number: int) -> None:
+        """Let it walk the next slice."""
+        self._send(b"%d\n" % number)
+
+    def end(self) -> None:
+        """End it, whatever it does: what it has not committed is as it was."""
+        with suppress(OSError):
+            self._pipe.close()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def fate(self) -> str:
+        """How it ended, in words."""
+        code = self._process.wait()
+        return f"by signal {-code}" if code < 0 else f"with exit code {code}"
+
+    @property
+    def _pipe(self) -> Any:  # noqa: ANN401  Popen says IO or None
+        return self._process.stdin
+
+    def _send(self, content: bytes) -> None:
+        # That it has ended is heard where the crew listens.
+        with suppress(BrokenPipeError):
+            self._pipe.write(content)
+            self._pipe.flush()
+
+    def _hear(self, heard: "queue.Queue[_Word]") -> None:
+        assert self._process.stdout is not None  # noqa: S101  asked for above
+        with self._process.stdout as output, suppress(ValueError):
+            for line in output:
+                heard.put(_Word(self, json.loads(line)))
+        heard.put(_Word(self, None))
+
+
+class Crew:
+    """Some workers on one shard.
+
+    Args:
+        job: its slices.
+        connect: opens the crew's own connections.
+        limits: of the shard, with the number of workers.
+        report: told once a second.
+    """
+
+    def __init__(
+        self, job: Job, hiring: Hiring, connect: Callable[[], Connection], limits: Limits, report: Report
+    ) -> None:
+        self._job = job
+        self._hiring = hiring
+        self._connect = connect
+        self._limits = limits
+        self._report = report
+        self._heard: queue.Queue[_Word] = queue.Queue()
+        self._note = ""
+        self._told = time.monotonic()
+
+    def work(self) -> Rewritten:
+        """Have every slice walked.
+
+        Raises:
+            KeyRotationError: what the first worker to refuse said; the others are ended.
+            BlockedError: a worker has died.
+        """
+        packed = pickle.dumps(self._job)
+        workers: list[_Worker] = []
+        with closing(self._connect()) as connection:
+            self._prepare(connection)
+            try:
+                for _ in range(self._limits.workers):
+                    workers.append(_Worker(packed, self._hiring.environment, self._heard))  # noqa: PERF401  see finally
+                done = self._give_out(connection, workers)
+            finally:
+                for worker in workers:
+                    worker.end()
+            for vacuum, _ in self._vacuums.values():
+                vacuum.finish()
+            return done
+
+    def _prepare(self, connection: Connection) -> None:
+        self._shard = self._job.slices[0].shard
+        self._before = stages(connection, self._job.request, self._shard)
+        self._vacuums: dict[str, tuple[Vacuum, int]] = {
+            relation.label: (Vacuum(self._connect, connection, relation, self._limits), self._done_pages(relation))
+            for relation in heaps(connection, self._shard.table)
+        }
+
+    def _done_pages(self, relation: Relation) -> int:
+        stage = self._before.get(relation.label)
+        return stage.done_pages if stage else 0
+
+    def _give_out(self, connection: Connection, workers: list[_Worker]) -> Rewritten:
+        left = list(range(len(self._job.slices)))
+        walking = 0
+        for worker in workers:
+            worker.give(left.pop(0))
+            walking += 1
+        done = Rewritten()
+        ticked = time.monotonic()
+        while walking:
+            with suppress(queue.Empty):
+                word = self._heard.get(timeout=SAVE_SECONDS)
+                if (finished := self._finished(word)) is not None:
+                    done += finished
+                    walking -= 1
+                    if left:
+                        word.worker.give(left.pop(0))
+                        walking += 1
+            if time.monotonic() - ticked >= SAVE_SECONDS:
+                self._look(connection)
+                ticked = time.monotonic()
+        # Each worker counts its own seconds.
+        return Rewritten(done.rows, done.values, done.skipped, done.quarantined, done.seconds / len(workers))
+
+    def _finished(self, word: _Word) -> Rewritten | None:
+        if word.content is None:
+            raise BlockedError(
+                f"a worker process ended {word.worker.fate}, and what it had not written is as it was; "
+                "run `keyrotation rotate` again, it goes on from here"
+            )
+        if refusal := word.content.get("refusal"):
+            raise _refused(*refusal)
+        self._note = str(word.content.get("note", self._note))
+        return Rewritten(*word.content["result"]) if "finished" in word.content else None
+
+    def _look(self, connection: Connection) -> None:
+        now = stages(connection, self._job.request, self._shard)
+        for label, stage in now.items():
+            if label in self._vacuums:
+                vacuum, seen = self._vacuums[label]
+                vacuum.walked(stage.done_pages - seen)
+                self._vacuums[label] = (vacuum, stage.done_pages)
+        done, total = sum(stage.done_pages for stage in now.values()), sum(stage.total_pages for stage in now.values())
+        if time.monotonic() - self._told < TICK_SECONDS:
+            return
+        self._told = time.monotonic()
+        # A worker's own speed says little; why it pauses says much.
+        rows = sum(stage.rows for stage in now.values())
+        note = self._note if self._note.startswith(("pausing", "waiting")) else f"{rows:,} rows"
+        subject = f"{self._shard.table.name} shard {self._shard.key}"
+        self._report(Progress(Step.ROWS, subject, done, total, "pages", note))
+
+
+def _refused(name: str, sentence: str) -> KeyRotationError:
+    kind = getattr(errors, name, KeyRotationError)
+    try:
+        refusal = kind(sentence)
+    except TypeError:  # one that takes something else than a sentence
+        refusal = KeyRotationError(sentence)
+    return refusal if isinstance(refusal, KeyRotationError) else KeyRotationError(sentence)

@@ -1,0 +1,1 @@
+"""What the columns hold: relations, counts, searches, quarantine."""

@@ -1,0 +1,134 @@
+"""Counting what the declared columns hold: one scan a relation, exact, never answered from a fence or an index."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import cast
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
+    EMPTY,
+    NEAR_MISS,
+    UNENCRYPTED,
+    as_text,
+    under,
+    value_class,
+)
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
+from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, TableCount
+
+_XIDS = 2**32
+
+# A tuple that this snapshot sees was written by a transaction below its xmax; so a row was written since promotion if
+# its 32-bit xmin, read as a distance from the promotion, falls short of that. 1 and 2 are no transactions but marks.
+# (A frozen row keeps its xmin: one frozen some 2^32 transactions ago can be taken for a new one, never the reverse.)
+_WRITTEN_SINCE = """xmin::text::bigint > 2 AND
+    (xmin::text::bigint - {promotion} % {xids} + {xids}) % {xids}
+    < pg_snapshot_xmax(pg_current_snapshot())::text::bigint - {promotion}"""
+
+
+def count(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+    """Count every declared column anew.
+
+    `by_column` has every declared column, `unencrypted_by_column` those with at least one such value.
+
+    Raises:
+        PreflightError: a table is missing, cannot be read, or keeps rows outside heaps.
+        BlockedError: another session has locked it.
+    """
+    return tuple(_count_table(connection, table) for table in tables)
+
+
+def old_rows(
+    connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None
+) -> OldRows:
+    """Count rows with a value under `versions` in any declared column, judged by the prefix as the fence does.
+
+    Args:
+        versions: the old versions; none gives zero rows.
+        promotion_xid: full transaction id of the promotion; None: nothing was promoted, so nothing was written since.
+
+    Raises:
+        As `count`.
+    """
+    rows = since = 0
+    if not versions:
+        return OldRows(rows, since)
+    old = sql.SQL(" OR ").join(under(column, versions) for column in table.columns)
+    query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE {since}) FROM ONLY {relation} WHERE {old}")
+    for relation in countable(connection, table):
+        with heap_scan(connection, relation.label):
+            found = connection.execute(
+                query.format(since=_written_since(promotion_xid), relation=relation.identifier, old=old)
+            ).fetchone()
+        relation_rows, relation_since = cast("tuple[int, int]", found)
+        rows, since = rows + relation_rows, since + relation_since
+    return OldRows(rows, since)
+
+
+def _written_since(promotion_xid: int | None) -> sql.Composable:
+    if promotion_xid is None:
+        return sql.SQL("false")
+    return sql.SQL(_WRITTEN_SINCE).format(promotion=sql.Literal(promotion_xid), xids=sql.Literal(_XIDS))
+
+
+def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
+    counted_at = cast("tuple[datetime]", connection.execute("SELECT clock_timestamp()").fetchone())[0]
+    classes = {column: Counter[int]() for column in table.columns}
+    rows = 0
+    for relation in countable(connection, table):
+        for *row_classes, row_count in _histogram(connection, relation, table):
+            rows += row_count
+            for column, value_kind in zip(table.columns, row_classes, strict=True):
+                if value_kind is not None:
+                    classes[column][value_kind] += row_count
+    total = sum(classes.values(), Counter())
+    return TableCount(
+        table=table,
+        rows=rows,
+        values_by_version=_by_version(total),
+        empty=total[EMPTY],
+        unencrypted=_unencrypted(total),
+        near_misses=total[NEAR_MISS],
+        unreadable=_unreadable(connection, table),
+        fenced_against=fence.fences(connection, table),
+        counted_at=counted_at,
+        by_column={column: _by_version(counts) for column, counts in classes.items()},
+        unencrypted_by_column={column: n for column, counts in classes.items() if (n := _unencrypted(counts))},
+    )
+
+
+def _histogram(connection: Connection, relation: Relation, table: EncryptedTable) -> list[tuple[int, ...]]:
+    # Rows grouped by what all their columns hold: few groups, however many rows.
+    classes = [
+        sql.SQL("{} AS {}").format(value_class(as_text(column)), sql.Identifier(f"k{number}"))
+        for number, column in enumerate(table.columns)
+    ]
+    keys = sql.SQL(", ").join(sql.Identifier(f"k{number}") for number in range(len(table.columns)))
+    query = sql.SQL("SELECT {keys}, count(*) FROM (SELECT {classes} FROM ONLY {relation}) AS judged GROUP BY {keys}")
+    with heap_scan(connection, relation.label):
+        found = connection.execute(
+            query.format(keys=keys, classes=sql.SQL(", ").join(classes), relation=relation.identifier)
+        ).fetchall()
+    return cast("list[tuple[int, ...]]", found)
+
+
+def _by_version(counts: Counter[int]) -> dict[KeyVersion, int]:
+    return {KeyVersion(number): counts[number] for number in sorted(counts) if number > 0}
+
+
+def _unencrypted(counts: Counter[int]) -> int:
+    return counts[UNENCRYPTED] + counts[NEAR_MISS]
+
+
+def _unreadable(connection: Connection, table: EncryptedTable) -> int:
+    there = connection.execute("SELECT to_regclass('keyrotation.quarantine') IS NOT NULL").fetchone()
+    if there != (True,):
+        return 0
+    query = "SELECT count(*) FROM keyrotation.quarantine WHERE table_name = %s"
+    return cast("tuple[int]", connection.execute(query, (str(table.name),)).fetchone())[0]

@@ -1,0 +1,140 @@
+"""Values that the engine left as they were: named by table, relation, row key and column, never by content."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, QuarantinedValue
+
+_KEY_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod)
+FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+WHERE i.indrelid = %s AND i.indisprimary ORDER BY array_position(i.indkey::int2[], a.attnum)
+"""
+
+_ADD = """
+INSERT INTO keyrotation.quarantine (table_name, relation, row_key, column_name, reason, found_at)
+VALUES (%s, %s, %s, %s, %s, clock_timestamp())
+ON CONFLICT (relation, row_key, column_name) DO UPDATE SET reason = excluded.reason, found_at = excluded.found_at
+"""
+
+_LOAD = """
+SELECT relation, row_key, column_name, reason FROM keyrotation.quarantine
+WHERE table_name = %s ORDER BY relation, column_name, found_at DESC, row_key
+"""
+
+_DROP = "DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name = %s"
+
+_VERSION_IN_REASON = re.compile(rf"\b{VERSION_PATTERN}\b")
+
+
+@dataclass(frozen=True, slots=True)
+class RowKey:
+    """How a relation's rows are named: a JSON array of the primary key's columns as text, else the row's `ctid`."""
+
+    columns: tuple[tuple[str, str], ...]
+
+    def of(self, alias: str) -> sql.Composable:
+        """The key of a row as an SQL expression."""
+        if not self.columns:
+            return sql.SQL("{}.ctid::text").format(sql.Identifier(alias))
+        texts = [sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name, _ in self.columns]
+        return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(texts))
+
+    def matches(self, alias: str, key: sql.Composable) -> sql.Composable:
+        """A condition for the row with this key that an index on the primary key answers.
+
+        Args:
+            key: an expression that gives the text which `of` gave.
+        """
+        if not self.columns:
+            return sql.SQL("{}.ctid = {}::tid").format(sql.Identifier(alias), key)
+        conditions = [
+            sql.SQL("{} = ({}::json ->> {})::{}").format(
+                sql.Identifier(alias, name), key, sql.Literal(number), sql.SQL(type_sql)
+            )
+            for number, (name, type_sql) in enumerate(self.columns)
+        ]
+        return sql.SQL(" AND ").join(conditions)
+
+
+def row_key(connection: Connection, relation: Relation) -> RowKey:
+    """The primary key of a relation, if it has one."""
+    rows = connection.execute(_KEY_COLUMNS, (relation.oid,)).fetchall()
+    return RowKey(tuple((str(name), str(type_sql)) for name, type_sql in rows))
+
+
+def add(
+    connection: Connection, table: EncryptedTable, relation: Relation, values: Sequence[tuple[str, str, str]]
+) -> None:
+    """Record values by (row key, column, reason); one that is recorded already gets the new reason."""
+    with connection.cursor() as cursor:
+        cursor.executemany(_ADD, [(str(table.name), relation.label, *value) for value in values])
+
+
+def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
+    """Drop the entries of a table that were found before an instant: a full decrypt has found every one anew."""
+    connection.execute(
+        "DELETE FROM keyrotation.quarantine WHERE table_name = %s AND found_at < %s::timestamptz",
+        (str(table.name), before),
+    )
+
+
+def load(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+    """The values that are still as they were found; entries of values mended (or deleted) meanwhile are dropped.
+
+    What can be seen without a key counts as mended: the row is gone, the value is NULL, empty, or under another key
+    version than the entry says. A row without primary key cannot be found again, as it moves: as many entries stay
+    as there are values of that kind in its column.
+    """
+    return tuple(value for table in tables for value in _still_bad(connection, table))
+
+
+def _still_bad(connection: Connection, table: EncryptedTable) -> list[QuarantinedValue]:
+    entries = connection.execute(_LOAD, (str(table.name),)).fetchall()
+    if not entries:
+        return []
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for label, key, column, reason in entries:
+        groups[str(label), str(column), str(reason)].append(str(key))
+    relations = {relation.label: relation for relation in heaps(connection, table)}
+    kept = []
+    for (label, column, reason), keys in groups.items():
+        bad = _bad_keys(connection, relations.get(label), column, reason, keys)
+        kept += [QuarantinedValue(table.name, key, column, reason) for key in keys if key in bad]
+        for key in keys:
+            if key not in bad:
+                connection.execute(_DROP, (label, key, column))
+    return kept
+
+
+def _bad_keys(connection: Connection, relation: Relation | None, column: str, reason: str, keys: list[str]) -> set[str]:
+    """Those of the keys whose value is still what the reason says."""
+    if relation is None or column not in {each.name for each in relation.columns}:
+        return set()
+    named = _VERSION_IN_REASON.search(reason)
+    bad: sql.Composable = (
+        grammar_sql.under(column, [KeyVersion.parse(named.group())])
+        if named
+        else sql.SQL("{} < 0").format(grammar_sql.value_class(grammar_sql.as_text(column)))
+    )
+    # Literals instead of parameters, since names may hold percent signs.
+    key = row_key(connection, relation)
+    if not key.columns:
+        count = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, bad)
+        (row,) = connection.execute(count).fetchall()
+        return set(keys[: int(str(row[0]))])
+    one = sql.SQL("SELECT EXISTS (SELECT FROM ONLY {} AS held WHERE {} AND {})")
+    return {
+        each
+        for each in keys
+        if connection.execute(one.format(relation.identifier, key.matches("held", sql.Literal(each)), bad)).fetchone()
+        == (True,)
+    }

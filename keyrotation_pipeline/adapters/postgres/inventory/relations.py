@@ -1,0 +1,119 @@
+"""The physical relations behind a declared table: itself, its leaf partitions, its inheritance children."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.model.columns import EncryptedTable
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One declared column as it is in one relation.
+
+    Args:
+        type_sql: the type without its modifier, quoted as SQL, for a cast that never truncates.
+        base_type: name of the base type beneath domains, ``text``, ``varchar``, …
+        max_chars: limit of varchar(n), None without one.
+    """
+
+    name: str
+    type_sql: str
+    base_type: str
+    max_chars: int | None
+    generated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A heap that holds rows of a declared table; every statement on it says ONLY."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    pages: int
+    columns: tuple[Column, ...]
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Schema-qualified and quoted."""
+        return sql.Identifier(self.schema, self.name)
+
+    @property
+    def label(self) -> str:
+        """As messages name it."""
+        return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
+
+
+_TREE = """
+WITH RECURSIVE tree(oid) AS (
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
+    UNION
+    SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
+)
+SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text,
+       CASE WHEN c.relkind IN ('r', 'm', 't')
+            THEN pg_relation_size(c.oid) / current_setting('block_size')::int ELSE 0 END
+FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+ORDER BY n.nspname, c.relname
+"""
+
+_COLUMNS = """
+WITH RECURSIVE base(attnum, typ, typmod) AS (
+    SELECT a.attnum, a.atttypid, a.atttypmod FROM pg_attribute a
+    WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY(%(columns)s)
+    UNION ALL
+    SELECT b.attnum, t.typbasetype, CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
+    FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd'
+)
+SELECT a.attname, format_type(a.atttypid, NULL), bt.typname,
+       CASE WHEN bt.typname IN ('varchar', 'bpchar') AND b.typmod > 4 THEN b.typmod - 4 END, a.attgenerated <> ''
+FROM base b JOIN pg_type bt ON bt.oid = b.typ AND bt.typtype <> 'd'
+JOIN pg_attribute a ON a.attrelid = %(oid)s AND a.attnum = b.attnum
+"""
+
+
+def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
+    """Every relation of the declared table's inheritance or partition tree, the root among them, whatever its kind.
+
+    Raises:
+        PreflightError: the table, or a declared column of a relation in the tree, is not there.
+    """
+    rows: list[Any] = connection.execute(_TREE, (table.name.schema, table.name.table)).fetchall()
+    if not rows:
+        raise PreflightError(
+            f"table {table.name} is not in the database; correct [[tables]] in keyrotation.toml, or create the table"
+        )
+    return tuple(_relation(connection, table, *row) for row in rows)
+
+
+def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
+    """The relations of the tree that hold rows themselves."""
+    return tuple(relation for relation in tree(connection, table) if relation.kind == "r")
+
+
+def root(connection: Connection, table: EncryptedTable) -> Relation:
+    """The declared table itself, partitioned or not: what a fence is put on."""
+    return next(
+        relation
+        for relation in tree(connection, table)
+        if (relation.schema, relation.name) == (table.name.schema, table.name.table)
+    )
+
+
+def _relation(
+    connection: Connection, table: EncryptedTable, oid: int, schema: str, name: str, kind: str, pages: int
+) -> Relation:
+    rows: list[Any] = connection.execute(_COLUMNS, {"oid": oid, "columns": list(table.columns)}).fetchall()
+    found = {row[0]: Column(*row) for row in rows}
+    relation = Relation(oid, schema, name, kind, pages, tuple(found[c] for c in table.columns if c in found))
+    missing = [column for column in table.columns if column not in found]
+    if missing:
+        raise PreflightError(
+            f"column {missing[0]} is not in table {relation.label}; correct [[tables]] in keyrotation.toml"
+        )
+    return relation

@@ -1,0 +1,76 @@
+"""Reading a relation from its heap and nothing else, with failures as sentences."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, tree
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.model.columns import EncryptedTable
+
+# The planner may neither answer from a fence (a constraint marked valid by hand made a count say 0) nor from an index,
+# which may be damaged. Compiling the expressions costs more than it saves.
+_FROM_THE_HEAP = (
+    "SET LOCAL constraint_exclusion = off; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; "
+    "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off"
+)
+
+
+@contextmanager
+def heap_scan(connection: Connection, label: str) -> Iterator[None]:
+    """Read-only block in which every query scans the heap; in a running transaction the settings end with the block.
+
+    Args:
+        label: the relation, as messages name it.
+
+    Raises:
+        BlockedError: another session has locked it.
+        PreflightError: it cannot be read.
+        DatabaseUnavailableError: the connection was lost.
+    """
+    try:
+        # Rolled back, since that alone gives a surrounding transaction its settings back.
+        with connection.transaction(force_rollback=True):
+            connection.execute(_FROM_THE_HEAP)
+            yield
+    except psycopg.errors.LockNotAvailable:
+        raise BlockedError(f"{label} is locked by another session; run this again when that has ended") from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise PreflightError(
+            f"{label} cannot be read by role {connection.info.user}; GRANT USAGE on its schema and SELECT on it, "
+            "and where it has row-level security, give the role BYPASSRLS"
+        ) from None
+    except psycopg.Error as error:
+        if connection.closed:
+            raise DatabaseUnavailableError(f"the connection was lost while {label} was read; run this again") from None
+        raise PreflightError(
+            f"{label} cannot be read (SQLSTATE {error.sqlstate}); see the server's log, and mend it or drop it"
+        ) from None
+
+
+def readable_tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
+    """`relations.tree`, where even a lock that keeps it from telling sizes is a sentence.
+
+    Raises:
+        BlockedError: another session has locked a relation of the tree.
+        PreflightError: the table, or a declared column, is not there.
+    """
+    with heap_scan(connection, f"table {table.name}"):
+        return tree(connection, table)
+
+
+def countable(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
+    """The heaps of a declared table, if its rows are in heaps alone.
+
+    Raises:
+        PreflightError: a view or foreign table is among them, whose rows a count would silently miss.
+    """
+    relations = readable_tree(connection, table)
+    if elsewhere := [relation.label for relation in relations if relation.kind not in {"r", "p"}]:
+        raise PreflightError(
+            f"{elsewhere[0]}, declared through {table.name}, is not an ordinary table, so its rows can be neither "
+            "counted nor rotated; declare the table beneath it, or detach it"
+        )
+    return tuple(relation for relation in relations if relation.kind == "r")

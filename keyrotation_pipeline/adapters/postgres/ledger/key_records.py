@@ -1,0 +1,92 @@
+"""The ledger's key versions and pinned roster."""
+
+from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
+from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, key_of, roster_facts, roster_of
+from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+
+_KEYS = "SELECT version, state, fingerprint, created_at FROM keyrotation.key_versions"
+
+
+class KeyRecords(AuditChain):
+    """What the ledger knows of keys, and of who may approve."""
+
+    def pinned_roster(self) -> Roster | None:
+        """See `Ledger.pinned_roster`."""
+        rows = self.query("SELECT required, officers, recipients FROM keyrotation.rosters ORDER BY id DESC LIMIT 1")
+        return roster_of(rows[0]) if rows else None
+
+    def pin_roster(self, roster: Roster) -> None:
+        """See `Ledger.pin_roster`; the same roster again is no change."""
+        facts = roster_facts(roster)
+        with self.change():
+            if (pinned := self.pinned_roster()) is not None:
+                if pinned == roster:
+                    return
+                raise ApprovalError(
+                    "another roster of officers and recipients is pinned already; restore them in keyrotation.toml"
+                )
+            self.query(
+                "INSERT INTO keyrotation.rosters (pinned_at, required, officers, recipients)"
+                " SELECT %s, (f->>'required')::integer, f->'officers', f->'recipients' FROM (SELECT %s AS f) facts",
+                (self.clock.now(), jsonb(facts)),
+            )
+            self.append("roster_pinned", facts)
+
+    def keys(self) -> tuple[KeyRecord, ...]:
+        """See `Ledger.keys`."""
+        return tuple(key_of(row) for row in self.query(f"{_KEYS} ORDER BY version"))
+
+    def add_key(self, record: KeyRecord, request: str | None) -> None:
+        """See `Ledger.add_key`."""
+        with self.change():
+            if (known := self._key(record.version)) is not None:
+                if known.fingerprint == record.fingerprint:
+                    return
+                raise KeyStoreError(
+                    f"{record.version} is registered with the fingerprint {known.fingerprint[:16]}, but the key at hand"
+                    f" has {record.fingerprint[:16]}; restore the registered key to the key store"
+                )
+            self.query(
+                "INSERT INTO keyrotation.key_versions (version, state, fingerprint, created_at, state_changed_at)"
+                " VALUES (%s, %s, %s, %s, %s)",
+                (record.version.number, str(record.state), record.fingerprint, record.created_at, self.clock.now()),
+            )
+            facts = {"version": record.version, "state": record.state, "fingerprint": record.fingerprint}
+            self.append("key_registered", facts, request)
+
+    def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
+        """See `Ledger.set_key_state`.
+
+        Raises:
+            RequestError: the version is not registered.
+            OutOfOrderError: the state may not follow the present one, or another version is active.
+        """
+        with self.change():
+            record = self._key(version)
+            if record is None:
+                raise RequestError(f"key version {version} is not registered; run `keyrotation init`")
+            if record.state is state:
+                return
+            if state not in ALLOWED_TRANSITIONS[record.state]:
+                raise OutOfOrderError(
+                    f"{version} is {record.state} and cannot become {state}; see `keyrotation status`"
+                )
+            if state is KeyState.ACTIVE:
+                self._require_none_active()
+            self.query(
+                "UPDATE keyrotation.key_versions SET state = %s, state_changed_at = %s WHERE version = %s",
+                (str(state), self.clock.now(), version.number),
+            )
+            facts = {"version": version, "from": record.state, "to": state, "fingerprint": record.fingerprint}
+            self.append("key_state_changed", facts, request)
+
+    def _key(self, version: KeyVersion) -> KeyRecord | None:
+        rows = self.query(f"{_KEYS} WHERE version = %s", (version.number,))
+        return key_of(rows[0]) if rows else None
+
+    def _require_none_active(self) -> None:
+        for row in self.query(f"{_KEYS} WHERE state = 'active'"):
+            raise OutOfOrderError(f"{key_of(row).version} is still active; it must be deactivated first")

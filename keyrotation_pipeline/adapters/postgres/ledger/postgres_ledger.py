@@ -1,0 +1,100 @@
+"""The ledger behind its port: keys, rotations, counts, and the seed's table, each change with its audit event."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
+from keyrotation_pipeline.adapters.postgres.ledger.request_records import RotationRecords
+from keyrotation_pipeline.adapters.postgres.ledger.rows import count_facts, count_of, jsonb
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.progress import ShardProgress
+from keyrotation_pipeline.model.request import RequestAction, Rotation
+
+_SHARDS = """
+    SELECT table_name, shard, sum(next_page - first_page)::bigint AS done_pages,
+           sum(end_page - first_page)::bigint AS total_pages, sum(rows)::bigint AS rows, sum(seconds) AS seconds
+    FROM keyrotation.shard_walks WHERE request = %s GROUP BY table_name, shard ORDER BY table_name, shard
+"""
+
+_SAVE_COUNT = """
+    INSERT INTO keyrotation.table_counts (table_name, counts, counted_at) VALUES (%s, %s, %s)
+    ON CONFLICT (table_name) DO UPDATE SET counts = excluded.counts, counted_at = excluded.counted_at
+"""
+
+_ROTATION_AUDIT = """
+    INSERT INTO keyrotation.key_rotation_audit
+        (rotation_date, old_key_version, new_key_version, rotation_type, initiated_by, completion_date,
+         records_reencrypted, notes, request)
+    VALUES (%(started)s, %(old)s, %(new)s, %(type)s, %(by)s, %(completed)s, %(records)s, %(notes)s, %(request)s)
+    ON CONFLICT (request) DO UPDATE
+        SET completion_date = excluded.completion_date, records_reencrypted = excluded.records_reencrypted
+        WHERE key_rotation_audit.completion_date IS NULL
+    RETURNING id
+"""
+
+
+class PostgresLedger(KeyRecords, RotationRecords):
+    """`Ledger` in the schema `keyrotation` of the application's database.
+
+    Args (of the constructor, see `LedgerSession`): the control connection, a clock, the actor and the database's
+    identity as the audit names them.
+    """
+
+    def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
+        """See `Ledger.shard_progress`."""
+        return tuple(
+            ShardProgress(
+                row["table_name"],
+                row["shard"],
+                row["done_pages"],
+                row["total_pages"],
+                row["rows"],
+                row["rows"] / row["seconds"] if row["seconds"] else 0.0,
+            )
+            for row in self.query(_SHARDS, (request,))
+        )
+
+    def save_counts(self, counts: Sequence[TableCount]) -> None:
+        """See `Ledger.save_counts`; counts that say the same as the last ones get no audit event."""
+        with self.change():
+            before = {
+                row["table_name"]: row["counts"]
+                for row in self.query("SELECT table_name, counts FROM keyrotation.table_counts")
+            }
+            now = [count_facts(count) for count in counts]
+            for count, facts in zip(counts, now, strict=True):
+                self.query(_SAVE_COUNT, (facts["table"], jsonb(facts), count.counted_at))
+            if changed := [facts for facts in now if before.get(facts["table"]) != facts]:
+                self.append("counted", {"tables": changed})
+
+    def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        """See `Ledger.counts`; counts of other columns than the declared ones do not count."""
+        rows = self.query("SELECT table_name, counts, counted_at FROM keyrotation.table_counts")
+        kept = {row["table_name"]: row for row in rows}
+        return tuple(
+            count_of(table, row["counts"], row["counted_at"])
+            for table in tables
+            if (row := kept.get(str(table.name))) and row["counts"]["columns"] == list(table.columns)
+        )
+
+    def write_rotation_audit(self, rotation: Rotation, records_reencrypted: int, completed_at: datetime | None) -> None:
+        """See `Ledger.write_rotation_audit`; UTC without a zone, as the seed has it; a complete row stays."""
+        facts = {"records_reencrypted": records_reencrypted, "completed_at": completed_at}
+        row = {
+            "started": _seed_time(rotation.started_at or self.clock.now()),
+            "old": str(rotation.source),
+            "new": str(rotation.target),
+            "type": str(rotation.action if rotation.action == RequestAction.ROLLBACK else rotation.type),
+            "by": rotation.requested_by,
+            "completed": _seed_time(completed_at) if completed_at else None,
+            "records": records_reencrypted,
+            "notes": rotation.reason,
+            "request": rotation.id,
+        }
+        with self.change():
+            if self.query(_ROTATION_AUDIT, row):
+                self.append("rotation_audit_written", facts, rotation.id)
+
+
+def _seed_time(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(tzinfo=None)

@@ -1,0 +1,214 @@
+"""The ledger's rotations: requests, signatures, finished steps, and where each stands."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
+from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, rotation_of, row_of
+from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
+from keyrotation_pipeline.model.approval import Signature
+from keyrotation_pipeline.model.request import Rotation, RotationStatus, StepRecord
+
+# One statement, so that a rotation and its steps are of the same instant.
+_ROTATIONS = """
+    SELECT r.id, r.type, r.action, r.source_version, r.source_fingerprint, r.target_version, r.reason, r.incident,
+           r.requested_by, r.requested_at, r.start_by, r.finish_by, r.audit_seq, r.audit_hash, r.status,
+           r.started_at, r.finished_at, r.promotion_xid, r.blocked_by, r.supersedes,
+           ARRAY(SELECT s.officer FROM keyrotation.signatures s WHERE s.request = r.id ORDER BY s.signed_at, s.officer)
+               AS approvals,
+           (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.finished_at, t.step, t.table_name, t.shard), '[]')
+            FROM keyrotation.rotation_steps t WHERE t.request = r.id) AS steps
+    FROM keyrotation.rotations r
+"""
+
+_INSERT = """
+    INSERT INTO keyrotation.rotations
+        (id, type, action, source_version, source_fingerprint, target_version, reason, incident, requested_by,
+         requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status, supersedes)
+    VALUES
+        (%(id)s, %(type)s, %(action)s, %(source_version)s, %(source_fingerprint)s, %(target_version)s, %(reason)s,
+         %(incident)s, %(requested_by)s, %(requested_at)s, %(start_by)s, %(finish_by)s, %(audit_seq)s, %(audit_hash)s,
+         %(approval_text)s, %(status)s, %(supersedes)s)
+"""
+
+_UNFINISHED = "r.status NOT IN ('cancelled', 'finished') AND r.action IN ('rotate', 'rollback')"
+_WAITING = "r.status = 'requested' AND r.supersedes IS NOT NULL"
+
+_MAY_FOLLOW: Mapping[RotationStatus, frozenset[RotationStatus]] = {
+    RotationStatus.REQUESTED: frozenset({RotationStatus.RUNNING, RotationStatus.PAUSED, RotationStatus.CANCELLED}),
+    RotationStatus.RUNNING: frozenset({RotationStatus.PAUSED, RotationStatus.CANCELLED, RotationStatus.FINISHED}),
+    RotationStatus.PAUSED: frozenset({RotationStatus.REQUESTED, RotationStatus.RUNNING, RotationStatus.CANCELLED}),
+    RotationStatus.CANCELLED: frozenset(),
+    RotationStatus.FINISHED: frozenset(),
+}
+
+_ID_BEGINNING = re.compile(r"[0-9a-f]{6,32}", re.ASCII)
+
+
+class RotationRecords(AuditChain):
+    """What the ledger knows of rotations."""
+
+    def open(self, rotation: Rotation, text: bytes) -> None:
+        """See `Ledger.open`.
+
+        Raises:
+            RequestError: another rotation is unfinished, also one that was opened just now by another process.
+        """
+        facts = {
+            "type": rotation.type,
+            "action": rotation.action,
+            "from": rotation.source,
+            "fingerprint": rotation.source_fingerprint,
+            "to": rotation.target,
+            "requested_by": rotation.requested_by,
+            "reason": rotation.reason,
+            "incident": rotation.incident,
+            "supersedes": rotation.supersedes,
+            "approval_text": text.decode(),
+        }
+        try:
+            with self.change():
+                self.query(_INSERT, row_of(rotation, text))
+                self.append("request_opened", facts, rotation.id)
+        except psycopg.errors.UniqueViolation:
+            raise RequestError(
+                "another rotation is not finished yet; `keyrotation status` shows it, finish or cancel it first"
+            ) from None
+
+    def rotation(self, request: str) -> Rotation:
+        """See `Ledger.rotation`; a beginning has six digits or more."""
+        beginning = request.strip().lower()
+        if not _ID_BEGINNING.fullmatch(beginning):
+            raise RequestError(
+                "a rotation is named by its id or at least its first six hex digits; `keyrotation status` shows it"
+            )
+        rows = self.query(f"{_ROTATIONS} WHERE left(r.id, %s) = %s LIMIT 2", (len(beginning), beginning))
+        if not rows:
+            raise _unknown(beginning)
+        if len(rows) > 1:
+            raise RequestError(f"more than one rotation begins with {beginning}; give more of its id")
+        return rotation_of(rows[0])
+
+    def current(self) -> Rotation | None:
+        """See `Ledger.current`."""
+        rows = self.query(f"{_ROTATIONS} WHERE {_UNFINISHED} AND NOT ({_WAITING})")
+        return rotation_of(rows[0]) if rows else None
+
+    def waiting(self) -> Rotation | None:
+        """See `Ledger.waiting`."""
+        rows = self.query(f"{_ROTATIONS} WHERE {_UNFINISHED} AND {_WAITING}")
+        return rotation_of(rows[0]) if rows else None
+
+    def rotations(self) -> tuple[Rotation, ...]:
+        """See `Ledger.rotations`."""
+        return tuple(rotation_of(row) for row in self.query(f"{_ROTATIONS} ORDER BY r.requested_at DESC, r.id"))
+
+    def approval_text(self, request: str) -> bytes:
+        """See `Ledger.approval_text`."""
+        row = self._one_rotation("SELECT approval_text FROM keyrotation.rotations WHERE id = %s", request)
+        return bytes(row["approval_text"])
+
+    def signatures(self, request: str) -> tuple[Signature, ...]:
+        """See `Ledger.signatures`; in order of time."""
+        rows = self.query(
+            "SELECT officer, signature, signed_at FROM keyrotation.signatures WHERE request = %s"
+            " ORDER BY signed_at, officer",
+            (request,),
+        )
+        return tuple(Signature(row["officer"], bytes(row["signature"]), row["signed_at"]) for row in rows)
+
+    def add_signature(self, request: str, signature: Signature) -> None:
+        """See `Ledger.add_signature`."""
+        try:
+            with self.change():
+                self.query(
+                    "INSERT INTO keyrotation.signatures (request, officer, signature, signed_at)"
+                    " VALUES (%s, %s, %s, %s)",
+                    (request, signature.officer, signature.signature, signature.signed_at),
+                )
+                # The signature itself is public: whoever has the audit and the certificates can verify it again.
+                facts = {
+                    "officer": signature.officer,
+                    "signed_at": signature.signed_at,
+                    "signature": signature.signature.hex(),
+                }
+                self.append("signature_added", facts, request)
+        except psycopg.errors.UniqueViolation:
+            raise ApprovalError(
+                f"the officer {signature.officer} has signed this request already; another officer must sign"
+            ) from None
+        except psycopg.errors.ForeignKeyViolation:
+            raise _unknown(request) from None
+
+    def finish_step(self, request: str, record: StepRecord) -> None:
+        """See `Ledger.finish_step`; whatever blocked the rotation does so no longer."""
+        table, shard = record.table or "", -1 if record.shard is None else record.shard
+        with self.change():
+            inserted = self.query(
+                "INSERT INTO keyrotation.rotation_steps (request, step, table_name, shard, finished_at, facts)"
+                " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING step",
+                (request, str(record.step), table, shard, record.finished_at, jsonb(record.facts)),
+            )
+            if not inserted:
+                return
+            self.block(request, None)
+            facts = {"step": record.step, "table": record.table, "shard": record.shard, "facts": record.facts}
+            self.append("step_finished", facts, request)
+
+    def set_status(self, request: str, status: RotationStatus, facts: Mapping[str, Any] | None = None) -> None:
+        """See `Ledger.set_status`; the same status again is no change.
+
+        Raises:
+            OutOfOrderError: the status may not follow the present one.
+        """
+        with self.change():
+            before = self.rotation(request).status
+            if status is before:
+                return
+            if status not in _MAY_FOLLOW[before]:
+                raise OutOfOrderError(
+                    f"rotation {request} is {before} and cannot become {status}; see `keyrotation status`"
+                )
+            self.query(
+                "UPDATE keyrotation.rotations SET status = %(status)s,"
+                " started_at = CASE WHEN %(status)s = 'running' THEN coalesce(started_at, %(now)s) ELSE started_at END,"
+                " finished_at = CASE WHEN %(status)s IN ('cancelled', 'finished') THEN %(now)s END"
+                " WHERE id = %(id)s",
+                {"status": str(status), "now": self.clock.now(), "id": request},
+            )
+            self.append("status_changed", {"from": before, "to": status, **(facts or {})}, request)
+
+    def set_promotion(self, request: str, xid: int) -> None:
+        """See `Ledger.set_promotion`; a second time is no change."""
+        with self.change():
+            changed = self.query(
+                "UPDATE keyrotation.rotations SET promotion_xid = %s WHERE id = %s AND promotion_xid IS NULL"
+                " RETURNING id",
+                (xid, request),
+            )
+            if changed:
+                self.append("promotion_recorded", {"xid": xid}, request)
+
+    def block(self, request: str, sentence: str | None) -> None:
+        """See `Ledger.block`; the same sentence again is no change."""
+        with self.change():
+            changed = self.query(
+                "UPDATE keyrotation.rotations SET blocked_by = %s WHERE id = %s AND blocked_by IS DISTINCT FROM %s"
+                " RETURNING id",
+                (sentence, request, sentence),
+            )
+            if changed:
+                self.append("blocked" if sentence else "unblocked", {"sentence": sentence}, request)
+
+    def _one_rotation(self, statement: str, request: str) -> Mapping[str, Any]:
+        rows = self.query(statement, (request,))
+        if not rows:
+            raise _unknown(request)
+        return rows[0]
+
+
+def _unknown(request: str) -> RequestError:
+    return RequestError(f"there is no rotation {request}; `keyrotation status` shows the one that is open")

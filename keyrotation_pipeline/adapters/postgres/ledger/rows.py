@@ -1,0 +1,143 @@
+"""Rows of the schema `keyrotation` ↔ values of `model`."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from keyrotation_pipeline.adapters.postgres.ledger.transactions import Row
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.request import Rotation, RotationStatus, RotationType, Step, StepRecord
+
+
+def rotation_of(row: Row) -> Rotation:
+    """A row of `rotations` with its `steps` (JSON) and `approvals` (an array)."""
+    return Rotation(
+        id=row["id"],
+        type=RotationType(row["type"]),
+        action=row["action"],
+        source=KeyVersion(row["source_version"]),
+        source_fingerprint=row["source_fingerprint"],
+        target=KeyVersion(row["target_version"]),
+        reason=row["reason"],
+        incident=row["incident"],
+        requested_by=row["requested_by"],
+        requested_at=row["requested_at"],
+        start_by=row["start_by"],
+        finish_by=row["finish_by"],
+        audit_head=(row["audit_seq"], row["audit_hash"]),
+        status=RotationStatus(row["status"]),
+        steps=tuple(_step_of(step) for step in row["steps"]),
+        approvals=tuple(row["approvals"]),
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        promotion_xid=row["promotion_xid"],
+        blocked_by=row["blocked_by"],
+        supersedes=row["supersedes"],
+    )
+
+
+def row_of(rotation: Rotation, text: bytes) -> dict[str, object]:
+    """The parameters that insert a new rotation."""
+    return {
+        "id": rotation.id,
+        "type": str(rotation.type),
+        "action": rotation.action,
+        "source_version": rotation.source.number,
+        "source_fingerprint": rotation.source_fingerprint,
+        "target_version": rotation.target.number,
+        "reason": rotation.reason,
+        "incident": rotation.incident,
+        "requested_by": rotation.requested_by,
+        "requested_at": rotation.requested_at,
+        "start_by": rotation.start_by,
+        "finish_by": rotation.finish_by,
+        "audit_seq": rotation.audit_head[0],
+        "audit_hash": rotation.audit_head[1],
+        "approval_text": text,
+        "status": str(rotation.status),
+        "supersedes": rotation.supersedes,
+    }
+
+
+def key_of(row: Row) -> KeyRecord:
+    """A row of `key_versions`."""
+    return KeyRecord(KeyVersion(row["version"]), KeyState(row["state"]), row["fingerprint"], row["created_at"])
+
+
+def roster_of(row: Row) -> Roster:
+    """A row of `rosters`."""
+    officers = tuple(Officer(each["name"], each["fingerprint"]) for each in row["officers"])
+    return Roster(row["required"], officers, tuple(row["recipients"]))
+
+
+def roster_facts(roster: Roster) -> dict[str, Any]:
+    """A roster as JSON, for the audit and for `rosters`."""
+    return {
+        "required": roster.required,
+        "officers": [{"name": each.name, "fingerprint": each.fingerprint} for each in roster.officers],
+        "recipients": list(roster.recipients),
+    }
+
+
+def count_facts(count: TableCount) -> dict[str, Any]:
+    """One table's counts as JSON, without the time."""
+    return {
+        "table": str(count.table.name),
+        "columns": list(count.table.columns),
+        "rows": count.rows,
+        "values_by_version": _by_name(count.values_by_version),
+        "empty": count.empty,
+        "unencrypted": count.unencrypted,
+        "near_misses": count.near_misses,
+        "unreadable": count.unreadable,
+        "fenced_against": [str(version) for version in count.fenced_against],
+        "by_column": {column: _by_name(values) for column, values in count.by_column.items()},
+        "unencrypted_by_column": dict(count.unencrypted_by_column),
+    }
+
+
+def count_of(table: EncryptedTable, facts: Mapping[str, Any], counted_at: datetime) -> TableCount:
+    """What `count_facts` made."""
+    return TableCount(
+        table=table,
+        rows=facts["rows"],
+        values_by_version=_by_version(facts["values_by_version"]),
+        empty=facts["empty"],
+        unencrypted=facts["unencrypted"],
+        near_misses=facts["near_misses"],
+        unreadable=facts["unreadable"],
+        fenced_against=tuple(KeyVersion.parse(name) for name in facts["fenced_against"]),
+        counted_at=counted_at,
+        by_column={column: _by_version(values) for column, values in facts["by_column"].items()},
+        unencrypted_by_column=facts["unencrypted_by_column"],
+    )
+
+
+def jsonb(facts: Mapping[str, Any]) -> Jsonb:
+    """Facts as a parameter; only what is plain JSON."""
+    return Jsonb(json_safe(facts), dumps=lambda plain: json.dumps(plain, ensure_ascii=True))
+
+
+def _step_of(step: Mapping[str, Any]) -> StepRecord:
+    return StepRecord(
+        Step(step["step"]),
+        step["table_name"] or None,
+        None if step["shard"] < 0 else step["shard"],
+        datetime.fromisoformat(step["finished_at"]),
+        step["facts"],
+    )
+
+
+def _by_name(values: Mapping[KeyVersion, int]) -> dict[str, int]:
+    return {str(version): number for version, number in values.items()}
+
+
+def _by_version(values: Mapping[str, int]) -> dict[KeyVersion, int]:
+    return {KeyVersion.parse(name): number for name, number in values.items()}

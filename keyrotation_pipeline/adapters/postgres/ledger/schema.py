@@ -1,0 +1,21 @@
+"""Whether a database has the schema `keyrotation` that is needed; every command asks, so Alembic is not asked."""
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.errors import PreflightError
+
+# The newest revision in migrations/versions: what `migrate` brings a database to.
+HEAD = "0002"
+
+
+def require_migrated(connection: Connection) -> None:
+    """Refuse to work on a database whose schema `keyrotation` is missing or not the one that this package needs.
+
+    Raises:
+        PreflightError: says to run `keyrotation init`.
+    """
+    name = display_name(connection.info.dsn)
+    if connection.execute("SELECT to_regclass('keyrotation.alembic_version')").fetchone() == (None,):
+        raise PreflightError(f"{name} has no schema keyrotation yet; run `keyrotation init`")
+    row = connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchone()
+    if row != (HEAD,):
+        raise PreflightError(f"the schema keyrotation of {name} is of another version; run `keyrotation init`")

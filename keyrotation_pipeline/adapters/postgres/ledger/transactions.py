@@ -1,0 +1,114 @@
+"""What every part of the ledger stands on: one connection, its transactions and session locks, and plain errors."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import dict_row
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.ports.clock import Clock
+
+Row = Mapping[str, Any]
+Parameters = Sequence[object] | Mapping[str, object]
+
+_HOLDER = """
+    SELECT pid FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (classid::bigint << 32 | objid::bigint) = %s
+"""
+
+
+def lock_key(name: str) -> int:
+    """The signed 64-bit number by which PostgreSQL knows one of our advisory locks."""
+    return int.from_bytes(hashlib.sha256(f"keyrotation/{name}".encode()).digest()[:8], signed=True)
+
+
+class LedgerSession:
+    """The ledger's connection.
+
+    Args:
+        connection: autocommit; shared with the proof, so that evidence and its record commit together.
+        actor: who acts, as the audit names them.
+        database: the database's identity, as the audit names it.
+    """
+
+    def __init__(self, connection: Connection, clock: Clock, actor: str, database: str) -> None:
+        self.connection = connection
+        self.clock = clock
+        self.actor = actor
+        self.database = database
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See `Ledger.transaction`; a transaction inside a transaction is a savepoint."""
+        try:
+            with self.connection.transaction():
+                yield
+        except psycopg.OperationalError as error:
+            if self._is_lost(error):
+                raise self._lost() from None
+            raise
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """See `Ledger.lock`."""
+        key = lock_key(name)
+        if not self.one("SELECT pg_try_advisory_lock(%s) AS taken", (key,))["taken"]:
+            raise BlockedError(f"{self._holder(key)} is at {name} already; wait for it, or end it and run this again")
+        try:
+            yield
+        finally:
+            # A lost connection has let go of the lock already.
+            if not self.connection.closed:
+                self.query("SELECT pg_advisory_unlock(%s)", (key,))
+
+    def query(self, statement: LiteralString, parameters: Parameters = ()) -> list[Row]:
+        """Execute one statement on the schema `keyrotation` and give back its rows, if it has any.
+
+        Raises:
+            DatabaseUnavailableError: the connection was lost.
+            PreflightError: the role may not do this, or the database is read-only.
+        """
+        try:
+            with self.connection.cursor(row_factory=dict_row) as cursor:
+                cursor.execute(statement, parameters)
+                return list(cursor.fetchall()) if cursor.description else []
+        except psycopg.errors.InsufficientPrivilege:
+            raise PreflightError(
+                f"the database role may not use the schema keyrotation of {self._name()}; "
+                "connect as the role that ran `keyrotation init`"
+            ) from None
+        except psycopg.errors.ReadOnlySqlTransaction:
+            raise PreflightError(
+                f"{self._name()} is read-only, a standby perhaps; give the primary's address as [database] url"
+            ) from None
+        except psycopg.OperationalError as error:
+            if self._is_lost(error):
+                raise self._lost() from None
+            raise
+
+    def one(self, statement: LiteralString, parameters: Parameters = ()) -> Row:
+        """The only row of a statement that always has one."""
+        (row,) = self.query(statement, parameters)
+        return row
+
+    def _holder(self, key: int) -> str:
+        rows = self.query(_HOLDER, (key,))
+        return f"another process (database session {rows[0]['pid']})" if rows else "another process"
+
+    def _is_lost(self, error: psycopg.OperationalError) -> bool:
+        return self.connection.closed or isinstance(error, psycopg.errors.AdminShutdown)
+
+    def _lost(self) -> DatabaseUnavailableError:
+        return DatabaseUnavailableError(
+            f"the connection to {self._name()} was lost; see that the server runs, then run this again to go on"
+        )
+
+    def _name(self) -> str:
+        # `database` is the identity: name@host, system identifier.
+        return self.database.partition(",")[0] if self.connection.closed else display_name(self.connection.info.dsn)

@@ -1,0 +1,176 @@
+"""The fence: one CHECK a table by which the database itself refuses every retired key version.
+
+It refuses by a cast that fails, since a plain violation would print the whole row to client and log. The text that we
+write is the text that PostgreSQL 14 to 18 give back, so a fence counts only if it reads, to the letter, as ours does.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NoReturn
+
+import psycopg
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory import relations
+from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
+from keyrotation_pipeline.adapters.postgres.retirement import locks
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError, ProofError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable
+
+NAME = "keyrotation_retired_key_versions"
+VALIDATE_ATTEMPTS = 5
+
+_STANDING = """
+SELECT c.conrelid::bigint, pg_get_constraintdef(c.oid), c.convalidated AND NOT c.connoinherit
+       AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true), c.conislocal
+FROM pg_constraint c WHERE c.conrelid = ANY(%s::bigint[]::oid[]) AND c.conname = %s AND c.contype = 'c'
+"""
+
+
+def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+    """Make the table, its partitions and its children refuse exactly `versions`; the same again is no change.
+
+    Raises:
+        BlockedError: the lock was not to be had without queueing; names who holds it.
+        ProofError: an old value is there. The fence then stands only against versions that are not.
+    """
+    wanted = tuple(sorted(set(versions)))
+    if fences(connection, table) == wanted:
+        return
+    try:
+        _put(connection, table, wanted)
+    except psycopg.errors.InvalidTextRepresentation:
+        _retreat(connection, table, wanted)
+    if fences(connection, table) != wanted:
+        raise ProofError(
+            f"the fence of table {table.name} does not read back as it was written; "
+            f"look at constraint {NAME} of the table and its partitions, then run this step again"
+        )
+
+
+def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
+    """Let the table take values under `version` again, also after a fence that was never validated.
+
+    Raises:
+        BlockedError: the lock was not to be had without queueing; names who holds it.
+    """
+    named = {each for definition in _definitions(connection, table).values() for each in _named(definition)}
+    if version not in named:
+        return
+    rest = tuple(sorted(named - {version}))
+    try:
+        _put(connection, table, rest)
+    except psycopg.errors.InvalidTextRepresentation:
+        _put(connection, table, ())
+
+
+def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+    """The versions that the table's fence refuses, in order; none unless it is whole on every relation under it.
+
+    Whole: validated, enforced, inherited, and to the letter the definition that `fence` writes.
+    """
+    tree = relations.tree(connection, table)
+    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
+    standing = {row[0]: str(row[1]) for row in rows if row[2]}
+    named = {_named(standing.get(relation.oid, "")) for relation in tree}
+    versions = named.pop()
+    if named or not versions:
+        return ()
+    expected = (definition(connection, relation, versions) for relation in tree)
+    whole = all(standing[relation.oid] == text for relation, text in zip(tree, expected, strict=True))
+    return versions if whole else ()
+
+
+def definition(connection: Connection, relation: relations.Relation, versions: Iterable[KeyVersion]) -> str:
+    """The constraint to the letter as `pg_get_constraintdef` gives it; NULL passes.
+
+    A value under a retired version fails with SQLSTATE 22P02 and a message that names the version alone.
+    """
+    cases = [_case(_text_of(connection, column), versions) for column in relation.columns]
+    return f"CHECK (({' AND'.join(cases)}))" if len(cases) > 1 else f"CHECK ({cases[0]})"
+
+
+def _text_of(connection: Connection, column: relations.Column) -> str:
+    # The server quotes: only it knows which names it gives back without quotes.
+    row = connection.execute("SELECT quote_ident(%s)", (column.name,)).fetchone()
+    name = str(row[0]) if row else ""
+    return name if column.type_sql == "text" else f"({name})::text"
+
+
+def _case(text: str, versions: Iterable[KeyVersion]) -> str:
+    prefixes = sorted((version.prefix for version in versions), key=lambda prefix: (len(prefix), prefix))
+    tests = [
+        f"""(("left"({text}, {length}) COLLATE "C") = ANY (ARRAY[{", ".join(f"'{each}'::text" for each in group)}]))"""
+        for length, group in groupby(prefixes, key=len)
+    ]
+    condition = f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
+    version = f"""split_part(("left"({text}, 8) COLLATE "C"), ':'::text, 1)"""
+    # It must depend on the row: a constant would be cast, and fail, when the statement is planned.
+    refusal = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
+    return f"\nCASE\n    WHEN {condition} THEN {refusal}\n    ELSE true\nEND"
+
+
+def _named(constraint: str) -> tuple[KeyVersion, ...]:
+    return tuple(sorted({KeyVersion(int(number)) for number in re.findall(r"'v([1-9][0-9]{0,5}):'", constraint)}))
+
+
+def _definitions(connection: Connection, table: EncryptedTable) -> dict[object, str]:
+    oids = [relation.oid for relation in relations.tree(connection, table)]
+    return {row[0]: str(row[1]) for row in connection.execute(_STANDING, (oids, NAME)).fetchall()}
+
+
+def _put(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+    """Replace the fence in one transaction, so that no version is let in meanwhile, then validate the new one."""
+    root = relations.root(connection, table)
+    name = sql.Identifier(NAME)
+    drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
+    statements: list[sql.Composed] = [drop.format(root.identifier, name)]
+    # A child that left its parent and came back keeps a constraint of its own, which would be in the way.
+    statements += [drop.format(relation.identifier, name) for relation in _with_own(connection, table, root)]
+    if versions:
+        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
+        statements.append(add.format(root.identifier, name, sql.SQL(definition(connection, root, versions))))
+    locks.change(connection, table, statements)
+    if versions:
+        _validate(connection, table, root)
+
+
+def _with_own(
+    connection: Connection, table: EncryptedTable, root: relations.Relation
+) -> tuple[relations.Relation, ...]:
+    tree = relations.tree(connection, table)
+    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
+    own = {row[0] for row in rows if row[3]}
+    return tuple(relation for relation in tree if relation.oid in own and relation.oid != root.oid)
+
+
+def _validate(connection: Connection, table: EncryptedTable, root: relations.Relation) -> None:
+    statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(root.identifier, sql.Identifier(NAME))
+    for _ in range(VALIDATE_ATTEMPTS):
+        try:
+            with connection.transaction():
+                connection.execute(locks.OUTWAIT_AUTOVACUUM)
+                connection.execute(statement)
+        except psycopg.errors.LockNotAvailable:
+            continue
+        return
+    who = "; ".join(locks.holders(connection, table)) or "a passing session"
+    raise BlockedError(
+        f"the fence of table {table.name} cannot be validated beside {who}; "
+        "wait until that ends, then run this step again"
+    )
+
+
+def _retreat(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> NoReturn:
+    """Old values are there, and under a fence their rows could no longer be updated at all: fence only the others."""
+    left = tally(connection, table, versions).old
+    present = {version for _, version in left} or set(versions)
+    _put(connection, table, tuple(version for version in versions if version not in present))
+    places = ", ".join(f"column {column}: {number} under {version}" for (column, version), number in left.items())
+    raise ProofError(
+        f"table {table.name} still holds old values ({places or 'written meanwhile'}); find what writes them, "
+        "then run this step again"
+    ) from None

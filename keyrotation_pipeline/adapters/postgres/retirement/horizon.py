@@ -1,0 +1,168 @@
+"""The horizon: who could still show, or bring back, a value that was replaced before a given moment.
+
+Zero old rows on the primary is not yet permission to withdraw a key: an open snapshot, a prepared transaction, a
+standby or a subscriber may still need it. The moment is named twice, as a transaction id for everything that works by
+snapshots and as a WAL position for everything that replays.
+
+Not to be seen from here: sessions of a standby that runs without hot_standby_feedback and without a slot, holdable
+cursors, and copies that left the database (base backups, WAL archives, which is why a key is archived, not deleted).
+"""
+
+from collections.abc import Iterator
+
+from keyrotation_pipeline.adapters.postgres.retirement import locks
+from keyrotation_pipeline.adapters.postgres.retirement.locks import age
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.model.columns import EncryptedTable
+
+# Sessions of other databases cannot read our rows. VACUUM's snapshots show nobody anything; a parallel worker has its
+# leader's. A standby that feeds its horizon back without a slot shows it as a walsender's backend_xmin.
+_SESSIONS = """
+SELECT pid, coalesce(nullif(application_name, ''), backend_type, 'unnamed'),
+       extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start))::bigint,
+       backend_xmin::text::bigint, backend_xid::text::bigint
+FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND backend_type NOT IN ('autovacuum worker', 'parallel worker')
+  AND (datname = current_database() OR backend_type = 'walsender' AND datname IS NULL)
+  AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+ORDER BY xact_start
+"""
+
+# What a role without pg_read_all_stats gets of another role's session: who it is, and nothing of what it does.
+_HIDDEN = """
+SELECT count(*), string_agg(DISTINCT usename::text, ', ') FROM pg_stat_activity
+WHERE datname = current_database() AND usesysid IS NOT NULL AND backend_type IS NULL
+"""
+
+_PREPARED = """
+SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::bigint, transaction::text::bigint
+FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
+"""
+
+# A slot that has lost its WAL can deliver nothing any more.
+_SLOTS = """
+SELECT slot_name::text, slot_type, active, xmin::text::bigint,
+       CASE slot_type WHEN 'logical' THEN coalesce(confirmed_flush_lsn < %(lsn)s::pg_lsn, true)
+            ELSE coalesce(restart_lsn < %(lsn)s::pg_lsn, false) END
+FROM pg_replication_slots
+WHERE (slot_type = 'physical' OR database = current_database()) AND wal_status IS DISTINCT FROM 'lost'
+ORDER BY slot_name
+"""
+
+# Logical ones are known by their slots. Base backups and WAL receivers report no replay: they show no rows.
+_STANDBYS = """
+SELECT r.pid, r.application_name, r.state IS NULL
+FROM pg_stat_replication r LEFT JOIN pg_stat_activity a ON a.pid = r.pid
+WHERE a.datname IS NULL AND (r.state IS NULL OR r.state <> 'backup' AND CASE
+    WHEN r.replay_lsn IS NULL THEN r.write_lsn IS NULL ELSE r.replay_lsn < %(lsn)s::pg_lsn END)
+"""
+
+
+def barrier(connection: Connection) -> str:
+    """A WAL position, as text, that lies behind everything committed so far; to be called outside a transaction."""
+    with connection.transaction():
+        # Something to replay and confirm, or an idle standby would stay short of the position for ever.
+        connection.execute("SET LOCAL synchronous_commit = local")
+        connection.execute("SELECT pg_logical_emit_message(true, 'keyrotation', 'barrier')")
+    row = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+    return str(row[0]) if row else "0/0"
+
+
+def current_xid(connection: Connection) -> int:
+    """A full (64-bit) transaction id later than every committed one."""
+    row = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+    return int(str(row[0])) if row else 0
+
+
+def holders(connection: Connection, xid: int, lsn: str) -> tuple[str, ...]:
+    """Who could still show a value replaced before `xid` / `lsn`, one sentence each, each saying what to do.
+
+    A session whose activity this role may not see is such a holder: it cannot be ruled out.
+    """
+    following = next_xid(connection)
+    return (
+        *_old_sessions(connection, xid, following),
+        *_hidden_sessions(connection),
+        *_old_prepared(connection, xid, following),
+        *_old_slots(connection, xid, lsn, following),
+        *_lagging_standbys(connection, lsn),
+    )
+
+
+def sessions(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
+    """Who holds a lock on `table` now, else every other session of this database; one phrase each."""
+    if found := locks.holders(connection, table):
+        return found
+    rows = connection.execute(
+        "SELECT pid, coalesce(nullif(application_name, ''), 'unnamed'), coalesce(client_addr::text, 'local')"
+        " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND usesysid IS NOT NULL ORDER BY pid"
+    ).fetchall()
+    return tuple(f"session {pid} ({application}, {address})" for pid, application, address in rows)
+
+
+def next_xid(connection: Connection) -> int:
+    """The full transaction id by which 32-bit ones are told apart."""
+    row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+    return int(str(row[0])) if row else 0
+
+
+def widen(short: object, following: int) -> int | None:
+    """The full id of a 32-bit transaction id that is less than 2^31 away from `following`."""
+    if short is None:
+        return None
+    distance = (int(str(short)) - following + 2**31) % 2**32 - 2**31
+    return following + distance
+
+
+def _older(short: object, xid: int, following: int) -> bool:
+    full = widen(short, following)
+    return full is not None and full < xid
+
+
+def _old_sessions(connection: Connection, xid: int, following: int) -> Iterator[str]:
+    for pid, application, seconds, xmin, own in connection.execute(_SESSIONS).fetchall():
+        if _older(xmin, xid, following) or _older(own, xid, following):
+            yield (
+                f"session {pid} ({application}) is in a transaction that began {age(seconds)} ago and may still see "
+                f"old values; wait until it ends, or end it with SELECT pg_terminate_backend({pid})"
+            )
+
+
+def _hidden_sessions(connection: Connection) -> Iterator[str]:
+    row = connection.execute(_HIDDEN).fetchone()
+    if row and row[0]:
+        yield (
+            f"{row[0]} session(s) of {row[1]} are hidden from this role, so an old snapshot cannot be ruled out; "
+            "GRANT pg_read_all_stats to the role that runs keyrotation"
+        )
+
+
+def _old_prepared(connection: Connection, xid: int, following: int) -> Iterator[str]:
+    for gid, seconds, transaction in connection.execute(_PREPARED).fetchall():
+        if _older(transaction, xid, following):
+            yield (
+                f"prepared transaction {gid!r}, {age(seconds)} old, may still bring old values; "
+                "COMMIT PREPARED or ROLLBACK PREPARED it"
+            )
+
+
+def _old_slots(connection: Connection, xid: int, lsn: str, following: int) -> Iterator[str]:
+    for name, kind, active, xmin, behind in connection.execute(_SLOTS, {"lsn": lsn}).fetchall():
+        if behind or _older(xmin, xid, following):
+            state = "active" if active else "inactive"
+            yield (
+                f"{kind} replication slot {name!r} ({state}) has not passed {lsn}, so its receiver may still hold old "
+                "values; wait until it catches up, or drop the slot if nobody uses it"
+            )
+
+
+def _lagging_standbys(connection: Connection, lsn: str) -> Iterator[str]:
+    for pid, application, hidden in connection.execute(_STANDBYS, {"lsn": lsn}).fetchall():
+        if hidden:
+            yield (
+                f"what walsender {pid} has replayed is hidden from this role; "
+                "GRANT pg_read_all_stats to the role that runs keyrotation"
+            )
+        else:
+            yield f"standby {application!r} (walsender {pid}) has not replayed {lsn}; wait until it catches up"

@@ -1,0 +1,123 @@
+"""Locks on the application's tables: changing a table without ever queueing for it, and naming who is in the way.
+
+A waiting ACCESS EXCLUSIVE stalls everybody who comes after it, so it is only ever tried, never awaited.
+"""
+
+import time
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory import relations
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError, PreflightError
+from keyrotation_pipeline.model.columns import EncryptedTable
+
+PATIENCE_SECONDS = 30.0
+# The light lock is let go after each spell: somebody's CREATE INDEX may queue behind it, and writers behind that.
+SPELL_SECONDS = 2.0
+PAUSE_SECONDS = 0.02
+
+# A wait longer than deadlock_timeout is what makes an autovacuum worker give way.
+OUTWAIT_AUTOVACUUM = """
+SELECT set_config('lock_timeout', (setting::int + 500) || 'ms', true) FROM pg_settings WHERE name = 'deadlock_timeout'
+"""
+
+_HOLDERS = """
+SELECT DISTINCT l.pid, coalesce(nullif(a.application_name, ''), a.backend_type, 'unnamed'),
+       extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::bigint, p.gid
+FROM pg_locks l
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+-- A prepared transaction has no process; the lock on its own transaction id tells which it is.
+LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+    AND own.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
+WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY(%s::bigint[]::oid[])
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.pid IS DISTINCT FROM pg_backend_pid()
+ORDER BY 3 DESC NULLS LAST
+"""
+
+
+def change(connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed]) -> None:
+    """Run statements on a table and its partitions in one transaction under ACCESS EXCLUSIVE, without queueing for it.
+
+    First SHARE UPDATE EXCLUSIVE, which no reader or writer notices and which autovacuum gives way to; under it,
+    attempts that fail at once, with pauses between, for `PATIENCE_SECONDS` in all.
+
+    Raises:
+        BlockedError: the lock was not to be had; names who holds one.
+        PreflightError: the role may not change the table.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not _attempt(connection, table, statements, deadline):
+        if time.monotonic() >= deadline:
+            raise _blocked(connection, table)
+        time.sleep(PAUSE_SECONDS)
+
+
+def holders(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
+    """Who holds a lock on the table or a relation under it, the oldest transaction first; one phrase each."""
+    oids = [relation.oid for relation in relations.tree(connection, table)]
+    rows = connection.execute(_HOLDERS, (oids,)).fetchall()
+    return tuple(_phrase(*row) for row in rows)
+
+
+def age(seconds: object) -> str:
+    """A duration as people say it: ``35 s``, ``12 min``, ``3 h``."""
+    whole = int(str(seconds or 0))
+    for unit, size in (("h", 3600), ("min", 60)):
+        if whole >= 2 * size:
+            return f"{whole // size} {unit}"
+    return f"{max(whole, 0)} s"
+
+
+def _attempt(
+    connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed], deadline: float
+) -> bool:
+    root = relations.root(connection, table)
+    try:
+        with connection.transaction():
+            connection.execute(OUTWAIT_AUTOVACUUM)
+            connection.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(root.identifier))
+            if not _seize(connection, root, min(deadline, time.monotonic() + SPELL_SECONDS)):
+                return False
+            for statement in statements:
+                connection.execute(statement)
+    except psycopg.errors.LockNotAvailable:
+        return False
+    except psycopg.errors.InsufficientPrivilege:
+        raise PreflightError(
+            f"this role may not change table {table.name}; run keyrotation as the owner of the table"
+        ) from None
+    return True
+
+
+def _seize(connection: Connection, root: relations.Relation, until: float) -> bool:
+    statement = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(root.identifier)
+    while True:
+        try:
+            # A savepoint: what was locked of a tree of partitions is let go when one of them is not to be had.
+            with connection.transaction():
+                connection.execute(statement)
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return True
+
+
+def _blocked(connection: Connection, table: EncryptedTable) -> BlockedError:
+    who = "; ".join(holders(connection, table)) or "somebody who has just let it go"
+    return BlockedError(
+        f"table {table.name} cannot be locked for a moment, since it is in use by {who}; "
+        "wait until that ends or end it, then run this step again"
+    )
+
+
+def _phrase(pid: object, application: object, seconds: object, gid: object) -> str:
+    if gid is not None:
+        return f"prepared transaction {gid!r} ({age(seconds)} old)"
+    return f"session {pid} ({application}, in a transaction for {age(seconds)})"

@@ -1,0 +1,130 @@
+"""The evidence of invariant 4, taken inside the transaction that retires the key, and failing closed.
+
+The order matters. The count locks the tables against ALTER until the transaction ends; only then are the fences read,
+so that what was read stays true until the key is withdrawn.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
+from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
+from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.proof import ZeroOldRows
+
+_FENCE_XMIN = "SELECT xmin::text::bigint FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s"
+
+
+def zero_old_rows(
+    connection: Connection,
+    tables: Sequence[EncryptedTable],
+    version: KeyVersion,
+    retired: Sequence[KeyVersion],
+    xid: int,
+    lsn: str,
+) -> ZeroOldRows:
+    """Take the evidence that nothing under `version` (or any of `retired`) is left or can be shown by anybody.
+
+    Args:
+        connection: inside a READ COMMITTED transaction, which the caller ends.
+        tables: all declared tables.
+        version: the one to retire.
+        retired: every version that the fences must name, `version` among them.
+        xid: full transaction id taken after the fences were validated.
+        lsn: WAL position taken then.
+
+    Raises:
+        ProofError: an unencrypted value, a finding, a quarantined value, or a transaction not fit for this.
+        FenceError: an old value; a fence that is missing, not validated, altered, or younger than `xid`.
+        BlockedError: somebody could still show an old value.
+    """
+    _require_read_committed(connection)
+    connection.execute("SET LOCAL constraint_exclusion = off")
+    versions = tuple(sorted({*retired, version}))
+    for table in tables:
+        connection.execute(
+            sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(relations.root(connection, table).identifier)
+        )
+    values = sum(_require_zero(connection, table, versions) for table in tables)
+    for table in tables:
+        _require_fence(connection, table, versions, xid)
+    _require_nothing_found(connection, tables, retired)
+    if found := horizon.holders(connection, xid, lsn):
+        raise BlockedError("; ".join(found))
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    proven_at = row[0] if row else None
+    if not isinstance(proven_at, datetime):
+        raise ProofError("the database told no time; run this step again")
+    return ZeroOldRows(version, tuple(str(table.name) for table in tables), 0, values, lsn, proven_at)
+
+
+def _require_read_committed(connection: Connection) -> None:
+    # Under one snapshot for all, a row or a fence changed since the first statement would go unseen.
+    row = connection.execute("SELECT current_setting('transaction_isolation')").fetchone()
+    level = row[0] if row else None
+    if connection.info.transaction_status is not TransactionStatus.INTRANS or level != "read committed":
+        raise ProofError(
+            "the proof was asked for outside a READ COMMITTED transaction, where it would not hold; "
+            "set default_transaction_isolation of the role that runs keyrotation to 'read committed'"
+        )
+
+
+def _require_zero(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> int:
+    counted = tally(connection, table, versions)
+    for (column, version), number in counted.old.items():
+        raise FenceError(
+            f"table {table.name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
+        )
+    for column, number in counted.unencrypted.items():
+        raise ProofError(
+            f"table {table.name}, column {column}: {number} value(s) are not encrypted; "
+            "encrypt or remove them (`keyrotation inventory` counts them), then run `keyrotation rotate` again"
+        )
+    return counted.values
+
+
+def _require_fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], xid: int) -> None:
+    missing = [str(version) for version in versions if version not in fence.fences(connection, table)]
+    if missing:
+        raise FenceError(
+            f"table {table.name} is not fenced against {', '.join(missing)} on column(s) {', '.join(table.columns)}: "
+            f"constraint {fence.NAME} is missing, altered or not validated; find out who changed it"
+        )
+    # Only a fence that has stood since `xid` tells that no old value was written, and replaced, after it.
+    root = relations.root(connection, table)
+    row = connection.execute(_FENCE_XMIN, (root.oid, fence.NAME)).fetchone()
+    following = horizon.next_xid(connection)
+    made = horizon.widen(row[0], following) if row else None
+    # Beyond the next id: so old that the 32-bit id has wrapped.
+    if made is None or xid <= made < following:
+        raise FenceError(
+            f"the fence of table {table.name} on column(s) {', '.join(table.columns)} was made anew after the proof; "
+            "find out who changed it"
+        )
+
+
+def _require_nothing_found(
+    connection: Connection, tables: Sequence[EncryptedTable], retired: Sequence[KeyVersion]
+) -> None:
+    for finding in discovery.discover(connection, tables):
+        if not finding.blocks(retired):
+            continue
+        raise ProofError(
+            f"{finding.relation}, column {finding.column}: {finding.values} value(s) of our format "
+            f"({finding.near_misses} near-misses), {finding.reason}; "
+            "re-encrypt or remove them, and declare the column in [[tables]] before the next rotation"
+        )
+    entries = quarantine.load(connection, tables)
+    for entry in entries:
+        number = sum((each.table, each.column) == (entry.table, entry.column) for each in entries)
+        raise ProofError(
+            f"table {entry.table}, column {entry.column}: {number} value(s) are in quarantine ({entry.reason}); "
+            "mend or remove them (`keyrotation inventory` lists them), then run `keyrotation rotate` again"
+        )

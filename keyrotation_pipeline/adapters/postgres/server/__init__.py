@@ -1,0 +1,1 @@
+"""Servers and their programs: connections, the embedded PostgreSQL, dumps, scratch servers."""

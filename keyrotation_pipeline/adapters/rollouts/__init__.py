@@ -1,0 +1,1 @@
+"""How applications come by the keys, one way a file."""

@@ -1,0 +1,15 @@
+"""From settings to opened ports: the one place that knows which adapter stands behind which port."""
+
+from keyrotation_pipeline.assembly.home import create_home, create_key_store, database_url, require_home, server_url
+from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline
+
+__all__ = [
+    "create_home",
+    "create_key_store",
+    "database_url",
+    "initialise",
+    "open_backups",
+    "open_pipeline",
+    "require_home",
+    "server_url",
+]

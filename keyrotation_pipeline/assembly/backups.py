@@ -1,0 +1,137 @@
+"""From settings to what backups and recovery need; `assembly` opens the database around it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.adapters.backups.encrypted_dumps import EncryptedDumps
+from keyrotation_pipeline.adapters.backups.key_vault import FileVault
+from keyrotation_pipeline.adapters.backups.offsite_vault import OffsiteVault
+from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.programs import Programs
+from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
+from keyrotation_pipeline.assurance.site import BackupSite, Objectives
+from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
+from keyrotation_pipeline.ports.backups import BackupPlace, BackupVault, RecoveryKey
+from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.backups import S3Settings
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.adapters.backups.s3 import S3Bucket
+
+S3_SCHEME = "s3://"
+
+
+def backup_vault(settings: Settings, gpg: GnuPG, clock: Clock) -> BackupVault:
+    """Where a rotation backs its new key up: the local directory, and the bucket if there is one."""
+    local = FileVault(settings.backup_directory, gpg, settings.recipients, clock)
+    if settings.backup.s3 is None:
+        return local
+    return OffsiteVault(local, BackupDirectory(settings.backup_directory), _opened(settings.backup.s3, clock))
+
+
+def backup_site(settings: Settings, url: str, pipeline: Pipeline) -> BackupSite:
+    """Everything that a backup, a recovery test and a restored key take.
+
+    Args:
+        url: of the application's database.
+    """
+    gpg, local = GnuPG(settings.home / "gnupg"), BackupDirectory(settings.backup_directory)
+    binaries, recipients = settings.backup.postgres_binaries, settings.recipients
+    return BackupSite(
+        pipeline=pipeline,
+        local=local,
+        vault=FileVault(settings.backup_directory, gpg, recipients, pipeline.clock),
+        offsite=_offsite(settings, pipeline.clock),
+        dumps=EncryptedDumps(url, partial(connect, url), binaries, local, gpg, recipients),
+        restorer=ScratchServers(settings.home / "recovery", Programs.of(None)),
+        recipients=len(set(recipients)),
+        keep_local_days=settings.backup.keep_local_days,
+        objectives=Objectives(settings.recovery.rto_seconds, settings.recovery.rpo_seconds),
+    )
+
+
+def has_recovery_key(settings: Settings) -> bool:
+    """Whether a recovery test can run without an officer."""
+    return settings.recovery.secret_key is not None or settings.recovery.gnupg_home is not None
+
+
+@contextmanager
+def recovery_key(
+    settings: Settings, file: Path | None = None, passphrase: bytes | None = None
+) -> Iterator[RecoveryKey]:
+    """The key that opens backups, until the context ends.
+
+    Args:
+        file: an officer's exported secret key, used this once; None: the one of `[recovery]`.
+        passphrase: None: the one of `[recovery]`, if it names one.
+
+    Raises:
+        RecoveryKeyError: there is none, or one that cannot or must not be used.
+        ConfigurationError: `[recovery]` names a place where it is not.
+    """
+    recovery = settings.recovery
+    if passphrase is None and recovery.passphrase is not None:
+        passphrase = recovery.passphrase.read("[recovery] passphrase").rstrip(b"\r\n")
+    if file is not None:
+        with imported_key(_read(file), passphrase) as key:
+            yield key
+    elif recovery.secret_key is not None:
+        secret = recovery.secret_key.read("[recovery] secret_key")
+        gpg = GnuPG(settings.home / "gnupg")
+        officers = [gpg.read_certificate(officer.certificate).fingerprint for officer in settings.approvals.officers]
+        with imported_key(secret, passphrase, officers=officers, decrypts_only=True) as key:
+            yield key
+    elif recovery.gnupg_home is not None:
+        yield agent_key(recovery.gnupg_home, passphrase)
+    else:
+        raise RecoveryKeyError(
+            "no recovery key is named; give one with --key FILE, or name it in [recovery] secret_key or gnupg_home"
+        )
+
+
+def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, bytes]:
+    """An encrypted file that somebody names by path or as ``s3://bucket/key``: its name, and what is in it.
+
+    Raises:
+        BackupError: it is not there.
+    """
+    if not source.startswith(S3_SCHEME):
+        return Path(source).name, _read(Path(source))
+    bucket, _, key = source.removeprefix(S3_SCHEME).partition("/")
+    folder, _, name = key.rpartition("/")
+    known = settings.backup.s3 or S3Settings(bucket=bucket)
+    return name, _opened(known.model_copy(update={"bucket": bucket, "prefix": folder}), clock).read(name)
+
+
+def _offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:
+    return () if settings.backup.s3 is None else (_opened(settings.backup.s3, clock),)
+
+
+def _opened(s3: S3Settings, clock: Clock) -> "S3Bucket":
+    from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket  # noqa: PLC0415  boto3 takes a second to import
+
+    prefix = s3.prefix.strip("/")
+    bucket = Bucket(
+        name=s3.bucket,
+        prefix=f"{prefix}/" if prefix else "",
+        region_name=s3.region_name,
+        endpoint_url=s3.endpoint_url,
+        storage_class=s3.storage_class,
+        object_lock_days=s3.object_lock_days,
+    )
+    return S3Bucket(bucket, clock)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise BackupError(f"file {path} cannot be read; correct its name or its rights") from None

@@ -1,0 +1,70 @@
+"""The home: the directory of our own, and the embedded server in it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
+from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.settings import Settings
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[str]:
+    """URL of the application's database; the embedded server, if it is that, runs meanwhile.
+
+    Raises:
+        HomeError: the embedded server has no home yet, or cannot run.
+    """
+    with server_url(settings.home, settings.database.url.get_secret_value() if settings.database.url else None) as url:
+        yield url
+
+
+@contextmanager
+def server_url(home: Path, url: str | None) -> Iterator[str]:
+    """`url`, or without one that of the home's embedded server.
+
+    Raises:
+        HomeError: see `database_url`.
+    """
+    if url is not None:
+        yield url
+        return
+    require_home(home)
+    with EmbeddedServer(home / "postgres") as server:
+        yield server.url()
+
+
+def create_key_store(settings: Settings) -> None:
+    """Make the key store where it is lost, or was never made; an existing one is left as it is."""
+    FileKeyStore.create(settings.keys_directory)
+
+
+def create_home(home: Path) -> None:
+    """Make the home, mode 0700; an existing one is made private again.
+
+    Raises:
+        HomeError: the operating system refuses.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.chmod(0o700)
+    except OSError as error:
+        raise HomeError(
+            f"{home} cannot be used ({error.strerror}); mend that, or name another in KEYROTATION_HOME"
+        ) from None
+
+
+def require_home(home: Path) -> None:
+    """Refuse to go on without a home.
+
+    Raises:
+        HomeError: there is none, or it may not be entered.
+    """
+    try:
+        present = home.is_dir()
+    except PermissionError:
+        raise HomeError(f"{home} belongs to another user; run as that user") from None
+    if not present:
+        raise HomeError(f"there is no home {home} yet; run `keyrotation init` or `keyrotation demo`")

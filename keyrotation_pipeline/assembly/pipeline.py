@@ -1,0 +1,108 @@
+"""The ports of a rotation, opened from settings."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+
+from keyrotation_pipeline.adapters.backups.anchors import KeptAnchors
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
+from keyrotation_pipeline.assembly.backups import backup_site, backup_vault
+from keyrotation_pipeline.assembly.home import create_home, create_key_store, database_url, require_home
+from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.rotation import keys
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.environment import child_environment
+
+
+@contextmanager
+def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
+    """Every port, opened on the configured database, until the context ends.
+
+    Args:
+        actor: who acts, as the audit names them.
+
+    Raises:
+        HomeError: there is no home yet.
+        DatabaseUnavailableError: the database does not answer.
+        PreflightError: it has no schema `keyrotation` yet, or one of another version.
+    """
+    require_home(settings.home)
+    with database_url(settings) as url, closing(connect(url)) as connection:
+        require_migrated(connection)
+        yield _assemble(settings, url, connection, actor)
+
+
+@contextmanager
+def open_backups(settings: Settings, *, actor: str) -> Iterator[BackupSite]:
+    """Every port, and what backups and recovery need besides, until the context ends; raises as `open_pipeline`."""
+    with database_url(settings) as url, open_pipeline(settings, actor=actor) as pipeline:
+        yield backup_site(settings, url, pipeline)
+
+
+def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
+    """Make what a home and a database need before the first rotation; again is no change.
+
+    Home, key store, the schema `keyrotation`, the pinned roster, and the existing keys, in that order: a key is
+    imported only when its backup can be encrypted to known recipients.
+
+    Args:
+        ring: the keys in use today; None imports none.
+
+    Raises:
+        ApprovalError: the configured roster is wrong, or differs from the pinned one.
+        KeyStoreError: another key is registered or stored under one of the versions.
+    """
+    # Alembic and SQLAlchemy take as long to import as all else together, and no other command needs them.
+    from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
+
+    create_home(settings.home)
+    create_key_store(settings)
+    with database_url(settings) as url:
+        migrate(url)
+        with open_pipeline(settings, actor=actor) as pipeline:
+            pipeline.ledger.pin_roster(pipeline.signatures.roster())
+            if ring is not None:
+                keys.import_keys(pipeline, ring)
+
+
+def _assemble(settings: Settings, url: str, connection: Connection, actor: str) -> Pipeline:
+    clock = SystemClock()
+    gpg = GnuPG(settings.home / "gnupg")
+    speed = settings.reencryption
+    limits = Limits(
+        workers=speed.workers,
+        max_rows_per_second=speed.max_rows_per_second,
+        max_replica_lag_seconds=speed.max_replica_lag_seconds,
+        duty_cycle=speed.duty_cycle,
+        hours=settings.allowed_hours,
+    )
+    store = FileKeyStore(settings.keys_directory)
+    hiring = Hiring(store.ring, child_environment())
+    database = PostgresDatabase(url, connection, partial(connect, url), limits, hiring)
+    officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
+    return Pipeline(
+        tables=settings.encrypted_tables,
+        shards=speed.shards,
+        ledger=PostgresLedger(connection, clock, actor, str(database.identity())),
+        database=database,
+        keys=store,
+        vault=backup_vault(settings, gpg, clock),
+        rollout=ReportedInstances(
+            connection, settings.rollout.instance_ttl_seconds, settings.rollout.timeout_seconds, clock
+        ),
+        signatures=OfficerSignatures(
+            gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
+        ),
+        clock=clock,
+        anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory),
+    )

@@ -1,0 +1,124 @@
+"""Restore a dump beside the live database and read all of it. Which of the two is used then, people decide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.assurance.copies import fetch, kept_sets
+from keyrotation_pipeline.assurance.recovery import LOCK
+from keyrotation_pipeline.assurance.restored import require_all_there
+from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.errors import BackupError, KeyRotationError, MissingVersionError, UnreadableSampleError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.ports.backups import BackupPlace, NewDatabases, RecoveryKey
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+RESTORE_INTENDED = "database_restore_intended"
+RESTORED = "database_restored_beside"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredBeside:
+    """A database that was restored and read whole.
+
+    Args:
+        values: how many decrypted, by table; all of them.
+        ignored_errors: statements that pg_restore went on after.
+    """
+
+    database: str
+    dump: str
+    made_at: datetime
+    place: str
+    rows: Mapping[str, int]
+    values: Mapping[str, int]
+    ignored_errors: int
+
+    def facts(self) -> Mapping[str, Any]:
+        """As the audit holds it."""
+        return {
+            "database": self.database,
+            "dump": self.dump,
+            "made_at": self.made_at.isoformat(),
+            "place": self.place,
+            "rows": dict(self.rows),
+            "values_decrypted": dict(self.values),
+            "ignored_errors": self.ignored_errors,
+        }
+
+
+def restore_beside(
+    site: BackupSite, databases: NewDatabases, key: RecoveryKey, into: str, wanted: str | None, report: Report
+) -> RestoredBeside:
+    """Restore a dump into the new database `into`, count it and decrypt every value with the key store's keys.
+
+    Args:
+        wanted: file name of the dump; None takes the newest.
+
+    Raises:
+        BackupError: there is no such dump.
+        MissingVersionError: the dump needs a key that the key store does not hold.
+        LostRowsError, UnreadableSampleError: the new database is not what was dumped; it is left to be looked at.
+    """
+    ledger = site.pipeline.ledger
+    with ledger.lock(LOCK), site.restorer.workspace() as workspace:
+        place, made, dump = _found(site, wanted)
+        ring = _ring(site.pipeline, dump)
+        ledger.append(RESTORE_INTENDED, {"database": into, "dump": dump.file.name, "place": place.description})
+        target = workspace / dump.file.name
+        fetch(place, dump.file, target)
+        with databases.restored(into, dump.file.name, target, key) as restored:
+            require_all_there(restored.database, dump)
+            values = {}
+            for content in dump.tables:
+                counted = restored.database.decrypt_all(content.table, ring, report)
+                if counted.failures:
+                    raise UnreadableSampleError(
+                        f"{counted.failures} value(s) of {content.table.name} in the new database {into} do not "
+                        "decrypt; leave the old one in use, and take an older backup"
+                    )
+                values[str(content.table.name)] = counted.values
+        rows = {str(content.table.name): content.rows for content in dump.tables}
+        done = RestoredBeside(
+            into, dump.file.name, made.made_at, place.description, rows, values, restored.ignored_errors
+        )
+        ledger.append(RESTORED, done.facts())
+        return done
+
+
+def _found(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:
+    """The dump, in the nearest place that has it: the local directory first."""
+    found: list[tuple[BackupPlace, BackupSet, DatabaseCopy]] = []
+    refused: KeyRotationError | None = None
+    for place in reversed(site.places):
+        try:
+            sets = kept_sets(place).sets
+        except BackupError as error:  # the place does not answer
+            refused = error
+            continue
+        found += [
+            (place, made, made.dump) for made in sets if made.dump and wanted in {None, made.dump.file.name, made.name}
+        ]
+    if found:
+        return max(found, key=lambda each: each[1].made_at)
+    if refused is not None:
+        raise refused
+    places = " or ".join(place.description for place in site.places)
+    what = f"{wanted} is not" if wanted else "no backup of the database is"
+    raise BackupError(f"{what} in {places}; `keyrotation restore-key --survey` lists those that there are")
+
+
+def _ring(pipeline: Pipeline, dump: DatabaseCopy) -> KeyRing:
+    """Every key that the dump needs, live or archived."""
+    stored = {*pipeline.keys.versions(), *pipeline.keys.archived()}
+    for version in dump.versions:
+        if version not in stored:
+            raise MissingVersionError(
+                f"{dump.file.name} needs the key {version}, which is not in the key store; "
+                f"put it back with `keyrotation restore-key {version}` first"
+            )
+    needed = {version: pipeline.keys.get(version) for version in dump.versions or sorted(stored)[:1]}
+    return KeyRing(needed, max(needed))

@@ -1,0 +1,214 @@
+"""Where everything stands, as one object: what `status --json` prints and the text of `status` is made from."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from keyrotation_pipeline.assurance.protection import protection
+from keyrotation_pipeline.audit.divergence import divergence, warning
+from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
+from keyrotation_pipeline.model.facts import instant, names
+from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.progress import ShardProgress
+from keyrotation_pipeline.model.request import WALK, RequestAction, Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening, superseding
+from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.rotation import performing
+
+SCHEMA = 1
+COUNTS_STALE_AFTER = timedelta(days=7)
+# What the walk of rows is of a rotation's whole time, by the demo's measure; the other steps share the rest.
+ROWS_SHARE = 0.7
+
+
+def overview(pipeline: Pipeline) -> dict[str, Any]:
+    """The object of `status --json`; `attention` has one sentence for each thing overdue, blocked or stale."""
+    now = pipeline.clock.now()
+    records, rotation, head = pipeline.ledger.keys(), superseding.next_up(pipeline), pipeline.ledger.head()
+    counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
+    primary, attention = _primary(pipeline)
+    due = rotation_due(primary, records, pipeline.ledger.rotations()) if primary else None
+    attention += _restored(pipeline)
+    attention += _overdue(rotation, due, now)
+    attention += _blocked(pipeline, rotation)
+    attention += _waiting(pipeline, rotation)
+    protected = protection(pipeline, records, now)
+    attention += protected.attention
+    attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
+    return {
+        "schema": SCHEMA,
+        "generated_at": instant(now),
+        "database": pipeline.database.identity().name,
+        "key_versions": [_key_document(record) for record in records],
+        "primary": str(primary) if primary else None,
+        "tables": [_table_document(pipeline, table, counts.get(table), records) for table in pipeline.tables],
+        "rotation": _rotation_document(pipeline, rotation, counts) if rotation else None,
+        "last_backup": instant(protected.last_backup),
+        "last_recovery_test": instant(protected.last_recovery_test),
+        "incidents_open": 0,
+        "audit": {"seq": head.seq, "head": head.hash},
+        "next_rotation_due": instant(due.at) if due else None,
+        "attention": attention,
+    }
+
+
+def _primary(pipeline: Pipeline) -> tuple[KeyVersion | None, list[str]]:
+    """The primary by the key store, and what is wrong with it."""
+    try:
+        primary = pipeline.keys.primary()
+    except KeyStoreError as error:
+        return None, [str(error)]
+    return primary, [] if primary else ["the key store names no primary; run `keyrotation init`"]
+
+
+def _restored(pipeline: Pipeline) -> list[str]:
+    try:
+        sentence = warning(divergence(pipeline))
+    except KeyStoreError:
+        return []  # which looking for the primary says
+    return [sentence] if sentence else []
+
+
+def _overdue(rotation: Rotation | None, due: RotationDue | None, now: datetime) -> list[str]:
+    sentences = []
+    if due is not None and due.overdue(now):
+        sentences.append(f"a rotation was due by {due.at:%Y-%m-%d %H:%M} UTC; run `keyrotation request`")
+    if rotation is not None and now > rotation.finish_by:
+        sentences.append(f"rotation {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC")
+    elif rotation is not None and rotation.started_at is None and now > rotation.start_by:
+        sentences.append(f"rotation {rotation.id} was to start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it")
+    return sentences
+
+
+def _blocked(pipeline: Pipeline, rotation: Rotation | None) -> list[str]:
+    sentences = (
+        [f"rotation {rotation.id} is blocked: {rotation.blocked_by}"] if rotation and rotation.blocked_by else []
+    )
+    try:
+        opening.require_roster(pipeline)
+    except KeyRotationError as error:
+        if not rotation or str(error) != rotation.blocked_by:
+            sentences.append(str(error))
+    return sentences
+
+
+def _waiting(pipeline: Pipeline, rotation: Rotation | None) -> list[str]:
+    """A request beside the one that is shown, which is to undo that or to take it over."""
+    waiting = pipeline.ledger.waiting()
+    if waiting is None or rotation is None or waiting.id == rotation.id:
+        return []
+    sentence = performing.next_decision(pipeline, waiting).waiting_for
+    return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
+
+
+def _amiss(table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord], now: datetime) -> list[str]:
+    if count is None:
+        return [f"table {table.name} was never counted; run `keyrotation status --count`"]
+    sentences = []
+    if now - count.counted_at > COUNTS_STALE_AFTER:
+        sentences.append(
+            f"table {table.name} was last counted on {count.counted_at:%Y-%m-%d}; run `keyrotation status --count`"
+        )
+    for number, what in ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable")):
+        if number:
+            sentences.append(
+                f"table {table.name} holds {number} {what} value(s), which block retirement; "
+                "run `keyrotation inventory`"
+            )
+    known = {record.version for record in records}
+    for version, number in count.values_by_version.items():
+        if number and version not in known:
+            sentences.append(f"table {table.name} holds {number} value(s) under {version}, which nobody registered")
+    return sentences
+
+
+def _key_document(record: KeyRecord) -> dict[str, Any]:
+    return {
+        "version": str(record.version),
+        "state": str(record.state),
+        "fingerprint": record.fingerprint[:16],
+        "created_at": instant(record.created_at),
+    }
+
+
+def _table_document(
+    pipeline: Pipeline, table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord]
+) -> dict[str, Any]:
+    values = {record.version: 0 for record in records} | (count.values_by_version if count else {})
+    return {
+        "table": str(table.name),
+        "columns": list(table.columns),
+        "rows": count.rows if count else None,
+        "values_by_version": {str(version): values[version] for version in sorted(values)} if count else {},
+        "unencrypted": count.unencrypted if count else None,
+        "unreadable": count.unreadable if count else None,
+        "fenced_against": _fences(pipeline, table),
+        "counted_at": instant(count.counted_at) if count else None,
+    }
+
+
+def _fences(pipeline: Pipeline, table: EncryptedTable) -> list[str]:
+    try:
+        return names(pipeline.database.fences(table))
+    except KeyRotationError:
+        return []  # the table is not there, which counting it says
+
+
+def _rotation_document(
+    pipeline: Pipeline, rotation: Rotation, counts: dict[EncryptedTable, TableCount]
+) -> dict[str, Any]:
+    walked = pipeline.ledger.shard_progress(rotation.id)
+    weights = {str(table.name): max(count.rows, 1) for table, count in counts.items()}
+    rows_done = _rows_done(pipeline, rotation, walked, weights)
+    return {
+        "id": rotation.id,
+        "type": str(rotation.action if rotation.action == RequestAction.ROLLBACK else rotation.type),
+        "phase": phase_of(rotation),
+        "from": str(rotation.source),
+        "to": str(rotation.target),
+        "approvals": len(rotation.approvals),
+        "approvals_required": opening.pinned_roster(pipeline).required,
+        "started_at": instant(rotation.started_at),
+        "progress": _progress(rotation, rows_done),
+        "eta_seconds": _eta_seconds(rotation, rows_done, walked, sum(weights.values())),
+        "waiting_for": performing.next_decision(pipeline, rotation).waiting_for,
+        "blocked_by": rotation.blocked_by,
+    }
+
+
+def _rows_done(
+    pipeline: Pipeline, rotation: Rotation, walked: Sequence[ShardProgress], weights: dict[str, int]
+) -> float:
+    """Which part of all rows the walk has passed, 0 to 1; a table counts by its rows as last counted."""
+    if rotation.done(Step.ROWS):
+        return 1.0
+    pages = {(each.table, each.shard): each.done_pages / each.total_pages for each in walked if each.total_pages}
+    passed = total = 0.0
+    for table in pipeline.tables:
+        name, weight = str(table.name), weights.get(str(table.name), 1)
+        shards = [
+            1.0 if rotation.done(Step.ROWS, name, shard) else pages.get((name, shard), 0.0)
+            for shard in range(pipeline.shards)
+        ]
+        passed += weight * sum(shards) / len(shards)
+        total += weight
+    return passed / total
+
+
+def _progress(rotation: Rotation, rows_done: float) -> float:
+    others = [step for step in WALK if step is not Step.ROWS]
+    done = sum(rotation.done(step) is not None for step in others) / len(others)
+    return round(ROWS_SHARE * rows_done + (1 - ROWS_SHARE) * done, 4)
+
+
+def _eta_seconds(rotation: Rotation, rows_done: float, walked: Sequence[ShardProgress], rows: int) -> int | None:
+    """How long the walk of rows still takes at the pace so far; None before and after it."""
+    seconds = sum(each.rows / each.rows_per_second for each in walked if each.rows_per_second)
+    passed = sum(each.rows for each in walked)
+    if not seconds or not passed or rotation.done(Step.ROWS):
+        return None
+    return round((1 - rows_done) * rows * seconds / passed)

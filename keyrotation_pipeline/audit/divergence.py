@@ -1,0 +1,166 @@
+"""Do database, key store and anchors tell one story? After the database was restored to an earlier state they do not.
+
+Approvals, key states and audit are then of an earlier time, and the key store and whatever was written down outside
+are not. Whatever the key store holds must be explained by the ledger, and every anchor must lie in its audit.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from keyrotation_pipeline.audit.intents import (
+    CANCEL_INTENDED,
+    KEY_CREATION_INTENDED,
+    KEY_IMPORT_INTENDED,
+    PRIMARY_CHANGE_INTENDED,
+    RETIREMENT_INTENDED,
+)
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+RECONCILED = "database_reconciled"
+_TELLING = (
+    KEY_CREATION_INTENDED,
+    KEY_IMPORT_INTENDED,
+    PRIMARY_CHANGE_INTENDED,
+    RETIREMENT_INTENDED,
+    CANCEL_INTENDED,
+    RECONCILED,
+)
+# States whose key may lie in the archive of the key store without an intent that says so.
+_SHELVED = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the audit tells, in one reading.
+
+    Args:
+        hashes: of the events at the seqs that anchors name.
+        keys: (version, fingerprint) of every key whose making or import was intended.
+        primaries: (from, to) of every change of the primary that was intended.
+        shelved: versions whose archiving was intended.
+        accepted: anchors that a reconciliation has accepted as not being in it.
+    """
+
+    hashes: dict[int, str] = field(default_factory=dict)
+    keys: set[tuple[str, str]] = field(default_factory=set)
+    primaries: set[tuple[str, str]] = field(default_factory=set)
+    shelved: set[str] = field(default_factory=set)
+    accepted: set[AuditHead] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where they differ: a phrase each, and the anchors that are not in the audit."""
+
+    findings: tuple[str, ...]
+    strangers: tuple[AuditHead, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.findings)
+
+
+def divergence(pipeline: Pipeline) -> Divergence:
+    """Compare database, key store and anchors, as they are now.
+
+    They are looked at one after another, while another process may just be changing them; so what seems to differ is
+    looked at once more.
+    """
+    return _compared(pipeline) and _compared(pipeline)
+
+
+def _compared(pipeline: Pipeline) -> Divergence:
+    anchors = pipeline.anchors.heads()
+    told = _told(pipeline, {anchor.seq for anchor in anchors})
+    strangers = tuple(
+        anchor
+        for anchor in anchors
+        if anchor.seq and told.hashes.get(anchor.seq) != anchor.hash and anchor not in told.accepted
+    )
+    findings = [*_about_anchors(pipeline, strangers), *_about_keys(pipeline, told), *_about_primary(pipeline, told)]
+    return Divergence(tuple(findings), strangers)
+
+
+def require_consistent(pipeline: Pipeline) -> None:
+    """Refuse to change anything in a database that was restored to an earlier state.
+
+    Raises:
+        BlockedError: names what does not fit.
+    """
+    if sentence := warning(divergence(pipeline)):
+        raise BlockedError(sentence)
+
+
+def warning(found: Divergence) -> str | None:
+    """The sentence for a divergence; None where there is none."""
+    if not found:
+        return None
+    return (
+        f"this database was restored, or is not the one that it was ({'; '.join(found.findings)}); "
+        "run `keyrotation reconcile`"
+    )
+
+
+def _told(pipeline: Pipeline, seqs: set[int]) -> Told:
+    told = Told()
+    for event in pipeline.ledger.events():
+        if event.seq in seqs:
+            told.hashes[event.seq] = event.hash
+        # Most events tell nothing here, and need not be parsed.
+        if any(f'"event":"{name}"' in event.body for name in _TELLING):
+            content = json.loads(event.body)
+            _hear(told, content["event"], content["facts"])
+    return told
+
+
+def _hear(told: Told, event: str, facts: Mapping[str, Any]) -> None:
+    if event in {KEY_CREATION_INTENDED, KEY_IMPORT_INTENDED}:
+        told.keys.add((facts["version"], facts["fingerprint"]))
+    elif event == PRIMARY_CHANGE_INTENDED:
+        told.primaries.add((facts["from"], facts["to"]))
+    elif event == RETIREMENT_INTENDED:
+        told.shelved.update(facts["versions"])
+    elif event == CANCEL_INTENDED:
+        told.shelved.add(facts["withdraws"])
+    elif event == RECONCILED:
+        told.accepted.update(AuditHead(each["seq"], each["head"]) for each in facts["accepted"])
+
+
+def _about_anchors(pipeline: Pipeline, strangers: tuple[AuditHead, ...]) -> Iterator[str]:
+    if not strangers:
+        return
+    newest, head = max(strangers, key=lambda anchor: anchor.seq), pipeline.ledger.head()
+    if newest.seq > head.seq:
+        yield f"the audit ends at event {head.seq}, but a copy outside names event {newest.seq} {newest.hash[:16]}"
+    else:
+        yield f"event {newest.seq} of the audit is not the one that a copy outside names ({newest.hash[:16]})"
+
+
+def _about_keys(pipeline: Pipeline, told: Told) -> Iterator[str]:
+    records = pipeline.ledger.keys()
+    registered = {record.version: record for record in records}
+    shelf = pipeline.keys.archived()
+    for version in (*pipeline.keys.versions(), *shelf):
+        record = registered.get(version)
+        if record is None:
+            if (str(version), pipeline.keys.get(version).fingerprint) not in told.keys:
+                yield f"the key store holds {version}, of which the database knows nothing"
+        elif version in shelf and not _may_be_shelved(record, told):
+            yield f"the key store has archived {version}, which is {record.state} in the database"
+
+
+def _may_be_shelved(record: KeyRecord, told: Told) -> bool:
+    return record.state in _SHELVED or str(record.version) in told.shelved
+
+
+def _about_primary(pipeline: Pipeline, told: Told) -> Iterator[str]:
+    primary, records = pipeline.keys.primary(), pipeline.ledger.keys()
+    active = next((record.version for record in records if record.state is KeyState.ACTIVE), None)
+    if primary is None or active in {None, primary}:
+        return
+    if (str(active), str(primary)) not in told.primaries:
+        yield f"the key store's primary is {primary}, but {active} is active in the database"

@@ -1,0 +1,88 @@
+"""What do the encrypted columns hold, and what could still show an old value?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
+from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
+from keyrotation_pipeline.model.progress import Report, Rewritten
+from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
+
+
+class CiphertextDatabase(Protocol):
+    """The application's database: the encrypted columns and everything that could hold their values."""
+
+    def identity(self) -> DatabaseIdentity:
+        """Which database this is."""
+
+    def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
+        """What stops, or should be known before, a rotation of these tables to `target`."""
+
+    def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        """Count values per version, unencrypted, near-misses, and quarantined ones, anew."""
+
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+        """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
+
+    def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
+        """Walk one shard by page ranges from where it was left, and re-encrypt to `target` what is not."""
+
+    def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
+        """Walk a whole table for what was skipped; `wait`: one row a transaction, waiting briefly for its lock."""
+
+    def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        """Rows that hold any value under `versions`, in any declared column."""
+
+    def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+        """Rows inserted and updated in each table, by its name, since the server's statistics began."""
+
+    def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+        """Values that would not decrypt and are still as they were (entries mended meanwhile are dropped)."""
+
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
+        """Decrypt every value of a table with `ring`, keeping nothing; failures go to the quarantine."""
+
+    def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
+        """Up to so many stored values of each declared column under `version`, from all over the table, by column."""
+
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+        """Make the table refuse exactly these versions on every declared column, and validate that.
+
+        Raises:
+            BlockedError: the lock was not to be had without queueing; names who holds it.
+            ProofError: validation found an old value; the fence is dropped again.
+        """
+
+    def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
+        """Let the table take values under `version` again (a rollback); again is no change."""
+
+    def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        """The versions that the table's validated and intact fence refuses on every declared column."""
+
+    def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
+        """Who holds a lock on `table` now, else every other session of the database: one phrase each."""
+
+    def barrier(self) -> str:
+        """The current WAL position, as text: everything committed so far lies before it."""
+
+    def holders_of_old_snapshots(self, xid: int, lsn: str) -> tuple[str, ...]:
+        """Who could still show a value replaced before `xid` / `lsn`: one sentence each.
+
+        Sessions (backend_xmin), prepared transactions, replication slots, standbys and subscribers.
+        """
+
+    def current_xid(self) -> int:
+        """A full transaction id later than every committed one (`pg_current_xact_id()`)."""
+
+    def zero_old_rows(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], xid: int, lsn: str
+    ) -> ZeroOldRows:
+        """Take the evidence of invariant 4 inside the ledger's running transaction, failing closed.
+
+        `retired` are all versions that the fences must name, `version` among them.
+
+        Raises:
+            ProofError, BlockedError: a piece is missing; names table, column and count, or the holder.
+        """

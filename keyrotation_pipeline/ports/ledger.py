@@ -1,0 +1,116 @@
+"""What was requested, signed, done and recorded?"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Protocol
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.audit import AuditEvent, AuditHead
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.progress import ShardProgress
+from keyrotation_pipeline.model.request import Rotation, RotationStatus, StepRecord
+
+
+class Ledger(Protocol):
+    """Rotations, approvals, key records and the audit chain: the pipeline's own memory, in the same database.
+
+    Every method that changes something appends its audit event in the same transaction.
+    """
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Everything recorded and proven inside commits together or not at all."""
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Hold a session lock that dies with the process.
+
+        Raises:
+            BlockedError: another process holds it.
+        """
+
+    # audit
+    def head(self) -> AuditHead:
+        """The newest event."""
+
+    def append(self, event: str, facts: Mapping[str, Any], request: str | None = None) -> AuditHead:
+        """Append one event."""
+
+    def events(self) -> Iterator[AuditEvent]:
+        """Every event in order of seq."""
+
+    # roster
+    def pinned_roster(self) -> Roster | None:
+        """The roster pinned by `init` (or by a later policy action)."""
+
+    def pin_roster(self, roster: Roster) -> None:
+        """Pin the first roster; refuses to replace one."""
+
+    # keys
+    def keys(self) -> tuple[KeyRecord, ...]:
+        """Every version ever registered, in order."""
+
+    def add_key(self, record: KeyRecord, request: str | None) -> None:
+        """Register a version; the same again is no change; a different fingerprint is refused."""
+
+    def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
+        """Move a version to a state that may follow its present one; the same state again is no change."""
+
+    # rotations
+    def open(self, rotation: Rotation, text: bytes) -> None:
+        """Store a new request and the exact bytes to sign; refused while another is unfinished.
+
+        One that supersedes another may wait beside that.
+        """
+
+    def rotation(self, request: str) -> Rotation:
+        """One rotation by its id (or an unambiguous beginning of it).
+
+        Raises:
+            RequestError: there is none.
+        """
+
+    def current(self) -> Rotation | None:
+        """The unfinished rotation or rollback, if any; not one that only waits to supersede another."""
+
+    def waiting(self) -> Rotation | None:
+        """The rotation or rollback that waits for its start, to undo another or to take it over, if any."""
+
+    def rotations(self) -> tuple[Rotation, ...]:
+        """All, newest first."""
+
+    def approval_text(self, request: str) -> bytes:
+        """The exact bytes that officers sign."""
+
+    def signatures(self, request: str) -> tuple[Signature, ...]:
+        """The stored signatures."""
+
+    def add_signature(self, request: str, signature: Signature) -> None:
+        """Store one officer's signature; a second by the same officer is refused."""
+
+    def finish_step(self, request: str, record: StepRecord) -> None:
+        """Record a finished step or shard; again is no change."""
+
+    def set_status(self, request: str, status: RotationStatus, facts: Mapping[str, Any] | None = None) -> None:
+        """Change where the rotation stands as a whole."""
+
+    def set_promotion(self, request: str, xid: int) -> None:
+        """Record the transaction id of the promotion, once."""
+
+    def block(self, request: str, sentence: str | None) -> None:
+        """Record what stopped the last attempt, or that nothing does."""
+
+    def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
+        """Where the walks of a rotation are."""
+
+    # counts
+    def save_counts(self, counts: Sequence[TableCount]) -> None:
+        """Keep the last counts for `status`."""
+
+    def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        """The last counts kept, for those tables that have been counted."""
+
+    # the seed's table
+    def write_rotation_audit(self, rotation: Rotation, records_reencrypted: int, completed_at: datetime | None) -> None:
+        """Insert or complete the row of `key_rotation_audit` for this rotation."""

@@ -1,0 +1,28 @@
+"""Every port that a step of the procedure gets, opened."""
+
+from dataclasses import dataclass
+
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
+from keyrotation_pipeline.ports.backups import Anchors, BackupVault
+from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.ports.database import CiphertextDatabase
+from keyrotation_pipeline.ports.keys import KeyStore
+from keyrotation_pipeline.ports.ledger import Ledger
+from keyrotation_pipeline.ports.rollout import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The opened ports and the rules of the configuration: what every step gets."""
+
+    tables: tuple[EncryptedTable, ...]
+    shards: int
+    ledger: Ledger
+    database: CiphertextDatabase
+    keys: KeyStore
+    vault: BackupVault
+    rollout: Rollout
+    signatures: SignatureVerifier
+    clock: Clock
+    anchors: Anchors

@@ -1,0 +1,1 @@
+"""Requests: opened, signed, paused, superseded; and the decision what comes next."""

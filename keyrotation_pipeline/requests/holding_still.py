@@ -1,0 +1,47 @@
+"""Standstill: no step of a request is at its middle while this is held."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.request import WALK, Rotation, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.conductor import Action
+
+# The engine obeys a pause within a second; other steps end by themselves, or keep us waiting.
+PATIENCE_SECONDS = 15.0
+PAUSE_SECONDS = 0.5
+
+
+@contextmanager
+def standstill(pipeline: Pipeline, rotation: Rotation) -> Iterator[None]:
+    """Hold the lock of every step and shard of a request that may not begin a new one: it is paused, or over.
+
+    Raises:
+        BlockedError: a step is still running; names who is at it.
+    """
+    until = pipeline.clock.monotonic() + PATIENCE_SECONDS
+    with ExitStack() as held:
+        for action in _actions(pipeline):
+            _take(pipeline, held, f"{rotation.id}/{action}", until)
+        yield
+
+
+def _actions(pipeline: Pipeline) -> Iterator[Action]:
+    yield from map(Action, WALK)
+    for table in pipeline.tables:
+        yield from (Action(Step.ROWS, Shard(table, index, pipeline.shards)) for index in range(pipeline.shards))
+
+
+def _take(pipeline: Pipeline, held: ExitStack, name: str, until: float) -> None:
+    while True:
+        try:
+            held.enter_context(pipeline.ledger.lock(name))
+        except BlockedError:
+            if pipeline.clock.monotonic() >= until:
+                raise
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return

@@ -1,0 +1,52 @@
+"""What is encrypted where: the counts, what lies outside the declared columns, and what stops a rotation beforehand."""
+
+from dataclasses import dataclass
+
+from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import Finding, QuarantinedValue, TableCount
+from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The declared tables as counted now, undeclared columns with our values, and unreadable values."""
+
+    counts: tuple[TableCount, ...]
+    findings: tuple[Finding, ...]
+    quarantine: tuple[QuarantinedValue, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing in it would block a retirement, whatever the versions."""
+        return not (self.findings or self.quarantine or any(count.unencrypted for count in self.counts))
+
+
+def take_inventory(pipeline: Pipeline) -> Inventory:
+    """Count every declared column anew, keep the counts for `status`, and search everything that is undeclared.
+
+    Raises:
+        PreflightError: a declared table is missing or cannot be read.
+        BlockedError: another session has locked one.
+    """
+    # The quarantine first: looking at it drops the entries that were mended, which the count then leaves out.
+    quarantine = pipeline.database.quarantine(pipeline.tables)
+    counts = pipeline.database.count(pipeline.tables)
+    pipeline.ledger.save_counts(counts)
+    return Inventory(counts, pipeline.database.discover(pipeline.tables), quarantine)
+
+
+def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, ...]:
+    """Run the pre-flight for a rotation to `target` and give back its warnings.
+
+    Raises:
+        PreflightError: the first fatal problem, and how many more there are.
+    """
+    problems = pipeline.database.preflight(pipeline.tables, target)
+    sentences = [problem.sentence for problem in problems if problem.fatal]
+    if sentences:
+        more = len(sentences) - 1
+        rest = f" ({more} more problem(s) stop the rotation, too)" if more else ""
+        raise PreflightError(f"{sentences[0]}{rest}")
+    return tuple(problem for problem in problems if not problem.fatal)

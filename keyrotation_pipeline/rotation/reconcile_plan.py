@@ -1,0 +1,120 @@
+"""What is to become of a database that was restored: decided from what its rows need and what the key store holds.
+
+The key store is right about the primary, since applications write under it. The rows are right about which keys must be
+live. The plan names ends and not ways, so that it stays the same while it is carried out, and after any crash.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keyrotation_pipeline.audit.divergence import Divergence, divergence
+from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+FINAL = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was found, and how everything is to be in the end.
+
+    Args:
+        in_rows: the versions that values are under.
+        states: the state of every version that the ledger or the key store knows.
+        missing: versions that values are under, and whose key is nowhere in the key store.
+        starved: versions that values are under, and whose key is in the archive.
+        ends: ids of the requests of the earlier time, which are cancelled.
+    """
+
+    found: Divergence
+    primary: KeyVersion
+    in_rows: tuple[KeyVersion, ...]
+    states: Mapping[KeyVersion, KeyState]
+    missing: tuple[KeyVersion, ...]
+    starved: tuple[KeyVersion, ...]
+    ends: tuple[str, ...]
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Everything that does not fit, a phrase each."""
+        rows = (f"values are under {version}, whose key applications do not get" for version in self.starved)
+        return (*self.found.findings, *rows)
+
+    @property
+    def live(self) -> tuple[KeyVersion, ...]:
+        """Versions that applications must have."""
+        return tuple(sorted({self.primary, *self.in_rows}))
+
+    def sentence(self) -> str:
+        """What officers authorise, in one line."""
+        states = ", ".join(f"{version} {state}" for version, state in self.states.items())
+        parts = [f"reconcile a restored database: primary {self.primary}, live {_list(self.live)}; states {states}"]
+        if self.ends:
+            parts.append(f"end {', '.join(self.ends)}")
+        if self.found.strangers:
+            parts.append(f"accept that {_newest(self.found.strangers)} is not in the audit")
+        return "; ".join(parts)
+
+
+def plan(pipeline: Pipeline) -> Plan:
+    """Look at rows, key store, ledger and anchors as they are, and decide.
+
+    Raises:
+        KeyStoreError: the key store names no primary, or one that is compromised or destroyed.
+    """
+    records = pipeline.ledger.keys()
+    registered = {record.version: record for record in records}
+    primary = _primary(pipeline, registered)
+    in_rows = _in_rows(pipeline)
+    live, shelf = set(pipeline.keys.versions()), set(pipeline.keys.archived())
+    known = sorted({*registered, *live, *shelf})
+    states = {
+        version: KeyState.ACTIVE
+        if version == primary
+        else _state(registered.get(version), needed=version in in_rows, live=version in live)
+        for version in known
+    }
+    missing = tuple(version for version in in_rows if version not in live | shelf)
+    ends = tuple(each.id for each in (pipeline.ledger.current(), pipeline.ledger.waiting()) if each is not None)
+    starved = tuple(version for version in in_rows if version in shelf)
+    return Plan(divergence(pipeline), primary, in_rows, states, missing, starved, ends)
+
+
+def _state(record: KeyRecord | None, *, needed: bool, live: bool) -> KeyState:
+    if record is not None and record.state in FINAL:
+        return record.state
+    if needed:
+        return KeyState.DEACTIVATED
+    # A key that was still being distributed is withdrawn with its rotation, as `cancel` does.
+    withdrawn = record is not None and record.state is KeyState.PRE_ACTIVATION
+    return KeyState.DEACTIVATED if live and not withdrawn else KeyState.ARCHIVED
+
+
+def _primary(pipeline: Pipeline, registered: Mapping[KeyVersion, KeyRecord]) -> KeyVersion:
+    primary = pipeline.keys.primary()
+    if primary is None:
+        raise KeyStoreError("the key store names no primary; put the keys back with `keyrotation restore-key` first")
+    record = registered.get(primary)
+    if record is not None and record.state in FINAL:
+        raise KeyStoreError(
+            f"the key store's primary {primary} is {record.state} in the database; name another version there first"
+        )
+    return primary
+
+
+def _in_rows(pipeline: Pipeline) -> tuple[KeyVersion, ...]:
+    counts = pipeline.database.count(pipeline.tables)
+    return tuple(sorted({version for count in counts for version, number in count.values_by_version.items() if number}))
+
+
+def _newest(strangers: tuple[AuditHead, ...]) -> str:
+    newest = max(strangers, key=lambda head: head.seq)
+    others = f" (nor {len(strangers) - 1} older)" if len(strangers) > 1 else ""
+    return f"event {newest.seq} {newest.hash}{others}"
+
+
+def _list(versions: tuple[KeyVersion, ...]) -> str:
+    return ", ".join(map(str, versions))
