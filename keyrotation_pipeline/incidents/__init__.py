@@ -1,0 +1,1 @@
+"""Incidents: what must happen after a flag, from the clock to the breach decision."""
