@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.keystores import owner_only
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.contract import dying_walk
-from keyrotation_pipeline_tests.contract.key_store import V1, V2, KeyStoreContract
+from keyrotation_pipeline_tests.contract.key_store import V1, V2, V3, KeyStoreContract
 
 KEY = {number: KeyStoreContract.key(number) for number in (1, 2, 9)}
 
@@ -188,6 +189,25 @@ def test_a_refusal_by_the_operating_system_is_a_sentence(store: FileKeyStore, di
     with pytest.raises(KeyStoreError, match=r"archive.* cannot be written .*; mend that"):
         store.archive(V1)
     assert store.versions() == (V1, V2)
+
+
+@pytest.mark.parametrize("change", ["add", "archive", "restore"])
+def test_a_disk_that_gives_back_another_key_than_was_written_is_noticed(
+    store: FileKeyStore, directory: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    if change == "restore":
+        store.archive(V1)
+    write = owner_only.write
+    monkeypatch.setattr(owner_only, "write", lambda path, _text: write(path, KEY[9].to_base64()))
+    with pytest.raises(KeyStoreError, match=r"\.key does not read back as written; check the disk"):
+        {
+            "add": lambda: store.add(V3, KEY[2]),
+            "archive": lambda: store.archive(V1),
+            "restore": lambda: store.restore(V1),
+        }[change]()
+    # The key that was to move is still whole where it was.
+    place = directory / "archive" if change == "restore" else directory
+    assert (place / "v1.key").read_text().strip() == KEY[1].to_base64()
 
 
 def test_a_destroyed_key_is_in_no_file_not_even_in_what_a_dead_writer_left(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -293,6 +293,18 @@ def test_without_two_signatures_nothing_goes(clinic: Clinic) -> None:
     with pytest.raises(ApprovalError, match=r"lacks 1 signature"):
         destroy(clinic.site, opened)
     assert clinic.untouched()
+
+
+def test_another_key_registered_under_the_version_since_the_signatures_is_not_destroyed(clinic: Clinic) -> None:
+    opened = clinic.signed()
+    other = KeyMaterial.generate()
+    clinic.world.keys.shelf[V1] = other
+    record = clinic.world.ledger.state.keys[V1]
+    clinic.world.ledger.state.keys[V1] = replace(record, fingerprint=other.fingerprint)
+    with pytest.raises(ApprovalError, match="v1 is registered as another key than the one signed for"):
+        destroy(clinic.site, opened)
+    assert clinic.untouched()
+    assert clinic.state() is KeyState.ARCHIVED
 
 
 def test_a_second_request_for_the_same_version_and_a_cancelled_one_are_refused(clinic: Clinic) -> None:

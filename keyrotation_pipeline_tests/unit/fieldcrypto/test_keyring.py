@@ -1,6 +1,7 @@
 import copy
 import os
 import pickle
+import traceback
 
 import pytest
 
@@ -138,6 +139,23 @@ def test_no_key_is_shown_or_leaves_the_process(secret: object) -> None:
 def test_a_key_has_32_bytes(size_bytes: int) -> None:
     with pytest.raises(InvalidKeyError, match=f"this one has {size_bytes}"):
         KeyMaterial(os.urandom(size_bytes))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("A" * 20 + "?" + "B" * 23, id="one character is not base64"),
+        pytest.param(KEY[:-1], id="padding lost"),
+        pytest.param(KEY[:40], id="too short"),
+        pytest.param(KEY + KEY, id="twice"),
+        pytest.param(f"key: {KEY}", id="with a label"),
+    ],
+)
+def test_no_part_of_a_text_that_is_no_key_is_in_the_error(text: str) -> None:
+    with pytest.raises(InvalidKeyError) as caught:
+        KeyMaterial.from_base64(text)
+    shown = "".join(traceback.format_exception(caught.value)[-1:]) + repr(caught.value) + str(caught.value.__context__)
+    assert not [text[at : at + 6] for at in range(len(text) - 5) if text[at : at + 6] in shown]
 
 
 def test_a_fingerprint_names_one_key() -> None:
