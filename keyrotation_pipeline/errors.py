@@ -178,3 +178,7 @@ class AuditError(KeyRotationError):
 
 class OpenPGPError(KeyRotationError):
     """gpg is missing or refuses a certificate, a signature or a message."""
+
+
+class AlertError(KeyRotationError):
+    """A channel did not take an alert."""

@@ -1,0 +1,49 @@
+"""Alerts to a webhook, as one JSON object per POST."""
+
+from urllib.parse import urlsplit
+
+import requests
+
+from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
+from keyrotation_pipeline.errors import AlertError
+from keyrotation_pipeline.model.alert import Alert
+
+
+class Webhook:
+    """`AlertChannel` over HTTP.
+
+    The JSON has `text` (subject and sentences, which chat services show) and `key`, `severity`, `subject`, `database`
+    and `at` for programs.
+
+    Args:
+        url: ``https://…``. Whoever knows it may post there, so only its host is ever shown.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @property
+    def name(self) -> str:
+        """``webhook at <host>``."""
+        return f"webhook at {urlsplit(self._url).hostname}"
+
+    def deliver(self, alert: Alert) -> None:
+        """See `AlertChannel.deliver`; a redirect is a refusal, since it would carry the alert elsewhere."""
+        content = {
+            "text": f"{alert.subject}\n{alert.text}",
+            "key": alert.key,
+            "severity": str(alert.severity),
+            "subject": alert.subject,
+            "database": alert.database,
+            "at": alert.at.isoformat(),
+        }
+        try:
+            answer = requests.post(self._url, json=content, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+        except requests.RequestException as error:
+            raise AlertError(
+                f"the {self.name} does not answer ({type(error).__name__}); check [alerts] webhook_url"
+            ) from None
+        if not requests.codes.ok <= answer.status_code < requests.codes.multiple_choices:
+            raise AlertError(
+                f"the {self.name} answers with HTTP status {answer.status_code}; check [alerts] webhook_url"
+            )
