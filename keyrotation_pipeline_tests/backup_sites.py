@@ -125,7 +125,11 @@ def backup_officers(
 
 @pytest.fixture
 def clinic(
-    tmp_path: Path, database_url: str, backup_officers: dict[str, DemoOfficer], bucket: TestBucket
+    tmp_path: Path,
+    already_migrated: str,
+    database_url: str,
+    backup_officers: dict[str, DemoOfficer],
+    bucket: TestBucket,
 ) -> Iterator[Clinic]:
     """A clinic with a bucket."""
     with ExitStack() as stack:
@@ -133,7 +137,9 @@ def clinic(
 
 
 @pytest.fixture
-def local_clinic(tmp_path: Path, database_url: str, backup_officers: dict[str, DemoOfficer]) -> Iterator[Clinic]:
+def local_clinic(
+    tmp_path: Path, already_migrated: str, database_url: str, backup_officers: dict[str, DemoOfficer]
+) -> Iterator[Clinic]:
     """A clinic whose backups stay in the local directory."""
     with ExitStack() as stack:
         yield open_clinic(stack, tmp_path, database_url, backup_officers, None)

@@ -1,16 +1,15 @@
 """Fixtures of the whole suite: one embedded server a session, one fresh database a test."""
 
 import base64
-import importlib
 import itertools
 import os
-import pkgutil
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -30,12 +29,30 @@ def server() -> Iterator[Server]:
     discard(running)
 
 
-@pytest.fixture
-def database_url(server: Server) -> Iterator[str]:
-    """A fresh, empty database."""
-    name = next(_names)
+@pytest.fixture(scope="session")
+def template(server: Server) -> str:
+    """The name of a database with the schema `keyrotation`: migrated once by the product, copied by each test."""
+    name = f"template_{os.getpid()}"
     with psycopg.connect(server.url(), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
+    migrate(server.url(name))
+    return name
+
+
+@pytest.fixture
+def already_migrated(template: str) -> str:
+    """Whoever asks for this gets, as `database_url`, a copy of the template instead of an empty database."""
+    return template
+
+
+@pytest.fixture
+def database_url(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh database of the test's own: empty, or already migrated."""
+    name = next(_names)
+    copied = request.getfixturevalue("already_migrated") if "already_migrated" in request.fixturenames else "template1"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        # A copy of files; the default would write every page to the WAL.
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {copied} STRATEGY FILE_COPY")
         yield server.url(name)
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -47,22 +64,9 @@ def connection(database_url: str) -> Iterator[Connection]:
         yield opened
 
 
-def migrate_raw(connection: Connection) -> None:
-    """Create the schema `keyrotation` without Alembic."""
-    migration = importlib.import_module("keyrotation_pipeline.adapters.postgres.ledger.migrations.versions.0001_ledger")
-    connection.execute("CREATE SCHEMA keyrotation")
-    for statement in migration.STATEMENTS:
-        connection.execute(statement)
-
-
 @pytest.fixture
-def migrated(connection: Connection) -> Connection:
+def migrated(already_migrated: str, connection: Connection) -> Connection:
     """A connection to a database that has the schema `keyrotation`."""
-    connection.execute("CREATE SCHEMA keyrotation")
-    versions = importlib.import_module("keyrotation_pipeline.adapters.postgres.ledger.migrations.versions")
-    for name in sorted(module.name for module in pkgutil.iter_modules(versions.__path__)):
-        for statement in importlib.import_module(f"{versions.__name__}.{name}").STATEMENTS:
-            connection.execute(statement)
     return connection
 
 

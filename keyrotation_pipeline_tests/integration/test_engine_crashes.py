@@ -14,10 +14,10 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline_tests.conftest import migrate_raw
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     Engine,
     insert,
@@ -164,7 +164,7 @@ def test_a_full_disk_is_one_sentence_and_the_walk_goes_on_when_there_is_room(sma
     small_disk.chmod(0o700)
     try:
         with connect(server.url()) as connection:
-            migrate_raw(connection)
+            migrate(server.url())
             connection.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'".encode())
             connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text) TABLESPACE small")
             values = [sealed(ring, 1, text * 100) for text in "ab"]

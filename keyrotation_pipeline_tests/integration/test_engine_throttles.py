@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits, throttle
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.progress import Progress, Rewritten
-from keyrotation_pipeline_tests.conftest import migrate_raw
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 
@@ -110,7 +110,7 @@ def test_a_standby_that_lags_is_waited_for_by_name(primary_and_standby: tuple[Se
     limits = Limits(max_rows_per_second=1000, max_replica_lag_seconds=1.0)
     engine = Engine(primary.url(), ring_of(1, 2), limits)
     with connect(primary.url()) as connection:
-        migrate_raw(connection)
+        migrate(primary.url())
         fill(connection, engine, 6000)
     with psycopg.connect(standby.url(), autocommit=True) as replica, in_the_background(engine) as done:
         replica.execute("SELECT pg_wal_replay_pause()")

@@ -17,13 +17,13 @@ import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Rewritten
-from keyrotation_pipeline_tests.conftest import migrate_raw
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
     V2,
@@ -206,7 +206,7 @@ def test_a_server_that_crashes_under_its_workers_is_one_sentence_and_the_walk_go
     server = start_server()
     try:
         with connect(server.url()) as connection:
-            migrate_raw(connection)
+            migrate(server.url())
             shard = filled(connection, store)
         # Without synchronous commits the crash takes back rows, whose progress must not stay.
         with running(server.url(), store, shard) as outcome:

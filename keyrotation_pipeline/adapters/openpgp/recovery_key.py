@@ -120,7 +120,7 @@ def imported_key(
         RecoveryKeyError: it is no secret key, or one that must not be here.
     """
     parent = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="kr-", dir=parent) as directory:
+    with tempfile.TemporaryDirectory(prefix=f"kr-{os.getpid()}-", dir=parent) as directory:
         home = Path(directory)
         try:
             _import(home, secret)
