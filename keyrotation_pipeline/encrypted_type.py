@@ -35,7 +35,7 @@ from keyrotation_pipeline.errors import (
     restored,
 )
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.ciphertext import ciphertext_length, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 __all__ = ["EncryptedType", "EnvironmentKeyRing", "KeyRing", "ciphertext_length"]

@@ -11,13 +11,12 @@ from typing import cast
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, TAG_BYTES, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, NONCE_CHARS, TAG_BYTES, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 Value = bytes | None
 
 _SHORTEST_BYTES = NONCE_BYTES + TAG_BYTES
-_COLON_AT = NONCE_BYTES // 3 * 4
 _COLON = ord(":")
 
 # Reasons for the quarantine. A value whose reason names no version is outside the grammar.
@@ -148,7 +147,7 @@ class Rewriter:
             raise KeyRotationError(_FAULTY_MACHINE)
         prefix = self._prefix
         # A nonce fills its base64 characters, so that all of them can be encoded as one.
-        encoded_nonces = _cut(b2a_base64(nonces, newline=False), _COLON_AT)
+        encoded_nonces = _cut(b2a_base64(nonces, newline=False), NONCE_CHARS)
         return [
             b"".join((prefix, nonce, b":", b2a_base64(body, newline=False)))
             for nonce, body in zip(encoded_nonces, bodies, strict=True)
@@ -174,7 +173,7 @@ class Rewriter:
         joined = encoded.replace(b":", b"", 1)
         raw = _decoded(joined)
         # Encoded again, it is the same only if it was canonical: no white space, other alphabet or stray bits.
-        if len(raw) < _SHORTEST_BYTES or encoded[_COLON_AT] != _COLON or b2a_base64(raw, newline=False) != joined:
+        if len(raw) < _SHORTEST_BYTES or encoded[NONCE_CHARS] != _COLON or b2a_base64(raw, newline=False) != joined:
             raise UnusableValueError(NOT_A_VALUE)
         decrypt = self._decrypt.get(version)
         if decrypt is None:
@@ -188,10 +187,10 @@ class Rewriter:
 
 def _taken_apart(values: Sequence[bytes], version: bytes) -> tuple[list[bytes], list[bytes]] | None:
     """Nonces and bodies, if every value is of the value grammar and under `version`; else None."""
-    head = len(version) + _COLON_AT + 2
+    head = len(version) + NONCE_CHARS + 2
     parts = b"".join([value[:head] for value in values]).split(b":")
     encoded_nonces, encoded_bodies = parts[1::2], [value[head:] for value in values]
-    if parts[:-1:2].count(version) != len(values) or set(map(len, encoded_nonces)) != {_COLON_AT}:
+    if parts[:-1:2].count(version) != len(values) or set(map(len, encoded_nonces)) != {NONCE_CHARS}:
         return None
     try:
         nonces, bodies = a2b_base64(b"".join(encoded_nonces)), list(map(a2b_base64, encoded_bodies))

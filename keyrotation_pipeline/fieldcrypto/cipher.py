@@ -11,8 +11,7 @@ import os
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import DecryptionError, PlaintextEncodingError
-from keyrotation_pipeline.fieldcrypto.ciphertext import Ciphertext, parse
-from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES
+from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, Ciphertext, parse
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 

@@ -103,12 +103,12 @@ def test_the_database_judges_as_the_parser_does(either: Connection, ring: KeyRin
     assert counted.unencrypted == len(values) - len(accepted)
 
 
-def test_values_of_a_megabyte_are_judged_by_head_and_length(connection: Connection, ring: KeyRing, seal: Seal) -> None:
+def test_values_of_a_megabyte_are_judged_whole(connection: Connection, ring: KeyRing, seal: Seal) -> None:
     large = seal(ring, 1, "x" * 1_000_000)
-    fill(connection, (large,), (large[:-1],), ("x" * 1_000_000,))
+    fill(connection, (large,), (large[:-1],), ("x" * 1_000_000,), (large[:1_000_000] + " " + large[1_000_001:],))
     (counted,) = census.count(connection, [ONE])
     assert counted.values_by_version == {V1: 1}
-    assert counted.unencrypted == 2
+    assert counted.unencrypted == 3
 
 
 def test_partitions_and_children_are_counted_with_their_table(either: Connection, ring: KeyRing, seal: Seal) -> None:

@@ -25,9 +25,7 @@ class Clinic:
     def __init__(self, connection: Connection, sealed: Callable[[int], str]) -> None:
         self.connection = connection
         self.sealed = sealed
-        connection.execute(
-            "CREATE TABLE public.clients (id int PRIMARY KEY, city text, first_name text, email varchar(200))"
-        )
+        connection.execute("CREATE TABLE public.clients (id int PRIMARY KEY, city text, first_name text, email text)")
         connection.execute("CREATE TABLE public.visits (id int PRIMARY KEY, notes text)")
         connection.execute("INSERT INTO public.clients VALUES (1, 'Bern', %s, %s)", (sealed(2), sealed(2)))
         connection.execute("INSERT INTO public.clients VALUES (2, 'Basel', %s, NULL)", ("",))
@@ -111,6 +109,21 @@ def test_a_forged_validated_fence_does_not_hide_an_old_value(clinic: Clinic) -> 
             "UPDATE public.clients SET first_name = 'v02:abc' WHERE id = 2",
             r"table clients, column first_name: 1 value\(s\) are not encrypted",
             id="near miss",
+        ),
+        pytest.param(
+            "UPDATE public.clients SET email = 'v2:AAAAAAAAAAAAAAAA:Anna Alice Meier, Bern' WHERE id = 2",
+            r"table clients, column email: 1 value\(s\) are not encrypted",
+            id="plaintext behind the head of a value",
+        ),
+        pytest.param(
+            "UPDATE public.clients SET email = 'v2:AAAAAAAAAAAAAAAA:' || repeat('Alice is well. ', 1000) || '=='",
+            r"table clients, column email: 2 value\(s\) are not encrypted",
+            id="long plaintext behind the head of a value",
+        ),
+        pytest.param(
+            "INSERT INTO public.visits VALUES (2, 'Alice was here')",
+            r"table visits, column notes: 1 value\(s\) are not encrypted",
+            id="unencrypted value in the second table",
         ),
         pytest.param(
             "ALTER TABLE public.clients ADD nickname text; UPDATE public.clients SET nickname = email WHERE id = 1",

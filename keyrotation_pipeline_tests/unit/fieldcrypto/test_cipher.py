@@ -11,8 +11,7 @@ from keyrotation_pipeline.errors import (
     UnknownKeyVersionError,
 )
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.ciphertext import Ciphertext, parse
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion, parse
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import to_be_rewritten
 from keyrotation_pipeline.adapters.postgres.inventory.quarantine import RowKey
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -175,12 +176,7 @@ def statements(
 
 
 def _wanted(column: sql.Composable, target: KeyVersion | None) -> sql.Composable:
-    # left() reads only the beginning of a TOASTed value; LIKE would fetch it whole.
-    if target is None:
-        return sql.SQL("true")
-    return sql.SQL("left({}::text, {}) COLLATE \"C\" NOT IN ('', {})").format(
-        column, sql.Literal(len(target.prefix)), sql.Literal(target.prefix)
-    )
+    return sql.SQL("true") if target is None else to_be_rewritten(sql.SQL("{}::text").format(column), target)
 
 
 def _stride(strides: int) -> sql.Composable:

@@ -14,7 +14,7 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import ANYWHERE, EXACT_HEAD, value_class
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import ANYWHERE, EXACT_PREFIX, value_class
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -60,7 +60,7 @@ SELECT count(version), count(*) - count(version), array_agg(DISTINCT version) FI
 FROM (SELECT {text} AS text, {value_class} AS class FROM ONLY {relation} OFFSET 0) AS held, LATERAL (
     SELECT class WHERE class > 0
     UNION ALL
-    SELECT CASE WHEN hit[1] IS NULL AND hit[2] COLLATE "C" ~ {exact_head} AND hit[3] = ':'
+    SELECT CASE WHEN hit[1] IS NULL AND hit[2] COLLATE "C" ~ {exact_prefix} AND hit[3] = ':'
                 THEN substr(hit[2], 2, length(hit[2]) - 2)::int END
     FROM regexp_matches(text, {anywhere}, 'g') AS hit WHERE class <= 0
 ) AS hits(version)
@@ -148,7 +148,7 @@ def _search(connection: Connection, relation: _Searched) -> list[Finding]:
 
 def _finding(connection: Connection, relation: _Searched, column: str) -> Finding:
     query = sql.SQL(_HITS).format(
-        exact_head=sql.Literal(EXACT_HEAD),
+        exact_prefix=sql.Literal(EXACT_PREFIX),
         relation=relation.identifier,
         text=relation.text(column),
         value_class=value_class(relation.text(column)),

@@ -1,30 +1,42 @@
 """A count of old values in which no constraint can stand for a look at the rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import relations
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, NONCE_PATTERN, VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
 
-# The head of a value: version and nonce. What follows is proven by decryption; `left` spares detoasting it here.
-_HEAD_PATTERN = rf"^{VERSION_PATTERN}:{NONCE_PATTERN}:"
-_HEAD_CHARS = len("v999999:") + NONCE_BYTES * 4 // 3 + 1
+# PostgreSQL takes 1664 expressions in one SELECT; what is more needs another scan.
+_COUNTS_PER_SCAN = 1600
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
     """What one table holds, in values: `old` by column and version, `unencrypted` by column; zeros are left out.
 
-    `values` counts all that are neither NULL nor ``''``.
+    `values` counts all that are neither NULL nor ``''``. A damaged value with the prefix of an old version is both old,
+    as the fence judges, and unencrypted.
     """
 
-    values: int
-    old: dict[tuple[str, KeyVersion], int]
-    unencrypted: dict[str, int]
+    values: int = 0
+    old: Counter[tuple[str, KeyVersion]] = field(default_factory=Counter)
+    unencrypted: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """One figure: of a column's values, those that are not empty, or unencrypted, or under `version`."""
+
+    column: str
+    condition: sql.Composable
+    unencrypted: bool = False
+    version: KeyVersion | None = None
 
 
 def tally(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> Tally:
@@ -32,39 +44,34 @@ def tally(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
 
     The conditions stand in FILTER, never in WHERE, so that the planner has nothing to prove from a fence.
     """
-    heaps = relations.heaps(connection, table)
-    totals = [0] * (len(table.columns) * (len(versions) + 2))
-    for relation in heaps:
-        row = connection.execute(_statement(relation, table, versions)).fetchone() or ()
-        totals = [total + int(str(each)) for total, each in zip(totals, row, strict=True)]
-    figures = iter(totals)
-    values, old, unencrypted = 0, {}, {}
+    values, old, unencrypted = 0, Counter[tuple[str, KeyVersion]](), Counter[str]()
+    counts = list(_counts(table, versions))
+    for relation in relations.heaps(connection, table):
+        for count, number in _counted(connection, relation, counts):
+            if count.version is not None:
+                old[count.column, count.version] += number
+            elif count.unencrypted:
+                unencrypted[count.column] += number
+            else:
+                values += number
+    return Tally(values, +old, +unencrypted)
+
+
+def _counts(table: EncryptedTable, versions: Sequence[KeyVersion]) -> Iterator[_Count]:
     for column in table.columns:
-        values += next(figures)
-        unencrypted[column] = next(figures)
+        text = as_text(column)
+        yield _Count(column, sql.SQL("octet_length({}) > 0").format(text))
+        yield _Count(column, sql.SQL("{} < 0").format(value_class(text)), unencrypted=True)
         for version in versions:
-            old[column, version] = next(figures)
-    return Tally(
-        values,
-        {place: number for place, number in old.items() if number},
-        {column: number for column, number in unencrypted.items() if number},
-    )
+            yield _Count(column, under(column, [version]), version=version)
 
 
-def _statement(relation: relations.Relation, table: EncryptedTable, versions: Sequence[KeyVersion]) -> sql.Composed:
-    counts: list[sql.Composable] = []
-    for column in table.columns:
-        text = sql.SQL("({}::text)").format(sql.Identifier(column))
-        counts.append(sql.SQL("count(*) FILTER (WHERE {} <> '' COLLATE \"C\")").format(text))
-        counts.append(
-            sql.SQL(
-                'count(*) FILTER (WHERE {text} <> \'\' COLLATE "C" AND left({text}, {n}) COLLATE "C" !~ {head})'
-            ).format(text=text, n=sql.Literal(_HEAD_CHARS), head=sql.Literal(_HEAD_PATTERN))
-        )
-        counts.extend(
-            sql.SQL('count(*) FILTER (WHERE left({}, {}) COLLATE "C" = {})').format(
-                text, sql.Literal(len(version.prefix)), sql.Literal(version.prefix)
-            )
-            for version in versions
-        )
-    return sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(counts), relation.identifier)
+def _counted(
+    connection: Connection, relation: relations.Relation, counts: Sequence[_Count]
+) -> Iterator[tuple[_Count, int]]:
+    for first in range(0, len(counts), _COUNTS_PER_SCAN):
+        some = counts[first : first + _COUNTS_PER_SCAN]
+        figures = [sql.SQL("count(*) FILTER (WHERE {})").format(count.condition) for count in some]
+        query = sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(figures), relation.identifier)
+        row = connection.execute(query).fetchone() or ()
+        yield from zip(some, (int(str(number)) for number in row), strict=True)

@@ -9,12 +9,12 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import has_prefix, longest_under, under_another
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
-from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.database import Problem
 
 _SHORTEST_PREFIX = len(KeyVersion(1).prefix)
@@ -35,16 +35,6 @@ ORDER BY c.conname
 _ALL_COLUMNS = """
 SELECT attname FROM pg_attribute WHERE attrelid = %s::bigint::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
-
-_LONGEST = """
-SELECT max(octet_length({value}) - strpos(left({value}, 8), ':') + {prefix_chars}) FROM ONLY {relation}
-WHERE left({value}, 8) ~ {head}
-"""
-
-_UNDER_TARGET = """CASE WHEN left({value}, 8) ~ {head}
-    THEN ({prefix} || substr({value}, strpos(left({value}, 8), ':') + 1))::{type} ELSE {column} END"""
-
-_HEAD = f"^{VERSION_PATTERN}:"
 
 
 def values_fit(subject: Subject) -> Iterator[Problem]:
@@ -127,22 +117,16 @@ def _row_under_target(subject: Subject, relation: Relation) -> sql.Composed:
 
 
 def _under_target(column: Column, target: KeyVersion) -> sql.Composed:
-    return sql.SQL(_UNDER_TARGET).format(
-        value=as_text(column.name),
-        head=sql.Literal(_HEAD),
-        prefix=sql.Literal(target.prefix),
-        type=sql.SQL(column.type_sql),  # quoted by format_type()
-        column=sql.Identifier(column.name),
+    return sql.SQL("CASE WHEN {} THEN {}::{} ELSE {} END").format(
+        has_prefix(column.name),
+        under_another(column.name, target),
+        sql.SQL(column.type_sql),  # quoted by format_type()
+        sql.Identifier(column.name),
     )
 
 
 def _longest(subject: Subject, relation: Relation, column: Column) -> int:
-    query = sql.SQL(_LONGEST).format(
-        value=as_text(column.name),
-        prefix_chars=sql.Literal(len(subject.target.prefix)),
-        relation=relation.identifier,
-        head=sql.Literal(_HEAD),
-    )
+    query = sql.SQL("SELECT {} FROM ONLY {}").format(longest_under(column.name, subject.target), relation.identifier)
     with heap_scan(subject.connection, relation.label):
         row = subject.connection.execute(query).fetchone()
     return cast("tuple[int | None]", row)[0] or 0

@@ -4,15 +4,14 @@ It refuses by a cast that fails, since a plain violation would print the whole r
 write is the text that PostgreSQL 14 to 18 give back, so a fence counts only if it reads, to the letter, as ours does.
 """
 
-import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import NoReturn
 
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import relations
+from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, relations
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import versions_refused
 from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -57,7 +56,7 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     Raises:
         BlockedError: the lock was not to be had without queueing; names who holds it.
     """
-    named = {each for definition in _definitions(connection, table).values() for each in _named(definition)}
+    named = {each for definition in _definitions(connection, table).values() for each in versions_refused(definition)}
     if version not in named:
         return
     rest = tuple(sorted(named - {version}))
@@ -75,7 +74,7 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
     tree = relations.tree(connection, table)
     rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
     standing = {row[0]: str(row[1]) for row in rows if row[2]}
-    named = {_named(standing.get(relation.oid, "")) for relation in tree}
+    named = {versions_refused(standing.get(relation.oid, "")) for relation in tree}
     versions = named.pop()
     if named or not versions:
         return ()
@@ -89,7 +88,7 @@ def definition(connection: Connection, relation: relations.Relation, versions: I
 
     A value under a retired version fails with SQLSTATE 22P02 and a message that names the version alone.
     """
-    cases = [_case(_text_of(connection, column), versions) for column in relation.columns]
+    cases = [grammar_sql.refusal(_text_of(connection, column), versions) for column in relation.columns]
     return f"CHECK (({' AND'.join(cases)}))" if len(cases) > 1 else f"CHECK ({cases[0]})"
 
 
@@ -98,23 +97,6 @@ def _text_of(connection: Connection, column: relations.Column) -> str:
     row = connection.execute("SELECT quote_ident(%s)", (column.name,)).fetchone()
     name = str(row[0]) if row else ""
     return name if column.type_sql == "text" else f"({name})::text"
-
-
-def _case(text: str, versions: Iterable[KeyVersion]) -> str:
-    prefixes = sorted((version.prefix for version in versions), key=lambda prefix: (len(prefix), prefix))
-    tests = [
-        f"""(("left"({text}, {length}) COLLATE "C") = ANY (ARRAY[{", ".join(f"'{each}'::text" for each in group)}]))"""
-        for length, group in groupby(prefixes, key=len)
-    ]
-    condition = f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
-    version = f"""split_part(("left"({text}, 8) COLLATE "C"), ':'::text, 1)"""
-    # It must depend on the row: a constant would be cast, and fail, when the statement is planned.
-    refusal = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
-    return f"\nCASE\n    WHEN {condition} THEN {refusal}\n    ELSE true\nEND"
-
-
-def _named(constraint: str) -> tuple[KeyVersion, ...]:
-    return tuple(sorted({KeyVersion(int(number)) for number in re.findall(r"'v([1-9][0-9]{0,5}):'", constraint)}))
 
 
 def _definitions(connection: Connection, table: EncryptedTable) -> dict[object, str]:

@@ -5,8 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyrotation_pipeline.errors import MalformedCiphertextError
-from keyrotation_pipeline.fieldcrypto.ciphertext import Ciphertext, ciphertext_length, looks_encrypted, parse
-from keyrotation_pipeline.fieldcrypto.grammar import VALUE_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import (
+    VALUE_PATTERN,
+    Ciphertext,
+    KeyVersion,
+    ciphertext_length,
+    looks_encrypted,
+    parse,
+)
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import (
     ACCEPTED,
     NEAR_MISSES,
