@@ -73,7 +73,6 @@ class FakeClock:
         return (self.at - START).total_seconds()
 
     def sleep(self, seconds: float) -> None:
-        """Stands in for `time.sleep`."""
         self.at += timedelta(seconds=seconds)
 
 

@@ -1,4 +1,4 @@
-"""The system clock, the one place that asks for the time."""
+"""The system clock, the one place that asks for the time and that waits."""
 
 import time
 from datetime import UTC, datetime
@@ -14,3 +14,7 @@ class SystemClock:
     def monotonic(self) -> float:
         """See `Clock.monotonic`."""
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """See `Clock.sleep`."""
+        time.sleep(seconds)

@@ -8,17 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.ports.clock import attempts
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 90
 STOP_SECONDS = 20
+LOOK_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
 INSTANCE_FILES = Path(__file__).parent / "dagster_instance"
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -75,14 +77,14 @@ class DagsterServices:
         Raises:
             HomeError: the services ended, or do not answer.
         """
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.running():
+        for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
             if stopped():
                 return False
+            if not self.running():
+                break
             with contextlib.suppress(urllib.error.URLError, OSError):
                 urllib.request.urlopen(f"{self.url}/server_info", timeout=5).close()  # noqa: S310  loopback
                 return True
-            time.sleep(0.2)
         raise HomeError(f"Dagster does not start; read {self.log} and mend what it says")
 
     def running(self) -> bool:
@@ -103,12 +105,10 @@ class DagsterServices:
         self._process.wait()
 
     def _group_ends(self, force: signal.Signals, seconds: float = 5) -> bool:
-        deadline = time.monotonic() + seconds
         try:
             os.killpg(self._group, force)
-            while time.monotonic() < deadline:
+            for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=seconds):
                 os.killpg(self._group, 0)
-                time.sleep(0.1)
         except ProcessLookupError:
             return True
         return False

@@ -1,7 +1,6 @@
 """`status`: where everything stands, for a person at 3 a.m., for cron and for programs."""
 
 import sys
-import time
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +36,7 @@ def status(
             pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
         content = _show(pipeline, as_json=as_json)
         while watch:
-            time.sleep(WATCH_SECONDS)
+            pipeline.clock.sleep(WATCH_SECONDS)
             if sys.stdout.isatty():
                 output.console().clear()
             content = _show(pipeline, as_json=as_json)

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.dagster_services import DagsterServices
 from keyrotation_pipeline.adapters.postgres.server.connection import display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config
 from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.settings.environment import child_environment, dagster_storage_url
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -71,10 +72,11 @@ def _announce(services: DagsterServices, *, configured: bool) -> None:
 
 
 def _wait(services: DagsterServices, stopped: Callable[[], bool]) -> None:
-    while not stopped():
+    for _ in attempts(SystemClock(), pause_seconds=SECONDS_BETWEEN_LOOKS):
+        if stopped():
+            return
         if not services.running():
             raise HomeError(f"Dagster ended by itself; read {services.log}, then run `keyrotation up` again")
-        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager

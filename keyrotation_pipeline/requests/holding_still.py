@@ -1,12 +1,12 @@
 """Standstill: no step of a request is at its middle while this is held."""
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.request import WALK, Rotation, Step
+from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import Action
 
@@ -36,12 +36,12 @@ def _actions(pipeline: Pipeline) -> Iterator[Action]:
 
 
 def _take(pipeline: Pipeline, held: ExitStack, name: str, until: float) -> None:
-    while True:
+    patience_seconds = until - pipeline.clock.monotonic()
+    for _ in attempts(pipeline.clock, pause_seconds=PAUSE_SECONDS, patience_seconds=patience_seconds):
         try:
             held.enter_context(pipeline.ledger.lock(name))
-        except BlockedError:
-            if pipeline.clock.monotonic() >= until:
-                raise
-            time.sleep(PAUSE_SECONDS)
+        except BlockedError as blocked:
+            refusal = blocked
         else:
             return
+    raise refusal

@@ -1,6 +1,5 @@
 """Retire the old key: take it from the applications, on evidence gathered in the very transaction that records it."""
 
-import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
@@ -97,15 +97,13 @@ def _prove_again(pipeline: Pipeline, rotation: Rotation, finding: str, report: R
 
 def _wait_for_horizon(pipeline: Pipeline, proof: Mapping[str, Any], report: Report) -> None:
     """Wait, holding nothing, until nobody can show a value from before the proof."""
-    began = pipeline.clock.monotonic()
-    while holders := pipeline.database.holders_of_old_snapshots(int(proof["xid"]), str(proof["fence_lsn"])):
-        waited_seconds = int(pipeline.clock.monotonic() - began)
-        if waited_seconds >= HORIZON_PATIENCE_SECONDS:
-            raise BlockedError(f"old values may still be shown: {'; '.join(holders)}")
-        report(
-            Progress(Step.RETIRED_KEY, "old snapshots", waited_seconds, HORIZON_PATIENCE_SECONDS, "seconds", holders[0])
-        )
-        time.sleep(HORIZON_PAUSE_SECONDS)
+    patience = HORIZON_PATIENCE_SECONDS
+    for waited in attempts(pipeline.clock, pause_seconds=HORIZON_PAUSE_SECONDS, patience_seconds=patience):
+        holders = pipeline.database.holders_of_old_snapshots(int(proof["xid"]), str(proof["fence_lsn"]))
+        if not holders:
+            return
+        report(Progress(Step.RETIRED_KEY, "old snapshots", int(waited), patience, "seconds", holders[0]))
+    raise BlockedError(f"old values may still be shown: {'; '.join(holders)}")
 
 
 def _versions_to_take(pipeline: Pipeline, rotation: Rotation) -> list[str]:

@@ -1,6 +1,5 @@
 """Application instances that report themselves in the database: which key versions they read, and which they write."""
 
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import cast
@@ -12,7 +11,7 @@ from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.ports.clock import Clock, attempts
 
 POLL_SECONDS = 0.2
 
@@ -69,15 +68,14 @@ class ReportedInstances:
         self, description: str, settled: Callable[[Sequence[Instance]], Sequence[str]]
     ) -> tuple[Instance, ...]:
         """See `Rollout.wait_for`."""
-        give_up_at = self._clock.monotonic() + self._timeout_seconds
-        while lagging := settled(instances := self.instances()):
-            if self._clock.monotonic() >= give_up_at:
-                raise BlockedError(
-                    f"{', '.join(lagging)}: not seen to {description} within {self._timeout_seconds:g} seconds; "
-                    "reload or restart what lags, then run it again"
-                )
-            time.sleep(POLL_SECONDS)
-        return instances
+        for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
+            lagging = settled(instances := self.instances())
+            if not lagging:
+                return instances
+        raise BlockedError(
+            f"{', '.join(lagging)}: not seen to {description} within {self._timeout_seconds:g} seconds; "
+            "reload or restart what lags, then run it again"
+        )
 
 
 def _instance(row: tuple[object, ...]) -> Instance:

@@ -1,6 +1,5 @@
 """Retiring a key, with the ports in memory: on what evidence, in which order, and what a death in between leaves."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -61,10 +60,9 @@ def authority(monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> FakeWorld:
+def world(authority: Authority) -> FakeWorld:
     """A world in which v1 is proven gone; waiting moves the fake clock."""
     made = fake_pipeline(ROWS)
-    monkeypatch.setattr(time, "sleep", made.clock.sleep)
     proven(made)
     return made
 

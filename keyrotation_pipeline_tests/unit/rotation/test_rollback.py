@@ -171,8 +171,7 @@ def test_a_rollback_that_has_begun_is_not_cancelled(world: FakeWorld) -> None:
     assert V1 in world.keys.versions()
 
 
-def test_a_rollback_waits_until_no_step_of_the_rotation_runs(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", world.clock.sleep)
+def test_a_rollback_waits_until_no_step_of_the_rotation_runs(world: FakeWorld) -> None:
     rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
     undoing = signed(world, rotation)
     with world.ledger.lock(f"{rotation.id}/rows/clients shard 01"), pytest.raises(BlockedError, match="shard 01"):

@@ -3,10 +3,10 @@
 All of it on a connection of its own, while the other one holds nothing.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import Pace
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.progress import Walk
@@ -24,6 +24,7 @@ _TYPE = "SELECT type FROM keyrotation.rotations WHERE id = %s"
 TICK_SECONDS = 1.0
 # More often, as the process that gives out slices vacuums by what is done.
 SAVE_SECONDS = 0.25
+CLOCK = SystemClock()
 
 
 def limits_for(connection: Connection, request: str, limits: Limits) -> Limits:
@@ -67,8 +68,8 @@ class Watch:
     total_pages: int = 0
     _earlier_pages: int = 0
     _walk: Walk | None = None
-    _ticked: float = field(default_factory=time.monotonic)
-    _saved: float = field(default_factory=time.monotonic)
+    _ticked: float = field(default_factory=CLOCK.monotonic)
+    _saved: float = field(default_factory=CLOCK.monotonic)
     _seen_page: int = 0
     _vacuums: dict[int, Vacuum] = field(default_factory=dict)
 
@@ -102,7 +103,7 @@ class Watch:
         pause = self.pace.seconds_to_wait(rows)
         while pause > 0:
             # In steps, so that a pause or a cancellation does not wait for a slow cap.
-            time.sleep(min(pause, TICK_SECONDS))
+            CLOCK.sleep(min(pause, TICK_SECONDS))
             pause -= TICK_SECONDS
             self._tick(relation, save)
         self._tick(relation, save)
@@ -113,11 +114,11 @@ class Watch:
     def wait_a_second(self, note: str) -> None:
         """Wait for something outside, saying what it is."""
         self._tell(note)
-        time.sleep(TICK_SECONDS)
+        CLOCK.sleep(TICK_SECONDS)
         obey(self.connection, self.request)
 
     def _tick(self, relation: Relation, save: Callable[[], None]) -> None:
-        now = time.monotonic()
+        now = CLOCK.monotonic()
         if now - self._saved >= SAVE_SECONDS:
             save()
             self._saved = now
@@ -126,7 +127,7 @@ class Watch:
         obey(self.connection, self.request)
         self._pause_while_there_is_a_reason(relation)
         self._tell()
-        self._ticked = time.monotonic()
+        self._ticked = CLOCK.monotonic()
 
     def _pause_while_there_is_a_reason(self, relation: Relation) -> None:
         while reason := reason_to_pause(self.connection, self.request, relation, self.limits):

@@ -161,6 +161,7 @@ class Crew:
         ticked = time.monotonic()
         while walking:
             with suppress(queue.Empty):
+                # No pause but a wait for what the workers say: the next word ends it.
                 word = self._heard.get(timeout=SAVE_SECONDS)
                 if (finished := self._finished(word)) is not None:
                     done += finished

@@ -3,16 +3,17 @@
 A waiting ACCESS EXCLUSIVE stalls everybody who comes after it, so it is only ever tried, never awaited.
 """
 
-import time
 from collections.abc import Sequence
 
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.ports.clock import attempts
 
 PATIENCE_SECONDS = 30.0
 # The light lock is let go after each spell: somebody's CREATE INDEX may queue behind it, and writers behind that.
@@ -50,11 +51,10 @@ def change(connection: Connection, table: EncryptedTable, statements: Sequence[s
         BlockedError: the lock was not to be had; names who holds one.
         PreflightError: the role may not change the table.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not _attempt(connection, table, statements, deadline):
-        if time.monotonic() >= deadline:
-            raise _blocked(connection, table)
-        time.sleep(PAUSE_SECONDS)
+    for waited in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=PATIENCE_SECONDS):
+        if _attempt(connection, table, statements, min(PATIENCE_SECONDS - waited, SPELL_SECONDS)):
+            return
+    raise _blocked(connection, table)
 
 
 def holders(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
@@ -74,14 +74,14 @@ def age(seconds: object) -> str:
 
 
 def _attempt(
-    connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed], deadline: float
+    connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed], spell_seconds: float
 ) -> bool:
     root = relations.root(connection, table)
     try:
         with connection.transaction():
             connection.execute(OUTWAIT_AUTOVACUUM)
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(root.identifier))
-            if not _seize(connection, root, min(deadline, time.monotonic() + SPELL_SECONDS)):
+            if not _seize(connection, root, spell_seconds):
                 return False
             for statement in statements:
                 connection.execute(statement)
@@ -94,19 +94,17 @@ def _attempt(
     return True
 
 
-def _seize(connection: Connection, root: relations.Relation, until: float) -> bool:
+def _seize(connection: Connection, root: relations.Relation, spell_seconds: float) -> bool:
     statement = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(root.identifier)
-    while True:
+    for _ in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=spell_seconds):
         try:
             # A savepoint: what was locked of a tree of partitions is let go when one of them is not to be had.
             with connection.transaction():
                 connection.execute(statement)
         except psycopg.errors.LockNotAvailable:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(PAUSE_SECONDS)
-        else:
-            return True
+            continue
+        return True
+    return False
 
 
 def _blocked(connection: Connection, table: EncryptedTable) -> BlockedError:

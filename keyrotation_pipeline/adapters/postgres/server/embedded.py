@@ -9,7 +9,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +19,18 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.installation import Account, Installation
 from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.ports.clock import attempts
 
 APPLICATION_DATABASE = "clinic"
 DAGSTER_DATABASE = "dagster"
 START_SECONDS = 60
 START_ATTEMPTS = 8
+LOOK_SECONDS = 0.05
+# Children of a killed server need a moment to notice.
+LAUNCH_PAUSE_SECONDS = 0.5
 SOCKET_NAME = ".s.PGSQL.5432"
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
 MAX_SOCKET_PATH_BYTES = 103
@@ -121,19 +125,19 @@ class EmbeddedServer:
 
     def _start(self) -> None:
         self._initialise()
-        deadline = time.monotonic() + START_SECONDS
-        attempts = START_ATTEMPTS
-        while not self._answers():
-            if time.monotonic() > deadline or not attempts:
-                raise HomeError(
-                    f"the embedded PostgreSQL does not start; read {self.directory / 'log'} and mend what it says"
-                )
+        clock, launches = SystemClock(), 0
+        for _ in attempts(clock, pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
+            if self._answers():
+                self._create_databases()
+                return
             if self._postmaster_alive():  # starting, or stopping on behalf of a process that was killed
-                time.sleep(0.05)
-            elif not self._launch():
-                attempts -= 1
-                time.sleep(0.5)  # children of a killed server need a moment to notice
-        self._create_databases()
+                continue
+            if launches == START_ATTEMPTS:
+                break
+            if not self._launch():
+                launches += 1
+                clock.sleep(LAUNCH_PAUSE_SECONDS)
+        raise HomeError(f"the embedded PostgreSQL does not start; read {self.directory / 'log'} and mend what it says")
 
     def _launch(self) -> bool:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
