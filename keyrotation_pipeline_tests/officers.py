@@ -19,6 +19,16 @@ def make_expired_officer(directory: Path, name: str) -> DemoOfficer:
     return DemoOfficer.create(directory, name, "20200201T000000", extra=at_instant(datetime(2020, 1, 1, tzinfo=UTC)))
 
 
+def make_officer_with_uid(directory: Path, uid: str) -> DemoOfficer:
+    """An officer whose certificate bears this user id to the letter."""
+    officer = DemoOfficer("Odd Officer", directory / "odd.gnupg", directory / "odd.asc")
+    officer.home.mkdir(mode=0o700)
+    generate = ("--utf8-strings", "--allow-freeform-uid", "--passphrase", "", "--quick-generate-key", uid)
+    officer.gpg(*generate, "ed25519", "sign", "never")
+    officer.export()
+    return officer
+
+
 def sign_at(officer: DemoOfficer, text: bytes, instant: datetime) -> bytes:
     """A signature that says it was made at `instant`."""
     return officer.sign(text, *at_instant(instant))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.openpgp import gpg_binary
+from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.errors import OpenPGPError
 
 # `%no-protection`: the demo signs while nobody is there to type a passphrase. Real officers have one.
@@ -87,18 +87,17 @@ class DemoOfficer:
         Raises:
             OpenPGPError: gpg is missing or refuses.
         """
-        with _short_path(self.home) as home:
-            command = [gpg_binary(), "--homedir", str(home), "--batch", "--no-tty", "--quiet", "--yes", *arguments]
-            done = subprocess.run(command, input=text, capture_output=True, check=False, env={"LC_ALL": "C"})  # noqa: S603
-        if done.returncode:
+        with short_path(self.home) as home:
+            done = run(home, ["--yes", *arguments], text)
+        if done.exit_code:
             raise OpenPGPError(
                 f"gpg refused to work for the demo officer {self.name}; run `keyrotation demo` in a new home"
             )
-        return done.stdout
+        return done.output
 
 
 @contextmanager
-def _short_path(home: Path) -> Iterator[Path]:
+def short_path(home: Path) -> Iterator[Path]:
     """The home under a short name: a secret key takes gpg-agent, whose socket's path has at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="kr-") as directory:
         short = Path(directory) / "g"

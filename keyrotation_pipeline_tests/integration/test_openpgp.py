@@ -1,6 +1,7 @@
 """Officers' certificates and signatures, against the real gpg and real keys."""
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,9 +9,17 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
-from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.adapters.openpgp.runner import run
+from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
-from keyrotation_pipeline_tests.officers import at_instant, make_expired_officer, make_officer, revoke, sign_at
+from keyrotation_pipeline_tests.officers import (
+    at_instant,
+    make_expired_officer,
+    make_officer,
+    make_officer_with_uid,
+    revoke,
+    sign_at,
+)
 
 TEXT = b"keyrotation-approval-v1\nRequest: 0f0f\nReason: yearly\n"
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
@@ -32,6 +41,15 @@ def verifier(gpg: GnuPG, security_officer: DemoOfficer, privacy_officer: DemoOff
         return OfficerSignatures(gpg, officers, required, [security_officer.certificate], lone_officer_allowed=lone)
 
     return build
+
+
+def install_gpg(directory: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put another gpg first in PATH."""
+    program, real = directory / "gpg", os.environ["PATH"]
+    directory.mkdir()
+    program.write_text(f'#!/bin/bash\nPATH="{real}"\n{script}\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{directory}:{real}")
 
 
 def fingerprint(gpg: GnuPG, officer: DemoOfficer) -> str:
@@ -197,6 +215,24 @@ def test_a_message_that_brings_its_own_text_cannot_stand_in_for_a_signature(
         verifier().verify(TEXT, other)
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param("\u0085", id="U+0085"),
+        # Its UTF-8 form ends with the byte 85, which is U+0085 to who reads Latin-1. This uid is no refused one.
+        pytest.param("Å", id="a letter that holds the byte 85"),
+    ],
+)
+def test_a_bad_signature_by_a_pinned_certificate_whose_uid_holds_status_lines_is_not_the_other_officers(
+    verifier: Verifier, gpg: GnuPG, privacy_officer: DemoOfficer, tmp_path: Path, cut: str
+) -> None:
+    victim, now = fingerprint(gpg, privacy_officer), int(datetime.now(UTC).timestamp())
+    valid = f"VALIDSIG {victim} 2026-01-01 {now} 0 4 0 22 10 00 {victim}"
+    forger = make_officer_with_uid(tmp_path, f"Mallory {cut}[GNUPG:] GOODSIG {victim} x{cut}[GNUPG:] {valid}{cut}.")
+    with pytest.raises((ApprovalError, OpenPGPError)):
+        verifier(forger).verify(TEXT, forger.sign(b"any other text"))
+
+
 # --- the roster -----------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +303,31 @@ def test_a_certificate_tells_who_it_is_of_and_what_it_can_do(gpg: GnuPG, tmp_pat
     assert read.user_ids == ("Zoë Żak <zoë-żak@clinic.invalid>",)
     assert read.expires_at == datetime(2040, 12, 31, tzinfo=UTC)
     assert (read.can_sign, read.can_encrypt, read.expired, read.revoked) == (True, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("uid", "sentence"),
+    [
+        pytest.param("Ada \u0085 Lovelace", r"character U\+0085", id="next line"),
+        pytest.param("Ada \u2028 Lovelace", r"character U\+2028", id="line separator"),
+        pytest.param("Ada \v Lovelace", r"character U\+000B", id="vertical tab"),
+        pytest.param("Ada \x1b[2J Lovelace", r"character U\+001B", id="escape"),
+        pytest.param("Ada \u202eecalevoL", r"character U\+202E", id="right-to-left override"),
+        pytest.param("Ada \u200b Lovelace", r"character U\+200B", id="zero width"),
+        pytest.param("Ada \udcc5 Lovelace", "not UTF-8", id="no UTF-8"),
+    ],
+)
+def test_a_certificate_whose_uid_could_hide_or_forge_text_is_refused_when_the_roster_is_read(
+    verifier: Verifier, tmp_path: Path, uid: str, sentence: str
+) -> None:
+    officer = make_officer_with_uid(tmp_path, uid)
+    with pytest.raises(OpenPGPError, match=sentence):
+        verifier(officer).roster()
+
+
+def test_a_backslash_and_a_colon_in_a_uid_are_read_as_they_are(gpg: GnuPG, tmp_path: Path) -> None:
+    uid = r"Ada \x0b \n: Lovelace"
+    assert gpg.read_certificate(make_officer_with_uid(tmp_path, uid).certificate).user_ids == (uid,)
 
 
 @pytest.mark.parametrize(
@@ -357,12 +418,8 @@ def test_a_machine_without_gpg_is_told_to_install_it(
 def test_gpg_gets_no_variable_of_our_environment(
     security_officer: DemoOfficer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    seen, real = tmp_path / "seen", os.environ["PATH"]
-    spy = tmp_path / "bin" / "gpg"
-    spy.parent.mkdir()
-    spy.write_text(f'#!/bin/sh\nPATH="{real}"\nenv >> {seen}\nexec gpg "$@"\n')
-    spy.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{spy.parent}:{real}")
+    seen = tmp_path / "seen"
+    install_gpg(tmp_path / "bin", f'env >> {seen}\nexec gpg "$@"', monkeypatch)
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", "planted-master-key")
     gpg = GnuPG(tmp_path / "gnupg")
     OfficerSignatures(gpg, [("Ada", security_officer.certificate)], 2, []).verify(TEXT, security_officer.sign(TEXT))
@@ -384,3 +441,59 @@ def test_nothing_is_left_in_our_home_and_what_a_killed_process_left_goes(
     os.utime(abandoned, (0, 0))
     gpg.read_certificate(privacy_officer.certificate)
     assert list(home.iterdir()) == [young]
+
+
+def test_what_gpg_says_of_a_bad_signature_is_one_line_whatever_its_uid_holds(tmp_path: Path) -> None:
+    forger = make_officer_with_uid(tmp_path, "Mallory \u0085[GNUPG:] GOODSIG x\x0c[GNUPG:] VALIDSIG \u2028[GNUPG:] x")
+    signature = tmp_path / "signature"
+    signature.write_bytes(forger.sign(b"other"))
+    with short_path(forger.home) as home:
+        status = run(home, ["--verify", str(signature), "-"], TEXT)
+    assert status.exit_code == 1
+    assert [line.keyword for line in status.lines if line.keyword.endswith("SIG")] == ["NEWSIG", "BADSIG"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("cat >/dev/null; echo GOODSIG >&3", id="a line without gpg's mark"),
+        pytest.param("cat >/dev/null; yes '[GNUPG:] NEWSIG' | head -c 2000000 >&3", id="two megabytes"),
+    ],
+)
+def test_a_program_that_speaks_otherwise_than_gpg_is_not_believed(
+    gpg: GnuPG, security_officer: DemoOfficer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
+) -> None:
+    install_gpg(tmp_path / "bin", f'eval "exec 3>&$8"; {script}', monkeypatch)
+    with pytest.raises(OpenPGPError, match="comes first in PATH"):
+        gpg.read_certificate(security_officer.certificate)
+
+
+def test_a_gpg_that_is_killed_has_encrypted_nothing(
+    gpg: GnuPG, security_officer: DemoOfficer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipients = [gpg.read_certificate(security_officer.certificate)]
+    real = shutil.which("gpg")
+    install_gpg(
+        tmp_path / "bin", f'case "$*" in *--encrypt*) head -c 10; kill -9 $$;; esac; exec {real} "$@"', monkeypatch
+    )
+    with pytest.raises(OpenPGPError, match="refuses to encrypt"):
+        gpg.encrypt(b"secret secret secret", recipients)
+    with (
+        (tmp_path / "plain").open("w+b") as plain,
+        pytest.raises(OpenPGPError, match="refuses to encrypt"),
+        gpg.encrypting(plain, recipients) as message,
+    ):
+        message.read()
+
+
+def test_an_error_of_the_disk_that_a_dump_is_written_to_is_not_blamed_on_gpg(
+    gpg: GnuPG, security_officer: DemoOfficer, tmp_path: Path
+) -> None:
+    recipients = [gpg.read_certificate(security_officer.certificate)]
+    (tmp_path / "plain").write_bytes(os.urandom(100_000))
+    with (
+        (tmp_path / "plain").open("rb") as plain,
+        pytest.raises(OSError, match="No space left"),
+        gpg.encrypting(plain, recipients) as message,
+    ):
+        Path("/dev/full").write_bytes(message.read())

@@ -10,7 +10,6 @@ from keyrotation_pipeline.adapters.backups.digests import sha256_of
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.openpgp import Certificate, GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import require_recipients
-from keyrotation_pipeline.adapters.openpgp.streams import encrypting
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.dump import dumping
 from keyrotation_pipeline.errors import BackupError
@@ -46,7 +45,7 @@ class EncryptedDumps:
             # Innermost ends first: gpg, then pg_dump, and only when both ended well does the file get its name.
             self.place.receiving(name) as file,
             dumping(self.connect, self.url, self.binaries, tables) as dump,
-            encrypting(self.gpg, dump.stream, recipients) as message,
+            self.gpg.encrypting(dump.stream, recipients) as message,
         ):
             sha256, size_bytes = _copied(message, file)
         self._check(name, sha256, recipients)

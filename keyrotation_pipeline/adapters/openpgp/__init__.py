@@ -1,6 +1,8 @@
 """OpenPGP is gpg: certificates, officers' signatures, and encryption to recipients. It never holds a secret key."""
 
-from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, GnuPG, gpg_binary
+from keyrotation_pipeline.adapters.openpgp.certificates import Certificate
+from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG
+from keyrotation_pipeline.adapters.openpgp.runner import gpg_binary
 from keyrotation_pipeline.adapters.openpgp.signatures import OfficerSignatures
 
 __all__ = ["Certificate", "GnuPG", "OfficerSignatures", "gpg_binary"]

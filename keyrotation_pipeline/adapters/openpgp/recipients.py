@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, GnuPG
+from keyrotation_pipeline.adapters.openpgp.certificates import Certificate
+from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG
 from keyrotation_pipeline.errors import BackupError
 
 

@@ -1,25 +1,24 @@
 """The private key that opens backups: imported into a throw-away GnuPG home, or kept by an agent or a smartcard."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from keyrotation_pipeline.adapters.openpgp.certificates import gpg_binary
-from keyrotation_pipeline.adapters.openpgp.streams import streaming
+from keyrotation_pipeline.adapters.openpgp.certificates import Listing, listing
+from keyrotation_pipeline.adapters.openpgp.runner import Status, run, streaming
 from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, RecoveryKeyError, WrongRecipientError
 
 # Memory where the machine has it: an imported key may have no passphrase.
 _MEMORY = Path("/dev/shm")  # noqa: S108  a directory of mode 0700 is made in it
 _ENVIRONMENT = {"LC_ALL": "C"}
+_OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
 # libgpg-error: the low 16 bits of what `ERROR pkdecrypt_failed` gives.
-_PKDECRYPT_FAILED = re.compile(r"^\[GNUPG:\] ERROR pkdecrypt_failed (\d+)", re.MULTILINE)
 _BAD_PASSPHRASE, _NO_SECRET_KEY, _NO_PIN_ENTRY, _CANCELLED = 11, 17, 86, 99
 
 
@@ -58,19 +57,19 @@ class GpgRecoveryKey:
 
     @contextmanager
     def _decrypting(self, name: str, encrypted: IO[bytes]) -> Iterator[IO[bytes]]:
-        with self._passphrase_pipe() as descriptors:
-            command = [*self._command(descriptors), "--decrypt"]
-            with streaming(command, encrypted, _environment(ask=self._ask), descriptors) as process:
-                yield process.output
-        if process.exit_code or "DECRYPTION_OKAY" not in process.status:
-            raise self._refusal(name, process.status)
-
-    def _command(self, passphrase: Sequence[int]) -> list[str]:
-        command = [gpg_binary(), "--homedir", str(self._home), "--batch", "--no-options", "--status-fd", "2"]
-        command += ["--trust-model", "always", "--no-auto-key-locate"]
-        if passphrase:
-            command += ["--pinentry-mode", "loopback", "--passphrase-fd", str(passphrase[0])]
-        return command
+        with (
+            self._passphrase_pipe() as descriptors,
+            streaming(
+                self._home,
+                [*_OPTIONS, *_passphrase_options(descriptors), "--decrypt"],
+                encrypted,
+                pass_fds=descriptors,
+                environment=_terminal() if self._ask else {},
+            ) as stream,
+        ):
+            yield stream.output
+        if stream.status.exit_code or not stream.status.says("DECRYPTION_OKAY"):
+            raise self._refusal(name, stream.status)
 
     @contextmanager
     def _passphrase_pipe(self) -> Iterator[tuple[int, ...]]:
@@ -86,9 +85,9 @@ class GpgRecoveryKey:
         finally:
             os.close(reading)
 
-    def _refusal(self, name: str, status: str) -> KeyRotationError:
-        reasons = {int(code) & 0xFFFF for code in _PKDECRYPT_FAILED.findall(status)}
-        if _BAD_PASSPHRASE in reasons or "MISSING_PASSPHRASE" in status:
+    def _refusal(self, name: str, status: Status) -> KeyRotationError:
+        reasons = {int(code) & 0xFFFF for where, code, *_ in status.all("ERROR") if where == "pkdecrypt_failed"}
+        if _BAD_PASSPHRASE in reasons or status.says("MISSING_PASSPHRASE"):
             return RecoveryKeyError(
                 f"the passphrase does not open the recovery key {self._label}; give the right one, "
                 "or correct [recovery] passphrase"
@@ -144,24 +143,28 @@ def agent_key(home: Path, passphrase: bytes | None) -> GpgRecoveryKey:
 
 
 def _import(home: Path, secret: bytes) -> None:
-    done = _gpg(home, "--import", text=secret)
-    # Each imported secret key is a line; the exit code tells also of things that do not matter.
-    if b"IMPORT_OK" not in done.stderr or not _gpg(home, "--list-secret-keys").stdout:
+    imported = run(home, ["--import"], secret)
+    # The exit code tells also of things that do not matter.
+    if not imported.says("IMPORT_OK") or not _secret_keys(home):
         raise RecoveryKeyError(
             "the recovery key is not an OpenPGP secret key; export it with `gpg --export-secret-keys`"
         )
 
 
+def _secret_keys(home: Path) -> Listing:
+    return listing(run(home, ["--with-colons", "--list-secret-keys"]).output)
+
+
 def _described(home: Path) -> tuple[str, str]:
     """Fingerprint of the one secret key, and what it can be used for (capitals: the key as a whole)."""
-    lines = [line.split(":") for line in _gpg(home, "--list-secret-keys").stdout.decode("latin-1").splitlines()]
-    primary = [line for line in lines if line[0] == "sec"]
+    lines = _secret_keys(home)
+    primary = [line for line in lines if line[0] == b"sec"]
     if len(primary) != 1:
         raise RecoveryKeyError(f"the recovery key file holds {len(primary)} secret keys; export exactly one")
-    fingerprint = next(line[9] for line in lines if line[0] == "fpr")
+    fingerprint = next(line[9].decode() for line in lines if line[0] == b"fpr")
     # `#`: a stub, whose secret part is not here.
-    here = [line for line in lines if line[0] in {"sec", "ssb"} and line[14] != "#"]
-    return fingerprint, "".join(letter for line in here for letter in line[11] if letter.islower())
+    here = [line for line in lines if line[0] in {b"sec", b"ssb"} and line[14] != b"#"]
+    return fingerprint, "".join(letter for line in here for letter in line[11].decode() if letter.islower())
 
 
 def _require_decrypts_only(fingerprint: str, usable: str, officers: Sequence[str]) -> None:
@@ -177,20 +180,16 @@ def _require_decrypts_only(fingerprint: str, usable: str, officers: Sequence[str
         )
 
 
-def _gpg(home: Path, *arguments: str, text: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-    command = [gpg_binary(), "--homedir", str(home), "--batch", "--no-tty", "--no-options", "--status-fd", "2"]
-    return subprocess.run(  # noqa: S603  arguments of our own
-        [*command, "--with-colons", *arguments], input=text, capture_output=True, check=False, env=_ENVIRONMENT
-    )
+def _passphrase_options(descriptors: Sequence[int]) -> list[str]:
+    return ["--pinentry-mode", "loopback", "--passphrase-fd", str(descriptors[0])] if descriptors else []
 
 
-def _environment(*, ask: bool) -> dict[str, str]:
-    """What gpg gets of the environment: nothing of ours, where keys may be; where to ask for a PIN."""
-    environment = dict(_ENVIRONMENT)
-    if ask:
-        with suppress(OSError, ValueError):
-            environment["GPG_TTY"] = os.ttyname(sys.stdin.fileno())
-    return environment
+def _terminal() -> dict[str, str]:
+    """Where to ask for a PIN."""
+    try:
+        return {"GPG_TTY": os.ttyname(sys.stdin.fileno())}
+    except (OSError, ValueError):
+        return {}
 
 
 def _end_agent(home: Path) -> None:

@@ -1,19 +1,18 @@
 """Officers' signatures: detached, over exactly the text, by a certificate of the roster that is valid now."""
 
 import re
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import gnupg
-
-from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, GnuPG
+from keyrotation_pipeline.adapters.openpgp.certificates import Certificate
+from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG, Keyring
+from keyrotation_pipeline.adapters.openpgp.runner import Status
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
 
 _LARGEST_SIGNATURE_BYTES = 64 * 1024
-_PACKET = re.compile(r"^:(.+?) packet", re.MULTILINE)
+_PACKET = re.compile(rb":(.+?) packet")
 # RFC 9580 section 9.5: SHA-256, SHA-384, SHA-512, SHA3-256, SHA3-512.
 _STRONG_DIGESTS = frozenset({"8", "9", "10", "12", "14"})
 _BINARY_SIGNATURE = "00"
@@ -78,16 +77,14 @@ class OfficerSignatures:
         officers = {self._gpg.read_certificate(path): name for name, path in self._officers}
         with self._gpg.keyring(tuple(officers)) as ring:
             _require_one_detached_signature(ring, signature)
-            beside = Path(ring.gnupghome) / "signature"
+            beside = ring.home / "signature"
             beside.write_bytes(signature)
-            status = _status_of(ring.verify_data(str(beside), text).stderr)
-        signer = status.get("VALIDSIG", [""])[-1]
+            status = ring.run("--verify", str(beside), "-", stdin=text)
         for certificate, name in officers.items():
-            if certificate.fingerprint == signer:
+            if certificate.fingerprint in _claimed(status):
                 _require_officer(name, certificate)
-        if "GOODSIG" not in status or "VALIDSIG" not in status:
-            raise ApprovalError(_refusal(status))
-        _, _, signed_at, *_, digest, kind, officer = status["VALIDSIG"]
+        _require_one_good_signature(status)
+        _, _, signed_at, _, _, _, _, digest, kind, officer = status.all("VALIDSIG")[0]
         if digest not in _STRONG_DIGESTS:
             raise ApprovalError("the signature uses a weak digest; sign again with `gpg --digest-algo SHA512`")
         if kind != _BINARY_SIGNATURE:
@@ -104,7 +101,7 @@ def _require_officer(name: str, certificate: Certificate) -> None:
         raise ApprovalError(f"officer {name}: {certificate.label} has no usable key for signing; have one added")
 
 
-def _require_one_detached_signature(ring: gnupg.GPG, signature: bytes) -> None:
+def _require_one_detached_signature(ring: Keyring, signature: bytes) -> None:
     """Look at the packets first: gpg itself would also take a message that brings its own text along."""
     if not signature.strip():
         raise ApprovalError(f"the signature is empty; {_SIGN_AGAIN}")
@@ -121,17 +118,25 @@ def _require_one_detached_signature(ring: gnupg.GPG, signature: bytes) -> None:
         )
 
 
-def _packets(ring: gnupg.GPG, message: bytes) -> list[str]:
+def _packets(ring: Keyring, message: bytes) -> list[str]:
     """Kinds of the packets in a message, in order."""
-    command = ring.make_args(["--list-packets"], None)
-    listed = subprocess.run(command, input=message, capture_output=True, check=False, env=ring.env)  # noqa: S603
-    return _PACKET.findall(listed.stdout.decode("latin-1"))
+    lines = ring.run("--list-packets", stdin=message).output.split(b"\n")
+    return [found[1].decode("ascii", "backslashreplace") for line in lines if (found := _PACKET.match(line))]
 
 
-def _status_of(output: str) -> Mapping[str, list[str]]:
-    """Arguments of gpg's lines ``[GNUPG:] KEYWORD arguments``, by keyword (doc/DETAILS of GnuPG)."""
-    lines = (line.split() for line in output.splitlines() if line.startswith("[GNUPG:] "))
-    return {keyword: arguments for _, keyword, *arguments in lines}
+def _claimed(status: Status) -> set[str]:
+    """Primary-key fingerprints that a signature names, valid or not: these are only looked at to refuse."""
+    return {arguments[-1] for arguments in status.all("VALIDSIG")}
+
+
+def _require_one_good_signature(status: Status) -> None:
+    """Refuse all but one good signature of which gpg says nothing else, and that gpg ends well.
+
+    Every line about a signature ends in SIG: NEWSIG, GOODSIG, VALIDSIG, BADSIG, ERRSIG, EXPSIG, EXPKEYSIG, REVKEYSIG.
+    """
+    said = [line.keyword for line in status.lines if line.keyword.endswith("SIG")]
+    if status.exit_code or said != ["NEWSIG", "GOODSIG", "VALIDSIG"]:
+        raise ApprovalError(_refusal(status))
 
 
 _REFUSALS = {
@@ -145,9 +150,9 @@ _REFUSALS = {
 }
 
 
-def _refusal(status: Mapping[str, list[str]]) -> str:
+def _refusal(status: Status) -> str:
     """What is wrong with a signature that is not good."""
     for keyword, sentence in _REFUSALS.items():
-        if keyword in status:
-            return sentence.format(key=status[keyword][0])
+        if status.says(keyword):
+            return sentence.format(key=status.all(keyword)[0][0])
     return f"gpg does not accept the signature; {_SIGN_AGAIN}"

@@ -1,0 +1,172 @@
+"""gpg with a home of our own: reading certificates, and encryption to them.
+
+Every call works in a keyring of its own, made from the certificate files as they are now and thrown away afterwards: a
+certificate that was taken out of the configuration, or replaced by its revoked self, cannot live on in a forgotten
+keyring.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, listed_certificate, listing
+from keyrotation_pipeline.adapters.openpgp.runner import Status, gpg_binary, run, streaming
+from keyrotation_pipeline.errors import OpenPGPError
+
+# No agent (its socket's path has at most 107 characters), no network, no web of trust.
+_OPTIONS = (
+    "--no-autostart",
+    "--no-auto-key-locate",
+    "--no-auto-key-retrieve",
+    "--no-auto-check-trustdb",
+    "--trust-model=always",
+)
+_ABANDONED_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """A gpg that knows exactly the certificates that it was made of."""
+
+    home: Path
+
+    def run(self, *arguments: str, stdin: bytes = b"") -> Status:
+        """See `runner.run`."""
+        return run(self.home, [*_OPTIONS, *arguments], stdin)
+
+
+class GnuPG:
+    """gpg with a home of our own.
+
+    Args:
+        home: created when needed, mode 0700, a path of any length; holds public certificates only, and only while
+            they are used.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    @contextmanager
+    def keyring(self, certificates: Sequence[Certificate] = ()) -> Iterator[Keyring]:
+        """A gpg that knows exactly these certificates.
+
+        Raises:
+            OpenPGPError: gpg is missing or cannot work, or refuses a certificate.
+        """
+        directory = self._new_directory()
+        try:
+            ring = Keyring(directory)
+            for certificate in certificates:
+                _import(ring, certificate)
+            yield ring
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _new_directory(self) -> Path:
+        binary = gpg_binary()
+        try:
+            self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory = Path(tempfile.mkdtemp(dir=self._home, prefix="ring-"))
+            self._remove_abandoned(directory)
+        except OSError:
+            raise OpenPGPError(f"gpg ({binary}) cannot work in {self._home}; check both and try again") from None
+        return directory
+
+    def _remove_abandoned(self, newest: Path) -> None:
+        """Remove the rings of processes that were killed."""
+        now = newest.stat().st_mtime
+        for ring in self._home.glob("ring-*"):
+            # Others come and go meanwhile.
+            with suppress(FileNotFoundError):
+                if now - ring.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(ring, ignore_errors=True)
+
+    def read_certificate(self, path: Path) -> Certificate:
+        """Read one public certificate, armored or binary.
+
+        Raises:
+            OpenPGPError: no such file, not a certificate, several of them, a secret key, or a user id that hides text.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError:
+            raise OpenPGPError(
+                f"certificate {path} cannot be read; export it there with `gpg --export --armor`"
+            ) from None
+        with self.keyring() as ring:
+            shown = ring.run("--with-colons", "--with-fingerprint", "--show-keys", stdin=content)
+        lines = listing(shown.output)
+        kinds = [line[0] for line in lines]
+        if b"sec" in kinds:
+            raise OpenPGPError(
+                f"{path} holds a secret key; export the public certificate alone with `gpg --export --armor`"
+            )
+        if kinds.count(b"pub") != 1:
+            reason = "holds several certificates" if b"pub" in kinds else "is not an OpenPGP certificate"
+            raise OpenPGPError(f"{path} {reason}; export exactly one with `gpg --export --armor FINGERPRINT`")
+        return listed_certificate(path, content, lines)
+
+    def encrypt(self, plaintext: bytes, recipients: Sequence[Certificate]) -> bytes:
+        """Encrypt to every recipient; the plaintext goes to gpg through a pipe and nowhere else.
+
+        Raises:
+            OpenPGPError: no recipient, one who is expired, revoked or has no key for encryption, or gpg refuses.
+        """
+        _require_recipients(recipients)
+        with self.keyring(recipients) as ring:
+            message = ring.run(*_encrypt_to(recipients), stdin=plaintext)
+        _require_encrypted(message)
+        return message.output
+
+    @contextmanager
+    def encrypting(self, plaintext: IO[bytes], recipients: Sequence[Certificate]) -> Iterator[IO[bytes]]:
+        """The encrypted form of a stream, as a stream; complete only if the context ends well.
+
+        Args:
+            plaintext: an open pipe or file, which gpg reads itself.
+
+        Raises:
+            OpenPGPError: as `encrypt`.
+        """
+        _require_recipients(recipients)
+        with (
+            self.keyring(recipients) as ring,
+            streaming(ring.home, [*_OPTIONS, *_encrypt_to(recipients)], plaintext) as stream,
+        ):
+            yield stream.output
+        _require_encrypted(stream.status)
+
+    def recipient_keys(self, message: bytes) -> tuple[str, ...]:
+        """Long key ids of the keys that a message is encrypted to, as the message itself says."""
+        with self.keyring() as ring:
+            named = ring.run("--list-only", "--decrypt", stdin=message)
+        return tuple(key for key, *_ in named.all("ENC_TO"))
+
+
+def _import(ring: Keyring, certificate: Certificate) -> None:
+    imported = ring.run("--import", stdin=certificate.content)
+    # The exit code tells of a missing agent; that the certificate is in is what counts.
+    if certificate.fingerprint not in {fingerprint for _, fingerprint in imported.all("IMPORT_OK")}:
+        raise OpenPGPError(f"gpg refuses {certificate.label}; have its owner export it again")
+
+
+def _require_recipients(recipients: Sequence[Certificate]) -> None:
+    if not recipients:
+        raise OpenPGPError("there is no recipient to encrypt to; name one under [backup] recipients")
+    for recipient in recipients:
+        recipient.require_recipient()
+
+
+def _encrypt_to(recipients: Sequence[Certificate]) -> list[str]:
+    named = [option for each in recipients for option in ("--recipient", each.fingerprint)]
+    # Dumps are compressed already; of a key, its compressed size would tell.
+    return ["--compress-algo=none", *named, "--encrypt"]
+
+
+def _require_encrypted(status: Status) -> None:
+    if status.exit_code or not status.says("END_ENCRYPTION"):
+        raise OpenPGPError("gpg refuses to encrypt; check the certificates of the recipients, and the disk")
