@@ -35,7 +35,7 @@ from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten, ShardProgress
 from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
-from keyrotation_pipeline.model.request import WALKED, Rotation, RotationStatus, RotationType, StepRecord
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, RotationType, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -377,7 +377,7 @@ class LedgerState:
 
     events: list[AuditEvent] = field(default_factory=list)
     keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
-    rotations: dict[str, Rotation] = field(default_factory=dict)
+    requests: dict[str, Request] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     signatures: dict[str, list[Signature]] = field(default_factory=dict)
     counts: dict[str, TableCount] = field(default_factory=dict)
@@ -398,7 +398,7 @@ class FakeLedger:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         before = copy.copy(self.state)
-        for name in ("events", "keys", "rotations", "texts", "signatures", "counts", "seed_rows"):
+        for name in ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows"):
             setattr(before, name, copy.copy(getattr(self.state, name)))
         self.depth += 1
         try:
@@ -481,31 +481,37 @@ class FakeLedger:
         self.append("key_state_changed", {"version": str(version), "state": str(state)}, request)
         self.state.keys[version] = replace(record, state=state)
 
-    def open(self, rotation: Rotation, text: bytes) -> None:
-        beside = self.waiting() if rotation.supersedes else self.current()
-        if beside is not None and rotation.action in WALKED:
+    def open(self, request: Request, text: bytes) -> None:
+        beside = self.waiting() if request.supersedes else self.current()
+        if beside is not None and isinstance(request, Walk):
             raise RequestError("another rotation is unfinished; finish or cancel it")
-        self.append("rotation_requested", {"reason": rotation.reason}, rotation.id)
-        self.state.rotations[rotation.id] = rotation
-        self.state.texts[rotation.id] = text
+        self.append("rotation_requested", {"reason": request.reason}, request.id)
+        self.state.requests[request.id] = request
+        self.state.texts[request.id] = text
 
-    def rotation(self, request: str) -> Rotation:
-        found = [rotation for each, rotation in self.state.rotations.items() if each.startswith(request)]
+    def request(self, request: str) -> Request:
+        found = [stored for each, stored in self.state.requests.items() if each.startswith(request)]
         if len(found) != 1:
             raise RequestError(f"there is no rotation {request}; look at `keyrotation status`")
         return found[0]
 
-    def current(self) -> Rotation | None:
+    def walk(self, request: str) -> Walk:
+        found = self.request(request)
+        if not isinstance(found, Walk):
+            raise RequestError(f"request {request} is no rotation; run `keyrotation {found.action}`")
+        return found
+
+    def current(self) -> Walk | None:
         return next((each for each in self._unfinished() if not each.waits_to_supersede), None)
 
-    def waiting(self) -> Rotation | None:
+    def waiting(self) -> Walk | None:
         return next((each for each in self._unfinished() if each.waits_to_supersede), None)
 
-    def _unfinished(self) -> list[Rotation]:
-        return [each for each in self.state.rotations.values() if not each.is_over and each.action in WALKED]
+    def _unfinished(self) -> list[Walk]:
+        return [each for each in self.state.requests.values() if isinstance(each, Walk) and not each.is_over]
 
-    def rotations(self) -> tuple[Rotation, ...]:
-        return tuple(reversed(self.state.rotations.values()))
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(reversed(self.state.requests.values()))
 
     def approval_text(self, request: str) -> bytes:
         return self.state.texts[request]
@@ -522,32 +528,32 @@ class FakeLedger:
         self._change(request, approvals=tuple(each.officer for each in [*stored, signature]))
 
     def finish_step(self, request: str, record: StepRecord) -> None:
-        rotation = self.rotation(request)
+        rotation = self.walk(request)
         if rotation.done(record.step, record.table, record.shard) is None:
             self.append("step_finished", {"step": str(record.step)}, request)
             self._change(request, steps=(*rotation.steps, record))
 
-    def set_status(self, request: str, status: RotationStatus, facts: Mapping[str, Any] | None = None) -> None:
-        rotation, now = self.rotation(request), self.clock.now()
+    def set_status(self, request: str, status: RequestStatus, facts: Mapping[str, Any] | None = None) -> None:
+        stored, now = self.request(request), self.clock.now()
         self.append("status_changed", {"status": str(status), **(facts or {})}, request)
         self._change(
             request,
             status=status,
-            started_at=rotation.started_at or (now if status is RotationStatus.RUNNING else None),
-            finished_at=now if status in {RotationStatus.FINISHED, RotationStatus.CANCELLED} else None,
+            started_at=stored.started_at or (now if status is RequestStatus.RUNNING else None),
+            finished_at=now if status in {RequestStatus.FINISHED, RequestStatus.CANCELLED} else None,
         )
 
     def set_promotion(self, request: str, xid: int) -> None:
-        if self.rotation(request).promotion_xid is None:
+        if self.walk(request).promotion_xid is None:
             self.append("promotion", {"xid": xid}, request)
             self._change(request, promotion_xid=xid)
 
     def block(self, request: str, sentence: str | None) -> None:
         self._change(request, blocked_by=sentence)
 
-    def _change(self, request: str, **changes: Any) -> None:  # noqa: ANN401 - fields of Rotation
-        rotation = self.rotation(request)
-        self.state.rotations[rotation.id] = replace(rotation, **changes)
+    def _change(self, request: str, **changes: Any) -> None:  # noqa: ANN401 - fields of a request
+        stored = self.request(request)
+        self.state.requests[stored.id] = replace(stored, **changes)
 
     def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
         return ()
@@ -559,7 +565,7 @@ class FakeLedger:
         names = [str(table.name) for table in tables]
         return tuple(self.state.counts[name] for name in names if name in self.state.counts)
 
-    def write_rotation_audit(self, rotation: Rotation, records_reencrypted: int, completed_at: datetime | None) -> None:
+    def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
         self.journal.note("seed row")
         self.state.seed_rows[rotation.id] = (records_reencrypted, completed_at)
 
@@ -587,16 +593,16 @@ class FakeWorld:
 ROSTER = Roster(2, (Officer("Ada", "A" * 40), Officer("Ben", "B" * 40)), ("F" * 40,))
 
 
-def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2) -> Rotation:
+def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2) -> Walk:
     """A running rotation, promoted already, as the ledger of `world` then holds it."""
-    rotation = Rotation(
-        id="0f" * 16, type=RotationType.ROUTINE, action="rotate", source=source,
+    rotation = Walk(
+        id="0f" * 16, type=RotationType.ROUTINE, action=RequestAction.ROTATE, source=source,
         source_fingerprint=world.ledger.state.keys[source].fingerprint, target=target, reason="yearly", incident=None,
         requested_by="test", requested_at=START, start_by=START + timedelta(days=7),
-        finish_by=START + timedelta(days=60), audit_head=(0, GENESIS), status=RotationStatus.RUNNING, steps=(),
+        finish_by=START + timedelta(days=60), audit_head=(0, GENESIS), status=RequestStatus.RUNNING,
         approvals=("A" * 40, "B" * 40), started_at=START, promotion_xid=900,
     )  # fmt: skip
-    world.ledger.state.rotations[rotation.id] = rotation
+    world.ledger.state.requests[rotation.id] = rotation
     return rotation
 
 

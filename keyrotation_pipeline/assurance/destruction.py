@@ -17,7 +17,7 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreErr
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import RequestAction, Rotation, RotationStatus
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.backups import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
@@ -65,15 +65,15 @@ class Destruction:
         return json_safe({"version": self.version, "fingerprint": self.fingerprint, "files": self.local, "held": held})
 
 
-def pending(pipeline: Pipeline, version: KeyVersion) -> Rotation | None:
+def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
     """The open request to destroy a version, if there is one."""
-    requests = [each for each in pipeline.ledger.rotations() if each.action == RequestAction.DESTROY]
+    requests = [each for each in pipeline.ledger.requests() if each.action == RequestAction.DESTROY]
     return next((each for each in requests if each.source == version and not each.is_over), None)
 
 
 def open_destruction(
     site: BackupSite, version: KeyVersion, *, reason: str, requested_by: str
-) -> tuple[Rotation, Destruction]:
+) -> tuple[Request, Destruction]:
     """Open a request to destroy a version, for officers to sign; what is kept elsewhere goes into its reason.
 
     Raises:
@@ -95,7 +95,7 @@ def open_destruction(
     return opened, found
 
 
-def destroy(site: BackupSite, rotation: Rotation) -> Destruction:
+def destroy(site: BackupSite, rotation: Request) -> Destruction:
     """Carry out what officers signed; again after a crash.
 
     Raises:
@@ -106,31 +106,32 @@ def destroy(site: BackupSite, rotation: Rotation) -> Destruction:
     """
     pipeline, version = site.pipeline, rotation.source
     with pipeline.ledger.lock(LOCK), pipeline.ledger.lock(BACKUP_LOCK):
-        rotation = pipeline.ledger.rotation(rotation.id)
+        rotation = pipeline.ledger.request(rotation.id)
         if rotation.action != RequestAction.DESTROY or rotation.is_over:
             raise RequestError(f"request {rotation.id} destroys nothing; open one with `keyrotation destroy {version}`")
         require_consistent(pipeline)
         opening.require_authorised(pipeline, rotation)
-        record = _require_destroyable(site, version, begun=rotation.status is RotationStatus.RUNNING)
+        record = _require_destroyable(site, version, begun=rotation.status is RequestStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
         found = _found(site, record)
         with pipeline.ledger.transaction():
             announce(pipeline, DESTRUCTION_INTENDED, found.facts(), rotation.id)
-            pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+            pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
         _remove(site, found)
         done = _as_intended(pipeline, found, rotation)
         with pipeline.ledger.transaction():
             pipeline.ledger.append(KEY_DESTROYED, done.facts(), rotation.id)
-            pipeline.ledger.set_status(rotation.id, RotationStatus.FINISHED)
+            pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
         pipeline.anchors.keep(pipeline.ledger.head())
     return done
 
 
-def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: str) -> Rotation:
+def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: str) -> Request:
     now = pipeline.clock.now()
     return opening.drawn_up(
+        Request,
         pipeline,
         action=RequestAction.DESTROY,
         source=record.version,
@@ -235,7 +236,7 @@ def _remove(site: BackupSite, found: Destruction) -> None:
         raise KeyStoreError(f"{found.version} is still there after it was removed; check the disk, and run this again")
 
 
-def _as_intended(pipeline: Pipeline, found: Destruction, rotation: Rotation) -> Destruction:
+def _as_intended(pipeline: Pipeline, found: Destruction, rotation: Request) -> Destruction:
     """With the files that earlier attempts have removed."""
     intended = announced(pipeline, DESTRUCTION_INTENDED, rotation.id)
     files = sorted({str(name) for facts in intended for name in facts["files"]})

@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
 from keyrotation_pipeline.model.facts import instant, names
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import ShardProgress
-from keyrotation_pipeline.model.request import WALK, RequestAction, Rotation, Step
+from keyrotation_pipeline.model.request import WALK, RequestAction, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, superseding
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -31,7 +31,7 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
     records, rotation, head = pipeline.ledger.keys(), superseding.next_up(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     primary, attention = _primary(pipeline)
-    due = rotation_due(primary, records, pipeline.ledger.rotations()) if primary else None
+    due = rotation_due(primary, records, pipeline.ledger.requests()) if primary else None
     attention += _restored(pipeline)
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
@@ -73,7 +73,7 @@ def _restored(pipeline: Pipeline) -> list[str]:
     return [sentence] if sentence else []
 
 
-def _overdue(rotation: Rotation | None, due: RotationDue | None, now: datetime) -> list[str]:
+def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> list[str]:
     sentences = []
     if due is not None and due.overdue(now):
         sentences.append(f"a rotation was due by {due.at:%Y-%m-%d %H:%M} UTC; run `keyrotation request`")
@@ -84,7 +84,7 @@ def _overdue(rotation: Rotation | None, due: RotationDue | None, now: datetime) 
     return sentences
 
 
-def _blocked(pipeline: Pipeline, rotation: Rotation | None) -> list[str]:
+def _blocked(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
     sentences = (
         [f"rotation {rotation.id} is blocked: {rotation.blocked_by}"] if rotation and rotation.blocked_by else []
     )
@@ -96,7 +96,7 @@ def _blocked(pipeline: Pipeline, rotation: Rotation | None) -> list[str]:
     return sentences
 
 
-def _waiting(pipeline: Pipeline, rotation: Rotation | None) -> list[str]:
+def _waiting(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
     """A request beside the one that is shown, which is to undo that or to take it over."""
     waiting = pipeline.ledger.waiting()
     if waiting is None or rotation is None or waiting.id == rotation.id:
@@ -158,9 +158,7 @@ def _fences(pipeline: Pipeline, table: EncryptedTable) -> list[str]:
         return []  # the table is not there, which counting it says
 
 
-def _rotation_document(
-    pipeline: Pipeline, rotation: Rotation, counts: dict[EncryptedTable, TableCount]
-) -> dict[str, Any]:
+def _rotation_document(pipeline: Pipeline, rotation: Walk, counts: dict[EncryptedTable, TableCount]) -> dict[str, Any]:
     walked = pipeline.ledger.shard_progress(rotation.id)
     weights = {str(table.name): max(count.rows, 1) for table, count in counts.items()}
     rows_done = _rows_done(pipeline, rotation, walked, weights)
@@ -180,9 +178,7 @@ def _rotation_document(
     }
 
 
-def _rows_done(
-    pipeline: Pipeline, rotation: Rotation, walked: Sequence[ShardProgress], weights: dict[str, int]
-) -> float:
+def _rows_done(pipeline: Pipeline, rotation: Walk, walked: Sequence[ShardProgress], weights: dict[str, int]) -> float:
     """Which part of all rows the walk has passed, 0 to 1; a table counts by its rows as last counted."""
     if rotation.done(Step.ROWS):
         return 1.0
@@ -199,13 +195,13 @@ def _rows_done(
     return passed / total
 
 
-def _progress(rotation: Rotation, rows_done: float) -> float:
+def _progress(rotation: Walk, rows_done: float) -> float:
     others = [step for step in WALK if step is not Step.ROWS]
     done = sum(rotation.done(step) is not None for step in others) / len(others)
     return round(ROWS_SHARE * rows_done + (1 - ROWS_SHARE) * done, 4)
 
 
-def _eta_seconds(rotation: Rotation, rows_done: float, walked: Sequence[ShardProgress], rows: int) -> int | None:
+def _eta_seconds(rotation: Walk, rows_done: float, walked: Sequence[ShardProgress], rows: int) -> int | None:
     """How long the walk of rows still takes at the pace so far; None before and after it."""
     seconds = sum(each.rows / each.rows_per_second for each in walked if each.rows_per_second)
     passed = sum(each.rows for each in walked)

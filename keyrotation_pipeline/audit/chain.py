@@ -27,7 +27,7 @@ def verify_audit(ledger: Ledger, *anchors: AuditHead) -> AuditHead:
     """
     head = ledger.head()
     # A signed text that says something else than these is refused by whoever acts on it.
-    signed = [AuditHead(*rotation.audit_head) for rotation in ledger.rotations()]
+    signed = [AuditHead(*rotation.audit_head) for rotation in ledger.requests()]
     newest = verify_chain(ledger.events(), [head, *signed, *anchors])
     # Asked again, since others append meanwhile.
     if newest.seq > ledger.head().seq:

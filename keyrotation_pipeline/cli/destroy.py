@@ -12,7 +12,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.request import Rotation
+from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.requests import opening
 
 
@@ -79,5 +79,5 @@ def _lines(found: Destruction, going: str) -> list[str]:
     return lines + [f"stays     {copy}" for copy in found.held]
 
 
-def _document(database: str, opened: Rotation, found: Destruction, *, destroyed: bool) -> dict[str, Any]:
+def _document(database: str, opened: Request, found: Destruction, *, destroyed: bool) -> dict[str, Any]:
     return {"database": database, "id": opened.id, "destroyed": destroyed, **found.facts()}

@@ -7,7 +7,7 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.request import Rotation
+from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
@@ -72,7 +72,7 @@ def _lines(decided: Plan) -> list[str]:
     return lines + [f"ends      rotation {former}" for former in decided.ends]
 
 
-def _document(database: str, opened: Rotation, decided: Plan, *, reconciled: bool) -> dict[str, Any]:
+def _document(database: str, opened: Request, decided: Plan, *, reconciled: bool) -> dict[str, Any]:
     return {
         "database": database,
         "id": opened.id,

@@ -68,7 +68,7 @@ def approve(
     content = b"" if signature is None else _signature(signature)
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.rotation(request_id)
+        rotation = pipeline.ledger.request(request_id)
         if text:
             sys.stdout.buffer.write(pipeline.ledger.approval_text(rotation.id))
             return
@@ -88,7 +88,7 @@ def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
     """Give up a rotation that has written nothing yet."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.rotation(request_id)
+        rotation = pipeline.ledger.request(request_id)
         requests.cancel(pipeline, rotation)
         database = pipeline.database.identity().name
     if as_json:

@@ -28,7 +28,7 @@ def rollback_command(
     """
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        undone = pipeline.ledger.rotation(request_id)
+        undone = pipeline.ledger.walk(request_id)
         opened = rollback.open_rollback(pipeline, undone, reason=reason, requested_by=actor())
         required = opening.pinned_roster(pipeline).required
         database = pipeline.database.identity().name
@@ -51,7 +51,7 @@ def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False
     """Stop a rotation where it stands."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.rotation(request_id)
+        rotation = pipeline.ledger.walk(request_id)
         pausing.pause(pipeline, rotation)
         database = pipeline.database.identity().name
     if as_json:
@@ -65,9 +65,9 @@ def resume(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
     """Let a paused rotation go on."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.rotation(request_id)
+        rotation = pipeline.ledger.walk(request_id)
         pausing.resume(pipeline, rotation)
-        rotation = pipeline.ledger.rotation(rotation.id)
+        rotation = pipeline.ledger.walk(rotation.id)
         database = pipeline.database.identity().name
     if as_json:
         output.document({"database": database, "id": rotation.id, "status": str(rotation.status)})

@@ -10,7 +10,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.request import WALK, RequestAction, Rotation, Step, StepRecord
+from keyrotation_pipeline.model.request import WALK, RequestAction, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation import performing
@@ -34,7 +34,7 @@ def rotate(
     """
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.rotation(request_id)
+        rotation = pipeline.ledger.walk(request_id)
         if not as_json:
             output.heading(pipeline.database.identity().name)
             what = "rollback" if rotation.action == RequestAction.ROLLBACK else "rotation"
@@ -43,10 +43,10 @@ def rotate(
             _show_next(pipeline, rotation, as_json=as_json)
             return
         seconds = _run(pipeline, rotation, through, quiet=as_json)
-        _show_end(pipeline, pipeline.ledger.rotation(rotation.id), seconds, as_json=as_json)
+        _show_end(pipeline, pipeline.ledger.walk(rotation.id), seconds, as_json=as_json)
 
 
-def _run(pipeline: Pipeline, rotation: Rotation, through: Step | None, *, quiet: bool) -> dict[str, float]:
+def _run(pipeline: Pipeline, rotation: Walk, through: Step | None, *, quiet: bool) -> dict[str, float]:
     """Seconds by phase. A phase's time holds the decisions between its actions."""
     seconds: dict[str, float] = {}
     with reporting(quiet=quiet) as report:
@@ -80,7 +80,7 @@ def _remark(record: StepRecord) -> str:
             return ""
 
 
-def _show_next(pipeline: Pipeline, rotation: Rotation, *, as_json: bool) -> None:
+def _show_next(pipeline: Pipeline, rotation: Walk, *, as_json: bool) -> None:
     decision = performing.next_decision(pipeline, rotation)
     if not decision.actions:
         raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
@@ -95,7 +95,7 @@ def _show_next(pipeline: Pipeline, rotation: Rotation, *, as_json: bool) -> None
         output.line(f"  later      {step}")
 
 
-def _show_end(pipeline: Pipeline, rotation: Rotation, seconds: dict[str, float], *, as_json: bool) -> None:
+def _show_end(pipeline: Pipeline, rotation: Walk, seconds: dict[str, float], *, as_json: bool) -> None:
     phase = phase_of(rotation)
     if as_json:
         phases = [{"phase": name, "seconds": round(taken, 3)} for name, taken in seconds.items()]

@@ -17,7 +17,7 @@ from keyrotation_pipeline.defs.launches import (
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.model.request import WALKED, Rotation, RotationStatus
+from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.rotation import performing
@@ -65,14 +65,14 @@ def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | 
 
 
 def _evidence_of_last(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
-    walked = (each for each in pipeline.ledger.rotations() if each.action in WALKED)
-    finished = next((each for each in walked if each.status is RotationStatus.FINISHED), None)
+    walked = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
+    finished = next((each for each in walked if each.status is RequestStatus.FINISHED), None)
     if finished is None or any(run.subject == EVIDENCE for run in _past_runs(instance, finished)):
         return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
     return dg.SensorResult(run_requests=[evidence_request(finished)])
 
 
-def _past_runs(instance: dg.DagsterInstance, rotation: Rotation) -> Iterator[PastRun]:
+def _past_runs(instance: dg.DagsterInstance, rotation: Walk) -> Iterator[PastRun]:
     records = instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation.id}), limit=RUNS_LOOKED_AT)
     for record in records:
         run = record.dagster_run
@@ -80,6 +80,6 @@ def _past_runs(instance: dg.DagsterInstance, rotation: Rotation) -> Iterator[Pas
         yield PastRun(run.tags.get(SUBJECT_TAG, ""), int(run.tags.get(ATTEMPT_TAG, "1")), ended_at)
 
 
-def _partition(instance: dg.DagsterInstance, rotation: Rotation) -> list[dg.AddDynamicPartitionsRequest]:
+def _partition(instance: dg.DagsterInstance, rotation: Walk) -> list[dg.AddDynamicPartitionsRequest]:
     known = instance.has_dynamic_partition(KEY_VERSION, str(rotation.target))
     return [] if known else [KEY_VERSIONS.build_add_request([str(rotation.target)])]

@@ -6,13 +6,13 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.request import Rotation, StepRecord
+from keyrotation_pipeline.model.request import StepRecord, Walk
 
 FINGERPRINT_DIGITS_SHOWN = 16
 
 
 def metadata_of(
-    rotation: Rotation, record: StepRecord, head: AuditHead, *, seconds: float | None = None
+    rotation: Walk, record: StepRecord, head: AuditHead, *, seconds: float | None = None
 ) -> Mapping[str, dg.MetadataValue]:
     """Everything a DBA asks of a finished step, as Dagster shows it.
 

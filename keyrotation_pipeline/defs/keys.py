@@ -81,7 +81,7 @@ def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
     written = pipeline.database.written_rows(pipeline.tables)
     rewritten = sum(
         walked.rows * columns.get(walked.table, 1)
-        for rotation in pipeline.ledger.rotations()
+        for rotation in pipeline.ledger.requests()
         if rotation.target == primary
         for walked in pipeline.ledger.shard_progress(rotation.id)
     )

@@ -9,7 +9,7 @@ import dagster as dg
 from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.defs.partitions import row_partition
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.requests.conductor import Action
 
 ROTATION_TAG = "keyrotation/rotation"
@@ -39,7 +39,7 @@ class Launches:
     next_try_at: datetime | None
 
 
-def launches(rotation: Rotation, actions: Sequence[Action], past: Iterable[PastRun], now: datetime) -> Launches:
+def launches(rotation: Walk, actions: Sequence[Action], past: Iterable[PastRun], now: datetime) -> Launches:
     """Choose the runs for the due actions: none twice at a time, and after a failure not before a while has passed."""
     newest: Mapping[str, PastRun] = {run.subject: run for run in sorted(past, key=lambda run: run.attempt)}
     requests, in_progress, tries = [], [], []
@@ -68,7 +68,7 @@ def subject_of(action: Action) -> str:
     return INTRODUCE_KEY if action.step in LEGS[INTRODUCE_KEY] else RETIRE_KEY
 
 
-def request_for(rotation: Rotation, action: Action, attempt: int) -> dg.RunRequest:
+def request_for(rotation: Walk, action: Action, attempt: int) -> dg.RunRequest:
     """The run for one due action; a leg goes on from there to its end."""
     subject = subject_of(action)
     run_key = f"{rotation.id}/{subject}/{attempt}"
@@ -94,7 +94,7 @@ def request_for(rotation: Rotation, action: Action, attempt: int) -> dg.RunReque
     )
 
 
-def evidence_request(rotation: Rotation) -> dg.RunRequest:
+def evidence_request(rotation: Walk) -> dg.RunRequest:
     """Every check once after a finished rotation, whoever ran it."""
     return dg.RunRequest(
         run_key=f"{rotation.id}/{EVIDENCE}",

@@ -12,7 +12,7 @@ from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS, row_
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.columns import TableName
-from keyrotation_pipeline.model.request import Rotation, Step, StepRecord
+from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
@@ -35,7 +35,8 @@ def ledger_mirror(context: dg.SensorEvaluationContext, pipeline: PipelineResourc
 def reflect(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
     """Materializations, without a run, of every recorded step that has none; the ledger stays the truth."""
     events, versions = [], []
-    for rotation in reversed(pipeline.ledger.rotations()):
+    walks = [each for each in pipeline.ledger.requests() if isinstance(each, Walk)]
+    for rotation in reversed(walks):
         if _runs_here(instance, rotation):
             continue  # its assets say so themselves, in a moment
         missing = list(_missing(instance, pipeline, rotation))
@@ -48,12 +49,12 @@ def reflect(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult
     return dg.SensorResult(asset_events=events, dynamic_partitions_requests=added)
 
 
-def _runs_here(instance: dg.DagsterInstance, rotation: Rotation) -> bool:
+def _runs_here(instance: dg.DagsterInstance, rotation: Walk) -> bool:
     unfinished = dg.RunsFilter(tags={ROTATION_TAG: rotation.id}, statuses=UNFINISHED)
     return bool(instance.get_run_records(unfinished, limit=1))
 
 
-def _missing(instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Rotation) -> Iterator[dg.AssetMaterialization]:
+def _missing(instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Walk) -> Iterator[dg.AssetMaterialization]:
     head = pipeline.ledger.head()
     shown: dict[dg.AssetKey, set[str]] = {}
     for record in rotation.steps:
@@ -71,7 +72,7 @@ def _missing(instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Rotatio
             )
 
 
-def _asset_of(rotation: Rotation, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
+def _asset_of(rotation: Walk, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
     if record.table is not None and record.shard is not None:
         return rows_key(TableName.parse(record.table)), row_partition(rotation.target, record.shard)
     # The closing record of the rows has no asset of its own.

@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import Action
 from keyrotation_pipeline.rotation import performing
@@ -49,14 +49,14 @@ def perform(
         return dg.MaterializeResult(metadata=metadata_of(rotation, record, pipeline.ledger.head(), seconds=seconds))
 
 
-def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Rotation:
+def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Walk:
     """The rotation whose target is `version`: the unfinished one, else the newest that was not cancelled.
 
     Raises:
         OutOfOrderError: there is none.
     """
-    wanted = [each for each in pipeline.ledger.rotations() if each.target == version]
-    kept = [each for each in wanted if each.status is not RotationStatus.CANCELLED]
+    wanted = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and each.target == version]
+    kept = [each for each in wanted if each.status is not RequestStatus.CANCELLED]
     for rotation in (*kept, *wanted):
         return rotation
     raise OutOfOrderError(f"no rotation to {version} was requested; open one with `keyrotation request --reason TEXT`")

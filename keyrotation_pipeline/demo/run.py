@@ -23,7 +23,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import Rotation, StepRecord
+from keyrotation_pipeline.model.request import Request, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import keys, performing
@@ -38,7 +38,7 @@ STOP_SECONDS = 120
 class DemoOutcome:
     """What the demo shows at its end; `holds` only if every claim does."""
 
-    rotation: Rotation
+    rotation: Walk
     counts: tuple[TableCount, ...]
     keys: tuple[KeyRecord, ...]
     archived: tuple[KeyVersion, ...]
@@ -107,7 +107,7 @@ def run_demo(
                 finished(record, seconds[record.step])
         tally = application.stop()
         return DemoOutcome(
-            rotation=pipeline.ledger.rotation(rotation.id),
+            rotation=pipeline.ledger.walk(rotation.id),
             counts=pipeline.database.count(pipeline.tables),
             keys=pipeline.ledger.keys(),
             archived=pipeline.keys.archived(),
@@ -131,13 +131,11 @@ def open_home(settings: Settings, clients: int, say: Callable[[str], None]) -> I
         yield pipeline
 
 
-def approve(
-    pipeline: Pipeline, rotation: Rotation, officers: Sequence[DemoOfficer], say: Callable[[str], None]
-) -> None:
+def approve(pipeline: Pipeline, request: Request, officers: Sequence[DemoOfficer], say: Callable[[str], None]) -> None:
     """Have each officer sign the canonical text."""
-    text = pipeline.ledger.approval_text(rotation.id)
+    text = pipeline.ledger.approval_text(request.id)
     for officer in officers:
-        opening.add_approval(pipeline, rotation, officer.sign(text))
+        opening.add_approval(pipeline, request, officer.sign(text))
         say(f"Approved by the {officer.name}")
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.request import RequestAction, Rotation, RotationType, Step
+from keyrotation_pipeline.model.request import Request, RequestAction, RotationType, Step, Walk
 
 EMERGENCY = timedelta(hours=24)
 REMINDER = timedelta(days=30)
@@ -28,35 +28,36 @@ class RotationDue:
         return now > self.at - REMINDER
 
 
-def rotation_due(primary: KeyVersion, keys: Sequence[KeyRecord], rotations: Sequence[Rotation]) -> RotationDue | None:
+def rotation_due(primary: KeyVersion, keys: Sequence[KeyRecord], requests: Sequence[Request]) -> RotationDue | None:
     """By when the primary must be rotated; None when it was never registered.
 
     Source: the seed procedure, sections 1.2 and 2.2: every 12 months, and within 24 hours of an incident.
     """
-    emergencies = [each.requested_at for each in rotations if _is_open_emergency(each)]
+    emergencies = [each.requested_at for each in requests if _is_open_emergency(each)]
     if emergencies:
         return RotationDue(min(emergencies) + EMERGENCY, "an emergency rotation ends within 24 hours of its request")
-    since = activated_at(primary, keys, rotations)
+    since = activated_at(primary, keys, requests)
     if since is None:
         return None
     return RotationDue(_a_year_after(since), f"{primary} has been the primary for 12 months then")
 
 
-def activated_at(primary: KeyVersion, keys: Sequence[KeyRecord], rotations: Sequence[Rotation]) -> datetime | None:
+def activated_at(primary: KeyVersion, keys: Sequence[KeyRecord], requests: Sequence[Request]) -> datetime | None:
     """When a version became the primary: by its promotion, or for an imported key by its registration."""
     promotions = [
         record.finished_at
-        for rotation in rotations
+        for rotation in requests
         # A rollback makes a key the primary again; the key does not get younger by it.
-        if rotation.action == RequestAction.ROTATE
+        if isinstance(rotation, Walk)
+        and rotation.action is RequestAction.ROTATE
         and rotation.target == primary
         and (record := rotation.done(Step.PRIMARY_KEY_ROLLOUT)) is not None
     ]
     return max(promotions, default=next((key.created_at for key in keys if key.version == primary), None))
 
 
-def _is_open_emergency(rotation: Rotation) -> bool:
-    return rotation.type is RotationType.EMERGENCY and not rotation.is_over
+def _is_open_emergency(request: Request) -> bool:
+    return request.type is RotationType.EMERGENCY and not request.is_over
 
 
 def _a_year_after(at: datetime) -> datetime:

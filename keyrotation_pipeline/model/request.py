@@ -1,4 +1,4 @@
-"""A rotation: its request, the steps of its walk, and where it stands."""
+"""What was asked for, and where it stands; of a request that walks also the steps that are done."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,12 +31,14 @@ class RequestAction(StrEnum):
 
     ROTATE = "rotate"
     ROLLBACK = "rollback"
+    RECONCILE = "reconcile"
     DESTROY = "destroy"
     POLICY = "policy"
 
-
-# The actions whose requests go through the walk.
-WALKED = frozenset({RequestAction.ROTATE, RequestAction.ROLLBACK})
+    @property
+    def walks(self) -> bool:
+        """Whether a request of it is a `Walk`."""
+        return self in {RequestAction.ROTATE, RequestAction.ROLLBACK}
 
 
 class RotationType(StrEnum):
@@ -46,8 +48,8 @@ class RotationType(StrEnum):
     EMERGENCY = "emergency"
 
 
-class RotationStatus(StrEnum):
-    """Where a rotation stands as a whole. `phase` (a `Step`, or one of these) is what users see."""
+class RequestStatus(StrEnum):
+    """Where a request stands as a whole. The phase of a walk (a `Step`, or one of these) is what users see."""
 
     REQUESTED = "requested"
     RUNNING = "running"
@@ -68,21 +70,22 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
-    """One rotation request as the ledger holds it.
+class Request:
+    """One request as the ledger holds it.
 
     Args:
         id: 128 random bits as 32 hex digits.
+        source: the key version that it is about; the primary, where it is about none.
+        source_fingerprint: of the source's key, 64 hex digits.
         approvals: primary-key fingerprints of the officers whose signatures are stored (verified when used).
         supersedes: the request that ends when this one starts, which undoes it (a rollback) or takes it over.
-        promotion_xid: `pg_current_xact_id()` just after promotion, by which later row versions are known.
         audit_head: seq and hash of the audit when the request was opened.
         blocked_by: sentence of the last failed attempt, None once a later attempt got further.
     """
 
     id: str
     type: RotationType
-    action: str
+    action: RequestAction
     source: KeyVersion
     source_fingerprint: str
     target: KeyVersion
@@ -93,24 +96,34 @@ class Rotation:
     start_by: datetime
     finish_by: datetime
     audit_head: tuple[int, str]
-    status: RotationStatus
-    steps: tuple[StepRecord, ...]
+    status: RequestStatus
     approvals: tuple[str, ...]
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    promotion_xid: int | None = None
     blocked_by: str | None = None
     supersedes: str | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether nothing can come of it any more."""
-        return self.status in {RotationStatus.CANCELLED, RotationStatus.FINISHED}
+        return self.status in {RequestStatus.CANCELLED, RequestStatus.FINISHED}
 
     @property
     def waits_to_supersede(self) -> bool:
         """Whether it stands beside the request that it is to undo or to take over, and has not started."""
-        return self.supersedes is not None and self.status is RotationStatus.REQUESTED
+        return self.supersedes is not None and self.status is RequestStatus.REQUESTED
+
+
+@dataclass(frozen=True, slots=True)
+class Walk(Request):
+    """A request that is carried out in steps: a rotation, or a rollback.
+
+    Args:
+        promotion_xid: `pg_current_xact_id()` just after promotion, by which later row versions are known.
+    """
+
+    steps: tuple[StepRecord, ...] = ()
+    promotion_xid: int | None = None
 
     def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
         """The record of a finished step (or shard), if it is finished."""

@@ -11,11 +11,11 @@ from keyrotation_pipeline.model.audit import AuditEvent, AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import ShardProgress
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, StepRecord
+from keyrotation_pipeline.model.request import Request, RequestStatus, StepRecord, Walk
 
 
 class Ledger(Protocol):
-    """Rotations, approvals, key records and the audit chain: the pipeline's own memory, in the same database.
+    """Requests, approvals, key records and the audit chain: the pipeline's own memory, in the same database.
 
     Every method that changes something appends its audit event in the same transaction.
     """
@@ -57,27 +57,34 @@ class Ledger(Protocol):
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
         """Move a version to a state that may follow its present one; the same state again is no change."""
 
-    # rotations
-    def open(self, rotation: Rotation, text: bytes) -> None:
-        """Store a new request and the exact bytes to sign; refused while another is unfinished.
+    # requests
+    def open(self, request: Request, text: bytes) -> None:
+        """Store a new request and the exact bytes to sign; refused while another that walks is unfinished.
 
         One that supersedes another may wait beside that.
         """
 
-    def rotation(self, request: str) -> Rotation:
-        """One rotation by its id (or an unambiguous beginning of it).
+    def request(self, request: str) -> Request:
+        """One request by its id (or an unambiguous beginning of it); a `Walk`, if it walks.
 
         Raises:
             RequestError: there is none.
         """
 
-    def current(self) -> Rotation | None:
+    def walk(self, request: str) -> Walk:
+        """The same of a rotation or rollback.
+
+        Raises:
+            RequestError: there is none, or it does not walk.
+        """
+
+    def current(self) -> Walk | None:
         """The unfinished rotation or rollback, if any; not one that only waits to supersede another."""
 
-    def waiting(self) -> Rotation | None:
+    def waiting(self) -> Walk | None:
         """The rotation or rollback that waits for its start, to undo another or to take it over, if any."""
 
-    def rotations(self) -> tuple[Rotation, ...]:
+    def requests(self) -> tuple[Request, ...]:
         """All, newest first."""
 
     def approval_text(self, request: str) -> bytes:
@@ -92,8 +99,8 @@ class Ledger(Protocol):
     def finish_step(self, request: str, record: StepRecord) -> None:
         """Record a finished step or shard; again is no change."""
 
-    def set_status(self, request: str, status: RotationStatus, facts: Mapping[str, Any] | None = None) -> None:
-        """Change where the rotation stands as a whole."""
+    def set_status(self, request: str, status: RequestStatus, facts: Mapping[str, Any] | None = None) -> None:
+        """Change where a request stands as a whole."""
 
     def set_promotion(self, request: str, xid: int) -> None:
         """Record the transaction id of the promotion, once."""
@@ -112,5 +119,5 @@ class Ledger(Protocol):
         """The last counts kept, for those tables that have been counted."""
 
     # the seed's table
-    def write_rotation_audit(self, rotation: Rotation, records_reencrypted: int, completed_at: datetime | None) -> None:
+    def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
         """Insert or complete the row of `key_rotation_audit` for this rotation."""

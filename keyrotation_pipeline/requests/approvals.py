@@ -6,7 +6,7 @@ it with the bytes that were signed, and has every signature verified again.
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.model.approval import ApprovalText, Roster, Signature, VerifiedSignature, differing_lines
-from keyrotation_pipeline.model.request import RequestAction, Rotation
+from keyrotation_pipeline.model.request import Request, RequestAction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
 from keyrotation_pipeline.rotation.reconcile_plan import plan
@@ -48,12 +48,12 @@ def require_roster(pipeline: Pipeline) -> Roster:
     return pinned
 
 
-def approval_text(pipeline: Pipeline, rotation: Rotation) -> bytes:
+def approval_text(pipeline: Pipeline, rotation: Request) -> bytes:
     """The canonical text of a request, rebuilt from the facts as they are now."""
     return _text(pipeline, rotation, pinned_roster(pipeline)).render()
 
 
-def add_approval(pipeline: Pipeline, rotation: Rotation, signature: bytes) -> tuple[str, int]:
+def add_approval(pipeline: Pipeline, rotation: Request, signature: bytes) -> tuple[str, int]:
     """Verify and store one officer's detached signature over the text of a request.
 
     Returns:
@@ -63,7 +63,7 @@ def add_approval(pipeline: Pipeline, rotation: Rotation, signature: bytes) -> tu
         ApprovalError: the signature does not count, each reason its own sentence; or what is signed has changed.
         RequestError: the request is over, or past its dates.
     """
-    rotation = pipeline.ledger.rotation(rotation.id)
+    rotation = pipeline.ledger.request(rotation.id)
     roster = require_roster(pipeline)
     if rotation.is_over:
         raise RequestError(f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`")
@@ -74,10 +74,10 @@ def add_approval(pipeline: Pipeline, rotation: Rotation, signature: bytes) -> tu
     if verified.officer in rotation.approvals:
         raise ApprovalError(f"{name} has signed this request already; another officer must sign it too")
     pipeline.ledger.add_signature(rotation.id, Signature(verified.officer, signature, verified.signed_at))
-    return name, len(pipeline.ledger.rotation(rotation.id).approvals)
+    return name, len(pipeline.ledger.request(rotation.id).approvals)
 
 
-def require_authorised(pipeline: Pipeline, rotation: Rotation) -> None:
+def require_authorised(pipeline: Pipeline, rotation: Request) -> None:
     """Take the evidence that enough officers signed exactly what is about to be done, at this very moment.
 
     Raises:
@@ -98,7 +98,7 @@ def require_authorised(pipeline: Pipeline, rotation: Rotation) -> None:
         )
 
 
-def _text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> ApprovalText:
+def _text(pipeline: Pipeline, rotation: Request, roster: Roster) -> ApprovalText:
     return ApprovalText(
         request=rotation.id,
         action=rotation.action,
@@ -118,15 +118,15 @@ def _text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> ApprovalTex
     )
 
 
-def _fingerprint(pipeline: Pipeline, rotation: Rotation) -> str:
+def _fingerprint(pipeline: Pipeline, rotation: Request) -> str:
     """Of the key that the store holds; of one that is being destroyed, as requested, since it may be gone already."""
     if rotation.action == RequestAction.DESTROY:
         return rotation.source_fingerprint
     return pipeline.keys.get(rotation.source).fingerprint
 
 
-def _authorises(pipeline: Pipeline, rotation: Rotation) -> str:
-    if rotation.action == RequestAction.POLICY:
+def _authorises(pipeline: Pipeline, rotation: Request) -> str:
+    if rotation.action == RequestAction.RECONCILE:
         return plan(pipeline).sentence()
     if rotation.action == RequestAction.DESTROY:
         return (
@@ -134,7 +134,7 @@ def _authorises(pipeline: Pipeline, rotation: Rotation) -> str:
             f"until their locks and rules end; nothing under {rotation.source} can be read again without such a copy"
         )
     source, target = rotation.source, rotation.target
-    former = None if rotation.supersedes is None else pipeline.ledger.rotation(rotation.supersedes)
+    former = None if rotation.supersedes is None else pipeline.ledger.request(rotation.supersedes)
     beginning = ""
     if former is not None and former.action == rotation.action:
         beginning = f"take over {rotation.action} {former.id} where it stands: "
@@ -150,14 +150,14 @@ def _authorises(pipeline: Pipeline, rotation: Rotation) -> str:
     return f"{beginning}create {target}, distribute, promote, re-encrypt, fence, retire, archive {source}{older}"
 
 
-def _target(pipeline: Pipeline, rotation: Rotation) -> str:
+def _target(pipeline: Pipeline, rotation: Request) -> str:
     """The version; for a rollback, whose key is there already, with its fingerprint."""
     if rotation.action == RequestAction.ROLLBACK:
         return f"{rotation.target} {pipeline.keys.get(rotation.target).fingerprint}"
     return "destroyed" if rotation.action == RequestAction.DESTROY else str(rotation.target)
 
 
-def _unchanged_text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> bytes:
+def _unchanged_text(pipeline: Pipeline, rotation: Request, roster: Roster) -> bytes:
     stored, rebuilt = pipeline.ledger.approval_text(rotation.id), _text(pipeline, rotation, roster).render()
     if stored != rebuilt:
         fields = ", ".join(differing_lines(stored, rebuilt)) or "white space"
@@ -169,7 +169,7 @@ def _unchanged_text(pipeline: Pipeline, rotation: Rotation, roster: Roster) -> b
 
 
 def _verified(
-    pipeline: Pipeline, rotation: Rotation, roster: Roster, text: bytes, signature: bytes
+    pipeline: Pipeline, rotation: Request, roster: Roster, text: bytes, signature: bytes
 ) -> VerifiedSignature:
     verified = pipeline.signatures.verify(text, signature)
     name = _names(roster).get(verified.officer)
@@ -185,7 +185,7 @@ def _verified(
     return verified
 
 
-def _require_within_dates(pipeline: Pipeline, rotation: Rotation) -> None:
+def _require_within_dates(pipeline: Pipeline, rotation: Request) -> None:
     if (passed := past_dates(rotation, pipeline.clock.now())) is not None:
         raise RequestError(passed)
 

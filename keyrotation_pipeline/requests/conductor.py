@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
-from keyrotation_pipeline.model.request import WALK, WALKED, RequestAction, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import WALK, Request, RequestAction, RequestStatus, Step, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Decision:
     waiting_for: str | None = None
 
 
-def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], shards: int, now: datetime) -> Decision:
+def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shards: int, now: datetime) -> Decision:
     """Decide the next actions of a rotation from its state alone.
 
     Args:
@@ -43,21 +43,21 @@ def decide(rotation: Rotation, required: int, tables: Sequence[EncryptedTable], 
     return Decision((), f"rotation {rotation.id} has nothing left to do")
 
 
-def command_of(rotation: Rotation) -> str:
+def command_of(request: Request) -> str:
     """What carries an approved request out."""
-    if rotation.action == RequestAction.DESTROY:
-        return f"keyrotation destroy {rotation.source}"
-    return "keyrotation reconcile" if rotation.action == RequestAction.POLICY else f"keyrotation rotate {rotation.id}"
+    if request.action == RequestAction.DESTROY:
+        return f"keyrotation destroy {request.source}"
+    return f"keyrotation rotate {request.id}" if request.action.walks else f"keyrotation {request.action}"
 
 
-def past_dates(rotation: Rotation, now: datetime) -> str | None:
+def past_dates(rotation: Request, now: datetime) -> str | None:
     """The sentence that says which date of a request has passed, and the way on; None while none has."""
     if rotation.started_at is None and now > rotation.start_by:
         return (
             f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; "
             "cancel it and request a new one"
         )
-    if now > rotation.finish_by and rotation.action not in WALKED:
+    if now > rotation.finish_by and not rotation.action.walks:
         return (
             f"request {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC; "
             f"cancel it, then run `{command_of(rotation)}` for a new one"
@@ -70,21 +70,19 @@ def past_dates(rotation: Rotation, now: datetime) -> str | None:
     return None
 
 
-def phase_of(rotation: Rotation) -> str:
+def phase_of(rotation: Walk) -> str:
     """The phase that users see: a step's name, or `requested`, `cancelled`, `finished`."""
-    if rotation.status in {RotationStatus.CANCELLED, RotationStatus.FINISHED}:
+    if rotation.status in {RequestStatus.CANCELLED, RequestStatus.FINISHED}:
         return str(rotation.status)
     if rotation.started_at is None:
-        return str(RotationStatus.REQUESTED)
-    return str(next((step for step in WALK if rotation.done(step) is None), RotationStatus.FINISHED))
+        return str(RequestStatus.REQUESTED)
+    return str(next((step for step in WALK if rotation.done(step) is None), RequestStatus.FINISHED))
 
 
-def _waiting_for(rotation: Rotation, required: int, now: datetime) -> str | None:
-    if rotation.action not in WALKED:
-        return f"request {rotation.id} is no rotation; run `{command_of(rotation)}`"
+def _waiting_for(rotation: Walk, required: int, now: datetime) -> str | None:
     if rotation.is_over:
         return f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`"
-    if rotation.status is RotationStatus.PAUSED:
+    if rotation.status is RequestStatus.PAUSED:
         return f"rotation {rotation.id} is paused; go on with `keyrotation resume {rotation.id}`"
     if (missing := required - len(rotation.approvals)) > 0:
         return (
@@ -94,7 +92,7 @@ def _waiting_for(rotation: Rotation, required: int, now: datetime) -> str | None
     return past_dates(rotation, now)
 
 
-def _open_shards(rotation: Rotation, tables: Sequence[EncryptedTable], shards: int) -> tuple[Action, ...]:
+def _open_shards(rotation: Walk, tables: Sequence[EncryptedTable], shards: int) -> tuple[Action, ...]:
     # With every shard done, one more action closes the step itself.
     open_shards = tuple(
         Action(Step.ROWS, Shard(table, index, shards))

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.request import WALK, Rotation, Step
+from keyrotation_pipeline.model.request import WALK, Request, Step
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import Action
@@ -16,7 +16,7 @@ PAUSE_SECONDS = 0.5
 
 
 @contextmanager
-def standstill(pipeline: Pipeline, rotation: Rotation) -> Iterator[None]:
+def standstill(pipeline: Pipeline, rotation: Request) -> Iterator[None]:
     """Hold the lock of every step and shard of a request that may not begin a new one: it is paused, or over.
 
     Raises:

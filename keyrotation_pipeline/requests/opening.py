@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.intents import CANCEL_INTENDED
@@ -12,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import WALKED, RequestAction, Rotation, RotationStatus, RotationType, Step
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import (
     add_approval,
@@ -46,6 +47,8 @@ EMERGENCY = timedelta(hours=24)
 LONGEST_NAME_CHARS = 255
 LONGEST_REASON_CHARS = 1000
 
+Kind = TypeVar("Kind", Request, Walk)
+
 
 def open_request(
     pipeline: Pipeline,
@@ -55,7 +58,7 @@ def open_request(
     incident: str | None = None,
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
-) -> Rotation:
+) -> Walk:
     """Open a rotation from the primary to a version that was never used, for officers to sign.
 
     While a request is past its dates with its key the primary, what is opened is its continuation: the same again,
@@ -89,6 +92,7 @@ def open_request(
     now = pipeline.clock.now()
     start, finish = dates(now, start_by, finish_by, emergency=incident is not None)
     rotation = drawn_up(
+        Walk,
         pipeline,
         action=RequestAction.ROTATE if former is None else former.action,
         source=source.version,
@@ -106,9 +110,10 @@ def open_request(
 
 
 def drawn_up(
+    kind: type[Kind],
     pipeline: Pipeline,
     *,
-    action: str,
+    action: RequestAction,
     source: KeyVersion,
     fingerprint: str,
     target: KeyVersion,
@@ -117,7 +122,7 @@ def drawn_up(
     between: tuple[datetime, datetime, datetime],
     incident: str | None = None,
     supersedes: str | None = None,
-) -> Rotation:
+) -> Kind:
     """A new request of any action, with an id of 128 random bits, anchored at the audit's present head; not stored yet.
 
     Args:
@@ -126,7 +131,7 @@ def drawn_up(
     """
     head = pipeline.ledger.head()
     made, start, finish = between
-    return Rotation(
+    return kind(
         id=os.urandom(16).hex(),
         type=RotationType.ROUTINE if incident is None else RotationType.EMERGENCY,
         action=action,
@@ -140,15 +145,14 @@ def drawn_up(
         start_by=start,
         finish_by=finish,
         audit_head=(head.seq, head.hash),
-        status=RotationStatus.REQUESTED,
-        steps=(),
+        status=RequestStatus.REQUESTED,
         approvals=(),
         supersedes=supersedes,
     )
 
 
-def cancel(pipeline: Pipeline, rotation: Rotation) -> None:
-    """Give a rotation up, and withdraw its key if it was made; that version is never used again. Again is no change.
+def cancel(pipeline: Pipeline, rotation: Request) -> None:
+    """Give a request up, and withdraw its key if one was made; that version is never used again. Again is no change.
 
     Raises:
         RequestError: writes may have moved to the new key; then the way out is forward.
@@ -157,12 +161,12 @@ def cancel(pipeline: Pipeline, rotation: Rotation) -> None:
     with ExitStack() as held:
         for step in STEPS_BEFORE_ROWS:
             held.enter_context(pipeline.ledger.lock(f"{rotation.id}/{step}"))
-        rotation = pipeline.ledger.rotation(rotation.id)
-        if rotation.status is RotationStatus.CANCELLED:
+        rotation = pipeline.ledger.request(rotation.id)
+        if rotation.status is RequestStatus.CANCELLED:
             return
-        if rotation.waits_to_supersede or rotation.action not in WALKED:
+        if rotation.waits_to_supersede or not isinstance(rotation, Walk):
             # It has made and changed nothing, and its key is not its own.
-            pipeline.ledger.set_status(rotation.id, RotationStatus.CANCELLED)
+            pipeline.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
             return
         _require_cancellable(pipeline, rotation)
         require_consistent(pipeline)
@@ -172,11 +176,11 @@ def cancel(pipeline: Pipeline, rotation: Rotation) -> None:
         with pipeline.ledger.transaction():
             if rotation.target in _registered(pipeline):
                 pipeline.ledger.set_key_state(rotation.target, KeyState.ARCHIVED, rotation.id)
-            pipeline.ledger.set_status(rotation.id, RotationStatus.CANCELLED)
+            pipeline.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
 
 
-def _require_cancellable(pipeline: Pipeline, rotation: Rotation) -> None:
-    if rotation.status is RotationStatus.FINISHED:
+def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
+    if rotation.status is RequestStatus.FINISHED:
         raise RequestError(f"rotation {rotation.id} is finished; there is nothing to cancel")
     if rotation.action == RequestAction.ROLLBACK:
         raise RequestError(
@@ -228,7 +232,7 @@ def require_none_waiting(pipeline: Pipeline) -> None:
         )
 
 
-def _stuck(pipeline: Pipeline) -> Rotation | None:
+def _stuck(pipeline: Pipeline) -> Walk | None:
     """The unfinished request, if only a continuation can bring it to its end; None if there is no unfinished one."""
     current = pipeline.ledger.current()
     if current is None:

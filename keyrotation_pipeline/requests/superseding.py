@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import pinned_roster
 from keyrotation_pipeline.requests.holding_still import standstill
@@ -17,7 +17,7 @@ from keyrotation_pipeline.requests.holding_still import standstill
 TAKEN_OVER = frozenset(WALK[: WALK.index(Step.ROWS) + 1])
 
 
-def begin(pipeline: Pipeline, rotation: Rotation) -> Rotation:
+def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
     """Start an authorised request; gives it back as it then stands.
 
     Raises:
@@ -29,24 +29,24 @@ def begin(pipeline: Pipeline, rotation: Rotation) -> Rotation:
         with pipeline.ledger.transaction():
             if former is not None and not former.is_over:
                 facts = {"superseded_by": rotation.id, "action": str(rotation.action)}
-                pipeline.ledger.set_status(former.id, RotationStatus.CANCELLED, facts)
-            pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+                pipeline.ledger.set_status(former.id, RequestStatus.CANCELLED, facts)
+            pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             if former is not None and former.action == rotation.action:
                 _take_over(pipeline, former, rotation)
-            pipeline.ledger.write_rotation_audit(pipeline.ledger.rotation(rotation.id), 0, None)
-    return pipeline.ledger.rotation(rotation.id)
+            pipeline.ledger.write_rotation_audit(pipeline.ledger.walk(rotation.id), 0, None)
+    return pipeline.ledger.walk(rotation.id)
 
 
-def lineage(pipeline: Pipeline, rotation: Rotation) -> Iterator[Rotation]:
+def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
     """A request, and those that it took over, newest first: all ask for the same."""
     yield rotation
     if rotation.supersedes is not None:
-        former = pipeline.ledger.rotation(rotation.supersedes)
+        former = pipeline.ledger.walk(rotation.supersedes)
         if former.action == rotation.action:
             yield from lineage(pipeline, former)
 
 
-def next_up(pipeline: Pipeline) -> Rotation | None:
+def next_up(pipeline: Pipeline) -> Walk | None:
     """The request to work at: one that waits to supersede another as soon as it is signed, else the unfinished one."""
     waiting, current = pipeline.ledger.waiting(), pipeline.ledger.current()
     if waiting is None:
@@ -55,25 +55,25 @@ def next_up(pipeline: Pipeline) -> Rotation | None:
     return waiting if ready or current is None else current
 
 
-def _stopped(pipeline: Pipeline, rotation: Rotation, held: ExitStack) -> Rotation | None:
+def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None:
     """The request that is superseded, standing still until `held` is left; None if there is none."""
     if rotation.supersedes is None:
         return None
-    former = pipeline.ledger.rotation(rotation.supersedes)
-    if former.status is RotationStatus.RUNNING:
-        pipeline.ledger.set_status(former.id, RotationStatus.PAUSED, {"for": rotation.id})
+    former = pipeline.ledger.walk(rotation.supersedes)
+    if former.status is RequestStatus.RUNNING:
+        pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, {"for": rotation.id})
     if not former.is_over:
         held.enter_context(standstill(pipeline, former))
         # It may have ended while it was waited for.
-        former = pipeline.ledger.rotation(former.id)
-    if former.status is RotationStatus.CANCELLED:
+        former = pipeline.ledger.walk(former.id)
+    if former.status is RequestStatus.CANCELLED:
         raise RequestError(f"rotation {former.id} was cancelled; run `keyrotation cancel {rotation.id}` too")
-    if former.status is RotationStatus.FINISHED and former.action == rotation.action:
+    if former.status is RequestStatus.FINISHED and former.action == rotation.action:
         raise RequestError(f"rotation {former.id} is finished; run `keyrotation cancel {rotation.id}`")
     return former
 
 
-def _take_over(pipeline: Pipeline, former: Rotation, rotation: Rotation) -> None:
+def _take_over(pipeline: Pipeline, former: Walk, rotation: Walk) -> None:
     for record in former.steps:
         if record.step in TAKEN_OVER:
             pipeline.ledger.finish_step(rotation.id, record)

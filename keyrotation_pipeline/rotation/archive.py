@@ -8,14 +8,14 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # Compromised stays compromised, whatever shelf the key lies on; the others are archived already, or gone.
 FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
-def archive_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def archive_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Check every key that retirement took from the applications, and record it as archived.
 
     A key without an intact backup gets one: old database backups need it for as long as they are kept.
@@ -34,7 +34,7 @@ def archive_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mappi
     return {"archived": kept}
 
 
-def _retired(pipeline: Pipeline, rotation: Rotation) -> tuple[KeyRecord, ...]:
+def _retired(pipeline: Pipeline, rotation: Walk) -> tuple[KeyRecord, ...]:
     """The source, and what else lies in the archive without being recorded so: a crash loses none of them."""
     registered = pipeline.ledger.keys()
     shelf = set(pipeline.keys.archived())

@@ -9,7 +9,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Rotation, RotationType, Step
+from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import lineage
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
@@ -17,7 +17,7 @@ from keyrotation_pipeline.rotation.keys import record_of, require_backup
 PRIMARY_CHANGED = "primary_changed"
 
 
-def roll_out_dual_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Wait until every application instance is seen to read the target version, while nothing writes under it.
 
     Raises:
@@ -29,7 +29,7 @@ def roll_out_dual_key(pipeline: Pipeline, rotation: Rotation, report: Report) ->
     return {"version": str(rotation.target), "instances": len(instances), "names": names_of(instances)}
 
 
-def roll_out_primary_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Make the target version the primary, and wait until every instance is seen to write under it.
 
     Raises:
@@ -52,7 +52,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Rotation, report: Report)
     return {"primary": str(rotation.target), "instances": len(instances), "names": names_of(instances)}
 
 
-def wait_until_all_read(pipeline: Pipeline, rotation: Rotation, report: Report, step: Step) -> tuple[Instance, ...]:
+def wait_until_all_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
     """Wait until every instance is seen to read the target.
 
     Raises:
@@ -68,7 +68,7 @@ def wait_until_all_read(pipeline: Pipeline, rotation: Rotation, report: Report, 
     return instances
 
 
-def wait_until_all_write(pipeline: Pipeline, rotation: Rotation, report: Report) -> tuple[Instance, ...]:
+def wait_until_all_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
     """Wait until every instance is seen to write under the target.
 
     Raises:
@@ -84,7 +84,7 @@ def wait_until_all_write(pipeline: Pipeline, rotation: Rotation, report: Report)
     return instances
 
 
-def _refuse_early_writers(rotation: Rotation, instances: Sequence[Instance]) -> None:
+def _refuse_early_writers(rotation: Walk, instances: Sequence[Instance]) -> None:
     target = rotation.target
     if early := [instance.name for instance in instances if instance.writes == target]:
         raise BlockedError(
@@ -104,7 +104,7 @@ def _refuse_early_values(pipeline: Pipeline, target: KeyVersion) -> None:
         )
 
 
-def _require_registered(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
+def _require_registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
     record = record_of(pipeline, rotation.target)
     if record is None:
         raise BlockedError(
@@ -117,7 +117,7 @@ def _require_registered(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
     return record
 
 
-def _promoted_before(pipeline: Pipeline, rotation: Rotation) -> bool:
+def _promoted_before(pipeline: Pipeline, rotation: Walk) -> bool:
     """Whether an earlier attempt named the target: then values under it are as they should be."""
     if pipeline.keys.primary() != rotation.target:
         return False
@@ -127,7 +127,7 @@ def _promoted_before(pipeline: Pipeline, rotation: Rotation) -> bool:
     )
 
 
-def _require_promotable(pipeline: Pipeline, rotation: Rotation, record: KeyRecord) -> None:
+def _require_promotable(pipeline: Pipeline, rotation: Walk, record: KeyRecord) -> None:
     if (primary := pipeline.keys.primary()) != rotation.source:
         raise BlockedError(
             f"the key store names {primary} as the primary, but rotation {rotation.id} starts from {rotation.source}; "
@@ -138,7 +138,7 @@ def _require_promotable(pipeline: Pipeline, rotation: Rotation, record: KeyRecor
     require_backup(pipeline, rotation.target, record.fingerprint)
 
 
-def _record_promotion(pipeline: Pipeline, rotation: Rotation) -> None:
+def _record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
     """Move both states together; the source first, since only one version may be active."""
     emergency = rotation.type is RotationType.EMERGENCY
     with pipeline.ledger.transaction():
@@ -151,7 +151,7 @@ def _record_promotion(pipeline: Pipeline, rotation: Rotation) -> None:
             pipeline.ledger.append(PRIMARY_CHANGED, change_of(rotation), rotation.id)
 
 
-def change_of(rotation: Rotation) -> dict[str, str]:
+def change_of(rotation: Walk) -> dict[str, str]:
     """From which primary to which, as the audit says it."""
     return {"from": str(rotation.source), "to": str(rotation.target)}
 

@@ -15,13 +15,13 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 KEY_BACKED_UP = "key_backed_up"
 
 
-def create_key_version(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Make the key of the rotation's target version, from the operating system's CSPRNG to a checked backup.
 
     Raises:
@@ -123,7 +123,7 @@ def _taken_up(pipeline: Pipeline, version: KeyVersion, registered: KeyRecord | N
     return material
 
 
-def _generated(pipeline: Pipeline, rotation: Rotation) -> KeyMaterial:
+def _generated(pipeline: Pipeline, rotation: Walk) -> KeyMaterial:
     """A new key, in the store. The intent holds its fingerprint, by which a later attempt knows it again."""
     version, material = rotation.target, KeyMaterial.generate()
     stored = (*pipeline.keys.versions(), *pipeline.keys.archived())

@@ -6,13 +6,13 @@ from typing import Any
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, OutOfOrderError
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import WALK, RequestAction, Rotation, RotationStatus, Step, StepRecord
+from keyrotation_pipeline.model.request import WALK, RequestAction, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, superseding
 from keyrotation_pipeline.requests.conductor import Action, Decision, decide
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, reporting, retire, rollback
 
-StepFunction = Callable[[Pipeline, Rotation, Report], Mapping[str, Any]]
+StepFunction = Callable[[Pipeline, Walk, Report], Mapping[str, Any]]
 
 STEPS: Mapping[Step, StepFunction] = {
     Step.KEY_VERSION: keys.create_key_version,
@@ -36,7 +36,7 @@ STEPS_BACK: Mapping[Step, StepFunction] = {
 }
 
 
-def next_decision(pipeline: Pipeline, rotation: Rotation) -> Decision:
+def next_decision(pipeline: Pipeline, rotation: Walk) -> Decision:
     """The conductor's decision for a rotation as it stands now."""
     roster = opening.pinned_roster(pipeline)
     return decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
@@ -51,7 +51,7 @@ def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report)
     """
     table, index = (str(action.shard.table.name), action.shard.index) if action.shard else (None, None)
     with pipeline.ledger.lock(f"{request_id}/{action}"):
-        rotation = pipeline.ledger.rotation(request_id)
+        rotation = pipeline.ledger.walk(request_id)
         if (record := rotation.done(action.step, table, index)) is not None:
             return record
         decision = next_decision(pipeline, rotation)
@@ -82,8 +82,8 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
         BlockedError: nothing is due and the rotation is not finished; the sentence says what it waits for.
     """
     while True:
-        rotation = pipeline.ledger.rotation(request_id)
-        if rotation.status is RotationStatus.FINISHED or (through is not None and rotation.done(through) is not None):
+        rotation = pipeline.ledger.walk(request_id)
+        if rotation.status is RequestStatus.FINISHED or (through is not None and rotation.done(through) is not None):
             return
         decision = next_decision(pipeline, rotation)
         if not decision.actions:
@@ -91,20 +91,20 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
         yield perform(pipeline, rotation.id, decision.actions[0], report)
 
 
-def _run(pipeline: Pipeline, rotation: Rotation, action: Action, report: Report) -> Mapping[str, Any]:
+def _run(pipeline: Pipeline, rotation: Walk, action: Action, report: Report) -> Mapping[str, Any]:
     if action.shard is not None:
         return reencrypt.reencrypt_shard(pipeline, rotation, action.shard, report)
     steps = STEPS_BACK if rotation.action == RequestAction.ROLLBACK else STEPS
     return steps[action.step](pipeline, rotation, report)
 
 
-def _record(pipeline: Pipeline, rotation: Rotation, record: StepRecord) -> None:
+def _record(pipeline: Pipeline, rotation: Walk, record: StepRecord) -> None:
     with pipeline.ledger.transaction():
         pipeline.ledger.finish_step(rotation.id, record)
         if record.step is WALK[-1]:
-            pipeline.ledger.set_status(rotation.id, RotationStatus.FINISHED)
+            pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
 
 
-def _out_of_order(rotation: Rotation, action: Action, decision: Decision) -> str:
+def _out_of_order(rotation: Walk, action: Action, decision: Decision) -> str:
     due = ", ".join(str(each) for each in decision.actions[:3]) or decision.waiting_for
     return f"{action} is not due in rotation {rotation.id}; due is: {due}; run `keyrotation rotate {rotation.id}`"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keyrotation_pipeline.audit.intents import announced
-from keyrotation_pipeline.model.request import WALK, Rotation, Step, StepRecord
+from keyrotation_pipeline.model.request import WALK, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import lineage
 
@@ -12,7 +12,7 @@ BLOCKED = "blocked"
 _FOR_PEOPLE = "[to be agreed on by the officers]"
 
 
-def post_mortem(pipeline: Pipeline, rotation: Rotation) -> str:
+def post_mortem(pipeline: Pipeline, rotation: Walk) -> str:
     """The text, ready to be completed by hand under its last heading.
 
     Args:
@@ -33,13 +33,13 @@ def post_mortem(pipeline: Pipeline, rotation: Rotation) -> str:
     )
 
 
-def _undone(pipeline: Pipeline, rotation: Rotation) -> Rotation:
+def _undone(pipeline: Pipeline, rotation: Walk) -> Walk:
     """The rotation that is undone; a continuation leads to it through the rollback that it took over."""
     (*_, first) = lineage(pipeline, rotation)
-    return first if first.supersedes is None else pipeline.ledger.rotation(first.supersedes)
+    return first if first.supersedes is None else pipeline.ledger.walk(first.supersedes)
 
 
-def _what_went_wrong(pipeline: Pipeline, undone: Rotation) -> str:
+def _what_went_wrong(pipeline: Pipeline, undone: Walk) -> str:
     told = [str(facts["sentence"]) for facts in announced(pipeline, BLOCKED, undone.id) if facts.get("sentence")]
     reached = [record for record in undone.steps if record.table is None]
     last = f"its last finished step was {reached[-1].step}" if reached else "none of its steps was finished"
@@ -49,7 +49,7 @@ def _what_went_wrong(pipeline: Pipeline, undone: Rotation) -> str:
     return f"{begun} What blocked it last: {undone.blocked_by or told[-1]}."
 
 
-def _data_loss(rotation: Rotation) -> str:
+def _data_loss(rotation: Walk) -> str:
     proof = _facts(rotation.done(Step.ZERO_OLD_ROWS_PROOF))
     return (
         f"None: rows were re-encrypted, not restored, so that what was written meanwhile is kept. "
@@ -58,7 +58,7 @@ def _data_loss(rotation: Rotation) -> str:
     )
 
 
-def _actions(rotation: Rotation, undone: Rotation) -> Iterator[str]:
+def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
     if undone.done(WALK[-1]) is None:
         yield f"Stopped rotation {undone.id}"
     key = _facts(rotation.done(Step.KEY_VERSION))

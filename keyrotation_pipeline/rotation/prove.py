@@ -10,14 +10,14 @@ from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterErr
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, QuarantinedValue
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 QUICK_SWEEPS = 2
 NAMED_AT_MOST = 5
 
 
-def prove_zero_old_rows(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Bring every declared table to zero old values, decrypt all of it, and fence it against all retired versions.
 
     Returns:
@@ -49,14 +49,14 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Rotation, report: Report) 
     }
 
 
-def retired_versions(pipeline: Pipeline, rotation: Rotation) -> tuple[KeyVersion, ...]:
+def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
     """Every version ever registered but the target: what must be at zero, and what the fences refuse."""
     registered = pipeline.ledger.keys()
     return tuple(record.version for record in registered if record.version != rotation.target)
 
 
 def _sweep(
-    pipeline: Pipeline, rotation: Rotation, table: EncryptedTable, retired: tuple[KeyVersion, ...], report: Report
+    pipeline: Pipeline, rotation: Walk, table: EncryptedTable, retired: tuple[KeyVersion, ...], report: Report
 ) -> int:
     """Sweep past what is locked, twice at most, then wait for what is left; gives back the rows rewritten."""
     rewritten, remaining = 0, OldRows(0, 0)
@@ -79,7 +79,7 @@ def _lift_fences(pipeline: Pipeline, table: EncryptedTable, retired: tuple[KeyVe
             pipeline.database.unfence(table, version)
 
 
-def _refusal(pipeline: Pipeline, rotation: Rotation, table: EncryptedTable, remaining: OldRows) -> BlockedError:
+def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remaining: OldRows) -> BlockedError:
     # A row with a quarantined value keeps its old values, and any update of it looks like a stale writer's.
     _require_empty_quarantine(pipeline)
     if remaining.written_since_promotion:
@@ -94,7 +94,7 @@ def _refusal(pipeline: Pipeline, rotation: Rotation, table: EncryptedTable, rema
     )
 
 
-def _stale_writers(pipeline: Pipeline, rotation: Rotation, table: EncryptedTable) -> str:
+def _stale_writers(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> str:
     stale = [
         f"{each.name} (writes {each.writes})" for each in pipeline.rollout.instances() if each.writes != rotation.target
     ]

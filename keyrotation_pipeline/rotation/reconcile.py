@@ -12,7 +12,7 @@ from keyrotation_pipeline.audit.intents import CANCEL_INTENDED, KEY_RESTORE_INTE
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
-from keyrotation_pipeline.model.request import RequestAction, Rotation, RotationStatus
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.holding_still import standstill
@@ -22,13 +22,13 @@ TIME = timedelta(days=7)
 LOCK = "reconcile"
 
 
-def pending(pipeline: Pipeline) -> Rotation | None:
+def pending(pipeline: Pipeline) -> Request | None:
     """The open request to reconcile, if there is one."""
-    requests = pipeline.ledger.rotations()
-    return next((each for each in requests if each.action == RequestAction.POLICY and not each.is_over), None)
+    requests = pipeline.ledger.requests()
+    return next((each for each in requests if each.action == RequestAction.RECONCILE and not each.is_over), None)
 
 
-def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Rotation, Plan]:
+def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Request, Plan]:
     """Open a request to carry the plan out, for officers to sign.
 
     Raises:
@@ -42,8 +42,9 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Rotat
     _require_readable(decided)
     now = pipeline.clock.now()
     opened = opening.drawn_up(
+        Request,
         pipeline,
-        action=RequestAction.POLICY,
+        action=RequestAction.RECONCILE,
         source=decided.primary,
         fingerprint=pipeline.keys.get(decided.primary).fingerprint,
         target=decided.primary,
@@ -55,7 +56,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Rotat
     return opened, decided
 
 
-def reconcile(pipeline: Pipeline, rotation: Rotation) -> Plan:
+def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
     """Carry out what officers signed, if it still is what the facts ask for; again after a crash.
 
     Raises:
@@ -88,31 +89,31 @@ def _require_readable(decided: Plan) -> None:
         )
 
 
-def _stop(pipeline: Pipeline, decided: Plan, rotation: Rotation, held: ExitStack) -> None:
-    for former in map(pipeline.ledger.rotation, decided.ends):
-        if former.status is RotationStatus.RUNNING:
-            pipeline.ledger.set_status(former.id, RotationStatus.PAUSED, {"for": rotation.id})
+def _stop(pipeline: Pipeline, decided: Plan, rotation: Request, held: ExitStack) -> None:
+    for former in map(pipeline.ledger.walk, decided.ends):
+        if former.status is RequestStatus.RUNNING:
+            pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, {"for": rotation.id})
         held.enter_context(standstill(pipeline, former))
 
 
-def _bring_back(pipeline: Pipeline, version: KeyVersion, rotation: Rotation) -> None:
+def _bring_back(pipeline: Pipeline, version: KeyVersion, rotation: Request) -> None:
     if version in pipeline.keys.archived():
         facts = {"version": str(version), "fingerprint": pipeline.keys.get(version).fingerprint}
         announce(pipeline, KEY_RESTORE_INTENDED, facts, rotation.id)
         pipeline.keys.restore(version)
 
 
-def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Rotation) -> None:
+def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
     for version, state in decided.states.items():
         if state is KeyState.ARCHIVED and version in pipeline.keys.versions():
             announce(pipeline, CANCEL_INTENDED, {"withdraws": str(version)}, rotation.id)
             pipeline.keys.archive(version)
 
 
-def _record(pipeline: Pipeline, decided: Plan, rotation: Rotation) -> None:
-    pipeline.ledger.set_status(rotation.id, RotationStatus.RUNNING)
+def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
+    pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     for former in decided.ends:
-        pipeline.ledger.set_status(former, RotationStatus.CANCELLED, {"superseded_by": rotation.id})
+        pipeline.ledger.set_status(former, RequestStatus.CANCELLED, {"superseded_by": rotation.id})
     # The primary last: only one version may be active.
     for version in sorted(decided.states, key=lambda each: each == decided.primary):
         _set_state(pipeline, version, decided.states[version], rotation)
@@ -125,10 +126,10 @@ def _record(pipeline: Pipeline, decided: Plan, rotation: Rotation) -> None:
         "accepted": [{"seq": head.seq, "head": head.hash} for head in decided.found.strangers],
     }
     pipeline.ledger.append(RECONCILED, facts, rotation.id)
-    pipeline.ledger.set_status(rotation.id, RotationStatus.FINISHED)
+    pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
 
 
-def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotation: Rotation) -> None:
+def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotation: Request) -> None:
     registered = pipeline.ledger.keys()
     record = next((each for each in registered if each.version == version), None)
     if record is None:

@@ -7,11 +7,11 @@ from keyrotation_pipeline.errors import BackupError, KeyStoreError, OutOfOrderEr
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
-def reencrypt_shard(pipeline: Pipeline, rotation: Rotation, shard: Shard, report: Report) -> Mapping[str, Any]:
+def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Report) -> Mapping[str, Any]:
     """Re-encrypt one shard of one table, from where it was left.
 
     Raises:
@@ -22,7 +22,7 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Rotation, shard: Shard, report
     return _facts(pipeline.database.rewrite_shard(rotation.id, shard, ring, rotation.target, report))
 
 
-def close_rows(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
+def close_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
     """Sum up the shards, each of which has its own record."""
     total = Rewritten()
     for record in rotation.steps:
@@ -32,7 +32,7 @@ def close_rows(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mappin
     return _facts(total)
 
 
-def ring_fit_for_rows(pipeline: Pipeline, rotation: Rotation) -> KeyRing:
+def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
     """The key ring, if rows may be written under the target: key before rows (invariant 2).
 
     Raises:

@@ -6,11 +6,11 @@ from typing import Any
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
-def complete_rotation_audit(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
+def complete_rotation_audit(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
     """Verify the chain, then complete the row of the seed's `key_rotation_audit`.
 
     Raises:
@@ -30,7 +30,7 @@ def complete_rotation_audit(pipeline: Pipeline, rotation: Rotation, report: Repo
     }
 
 
-def report_compliance(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
+def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
     """The facts of a rotation in one summary: what an auditor asks for, with the audit's head as its anchor.
 
     Raises:
@@ -63,14 +63,14 @@ def report_compliance(pipeline: Pipeline, rotation: Rotation, report: Report) ->
     }
 
 
-def records_reencrypted(rotation: Rotation) -> int:
+def records_reencrypted(rotation: Walk) -> int:
     """Rows that the walk and the sweeps after it rewrote; a row that both rewrote counts twice."""
     walked = _facts_of(rotation, Step.ROWS).get("rows", 0)
     swept = _facts_of(rotation, Step.ZERO_OLD_ROWS_PROOF).get("swept_rows", {})
     return int(walked) + sum(int(rows) for rows in swept.values())
 
 
-def _facts_of(rotation: Rotation, step: Step) -> Mapping[str, Any]:
+def _facts_of(rotation: Walk, step: Step) -> Mapping[str, Any]:
     record = rotation.done(step)
     return record.facts if record is not None else {}
 

@@ -15,7 +15,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
@@ -28,7 +28,7 @@ KEY_RETIRED = "key_retired"
 PROVEN_AGAIN = "zero_old_rows_proven_again"
 
 
-def retire_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Archive, in the key store, the source and every other registered version that is still live but not the target.
 
     The key store cannot take part in the transaction. So it comes last before the commit: a process that dies between
@@ -48,7 +48,7 @@ def retire_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mappin
         _prove_again(pipeline, rotation, str(error), report)
 
 
-def _retire(pipeline: Pipeline, rotation: Rotation, proof: Mapping[str, Any], leaving: list[str]) -> Mapping[str, Any]:
+def _retire(pipeline: Pipeline, rotation: Walk, proof: Mapping[str, Any], leaving: list[str]) -> Mapping[str, Any]:
     with pipeline.ledger.transaction():
         opening.require_authorised(pipeline, rotation)
         _require_writers(pipeline, rotation)
@@ -70,7 +70,7 @@ def _retire(pipeline: Pipeline, rotation: Rotation, proof: Mapping[str, Any], le
     return facts
 
 
-def _newest_proof(pipeline: Pipeline, rotation: Rotation) -> Mapping[str, Any]:
+def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Mapping[str, Any]:
     """Facts of the proof, or of the newest repetition of it, which the audit holds."""
     if again := list(announced(pipeline, PROVEN_AGAIN, rotation.id)):
         return again[-1]
@@ -82,7 +82,7 @@ def _newest_proof(pipeline: Pipeline, rotation: Rotation) -> Mapping[str, Any]:
     return record.facts
 
 
-def _prove_again(pipeline: Pipeline, rotation: Rotation, finding: str, report: Report) -> NoReturn:
+def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Report) -> NoReturn:
     """Somebody changed a fence after the proof: refuse, but leave a whole proof behind, or nobody could go on.
 
     The repetition is in the audit with what was found, so that the change does not pass in silence.
@@ -106,13 +106,13 @@ def _wait_for_horizon(pipeline: Pipeline, proof: Mapping[str, Any], report: Repo
     raise BlockedError(f"old values may still be shown: {'; '.join(holders)}")
 
 
-def _versions_to_take(pipeline: Pipeline, rotation: Rotation) -> list[str]:
+def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> list[str]:
     """The source, and whatever other registered version is still live, by name; a live key unknown to us is left."""
     live = set(pipeline.keys.versions())
     return [str(each) for each in retired_versions(pipeline, rotation) if each in live or each == rotation.source]
 
 
-def _require_writers(pipeline: Pipeline, rotation: Rotation) -> None:
+def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
     stale = [
         f"{each.name} (writes {each.writes})" for each in pipeline.rollout.instances() if each.writes != rotation.target
     ]
@@ -122,7 +122,7 @@ def _require_writers(pipeline: Pipeline, rotation: Rotation) -> None:
         )
 
 
-def _require_target(pipeline: Pipeline, rotation: Rotation) -> KeyBackup:
+def _require_target(pipeline: Pipeline, rotation: Walk) -> KeyBackup:
     """The live check of the key under which everything now is: it reads back as registered and is backed up."""
     target, primary = rotation.target, pipeline.keys.primary()
     registered = record_of(pipeline, target)

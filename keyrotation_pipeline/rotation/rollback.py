@@ -14,7 +14,7 @@ from keyrotation_pipeline.audit.intents import KEY_RESTORE_INTENDED, PRIMARY_CHA
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import RequestAction, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import deploy, reporting
@@ -29,13 +29,13 @@ LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
 def open_rollback(
     pipeline: Pipeline,
-    rotation: Rotation,
+    rotation: Walk,
     *,
     reason: str,
     requested_by: str,
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
-) -> Rotation:
+) -> Walk:
     """Open a request to undo a rotation, for officers to sign; the rotation is paused from here on.
 
     Args:
@@ -52,12 +52,13 @@ def open_rollback(
     opening.require_texts(reason, requested_by, None)
     require_consistent(pipeline)
     opening.require_none_waiting(pipeline)
-    rotation = pipeline.ledger.rotation(rotation.id)
+    rotation = pipeline.ledger.walk(rotation.id)
     _require_undoable(pipeline, rotation)
     source = _registered(pipeline, rotation)
     now = pipeline.clock.now()
     start, finish = opening.dates(now, start_by or now + START, finish_by or now + FINISH, emergency=False)
     opened = opening.drawn_up(
+        Walk,
         pipeline,
         action=RequestAction.ROLLBACK,
         source=rotation.target,
@@ -71,12 +72,12 @@ def open_rollback(
     text = opening.approval_text(pipeline, opened)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(opened, text)
-        if rotation.status is RotationStatus.RUNNING:
-            pipeline.ledger.set_status(rotation.id, RotationStatus.PAUSED, {"for": opened.id})
+        if rotation.status is RequestStatus.RUNNING:
+            pipeline.ledger.set_status(rotation.id, RequestStatus.PAUSED, {"for": opened.id})
     return opened
 
 
-def bring_back_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Give the applications the key of the version before again, from the archive if it is there.
 
     Raises:
@@ -107,7 +108,7 @@ def bring_back_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Ma
     }
 
 
-def roll_out_old_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def roll_out_old_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Wait until every application instance is seen to read the version before.
 
     Raises:
@@ -117,7 +118,7 @@ def roll_out_old_key(pipeline: Pipeline, rotation: Rotation, report: Report) -> 
     return {"version": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}
 
 
-def return_primary(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Let the tables take the version before again, make it the primary, and wait until every instance writes it.
 
     Raises:
@@ -144,7 +145,7 @@ def return_primary(pipeline: Pipeline, rotation: Rotation, report: Report) -> Ma
     return {"primary": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}
 
 
-def report_rollback(pipeline: Pipeline, rotation: Rotation, report: Report) -> Mapping[str, Any]:
+def report_rollback(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """The summary that every request ends with, and the seed's post-mortem, filled in as far as facts go.
 
     Raises:
@@ -155,23 +156,23 @@ def report_rollback(pipeline: Pipeline, rotation: Rotation, report: Report) -> M
     return {**reporting.report_compliance(pipeline, rotation, report), "post_mortem": text}
 
 
-def _require_undoable(pipeline: Pipeline, rotation: Rotation) -> None:
+def _require_undoable(pipeline: Pipeline, rotation: Walk) -> None:
     if rotation.action != RequestAction.ROTATE:
         raise RequestError(
             f"request {rotation.id} is a {rotation.action} itself; when it is over, move on with `keyrotation request`"
         )
-    if rotation.status is RotationStatus.CANCELLED:
+    if rotation.status is RequestStatus.CANCELLED:
         raise RequestError(f"rotation {rotation.id} was cancelled; there is nothing to roll back")
     if rotation.done(Step.KEY_VERSION) is None:
         raise RequestError(f"rotation {rotation.id} has made no key yet; give it up with `keyrotation cancel`")
-    if rotation.status is RotationStatus.FINISHED:
+    if rotation.status is RequestStatus.FINISHED:
         _require_last(pipeline, rotation)
     source = record_of(pipeline, rotation.source)
     if source is not None and source.state in LOST:
         raise RequestError(_no_way_back(rotation, source))
 
 
-def _require_last(pipeline: Pipeline, rotation: Rotation) -> None:
+def _require_last(pipeline: Pipeline, rotation: Walk) -> None:
     if (current := pipeline.ledger.current()) is not None:
         raise RequestError(
             f"rotation {current.id} is not finished; roll that back with `keyrotation rollback {current.id}`"
@@ -184,7 +185,7 @@ def _require_last(pipeline: Pipeline, rotation: Rotation) -> None:
         )
 
 
-def _no_way_back(rotation: Rotation, record: KeyRecord) -> str:
+def _no_way_back(rotation: Walk, record: KeyRecord) -> str:
     onward = f"finish it with `keyrotation rotate {rotation.id}`, then " if not rotation.is_over else ""
     return (
         f"{record.version} is {record.state} and never becomes the primary again, so rotation {rotation.id} cannot be "
@@ -192,14 +193,14 @@ def _no_way_back(rotation: Rotation, record: KeyRecord) -> str:
     )
 
 
-def _registered(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
+def _registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
     record = record_of(pipeline, rotation.target)
     if record is None:
         raise RequestError(f"{rotation.target} is not registered; run `keyrotation reconcile`")
     return record
 
 
-def _require_usable(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
+def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
     """The record of the version that the rollback goes back to."""
     record = record_of(pipeline, rotation.target)
     if record is None or record.state in LOST:
@@ -211,7 +212,7 @@ def _require_usable(pipeline: Pipeline, rotation: Rotation) -> KeyRecord:
     return record
 
 
-def _record_return(pipeline: Pipeline, rotation: Rotation) -> None:
+def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
     """Move both states together; the source first, since only one version may be active."""
     with pipeline.ledger.transaction():
         source, target = record_of(pipeline, rotation.source), record_of(pipeline, rotation.target)

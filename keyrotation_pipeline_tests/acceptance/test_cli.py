@@ -320,7 +320,7 @@ def test_two_rotates_at_once_do_the_work_of_one(clinic: Clinic) -> None:
     assert set(codes) <= {0, 1}
     clinic.run("rotate", request)
     with assembly.open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
-        finished = pipeline.ledger.rotation(request)
+        finished = pipeline.ledger.walk(request)
     steps = [(record.step, record.table, record.shard) for record in finished.steps]
     assert len(steps) == len(set(steps))
     assert sum(record.facts["rows"] for record in finished.steps if record.shard is not None) == 2 * ROWS

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServe
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home
-from keyrotation_pipeline.model.request import Rotation
+from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.settings import Settings
@@ -50,7 +50,7 @@ def test_a_restored_database_is_noticed_reconciled_and_rotated_again(
     folder.run("reconcile", expect=1)
     assert "needs 2 more approval(s)" in folder.printed[-1]
     with open_home(settings, 0, lambda _line: None) as pipeline:
-        approve(pipeline, pipeline.ledger.rotation(opened), officers, lambda _line: None)
+        approve(pipeline, pipeline.ledger.request(opened), officers, lambda _line: None)
     assert "v1 deactivated" in folder.run("reconcile")
 
     status = json.loads(folder.run("status", "--json", "--count"))
@@ -65,7 +65,7 @@ def test_a_restored_database_is_noticed_reconciled_and_rotated_again(
     folder.run("audit", "verify")
 
 
-def rotate(settings: Settings, officers: Sequence[DemoOfficer]) -> Rotation:
+def rotate(settings: Settings, officers: Sequence[DemoOfficer]) -> Walk:
     with open_home(settings, 0, lambda _line: None) as pipeline:
         rotation = opening.open_request(pipeline, reason="yearly", requested_by="test")
         approve(pipeline, rotation, officers, lambda _line: None)

@@ -13,7 +13,7 @@ from keyrotation_pipeline.demo.run import approve, open_home, working_applicatio
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import performing, rollback
@@ -33,21 +33,21 @@ class Demo:
     settings: Settings
     officers: Sequence[DemoOfficer]
 
-    def approved(self, rotation: Rotation) -> Rotation:
+    def approved(self, rotation: Walk) -> Walk:
         approve(self.pipeline, rotation, self.officers, lambda _line: None)
         return rotation
 
-    def rotated(self, through: Step | None) -> Rotation:
+    def rotated(self, through: Step | None) -> Walk:
         """A rotation up to one of its steps, None to its end."""
         rotation = opening.open_request(self.pipeline, reason="to be undone", requested_by="test")
         self.walk(self.approved(rotation), through)
         return rotation
 
-    def walk(self, rotation: Rotation, through: Step | None = None) -> None:
+    def walk(self, rotation: Walk, through: Step | None = None) -> None:
         for _ in performing.run(self.pipeline, rotation.id, _nobody, through):
             pass
 
-    def undone(self, rotation: Rotation) -> Rotation:
+    def undone(self, rotation: Walk) -> Walk:
         opened = rollback.open_rollback(self.pipeline, rotation, reason="undo", requested_by="test")
         self.walk(self.approved(opened))
         return opened
@@ -109,7 +109,7 @@ def test_half_walked_rows_are_rolled_back_from_the_command_line(demo: Demo) -> N
     assert json.loads(folder.run("status", "--json"))["rotation"]["phase"] == "rows"
     folder.run("rotate", rotation.id, expect=1)
     assert f"rotation {rotation.id} is paused" in folder.printed[-1]
-    demo.approved(demo.pipeline.ledger.rotation(undoing))
+    demo.approved(demo.pipeline.ledger.walk(undoing))
     told = folder.run("rotate", undoing)
 
     assert "ROLLBACK POST-MORTEM" in told

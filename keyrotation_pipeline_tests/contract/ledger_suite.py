@@ -1,7 +1,7 @@
 """What every `Ledger` must do. A test class inherits the suite and has a fixture `ledger`."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,7 +13,15 @@ from keyrotation_pipeline.model.approval import Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import GENESIS
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, RotationType, Step, StepRecord
+from keyrotation_pipeline.model.request import (
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    Step,
+    StepRecord,
+    Walk,
+)
 from keyrotation_pipeline.ports.ledger import Ledger
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -24,15 +32,21 @@ TEXT = b"keyrotation-approval-v1\nReason: yearly, \xe2\x80\x93 as ever\n"
 SIGNATURE = Signature("A" * 40, b"\x89\x00\x01-signed", AT.replace(microsecond=0))
 
 
-def rotation(number: int = 1, **changes: object) -> Rotation:
+def rotation(number: int = 1, **changes: object) -> Walk:
     """A new request; each number gives another id."""
-    new = Rotation(
-        id=f"{number:032x}", type=RotationType.ROUTINE, action="rotate", source=V1, source_fingerprint="1f" * 32,
-        target=V2, reason="yearly", incident=None, requested_by="dba@clinic", requested_at=AT,
-        start_by=AT + timedelta(days=30), finish_by=AT + timedelta(days=90), audit_head=(0, GENESIS),
-        status=RotationStatus.REQUESTED, steps=(), approvals=(),
+    new = Walk(
+        id=f"{number:032x}", type=RotationType.ROUTINE, action=RequestAction.ROTATE, source=V1,
+        source_fingerprint="1f" * 32, target=V2, reason="yearly", incident=None, requested_by="dba@clinic",
+        requested_at=AT, start_by=AT + timedelta(days=30), finish_by=AT + timedelta(days=90), audit_head=(0, GENESIS),
+        status=RequestStatus.REQUESTED, steps=(), approvals=(),
     )  # fmt: skip
     return replace(new, **changes)  # type: ignore[arg-type]
+
+
+def opened_as(action: RequestAction) -> Request:
+    """A new request that does not walk."""
+    content = {each.name: getattr(rotation(2), each.name) for each in fields(Request)}
+    return Request(**{**content, "action": action})
 
 
 def step(name: Step = Step.ROWS, table: str | None = None, shard: int | None = None) -> StepRecord:
@@ -44,7 +58,7 @@ CHANGES: dict[str, Callable[[Ledger], None]] = {
     "key state": lambda ledger: ledger.set_key_state(V1, KeyState.ACTIVE, None),
     "signature": lambda ledger: ledger.add_signature(rotation().id, SIGNATURE),
     "finished step": lambda ledger: ledger.finish_step(rotation().id, step()),
-    "status": lambda ledger: ledger.set_status(rotation().id, RotationStatus.RUNNING),
+    "status": lambda ledger: ledger.set_status(rotation().id, RequestStatus.RUNNING),
     "promotion": lambda ledger: ledger.set_promotion(rotation().id, 4711),
 }
 
@@ -60,19 +74,19 @@ class LedgerSuite:
         return ledger
 
     def test_a_request_comes_back_as_it_was_opened(self, opened: Ledger) -> None:
-        assert opened.rotation(rotation().id) == rotation()
+        assert opened.walk(rotation().id) == rotation()
         assert opened.current() == rotation()
         assert opened.approval_text(rotation().id) == TEXT
 
     def test_no_request_opens_while_another_is_unfinished(self, opened: Ledger) -> None:
         with pytest.raises(RequestError):
             opened.open(rotation(2), TEXT)
-        assert opened.rotations() == (rotation(),)
+        assert opened.requests() == (rotation(),)
 
     def test_the_next_request_opens_once_the_last_is_over(self, opened: Ledger) -> None:
-        opened.set_status(rotation().id, RotationStatus.CANCELLED)
+        opened.set_status(rotation().id, RequestStatus.CANCELLED)
         opened.open(rotation(2, requested_at=AT + timedelta(days=1)), TEXT)
-        assert [each.id for each in opened.rotations()] == [rotation(2).id, rotation().id]
+        assert [each.id for each in opened.requests()] == [rotation(2).id, rotation().id]
 
     @pytest.mark.parametrize("name", CHANGES)
     def test_every_change_appends_one_event_of_its_own(self, opened: Ledger, name: str) -> None:
@@ -83,7 +97,7 @@ class LedgerSuite:
 
     @pytest.mark.parametrize("name", CHANGES)
     def test_a_change_is_undone_with_the_transaction_that_fails_around_it(self, opened: Ledger, name: str) -> None:
-        before = (opened.head(), opened.keys(), opened.rotations(), opened.signatures(rotation().id))
+        before = (opened.head(), opened.keys(), opened.requests(), opened.signatures(rotation().id))
 
         def change_then_fail() -> None:
             with opened.transaction():
@@ -92,7 +106,7 @@ class LedgerSuite:
 
         with pytest.raises(ZeroDivisionError):
             change_then_fail()
-        assert (opened.head(), opened.keys(), opened.rotations(), opened.signatures(rotation().id)) == before
+        assert (opened.head(), opened.keys(), opened.requests(), opened.signatures(rotation().id)) == before
 
     @pytest.mark.parametrize(
         "record",
@@ -106,13 +120,13 @@ class LedgerSuite:
         opened.finish_step(rotation().id, record)
         before = opened.head()
         opened.finish_step(rotation().id, replace(record, facts={"rows": 0}))
-        assert opened.rotation(rotation().id).steps == (record,)
+        assert opened.walk(rotation().id).steps == (record,)
         assert opened.head() == before
 
     def test_signatures_come_back_byte_for_byte_and_name_the_officer(self, opened: Ledger) -> None:
         opened.add_signature(rotation().id, SIGNATURE)
         assert opened.signatures(rotation().id) == (SIGNATURE,)
-        assert opened.rotation(rotation().id).approvals == ("A" * 40,)
+        assert opened.walk(rotation().id).approvals == ("A" * 40,)
 
     def test_an_officer_signs_only_once(self, opened: Ledger) -> None:
         opened.add_signature(rotation().id, SIGNATURE)
@@ -121,33 +135,33 @@ class LedgerSuite:
         assert opened.signatures(rotation().id) == (SIGNATURE,)
 
     def test_times_of_start_and_end_follow_the_status(self, opened: Ledger) -> None:
-        assert opened.rotation(rotation().id).started_at is None
-        opened.set_status(rotation().id, RotationStatus.RUNNING)
-        started_at = opened.rotation(rotation().id).started_at
-        opened.set_status(rotation().id, RotationStatus.FINISHED, {"rows": 3})
-        finished = opened.rotation(rotation().id)
+        assert opened.walk(rotation().id).started_at is None
+        opened.set_status(rotation().id, RequestStatus.RUNNING)
+        started_at = opened.walk(rotation().id).started_at
+        opened.set_status(rotation().id, RequestStatus.FINISHED, {"rows": 3})
+        finished = opened.walk(rotation().id)
         assert started_at is not None
-        assert (finished.started_at, finished.status) == (started_at, RotationStatus.FINISHED)
+        assert (finished.started_at, finished.status) == (started_at, RequestStatus.FINISHED)
         assert finished.finished_at is not None
         assert opened.current() is None
 
     def test_the_first_promotion_stays(self, opened: Ledger) -> None:
         opened.set_promotion(rotation().id, 4711)
         opened.set_promotion(rotation().id, 4712)
-        assert opened.rotation(rotation().id).promotion_xid == 4711
+        assert opened.walk(rotation().id).promotion_xid == 4711
 
     def test_what_blocks_is_shown_until_nothing_does(self, opened: Ledger) -> None:
         opened.block(rotation().id, "instance web-1 lags; restart it")
-        assert opened.rotation(rotation().id).blocked_by == "instance web-1 lags; restart it"
+        assert opened.walk(rotation().id).blocked_by == "instance web-1 lags; restart it"
         opened.block(rotation().id, None)
-        assert opened.rotation(rotation().id).blocked_by is None
+        assert opened.walk(rotation().id).blocked_by is None
 
     def test_a_rotation_is_found_by_the_beginning_of_its_id(self, opened: Ledger) -> None:
-        assert opened.rotation(rotation().id[:31]) == rotation()
+        assert opened.walk(rotation().id[:31]) == rotation()
 
     def test_an_unknown_rotation_is_refused(self, opened: Ledger) -> None:
         with pytest.raises(RequestError):
-            opened.rotation("ffffffff")
+            opened.walk("ffffffff")
 
     def test_a_version_keeps_its_fingerprint_for_ever(self, opened: Ledger) -> None:
         before = opened.head()
@@ -187,7 +201,7 @@ class LedgerSuite:
                 pass
 
     def test_a_request_that_supersedes_another_waits_beside_it(self, opened: Ledger) -> None:
-        rollback = rotation(2, action="rollback", source=V2, target=V1, supersedes=rotation().id)
+        rollback = rotation(2, action=RequestAction.ROLLBACK, source=V2, target=V1, supersedes=rotation().id)
         opened.open(rollback, TEXT)
         assert (opened.current(), opened.waiting()) == (rotation(), rollback)
 
@@ -199,13 +213,15 @@ class LedgerSuite:
     def test_a_request_that_supersedes_starts_only_once_the_other_has_ended(self, opened: Ledger) -> None:
         successor = rotation(2, supersedes=rotation().id)
         opened.open(successor, TEXT)
-        opened.set_status(rotation().id, RotationStatus.CANCELLED)
-        opened.set_status(successor.id, RotationStatus.RUNNING)
+        opened.set_status(rotation().id, RequestStatus.CANCELLED)
+        opened.set_status(successor.id, RequestStatus.RUNNING)
         current = opened.current()
         assert current is not None
         assert (current.id, opened.waiting()) == (successor.id, None)
 
     def test_a_policy_request_is_no_rotation(self, opened: Ledger) -> None:
-        opened.open(rotation(2, action="policy"), TEXT)
-        assert opened.current() == rotation()
-        assert opened.rotation(rotation(2).id).action == "policy"
+        policy = opened_as(RequestAction.POLICY)
+        opened.open(policy, TEXT)
+        assert (opened.current(), opened.request(policy.id)) == (rotation(), policy)
+        with pytest.raises(RequestError, match="no rotation"):
+            opened.walk(policy.id)

@@ -15,7 +15,7 @@ from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Rotation, Step
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import performing
@@ -141,30 +141,30 @@ def dagster(tmp_path: Path) -> Iterator[Dagster]:
 
 
 @pytest.fixture
-def requested(dagster: Dagster) -> Rotation:
+def requested(dagster: Dagster) -> Walk:
     """An open request that nobody has approved."""
     return opening.open_request(dagster.world.pipeline, reason="yearly", requested_by="test")
 
 
 @pytest.fixture
-def approved(dagster: Dagster, requested: Rotation) -> Rotation:
+def approved(dagster: Dagster, requested: Walk) -> Walk:
     """A rotation that may begin."""
     world = dagster.world
     text = world.ledger.approval_text(requested.id)
     for officer in world.signatures.pinned.officers:
         opening.add_approval(
-            world.pipeline, world.ledger.rotation(requested.id), world.signatures.sign(officer.fingerprint, text)
+            world.pipeline, world.ledger.walk(requested.id), world.signatures.sign(officer.fingerprint, text)
         )
-    return world.ledger.rotation(requested.id)
+    return world.ledger.walk(requested.id)
 
 
 @pytest.fixture
-def walked(dagster: Dagster, approved: Rotation) -> Callable[[Step | None], Rotation]:
+def walked(dagster: Dagster, approved: Walk) -> Callable[[Step | None], Walk]:
     """Walk on the command line's path, through a step or to the end."""
 
-    def through(step: Step | None = None) -> Rotation:
+    def through(step: Step | None = None) -> Walk:
         for _ in performing.run(dagster.world.pipeline, approved.id, dagster.world.report, step):
             pass
-        return dagster.world.ledger.rotation(approved.id)
+        return dagster.world.ledger.walk(approved.id)
 
     return through

@@ -10,43 +10,41 @@ from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import ROWS, Dagster, failure_of
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeLedger
 
-Walked = Callable[[Step | None], Rotation]
+Walked = Callable[[Step | None], Walk]
 LATER = [str(step) for step in WALK if step not in {Step.KEY_VERSION, Step.ROWS}]
 SHARD = row_partition(V2, 0)
 
 
 @pytest.mark.parametrize("asset", LATER)
-def test_a_step_that_is_not_due_is_refused_and_nothing_changes(
-    dagster: Dagster, approved: Rotation, asset: str
-) -> None:
+def test_a_step_that_is_not_due_is_refused_and_nothing_changes(dagster: Dagster, approved: Walk, asset: str) -> None:
     before = list(dagster.world.journal.entries)
     result = dagster.materialize(asset, partition="v2")
 
     assert not result.success
     assert failure_of(result).startswith(f"{asset} is not due in rotation {approved.id}; due is: key_version")
     assert dagster.world.journal.entries == before
-    assert dagster.world.ledger.rotation(approved.id) == approved
+    assert dagster.world.ledger.walk(approved.id) == approved
 
 
-def test_rows_before_promotion_are_refused_and_stay_as_they_are(dagster: Dagster, approved: Rotation) -> None:
+def test_rows_before_promotion_are_refused_and_stay_as_they_are(dagster: Dagster, approved: Walk) -> None:
     result = dagster.materialize("rows", "clients", partition=SHARD)
 
     assert "rows/clients shard 00 is not due" in failure_of(result)
     assert dagster.world.database.rows["clients"] == ROWS["clients"]
 
 
-def test_a_request_without_two_approvals_is_refused(dagster: Dagster, requested: Rotation) -> None:
+def test_a_request_without_two_approvals_is_refused(dagster: Dagster, requested: Walk) -> None:
     result = dagster.materialize("key_version", partition="v2")
 
     assert "2 more approval(s)" in failure_of(result)
     assert dagster.world.keys.versions() == (V1,)
 
 
-def test_a_version_that_nobody_requested_is_refused(dagster: Dagster, approved: Rotation) -> None:
+def test_a_version_that_nobody_requested_is_refused(dagster: Dagster, approved: Walk) -> None:
     assert "no rotation to v9 was requested" in failure_of(dagster.materialize("key_version", partition="v9"))
 
 
@@ -57,7 +55,7 @@ def test_a_refusal_asks_dagster_for_no_retry() -> None:
     assert refused.value.allow_retries is False
 
 
-def test_what_is_due_runs_and_again_is_no_change(dagster: Dagster, approved: Rotation) -> None:
+def test_what_is_due_runs_and_again_is_no_change(dagster: Dagster, approved: Walk) -> None:
     first = dagster.materialize("key_version", partition="v2")
     fingerprint = dagster.world.keys.get(V2).fingerprint
     again = dagster.materialize("key_version", partition="v2")
@@ -75,12 +73,12 @@ def test_a_finished_rotation_is_shown_again_without_a_new_one(dagster: Dagster, 
     assert dagster.world.journal.entries == before
 
 
-def test_the_newest_request_that_was_not_cancelled_is_meant(dagster: Dagster, approved: Rotation) -> None:
-    cancelled = replace(approved, id="ff" * 16, status=RotationStatus.CANCELLED)
-    dagster.world.ledger.state.rotations[cancelled.id] = cancelled
+def test_the_newest_request_that_was_not_cancelled_is_meant(dagster: Dagster, approved: Walk) -> None:
+    cancelled = replace(approved, id="ff" * 16, status=RequestStatus.CANCELLED)
+    dagster.world.ledger.state.requests[cancelled.id] = cancelled
 
     assert dagster.materialize("key_version", partition="v2").success
-    assert dagster.world.ledger.rotation(approved.id).done(Step.KEY_VERSION)
+    assert dagster.world.ledger.walk(approved.id).done(Step.KEY_VERSION)
 
 
 def test_a_step_shows_what_a_dba_asks(dagster: Dagster, walked: Walked) -> None:
@@ -93,7 +91,7 @@ def test_a_step_shows_what_a_dba_asks(dagster: Dagster, walked: Walked) -> None:
     assert (shown["rotation"], shown["from"], shown["to"]) == (rotation.id, "v1", "v2")
 
 
-def test_a_fingerprint_is_shown_short(dagster: Dagster, approved: Rotation) -> None:
+def test_a_fingerprint_is_shown_short(dagster: Dagster, approved: Walk) -> None:
     shown = metadata_of(dagster.materialize("key_version", partition="v2"))
 
     assert shown["fingerprint"] == dagster.world.keys.get(V2).fingerprint[:16]
@@ -120,7 +118,7 @@ def test_the_proof_is_refused_by_its_own_name_while_shards_are_open(dagster: Dag
 
 @pytest.mark.parametrize("where", ["a step", "the cause of a step's error"])
 def test_the_text_of_an_unexpected_error_is_not_stored(
-    dagster: Dagster, approved: Rotation, monkeypatch: pytest.MonkeyPatch, where: str
+    dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def defect(self: FakeLedger, version: KeyVersion) -> None:
         cause = ValueError("SECRET-PLAINTEXT")
@@ -163,11 +161,11 @@ def stored_text(instance: dg.DagsterInstance) -> str:
     return "\n".join(str(run) + "".join(map(repr, instance.all_logs(run.run_id))) for run in runs)
 
 
-def test_a_dead_database_is_one_sentence(dagster: Dagster, approved: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_database_is_one_sentence(dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(self: FakeDatabase, *_: object) -> None:
         raise ConnectionError("server closed the connection; DETAIL: SECRET-PLAINTEXT")
 
-    monkeypatch.setattr(FakeLedger, "rotations", gone)
+    monkeypatch.setattr(FakeLedger, "requests", gone)
     sentence = failure_of(dagster.materialize("key_version", partition="v2"))
 
     assert sentence.startswith("unexpected ConnectionError at ")

@@ -10,12 +10,12 @@ import pytest
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Finding
 from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
-from keyrotation_pipeline.model.request import Rotation, RotationType, Step
+from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
-Walked = Callable[[Step | None], Rotation]
+Walked = Callable[[Step | None], Walk]
 ASSETS = {
     "zero_old_rows": "rows/clients",
     "every_value_decrypts": "retired_key",
@@ -134,9 +134,9 @@ def test_old_rows_only_warn_while_the_rotation_is_under_way(dagster: Dagster, wa
 
 
 @pytest.mark.parametrize(("hours", "passed"), [(1, False), (25, False)], ids=["one hour: warns", "25 hours: overdue"])
-def test_an_emergency_is_due_within_a_day(dagster: Dagster, requested: Rotation, hours: int, passed: bool) -> None:
+def test_an_emergency_is_due_within_a_day(dagster: Dagster, requested: Walk, hours: int, passed: bool) -> None:
     emergency = replace(requested, type=RotationType.EMERGENCY, incident="INC-1", requested_at=START)
-    dagster.world.ledger.state.rotations[requested.id] = emergency
+    dagster.world.ledger.state.requests[requested.id] = emergency
     dagster.world.clock.at = START + timedelta(hours=hours)
     evaluation = dagster.check("rotation_not_overdue", "primary_key_rollout")
 

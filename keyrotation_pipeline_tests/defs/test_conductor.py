@@ -10,12 +10,12 @@ import pytest
 
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeLedger
 
-Walked = Callable[[Step | None], Rotation]
+Walked = Callable[[Step | None], Walk]
 
 # Made by their own schedule, not by the walk.
 BACKUPS = {dg.AssetKey(name) for name in ("key_backup", "database_backup", "recovery_test")}
@@ -33,7 +33,7 @@ def skipped(dagster: Dagster, sensor: str = "rotation_conductor") -> str:
     return str(result.skip_message)
 
 
-def test_ticks_carry_a_rotation_to_its_end(dagster: Dagster, approved: Rotation) -> None:
+def test_ticks_carry_a_rotation_to_its_end(dagster: Dagster, approved: Walk) -> None:
     jobs: list[list[str | None]] = []
     while len(jobs) < 10:
         wanted = requests(dagster)
@@ -43,8 +43,8 @@ def test_ticks_carry_a_rotation_to_its_end(dagster: Dagster, approved: Rotation)
             break
 
     assert jobs == [["introduce_key"], ["reencrypt_rows"] * 4, ["retire_key"], ["evidence"]]
-    rotation = dagster.world.ledger.rotation(approved.id)
-    assert rotation.status is RotationStatus.FINISHED
+    rotation = dagster.world.ledger.walk(approved.id)
+    assert rotation.status is RequestStatus.FINISHED
     assert dagster.world.keys.archived() == (V1,)
     assert all(
         cell in {None, ""} or str(cell).startswith("v2:")
@@ -55,7 +55,7 @@ def test_ticks_carry_a_rotation_to_its_end(dagster: Dagster, approved: Rotation)
     assert "no rotation is open" in skipped(dagster)
 
 
-def test_every_asset_and_check_is_green_at_the_end(dagster: Dagster, approved: Rotation) -> None:
+def test_every_asset_and_check_is_green_at_the_end(dagster: Dagster, approved: Walk) -> None:
     for _ in range(4):
         for request in requests(dagster):
             dagster.run(request)
@@ -75,7 +75,7 @@ def test_every_asset_and_check_is_green_at_the_end(dagster: Dagster, approved: R
     assert all(each.passed for each in evaluations if each.asset_key not in BACKUPS)
 
 
-def test_the_partition_is_added_with_the_first_run(dagster: Dagster, approved: Rotation) -> None:
+def test_the_partition_is_added_with_the_first_run(dagster: Dagster, approved: Walk) -> None:
     dagster.tick()
 
     assert dagster.instance.get_dynamic_partitions("key_version") == ["v2"]
@@ -88,7 +88,7 @@ def test_shard_runs_evaluate_no_check(dagster: Dagster, walked: Walked) -> None:
     assert [result.get_asset_check_evaluations() for result in results] == [[]] * 4
 
 
-def test_nothing_is_started_while_a_run_for_it_is_in_progress(dagster: Dagster, approved: Rotation) -> None:
+def test_nothing_is_started_while_a_run_for_it_is_in_progress(dagster: Dagster, approved: Walk) -> None:
     [request] = requests(dagster)
     job = dagster.definitions.resolve_job_def(str(request.job_name))
     dagster.instance.create_run_for_job(job, tags=dict(request.tags), status=dg.DagsterRunStatus.STARTED)
@@ -104,7 +104,7 @@ def test_a_blocked_proof_is_tried_again_a_minute_later(dagster: Dagster, walked:
     assert not dagster.run(request).success
 
     assert "next attempt at" in skipped(dagster)
-    blocked_by = dagster.world.ledger.rotation(rotation.id).blocked_by
+    blocked_by = dagster.world.ledger.walk(rotation.id).blocked_by
     assert blocked_by is not None
     assert blocked_by in skipped(dagster)
 
@@ -125,14 +125,14 @@ def test_a_run_that_died_is_taken_up_where_it_was(dagster: Dagster, walked: Walk
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
-        pytest.param(RotationStatus.PAUSED, "is paused; go on with `keyrotation resume", id="paused"),
-        pytest.param(RotationStatus.REQUESTED, "2 more approval(s)", id="not approved"),
+        pytest.param(RequestStatus.PAUSED, "is paused; go on with `keyrotation resume", id="paused"),
+        pytest.param(RequestStatus.REQUESTED, "2 more approval(s)", id="not approved"),
     ],
 )
 def test_a_waiting_rotation_says_what_it_waits_for(
-    dagster: Dagster, requested: Rotation, status: RotationStatus, sentence: str
+    dagster: Dagster, requested: Walk, status: RequestStatus, sentence: str
 ) -> None:
-    dagster.world.ledger.state.rotations[requested.id] = replace(requested, status=status)
+    dagster.world.ledger.state.requests[requested.id] = replace(requested, status=status)
 
     assert sentence in skipped(dagster)
 
@@ -189,7 +189,7 @@ def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster
     assert "every step" in skipped(dagster, "ledger_mirror")
 
 
-def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyRotationError("the operating system has no randomness; wait")
 

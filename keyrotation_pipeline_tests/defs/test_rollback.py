@@ -5,13 +5,13 @@ from collections.abc import Callable
 import dagster as dg
 
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import rollback
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import V1, V2
 
-Walked = Callable[[Step | None], Rotation]
+Walked = Callable[[Step | None], Walk]
 
 
 def test_ticks_carry_a_signed_rollback_to_its_end(dagster: Dagster, walked: Walked) -> None:
@@ -31,7 +31,7 @@ def test_ticks_carry_a_signed_rollback_to_its_end(dagster: Dagster, walked: Walk
         assert all(dagster.run(each).success for each in wanted)
 
     assert jobs == [["introduce_key"], ["reencrypt_rows"] * 4, ["retire_key"], ["evidence"]]
-    assert world.ledger.rotation(undoing.id).status is RotationStatus.FINISHED
+    assert world.ledger.walk(undoing.id).status is RequestStatus.FINISHED
     assert (world.keys.primary(), world.keys.archived()) == (V1, (V2,))
     assert {version: key.state for version, key in world.ledger.state.keys.items()} == {
         V1: KeyState.ACTIVE,

@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.request import Rotation
+from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text, require_authorised
 from keyrotation_pipeline_tests.fakes import V2, V3, FakeWorld, fake_pipeline, rotation_of
@@ -26,7 +26,7 @@ class Signing:
 
     pipeline: Pipeline
     world: FakeWorld
-    rotation: Rotation
+    rotation: Walk
     ada: DemoOfficer
     ben: DemoOfficer
     eve: DemoOfficer
@@ -56,7 +56,7 @@ def signing(tmp_path: Path) -> Signing:
         start_by=REQUESTED_AT + timedelta(days=1),
         finish_by=REQUESTED_AT + timedelta(days=2),
     )
-    world.ledger.state.rotations[rotation.id] = rotation
+    world.ledger.state.requests[rotation.id] = rotation
     world.ledger.state.texts[rotation.id] = approval_text(pipeline, rotation)
     return Signing(pipeline, world, rotation, ada, ben, eve)
 
@@ -106,7 +106,7 @@ def test_one_officer_twice_is_refused(signing: Signing) -> None:
 def test_a_signature_for_one_request_does_not_count_for_another(signing: Signing) -> None:
     signature = signing.ben.sign(signing.text)
     other = replace(signing.rotation, id="ab" * 16)
-    signing.world.ledger.state.rotations[other.id] = other
+    signing.world.ledger.state.requests[other.id] = other
     signing.world.ledger.state.texts[other.id] = approval_text(signing.pipeline, other)
     with pytest.raises(ApprovalError, match="not over exactly this text"):
         add_approval(signing.pipeline, other, signature)

@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, hash_of
-from keyrotation_pipeline.model.request import RotationStatus
+from keyrotation_pipeline.model.request import RequestStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
 
 EVENTS = 9
@@ -136,7 +136,7 @@ def test_a_forgery_that_is_consistent_in_itself_is_found_by_an_anchor(
 def test_the_heads_that_officers_signed_are_anchors_by_themselves(ledger: PostgresLedger) -> None:
     head = ledger.head()
     ledger.open(rotation(audit_head=(head.seq, head.hash)), TEXT)
-    ledger.set_status(rotation().id, RotationStatus.CANCELLED)
+    ledger.set_status(rotation().id, RequestStatus.CANCELLED)
     verify_audit(ledger)
     rewind(ledger, 7)
     with pytest.raises(AuditError, match="events 8 to 9 were cut off"):

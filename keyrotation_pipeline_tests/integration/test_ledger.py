@@ -27,7 +27,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import hash_of
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import RotationStatus
+from keyrotation_pipeline.model.request import RequestStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import AT, CLIENTS, TEXT, V1, V2, rotation, step
 
 Another = Callable[[], PostgresLedger]
@@ -183,7 +183,7 @@ def test_of_two_requests_at_once_one_is_refused_by_a_sentence(another: Another) 
         thread.start()
         started.wait()
     thread.join()
-    assert [each.id for each in first.rotations()] == [rotation(1).id]
+    assert [each.id for each in first.requests()] == [rotation(1).id]
     assert "another rotation is not finished" in str(refused[0])
 
 
@@ -202,16 +202,16 @@ def test_a_beginning_that_names_no_single_rotation_is_refused(
 ) -> None:
     for last in "01":
         ledger.open(rotation(id="abcdef" + last.zfill(26)), TEXT)
-        ledger.set_status("abcdef" + last.zfill(26), RotationStatus.CANCELLED)
+        ledger.set_status("abcdef" + last.zfill(26), RequestStatus.CANCELLED)
     with pytest.raises(RequestError, match=sentence):
-        ledger.rotation(beginning)
+        ledger.walk(beginning)
 
 
 def test_a_rotation_that_is_over_stays_over(ledger: PostgresLedger) -> None:
     ledger.open(rotation(), TEXT)
-    ledger.set_status(rotation().id, RotationStatus.CANCELLED)
+    ledger.set_status(rotation().id, RequestStatus.CANCELLED)
     with pytest.raises(OutOfOrderError, match="is cancelled and cannot become running"):
-        ledger.set_status(rotation().id, RotationStatus.RUNNING)
+        ledger.set_status(rotation().id, RequestStatus.RUNNING)
 
 
 def test_only_one_key_is_active(ledger: PostgresLedger) -> None:
@@ -226,7 +226,7 @@ def test_a_finished_step_ends_what_blocked_the_rotation(ledger: PostgresLedger) 
     ledger.open(rotation(), TEXT)
     ledger.block(rotation().id, "web-1 lags; restart it")
     ledger.finish_step(rotation().id, step())
-    assert ledger.rotation(rotation().id).blocked_by is None
+    assert ledger.walk(rotation().id).blocked_by is None
 
 
 def test_counts_of_other_columns_than_the_declared_ones_are_not_shown(ledger: PostgresLedger) -> None:

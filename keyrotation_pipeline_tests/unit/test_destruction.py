@@ -17,9 +17,8 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredFile, TableContent, dump_name
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Rotation, RotationStatus
+from keyrotation_pipeline.model.request import Request, RequestStatus
 from keyrotation_pipeline.requests.opening import cancel
-from keyrotation_pipeline.rotation.performing import next_decision
 from keyrotation_pipeline_tests.fakes import (
     START,
     V1,
@@ -91,14 +90,14 @@ class Clinic:
     def state(self) -> KeyState:
         return self.world.ledger.state.keys[V1].state
 
-    def requested(self) -> Rotation:
+    def requested(self) -> Request:
         return open_destruction(self.site, V1, reason="ten years over", requested_by="dba")[0]
 
-    def signed(self) -> Rotation:
+    def signed(self) -> Request:
         opened = self.requested()
         for officer in (ADA, BEN):
             sign(self.world, opened, officer)
-        return self.world.ledger.rotation(opened.id)
+        return self.world.ledger.request(opened.id)
 
     def destroyed(self) -> Destruction:
         return destroy(self.site, self.signed())
@@ -184,9 +183,8 @@ def test_the_number_is_never_used_again(clinic: Clinic) -> None:
 
 
 def test_rotate_says_which_command_carries_it_out(clinic: Clinic) -> None:
-    decision = next_decision(clinic.world.pipeline, clinic.signed())
-    assert decision.actions == ()
-    assert "is no rotation; run `keyrotation destroy v1`" in str(decision.waiting_for)
+    with pytest.raises(RequestError, match="is no rotation; run `keyrotation destroy"):
+        clinic.world.ledger.walk(clinic.signed().id)
 
 
 def test_a_compromised_version_may_go_too(clinic: Clinic) -> None:
@@ -343,7 +341,7 @@ def test_after_a_death_at_any_change_the_same_again_finishes_it() -> None:
         done = destroy(clinic.site, opened)
         assert done.local == (KEY_FILE, f"{KEY_FILE}.json")
         assert (clinic.world.keys.archived(), clinic.local.names()) == ((), (OF_V10,))
-        assert clinic.world.ledger.rotation(opened.id).status is RotationStatus.FINISHED
+        assert clinic.world.ledger.request(opened.id).status is RequestStatus.FINISHED
         assert clinic.world.ledger.event_names().count("key_destroyed") == 1
         verify_audit(clinic.world.ledger)
         changes += 1

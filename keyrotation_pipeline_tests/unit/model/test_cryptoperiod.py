@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.model.cryptoperiod import rotation_due
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, RotationType, Step, StepRecord
+from keyrotation_pipeline.model.request import RequestStatus, RotationType, Step, StepRecord, Walk
 from keyrotation_pipeline_tests.fakes import V1, V2, fake_pipeline, rotation_of
 
 IMPORTED = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -19,11 +19,11 @@ KEYS = (
 ROTATION = rotation_of(fake_pipeline())
 TO_V2 = replace(
     ROTATION,
-    status=RotationStatus.FINISHED,
+    status=RequestStatus.FINISHED,
     steps=(StepRecord(Step.PRIMARY_KEY_ROLLOUT, None, None, PROMOTED, {}),),
 )
 EMERGENCY = replace(
-    ROTATION, type=RotationType.EMERGENCY, status=RotationStatus.REQUESTED, requested_at=PROMOTED, target=V2.next()
+    ROTATION, type=RotationType.EMERGENCY, status=RequestStatus.REQUESTED, requested_at=PROMOTED, target=V2.next()
 )
 
 
@@ -35,14 +35,14 @@ EMERGENCY = replace(
         pytest.param(V2, (EMERGENCY, TO_V2), PROMOTED + timedelta(hours=24), id="an open emergency comes first"),
         pytest.param(
             V2,
-            (replace(EMERGENCY, status=RotationStatus.FINISHED), TO_V2),
+            (replace(EMERGENCY, status=RequestStatus.FINISHED), TO_V2),
             datetime(2027, 6, 1, 12, tzinfo=UTC),
             id="a finished emergency is over",
         ),
         pytest.param(V2.next(), (), None, id="an unknown version"),
     ],
 )
-def test_rotation_due(primary: object, rotations: tuple[Rotation, ...], due: datetime | None) -> None:
+def test_rotation_due(primary: object, rotations: tuple[Walk, ...], due: datetime | None) -> None:
     found = rotation_due(primary, KEYS, rotations)  # type: ignore[arg-type]
 
     assert (found.at if found else None) == due

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Rotation
+from keyrotation_pipeline.model.request import Request, Walk
 from keyrotation_pipeline.requests.opening import add_approval, open_request
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeSignatures, FakeWorld, fake_pipeline
 
@@ -20,21 +20,21 @@ def before_any_rotation() -> FakeWorld:
     return world
 
 
-def request(world: FakeWorld, **changes: object) -> Rotation:
+def request(world: FakeWorld, **changes: object) -> Walk:
     arguments = {"reason": "yearly rotation", "requested_by": "dba@clinic", **changes}
     return open_request(world.pipeline, **arguments)  # type: ignore[arg-type]
 
 
-def sign(world: FakeWorld, rotation: Rotation, officer: str) -> tuple[str, int]:
+def sign(world: FakeWorld, rotation: Request, officer: str) -> tuple[str, int]:
     text = world.ledger.approval_text(rotation.id)
     return add_approval(world.pipeline, rotation, FakeSignatures.sign(officer, text))
 
 
-def approved(world: FakeWorld) -> Rotation:
+def approved(world: FakeWorld) -> Walk:
     rotation = request(world)
     for officer in (ADA, BEN):
         sign(world, rotation, officer)
-    return world.ledger.rotation(rotation.id)
+    return world.ledger.walk(rotation.id)
 
 
 def made_key(world: FakeWorld) -> None:

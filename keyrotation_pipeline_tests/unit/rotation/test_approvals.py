@@ -10,7 +10,7 @@ from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
-from keyrotation_pipeline.model.request import Rotation, RotationStatus
+from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.requests.opening import add_approval, cancel, require_authorised
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V3, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
@@ -27,9 +27,9 @@ def test_two_officers_authorise_and_one_does_not(world: FakeWorld) -> None:
     rotation = request(world)
     assert sign(world, rotation, ADA) == ("Ada", 1)
     with pytest.raises(ApprovalError, match="lacks 1 signature"):
-        require_authorised(world.pipeline, world.ledger.rotation(rotation.id))
+        require_authorised(world.pipeline, world.ledger.walk(rotation.id))
     assert sign(world, rotation, BEN) == ("Ben", 2)
-    require_authorised(world.pipeline, world.ledger.rotation(rotation.id))
+    require_authorised(world.pipeline, world.ledger.walk(rotation.id))
 
 
 def test_one_officer_twice_counts_once(world: FakeWorld) -> None:
@@ -45,7 +45,7 @@ def test_signatures_filed_under_other_names_do_not_count_twice(world: FakeWorld)
     (stored,) = world.ledger.signatures(rotation.id)
     world.ledger.add_signature(rotation.id, replace(stored, officer=BEN))
     with pytest.raises(ApprovalError, match="lacks 1 signature"):
-        require_authorised(world.pipeline, world.ledger.rotation(rotation.id))
+        require_authorised(world.pipeline, world.ledger.walk(rotation.id))
 
 
 def test_a_signature_over_one_space_more_does_not_count(world: FakeWorld) -> None:
@@ -97,8 +97,8 @@ def test_a_request_past_its_dates_takes_no_signature_and_authorises_nothing(
 
 def test_a_started_rotation_goes_on_until_it_had_to_be_finished(world: FakeWorld) -> None:
     rotation = approved(world)
-    world.ledger.set_status(rotation.id, RotationStatus.RUNNING)
-    running = world.ledger.rotation(rotation.id)
+    world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
+    running = world.ledger.walk(rotation.id)
     world.clock.at += timedelta(days=89)
     require_authorised(world.pipeline, running)
     world.clock.at += timedelta(days=2)
@@ -169,35 +169,35 @@ def test_without_a_pinned_roster_init_comes_first(world: FakeWorld) -> None:
         request(world)
 
 
-def another_key(world: FakeWorld, rotation: Rotation) -> Rotation:
+def another_key(world: FakeWorld, rotation: Walk) -> Walk:
     world.keys.live[V1] = KeyMaterial.generate()
     return rotation
 
 
-def another_store(world: FakeWorld, rotation: Rotation) -> Rotation:
+def another_store(world: FakeWorld, rotation: Walk) -> Walk:
     world.keys.description = "another key store"
     return rotation
 
 
-def one_column_more(world: FakeWorld, rotation: Rotation) -> Rotation:
+def one_column_more(world: FakeWorld, rotation: Walk) -> Walk:
     wider = EncryptedTable(TableName("public", "clients"), ("first_name", "email", "phone"))
     world.pipeline = replace(world.pipeline, tables=(wider,))
     return rotation
 
 
-def another_target(world: FakeWorld, rotation: Rotation) -> Rotation:
+def another_target(world: FakeWorld, rotation: Walk) -> Walk:
     return replace(rotation, target=V3)
 
 
-def another_reason(world: FakeWorld, rotation: Rotation) -> Rotation:
+def another_reason(world: FakeWorld, rotation: Walk) -> Walk:
     return replace(rotation, reason="none of your business")
 
 
-def later_finish(world: FakeWorld, rotation: Rotation) -> Rotation:
+def later_finish(world: FakeWorld, rotation: Walk) -> Walk:
     return replace(rotation, finish_by=rotation.finish_by + timedelta(days=1))
 
 
-def another_head(world: FakeWorld, rotation: Rotation) -> Rotation:
+def another_head(world: FakeWorld, rotation: Walk) -> Walk:
     return replace(rotation, audit_head=(3, "a" * 64))
 
 
@@ -214,7 +214,7 @@ def another_head(world: FakeWorld, rotation: Rotation) -> Rotation:
     ],
 )
 def test_facts_that_differ_from_what_was_signed_are_named(
-    world: FakeWorld, change: Callable[[FakeWorld, Rotation], Rotation], fields: str
+    world: FakeWorld, change: Callable[[FakeWorld, Walk], Walk], fields: str
 ) -> None:
     changed = change(world, approved(world))
     with pytest.raises(ApprovalError, match=rf"no longer what its text for signing says \({fields}\)"):

@@ -116,19 +116,22 @@ def world() -> FakeWorld:
 
 
 def test_records_reencrypted_are_those_of_the_walk_and_of_the_sweeps(world: FakeWorld) -> None:
-    (rotation,) = world.ledger.rotations()
+    rotation = world.ledger.current()
+    assert rotation is not None
     assert records_reencrypted(rotation) == 43
 
 
 def test_the_seeds_row_is_completed_with_rows_and_time(world: FakeWorld) -> None:
-    (rotation,) = world.ledger.rotations()
+    rotation = world.ledger.current()
+    assert rotation is not None
     facts = complete_rotation_audit(world.pipeline, rotation, world.report)
     assert world.ledger.state.seed_rows[rotation.id] == (43, START)
     assert (facts["old_key_version"], facts["new_key_version"], facts["records_reencrypted"]) == ("v1", "v2", 43)
 
 
 def test_a_broken_chain_completes_nothing(world: FakeWorld) -> None:
-    (rotation,) = world.ledger.rotations()
+    rotation = world.ledger.current()
+    assert rotation is not None
     del world.ledger.state.events[1]
     with pytest.raises(AuditError, match="event 2 was removed"):
         complete_rotation_audit(world.pipeline, rotation, world.report)
@@ -136,7 +139,8 @@ def test_a_broken_chain_completes_nothing(world: FakeWorld) -> None:
 
 
 def test_the_report_names_keys_by_fingerprint_and_anchors_the_audit(world: FakeWorld) -> None:
-    (rotation,) = world.ledger.rotations()
+    rotation = world.ledger.current()
+    assert rotation is not None
     head = world.ledger.head()
     told = report_compliance(world.pipeline, rotation, world.report)
     assert told["from"] == {"version": "v1", "fingerprint": world.keys.get(rotation.source).fingerprint}

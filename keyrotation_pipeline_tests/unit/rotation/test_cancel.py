@@ -6,7 +6,7 @@ import pytest
 
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, Step, StepRecord
+from keyrotation_pipeline.model.request import RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.requests.opening import cancel
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, made_key, request
@@ -21,7 +21,7 @@ def test_cancelling_withdraws_the_new_key_and_burns_its_version(world: FakeWorld
     rotation = request(world)
     made_key(world)
     cancel(world.pipeline, rotation)
-    assert world.ledger.rotation(rotation.id).status is RotationStatus.CANCELLED
+    assert world.ledger.walk(rotation.id).status is RequestStatus.CANCELLED
     assert world.keys.versions() == (V1,)
     assert world.keys.archived() == (V2,)
     assert world.ledger.state.keys[V2].state is KeyState.ARCHIVED
@@ -45,7 +45,7 @@ def test_cancelling_again_after_a_crash_at_any_change_ends_the_same(world: FakeW
     rotation = request(world)
     made_key(world)
     deaths = 0
-    while world.ledger.rotation(rotation.id).status is not RotationStatus.CANCELLED:
+    while world.ledger.walk(rotation.id).status is not RequestStatus.CANCELLED:
         world.journal.die_at = len(world.journal.entries) + deaths
         try:
             cancel(world.pipeline, rotation)
@@ -57,19 +57,19 @@ def test_cancelling_again_after_a_crash_at_any_change_ends_the_same(world: FakeW
     assert (world.keys.versions(), world.ledger.state.keys[V2].state) == ((V1,), KeyState.ARCHIVED)
 
 
-def promoted_step(world: FakeWorld, rotation: Rotation) -> None:
+def promoted_step(world: FakeWorld, rotation: Walk) -> None:
     world.ledger.finish_step(rotation.id, StepRecord(Step.PRIMARY_KEY_ROLLOUT, None, None, START, {}))
 
 
-def promoted_store(world: FakeWorld, rotation: Rotation) -> None:
+def promoted_store(world: FakeWorld, rotation: Walk) -> None:
     world.keys.primary_version = V2
 
 
-def promoted_xid(world: FakeWorld, rotation: Rotation) -> None:
+def promoted_xid(world: FakeWorld, rotation: Walk) -> None:
     world.ledger.set_promotion(rotation.id, 4711)
 
 
-def values_written(world: FakeWorld, rotation: Rotation) -> None:
+def values_written(world: FakeWorld, rotation: Walk) -> None:
     world.database.rows["clients"][0]["email"] = "v2:early"
 
 
@@ -83,7 +83,7 @@ def values_written(world: FakeWorld, rotation: Rotation) -> None:
     ],
 )
 def test_nothing_is_cancelled_once_something_may_be_written_under_the_new_key(
-    world: FakeWorld, happened: Callable[[FakeWorld, Rotation], None], sentence: str
+    world: FakeWorld, happened: Callable[[FakeWorld, Walk], None], sentence: str
 ) -> None:
     rotation = request(world)
     made_key(world)
@@ -101,6 +101,6 @@ def test_nothing_is_cancelled_while_one_of_its_steps_runs(world: FakeWorld) -> N
 
 def test_a_finished_rotation_is_not_cancelled(world: FakeWorld) -> None:
     rotation = request(world)
-    world.ledger.set_status(rotation.id, RotationStatus.FINISHED)
+    world.ledger.set_status(rotation.id, RequestStatus.FINISHED)
     with pytest.raises(RequestError, match="is finished"):
         cancel(world.pipeline, rotation)

@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.opening import cancel
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, ProcessKilled
@@ -23,7 +23,7 @@ def world() -> FakeWorld:
     return world
 
 
-def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> list[Step]:
+def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:
     return [record.step for record in performing.run(world.pipeline, rotation.id, world.report, through)]
 
 
@@ -32,11 +32,11 @@ def wait_until_past(world: FakeWorld) -> None:
     world.signatures.signed_at = world.clock.at
 
 
-def continued(world: FakeWorld) -> Rotation:
+def continued(world: FakeWorld) -> Walk:
     rotation = request(world)
     for officer in (ADA, BEN):
         sign(world, rotation, officer)
-    return world.ledger.rotation(rotation.id)
+    return world.ledger.walk(rotation.id)
 
 
 AFTER_PROMOTION = WALK[WALK.index(Step.PRIMARY_KEY_ROLLOUT) : -1]
@@ -52,8 +52,8 @@ def test_a_rotation_past_its_dates_is_taken_over_where_it_stands(world: FakeWorl
     successor = continued(world)
     assert (successor.source, successor.target, successor.supersedes) == (V1, V2, stuck.id)
     run(world, successor)
-    assert world.ledger.rotation(stuck.id).status is RotationStatus.CANCELLED
-    assert world.ledger.rotation(successor.id).status is RotationStatus.FINISHED
+    assert world.ledger.walk(stuck.id).status is RequestStatus.CANCELLED
+    assert world.ledger.walk(successor.id).status is RequestStatus.FINISHED
     assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
     assert world.ledger.state.keys[V1].state is KeyState.ARCHIVED
     assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
@@ -66,7 +66,7 @@ def test_rows_are_taken_over_and_the_proof_is_not(world: FakeWorld) -> None:
     wait_until_past(world)
     successor = continued(world)
     run(world, successor, Step.ZERO_OLD_ROWS_PROOF)
-    former, now = world.ledger.rotation(stuck.id), world.ledger.rotation(successor.id)
+    former, now = world.ledger.walk(stuck.id), world.ledger.walk(successor.id)
     assert now.done(Step.ROWS) == former.done(Step.ROWS)
     assert now.done(Step.ZERO_OLD_ROWS_PROOF) != former.done(Step.ZERO_OLD_ROWS_PROOF)
     assert now.promotion_xid == former.promotion_xid
@@ -90,7 +90,7 @@ def test_a_promotion_that_was_killed_half_way_is_taken_over_twice(world: FakeWor
     assert (world.keys.primary(), world.keys.archived()) == (V2, (V1,))
 
 
-def next_step_fails(world: FakeWorld, rotation: Rotation) -> None:
+def next_step_fails(world: FakeWorld, rotation: Walk) -> None:
     """Takes over, and no more."""
     for _ in performing.run(world.pipeline, rotation.id, world.report):
         raise ZeroDivisionError
@@ -101,15 +101,15 @@ def test_a_continuation_that_dies_at_any_change_ends_the_same_when_it_is_run_aga
     wait_until_past(world)
     successor = continued(world)
     deaths, allowed = 0, 0
-    while world.ledger.rotation(successor.id).status is not RotationStatus.FINISHED:
+    while world.ledger.walk(successor.id).status is not RequestStatus.FINISHED:
         world.journal.die_at = len(world.journal.entries) + allowed
-        before = world.ledger.rotation(successor.id).steps
+        before = world.ledger.walk(successor.id).steps
         try:
             run(world, successor)
         except ProcessKilled:
             deaths += 1
             world.ledger.locks.clear()
-            allowed = allowed + 1 if world.ledger.rotation(successor.id).steps == before else 0
+            allowed = allowed + 1 if world.ledger.walk(successor.id).steps == before else 0
     world.journal.die_at = None
     assert deaths > len(WALK)
     assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
@@ -162,6 +162,6 @@ def test_a_rollback_past_its_dates_is_taken_over_too(world: FakeWorld) -> None:
     assert (successor.action, successor.target) == ("rollback", V1)
     run(world, successor)
     assert (world.keys.primary(), world.keys.archived()) == (V1, (V2,))
-    record = world.ledger.rotation(successor.id).done(Step.COMPLIANCE_REPORT)
+    record = world.ledger.walk(successor.id).done(Step.COMPLIANCE_REPORT)
     assert record is not None
     assert f"Rotation {rotation.id} (v1 to v2) was given up" in record.facts["post_mortem"]

@@ -9,7 +9,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Rotation, RotationType, Step
+from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.rotation.deploy import roll_out_dual_key, roll_out_primary_key
 from keyrotation_pipeline.rotation.keys import create_key_version
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
@@ -27,9 +27,9 @@ def world() -> FakeWorld:
 
 
 @pytest.fixture
-def rotation(world: FakeWorld) -> Rotation:
+def rotation(world: FakeWorld) -> Walk:
     started = replace(rotation_of(world, V2, V3), promotion_xid=None)
-    world.ledger.state.rotations[started.id] = started
+    world.ledger.state.requests[started.id] = started
     return started
 
 
@@ -63,19 +63,19 @@ def states(world: FakeWorld) -> dict[str, str]:
 # --- reading first --------------------------------------------------------------------------------------------------
 
 
-def test_the_dual_key_rollout_ends_when_every_instance_reads_the_new_key(world: FakeWorld, rotation: Rotation) -> None:
+def test_the_dual_key_rollout_ends_when_every_instance_reads_the_new_key(world: FakeWorld, rotation: Walk) -> None:
     facts = roll_out_dual_key(world.pipeline, rotation, world.report)
     assert facts == {"version": "v3", "instances": 2, "names": ["web_1", "web_2"]}
     assert world.keys.primary() == V2
 
 
-def test_one_instance_that_does_not_read_the_new_key_holds_the_rollout(world: FakeWorld, rotation: Rotation) -> None:
+def test_one_instance_that_does_not_read_the_new_key_holds_the_rollout(world: FakeWorld, rotation: Walk) -> None:
     world.rollout.running = (*world.rollout.running, Instance("old-pod", (V1, V2), V2, START))
     with pytest.raises(BlockedError, match="read v3: old-pod lag"):
         roll_out_dual_key(world.pipeline, rotation, world.report)
 
 
-def test_no_instance_at_all_is_recorded_and_said(world: FakeWorld, rotation: Rotation) -> None:
+def test_no_instance_at_all_is_recorded_and_said(world: FakeWorld, rotation: Walk) -> None:
     world.rollout.running = ()
     facts = roll_out_dual_key(world.pipeline, rotation, world.report)
     assert facts["instances"] == 0
@@ -88,7 +88,7 @@ ROLLOUTS = pytest.mark.parametrize("roll_out", [roll_out_dual_key, roll_out_prim
 
 @ROLLOUTS
 def test_a_value_under_the_new_key_before_promotion_stops_the_rotation(
-    world: FakeWorld, rotation: Rotation, roll_out: object
+    world: FakeWorld, rotation: Walk, roll_out: object
 ) -> None:
     world.database.rows["visits"] = [{"first_name": "v2:x", "email": "v3:early"}, {"email": "v3:early"}]
     with pytest.raises(BlockedError, match="v3 value seen before promotion: table visits holds 2 in email; "):
@@ -99,7 +99,7 @@ def test_a_value_under_the_new_key_before_promotion_stops_the_rotation(
 
 @ROLLOUTS
 def test_an_instance_that_writes_under_the_new_key_before_promotion_stops_the_rotation(
-    world: FakeWorld, rotation: Rotation, roll_out: object
+    world: FakeWorld, rotation: Walk, roll_out: object
 ) -> None:
     seen(world, web_1=V2, web_2=V3)
     with pytest.raises(BlockedError, match="instance web_2 writes under v3 before its promotion"):
@@ -111,7 +111,7 @@ def test_an_instance_that_writes_under_the_new_key_before_promotion_stops_the_ro
 
 
 def test_promotion_is_announced_before_and_recorded_after_and_its_transaction_comes_last(
-    world: FakeWorld, rotation: Rotation
+    world: FakeWorld, rotation: Walk
 ) -> None:
     follow_the_store(world)
     facts = roll_out_primary_key(world.pipeline, rotation, world.report)
@@ -125,18 +125,18 @@ def test_promotion_is_announced_before_and_recorded_after_and_its_transaction_co
         "event promotion",
     ]
     assert states(world) == {"v1": "deactivated", "v2": "deactivated", "v3": "active"}
-    assert world.ledger.rotation(rotation.id).promotion_xid == world.database.xid
+    assert world.ledger.walk(rotation.id).promotion_xid == world.database.xid
     assert facts == {"primary": "v3", "instances": 1, "names": ["web_1"]}
 
 
-def test_an_emergency_leaves_the_old_key_compromised(world: FakeWorld, rotation: Rotation) -> None:
+def test_an_emergency_leaves_the_old_key_compromised(world: FakeWorld, rotation: Walk) -> None:
     follow_the_store(world)
     roll_out_primary_key(world.pipeline, replace(rotation, type=RotationType.EMERGENCY), world.report)
     assert states(world) == {"v1": "deactivated", "v2": "compromised", "v3": "active"}
 
 
 def test_an_instance_that_started_since_and_does_not_read_the_new_key_stops_the_promotion(
-    world: FakeWorld, rotation: Rotation
+    world: FakeWorld, rotation: Walk
 ) -> None:
     roll_out_dual_key(world.pipeline, rotation, world.report)
     world.rollout.running = (*world.rollout.running, Instance("late-pod", (V1, V2), V2, START))
@@ -146,22 +146,20 @@ def test_an_instance_that_started_since_and_does_not_read_the_new_key_stops_the_
 
 
 def test_while_an_instance_still_writes_under_the_old_key_the_promotion_has_no_transaction(
-    world: FakeWorld, rotation: Rotation
+    world: FakeWorld, rotation: Walk
 ) -> None:
     with pytest.raises(BlockedError, match="write v3: web_1, web_2 lag"):
         roll_out_primary_key(world.pipeline, rotation, world.report)
     assert world.keys.primary() == V3
-    assert world.ledger.rotation(rotation.id).promotion_xid is None
+    assert world.ledger.walk(rotation.id).promotion_xid is None
     seen(world, web_1=V3, web_2=V3)
     world.database.rows["clients"][0]["email"] = "v3:written since"
     roll_out_primary_key(world.pipeline, rotation, world.report)
-    assert world.ledger.rotation(rotation.id).promotion_xid is not None
+    assert world.ledger.walk(rotation.id).promotion_xid is not None
 
 
 @pytest.mark.parametrize("changes", range(7))
-def test_a_promotion_ends_the_same_wherever_the_process_dies(
-    world: FakeWorld, rotation: Rotation, changes: int
-) -> None:
+def test_a_promotion_ends_the_same_wherever_the_process_dies(world: FakeWorld, rotation: Walk, changes: int) -> None:
     follow_the_store(world)
     world.journal.die_at = changes
     with pytest.raises(ProcessKilled):
@@ -169,23 +167,23 @@ def test_a_promotion_ends_the_same_wherever_the_process_dies(
     world.journal.die_at = None
     if world.keys.primary() == V3:
         world.database.rows["clients"][0]["email"] = "v3:written since"
-    roll_out_primary_key(world.pipeline, world.ledger.rotation(rotation.id), world.report)
+    roll_out_primary_key(world.pipeline, world.ledger.walk(rotation.id), world.report)
     assert states(world) == {"v1": "deactivated", "v2": "deactivated", "v3": "active"}
     assert world.keys.primary() == V3
-    assert world.ledger.rotation(rotation.id).promotion_xid is not None
+    assert world.ledger.walk(rotation.id).promotion_xid is not None
     assert world.ledger.event_names().count("primary_changed") == 1
 
 
-def test_a_promotion_again_is_no_change(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_promotion_again_is_no_change(world: FakeWorld, rotation: Walk) -> None:
     follow_the_store(world)
     roll_out_primary_key(world.pipeline, rotation, world.report)
     entries = list(world.journal.entries)
-    roll_out_primary_key(world.pipeline, world.ledger.rotation(rotation.id), world.report)
+    roll_out_primary_key(world.pipeline, world.ledger.walk(rotation.id), world.report)
     assert [each for each in world.journal.entries[len(entries) :] if each != "commit"] == []
 
 
 @pytest.mark.parametrize("promoted", [False, True], ids=["before promotion", "after a crash in it"])
-def test_a_compromised_key_never_becomes_the_primary(world: FakeWorld, rotation: Rotation, promoted: bool) -> None:
+def test_a_compromised_key_never_becomes_the_primary(world: FakeWorld, rotation: Walk, promoted: bool) -> None:
     if promoted:
         world.journal.die_at = 2
         with pytest.raises(ProcessKilled):
@@ -197,9 +195,7 @@ def test_a_compromised_key_never_becomes_the_primary(world: FakeWorld, rotation:
     assert states(world)["v3"] == KeyState.COMPROMISED
 
 
-def test_a_primary_that_somebody_else_named_is_not_taken_for_our_promotion(
-    world: FakeWorld, rotation: Rotation
-) -> None:
+def test_a_primary_that_somebody_else_named_is_not_taken_for_our_promotion(world: FakeWorld, rotation: Walk) -> None:
     world.keys.primary_version = V3
     seen(world, web_1=V3)
     with pytest.raises(BlockedError, match=r"names v3 as the primary, but rotation .* starts from v2"):
@@ -207,28 +203,28 @@ def test_a_primary_that_somebody_else_named_is_not_taken_for_our_promotion(
     assert states(world)["v3"] == KeyState.PRE_ACTIVATION
 
 
-def test_the_intent_of_another_rotation_is_not_taken_for_ours(world: FakeWorld, rotation: Rotation) -> None:
+def test_the_intent_of_another_rotation_is_not_taken_for_ours(world: FakeWorld, rotation: Walk) -> None:
     world.ledger.append("primary_change_intended", {"from": "v2", "to": "v3"}, "ab" * 16)
     world.keys.primary_version = V3
     with pytest.raises(BlockedError, match="names v3 as the primary"):
         roll_out_primary_key(world.pipeline, rotation, world.report)
 
 
-def test_a_key_without_a_backup_is_not_promoted(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_key_without_a_backup_is_not_promoted(world: FakeWorld, rotation: Walk) -> None:
     del world.vault.backups[V3]
     with pytest.raises(BackupError, match=r"key v3 .* has no intact backup"):
         roll_out_primary_key(world.pipeline, rotation, world.report)
     assert world.keys.primary() == V2
 
 
-def test_a_key_that_is_not_the_registered_one_is_not_promoted(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_key_that_is_not_the_registered_one_is_not_promoted(world: FakeWorld, rotation: Walk) -> None:
     world.keys.live[V3] = KeyMaterial.generate()
     with pytest.raises(BlockedError, match="holds another v3 than the ledger"):
         roll_out_primary_key(world.pipeline, rotation, world.report)
     assert world.keys.primary() == V2
 
 
-def test_a_key_that_is_not_registered_is_not_promoted(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_key_that_is_not_registered_is_not_promoted(world: FakeWorld, rotation: Walk) -> None:
     del world.ledger.state.keys[V3]
     with pytest.raises(BlockedError, match="v3 is not registered"):
         roll_out_primary_key(world.pipeline, rotation, world.report)

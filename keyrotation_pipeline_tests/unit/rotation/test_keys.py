@@ -9,7 +9,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Rotation
+from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.rotation.keys import create_key_version, import_keys
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
 
@@ -23,7 +23,7 @@ def world() -> FakeWorld:
 
 
 @pytest.fixture
-def rotation(world: FakeWorld) -> Rotation:
+def rotation(world: FakeWorld) -> Walk:
     return replace(rotation_of(world, V2, V3), promotion_xid=None)
 
 
@@ -49,7 +49,7 @@ def fingerprints(world: FakeWorld) -> dict[str, str]:
 # --- a new key ------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_is_announced_stored_backed_up_and_registered_in_this_order(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_key_is_announced_stored_backed_up_and_registered_in_this_order(world: FakeWorld, rotation: Walk) -> None:
     create_key_version(world.pipeline, rotation, world.report)
     assert world.journal.entries == [
         "event key_creation_intended",
@@ -60,7 +60,7 @@ def test_a_key_is_announced_stored_backed_up_and_registered_in_this_order(world:
     ]
 
 
-def test_a_new_key_is_live_but_not_the_primary(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_new_key_is_live_but_not_the_primary(world: FakeWorld, rotation: Walk) -> None:
     facts = create_key_version(world.pipeline, rotation, world.report)
     assert states(world)["v3"] == KeyState.PRE_ACTIVATION
     assert world.keys.primary() == V2
@@ -68,7 +68,7 @@ def test_a_new_key_is_live_but_not_the_primary(world: FakeWorld, rotation: Rotat
     assert facts["backup"] == world.vault.backups[V3].name
 
 
-def test_the_intent_holds_the_fingerprint_and_no_event_the_key(world: FakeWorld, rotation: Rotation) -> None:
+def test_the_intent_holds_the_fingerprint_and_no_event_the_key(world: FakeWorld, rotation: Walk) -> None:
     create_key_version(world.pipeline, rotation, world.report)
     material = world.keys.get(V3)
     assert world.ledger.facts_of("key_creation_intended") == {"version": "v3", "fingerprint": material.fingerprint}
@@ -87,7 +87,7 @@ def test_two_rotations_make_two_keys() -> None:
 
 
 @pytest.mark.parametrize("changes", range(6))
-def test_a_key_is_made_once_wherever_the_process_dies(world: FakeWorld, rotation: Rotation, changes: int) -> None:
+def test_a_key_is_made_once_wherever_the_process_dies(world: FakeWorld, rotation: Walk, changes: int) -> None:
     world.journal.die_at = changes
     died = False
     try:
@@ -104,21 +104,21 @@ def test_a_key_is_made_once_wherever_the_process_dies(world: FakeWorld, rotation
     assert world.vault.backups[V3].fingerprint == facts["fingerprint"]
 
 
-def test_again_is_no_change(world: FakeWorld, rotation: Rotation) -> None:
+def test_again_is_no_change(world: FakeWorld, rotation: Walk) -> None:
     facts = create_key_version(world.pipeline, rotation, world.report)
     entries = list(world.journal.entries)
     assert create_key_version(world.pipeline, rotation, world.report) == facts
     assert world.journal.entries == entries
 
 
-def test_a_lost_backup_is_made_again(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_lost_backup_is_made_again(world: FakeWorld, rotation: Walk) -> None:
     create_key_version(world.pipeline, rotation, world.report)
     del world.vault.backups[V3]
     create_key_version(world.pipeline, rotation, world.report)
     assert world.vault.backups[V3].fingerprint == fingerprints(world)["v3"]
 
 
-def test_a_key_that_nobody_announced_is_refused(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_key_that_nobody_announced_is_refused(world: FakeWorld, rotation: Walk) -> None:
     world.keys.live[V3] = KeyMaterial.generate()
     with pytest.raises(KeyStoreError, match=r"holds a v3 .* that was not made here"):
         create_key_version(world.pipeline, rotation, world.report)
@@ -126,7 +126,7 @@ def test_a_key_that_nobody_announced_is_refused(world: FakeWorld, rotation: Rota
     assert V3 not in world.vault.backups
 
 
-def test_a_key_that_was_exchanged_after_it_was_announced_is_refused(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_key_that_was_exchanged_after_it_was_announced_is_refused(world: FakeWorld, rotation: Walk) -> None:
     world.journal.die_at = 2
     with pytest.raises(ProcessKilled):
         create_key_version(world.pipeline, rotation, world.report)
@@ -136,16 +136,14 @@ def test_a_key_that_was_exchanged_after_it_was_announced_is_refused(world: FakeW
         create_key_version(world.pipeline, rotation, world.report)
 
 
-def test_a_registered_key_that_was_exchanged_is_refused(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_registered_key_that_was_exchanged_is_refused(world: FakeWorld, rotation: Walk) -> None:
     create_key_version(world.pipeline, rotation, world.report)
     world.keys.live[V3] = KeyMaterial.generate()
     with pytest.raises(KeyStoreError, match="was not made here"):
         create_key_version(world.pipeline, rotation, world.report)
 
 
-def test_a_registered_key_that_the_store_lost_is_never_replaced_by_a_new_one(
-    world: FakeWorld, rotation: Rotation
-) -> None:
+def test_a_registered_key_that_the_store_lost_is_never_replaced_by_a_new_one(world: FakeWorld, rotation: Walk) -> None:
     create_key_version(world.pipeline, rotation, world.report)
     del world.keys.live[V3]
     with pytest.raises(KeyStoreError, match="v3 is registered but not in the key store; put it back"):
@@ -153,7 +151,7 @@ def test_a_registered_key_that_the_store_lost_is_never_replaced_by_a_new_one(
     assert V3 not in world.keys.live
 
 
-def test_a_version_in_the_archive_is_never_used_again(world: FakeWorld, rotation: Rotation) -> None:
+def test_a_version_in_the_archive_is_never_used_again(world: FakeWorld, rotation: Walk) -> None:
     world.keys.shelf[V3] = KeyMaterial.generate()
     with pytest.raises(KeyStoreError, match="holds v3 in its archive"):
         create_key_version(world.pipeline, rotation, world.report)
@@ -161,7 +159,7 @@ def test_a_version_in_the_archive_is_never_used_again(world: FakeWorld, rotation
 
 @pytest.mark.parametrize("state", [each for each in KeyState if each is not KeyState.PRE_ACTIVATION])
 def test_a_version_that_is_past_its_beginning_is_never_made_again(
-    world: FakeWorld, rotation: Rotation, state: KeyState
+    world: FakeWorld, rotation: Walk, state: KeyState
 ) -> None:
     create_key_version(world.pipeline, rotation, world.report)
     world.ledger.state.keys[V3] = replace(world.ledger.state.keys[V3], state=state)
@@ -171,7 +169,7 @@ def test_a_version_that_is_past_its_beginning_is_never_made_again(
 
 @pytest.mark.parametrize("where", ["live", "archived", "registered"])
 def test_a_random_key_that_was_there_before_is_refused(
-    world: FakeWorld, rotation: Rotation, monkeypatch: pytest.MonkeyPatch, where: str
+    world: FakeWorld, rotation: Walk, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     known = KeyMaterial(world.keys.get(V1).raw)
     if where == "archived":
@@ -186,7 +184,7 @@ def test_a_random_key_that_was_there_before_is_refused(
 
 
 def test_a_store_that_reads_back_another_key_stops_before_the_backup(
-    world: FakeWorld, rotation: Rotation, monkeypatch: pytest.MonkeyPatch
+    world: FakeWorld, rotation: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = world.keys.get
     monkeypatch.setattr(world.keys, "get", lambda version: KeyMaterial.generate() if version == V3 else real(version))
@@ -197,7 +195,7 @@ def test_a_store_that_reads_back_another_key_stops_before_the_backup(
 
 
 def test_a_vault_that_keeps_nothing_stops_before_the_registration(
-    world: FakeWorld, rotation: Rotation, monkeypatch: pytest.MonkeyPatch
+    world: FakeWorld, rotation: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(world.vault, "key_backup", lambda _version, _fingerprint: None)
     with pytest.raises(BackupError, match=r"v3 .* has no intact backup"):
@@ -206,7 +204,7 @@ def test_a_vault_that_keeps_nothing_stops_before_the_registration(
 
 
 def test_the_backup_anchors_the_audit_with_the_intent_in_it(
-    world: FakeWorld, rotation: Rotation, monkeypatch: pytest.MonkeyPatch
+    world: FakeWorld, rotation: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     anchors: list[AuditHead] = []
     real = world.vault.store_key

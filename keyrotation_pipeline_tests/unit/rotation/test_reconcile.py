@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.opening import cancel
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
@@ -31,7 +31,7 @@ def world() -> FakeWorld:
     return world
 
 
-def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> None:
+def run(world: FakeWorld, rotation: Request, through: Step | None = None) -> None:
     for _ in performing.run(world.pipeline, rotation.id, world.report, through):
         pass
 
@@ -55,7 +55,7 @@ class Dump:
         )
 
 
-def restored_after_a_rotation(world: FakeWorld, dumped_after: Step | None) -> Rotation:
+def restored_after_a_rotation(world: FakeWorld, dumped_after: Step | None) -> Walk:
     """v1 → v2 to its end, then the database as it was after one of the steps; None: before the request."""
     dump = Dump.of(world)
     rotation = approved(world)
@@ -67,11 +67,11 @@ def restored_after_a_rotation(world: FakeWorld, dumped_after: Step | None) -> Ro
     return rotation
 
 
-def signed(world: FakeWorld) -> Rotation:
+def signed(world: FakeWorld) -> Request:
     opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
     for officer in (ADA, BEN):
         sign(world, opened, officer)
-    return world.ledger.rotation(opened.id)
+    return world.ledger.request(opened.id)
 
 
 def reconciled(world: FakeWorld) -> Plan:
@@ -91,15 +91,15 @@ def test_no_crash_of_a_walk_is_taken_for_a_restored_database(world: FakeWorld, u
         for officer in (ADA, BEN):
             sign(world, rotation, officer)
     allowed = deaths = 0
-    while world.ledger.rotation(rotation.id).status is not RotationStatus.FINISHED:
+    while world.ledger.walk(rotation.id).status is not RequestStatus.FINISHED:
         world.journal.die_at = len(world.journal.entries) + allowed
-        before = world.ledger.rotation(rotation.id).steps
+        before = world.ledger.walk(rotation.id).steps
         try:
             run(world, rotation)
         except ProcessKilled:
             deaths += 1
             world.ledger.locks.clear()
-            allowed = allowed + 1 if world.ledger.rotation(rotation.id).steps == before else 0
+            allowed = allowed + 1 if world.ledger.walk(rotation.id).steps == before else 0
         assert divergence(world.pipeline).findings == ()
     assert deaths > len(WALK)
 
@@ -127,7 +127,7 @@ def test_the_key_store_alone_gives_it_away_until_the_old_key_is_retired(
     assert divergence(world.pipeline)
 
 
-def attempts(world: FakeWorld, rotation: Rotation, dumped_after: Step | None) -> Iterator[Callable[[], object]]:
+def attempts(world: FakeWorld, rotation: Walk, dumped_after: Step | None) -> Iterator[Callable[[], object]]:
     if dumped_after is None:
         world.keys.primary_version = V1  # nearer to unnoticed
         yield lambda: request(world)
@@ -174,7 +174,7 @@ def test_a_reconciliation_that_dies_at_any_change_ends_the_same_when_it_is_run_a
     restored_after_a_rotation(world, dumped_after)
     world.database.rows["clients"].append(dict(NEW))
     opened, deaths = signed(world), 0
-    while world.ledger.rotation(opened.id).status is not RotationStatus.FINISHED:
+    while world.ledger.request(opened.id).status is not RequestStatus.FINISHED:
         world.journal.die_at = len(world.journal.entries) + deaths
         try:
             reconcile(world.pipeline, opened)
@@ -193,7 +193,7 @@ def test_officers_sign_the_states_that_are_set_and_the_anchor_that_is_given_up(w
     opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
     text = world.ledger.approval_text(opened.id).decode()
     assert kept is not None
-    assert "Action: policy\n" in text
+    assert "Action: reconcile\n" in text
     assert "primary v2, live v1, v2; states v1 deactivated, v2 active; " in text
     assert f"end {rotation.id}; accept that event {kept.seq} {kept.hash} is not in the audit" in text
 
@@ -224,8 +224,9 @@ def test_a_request_to_reconcile_is_withdrawn_without_touching_a_key(world: FakeW
 
 def test_a_request_to_reconcile_is_no_rotation(world: FakeWorld) -> None:
     restored_after_a_rotation(world, None)
-    with pytest.raises(BlockedError, match="is no rotation"):
-        run(world, signed(world))
+    opened = signed(world)
+    with pytest.raises(RequestError, match="is no rotation"):
+        run(world, opened)
 
 
 def test_a_key_that_rows_need_and_nobody_has_is_put_back_first(world: FakeWorld) -> None:

@@ -30,7 +30,7 @@ def test_a_request_names_the_primary_the_next_version_and_the_audits_head(world:
     assert (rotation.source, rotation.target, rotation.type) == (V1, V2, RotationType.ROUTINE)
     assert rotation.source_fingerprint == world.keys.get(V1).fingerprint
     assert rotation.audit_head == (head.seq, head.hash)
-    assert world.ledger.rotation(rotation.id) == rotation
+    assert world.ledger.walk(rotation.id) == rotation
     assert f"Audit head: {head.seq} {head.hash}\n".encode() in world.ledger.approval_text(rotation.id)
 
 
@@ -125,7 +125,7 @@ def test_what_officers_could_misread_or_never_keep_is_refused(
 ) -> None:
     with pytest.raises(error, match=sentence):
         request(world, **given)
-    assert world.ledger.rotations() == ()
+    assert world.ledger.requests() == ()
 
 
 def test_a_second_request_is_refused_and_names_the_first(world: FakeWorld) -> None:

@@ -18,7 +18,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Rotation, Step, StepRecord
+from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import retire
@@ -46,7 +46,7 @@ class Authority:
         self.asked_at_depth: list[int] = []
         self.refuses = False
 
-    def require(self, pipeline: Pipeline, rotation: Rotation) -> None:  # noqa: ARG002 - as the real one
+    def require(self, pipeline: Pipeline, rotation: Walk) -> None:  # noqa: ARG002 - as the real one
         self.asked_at_depth.append(pipeline.ledger.depth)  # type: ignore[attr-defined]
         if self.refuses:
             raise ApprovalError("a signature has expired; have another officer sign")
@@ -67,15 +67,16 @@ def world(authority: Authority) -> FakeWorld:
     return made
 
 
-def proven(world: FakeWorld) -> Rotation:
+def proven(world: FakeWorld) -> Walk:
     rotation = rotation_of(world)
     facts = prove_zero_old_rows(world.pipeline, rotation, world.report)
     world.ledger.finish_step(rotation.id, StepRecord(Step.ZERO_OLD_ROWS_PROOF, None, None, START, facts))
-    return world.ledger.rotation(rotation.id)
+    return world.ledger.walk(rotation.id)
 
 
 def retire_now(world: FakeWorld) -> dict[str, object]:
-    rotation = world.ledger.rotations()[0]
+    rotation = world.ledger.current()
+    assert rotation is not None
     return dict(retire.retire_key(world.pipeline, rotation, world.report))
 
 
@@ -142,8 +143,9 @@ def snapshot_that_stays(world: FakeWorld, authority: Authority) -> None:
 
 
 def no_proof(world: FakeWorld, authority: Authority) -> None:
-    rotation = world.ledger.rotations()[0]
-    world.ledger.state.rotations[rotation.id] = replace(rotation, steps=())
+    rotation = world.ledger.current()
+    assert rotation is not None
+    world.ledger.state.requests[rotation.id] = replace(rotation, steps=())
 
 
 def quarantined_value(world: FakeWorld, authority: Authority) -> None:

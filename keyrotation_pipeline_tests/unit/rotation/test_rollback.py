@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.cryptoperiod import activated_at
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.opening import cancel
 from keyrotation_pipeline.requests.pausing import pause, resume
@@ -31,31 +31,31 @@ def world() -> FakeWorld:
     return world
 
 
-def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> list[Step]:
+def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:
     return [record.step for record in performing.run(world.pipeline, rotation.id, world.report, through)]
 
 
-def rotated(world: FakeWorld, through: Step) -> Rotation:
+def rotated(world: FakeWorld, through: Step) -> Walk:
     """A rotation up to one of its steps; once v2 is the primary, the application has written under it."""
     rotation = approved(world)
     run(world, rotation, through)
     if WALK.index(through) >= PROMOTED:
         world.database.rows["clients"].append({"first_name": "v2:New", "email": "v2:new@example.org"})
-    return world.ledger.rotation(rotation.id)
+    return world.ledger.walk(rotation.id)
 
 
-def opened(world: FakeWorld, rotation: Rotation) -> Rotation:
+def opened(world: FakeWorld, rotation: Walk) -> Walk:
     return rollback.open_rollback(world.pipeline, rotation, reason="reports are slow", requested_by="dba@clinic")
 
 
-def signed(world: FakeWorld, rotation: Rotation) -> Rotation:
+def signed(world: FakeWorld, rotation: Walk) -> Walk:
     undoing = opened(world, rotation)
     for officer in (ADA, BEN):
         sign(world, undoing, officer)
-    return world.ledger.rotation(undoing.id)
+    return world.ledger.walk(undoing.id)
 
 
-def assert_rolled_back(world: FakeWorld, undoing: Rotation, *, new_rows: bool) -> None:
+def assert_rolled_back(world: FakeWorld, undoing: Walk, *, new_rows: bool) -> None:
     rows = [{"first_name": "v1:Zoe", "email": "v1:zoe@example.org"}]
     if new_rows:
         rows.append({"first_name": "v1:New", "email": "v1:new@example.org"})
@@ -66,7 +66,7 @@ def assert_rolled_back(world: FakeWorld, undoing: Rotation, *, new_rows: bool) -
         V2: KeyState.ARCHIVED,
     }
     assert world.database.fence_state == {"clients": (V2,)}
-    assert world.ledger.rotation(undoing.id).status is RotationStatus.FINISHED
+    assert world.ledger.walk(undoing.id).status is RequestStatus.FINISHED
     assert world.ledger.current() is world.ledger.waiting() is None
     verify_audit(world.ledger)
 
@@ -79,23 +79,23 @@ def test_a_rollback_from_any_phase_ends_under_the_former_key_with_every_write_ke
     undoing = signed(world, rotation)
     assert list(dict.fromkeys(run(world, undoing))) == list(WALK)
     assert_rolled_back(world, undoing, new_rows=WALK.index(through) >= PROMOTED)
-    ended = RotationStatus.FINISHED if through is WALK[-1] else RotationStatus.CANCELLED
-    assert world.ledger.rotation(rotation.id).status is ended
+    ended = RequestStatus.FINISHED if through is WALK[-1] else RequestStatus.CANCELLED
+    assert world.ledger.walk(rotation.id).status is ended
 
 
 @pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS, Step.RETIRED_KEY, WALK[-1]])
 def test_a_rollback_that_dies_at_any_change_ends_the_same_when_it_is_run_again(world: FakeWorld, through: Step) -> None:
     undoing = signed(world, rotated(world, through))
     deaths, allowed = 0, 0
-    while world.ledger.rotation(undoing.id).status is not RotationStatus.FINISHED:
+    while world.ledger.walk(undoing.id).status is not RequestStatus.FINISHED:
         world.journal.die_at = len(world.journal.entries) + allowed
-        before = world.ledger.rotation(undoing.id).steps
+        before = world.ledger.walk(undoing.id).steps
         try:
             run(world, undoing)
         except ProcessKilled:
             deaths += 1
             world.ledger.locks.clear()
-            allowed = allowed + 1 if world.ledger.rotation(undoing.id).steps == before else 0
+            allowed = allowed + 1 if world.ledger.walk(undoing.id).steps == before else 0
     world.journal.die_at = None
     assert deaths > 2 * len(WALK)
     assert_rolled_back(world, undoing, new_rows=WALK.index(through) >= PROMOTED)
@@ -129,7 +129,7 @@ def test_the_former_key_does_not_get_younger_by_a_rollback(world: FakeWorld) -> 
     world.clock.at += timedelta(days=5)
     world.signatures.signed_at = world.clock.at
     run(world, signed(world, rotation))
-    assert activated_at(V1, world.ledger.keys(), world.ledger.rotations()) == START
+    assert activated_at(V1, world.ledger.keys(), world.ledger.requests()) == START
 
 
 def test_officers_sign_what_is_undone_and_both_fingerprints(world: FakeWorld) -> None:
@@ -146,12 +146,12 @@ def test_an_opened_rollback_pauses_the_rotation_and_waits_for_two_officers(world
     rotation = rotated(world, Step.ROWS)
     undoing = opened(world, rotation)
     sign(world, undoing, ADA)
-    assert world.ledger.rotation(rotation.id).status is RotationStatus.PAUSED
-    assert superseding.next_up(world.pipeline) == world.ledger.rotation(rotation.id)
+    assert world.ledger.walk(rotation.id).status is RequestStatus.PAUSED
+    assert superseding.next_up(world.pipeline) == world.ledger.walk(rotation.id)
     with pytest.raises(BlockedError, match="1 more approval"):
         run(world, undoing)
     sign(world, undoing, BEN)
-    assert superseding.next_up(world.pipeline) == world.ledger.rotation(undoing.id)
+    assert superseding.next_up(world.pipeline) == world.ledger.walk(undoing.id)
 
 
 def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_goes_on(world: FakeWorld) -> None:
@@ -176,7 +176,7 @@ def test_a_rollback_waits_until_no_step_of_the_rotation_runs(world: FakeWorld) -
     undoing = signed(world, rotation)
     with world.ledger.lock(f"{rotation.id}/rows/clients shard 01"), pytest.raises(BlockedError, match="shard 01"):
         run(world, undoing)
-    assert world.ledger.rotation(rotation.id).status is RotationStatus.PAUSED
+    assert world.ledger.walk(rotation.id).status is RequestStatus.PAUSED
     run(world, undoing)
     assert_rolled_back(world, undoing, new_rows=True)
 
@@ -186,7 +186,7 @@ def test_a_rotation_that_was_resumed_meanwhile_is_stopped_again_and_ended(world:
     undoing = signed(world, rotation)
     resume(world.pipeline, rotation)
     run(world, rotation)
-    assert world.ledger.rotation(rotation.id).status is RotationStatus.FINISHED
+    assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
     run(world, undoing)
     assert_rolled_back(world, undoing, new_rows=True)
 
@@ -278,7 +278,7 @@ def test_the_post_mortem_tells_the_facts_in_the_seeds_form(world: FakeWorld) -> 
     world.ledger.append("blocked", {"sentence": "instance web-1 lags; restart it"}, rotation.id)
     undoing = signed(world, rotation)
     run(world, undoing)
-    record = world.ledger.rotation(undoing.id).done(Step.COMPLIANCE_REPORT)
+    record = world.ledger.walk(undoing.id).done(Step.COMPLIANCE_REPORT)
     assert record is not None
     text = record.facts["post_mortem"]
     assert world.ledger.facts_of(rollback.POST_MORTEM)["text"] == text
@@ -306,7 +306,7 @@ def test_a_request_paused_before_its_start_is_a_request_again(world: FakeWorld) 
     rotation = request(world)
     pause(world.pipeline, rotation)
     resume(world.pipeline, rotation)
-    assert world.ledger.rotation(rotation.id).status is RotationStatus.REQUESTED
+    assert world.ledger.walk(rotation.id).status is RequestStatus.REQUESTED
 
 
 @pytest.mark.parametrize("change", [pause, resume])

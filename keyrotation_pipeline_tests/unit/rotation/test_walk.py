@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotation
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, Rotation, RotationStatus, Step
+from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.conductor import Action
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeWorld, ProcessKilled
@@ -27,15 +27,15 @@ def world() -> FakeWorld:
     return world
 
 
-def run(world: FakeWorld, rotation: Rotation, through: Step | None = None) -> list[Step]:
+def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:
     return [record.step for record in performing.run(world.pipeline, rotation.id, world.report, through)]
 
 
 def test_the_walk_ends_with_every_value_under_the_new_key_and_the_old_one_archived(world: FakeWorld) -> None:
     rotation = approved(world)
     assert list(dict.fromkeys(run(world, rotation))) == list(WALK)
-    finished = world.ledger.rotation(rotation.id)
-    assert (finished.status, finished.blocked_by) == (RotationStatus.FINISHED, None)
+    finished = world.ledger.walk(rotation.id)
+    assert (finished.status, finished.blocked_by) == (RequestStatus.FINISHED, None)
     assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
     assert (world.keys.versions(), world.keys.archived(), world.keys.primary()) == ((V2,), (V1,), V2)
     assert {version: key.state for version, key in world.ledger.state.keys.items()} == {
@@ -50,27 +50,27 @@ def test_the_walk_stops_after_the_step_that_it_is_to_go_through(world: FakeWorld
     rotation = approved(world)
     assert run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)[-1] is Step.PRIMARY_KEY_ROLLOUT
     assert run(world, rotation, Step.PRIMARY_KEY_ROLLOUT) == []
-    assert world.ledger.rotation(rotation.id).status is RotationStatus.RUNNING
+    assert world.ledger.walk(rotation.id).status is RequestStatus.RUNNING
 
 
 def test_a_walk_that_dies_at_any_change_ends_the_same_when_it_is_run_again(world: FakeWorld) -> None:
     rotation = approved(world)
     deaths, allowed = 0, 0
-    while world.ledger.rotation(rotation.id).status is not RotationStatus.FINISHED:
+    while world.ledger.walk(rotation.id).status is not RequestStatus.FINISHED:
         world.journal.die_at = len(world.journal.entries) + allowed
-        before = world.ledger.rotation(rotation.id).steps
+        before = world.ledger.walk(rotation.id).steps
         try:
             run(world, rotation)
         except ProcessKilled:
             deaths += 1
             world.ledger.locks.clear()
             # One change more each time, until the walk got a step further.
-            allowed = allowed + 1 if world.ledger.rotation(rotation.id).steps == before else 0
+            allowed = allowed + 1 if world.ledger.walk(rotation.id).steps == before else 0
     world.journal.die_at = None
     assert deaths > 2 * len(WALK)
     assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
     assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
-    steps = world.ledger.rotation(rotation.id).steps
+    steps = world.ledger.walk(rotation.id).steps
     assert len(steps) == len({(record.step, record.table, record.shard) for record in steps})
     verify_audit(world.ledger)
 
@@ -91,7 +91,7 @@ def test_a_clock_that_jumps_stops_a_walk_with_a_sentence_at_most(world: FakeWorl
     # At each moment the signatures may seem to be from the future, or from before the request.
     jumping = replace(world, pipeline=replace(world.pipeline, clock=JumpingClock(dice=Random(seed))))
     refusals: list[str] = []
-    while world.ledger.rotation(rotation.id).status is not RotationStatus.FINISHED and len(refusals) < 200:
+    while world.ledger.walk(rotation.id).status is not RequestStatus.FINISHED and len(refusals) < 200:
         try:
             run(jumping, rotation)
         except ApprovalError as refusal:
@@ -110,7 +110,7 @@ def test_the_last_step_and_the_end_of_the_rotation_are_recorded_together(world: 
     world.journal.die_at = len(world.journal.entries) + 1
     with pytest.raises(ProcessKilled):
         run(world, rotation)
-    assert world.ledger.rotation(rotation.id).done(WALK[-1]) is None
+    assert world.ledger.walk(rotation.id).done(WALK[-1]) is None
 
 
 @pytest.mark.parametrize("step", WALK[1:])
@@ -138,18 +138,18 @@ def test_a_step_that_is_done_is_given_back_as_recorded(world: FakeWorld) -> None
     assert world.journal.entries == before
 
 
-def one_signature_gone(world: FakeWorld, rotation: Rotation) -> None:
+def one_signature_gone(world: FakeWorld, rotation: Walk) -> None:
     world.ledger.state.signatures[rotation.id].pop()
 
 
-def another_key_store(world: FakeWorld, rotation: Rotation) -> None:
+def another_key_store(world: FakeWorld, rotation: Walk) -> None:
     world.keys.description = "another key store"
 
 
 @pytest.mark.parametrize("step", WALK)
 @pytest.mark.parametrize("change", [one_signature_gone, another_key_store])
 def test_every_step_takes_the_approval_anew(
-    world: FakeWorld, step: Step, change: Callable[[FakeWorld, Rotation], None]
+    world: FakeWorld, step: Step, change: Callable[[FakeWorld, Walk], None]
 ) -> None:
     rotation = approved(world)
     if WALK.index(step):
@@ -159,7 +159,7 @@ def test_every_step_takes_the_approval_anew(
     with pytest.raises(ApprovalError):
         run(world, rotation)
     assert (dict(world.keys.live), world.database.rows["clients"][0], world.ledger.keys()) == before
-    assert world.ledger.rotation(rotation.id).blocked_by is not None
+    assert world.ledger.walk(rotation.id).blocked_by is not None
 
 
 def test_a_walk_without_enough_approvals_says_what_it_waits_for(world: FakeWorld) -> None:
@@ -174,7 +174,7 @@ def test_what_stopped_a_step_is_shown_as_what_blocks_the_rotation(world: FakeWor
     rotation = approved(world)
     with pytest.raises(KeyRotationError, match="web-1") as refused:
         run(world, rotation)
-    assert world.ledger.rotation(rotation.id).blocked_by == str(refused.value)
+    assert world.ledger.walk(rotation.id).blocked_by == str(refused.value)
 
 
 def test_the_seeds_row_is_there_from_the_start(world: FakeWorld) -> None:

@@ -1,14 +1,14 @@
-"""The ledger behind its port: keys, rotations, counts, and the seed's table, each change with its audit event."""
+"""The ledger behind its port: keys, requests, counts, and the seed's table, each change with its audit event."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
-from keyrotation_pipeline.adapters.postgres.ledger.request_records import RotationRecords
+from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
 from keyrotation_pipeline.adapters.postgres.ledger.rows import count_facts, count_of, jsonb
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.progress import ShardProgress
-from keyrotation_pipeline.model.request import RequestAction, Rotation
+from keyrotation_pipeline.model.request import RequestAction, Walk
 
 _SHARDS = """
     SELECT table_name, shard, sum(next_page - first_page)::bigint AS done_pages,
@@ -33,7 +33,7 @@ _ROTATION_AUDIT = """
 """
 
 
-class PostgresLedger(KeyRecords, RotationRecords):
+class PostgresLedger(KeyRecords, RequestRecords):
     """`Ledger` in the schema `keyrotation` of the application's database.
 
     Args (of the constructor, see `LedgerSession`): the control connection, a clock, the actor and the database's
@@ -77,7 +77,7 @@ class PostgresLedger(KeyRecords, RotationRecords):
             if (row := kept.get(str(table.name))) and row["counts"]["columns"] == list(table.columns)
         )
 
-    def write_rotation_audit(self, rotation: Rotation, records_reencrypted: int, completed_at: datetime | None) -> None:
+    def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
         """See `Ledger.write_rotation_audit`; UTC without a zone, as the seed has it; a complete row stays."""
         facts = {"records_reencrypted": records_reencrypted, "completed_at": completed_at}
         row = {

@@ -1,4 +1,4 @@
-"""The ledger's rotations: requests, signatures, finished steps, and where each stands."""
+"""The ledger's requests: requests, signatures, finished steps, and where each stands."""
 
 import re
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from typing import Any
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
-from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, rotation_of, row_of
+from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, request_of, row_of
 from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, StepRecord
+from keyrotation_pipeline.model.request import Request, RequestStatus, StepRecord, Walk
 
 # One statement, so that a rotation and its steps are of the same instant.
 _ROTATIONS = """
@@ -37,49 +37,49 @@ _INSERT = """
 _UNFINISHED = "r.status NOT IN ('cancelled', 'finished') AND r.action IN ('rotate', 'rollback')"
 _WAITING = "r.status = 'requested' AND r.supersedes IS NOT NULL"
 
-_MAY_FOLLOW: Mapping[RotationStatus, frozenset[RotationStatus]] = {
-    RotationStatus.REQUESTED: frozenset({RotationStatus.RUNNING, RotationStatus.PAUSED, RotationStatus.CANCELLED}),
-    RotationStatus.RUNNING: frozenset({RotationStatus.PAUSED, RotationStatus.CANCELLED, RotationStatus.FINISHED}),
-    RotationStatus.PAUSED: frozenset({RotationStatus.REQUESTED, RotationStatus.RUNNING, RotationStatus.CANCELLED}),
-    RotationStatus.CANCELLED: frozenset(),
-    RotationStatus.FINISHED: frozenset(),
+_MAY_FOLLOW: Mapping[RequestStatus, frozenset[RequestStatus]] = {
+    RequestStatus.REQUESTED: frozenset({RequestStatus.RUNNING, RequestStatus.PAUSED, RequestStatus.CANCELLED}),
+    RequestStatus.RUNNING: frozenset({RequestStatus.PAUSED, RequestStatus.CANCELLED, RequestStatus.FINISHED}),
+    RequestStatus.PAUSED: frozenset({RequestStatus.REQUESTED, RequestStatus.RUNNING, RequestStatus.CANCELLED}),
+    RequestStatus.CANCELLED: frozenset(),
+    RequestStatus.FINISHED: frozenset(),
 }
 
 _ID_BEGINNING = re.compile(r"[0-9a-f]{6,32}", re.ASCII)
 
 
-class RotationRecords(AuditChain):
-    """What the ledger knows of rotations."""
+class RequestRecords(AuditChain):
+    """What the ledger knows of requests."""
 
-    def open(self, rotation: Rotation, text: bytes) -> None:
+    def open(self, request: Request, text: bytes) -> None:
         """See `Ledger.open`.
 
         Raises:
             RequestError: another rotation is unfinished, also one that was opened just now by another process.
         """
         facts = {
-            "type": rotation.type,
-            "action": rotation.action,
-            "from": rotation.source,
-            "fingerprint": rotation.source_fingerprint,
-            "to": rotation.target,
-            "requested_by": rotation.requested_by,
-            "reason": rotation.reason,
-            "incident": rotation.incident,
-            "supersedes": rotation.supersedes,
+            "type": request.type,
+            "action": request.action,
+            "from": request.source,
+            "fingerprint": request.source_fingerprint,
+            "to": request.target,
+            "requested_by": request.requested_by,
+            "reason": request.reason,
+            "incident": request.incident,
+            "supersedes": request.supersedes,
             "approval_text": text.decode(),
         }
         try:
             with self.change():
-                self.query(_INSERT, row_of(rotation, text))
-                self.append("request_opened", facts, rotation.id)
+                self.query(_INSERT, row_of(request, text))
+                self.append("request_opened", facts, request.id)
         except psycopg.errors.UniqueViolation:
             raise RequestError(
                 "another rotation is not finished yet; `keyrotation status` shows it, finish or cancel it first"
             ) from None
 
-    def rotation(self, request: str) -> Rotation:
-        """See `Ledger.rotation`; a beginning has six digits or more."""
+    def request(self, request: str) -> Request:
+        """See `Ledger.request`; a beginning has six digits or more."""
         beginning = request.strip().lower()
         if not _ID_BEGINNING.fullmatch(beginning):
             raise RequestError(
@@ -90,21 +90,25 @@ class RotationRecords(AuditChain):
             raise _unknown(beginning)
         if len(rows) > 1:
             raise RequestError(f"more than one rotation begins with {beginning}; give more of its id")
-        return rotation_of(rows[0])
+        return request_of(rows[0])
 
-    def current(self) -> Rotation | None:
+    def walk(self, request: str) -> Walk:
+        """See `Ledger.walk`."""
+        return _walk(self.request(request))
+
+    def current(self) -> Walk | None:
         """See `Ledger.current`."""
         rows = self.query(f"{_ROTATIONS} WHERE {_UNFINISHED} AND NOT ({_WAITING})")
-        return rotation_of(rows[0]) if rows else None
+        return _walk(request_of(rows[0])) if rows else None
 
-    def waiting(self) -> Rotation | None:
+    def waiting(self) -> Walk | None:
         """See `Ledger.waiting`."""
         rows = self.query(f"{_ROTATIONS} WHERE {_UNFINISHED} AND {_WAITING}")
-        return rotation_of(rows[0]) if rows else None
+        return _walk(request_of(rows[0])) if rows else None
 
-    def rotations(self) -> tuple[Rotation, ...]:
-        """See `Ledger.rotations`."""
-        return tuple(rotation_of(row) for row in self.query(f"{_ROTATIONS} ORDER BY r.requested_at DESC, r.id"))
+    def requests(self) -> tuple[Request, ...]:
+        """See `Ledger.requests`."""
+        return tuple(request_of(row) for row in self.query(f"{_ROTATIONS} ORDER BY r.requested_at DESC, r.id"))
 
     def approval_text(self, request: str) -> bytes:
         """See `Ledger.approval_text`."""
@@ -158,14 +162,14 @@ class RotationRecords(AuditChain):
             facts = {"step": record.step, "table": record.table, "shard": record.shard, "facts": record.facts}
             self.append("step_finished", facts, request)
 
-    def set_status(self, request: str, status: RotationStatus, facts: Mapping[str, Any] | None = None) -> None:
+    def set_status(self, request: str, status: RequestStatus, facts: Mapping[str, Any] | None = None) -> None:
         """See `Ledger.set_status`; the same status again is no change.
 
         Raises:
             OutOfOrderError: the status may not follow the present one.
         """
         with self.change():
-            before = self.rotation(request).status
+            before = self.request(request).status
             if status is before:
                 return
             if status not in _MAY_FOLLOW[before]:
@@ -208,6 +212,14 @@ class RotationRecords(AuditChain):
         if not rows:
             raise _unknown(request)
         return rows[0]
+
+
+def _walk(request: Request) -> Walk:
+    if not isinstance(request, Walk):
+        raise RequestError(
+            f"request {request.id} is no rotation; run `keyrotation {request.action}`, which carries it out"
+        )
+    return request
 
 
 def _unknown(request: str) -> RequestError:

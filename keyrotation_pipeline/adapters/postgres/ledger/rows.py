@@ -13,56 +13,67 @@ from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Rotation, RotationStatus, RotationType, Step, StepRecord
+from keyrotation_pipeline.model.request import (
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    Step,
+    StepRecord,
+    Walk,
+)
 
 
-def rotation_of(row: Row) -> Rotation:
+def request_of(row: Row) -> Request:
     """A row of `rotations` with its `steps` (JSON) and `approvals` (an array)."""
-    return Rotation(
-        id=row["id"],
-        type=RotationType(row["type"]),
-        action=row["action"],
-        source=KeyVersion(row["source_version"]),
-        source_fingerprint=row["source_fingerprint"],
-        target=KeyVersion(row["target_version"]),
-        reason=row["reason"],
-        incident=row["incident"],
-        requested_by=row["requested_by"],
-        requested_at=row["requested_at"],
-        start_by=row["start_by"],
-        finish_by=row["finish_by"],
-        audit_head=(row["audit_seq"], row["audit_hash"]),
-        status=RotationStatus(row["status"]),
-        steps=tuple(_step_of(step) for step in row["steps"]),
-        approvals=tuple(row["approvals"]),
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        promotion_xid=row["promotion_xid"],
-        blocked_by=row["blocked_by"],
-        supersedes=row["supersedes"],
-    )
+    action = RequestAction(row["action"])
+    content: dict[str, Any] = {
+        "id": row["id"],
+        "type": RotationType(row["type"]),
+        "action": action,
+        "source": KeyVersion(row["source_version"]),
+        "source_fingerprint": row["source_fingerprint"],
+        "target": KeyVersion(row["target_version"]),
+        "reason": row["reason"],
+        "incident": row["incident"],
+        "requested_by": row["requested_by"],
+        "requested_at": row["requested_at"],
+        "start_by": row["start_by"],
+        "finish_by": row["finish_by"],
+        "audit_head": (row["audit_seq"], row["audit_hash"]),
+        "status": RequestStatus(row["status"]),
+        "approvals": tuple(row["approvals"]),
+        "started_at": row["started_at"],
+        "finished_at": row["finished_at"],
+        "blocked_by": row["blocked_by"],
+        "supersedes": row["supersedes"],
+    }
+    if not action.walks:
+        return Request(**content)
+    steps = tuple(_step_of(step) for step in row["steps"])
+    return Walk(**content, steps=steps, promotion_xid=row["promotion_xid"])
 
 
-def row_of(rotation: Rotation, text: bytes) -> dict[str, object]:
-    """The parameters that insert a new rotation."""
+def row_of(request: Request, text: bytes) -> dict[str, object]:
+    """The parameters that insert a new request."""
     return {
-        "id": rotation.id,
-        "type": str(rotation.type),
-        "action": rotation.action,
-        "source_version": rotation.source.number,
-        "source_fingerprint": rotation.source_fingerprint,
-        "target_version": rotation.target.number,
-        "reason": rotation.reason,
-        "incident": rotation.incident,
-        "requested_by": rotation.requested_by,
-        "requested_at": rotation.requested_at,
-        "start_by": rotation.start_by,
-        "finish_by": rotation.finish_by,
-        "audit_seq": rotation.audit_head[0],
-        "audit_hash": rotation.audit_head[1],
+        "id": request.id,
+        "type": str(request.type),
+        "action": str(request.action),
+        "source_version": request.source.number,
+        "source_fingerprint": request.source_fingerprint,
+        "target_version": request.target.number,
+        "reason": request.reason,
+        "incident": request.incident,
+        "requested_by": request.requested_by,
+        "requested_at": request.requested_at,
+        "start_by": request.start_by,
+        "finish_by": request.finish_by,
+        "audit_seq": request.audit_head[0],
+        "audit_hash": request.audit_head[1],
         "approval_text": text,
-        "status": str(rotation.status),
-        "supersedes": rotation.supersedes,
+        "status": str(request.status),
+        "supersedes": request.supersedes,
     }
 
 
