@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, FenceError, KeyStoreError, ProofError, RequestError
+from keyrotation_pipeline.fieldcrypto.defect import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -301,7 +302,7 @@ class FakeDatabase:
 
     def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
         return tuple(
-            QuarantinedValue(table.name, f"id={number}", column, "does not decrypt")
+            QuarantinedValue(table.name, f"id={number}", column, Defect(DefectKind.NOT_AUTHENTIC, V1))
             for table in tables
             for name, number, column in sorted(self.unreadable)
             if name == str(table.name)

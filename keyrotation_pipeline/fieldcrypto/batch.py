@@ -11,6 +11,7 @@ from typing import cast
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.defect import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, NONCE_CHARS, TAG_BYTES, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
@@ -19,11 +20,6 @@ Value = bytes | None
 _SHORTEST_BYTES = NONCE_BYTES + TAG_BYTES
 _COLON = ord(":")
 
-# Reasons for the quarantine. A value whose reason names no version is outside the grammar.
-NOT_A_VALUE = "not encrypted, or damaged: not of the form of an encrypted value"
-UNKNOWN_VERSION = "under key version {version}, which is not in the key ring"
-NOT_AUTHENTIC = "fails authentication under key version {version}"
-
 _FAULTY_MACHINE = (
     "a new ciphertext did not decrypt to what was encrypted, and nothing of its batch was written; "
     "the processor or memory of this machine is faulty: run `keyrotation rotate` again on another one"
@@ -31,7 +27,11 @@ _FAULTY_MACHINE = (
 
 
 class UnusableValueError(KeyRotationError):
-    """A stored value that cannot be decrypted; the message is the reason, as the quarantine keeps it."""
+    """A stored value that cannot be decrypted, and what is wrong with it."""
+
+    def __init__(self, defect: Defect) -> None:
+        self.defect = defect
+        super().__init__(str(defect))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Failure:
 
     row: int
     column: int
-    reason: str
+    defect: Defect
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Rewriter:
         try:
             return self._open(value) if value else None
         except UnusableValueError as error:
-            failures.append(Failure(row, column, str(error)))
+            failures.append(Failure(row, column, error.defect))
             return None
 
     def _open(self, value: bytes) -> bytes:
@@ -182,7 +182,7 @@ class Rewriter:
             return decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], None)
         except InvalidTag:
             pass
-        raise UnusableValueError(NOT_AUTHENTIC.format(version=version.decode()))
+        raise UnusableValueError(Defect(DefectKind.NOT_AUTHENTIC, KeyVersion.parse(version.decode())))
 
 
 def _taken_apart(values: Sequence[bytes], version: bytes) -> tuple[list[bytes], list[bytes]] | None:
@@ -213,8 +213,8 @@ def _decoded(text: bytes) -> bytes:
         return b""
 
 
-def _unknown(version: bytes) -> str:
+def _unknown(version: bytes) -> Defect:
     try:
-        return UNKNOWN_VERSION.format(version=KeyVersion.parse(version.decode("ascii")))
+        return Defect(DefectKind.UNKNOWN_VERSION, KeyVersion.parse(version.decode("ascii")))
     except (KeyRotationError, UnicodeDecodeError):
         return NOT_A_VALUE

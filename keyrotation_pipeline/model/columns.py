@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
+from keyrotation_pipeline.fieldcrypto.defect import Defect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
@@ -102,7 +103,12 @@ class QuarantinedValue:
     table: TableName
     key: str
     column: str
-    reason: str
+    defect: Defect
+
+    @property
+    def reason(self) -> str:
+        """Why it was left, as people read it."""
+        return str(self.defect)
 
 
 @dataclass(frozen=True, slots=True)

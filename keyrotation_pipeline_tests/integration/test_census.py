@@ -148,8 +148,8 @@ def test_varchar_domains_and_citext_are_counted(debian: Connection, ring: KeyRin
 def test_unreadable_values_and_fences_are_told(migrated: Connection, ring: KeyRing, seal: Seal) -> None:
     fill(migrated, (seal(ring, 2, "x"), None))
     migrated.execute(
-        "INSERT INTO keyrotation.quarantine VALUES ('notes', 'public.notes', '1', 'a', 'r', now()), "
-        "('other', 'public.other', '1', 'a', 'r', now())"
+        "INSERT INTO keyrotation.quarantine VALUES ('notes', 'public.notes', '1', 'a', now(), 'not-a-value'), "
+        "('other', 'public.other', '1', 'a', now(), 'not-a-value')"
     )
     fence.fence(migrated, NOTES, [V1])
     (counted,) = census.count(migrated, [NOTES])

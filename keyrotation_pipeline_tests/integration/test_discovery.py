@@ -173,7 +173,7 @@ def test_a_generated_copy_of_a_declared_column_is_no_finding(either: Connection,
 
 
 def test_our_own_schema_and_temporary_tables_are_left_out(migrated: Connection, value: str) -> None:
-    migrated.execute("INSERT INTO keyrotation.quarantine VALUES ('t', 't', %s, 'c', 'r', now())", (value,))
+    migrated.execute("INSERT INTO keyrotation.quarantine VALUES ('t', 't', %s, 'c', now(), 'not-a-value')", (value,))
     migrated.execute("CREATE TEMPORARY TABLE mine (c text)")
     migrated.execute("INSERT INTO pg_temp.mine VALUES (%s)", (value,))
     assert discover(migrated, ()) == ()

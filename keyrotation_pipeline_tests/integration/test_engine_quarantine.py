@@ -5,7 +5,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine import decrypt_all
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.fieldcrypto.batch import NOT_A_VALUE
+from keyrotation_pipeline.fieldcrypto import defect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.progress import Progress
@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.proof import DecryptedCount
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
 
 CASES = table_of("cases", "a", "b")
+NOT_A_VALUE = str(defect.NOT_A_VALUE)
 UNKNOWN = "under key version v7, which is not in the key ring"
 FORGED = "fails authentication under key version v1"
 

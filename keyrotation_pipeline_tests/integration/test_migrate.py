@@ -1,5 +1,7 @@
 """The schema `keyrotation` as Alembic makes it."""
 
+import importlib
+import pkgutil
 import threading
 from collections.abc import Iterator
 from importlib import resources
@@ -110,3 +112,28 @@ def test_the_package_brings_its_migrations_along() -> None:
     migrations = resources.files("keyrotation_pipeline.adapters.postgres.ledger") / "migrations"
     assert (migrations / "env.py").is_file()
     assert (migrations / "versions" / "0001_ledger.py").is_file()
+
+
+def migrate_to(connection: Connection, revision: str) -> None:
+    """The schema as an earlier release left it."""
+    versions = importlib.import_module("keyrotation_pipeline.adapters.postgres.ledger.migrations.versions")
+    connection.execute("CREATE SCHEMA keyrotation")
+    for name in sorted(module.name for module in pkgutil.iter_modules(versions.__path__)):
+        if name[: len(revision)] <= revision:
+            for statement in importlib.import_module(f"{versions.__name__}.{name}").STATEMENTS:
+                connection.execute(statement)
+    connection.execute("CREATE TABLE keyrotation.alembic_version (version_num varchar(32) PRIMARY KEY)")
+    connection.execute("INSERT INTO keyrotation.alembic_version VALUES (%s)", (revision,))
+
+
+def test_sentences_of_the_quarantine_become_columns(database_url: str, connection: Connection) -> None:
+    migrate_to(connection, "0002")
+    connection.execute(
+        "INSERT INTO keyrotation.quarantine SELECT 'clients', 'clients', n::text, 'email', reason, now() FROM (VALUES "
+        "(1, 'not encrypted, or damaged: not of the form of an encrypted value'), "
+        "(2, 'under key version v17, which is not in the key ring'), "
+        "(3, 'fails authentication under key version v2')) AS old (n, reason)"
+    )
+    migrate(database_url)
+    kept = connection.execute("SELECT kind, key_version FROM keyrotation.quarantine ORDER BY row_key").fetchall()
+    assert kept == [("not-a-value", None), ("unknown-version", 17), ("not-authentic", 2)]

@@ -132,7 +132,7 @@ def test_a_forged_validated_fence_does_not_hide_an_old_value(clinic: Clinic) -> 
         ),
         pytest.param(
             "INSERT INTO keyrotation.quarantine VALUES "
-            "('clients', 'clients', '[\"1\"]', 'email', 'does not decrypt under v2', now())",
+            "('clients', 'clients', '[\"1\"]', 'email', now(), 'not-authentic', 2)",
             r"table clients, column email: 1 value\(s\) are in quarantine",
             id="quarantine",
         ),

@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto import batch
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter
+from keyrotation_pipeline.fieldcrypto.defect import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
@@ -57,7 +57,7 @@ def test_nulls_empty_strings_and_values_under_the_target_stay(rewriter: Rewriter
 )
 def test_what_the_grammar_refuses_is_not_a_value(rewriter: Rewriter, stored: str) -> None:
     rewritten = rewriter.rewrite([[stored.encode()]])
-    assert (rewritten.columns, rewritten.failures) == ([[None]], [Failure(0, 0, batch.NOT_A_VALUE)])
+    assert (rewritten.columns, rewritten.failures) == ([[None]], [Failure(0, 0, NOT_A_VALUE)])
 
 
 @pytest.mark.parametrize("stored", REFUSED.values(), ids=REFUSED)
@@ -79,16 +79,16 @@ def test_two_halves_of_values_that_only_fit_together_are_not_values(rewriter: Re
 
 @pytest.mark.parametrize("stored", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_the_grammar_accepts_is_never_called_unencrypted(rewriter: Rewriter, stored: str) -> None:
-    reasons = [failure.reason for failure in rewriter.check([[stored.encode()]])[1]]
-    assert len(reasons) == 1
-    assert batch.NOT_A_VALUE not in reasons
+    defects = [failure.defect for failure in rewriter.check([[stored.encode()]])[1]]
+    assert len(defects) == 1
+    assert NOT_A_VALUE not in defects
 
 
 @pytest.mark.parametrize(
     "raw", [b"\xff\xfe", b"v\xc3:", bytes(range(256)), b":" * 60], ids=["bytes", "cut", "all", "colons"]
 )
 def test_bytes_of_any_kind_are_named_and_never_raise(rewriter: Rewriter, raw: bytes) -> None:
-    assert [failure.reason for failure in rewriter.rewrite([[raw]]).failures] == [batch.NOT_A_VALUE]
+    assert [failure.defect for failure in rewriter.rewrite([[raw]]).failures] == [NOT_A_VALUE]
 
 
 def test_failures_name_row_column_and_reason_and_the_rest_goes_on(rewriter: Rewriter, ring: KeyRing) -> None:
@@ -100,9 +100,9 @@ def test_failures_name_row_column_and_reason_and_the_rest_goes_on(rewriter: Rewr
         [True, False, True],
     ]
     assert rewritten.failures == [
-        Failure(1, 0, "under key version v7, which is not in the key ring"),
-        Failure(0, 1, batch.NOT_A_VALUE),
-        Failure(2, 1, "fails authentication under key version v1"),
+        Failure(1, 0, Defect(DefectKind.UNKNOWN_VERSION, KeyVersion(7))),
+        Failure(0, 1, NOT_A_VALUE),
+        Failure(2, 1, Defect(DefectKind.NOT_AUTHENTIC, KeyVersion(1))),
     ]
 
 
@@ -155,7 +155,7 @@ def test_checking_counts_values_and_names_those_that_do_not_decrypt(rewriter: Re
     good = [sealed(ring, version, "x").encode() for version in (1, 2)]
     values, failures = rewriter.check([[None, b"", *good, damaged(good[1].decode()).encode()]])
     assert values == 3
-    assert failures == [Failure(4, 0, "fails authentication under key version v2")]
+    assert failures == [Failure(4, 0, Defect(DefectKind.NOT_AUTHENTIC, KeyVersion(2)))]
 
 
 def test_a_target_outside_the_ring_is_refused(ring: KeyRing) -> None:

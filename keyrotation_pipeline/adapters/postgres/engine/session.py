@@ -74,7 +74,7 @@ class Session:
         )
         keys: dict[Any, Any] = dict(cast("list[Any]", named.fetchall()))
         found = [
-            (keys[position].decode(reader.info.encoding), self.relation.columns[failure.column].name, failure.reason)
+            (keys[position].decode(reader.info.encoding), self.relation.columns[failure.column].name, failure.defect)
             for failure in failures
             if (position := batch.positions[failure.row]) in keys
         ]

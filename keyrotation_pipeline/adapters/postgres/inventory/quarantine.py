@@ -1,6 +1,5 @@
 """Values that the engine left as they were: named by table, relation, row key and column, never by content."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.defect import Defect, DefectKind
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, QuarantinedValue
 
 _KEY_COLUMNS = """
@@ -20,19 +20,18 @@ WHERE i.indrelid = %s AND i.indisprimary ORDER BY array_position(i.indkey::int2[
 """
 
 _ADD = """
-INSERT INTO keyrotation.quarantine (table_name, relation, row_key, column_name, reason, found_at)
-VALUES (%s, %s, %s, %s, %s, clock_timestamp())
-ON CONFLICT (relation, row_key, column_name) DO UPDATE SET reason = excluded.reason, found_at = excluded.found_at
+INSERT INTO keyrotation.quarantine (table_name, relation, row_key, column_name, kind, key_version, found_at)
+VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp())
+ON CONFLICT (relation, row_key, column_name)
+DO UPDATE SET kind = excluded.kind, key_version = excluded.key_version, found_at = excluded.found_at
 """
 
 _LOAD = """
-SELECT relation, row_key, column_name, reason FROM keyrotation.quarantine
+SELECT relation, column_name, kind, key_version, row_key FROM keyrotation.quarantine
 WHERE table_name = %s ORDER BY relation, column_name, found_at DESC, row_key
 """
 
 _DROP = "DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name = %s"
-
-_VERSION_IN_REASON = re.compile(rf"\b{VERSION_PATTERN}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +71,15 @@ def row_key(connection: Connection, relation: Relation) -> RowKey:
 
 
 def add(
-    connection: Connection, table: EncryptedTable, relation: Relation, values: Sequence[tuple[str, str, str]]
+    connection: Connection, table: EncryptedTable, relation: Relation, values: Sequence[tuple[str, str, Defect]]
 ) -> None:
-    """Record values by (row key, column, reason); one that is recorded already gets the new reason."""
+    """Record values by (row key, column, defect); one that is recorded already gets the new defect."""
+    entries = [
+        (str(table.name), relation.label, key, column, defect.kind.value, defect.version and defect.version.number)
+        for key, column, defect in values
+    ]
     with connection.cursor() as cursor:
-        cursor.executemany(_ADD, [(str(table.name), relation.label, *value) for value in values])
+        cursor.executemany(_ADD, entries)
 
 
 def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
@@ -101,28 +104,30 @@ def _still_bad(connection: Connection, table: EncryptedTable) -> list[Quarantine
     entries = connection.execute(_LOAD, (str(table.name),)).fetchall()
     if not entries:
         return []
-    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for label, key, column, reason in entries:
-        groups[str(label), str(column), str(reason)].append(str(key))
+    groups: dict[tuple[str, str, Defect], list[str]] = defaultdict(list)
+    for label, column, kind, version, key in entries:
+        defect = Defect(DefectKind(str(kind)), None if version is None else KeyVersion(int(str(version))))
+        groups[str(label), str(column), defect].append(str(key))
     relations = {relation.label: relation for relation in heaps(connection, table)}
     kept = []
-    for (label, column, reason), keys in groups.items():
-        bad = _bad_keys(connection, relations.get(label), column, reason, keys)
-        kept += [QuarantinedValue(table.name, key, column, reason) for key in keys if key in bad]
+    for (label, column, defect), keys in groups.items():
+        bad = _bad_keys(connection, relations.get(label), column, defect, keys)
+        kept += [QuarantinedValue(table.name, key, column, defect) for key in keys if key in bad]
         for key in keys:
             if key not in bad:
                 connection.execute(_DROP, (label, key, column))
     return kept
 
 
-def _bad_keys(connection: Connection, relation: Relation | None, column: str, reason: str, keys: list[str]) -> set[str]:
-    """Those of the keys whose value is still what the reason says."""
+def _bad_keys(
+    connection: Connection, relation: Relation | None, column: str, defect: Defect, keys: list[str]
+) -> set[str]:
+    """Those of the keys whose value still has the defect, as far as can be seen without a key."""
     if relation is None or column not in {each.name for each in relation.columns}:
         return set()
-    named = _VERSION_IN_REASON.search(reason)
     bad: sql.Composable = (
-        grammar_sql.under(column, [KeyVersion.parse(named.group())])
-        if named
+        grammar_sql.under(column, [defect.version])
+        if defect.version
         else sql.SQL("{} < 0").format(grammar_sql.value_class(grammar_sql.as_text(column)))
     )
     # Literals instead of parameters, since names may hold percent signs.
