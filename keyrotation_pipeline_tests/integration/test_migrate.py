@@ -127,7 +127,7 @@ def migrate_to(connection: Connection, revision: str) -> None:
 
 
 def test_sentences_of_the_quarantine_become_columns(database_url: str, connection: Connection) -> None:
-    migrate_to(connection, "0002")
+    migrate_to(connection, "0003")
     connection.execute(
         "INSERT INTO keyrotation.quarantine SELECT 'clients', 'clients', n::text, 'email', reason, now() FROM (VALUES "
         "(1, 'not encrypted, or damaged: not of the form of an encrypted value'), "

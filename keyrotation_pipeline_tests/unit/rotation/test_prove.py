@@ -95,7 +95,11 @@ def test_a_stale_writer_is_named(writes: KeyVersion, named: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        pytest.param("unreadable", r"table clients, column email: 1 value\(s\) \(does not decrypt\)", id="unreadable"),
+        pytest.param(
+            "unreadable",
+            r"table clients, column email: 1 value\(s\) \(fails authentication under key version v1\)",
+            id="unreadable",
+        ),
         pytest.param("new and unreadable", r"table clients, column first_name: 1 value\(s\)", id="under the new key"),
         pytest.param("unencrypted", r"table clients, column email: 1 value\(s\) are not encrypted", id="unencrypted"),
     ],
