@@ -67,6 +67,10 @@ class EncryptedComparisonError(KeyRotationError):
     """A query compares or sorts an encrypted column, which can never find what is meant."""
 
 
+class EncryptedExpressionError(KeyRotationError):
+    """A statement has the database compute with, or into, an encrypted column, of which it sees only ciphertext."""
+
+
 class KeyRingUnavailableError(KeyRotationError):
     """The application's key-ring provider failed."""
 

@@ -1,29 +1,14 @@
-"""What applications import: a SQLAlchemy column type that encrypts, and a key ring from the environment.
+"""The SQLAlchemy column type."""
 
-    keys = EnvironmentKeyRing()
-
-    class Client(Base):
-        first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
-        email: Mapped[str | None] = mapped_column(EncryptedType(keys, length=ciphertext_length(320)))
-
-After the environment has changed, `keys.reload()` lets the running application read new keys and write with the new
-primary. Errors of this module hold no content of a row, and SQLAlchemy hands them through as they are. It prints the
-parameters of a statement, before encryption, when *another* column's value cannot be converted: create the engine with
-``hide_parameters=True``.
-"""
-
-import os
-import threading
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement, Null
 from sqlalchemy.types import String, Text, TypeDecorator, TypeEngine
 
+from keyrotation_pipeline.encrypted_type.failures import unwrapped
 from keyrotation_pipeline.errors import (
     EncryptedComparisonError,
     InvalidKeyError,
@@ -32,51 +17,10 @@ from keyrotation_pipeline.errors import (
     MalformedCiphertextError,
     PlaintextTypeError,
     UnencryptedValueError,
-    restored,
 )
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.grammar import looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-
-__all__ = ["EncryptedType", "EnvironmentKeyRing", "KeyRing", "ciphertext_length"]
-
-
-class EnvironmentKeyRing:
-    """The application's keys, from ``ENCRYPTION_MASTER_KEY``, ``ENCRYPTION_MASTER_KEY_V2`` … and the named primary.
-
-    Call it for the current ring; it reads the variables at the first call and at each `reload`. Safe between threads.
-
-    Args:
-        environment: variables by name; the environment of the process when absent.
-    """
-
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._environment = os.environ if environment is None else environment
-        self._ring: KeyRing | None = None
-        self._reading = threading.Lock()
-
-    def __call__(self) -> KeyRing:
-        """The current ring.
-
-        Raises:
-            InvalidKeyError: the first reading failed; names the variable.
-        """
-        ring = self._ring
-        if ring is None:
-            with self._reading:
-                ring = self._ring = self._ring or KeyRing.from_environment(dict(self._environment))
-        return ring
-
-    def reload(self) -> KeyRing:
-        """Read the variables again and use their ring from now on; a statement under way ends with the old one.
-
-        Raises:
-            InvalidKeyError: a variable is missing or wrong; names it. The old ring stays in use.
-        """
-        with self._reading:
-            ring = self._ring = KeyRing.from_environment(dict(self._environment))
-        return ring
-
 
 _MAY_ASK_FOR_NULL = frozenset({operators.is_, operators.is_not, operators.eq, operators.ne})
 
@@ -161,7 +105,7 @@ class EncryptedType(TypeDecorator[str]):
         try:
             return encrypt(self._current_ring(), _string(value, "encrypts"))
         except KeyRotationError as error:
-            raise _unwrapped(error) from None
+            raise unwrapped(error) from None
 
     def process_result_value(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
         """Decrypt one value on its way from the database."""
@@ -170,7 +114,7 @@ class EncryptedType(TypeDecorator[str]):
         try:
             return self._read(_string(value, "stores"))
         except KeyRotationError as error:
-            raise _unwrapped(error) from None
+            raise unwrapped(error) from None
 
     def _read(self, stored: str) -> str:
         try:
@@ -200,30 +144,3 @@ def _string(value: object, verb: str) -> str:
             f"an encrypted column {verb} str or None, not {type(value).__name__}; convert the value to str first"
         )
     return value
-
-
-class _HandedThrough(DontWrapMixin):
-    """Keeps SQLAlchemy from wrapping an error together with the statement's parameters."""
-
-    plain: type[KeyRotationError]
-    args: tuple[object, ...]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (self.plain, self.args, self.__dict__)
-
-
-@cache
-def _handed_through(kind: type[KeyRotationError]) -> type[KeyRotationError]:
-    """The same class of error, in the form that SQLAlchemy hands through (`errors` itself knows no SQLAlchemy)."""
-    namespace = {
-        "plain": kind,
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "__doc__": kind.__doc__,
-    }
-    return type(kind.__name__, (_HandedThrough, kind), namespace)
-
-
-def _unwrapped(error: KeyRotationError) -> KeyRotationError:
-    kind = _handed_through(type(error))  # type: ignore[arg-type]  # mypy takes a class for unhashable
-    return restored(kind, error.args, error.__dict__)

@@ -1,0 +1,24 @@
+"""What applications import: a SQLAlchemy column type that encrypts, and a key ring from the environment.
+
+    keys = EnvironmentKeyRing()
+
+    class Client(Base):
+        first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
+        email: Mapped[str | None] = mapped_column(EncryptedType(keys, length=ciphertext_length(320)))
+
+After the environment has changed, `keys.reload()` lets the running application read new keys and write with the new
+primary. Errors of this module hold no content of a row, and SQLAlchemy hands them through as they are. It prints the
+parameters of a statement, before encryption, when *another* column's value cannot be converted: create the engine with
+``hide_parameters=True``.
+
+A SQL expression is computed by the database, which sees only ciphertext: one that reads or fills an encrypted column is
+refused before the statement is sent, on every engine of the process. Hand-written SQL (``text()``) cannot be looked at.
+"""
+
+from keyrotation_pipeline.encrypted_type.column import EncryptedType
+from keyrotation_pipeline.encrypted_type.environment import EnvironmentKeyRing
+from keyrotation_pipeline.encrypted_type.statements import look as _look_at_every_statement  # noqa: F401
+from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+__all__ = ["EncryptedType", "EnvironmentKeyRing", "KeyRing", "ciphertext_length"]

@@ -1,0 +1,178 @@
+"""Finds where a statement has the database compute what an encrypted column is to store."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from sqlalchemy.engine import Dialect
+from sqlalchemy.schema import DefaultClause
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.elements import (
+    BindParameter,
+    Cast,
+    ClauseElement,
+    ColumnClause,
+    ColumnElement,
+    Grouping,
+    Label,
+    Null,
+    TypeCoerce,
+)
+from sqlalchemy.sql.selectable import (
+    CompoundSelect,
+    ScalarSelect,
+    Select,
+    SelectStatementGrouping,
+    TableClause,
+    TextualSelect,
+)
+from sqlalchemy.sql.visitors import iterate
+from sqlalchemy.types import NullType
+
+from keyrotation_pipeline.encrypted_type.column import EncryptedType
+from keyrotation_pipeline.encrypted_type.expressions import encrypted, name_of
+from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.errors import EncryptedExpressionError
+
+# Column or its name, value, and whether a parameter without a type takes the type of the column.
+Assignment = tuple[Any, Any, bool]
+
+
+def refuse_assigning(compiled: SQLCompiler) -> None:
+    """Refuse to store the result of an expression in an encrypted column; of a compiled INSERT or UPDATE.
+
+    Strings, parameters, NULL and columns under the same key ring pass.
+
+    Raises:
+        EncryptedExpressionError: names the column.
+    """
+    state: Any = compiled.compile_state
+    table, dialect = state.statement.table, compiled.dialect
+    assignments = list(_assignments(state))
+    for key, value, takes_type in assignments:
+        column = _column(table, key)
+        wanted = None if column is None else encrypted(column.type, dialect)
+        if wanted is not None and not _storable(value, wanted, dialect, takes_type=takes_type):
+            _refuse(column)
+    given = {*(compiled.column_keys or ()), *(getattr(key, "key", key) for key, _, _ in assignments)}
+    for column in table.c:
+        if column.key not in given and _is_filled_in(column, state) and encrypted(column.type, dialect):
+            _refuse(column)
+
+
+def refuse_sharing(compiled: SQLCompiler) -> None:
+    """Refuse one parameter in two places, of which one encrypts: SQLAlchemy would send one value to both.
+
+    Raises:
+        EncryptedExpressionError: names the parameter.
+    """
+    first: dict[str, object] = {}
+    for parameter, name in compiled.bind_names.items():
+        found = encrypted(parameter.type, compiled.dialect)
+        if first.setdefault(name, _ring(found)) != _ring(found):
+            raise unwrapped(
+                EncryptedExpressionError(
+                    f"parameter {name} is encrypted and cannot be used for another column too: both would get the same "
+                    "value; give each column a parameter of its own, or its value"
+                )
+            )
+
+
+def _assignments(state: Any) -> Iterator[Assignment]:  # noqa: ANN401
+    # SQLAlchemy has no public name for the values after the ORM has resolved attributes to columns. A release without
+    # these names fails here, before anything is sent.
+    for number, row in enumerate(state._multi_parameters or [state._dict_parameters or {}]):  # noqa: SLF001
+        yield from ((key, value, number == 0) for key, value in row.items())
+    if isinstance(state.statement, Insert):
+        yield from _selected(state.statement)
+        yield from _on_conflict(state.statement)
+
+
+def _selected(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
+    """Of INSERT … SELECT."""
+    names = insert._select_names or ()  # noqa: SLF001
+    for select in _simple_selects(insert.select) if names else ():
+        columns = list(select.selected_columns) if isinstance(select, Select) else []
+        # Hand-written SQL, or columns that cannot be told apart: nobody can say what is stored.
+        values = columns if len(columns) == len(names) else [select] * len(names)
+        yield from ((name, value, False) for name, value in zip(names, values, strict=True))
+
+
+def _on_conflict(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
+    """Of INSERT … ON CONFLICT DO UPDATE (PostgreSQL, SQLite) or ON DUPLICATE KEY UPDATE (MySQL)."""
+    clause = insert._post_values_clause  # noqa: SLF001
+    pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
+    for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
+        # SQLAlchemy renders a key that it does not know with a warning, and whatever its value is without a type.
+        known = key in insert.table.c if isinstance(key, str) else insert.table.c.contains_column(key)
+        yield key, value if known else clause, True
+
+
+def _simple_selects(select: object) -> Iterator[object]:
+    """The SELECTs of a UNION."""
+    if isinstance(select, CompoundSelect):
+        for each in select.selects:
+            yield from _simple_selects(each)
+    else:
+        yield from _simple_selects(select.element) if isinstance(select, SelectStatementGrouping) else (select,)
+
+
+def _column(table: Any, key: Any) -> Any:  # noqa: ANN401
+    if isinstance(key, str):
+        return table.c.get(key, next((column for column in table.c if column.name == key), None))
+    return key if isinstance(key, ClauseElement) or not hasattr(key, "__clause_element__") else key.__clause_element__()
+
+
+def _is_filled_in(column: Any, state: Any) -> bool:  # noqa: ANN401
+    """Whether the database computes the value of a column that a statement leaves out."""
+    if state.isupdate:
+        default = getattr(column, "onupdate", None)
+    else:
+        default = getattr(column, "default", None)
+        if isinstance(getattr(column, "server_default", None), DefaultClause):
+            return True
+    return default is not None and default.is_clause_element
+
+
+def _storable(value: Any, wanted: EncryptedType, dialect: Dialect, *, takes_type: bool = False) -> bool:  # noqa: ANN401
+    """Whether what the database stores for `value` is encrypted under the ring of `wanted`."""
+    if not isinstance(value, ClauseElement) and hasattr(value, "__clause_element__"):
+        value = value.__clause_element__()
+    if not isinstance(value, ClauseElement) or isinstance(value, Null):
+        return True  # a value of Python's gets the type of the column
+    if isinstance(value, ScalarSelect):
+        return all(_all_storable(select, wanted, dialect) for select in _simple_selects(value.element))
+    if isinstance(value, Label | Grouping):
+        return _storable(value.element, wanted, dialect)
+    if not isinstance(value, ColumnElement) or _ring(encrypted(value.type, dialect)) != _ring(wanted):
+        return isinstance(value, BindParameter) and takes_type and isinstance(value.type, NullType)
+    if isinstance(value, TypeCoerce | Cast):
+        return _storable(value.clause, wanted, dialect)
+    return isinstance(value, BindParameter) or (isinstance(value, ColumnClause) and _has_origin(value, wanted, dialect))
+
+
+def _all_storable(select: object, wanted: EncryptedType, dialect: Dialect) -> bool:
+    return isinstance(select, Select) and all(_storable(each, wanted, dialect) for each in select.selected_columns)
+
+
+def _has_origin(column: ColumnClause[Any], wanted: EncryptedType, dialect: Dialect) -> bool:
+    """Whether a column is one of a table, or of a subquery that selects such a one."""
+    if isinstance(column.table, TableClause):
+        return not column.is_literal
+    if column.table is None or any(isinstance(part, TextualSelect) for part in iterate(column.table)):
+        return False
+    return all(base is not column and _storable(base, wanted, dialect) for base in column.base_columns)
+
+
+def _ring(found: EncryptedType | None) -> object:
+    return None if found is None else (found.key_ring, found.legacy)
+
+
+def _refuse(column: Any) -> NoReturn:  # noqa: ANN401
+    raise unwrapped(
+        EncryptedExpressionError(
+            f"{name_of(column)} is encrypted and cannot take a SQL expression or another type's column: the database "
+            "would store it unencrypted or under another key; compute the value in Python, or copy a column that has "
+            "the same key ring"
+        )
+    )

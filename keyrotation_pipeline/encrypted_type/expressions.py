@@ -1,0 +1,111 @@
+"""Finds where a statement has the database compute with an encrypted column, of which it sees only ciphertext."""
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from sqlalchemy import inspect
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.dml import Insert, Update
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    Cast,
+    ClauseElement,
+    ClauseList,
+    ColumnClause,
+    ColumnElement,
+    Grouping,
+    Label,
+    Null,
+    TypeCoerce,
+)
+from sqlalchemy.sql.functions import FunctionElement, count
+from sqlalchemy.sql.selectable import Exists, Select, TableClause
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from keyrotation_pipeline.encrypted_type.column import EncryptedType
+from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.errors import EncryptedExpressionError
+
+# They stand for what is in them.
+_TRANSPARENT = (Label, Grouping)
+
+
+def encrypted(type_: TypeEngine[Any], dialect: Dialect) -> EncryptedType | None:
+    """The encrypting type that values of this type go through, also as a variant or inside another decorator."""
+    found: TypeEngine[Any] = type_.dialect_impl(dialect)
+    while isinstance(found, TypeDecorator):
+        if isinstance(found, EncryptedType):
+            return found
+        found = found.impl_instance
+    return None
+
+
+def name_of(element: ClauseElement) -> str:
+    """How an error names a column; anything else could hold content and goes without a name."""
+    return str(element) if isinstance(element, ColumnClause) and not element.is_literal else "a value"
+
+
+def refuse_computing(statement: Any, dialect: Dialect) -> Iterator[Insert | Update]:  # noqa: ANN401
+    """Refuse expressions over encrypted columns anywhere in a statement; give every INSERT and UPDATE in it.
+
+    What makes sense on ciphertext passes: selecting, IS NULL, EXISTS, count(), and a cast, which stands for the stored
+    text. So does a bare column to group or sort by.
+
+    Raises:
+        EncryptedExpressionError: names the column and what was made of it.
+    """
+    waiting: list[tuple[Any, ColumnElement[Any] | None]] = [(statement, None)]
+    seen: dict[int, Any] = {}  # holds them, since an id may be used again
+    while waiting:
+        element, owner = waiting.pop()
+        if isinstance(element, ColumnElement):
+            if owner is not None and not _makes_sense(owner, element) and encrypted(element.type, dialect):
+                _refuse(owner, element)
+        elif id(element) in seen:
+            continue
+        else:
+            seen[id(element)] = element
+        if isinstance(element, Insert | Update):
+            yield element
+        waiting += [(below, _owner_below(element, owner)) for below in element.get_children()]
+        waiting += [(beside, None) for beside in _not_among_children(element)]
+
+
+def _not_among_children(element: object) -> Iterator[Any]:
+    """The subquery that a column is of, an upsert's condition, and what the ORM will select with a class."""
+    if isinstance(element, ColumnClause) and not isinstance(element.table, TableClause | None):
+        yield element.table
+    condition = getattr(getattr(element, "_post_values_clause", None), "update_whereclause", None)
+    if condition is not None:
+        yield condition  # SQLAlchemy 2.0 counts it among the children of nothing
+    if isinstance(element, Select):
+        for described in element.column_descriptions:
+            if described.get("entity") is not None and described["expr"] is described["entity"]:
+                attributes = inspect(described["entity"]).mapper.column_attrs
+                yield from (each.expression for each in attributes if not isinstance(each.expression, ColumnClause))
+
+
+def _owner_below(element: object, owner: ColumnElement[Any] | None) -> ColumnElement[Any] | None:
+    """The expression that what is directly below `element` is an operand of."""
+    if isinstance(element, _TRANSPARENT) or (
+        isinstance(element, ClauseList) and not isinstance(element, ColumnElement)
+    ):
+        return owner
+    return element if isinstance(element, ColumnElement) else None
+
+
+def _makes_sense(owner: ColumnElement[Any], operand: ColumnElement[Any]) -> bool:
+    if isinstance(owner, BinaryExpression) and owner.operator in {operators.is_, operators.is_not}:
+        return isinstance(owner.right if operand is owner.left else owner.left, Null)
+    return isinstance(owner, Cast | TypeCoerce | Exists | count)
+
+
+def _refuse(owner: ColumnElement[Any], operand: ColumnElement[Any]) -> NoReturn:
+    made = f"{owner.name}()" if isinstance(owner, FunctionElement) else f"a SQL expression ({type(owner).__name__})"
+    raise unwrapped(
+        EncryptedExpressionError(
+            f"{name_of(operand)} is encrypted and cannot be used in {made}: the database sees only ciphertext; read "
+            "the column and compute in Python, or write cast(column, Text) where the stored text is meant"
+        )
+    )
