@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, FenceError, KeyStoreError, ProofError, RequestError
 from keyrotation_pipeline.fieldcrypto.defect import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -624,5 +625,5 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     rollout = FakeRollout((Instance("web-1", (V1, V2), V2, START),))
     signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
-    pipeline = Pipeline(tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors)
+    pipeline = Pipeline(tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS)
     return FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])

@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import Postgr
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
+from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.backups import backup_site, backup_vault
 from keyrotation_pipeline.assembly.home import create_home, create_key_store, database_url, require_home
 from keyrotation_pipeline.assurance.site import BackupSite
@@ -105,4 +106,5 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         ),
         clock=clock,
         anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory),
+        actions=ACTIONS,
     )

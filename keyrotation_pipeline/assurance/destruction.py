@@ -18,14 +18,16 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.backups import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
+from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation.keys import record_of
 
 DESTRUCTION_INTENDED = "key_destruction_intended"
 KEY_DESTROYED = "key_destroyed"
-TIME = timedelta(days=7)
 LOCK = "destroy"
 # That of `backup`: one that is under way may just be copying the key.
 BACKUP_LOCK = "backup"
@@ -67,8 +69,7 @@ class Destruction:
 
 def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
     """The open request to destroy a version, if there is one."""
-    requests = [each for each in pipeline.ledger.requests() if each.action == RequestAction.DESTROY]
-    return next((each for each in requests if each.source == version and not each.is_over), None)
+    return next((each for each in opening.pending(pipeline, RequestAction.DESTROY) if each.source == version), None)
 
 
 def open_destruction(
@@ -83,7 +84,7 @@ def open_destruction(
     """
     pipeline = site.pipeline
     with pipeline.ledger.lock(LOCK):
-        opening.require_roster(pipeline)
+        require_roster(pipeline)
         opening.require_texts(reason, requested_by, None)
         require_consistent(pipeline)
         if (already := pending(pipeline, version)) is not None:
@@ -91,7 +92,7 @@ def open_destruction(
         record = _require_destroyable(site, version)
         found = _found(site, record)
         opened = _request(pipeline, record, f"{reason}; {_told(found.held)}", requested_by)
-        pipeline.ledger.open(opened, opening.approval_text(pipeline, opened))
+        pipeline.ledger.open(opened, approval_text(pipeline, opened))
     return opened, found
 
 
@@ -110,7 +111,7 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
         if rotation.action != RequestAction.DESTROY or rotation.is_over:
             raise RequestError(f"request {rotation.id} destroys nothing; open one with `keyrotation destroy {version}`")
         require_consistent(pipeline)
-        opening.require_authorised(pipeline, rotation)
+        require_authorised(pipeline, rotation)
         record = _require_destroyable(site, version, begun=rotation.status is RequestStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
@@ -129,17 +130,15 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
 
 
 def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: str) -> Request:
-    now = pipeline.clock.now()
     return opening.drawn_up(
         Request,
         pipeline,
-        action=RequestAction.DESTROY,
+        DESTROY,
         source=record.version,
         fingerprint=record.fingerprint,
         target=record.version,
         reason=reason,
         requested_by=requested_by,
-        between=(now, *opening.dates(now, now + TIME, now + TIME, emergency=False)),
     )
 
 
@@ -258,3 +257,28 @@ def _told(held: tuple[HeldCopy, ...]) -> str:
 
 def _minutes(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _authorises(_pipeline: Pipeline, request: Request) -> str:
+    return (
+        f"destroy {request.source} in the key store and its key files in the local backups; copies elsewhere stay "
+        f"until their locks and rules end; nothing under {request.source} can be read again without such a copy"
+    )
+
+
+def _command(request: Request) -> str:
+    return f"keyrotation destroy {request.source}"
+
+
+DESTROY = Action(
+    RequestAction.DESTROY,
+    authorises=_authorises,
+    # As requested, since the key may be gone already.
+    source=lambda _pipeline, request: f"{request.source} {request.source_fingerprint}",
+    target=lambda _pipeline, _request: "destroyed",
+    authority=require_roster,
+    start_within=timedelta(days=7),
+    finish_within=timedelta(days=7),
+    command=_command,
+    renewal=lambda request: f"cancel it, then run `{_command(request)}` for a new one",
+)

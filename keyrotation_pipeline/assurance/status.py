@@ -13,10 +13,11 @@ from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
 from keyrotation_pipeline.model.facts import instant, names
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import ShardProgress
-from keyrotation_pipeline.model.request import WALK, RequestAction, Step, Walk
+from keyrotation_pipeline.model.request import WALK, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening, superseding
+from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import performing
 
 SCHEMA = 1
@@ -89,7 +90,7 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
         [f"rotation {rotation.id} is blocked: {rotation.blocked_by}"] if rotation and rotation.blocked_by else []
     )
     try:
-        opening.require_roster(pipeline)
+        require_roster(pipeline)
     except KeyRotationError as error:
         if not rotation or str(error) != rotation.blocked_by:
             sentences.append(str(error))
@@ -164,12 +165,12 @@ def _rotation_document(pipeline: Pipeline, rotation: Walk, counts: dict[Encrypte
     rows_done = _rows_done(pipeline, rotation, walked, weights)
     return {
         "id": rotation.id,
-        "type": str(rotation.action if rotation.action == RequestAction.ROLLBACK else rotation.type),
+        "type": rotation.kind,
         "phase": phase_of(rotation),
         "from": str(rotation.source),
         "to": str(rotation.target),
         "approvals": len(rotation.approvals),
-        "approvals_required": opening.pinned_roster(pipeline).required,
+        "approvals_required": pinned_roster(pipeline).required,
         "started_at": instant(rotation.started_at),
         "progress": _progress(rotation, rows_done),
         "eta_seconds": _eta_seconds(rotation, rows_done, walked, sum(weights.values())),

@@ -13,7 +13,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.request import Request
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.roster import pinned_roster
 
 
 def destroy_command(
@@ -37,7 +37,7 @@ def destroy_command(
         if opened is None:
             _open(site, wanted, reason, as_json=as_json)
             return
-        required = opening.pinned_roster(site.pipeline).required
+        required = pinned_roster(site.pipeline).required
         if (missing := required - len(opened.approvals)) > 0:
             raise BlockedError(
                 f"request {opened.id} needs {missing} more approval(s); sign with "
@@ -67,7 +67,7 @@ def _open(site: BackupSite, version: KeyVersion, reason: str | None, *, as_json:
     for line in _lines(found, "goes      "):
         output.note(line)
     output.note(
-        f"{opening.pinned_roster(site.pipeline).required} officers approve it with: "
+        f"{pinned_roster(site.pipeline).required} officers approve it with: "
         f"keyrotation approve {opened.id} --text | gpg -ab | keyrotation approve {opened.id} --signature -; "
         f"then run `keyrotation destroy {version}` again"
     )

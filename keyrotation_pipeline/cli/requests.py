@@ -10,8 +10,10 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.requests import opening as requests
-from keyrotation_pipeline.requests.conductor import command_of
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.cancelling import cancel as give_up
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.rotate import open_request
 
 
 def request(
@@ -26,8 +28,8 @@ def request(
     """Open a rotation for officers to sign; prints its id."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        opened = requests.open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency)
-        required = requests.pinned_roster(pipeline).required
+        opened = open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency)
+        required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
         warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
     if as_json:
@@ -72,16 +74,16 @@ def approve(
         if text:
             sys.stdout.buffer.write(pipeline.ledger.approval_text(rotation.id))
             return
-        officer, count = requests.add_approval(pipeline, rotation, content)
-        required = requests.pinned_roster(pipeline).required
-        database = pipeline.database.identity().name
+        officer, count = add_approval(pipeline, rotation, content)
+        required = pinned_roster(pipeline).required
+        database, command = pipeline.database.identity().name, pipeline.actions[rotation.action].command(rotation)
     if as_json:
         output.document({"id": rotation.id, "officer": officer, "approvals": count, "approvals_required": required})
         return
     output.heading(database)
     output.line(f"approved by {officer}: {count} of {required}")
     if count >= required:
-        output.line(f"next: {command_of(rotation)}")
+        output.line(f"next: {command}")
 
 
 def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
@@ -89,7 +91,7 @@ def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.request(request_id)
-        requests.cancel(pipeline, rotation)
+        give_up(pipeline, rotation)
         database = pipeline.database.identity().name
     if as_json:
         output.document({"database": database, "id": rotation.id, "phase": "cancelled"})

@@ -8,8 +8,9 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
-from keyrotation_pipeline.requests import opening, pausing
+from keyrotation_pipeline.requests import pausing
 from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import rollback
 
 
@@ -30,7 +31,7 @@ def rollback_command(
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         undone = pipeline.ledger.walk(request_id)
         opened = rollback.open_rollback(pipeline, undone, reason=reason, requested_by=actor())
-        required = opening.pinned_roster(pipeline).required
+        required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
     if as_json:
         content = {"database": database, "id": opened.id, "undoes": undone.id}

@@ -10,7 +10,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.request import WALK, RequestAction, Step, StepRecord, Walk
+from keyrotation_pipeline.model.request import WALK, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation import performing
@@ -37,8 +37,7 @@ def rotate(
         rotation = pipeline.ledger.walk(request_id)
         if not as_json:
             output.heading(pipeline.database.identity().name)
-            what = "rollback" if rotation.action == RequestAction.ROLLBACK else "rotation"
-            output.line(f"{what} {rotation.id}: {rotation.source} to {rotation.target}")
+            output.line(f"{rotation.action} {rotation.id}: {rotation.source} to {rotation.target}")
         if dry_run:
             _show_next(pipeline, rotation, as_json=as_json)
             return
@@ -82,15 +81,15 @@ def _remark(record: StepRecord) -> str:
 
 def _show_next(pipeline: Pipeline, rotation: Walk, *, as_json: bool) -> None:
     decision = performing.next_decision(pipeline, rotation)
-    if not decision.actions:
+    if not decision.tasks:
         raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
-    due = [str(action) for action in decision.actions]
-    later = [str(step) for step in WALK if rotation.done(step) is None and step is not decision.actions[0].step]
+    due = [str(task) for task in decision.tasks]
+    later = [str(step) for step in WALK if rotation.done(step) is None and step is not decision.tasks[0].step]
     if as_json:
         output.document({"id": rotation.id, "due": due, "later": later})
         return
-    for action in due:
-        output.line(f"  due now    {action}")
+    for task in due:
+        output.line(f"  due now    {task}")
     for step in later:
         output.line(f"  later      {step}")
 

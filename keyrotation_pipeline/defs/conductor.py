@@ -52,9 +52,9 @@ def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | 
     if rotation is None:
         return _evidence_of_last(instance, pipeline)
     decision = performing.next_decision(pipeline, rotation)
-    if not decision.actions:
+    if not decision.tasks:
         return dg.SkipReason(f"waiting for {decision.waiting_for}")
-    chosen = launches(rotation, decision.actions, _past_runs(instance, rotation), pipeline.clock.now())
+    chosen = launches(rotation, decision.tasks, _past_runs(instance, rotation), pipeline.clock.now())
     if chosen.requests:
         return dg.SensorResult(run_requests=chosen.requests, dynamic_partitions_requests=_partition(instance, rotation))
     if chosen.in_progress:

@@ -10,7 +10,7 @@ from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCR
 from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.model.request import Step, Walk
-from keyrotation_pipeline.requests.conductor import Action
+from keyrotation_pipeline.requests.conductor import Task
 
 ROTATION_TAG = "keyrotation/rotation"
 SUBJECT_TAG = "keyrotation/subject"
@@ -39,18 +39,18 @@ class Launches:
     next_try_at: datetime | None
 
 
-def launches(rotation: Walk, actions: Sequence[Action], past: Iterable[PastRun], now: datetime) -> Launches:
-    """Choose the runs for the due actions: none twice at a time, and after a failure not before a while has passed."""
+def launches(rotation: Walk, tasks: Sequence[Task], past: Iterable[PastRun], now: datetime) -> Launches:
+    """Choose the runs for the due tasks: none twice at a time, and after a failure not before a while has passed."""
     newest: Mapping[str, PastRun] = {run.subject: run for run in sorted(past, key=lambda run: run.attempt)}
     requests, in_progress, tries = [], [], []
-    for action in actions:
-        last = newest.get(subject_of(action))
+    for task in tasks:
+        last = newest.get(subject_of(task))
         if last is None:
-            requests.append(request_for(rotation, action, 1))
+            requests.append(request_for(rotation, task, 1))
         elif last.ended_at is None:
             in_progress.append(last.subject)
         elif now >= (again := last.ended_at + pause_after(last.attempt)):
-            requests.append(request_for(rotation, action, last.attempt + 1))
+            requests.append(request_for(rotation, task, last.attempt + 1))
         else:
             tries.append(again)
     return Launches(requests, in_progress, min(tries, default=None))
@@ -61,29 +61,29 @@ def pause_after(attempts: int) -> timedelta:
     return RETRY if attempts < ATTEMPTS_BEFORE_LATER else RETRY_LATER
 
 
-def subject_of(action: Action) -> str:
+def subject_of(task: Task) -> str:
     """What a run is about: a leg of the walk, or one shard of one table."""
-    if action.shard is not None:
-        return str(action)
-    return INTRODUCE_KEY if action.step in LEGS[INTRODUCE_KEY] else RETIRE_KEY
+    if task.shard is not None:
+        return str(task)
+    return INTRODUCE_KEY if task.step in LEGS[INTRODUCE_KEY] else RETIRE_KEY
 
 
-def request_for(rotation: Walk, action: Action, attempt: int) -> dg.RunRequest:
-    """The run for one due action; a leg goes on from there to its end."""
-    subject = subject_of(action)
+def request_for(rotation: Walk, task: Task, attempt: int) -> dg.RunRequest:
+    """The run for one due task; a leg goes on from there to its end."""
+    subject = subject_of(task)
     run_key = f"{rotation.id}/{subject}/{attempt}"
     tags = {ROTATION_TAG: rotation.id, SUBJECT_TAG: subject, ATTEMPT_TAG: str(attempt)}
-    if action.shard is not None:
+    if task.shard is not None:
         return dg.RunRequest(
             run_key=run_key,
             job_name=REENCRYPT_ROWS,
-            asset_selection=[rows_key(action.shard.table.name)],
+            asset_selection=[rows_key(task.shard.table.name)],
             asset_check_keys=[],
-            partition_key=row_partition(rotation.target, action.shard.index),
+            partition_key=row_partition(rotation.target, task.shard.index),
             tags=tags,
         )
     leg = LEGS[subject]
-    first = leg.index(action.step) if action.step is not Step.ROWS else 0
+    first = leg.index(task.step) if task.step is not Step.ROWS else 0
     return dg.RunRequest(
         run_key=run_key,
         job_name=subject,

@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.conductor import Action
+from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import performing
 
 SECONDS_BETWEEN_LOG_LINES = 3.0
@@ -40,11 +40,11 @@ def perform(
     with refusals(), resource.open(actor_of(context)) as pipeline:
         rotation = rotation_to(pipeline, version)
         report = progress_to(context.log)
-        if closing is not None and Action(closing) in performing.next_decision(pipeline, rotation).actions:
-            performing.perform(pipeline, rotation.id, Action(closing), report)
+        if closing is not None and Task(closing) in performing.next_decision(pipeline, rotation).tasks:
+            performing.perform(pipeline, rotation.id, Task(closing), report)
         shard = Shard(table, index, pipeline.shards) if table is not None and index is not None else None
         began = time.monotonic()
-        record = performing.perform(pipeline, rotation.id, Action(step, shard), report)
+        record = performing.perform(pipeline, rotation.id, Task(step, shard), report)
         seconds = time.monotonic() - began
         return dg.MaterializeResult(metadata=metadata_of(rotation, record, pipeline.ledger.head(), seconds=seconds))
 

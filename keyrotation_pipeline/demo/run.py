@@ -25,8 +25,9 @@ from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request import Request, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import keys, performing
+from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.environment import child_environment
 
@@ -94,7 +95,7 @@ def run_demo(
     settings, officers = prepare(option)
     with open_home(settings, clients, say) as pipeline, working_application(pipeline, settings) as application:
         say(f"{pipeline.database.identity().name}: an application reads and writes from here on")
-        rotation = opening.open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
+        rotation = open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
         say(f"Request {rotation.id}: {rotation.source} → {rotation.target}")
         approve(pipeline, rotation, officers, say)
         seconds: dict[str, float] = {}
@@ -135,7 +136,7 @@ def approve(pipeline: Pipeline, request: Request, officers: Sequence[DemoOfficer
     """Have each officer sign the canonical text."""
     text = pipeline.ledger.approval_text(request.id)
     for officer in officers:
-        opening.add_approval(pipeline, request, officer.sign(text))
+        add_approval(pipeline, request, officer.sign(text))
         say(f"Approved by the {officer.name}")
 
 

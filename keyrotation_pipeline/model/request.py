@@ -125,6 +125,11 @@ class Walk(Request):
     steps: tuple[StepRecord, ...] = ()
     promotion_xid: int | None = None
 
+    @property
+    def kind(self) -> str:
+        """``routine`` or ``emergency``, or ``rollback``: as `status` and the seed's table name it."""
+        return str(self.action if self.action is RequestAction.ROLLBACK else self.type)
+
     def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
         """The record of a finished step (or shard), if it is finished."""
         for record in self.steps:

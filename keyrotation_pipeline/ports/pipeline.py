@@ -1,8 +1,11 @@
 """Every port that a step of the procedure gets, opened."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.request import RequestAction
+from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backups import Anchors, BackupVault
 from keyrotation_pipeline.ports.clock import Clock
@@ -26,3 +29,4 @@ class Pipeline:
     signatures: SignatureVerifier
     clock: Clock
     anchors: Anchors
+    actions: Mapping[RequestAction, Action]

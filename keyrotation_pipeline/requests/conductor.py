@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
-from keyrotation_pipeline.model.request import WALK, Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class Task:
     """One thing to do: a step, or for `Step.ROWS` one shard of one table."""
 
     step: Step
@@ -21,14 +21,14 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The actions that may run now, side by side; or none, and the sentence that says why."""
+    """The tasks that may run now, side by side; or none, and the sentence that says why."""
 
-    actions: tuple[Action, ...]
+    tasks: tuple[Task, ...]
     waiting_for: str | None = None
 
 
 def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shards: int, now: datetime) -> Decision:
-    """Decide the next actions of a rotation from its state alone.
+    """Decide the next tasks of a rotation from its state alone.
 
     Args:
         required: signatures that the pinned roster asks for.
@@ -39,33 +39,31 @@ def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shar
         return Decision((), waiting_for)
     for step in WALK:
         if rotation.done(step) is None:
-            return Decision(_open_shards(rotation, tables, shards) if step is Step.ROWS else (Action(step),))
+            return Decision(_open_shards(rotation, tables, shards) if step is Step.ROWS else (Task(step),))
     return Decision((), f"rotation {rotation.id} has nothing left to do")
 
 
-def command_of(request: Request) -> str:
-    """What carries an approved request out."""
-    if request.action == RequestAction.DESTROY:
-        return f"keyrotation destroy {request.source}"
-    return f"keyrotation rotate {request.id}" if request.action.walks else f"keyrotation {request.action}"
+def command_of_walk(request: Request) -> str:
+    """What carries an approved rotation or rollback out."""
+    return f"keyrotation rotate {request.id}"
 
 
-def past_dates(rotation: Request, now: datetime) -> str | None:
+def renewal_of_walk(_request: Request) -> str:
+    """How a walk goes on when its signatures no longer count."""
+    return "take it over with `keyrotation request`, or cancel it if its key is not the primary yet"
+
+
+def past_dates(request: Request, renewal: str, now: datetime) -> str | None:
     """The sentence that says which date of a request has passed, and the way on; None while none has."""
-    if rotation.started_at is None and now > rotation.start_by:
+    if request.started_at is None and now > request.start_by:
         return (
-            f"rotation {rotation.id} did not start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; "
+            f"request {request.id} did not start by {request.start_by:%Y-%m-%d %H:%M} UTC; "
             "cancel it and request a new one"
         )
-    if now > rotation.finish_by and not rotation.action.walks:
+    if now > request.finish_by:
         return (
-            f"request {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC; "
-            f"cancel it, then run `{command_of(rotation)}` for a new one"
-        )
-    if now > rotation.finish_by:
-        return (
-            f"rotation {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC, so its signatures "
-            "no longer count; take it over with `keyrotation request`, or cancel it if its key is not the primary yet"
+            f"request {request.id} was to be finished by {request.finish_by:%Y-%m-%d %H:%M} UTC, so its signatures "
+            f"no longer count; {renewal}"
         )
     return None
 
@@ -89,15 +87,15 @@ def _waiting_for(rotation: Walk, required: int, now: datetime) -> str | None:
             f"rotation {rotation.id} needs {missing} more approval(s); "
             f"sign with `keyrotation approve {rotation.id} --text`"
         )
-    return past_dates(rotation, now)
+    return past_dates(rotation, renewal_of_walk(rotation), now)
 
 
-def _open_shards(rotation: Walk, tables: Sequence[EncryptedTable], shards: int) -> tuple[Action, ...]:
-    # With every shard done, one more action closes the step itself.
+def _open_shards(rotation: Walk, tables: Sequence[EncryptedTable], shards: int) -> tuple[Task, ...]:
+    # With every shard done, one more task closes the step itself.
     open_shards = tuple(
-        Action(Step.ROWS, Shard(table, index, shards))
+        Task(Step.ROWS, Shard(table, index, shards))
         for table in tables
         for index in range(shards)
         if rotation.done(Step.ROWS, str(table.name), index) is None
     )
-    return open_shards or (Action(Step.ROWS),)
+    return open_shards or (Task(Step.ROWS),)

@@ -8,7 +8,7 @@ from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.request import WALK, Request, Step
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.conductor import Action
+from keyrotation_pipeline.requests.conductor import Task
 
 # The engine obeys a pause within a second; other steps end by themselves, or keep us waiting.
 PATIENCE_SECONDS = 15.0
@@ -24,15 +24,15 @@ def standstill(pipeline: Pipeline, rotation: Request) -> Iterator[None]:
     """
     until = pipeline.clock.monotonic() + PATIENCE_SECONDS
     with ExitStack() as held:
-        for action in _actions(pipeline):
-            _take(pipeline, held, f"{rotation.id}/{action}", until)
+        for task in _tasks(pipeline):
+            _take(pipeline, held, f"{rotation.id}/{task}", until)
         yield
 
 
-def _actions(pipeline: Pipeline) -> Iterator[Action]:
-    yield from map(Action, WALK)
+def _tasks(pipeline: Pipeline) -> Iterator[Task]:
+    yield from map(Task, WALK)
     for table in pipeline.tables:
-        yield from (Action(Step.ROWS, Shard(table, index, pipeline.shards)) for index in range(pipeline.shards))
+        yield from (Task(Step.ROWS, Shard(table, index, pipeline.shards)) for index in range(pipeline.shards))
 
 
 def _take(pipeline: Pipeline, held: ExitStack, name: str, until: float) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.approvals import pinned_roster
 from keyrotation_pipeline.requests.holding_still import standstill
+from keyrotation_pipeline.requests.roster import pinned_roster
 
 # Evidence is never taken over: the proof, and whatever follows it, is done anew.
 TAKEN_OVER = frozenset(WALK[: WALK.index(Step.ROWS) + 1])
@@ -28,7 +28,7 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
         former = _stopped(pipeline, rotation, held)
         with pipeline.ledger.transaction():
             if former is not None and not former.is_over:
-                facts = {"superseded_by": rotation.id, "action": str(rotation.action)}
+                facts = {"superseded_by": rotation.id, "action": rotation.action}
                 pipeline.ledger.set_status(former.id, RequestStatus.CANCELLED, facts)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             if former is not None and former.action == rotation.action:
@@ -44,6 +44,14 @@ def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
         former = pipeline.ledger.walk(rotation.supersedes)
         if former.action == rotation.action:
             yield from lineage(pipeline, former)
+
+
+def taking_over(pipeline: Pipeline, request: Request) -> str:
+    """How the sentence begins by which a request takes another over; empty where it takes none over."""
+    former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
+    if former is None or former.action != request.action:
+        return ""
+    return f"take over {former.action} {former.id} where it stands: "
 
 
 def next_up(pipeline: Pipeline) -> Walk | None:

@@ -1,82 +1,61 @@
-"""Perform one action of the walk: the same for the command line, for Dagster and for tests."""
+"""Perform one task of the walk: the same for the command line, for Dagster and for tests."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, OutOfOrderError
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import WALK, RequestAction, RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening, superseding
-from keyrotation_pipeline.requests.conductor import Action, Decision, decide
-from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, reporting, retire, rollback
-
-StepFunction = Callable[[Pipeline, Walk, Report], Mapping[str, Any]]
-
-STEPS: Mapping[Step, StepFunction] = {
-    Step.KEY_VERSION: keys.create_key_version,
-    Step.DUAL_KEY_ROLLOUT: deploy.roll_out_dual_key,
-    Step.PRIMARY_KEY_ROLLOUT: deploy.roll_out_primary_key,
-    Step.ROWS: reencrypt.close_rows,
-    Step.ZERO_OLD_ROWS_PROOF: prove.prove_zero_old_rows,
-    Step.RETIRED_KEY: retire.retire_key,
-    Step.ARCHIVED_KEY: archive.archive_key,
-    Step.KEY_ROTATION_AUDIT: reporting.complete_rotation_audit,
-    Step.COMPLIANCE_REPORT: reporting.report_compliance,
-}
-
-# The way back is the same walk with source and target exchanged, but for how it begins and what it reports.
-STEPS_BACK: Mapping[Step, StepFunction] = {
-    **STEPS,
-    Step.KEY_VERSION: rollback.bring_back_key,
-    Step.DUAL_KEY_ROLLOUT: rollback.roll_out_old_key,
-    Step.PRIMARY_KEY_ROLLOUT: rollback.return_primary,
-    Step.COMPLIANCE_REPORT: rollback.report_rollback,
-}
+from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests.approvals import require_authorised
+from keyrotation_pipeline.requests.conductor import Decision, Task, decide
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation import reencrypt
 
 
 def next_decision(pipeline: Pipeline, rotation: Walk) -> Decision:
     """The conductor's decision for a rotation as it stands now."""
-    roster = opening.pinned_roster(pipeline)
+    roster = pinned_roster(pipeline)
     return decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
 
 
-def perform(pipeline: Pipeline, request_id: str, action: Action, report: Report) -> StepRecord:
-    """Run one action to its end and record it; an action that is already done is given back as recorded.
+def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> StepRecord:
+    """Run one task to its end and record it; a task that is already done is given back as recorded.
 
     Raises:
-        OutOfOrderError: the rotation is not at this action; nothing was done.
+        OutOfOrderError: the rotation is not at this task; nothing was done.
         KeyRotationError: the step's own refusal, which is also recorded as what blocks the rotation.
     """
-    table, index = (str(action.shard.table.name), action.shard.index) if action.shard else (None, None)
-    with pipeline.ledger.lock(f"{request_id}/{action}"):
+    table, index = (str(task.shard.table.name), task.shard.index) if task.shard else (None, None)
+    with pipeline.ledger.lock(f"{request_id}/{task}"):
         rotation = pipeline.ledger.walk(request_id)
-        if (record := rotation.done(action.step, table, index)) is not None:
+        if (record := rotation.done(task.step, table, index)) is not None:
             return record
         decision = next_decision(pipeline, rotation)
-        if action not in decision.actions:
-            raise OutOfOrderError(_out_of_order(rotation, action, decision))
+        if task not in decision.tasks:
+            raise OutOfOrderError(_out_of_order(rotation, task, decision))
         try:
             require_consistent(pipeline)
-            opening.require_authorised(pipeline, rotation)
+            require_authorised(pipeline, rotation)
             if rotation.started_at is None:
                 rotation = superseding.begin(pipeline, rotation)
                 # A continuation takes finished steps over.
-                if (record := rotation.done(action.step, table, index)) is not None:
+                if (record := rotation.done(task.step, table, index)) is not None:
                     return record
-            facts = _run(pipeline, rotation, action, report)
+            facts = _run(pipeline, rotation, task, report)
         except KeyRotationError as error:
             pipeline.ledger.block(rotation.id, str(error))
             raise
-        record = StepRecord(action.step, table, index, pipeline.clock.now(), facts)
+        record = StepRecord(task.step, table, index, pipeline.clock.now(), facts)
         _record(pipeline, rotation, record)
         pipeline.anchors.keep(pipeline.ledger.head())
         return record
 
 
 def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | None = None) -> Iterator[StepRecord]:
-    """Perform due actions, one after another, until the walk ends, waits, or `through` is done; yields each record.
+    """Perform due tasks, one after another, until the walk ends, waits, or `through` is done; yields each record.
 
     Raises:
         BlockedError: nothing is due and the rotation is not finished; the sentence says what it waits for.
@@ -86,16 +65,15 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
         if rotation.status is RequestStatus.FINISHED or (through is not None and rotation.done(through) is not None):
             return
         decision = next_decision(pipeline, rotation)
-        if not decision.actions:
+        if not decision.tasks:
             raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
-        yield perform(pipeline, rotation.id, decision.actions[0], report)
+        yield perform(pipeline, rotation.id, decision.tasks[0], report)
 
 
-def _run(pipeline: Pipeline, rotation: Walk, action: Action, report: Report) -> Mapping[str, Any]:
-    if action.shard is not None:
-        return reencrypt.reencrypt_shard(pipeline, rotation, action.shard, report)
-    steps = STEPS_BACK if rotation.action == RequestAction.ROLLBACK else STEPS
-    return steps[action.step](pipeline, rotation, report)
+def _run(pipeline: Pipeline, rotation: Walk, task: Task, report: Report) -> Mapping[str, Any]:
+    if task.shard is not None:
+        return reencrypt.reencrypt_shard(pipeline, rotation, task.shard, report)
+    return pipeline.actions[rotation.action].steps[task.step](pipeline, rotation, report)
 
 
 def _record(pipeline: Pipeline, rotation: Walk, record: StepRecord) -> None:
@@ -105,6 +83,6 @@ def _record(pipeline: Pipeline, rotation: Walk, record: StepRecord) -> None:
             pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
 
 
-def _out_of_order(rotation: Walk, action: Action, decision: Decision) -> str:
-    due = ", ".join(str(each) for each in decision.actions[:3]) or decision.waiting_for
-    return f"{action} is not due in rotation {rotation.id}; due is: {due}; run `keyrotation rotate {rotation.id}`"
+def _out_of_order(rotation: Walk, task: Task, decision: Decision) -> str:
+    due = ", ".join(str(each) for each in decision.tasks[:3]) or decision.waiting_for
+    return f"{task} is not due in rotation {rotation.id}; due is: {due}; run `keyrotation rotate {rotation.id}`"

@@ -13,19 +13,20 @@ from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
 from keyrotation_pipeline.requests.holding_still import standstill
+from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation.reconcile_plan import Plan, plan
 
-TIME = timedelta(days=7)
 LOCK = "reconcile"
 
 
 def pending(pipeline: Pipeline) -> Request | None:
     """The open request to reconcile, if there is one."""
-    requests = pipeline.ledger.requests()
-    return next((each for each in requests if each.action == RequestAction.RECONCILE and not each.is_over), None)
+    return next(iter(opening.pending(pipeline, RequestAction.RECONCILE)), None)
 
 
 def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Request, Plan]:
@@ -35,24 +36,22 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
         RequestError: there is nothing to reconcile.
         BlockedError: values are under a version whose key is not in the key store.
     """
-    opening.require_roster(pipeline)
+    require_roster(pipeline)
     decided = plan(pipeline)
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors tell one story; there is nothing to reconcile")
     _require_readable(decided)
-    now = pipeline.clock.now()
     opened = opening.drawn_up(
         Request,
         pipeline,
-        action=RequestAction.RECONCILE,
+        RECONCILE,
         source=decided.primary,
         fingerprint=pipeline.keys.get(decided.primary).fingerprint,
         target=decided.primary,
         reason="; ".join(decided.findings),
         requested_by=requested_by,
-        between=(now, *opening.dates(now, now + TIME, now + TIME, emergency=False)),
     )
-    pipeline.ledger.open(opened, opening.approval_text(pipeline, opened))
+    pipeline.ledger.open(opened, approval_text(pipeline, opened))
     return opened, decided
 
 
@@ -64,7 +63,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         BlockedError: a step of an earlier rotation is still running, or a key or a table's lock is not to be had.
     """
     with pipeline.ledger.lock(LOCK), ExitStack() as held:
-        opening.require_authorised(pipeline, rotation)
+        require_authorised(pipeline, rotation)
         decided = plan(pipeline)
         _require_readable(decided)
         _stop(pipeline, decided, rotation, held)
@@ -139,3 +138,16 @@ def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotatio
     if state is not record.state and state not in ALLOWED_TRANSITIONS[record.state]:
         pipeline.ledger.set_key_state(version, KeyState.DEACTIVATED, rotation.id)
     pipeline.ledger.set_key_state(version, state, rotation.id)
+
+
+RECONCILE = Action(
+    RequestAction.RECONCILE,
+    authorises=lambda pipeline, _request: plan(pipeline).sentence(),
+    source=stored_source,
+    target=lambda _pipeline, request: str(request.target),
+    authority=require_roster,
+    start_within=timedelta(days=7),
+    finish_within=timedelta(days=7),
+    command=lambda _request: "keyrotation reconcile",
+    renewal=lambda _request: "cancel it, then run `keyrotation reconcile` for a new one",
+)

@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 
@@ -50,7 +50,7 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[st
 
 def _retire(pipeline: Pipeline, rotation: Walk, proof: Mapping[str, Any], leaving: list[str]) -> Mapping[str, Any]:
     with pipeline.ledger.transaction():
-        opening.require_authorised(pipeline, rotation)
+        require_authorised(pipeline, rotation)
         _require_writers(pipeline, rotation)
         backup = _require_target(pipeline, rotation)
         retired = retired_versions(pipeline, rotation)

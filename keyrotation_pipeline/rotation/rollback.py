@@ -14,16 +14,20 @@ from keyrotation_pipeline.audit.intents import KEY_RESTORE_INTENDED, PRIMARY_CHA
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import approval_text, stored_source
+from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
+from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.superseding import taking_over
 from keyrotation_pipeline.rotation import deploy, reporting
 from keyrotation_pipeline.rotation.keys import backed_up, record_of
 from keyrotation_pipeline.rotation.post_mortem import post_mortem
+from keyrotation_pipeline.rotation.rotate import STEPS
 
 POST_MORTEM = "rollback_post_mortem"
-START = timedelta(days=7)
-FINISH = timedelta(days=30)
 LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
@@ -48,28 +52,27 @@ def open_rollback(
         RequestError: it cannot be undone; the message names the way forward.
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
     """
-    opening.require_roster(pipeline)
+    require_roster(pipeline)
     opening.require_texts(reason, requested_by, None)
     require_consistent(pipeline)
     opening.require_none_waiting(pipeline)
     rotation = pipeline.ledger.walk(rotation.id)
     _require_undoable(pipeline, rotation)
     source = _registered(pipeline, rotation)
-    now = pipeline.clock.now()
-    start, finish = opening.dates(now, start_by or now + START, finish_by or now + FINISH, emergency=False)
     opened = opening.drawn_up(
         Walk,
         pipeline,
-        action=RequestAction.ROLLBACK,
+        ROLLBACK,
         source=rotation.target,
         fingerprint=source.fingerprint,
         target=rotation.source,
         reason=reason,
         requested_by=requested_by,
-        between=(now, start, finish),
+        start_by=start_by,
+        finish_by=finish_by,
         supersedes=rotation.id,
     )
-    text = opening.approval_text(pipeline, opened)
+    text = approval_text(pipeline, opened)
     with pipeline.ledger.transaction():
         pipeline.ledger.open(opened, text)
         if rotation.status is RequestStatus.RUNNING:
@@ -221,3 +224,51 @@ def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
         if target is not None and target.state is not KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
             pipeline.ledger.append(deploy.PRIMARY_CHANGED, deploy.change_of(rotation), rotation.id)
+
+
+def _authorises(pipeline: Pipeline, request: Request) -> str:
+    source, target = request.source, request.target
+    beginning = taking_over(pipeline, request) or f"end rotation {request.supersedes} and undo it: "
+    return (
+        f"{beginning}make {target} the primary again, from the archive if it is there, re-encrypt {source} to "
+        f"{target}, fence, withdraw and archive {source}"
+    )
+
+
+def _target(pipeline: Pipeline, request: Request) -> str:
+    """With its fingerprint, since the key is there already."""
+    return f"{request.target} {pipeline.keys.get(request.target).fingerprint}"
+
+
+def _refuse_to_cancel(_pipeline: Pipeline, rotation: Walk) -> None:
+    if rotation.status is RequestStatus.FINISHED:
+        raise RequestError(f"rollback {rotation.id} is finished; there is nothing to cancel")
+    raise RequestError(
+        f"the rollback {rotation.id} has begun, so it cannot be cancelled; "
+        f"go on with `keyrotation rotate {rotation.id}`"
+    )
+
+
+# The way back is the same walk with source and target exchanged, but for how it begins and what it reports.
+STEPS_BACK: Mapping[Step, StepFunction] = {
+    **STEPS,
+    Step.KEY_VERSION: bring_back_key,
+    Step.DUAL_KEY_ROLLOUT: roll_out_old_key,
+    Step.PRIMARY_KEY_ROLLOUT: return_primary,
+    Step.COMPLIANCE_REPORT: report_rollback,
+}
+
+ROLLBACK = Action(
+    RequestAction.ROLLBACK,
+    authorises=_authorises,
+    source=stored_source,
+    target=_target,
+    authority=require_roster,
+    start_within=timedelta(days=7),
+    finish_within=timedelta(days=30),
+    command=command_of_walk,
+    renewal=renewal_of_walk,
+    withdraw=_refuse_to_cancel,
+    is_one_way=lambda _pipeline, _rotation: True,
+    steps=STEPS_BACK,
+)

@@ -22,8 +22,9 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.request import Step
-from keyrotation_pipeline.requests import opening as requests
+from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.servers import Server
 
@@ -93,9 +94,9 @@ class Clinic:
     def approved_request(self, *officers: DemoOfficer) -> str:
         """A request that these officers have signed."""
         with assembly.open_pipeline(settings.load(self.path), actor="test") as pipeline:
-            opened = requests.open_request(pipeline, reason="yearly rotation", requested_by="test")
+            opened = open_request(pipeline, reason="yearly rotation", requested_by="test")
             for officer in officers:
-                requests.add_approval(pipeline, opened, officer.sign(pipeline.ledger.approval_text(opened.id)))
+                add_approval(pipeline, opened, officer.sign(pipeline.ledger.approval_text(opened.id)))
         return opened.id
 
     def at_once(self, *commands: tuple[str, ...]) -> list[int]:

@@ -13,7 +13,7 @@ from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 
 CLIENTS = 4000
@@ -30,7 +30,7 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     settings.path.write_text(text)
     with open_home(settings, CLIENTS, lambda _line: None) as pipeline:
         before = everything(settings.home, pipeline.keys.ring())
-        rotation = opening.open_request(pipeline, reason="killed ten times", requested_by="test")
+        rotation = open_request(pipeline, reason="killed ten times", requested_by="test")
         approve(pipeline, rotation, officers, lambda _line: None)
 
     dice = Random(20261124)

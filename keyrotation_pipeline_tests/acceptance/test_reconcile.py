@@ -13,8 +13,8 @@ from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home
 from keyrotation_pipeline.model.request import Walk
-from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.servers import EMBEDDED_18
@@ -67,7 +67,7 @@ def test_a_restored_database_is_noticed_reconciled_and_rotated_again(
 
 def rotate(settings: Settings, officers: Sequence[DemoOfficer]) -> Walk:
     with open_home(settings, 0, lambda _line: None) as pipeline:
-        rotation = opening.open_request(pipeline, reason="yearly", requested_by="test")
+        rotation = open_request(pipeline, reason="yearly", requested_by="test")
         approve(pipeline, rotation, officers, lambda _line: None)
         for _ in performing.run(pipeline, rotation.id, lambda _progress: None):
             pass

@@ -15,8 +15,8 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import performing, rollback
+from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
 
@@ -39,7 +39,7 @@ class Demo:
 
     def rotated(self, through: Step | None) -> Walk:
         """A rotation up to one of its steps, None to its end."""
-        rotation = opening.open_request(self.pipeline, reason="to be undone", requested_by="test")
+        rotation = open_request(self.pipeline, reason="to be undone", requested_by="test")
         self.walk(self.approved(rotation), through)
         return rotation
 

@@ -17,8 +17,9 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline
 
 ROWS: dict[str, list[dict[str, str | None]]] = {
@@ -143,7 +144,7 @@ def dagster(tmp_path: Path) -> Iterator[Dagster]:
 @pytest.fixture
 def requested(dagster: Dagster) -> Walk:
     """An open request that nobody has approved."""
-    return opening.open_request(dagster.world.pipeline, reason="yearly", requested_by="test")
+    return open_request(dagster.world.pipeline, reason="yearly", requested_by="test")
 
 
 @pytest.fixture
@@ -152,9 +153,7 @@ def approved(dagster: Dagster, requested: Walk) -> Walk:
     world = dagster.world
     text = world.ledger.approval_text(requested.id)
     for officer in world.signatures.pinned.officers:
-        opening.add_approval(
-            world.pipeline, world.ledger.walk(requested.id), world.signatures.sign(officer.fingerprint, text)
-        )
+        add_approval(world.pipeline, world.ledger.walk(requested.id), world.signatures.sign(officer.fingerprint, text))
     return world.ledger.walk(requested.id)
 
 

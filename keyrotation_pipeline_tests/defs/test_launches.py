@@ -7,13 +7,13 @@ import pytest
 from keyrotation_pipeline.defs.launches import PastRun, launches
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.request import Step
-from keyrotation_pipeline.requests.conductor import Action
+from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 ROTATION = rotation_of(fake_pipeline())
-PROOF = Action(Step.ZERO_OLD_ROWS_PROOF)
-SHARDS = tuple(Action(Step.ROWS, Shard(CLIENTS, index, 3)) for index in range(3))
+PROOF = Task(Step.ZERO_OLD_ROWS_PROOF)
+SHARDS = tuple(Task(Step.ROWS, Shard(CLIENTS, index, 3)) for index in range(3))
 FIRST, SECOND, THIRD = map(str, SHARDS)
 
 
@@ -22,7 +22,7 @@ def ago(**passed: int) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("actions", "past", "started"),
+    ("tasks", "past", "started"),
     [
         pytest.param((PROOF,), [], ["retire_key/1"], id="first attempt at once"),
         pytest.param((PROOF,), [("retire_key", 1, None)], [], id="not while one is in progress"),
@@ -38,33 +38,31 @@ def ago(**passed: int) -> datetime:
         pytest.param(
             SHARDS, [(FIRST, 1, None), (SECOND, 1, ago(seconds=5))], [f"{THIRD}/1"], id="shards wait each for itself"
         ),
-        pytest.param((Action(Step.ROWS),), [], ["retire_key/1"], id="closing the rows begins the last leg"),
+        pytest.param((Task(Step.ROWS),), [], ["retire_key/1"], id="closing the rows begins the last leg"),
     ],
 )  # fmt: skip
-def test_launches(
-    actions: tuple[Action, ...], past: list[tuple[str, int, datetime | None]], started: list[str]
-) -> None:
-    chosen = launches(ROTATION, actions, [PastRun(*each) for each in past], NOW)
+def test_launches(tasks: tuple[Task, ...], past: list[tuple[str, int, datetime | None]], started: list[str]) -> None:
+    chosen = launches(ROTATION, tasks, [PastRun(*each) for each in past], NOW)
 
     assert [request.run_key for request in chosen.requests] == [f"{ROTATION.id}/{each}" for each in started]
 
 
 @pytest.mark.parametrize(
-    ("action", "job", "assets", "partition"),
+    ("task", "job", "assets", "partition"),
     [
         pytest.param(
-            Action(Step.KEY_VERSION),
+            Task(Step.KEY_VERSION),
             "introduce_key",
             ["key_version", "dual_key_rollout", "primary_key_rollout"],
             "v2",
             id="from the start",
         ),
         pytest.param(
-            Action(Step.PRIMARY_KEY_ROLLOUT), "introduce_key", ["primary_key_rollout"], "v2", id="taken up in a leg"
+            Task(Step.PRIMARY_KEY_ROLLOUT), "introduce_key", ["primary_key_rollout"], "v2", id="taken up in a leg"
         ),
         pytest.param(SHARDS[1], "reencrypt_rows", ["rows/clients"], "v2|01", id="one shard"),
         pytest.param(
-            Action(Step.ARCHIVED_KEY),
+            Task(Step.ARCHIVED_KEY),
             "retire_key",
             ["archived_key", "key_rotation_audit", "compliance_report"],
             "v2",
@@ -73,9 +71,9 @@ def test_launches(
     ],
 )
 def test_a_run_goes_from_the_due_step_to_the_end_of_its_leg(
-    action: Action, job: str, assets: list[str], partition: str
+    task: Task, job: str, assets: list[str], partition: str
 ) -> None:
-    [request] = launches(ROTATION, (action,), [], NOW).requests
+    [request] = launches(ROTATION, (task,), [], NOW).requests
 
     assert request.job_name == job
     assert [key.to_user_string() for key in request.asset_selection or ()] == assets

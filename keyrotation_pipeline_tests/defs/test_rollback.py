@@ -6,7 +6,7 @@ import dagster as dg
 
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import rollback
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import V1, V2
@@ -23,7 +23,7 @@ def test_ticks_carry_a_signed_rollback_to_its_end(dagster: Dagster, walked: Walk
 
     for officer in world.signatures.pinned.officers:
         text = world.ledger.approval_text(undoing.id)
-        opening.add_approval(world.pipeline, undoing, world.signatures.sign(officer.fingerprint, text))
+        add_approval(world.pipeline, undoing, world.signatures.sign(officer.fingerprint, text))
     jobs = []
     while isinstance(result := dagster.tick(), dg.SensorResult):
         wanted = list(result.run_requests or ())

@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredFi
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Request, RequestStatus
-from keyrotation_pipeline.requests.opening import cancel
+from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline_tests.fakes import (
     START,
     V1,

@@ -11,7 +11,8 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.request import RequestStatus, Walk
-from keyrotation_pipeline.requests.opening import add_approval, cancel, require_authorised
+from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
+from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V3, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 

@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import RequestStatus, Step, StepRecord, Walk
-from keyrotation_pipeline.requests.opening import cancel
+from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, made_key, request
 

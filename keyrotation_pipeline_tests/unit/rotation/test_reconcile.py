@@ -14,7 +14,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
-from keyrotation_pipeline.requests.opening import cancel
+from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
 from keyrotation_pipeline.rotation.reconcile_plan import Plan

@@ -11,7 +11,8 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import RotationType
-from keyrotation_pipeline.requests.opening import approval_text, cancel
+from keyrotation_pipeline.requests.approvals import approval_text
+from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
 

@@ -20,7 +20,6 @@ from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.rotation import retire
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
 from keyrotation_pipeline_tests.fakes import (
@@ -55,7 +54,7 @@ class Authority:
 @pytest.fixture
 def authority(monkeypatch: pytest.MonkeyPatch) -> Authority:
     stand_in = Authority()
-    monkeypatch.setattr(opening, "require_authorised", stand_in.require)
+    monkeypatch.setattr(retire, "require_authorised", stand_in.require)
     return stand_in
 
 

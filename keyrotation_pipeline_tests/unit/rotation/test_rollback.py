@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests import superseding
-from keyrotation_pipeline.requests.opening import cancel
+from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.requests.pausing import pause, resume
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled

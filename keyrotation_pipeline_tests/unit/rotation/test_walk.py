@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
-from keyrotation_pipeline.requests.conductor import Action
+from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
@@ -118,7 +118,7 @@ def test_a_step_out_of_order_is_refused_and_changes_nothing(world: FakeWorld, st
     rotation = approved(world)
     before = list(world.journal.entries)
     with pytest.raises(OutOfOrderError, match=f"{step} is not due in rotation {rotation.id}; due is: key_version"):
-        performing.perform(world.pipeline, rotation.id, Action(step), world.report)
+        performing.perform(world.pipeline, rotation.id, Task(step), world.report)
     assert world.journal.entries == before
 
 
@@ -127,14 +127,14 @@ def test_a_shard_that_the_configuration_does_not_have_is_never_due(world: FakeWo
     run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)
     stranger = Shard(world.pipeline.tables[0], 7, 8)
     with pytest.raises(OutOfOrderError):
-        performing.perform(world.pipeline, rotation.id, Action(Step.ROWS, stranger), world.report)
+        performing.perform(world.pipeline, rotation.id, Task(Step.ROWS, stranger), world.report)
 
 
 def test_a_step_that_is_done_is_given_back_as_recorded(world: FakeWorld) -> None:
     rotation = approved(world)
     (first, *_) = performing.run(world.pipeline, rotation.id, world.report, Step.KEY_VERSION)
     before = list(world.journal.entries)
-    assert performing.perform(world.pipeline, rotation.id, Action(Step.KEY_VERSION), world.report) == first
+    assert performing.perform(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report) == first
     assert world.journal.entries == before
 
 

@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.request_records import Reques
 from keyrotation_pipeline.adapters.postgres.ledger.rows import count_facts, count_of, jsonb
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.progress import ShardProgress
-from keyrotation_pipeline.model.request import RequestAction, Walk
+from keyrotation_pipeline.model.request import Walk
 
 _SHARDS = """
     SELECT table_name, shard, sum(next_page - first_page)::bigint AS done_pages,
@@ -84,7 +84,7 @@ class PostgresLedger(KeyRecords, RequestRecords):
             "started": _seed_time(rotation.started_at or self.clock.now()),
             "old": str(rotation.source),
             "new": str(rotation.target),
-            "type": str(rotation.action if rotation.action == RequestAction.ROLLBACK else rotation.type),
+            "type": rotation.kind,
             "by": rotation.requested_by,
             "completed": _seed_time(completed_at) if completed_at else None,
             "records": records_reencrypted,

@@ -1,0 +1,50 @@
+"""What does a request of this kind ask for, and who carries it out?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.request import Request, RequestAction, Step, Walk
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.ports.pipeline import Pipeline
+
+StepFunction = Callable[["Pipeline", Walk, Report], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One kind of request. Rotation, rollback, reconciliation, destruction and policy each hand theirs in.
+
+    Whatever officers sign is rebuilt from the facts as they are now, whenever it matters.
+
+    Args:
+        authorises: what may be done, in one sentence of the signed text.
+        source: the line `From` of the signed text.
+        target: the line `To`.
+        authority: the roster whose signatures count; raises ApprovalError where none can count now.
+        start_within: by when it must start, unless whoever asks says another date.
+        finish_within: by when it must be finished; no signature counts any longer.
+        command: what carries an approved request out.
+        renewal: how to go on when its signatures no longer count, as the rest of a sentence.
+        withdraw: takes back what a walk that was opened has done, when it is cancelled; raises RequestError where it
+            can only go on. None: such a request changes nothing before it is carried out.
+        is_one_way: whether a walk that has begun can only go on.
+        steps: what each step of the walk does; empty: it does not walk.
+    """
+
+    name: RequestAction
+    authorises: Callable[["Pipeline", Request], str]
+    source: Callable[["Pipeline", Request], str]
+    target: Callable[["Pipeline", Request], str]
+    authority: Callable[["Pipeline"], Roster]
+    start_within: timedelta
+    finish_within: timedelta
+    command: Callable[[Request], str]
+    renewal: Callable[[Request], str]
+    withdraw: Callable[["Pipeline", Walk], None] | None = None
+    is_one_way: Callable[["Pipeline", Walk], bool] = lambda _pipeline, _walk: False
+    steps: Mapping[Step, StepFunction] = field(default_factory=dict)

@@ -1,0 +1,202 @@
+"""The rotation: from the primary to a version that was never used, in the steps of the walk."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.intents import CANCEL_INTENDED
+from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import TableCount
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.ports.actions import Action, StepFunction
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import approval_text, stored_source
+from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
+from keyrotation_pipeline.requests.inventory import require_preflight
+from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.superseding import taking_over
+from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, reporting, retire
+
+STEPS: Mapping[Step, StepFunction] = {
+    Step.KEY_VERSION: keys.create_key_version,
+    Step.DUAL_KEY_ROLLOUT: deploy.roll_out_dual_key,
+    Step.PRIMARY_KEY_ROLLOUT: deploy.roll_out_primary_key,
+    Step.ROWS: reencrypt.close_rows,
+    Step.ZERO_OLD_ROWS_PROOF: prove.prove_zero_old_rows,
+    Step.RETIRED_KEY: retire.retire_key,
+    Step.ARCHIVED_KEY: archive.archive_key,
+    Step.KEY_ROTATION_AUDIT: reporting.complete_rotation_audit,
+    Step.COMPLIANCE_REPORT: reporting.report_compliance,
+}
+
+
+def open_request(
+    pipeline: Pipeline,
+    *,
+    reason: str,
+    requested_by: str,
+    incident: str | None = None,
+    start_by: datetime | None = None,
+    finish_by: datetime | None = None,
+) -> Walk:
+    """Open a rotation from the primary to a version that was never used, for officers to sign.
+
+    While a request is past its dates with its key the primary, what is opened is its continuation: the same again,
+    which goes on where that one stands.
+
+    Args:
+        reason: one plain line; officers sign it.
+        requested_by: who asks, as `key_rotation_audit.initiated_by` shows it.
+        incident: makes it an emergency: to be finished within 24 hours.
+        start_by: aware; default 30 days from now.
+        finish_by: aware; default 90 days from now.
+
+    Raises:
+        ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
+        RequestError: another rotation is unfinished (and within its dates), there is no primary, or the dates cannot
+            be right.
+        PreflightError: a table cannot be rotated as it is.
+        BlockedError: the database was restored to an earlier state.
+    """
+    require_roster(pipeline)
+    opening.require_texts(reason, requested_by, incident)
+    require_consistent(pipeline)
+    opening.require_none_waiting(pipeline)
+    former = _stuck(pipeline)
+    if former is None:
+        source = _source(pipeline)
+        target, counts = _target(pipeline)
+    else:
+        source, target, counts = _registered(pipeline)[former.source], former.target, ()
+        incident = incident or former.incident
+    rotation = opening.drawn_up(
+        Walk,
+        pipeline,
+        ROTATE if former is None else pipeline.actions[former.action],
+        source=source.version,
+        fingerprint=source.fingerprint,
+        target=target,
+        reason=reason,
+        requested_by=requested_by,
+        incident=incident,
+        start_by=start_by,
+        finish_by=finish_by,
+        supersedes=None if former is None else former.id,
+    )
+    pipeline.ledger.open(rotation, approval_text(pipeline, rotation))
+    pipeline.ledger.save_counts(counts)
+    return rotation
+
+
+def _authorises(pipeline: Pipeline, request: Request) -> str:
+    # Whatever is live and older goes with the source: nothing may be left under any version but the target.
+    older = " and every older version" if request.source.number > 1 else ""
+    return (
+        f"{taking_over(pipeline, request)}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
+        f"archive {request.source}{older}"
+    )
+
+
+def _is_promoted(pipeline: Pipeline, rotation: Walk) -> bool:
+    """Whether writes may have moved to the new key."""
+    recorded = rotation.done(Step.PRIMARY_KEY_ROLLOUT) is not None or rotation.promotion_xid is not None
+    return recorded or pipeline.keys.primary() == rotation.target
+
+
+def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
+    """Cancel a rotation, and put its key away if it was made."""
+    _require_cancellable(pipeline, rotation)
+    require_consistent(pipeline)
+    pipeline.ledger.append(CANCEL_INTENDED, {"withdraws": str(rotation.target)}, rotation.id)
+    if rotation.target in pipeline.keys.versions():
+        pipeline.keys.archive(rotation.target)
+    with pipeline.ledger.transaction():
+        if rotation.target in _registered(pipeline):
+            pipeline.ledger.set_key_state(rotation.target, KeyState.ARCHIVED, rotation.id)
+        pipeline.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
+
+
+def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
+    if rotation.status is RequestStatus.FINISHED:
+        raise RequestError(f"rotation {rotation.id} is finished; there is nothing to cancel")
+    if _is_promoted(pipeline, rotation):
+        raise RequestError(
+            f"rotation {rotation.id} has made {rotation.target} the primary, so it cannot be cancelled; "
+            f"go on with `keyrotation rotate {rotation.id}`, or back with `keyrotation rollback {rotation.id}`"
+        )
+    for count in pipeline.database.count(pipeline.tables):
+        if values := count.values_by_version.get(rotation.target, 0):
+            raise RequestError(
+                f"table {count.table.name} holds {values} value(s) under {rotation.target}, so rotation {rotation.id} "
+                "cannot be cancelled; stop what writes them and re-encrypt them first"
+            )
+
+
+def _stuck(pipeline: Pipeline) -> Walk | None:
+    """The unfinished request, if only a continuation can bring it to its end; None if there is no unfinished one."""
+    current = pipeline.ledger.current()
+    if current is None:
+        return None
+    if pipeline.actions[current.action].is_one_way(pipeline, current) and pipeline.clock.now() > current.finish_by:
+        return current
+    raise RequestError(
+        f"rotation {current.id} ({current.source} to {current.target}) is not finished; "
+        f"finish it with `keyrotation rotate {current.id}`, or cancel it"
+    )
+
+
+def _source(pipeline: Pipeline) -> KeyRecord:
+    """The primary, as registered, if the key store holds exactly that key."""
+    primary = pipeline.keys.primary()
+    registered = _registered(pipeline)
+    if primary is None or (record := registered.get(primary)) is None:
+        raise RequestError("the key store has no registered primary; run `keyrotation init`")
+    if pipeline.keys.get(primary).fingerprint != record.fingerprint:
+        raise RequestError(
+            f"the key store holds another {primary} than the registered one ({record.fingerprint[:16]}); "
+            "restore that from its backup"
+        )
+    return record
+
+
+def _registered(pipeline: Pipeline) -> dict[KeyVersion, KeyRecord]:
+    records = pipeline.ledger.keys()
+    return {record.version: record for record in records}
+
+
+def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
+    """The new version, fit for every table, and the counts that it was chosen by."""
+    # The pre-flight comes before the count, which could only fail on what the pre-flight explains.
+    require_preflight(pipeline, expected := _next_version(pipeline, ()))
+    counts = pipeline.database.count(pipeline.tables)
+    target = _next_version(pipeline, counts)
+    if target != expected:
+        require_preflight(pipeline, target)
+    return target, counts
+
+
+def _next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion:
+    """One more than the highest number registered, stored, or seen in the data: a number is never used twice."""
+    seen = set(_registered(pipeline))
+    seen.update(pipeline.keys.versions(), pipeline.keys.archived())
+    seen.update(version for count in counts for version in count.values_by_version)
+    return max(seen).next()
+
+
+ROTATE = Action(
+    RequestAction.ROTATE,
+    authorises=_authorises,
+    source=stored_source,
+    target=lambda _pipeline, request: str(request.target),
+    authority=require_roster,
+    start_within=timedelta(days=30),
+    finish_within=timedelta(days=90),
+    command=command_of_walk,
+    renewal=renewal_of_walk,
+    withdraw=_withdraw,
+    is_one_way=_is_promoted,
+    steps=STEPS,
+)
