@@ -15,7 +15,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.assembly.actions import ACTIONS
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, FenceError, KeyStoreError, ProofError, RequestError
+from keyrotation_pipeline.audit.events import require_indexed
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    BlockedError,
+    FenceError,
+    KeyStoreError,
+    OutOfOrderError,
+    ProofError,
+    RequestError,
+)
 from keyrotation_pipeline.fieldcrypto.defect import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -33,11 +42,32 @@ from keyrotation_pipeline.model.columns import (
     TableName,
 )
 from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten, ShardProgress
-from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
-from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, RotationType, StepRecord, Walk
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.request import (
+    MAY_FOLLOW,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    StepRecord,
+    Walk,
+)
+from keyrotation_pipeline.model.request_events import (
+    Blocked,
+    PromotionRecorded,
+    RequestOpened,
+    RosterPinned,
+    RotationAuditWritten,
+    SignatureAdded,
+    StatusChanged,
+    StepFinished,
+    Unblocked,
+)
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -240,7 +270,7 @@ class FakeDatabase:
     writes: int = 0
     xid: int = 1000
     decrypted: list[str] = field(default_factory=list)
-    proven_with: list[tuple[int, str]] = field(default_factory=list)
+    proven_with: list[Moment] = field(default_factory=list)
 
     def identity(self) -> DatabaseIdentity:
         return DatabaseIdentity("clinic@localhost", "7000000000000000001")
@@ -344,7 +374,7 @@ class FakeDatabase:
     def barrier(self) -> str:
         return f"0/{self.xid:X}"
 
-    def holders_of_old_snapshots(self, xid: int, lsn: str) -> tuple[str, ...]:
+    def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
         """The next of the prepared answers, the last one for ever; none prepared: nobody."""
         if not self.holders:
             return ()
@@ -355,16 +385,16 @@ class FakeDatabase:
         return self.xid
 
     def zero_old_rows(
-        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], xid: int, lsn: str
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], moment: Moment
     ) -> ZeroOldRows:
-        self.proven_with.append((xid, lsn))
+        self.proven_with.append(moment)
         for table in tables:
             if self.old_rows(table, retired, None).rows or not set(retired) <= set(self.fences(table)):
                 raise FenceError(f"table {table.name} holds old values or lacks its fence; run it again")
-        if self.findings or self.quarantine(tables) or self.holders_of_old_snapshots(xid, lsn):
+        if self.findings or self.quarantine(tables) or self.holders_of_old_snapshots(moment):
             raise ProofError("something is left; look at `keyrotation inventory`")
         values = sum(sum(count.values_by_version.values()) for count in self.count(tables))
-        return ZeroOldRows(version, tuple(str(table.name) for table in tables), 0, values, lsn, START)
+        return ZeroOldRows(version, tuple(str(table.name) for table in tables), 0, values, moment.lsn, START)
 
 
 def version_of(value: str | None) -> KeyVersion | None:
@@ -399,19 +429,25 @@ class FakeLedger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        self.depth += 1
+        try:
+            with self._at_once():
+                yield
+                if self.depth == 1:
+                    self.journal.note("commit")
+        finally:
+            self.depth -= 1
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
         before = copy.copy(self.state)
         for name in ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows"):
             setattr(before, name, copy.copy(getattr(self.state, name)))
-        self.depth += 1
         try:
             yield
-            if self.depth == 1:
-                self.journal.note("commit")
         except BaseException:
             self.state = before
             raise
-        finally:
-            self.depth -= 1
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -430,18 +466,23 @@ class FakeLedger:
             else AuditHead(0, GENESIS)
         )
 
-    def append(self, event: str, facts: Mapping[str, Any], request: str | None = None) -> AuditHead:
-        self.journal.note(f"event {event}")
+    def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
+        self.journal.note(f"event {fact.kind}")
         head = self.head()
         body = body_of(
             seq=head.seq + 1, at=self.clock.now(), actor="test", database="clinic@localhost",
-            request=request, event=event, facts=facts,
+            request=request, event=fact.kind, facts=fact.as_json(),
         )  # fmt: skip
-        self.state.events.append(AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body)))
+        event = AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body), fact.kind, request)
+        self.state.events.append(event)
         return self.head()
 
-    def events(self) -> Iterator[AuditEvent]:
-        return iter(list(self.state.events))
+    def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
+        for event in list(self.state.events):
+            if event.seq > after_seq and (not kinds or event.kind in kinds) and request in {None, event.request}:
+                if kinds or request is not None:
+                    require_indexed(event)
+                yield event
 
     def event_names(self) -> list[str]:
         """For assertions: the names of the events, in order."""
@@ -456,8 +497,11 @@ class FakeLedger:
         return self.state.roster
 
     def pin_roster(self, roster: Roster) -> None:
-        if self.state.roster not in {None, roster}:
+        if self.state.roster == roster:
+            return
+        if self.state.roster is not None:
             raise ApprovalError("another roster is pinned; request a policy action")
+        self.append(RosterPinned.of(roster))
         self.state.roster = roster
 
     def keys(self) -> tuple[KeyRecord, ...]:
@@ -469,27 +513,35 @@ class FakeLedger:
             if known.fingerprint != record.fingerprint:
                 raise KeyStoreError(f"{record.version} is registered with another fingerprint; use the next version")
             return
-        self.append("key_registered", {"version": str(record.version)}, request)
+        self.append(KeyRegistered.of(record), request)
         self.state.keys[record.version] = record
 
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
-        record = self.state.keys[version]
+        if (record := self.state.keys.get(version)) is None:
+            raise RequestError(f"{version} is not registered; run `keyrotation init`")
         if record.state is state:
             return
         if state not in ALLOWED_TRANSITIONS[record.state]:
-            raise KeyStoreError(f"{version} is {record.state} and cannot become {state}; look at `keyrotation status`")
+            raise OutOfOrderError(f"{version} is {record.state} and cannot become {state}; see `keyrotation status`")
         if state is KeyState.ACTIVE and any(each.state is state for each in self.keys()):
-            raise KeyStoreError("another version is still active; deactivate it first")
-        self.append("key_state_changed", {"version": str(version), "state": str(state)}, request)
+            raise OutOfOrderError("another version is still active; deactivate it first")
+        self.append(KeyStateChanged(version, record.state, state, record.fingerprint), request)
         self.state.keys[version] = replace(record, state=state)
 
     def open(self, request: Request, text: bytes) -> None:
-        beside = self.waiting() if request.supersedes else self.current()
-        if beside is not None and isinstance(request, Walk):
+        if any(self._excludes(each, request) for each in self.state.requests.values()):
             raise RequestError("another rotation is unfinished; finish or cancel it")
-        self.append("rotation_requested", {"reason": request.reason}, request.id)
+        self.append(RequestOpened.of(request, text), request.id)
         self.state.requests[request.id] = request
         self.state.texts[request.id] = text
+
+    def _excludes(self, other: Request, request: Request) -> bool:
+        """Whether both cannot be unfinished at once."""
+        if other.is_over or other.action.walks != request.action.walks:
+            return False
+        if request.action.walks:
+            return other.waits_to_supersede == request.waits_to_supersede
+        return other.action is request.action and request.action is not RequestAction.DESTROY
 
     def request(self, request: str) -> Request:
         found = [stored for each, stored in self.state.requests.items() if each.startswith(request)]
@@ -516,28 +568,36 @@ class FakeLedger:
         return tuple(reversed(self.state.requests.values()))
 
     def approval_text(self, request: str) -> bytes:
+        if request not in self.state.texts:
+            raise RequestError(f"there is no rotation {request}; look at `keyrotation status`")
         return self.state.texts[request]
 
     def signatures(self, request: str) -> tuple[Signature, ...]:
         return tuple(self.state.signatures.get(request, ()))
 
     def add_signature(self, request: str, signature: Signature) -> None:
-        stored = self.signatures(request)
+        stored = self.signatures(self.request(request).id)
         if any(each.officer == signature.officer for each in stored):
             raise ApprovalError("this officer has signed already; another officer must")
-        self.append("approval_added", {"officer": signature.officer}, request)
+        self.append(SignatureAdded.of(signature), request)
         self.state.signatures[request] = [*stored, signature]
         self._change(request, approvals=tuple(each.officer for each in [*stored, signature]))
 
     def finish_step(self, request: str, record: StepRecord) -> None:
         rotation = self.walk(request)
         if rotation.done(record.step, record.table, record.shard) is None:
-            self.append("step_finished", {"step": str(record.step)}, request)
-            self._change(request, steps=(*rotation.steps, record))
+            with self._at_once():
+                self.block(request, None)
+                self.append(StepFinished.of(record), request)
+                self._change(request, steps=(*rotation.steps, record))
 
-    def set_status(self, request: str, status: RequestStatus, facts: Mapping[str, Any] | None = None) -> None:
+    def set_status(self, request: str, status: RequestStatus, by: str | None = None) -> None:
         stored, now = self.request(request), self.clock.now()
-        self.append("status_changed", {"status": str(status), **(facts or {})}, request)
+        if status is stored.status:
+            return
+        if status not in MAY_FOLLOW[stored.status]:
+            raise OutOfOrderError(f"request {request} is {stored.status} and cannot become {status}; see its status")
+        self.append(StatusChanged(stored.status, status, by), request)
         self._change(
             request,
             status=status,
@@ -547,11 +607,13 @@ class FakeLedger:
 
     def set_promotion(self, request: str, xid: int) -> None:
         if self.walk(request).promotion_xid is None:
-            self.append("promotion", {"xid": xid}, request)
+            self.append(PromotionRecorded(xid), request)
             self._change(request, promotion_xid=xid)
 
     def block(self, request: str, sentence: str | None) -> None:
-        self._change(request, blocked_by=sentence)
+        if self.request(request).blocked_by != sentence:
+            self.append(Unblocked() if sentence is None else Blocked(sentence), request)
+            self._change(request, blocked_by=sentence)
 
     def _change(self, request: str, **changes: Any) -> None:  # noqa: ANN401 - fields of a request
         stored = self.request(request)
@@ -561,14 +623,29 @@ class FakeLedger:
         return ()
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
+        before = {name: replace(count, counted_at=START) for name, count in self.state.counts.items()}
+        changed = [
+            str(each.table.name)
+            for each in counts
+            if before.get(str(each.table.name)) != replace(each, counted_at=START)
+        ]
+        if changed:
+            self.append(Note(EventKind.COUNTED, {"tables": changed}))
         self.state.counts.update({str(count.table.name): count for count in counts})
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
-        names = [str(table.name) for table in tables]
-        return tuple(self.state.counts[name] for name in names if name in self.state.counts)
+        kept = (self.state.counts.get(str(table.name)) for table in tables)
+        return tuple(count for count in kept if count is not None and count.table in tables)
 
     def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
-        self.journal.note("seed row")
+        if self.state.seed_rows.get(rotation.id, (0, None))[1] is not None:
+            return
+        written = RotationAuditWritten(
+            rotation.id, rotation.started_at or self.clock.now(), str(rotation.source), str(rotation.target),
+            str(rotation.action if rotation.action == "rollback" else rotation.type), rotation.requested_by,
+            completed_at, records_reencrypted, rotation.reason,
+        )  # fmt: skip
+        self.append(written, rotation.id)
         self.state.seed_rows[rotation.id] = (records_reencrypted, completed_at)
 
 

@@ -9,10 +9,9 @@ from keyrotation_pipeline.assurance import retention
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyRotationError
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 
-BACKUP_MADE = "backup_made"
-BACKUP_INCOMPLETE = "backup_incomplete"
 FEWEST_RECIPIENTS = 2
 
 
@@ -72,7 +71,8 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         removed = retention.remove_expired(site, made_at)
         done = BackupMade(made, places, removed, tuple(_warnings(site)))
         failures = [*lost, *not_dumped, *not_copied]
-        ledger.append(BACKUP_INCOMPLETE if failures else BACKUP_MADE, {**done.facts(), "failures": failures})
+        kind = EventKind.BACKUP_INCOMPLETE if failures else EventKind.BACKUP_MADE
+        ledger.append(Note(kind, {**done.facts(), "failures": failures}))
     if failures:
         raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(failures)}")
     return done

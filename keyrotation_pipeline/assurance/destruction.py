@@ -4,18 +4,17 @@ The ledger says `destroyed` before the key goes: from then on no backup copies i
 `restore-key` refuses it. A process that dies in between does the rest when it runs again.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
 from keyrotation_pipeline.assurance.readability import kept_dumps_that_need, unlisted_dumps
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.audit.intents import announce, announced
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.actions import Action
@@ -26,8 +25,7 @@ from keyrotation_pipeline.requests.approvals import approval_text, require_autho
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation.keys import record_of
 
-DESTRUCTION_INTENDED = "key_destruction_intended"
-KEY_DESTROYED = "key_destroyed"
+DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroyed)
 LOCK = "destroy"
 # That of `backup`: one that is under way may just be copying the key.
 BACKUP_LOCK = "backup"
@@ -61,10 +59,10 @@ class Destruction:
     local: tuple[str, ...]
     held: tuple[HeldCopy, ...]
 
-    def facts(self) -> Mapping[str, Any]:
-        """For the audit: plain JSON."""
-        held = [{"file": copy.name, "place": copy.place, "locked_until": copy.locked_until} for copy in self.held]
-        return json_safe({"version": self.version, "fingerprint": self.fingerprint, "files": self.local, "held": held})
+    def as_fact(self, record: type[DestructionFact]) -> DestructionFact:
+        """What the audit says before and after."""
+        held = tuple(HeldFile(copy.name, copy.place, copy.locked_until) for copy in self.held)
+        return record(self.version, self.fingerprint, self.local, held)
 
 
 def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
@@ -117,13 +115,13 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
         found = _found(site, record)
         with pipeline.ledger.transaction():
-            announce(pipeline, DESTRUCTION_INTENDED, found.facts(), rotation.id)
+            pipeline.ledger.append(found.as_fact(KeyDestructionIntended), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
         _remove(site, found)
         done = _as_intended(pipeline, found, rotation)
         with pipeline.ledger.transaction():
-            pipeline.ledger.append(KEY_DESTROYED, done.facts(), rotation.id)
+            pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
         pipeline.anchors.keep(pipeline.ledger.head())
     return done
@@ -237,8 +235,8 @@ def _remove(site: BackupSite, found: Destruction) -> None:
 
 def _as_intended(pipeline: Pipeline, found: Destruction, rotation: Request) -> Destruction:
     """With the files that earlier attempts have removed."""
-    intended = announced(pipeline, DESTRUCTION_INTENDED, rotation.id)
-    files = sorted({str(name) for facts in intended for name in facts["files"]})
+    intended = recorded(pipeline.ledger, KeyDestructionIntended, rotation.id)
+    files = sorted({name for each in intended for name in each.files})
     return Destruction(found.version, found.fingerprint, tuple(files), found.held)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from keyrotation_pipeline.assurance.copies import key_copies, read_key
 from keyrotation_pipeline.assurance.restored import sampled_under
 from keyrotation_pipeline.assurance.site import BackupSite
-from keyrotation_pipeline.audit.intents import announce
 from keyrotation_pipeline.errors import (
     BackupError,
     FingerprintMismatchError,
@@ -16,13 +15,12 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import record_of
-
-KEY_RESTORE_INTENDED = "key_restore_intended"
-KEY_RESTORED = "key_restored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +81,10 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     decrypted = sum(sum(sampled_under(pipeline.database, table, version, ring).values()) for table in pipeline.tables)
     archived = record.state is KeyState.ARCHIVED or (record.state is KeyState.COMPROMISED and not decrypted)
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
-    facts = {
-        "version": str(version),
-        "fingerprint": material.fingerprint,
-        "source": source,
-        "place": restored.place,
-        "decrypted": decrypted,
-    }
-    announce(pipeline, KEY_RESTORE_INTENDED, facts, None)
+    intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
+    pipeline.ledger.append(intent)
     _store(pipeline, record, material, archived=archived)
-    pipeline.ledger.append(KEY_RESTORED, facts)
+    pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
     return restored
 
 

@@ -1,13 +1,14 @@
 """What protects against loss, for `status`: the newest backup, the last recovery test, and what is amiss with them."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from keyrotation_pipeline.assurance.recovery import RECOVERY_TEST_DUE, RECOVERY_TEST_FAILED, RECOVERY_TEST_PASSED
+from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -15,7 +16,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 BACKUP_STALE_AFTER = timedelta(hours=26)
 TEST_OVERDUE_AFTER = timedelta(days=100)
 _LIVE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE, KeyState.DEACTIVATED})
-_TESTS = frozenset({RECOVERY_TEST_PASSED, RECOVERY_TEST_FAILED, RECOVERY_TEST_DUE})
+_TESTS = (EventKind.RECOVERY_TEST_PASSED, EventKind.RECOVERY_TEST_FAILED, EventKind.RECOVERY_TEST_DUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) 
     made, amiss = _backups(pipeline, records)
     if made is not None and now - made > BACKUP_STALE_AFTER:
         amiss.append(f"the last backup is of {made:%Y-%m-%d %H:%M} UTC; run `keyrotation backup`, or `keyrotation up`")
-    events = _tests(pipeline)
-    passed = _at(events.get(RECOVERY_TEST_PASSED))
-    amiss += _tests_amiss(events, passed, min((record.created_at for record in records), default=now), now)
+    tests: dict[str, Entry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
+    passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
+    amiss += _tests_amiss(tests, passed, min((record.created_at for record in records), default=now), now)
     return Protection(made, passed, tuple(amiss))
 
 
@@ -53,34 +54,14 @@ def _backups(pipeline: Pipeline, records: Sequence[KeyRecord]) -> tuple[datetime
     return max(newest, default=None), amiss
 
 
-def _tests(pipeline: Pipeline) -> dict[str, Mapping[str, Any]]:
-    """The last event of each kind."""
-    found = {}
-    for event in pipeline.ledger.events():
-        # Reading JSON of every event would cost more than all else that `status` does.
-        if "recovery_test_" in event.body:
-            content = json.loads(event.body)
-            if content["event"] in _TESTS:
-                found[str(content["event"])] = content
-    return found
-
-
-def _tests_amiss(
-    events: Mapping[str, Mapping[str, Any]], passed: datetime | None, since: datetime, now: datetime
-) -> Iterator[str]:
-    failed, due = events.get(RECOVERY_TEST_FAILED), events.get(RECOVERY_TEST_DUE)
-    if failed is not None and _after(failed, passed):
-        yield f"the last recovery test failed: {failed['facts']['reason']}"
-    if due is not None and _after(due, passed):
-        yield f"a recovery test is due since {due['facts']['since']}; run `keyrotation recovery-test --key FILE`"
+def _tests_amiss(tests: Mapping[str, Entry], passed: datetime | None, since: datetime, now: datetime) -> Iterator[str]:
+    """What the last event of each kind says."""
+    failed, due = tests.get(EventKind.RECOVERY_TEST_FAILED), tests.get(EventKind.RECOVERY_TEST_DUE)
+    if failed is not None and (passed is None or failed.at > passed):
+        yield f"the last recovery test failed: {read(RecoveryTestFailed, failed.facts).reason}"
+    if due is not None and (passed is None or due.at > passed):
+        day = read(RecoveryTestDue, due.facts).since
+        yield f"a recovery test is due since {day}; run `keyrotation recovery-test --key FILE`"
     elif now - (passed or since) > TEST_OVERDUE_AFTER:
         told = f"was on {passed:%Y-%m-%d}" if passed else "has never been made"
         yield f"the last recovery test {told}; run `keyrotation recovery-test`"
-
-
-def _at(event: Mapping[str, Any] | None) -> datetime | None:
-    return datetime.fromisoformat(event["at"]) if event is not None else None
-
-
-def _after(event: Mapping[str, Any], passed: datetime | None) -> bool:
-    return passed is None or datetime.fromisoformat(event["at"]) > passed

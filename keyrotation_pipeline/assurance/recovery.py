@@ -26,16 +26,14 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
 
 # Of whoever uses the workspace for restoring.
 LOCK = "recovery-test"
-RECOVERY_TEST_STARTED = "recovery_test_started"
-RECOVERY_TEST_PASSED = "recovery_test_passed"
-RECOVERY_TEST_FAILED = "recovery_test_failed"
-RECOVERY_TEST_DUE = "recovery_test_due"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +128,15 @@ def recovery_test(site: BackupSite, key: RecoveryKey) -> RecoveryReport:
     ledger, place = site.pipeline.ledger, site.places[0]
     with ledger.lock(LOCK):
         begun = {"place": place.description, "recovery_key": key.label}
-        ledger.append(RECOVERY_TEST_STARTED, begun)
+        ledger.append(Note(EventKind.RECOVERY_TEST_STARTED, begun))
         try:
             report = _tested(site, place, key)
         except KeyRotationError as error:
             # A place that does not answer must not hide why the test failed.
             with suppress(BackupError):
-                _record(site, RECOVERY_TEST_FAILED, {**begun, "failure": type(error).__name__, "reason": str(error)})
+                _record(site, RecoveryTestFailed(place.description, key.label, type(error).__name__, str(error)))
             raise
-        _record(site, RECOVERY_TEST_PASSED, report.facts())
+        _record(site, Note(EventKind.RECOVERY_TEST_PASSED, report.facts()))
         return report
 
 
@@ -251,12 +249,12 @@ def _restored(
     return DumpTested(dump.file.name, made.made_at, rows, read, restored.ignored_errors)
 
 
-def _record(site: BackupSite, event: str, facts: Mapping[str, Any]) -> None:
+def _record(site: BackupSite, outcome: Fact | Note) -> None:
     """Append to the audit, then write the same beside the backups, in every place."""
     now = site.pipeline.clock.now()
-    head = site.pipeline.ledger.append(event, facts)
+    head = site.pipeline.ledger.append(outcome)
     name = f"recovery-test-{stamp(now)}.json"
-    content = {"at": now, "outcome": event, **facts, "audit": {"seq": head.seq, "head": head.hash}}
+    content = {"at": now, "outcome": outcome.kind, **outcome.as_json(), "audit": {"seq": head.seq, "head": head.hash}}
     site.local.write(name, f"{json.dumps(json_safe(content), indent=2)}\n".encode())
     for place in site.offsite:
         place.put(name, site.local.path(name))

@@ -12,8 +12,8 @@ from keyrotation_pipeline.assurance.copies import is_intact
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import BackupSet, StoredFile, is_manifest
+from keyrotation_pipeline.model.events import EventKind, Note
 
-REMOVAL_INTENDED = "local_backups_removal_intended"
 _STAMP = re.compile(r"-(\d{8}-\d{6})(?:-\d+)?\.")
 
 
@@ -35,7 +35,8 @@ def remove_expired(site: BackupSite, now: datetime) -> tuple[str, ...]:
     """
     expired = tuple(_expired(site, now - timedelta(days=site.keep_local_days)))
     if expired:
-        site.pipeline.ledger.append(REMOVAL_INTENDED, {"files": list(expired), "place": site.local.description})
+        facts = {"files": list(expired), "place": site.local.description}
+        site.pipeline.ledger.append(Note(EventKind.BACKUPS_REMOVAL_INTENDED, facts))
         for name in expired:
             site.local.remove(name)
     return expired

@@ -12,12 +12,10 @@ from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, MissingVersionError, UnreadableSampleError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.backups import BackupPlace, NewDatabases, RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
-
-RESTORE_INTENDED = "database_restore_intended"
-RESTORED = "database_restored_beside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,8 @@ def restore_beside(
     with ledger.lock(LOCK), site.restorer.workspace() as workspace:
         place, made, dump = _found(site, wanted)
         ring = _ring(site.pipeline, dump)
-        ledger.append(RESTORE_INTENDED, {"database": into, "dump": dump.file.name, "place": place.description})
+        intent = {"database": into, "dump": dump.file.name, "place": place.description}
+        ledger.append(Note(EventKind.DATABASE_RESTORE_INTENDED, intent))
         target = workspace / dump.file.name
         fetch(place, dump.file, target)
         with databases.restored(into, dump.file.name, target, key) as restored:
@@ -85,7 +84,7 @@ def restore_beside(
         done = RestoredBeside(
             into, dump.file.name, made.made_at, place.description, rows, values, restored.ignored_errors
         )
-        ledger.append(RESTORED, done.facts())
+        ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
         return done
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 
+from keyrotation_pipeline.audit.events import is_indexed
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, hash_of
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -51,7 +52,7 @@ def verify_chain(events: Iterable[AuditEvent], anchors: Iterable[AuditHead] = ()
     expected: dict[int, set[str]] = {}
     for anchor in anchors:
         expected.setdefault(anchor.seq, set()).add(anchor.hash)
-    last = AuditEvent(0, "", "", GENESIS)
+    last = AuditEvent(0, "", "", GENESIS, "", None)
     faults: list[str] = []
     for before, event in pairwise(_after(last, events)):
         faults += _faults(before, event)
@@ -96,6 +97,8 @@ def _faults(before: AuditEvent, event: AuditEvent) -> Iterator[str]:
         yield f"event {seq} was reordered (it is event {told})"
     elif hash_of(event.previous, event.body) != event.hash or told is None:
         yield f"event {seq} was changed"
+    elif not is_indexed(event):
+        yield f"event {seq} is filed under another kind or request than its own"
     elif seq == before.seq + 1 and event.previous != before.hash:
         yield f"event {seq} does not follow event {before.seq} as it is now, so one of them was replaced"
 

@@ -4,31 +4,31 @@ Approvals, key states and audit are then of an earlier time, and the key store a
 are not. Whatever the key store holds must be explained by the ledger, and every anchor must lie in its audit.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from keyrotation_pipeline.audit.intents import (
-    CANCEL_INTENDED,
-    KEY_CREATION_INTENDED,
-    KEY_IMPORT_INTENDED,
-    PRIMARY_CHANGE_INTENDED,
-    RETIREMENT_INTENDED,
-)
+from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.key_events import (
+    KeyCreationIntended,
+    KeyImportIntended,
+    PrimaryChangeIntended,
+    RetirementIntended,
+)
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-RECONCILED = "database_reconciled"
 _TELLING = (
-    KEY_CREATION_INTENDED,
-    KEY_IMPORT_INTENDED,
-    PRIMARY_CHANGE_INTENDED,
-    RETIREMENT_INTENDED,
-    CANCEL_INTENDED,
-    RECONCILED,
+    EventKind.KEY_CREATION_INTENDED,
+    EventKind.KEY_IMPORT_INTENDED,
+    EventKind.PRIMARY_CHANGE_INTENDED,
+    EventKind.RETIREMENT_INTENDED,
+    EventKind.CANCEL_INTENDED,
+    EventKind.DATABASE_RECONCILED,
 )
 # States whose key may lie in the archive of the key store without an intent that says so.
 _SHELVED = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
@@ -47,9 +47,9 @@ class Told:
     """
 
     hashes: dict[int, str] = field(default_factory=dict)
-    keys: set[tuple[str, str]] = field(default_factory=set)
-    primaries: set[tuple[str, str]] = field(default_factory=set)
-    shelved: set[str] = field(default_factory=set)
+    keys: set[tuple[KeyVersion, str]] = field(default_factory=set)
+    primaries: set[tuple[KeyVersion, KeyVersion]] = field(default_factory=set)
+    shelved: set[KeyVersion] = field(default_factory=set)
     accepted: set[AuditHead] = field(default_factory=set)
 
 
@@ -107,27 +107,25 @@ def warning(found: Divergence) -> str | None:
 
 def _told(pipeline: Pipeline, seqs: set[int]) -> Told:
     told = Told()
-    for event in pipeline.ledger.events():
-        if event.seq in seqs:
-            told.hashes[event.seq] = event.hash
-        # Most events tell nothing here, and need not be parsed.
-        if any(f'"event":"{name}"' in event.body for name in _TELLING):
-            content = json.loads(event.body)
-            _hear(told, content["event"], content["facts"])
+    if seqs:
+        told.hashes.update({event.seq: event.hash for event in pipeline.ledger.events() if event.seq in seqs})
+    for entry in entries(pipeline.ledger, *_TELLING):
+        _hear(told, entry.fact())
     return told
 
 
-def _hear(told: Told, event: str, facts: Mapping[str, Any]) -> None:
-    if event in {KEY_CREATION_INTENDED, KEY_IMPORT_INTENDED}:
-        told.keys.add((facts["version"], facts["fingerprint"]))
-    elif event == PRIMARY_CHANGE_INTENDED:
-        told.primaries.add((facts["from"], facts["to"]))
-    elif event == RETIREMENT_INTENDED:
-        told.shelved.update(facts["versions"])
-    elif event == CANCEL_INTENDED:
-        told.shelved.add(facts["withdraws"])
-    elif event == RECONCILED:
-        told.accepted.update(AuditHead(each["seq"], each["head"]) for each in facts["accepted"])
+def _hear(told: Told, fact: Fact | Note | None) -> None:
+    match fact:
+        case KeyCreationIntended(version, fingerprint) | KeyImportIntended(version, fingerprint):
+            told.keys.add((version, fingerprint))
+        case PrimaryChangeIntended(source, target):
+            told.primaries.add((source, target))
+        case RetirementIntended(versions):
+            told.shelved.update(versions)
+        case CancelIntended(version):
+            told.shelved.add(version)
+        case DatabaseReconciled(accepted=accepted):
+            told.accepted.update(accepted)
 
 
 def _about_anchors(pipeline: Pipeline, strangers: tuple[AuditHead, ...]) -> Iterator[str]:
@@ -147,14 +145,14 @@ def _about_keys(pipeline: Pipeline, told: Told) -> Iterator[str]:
     for version in (*pipeline.keys.versions(), *shelf):
         record = registered.get(version)
         if record is None:
-            if (str(version), pipeline.keys.get(version).fingerprint) not in told.keys:
+            if (version, pipeline.keys.get(version).fingerprint) not in told.keys:
                 yield f"the key store holds {version}, of which the database knows nothing"
         elif version in shelf and not _may_be_shelved(record, told):
             yield f"the key store has archived {version}, which is {record.state} in the database"
 
 
 def _may_be_shelved(record: KeyRecord, told: Told) -> bool:
-    return record.state in _SHELVED or str(record.version) in told.shelved
+    return record.state in _SHELVED or record.version in told.shelved
 
 
 def _about_primary(pipeline: Pipeline, told: Told) -> Iterator[str]:
@@ -162,5 +160,5 @@ def _about_primary(pipeline: Pipeline, told: Told) -> Iterator[str]:
     active = next((record.version for record in records if record.state is KeyState.ACTIVE), None)
     if primary is None or active in {None, primary}:
         return
-    if (str(active), str(primary)) not in told.primaries:
+    if (active, primary) not in told.primaries:
         yield f"the key store's primary is {primary}, but {active} is active in the database"

@@ -12,6 +12,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.requests.roster import pinned_roster
 
@@ -80,4 +81,4 @@ def _lines(found: Destruction, going: str) -> list[str]:
 
 
 def _document(database: str, opened: Request, found: Destruction, *, destroyed: bool) -> dict[str, Any]:
-    return {"database": database, "id": opened.id, "destroyed": destroyed, **found.facts()}
+    return {"database": database, "id": opened.id, "destroyed": destroyed, **found.as_fact(KeyDestroyed).as_json()}

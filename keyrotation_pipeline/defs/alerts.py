@@ -5,6 +5,7 @@ import dagster as dg
 from keyrotation_pipeline.defs.launches import ATTEMPT_TAG, ROTATION_TAG, SUBJECT_TAG
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.model.events import EventKind, Note
 
 
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=10)
@@ -20,7 +21,7 @@ def run_failure_alert(context: dg.RunFailureSensorContext, pipeline: PipelineRes
     }
     try:
         with pipeline.open("dagster run_failure_alert") as opened:
-            opened.ledger.append("dagster_run_failed", facts, run.tags.get(ROTATION_TAG))
+            opened.ledger.append(Note(EventKind.RUN_FAILED, facts), run.tags.get(ROTATION_TAG))
     except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
         return dg.SkipReason(sentence_of(error))
     return None

@@ -4,10 +4,10 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.recovery import RECOVERY_TEST_DUE
 from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, RECOVERY_TEST
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.model.key_events import RecoveryTestDue
 
 BACKUP_JOB = dg.define_asset_job(
     "backup",
@@ -58,7 +58,7 @@ def quarterly_recovery_test(time_zone: str) -> dg.ScheduleDefinition:
             if pipeline.has_recovery_key():
                 return dg.RunRequest(run_key=day)
             with pipeline.open("dagster quarterly_recovery_test") as opened:
-                opened.ledger.append(RECOVERY_TEST_DUE, {"since": day})
+                opened.ledger.append(RecoveryTestDue(day))
         return dg.SkipReason(
             "a recovery test is due, and [recovery] names no key; have an officer run "
             "`keyrotation recovery-test --key FILE`"

@@ -21,12 +21,18 @@ class AuditHead:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One stored event: `body` is the canonical JSON exactly as stored, `hash` chains it to `previous`."""
+    """One stored event: `body` is the canonical JSON exactly as stored, `hash` chains it to `previous`.
+
+    Args:
+        kind, request: as the index beside the body has them. The body is the truth; whoever filters compares.
+    """
 
     seq: int
     body: str
     previous: str
     hash: str
+    kind: str
+    request: str | None
 
 
 def body_of(

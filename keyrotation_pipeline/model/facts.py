@@ -3,9 +3,51 @@
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer, TypeAdapter, ValidationError
+
+from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+
+def _version(value: object) -> object:
+    return KeyVersion.parse(value) if isinstance(value, str) else value
+
+
+Record = TypeVar("Record")
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+# A key version that JSON names ``v2``.
+Version = Annotated[InstanceOf[KeyVersion], BeforeValidator(_version), PlainSerializer(str)]
+
+
+def as_json(record: object) -> dict[str, Any]:
+    """A dataclass as plain JSON; a field's alias is its name there.
+
+    Raises:
+        TypeError: as `json_safe`.
+    """
+    return json_safe(_adapter(type(record)).dump_python(record, by_alias=True))
+
+
+def read(record: type[Record], facts: object) -> Record:
+    """What `as_json` made.
+
+    Raises:
+        AuditError: the facts are not those of such a record; names the first field that is not.
+    """
+    try:
+        found: Record = _adapter(record).validate_python(facts)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "facts"
+        raise AuditError(f"a record of the kind {record.__name__} has no valid {where}") from None
+    return found
+
+
+def _adapter(record: type[Any]) -> TypeAdapter[Any]:
+    if record not in _ADAPTERS:
+        _ADAPTERS[record] = TypeAdapter(record)
+    return _ADAPTERS[record]
 
 
 def json_safe(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.facts import Version
 
 
 class KeyState(StrEnum):
@@ -31,6 +32,22 @@ ALLOWED_TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
     KeyState.COMPROMISED: frozenset({KeyState.DESTROYED}),
     KeyState.DESTROYED: frozenset(),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMade:
+    """What the step `key_version` leaves behind: a key that reads back, and its backup.
+
+    Args:
+        from_archive: it was used before, and came back from the archive of the key store.
+    """
+
+    version: Version
+    fingerprint: str
+    backup: str
+    backup_sha256: str
+    recipients: tuple[str, ...]
+    from_archive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.facts import Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +18,38 @@ class DecryptedCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment of the database: every transaction that began earlier has a lower `xid`, and its WAL lies before `lsn`.
+
+    Args:
+        xid: a full transaction id (64 bits).
+        lsn: a WAL position, as PostgreSQL prints it.
+    """
+
+    xid: int
+    lsn: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What the proof step found: nothing under `retired` was left, and nobody can write it after `moment`.
+
+    Args:
+        moment: taken after the fences were validated.
+        retired: the versions fenced out.
+        swept_rows: rows that the last sweeps rewrote, by table.
+        values_decrypted: every value of every declared column.
+        old_values: counted under `retired`; zero, since otherwise there is no proof.
+    """
+
+    moment: Moment
+    retired: tuple[Version, ...]
+    swept_rows: Mapping[str, int]
+    values_decrypted: int
+    old_values: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ZeroOldRows:
     """Evidence gathered in one transaction for one key version over every declared table.
 
@@ -26,20 +57,9 @@ class ZeroOldRows:
     could not take from them, discovery without findings, an empty quarantine and no holder of an old snapshot.
     """
 
-    version: KeyVersion
+    version: Version
     tables: tuple[str, ...]
     old_values: int
     values: int
     fence_lsn: str
     proven_at: datetime
-
-    def as_facts(self) -> Mapping[str, Any]:
-        """The evidence as audit facts."""
-        return {
-            "version": str(self.version),
-            "tables": list(self.tables),
-            "old_values": self.old_values,
-            "values": self.values,
-            "fence_lsn": self.fence_lsn,
-            "proven_at": self.proven_at.isoformat(),
-        }

@@ -58,6 +58,15 @@ class RequestStatus(StrEnum):
     FINISHED = "finished"
 
 
+MAY_FOLLOW: Mapping[RequestStatus, frozenset[RequestStatus]] = {
+    RequestStatus.REQUESTED: frozenset({RequestStatus.RUNNING, RequestStatus.PAUSED, RequestStatus.CANCELLED}),
+    RequestStatus.RUNNING: frozenset({RequestStatus.PAUSED, RequestStatus.CANCELLED, RequestStatus.FINISHED}),
+    RequestStatus.PAUSED: frozenset({RequestStatus.REQUESTED, RequestStatus.RUNNING, RequestStatus.CANCELLED}),
+    RequestStatus.CANCELLED: frozenset(),
+    RequestStatus.FINISHED: frozenset(),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """A finished step, or a finished shard of `ROWS` (then with `table` and `shard`). `facts` holds no secret."""

@@ -6,13 +6,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.key_events import KeyRetired
+from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.request import Request, RequestAction, Step, Walk
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.ports.pipeline import Pipeline
 
-StepFunction = Callable[["Pipeline", Walk, Report], Mapping[str, Any]]
+# What is read back later is a record; the rest is free JSON.
+StepFacts = KeyMade | Proven | KeyRetired | Mapping[str, Any]
+StepFunction = Callable[["Pipeline", Walk, Report], StepFacts]
 
 
 @dataclass(frozen=True, slots=True)

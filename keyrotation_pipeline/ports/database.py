@@ -8,7 +8,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
 from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
 
 
 class CiphertextDatabase(Protocol):
@@ -67,8 +67,8 @@ class CiphertextDatabase(Protocol):
     def barrier(self) -> str:
         """The current WAL position, as text: everything committed so far lies before it."""
 
-    def holders_of_old_snapshots(self, xid: int, lsn: str) -> tuple[str, ...]:
-        """Who could still show a value replaced before `xid` / `lsn`: one sentence each.
+    def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
+        """Who could still show a value replaced before `moment`: one sentence each.
 
         Sessions (backend_xmin), prepared transactions, replication slots, standbys and subscribers.
         """
@@ -77,11 +77,12 @@ class CiphertextDatabase(Protocol):
         """A full transaction id later than every committed one (`pg_current_xact_id()`)."""
 
     def zero_old_rows(
-        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], xid: int, lsn: str
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], moment: Moment
     ) -> ZeroOldRows:
         """Take the evidence of invariant 4 inside the ledger's running transaction, failing closed.
 
-        `retired` are all versions that the fences must name, `version` among them.
+        `retired` are all versions that the fences must name, `version` among them; `moment` was taken after they were
+        validated.
 
         Raises:
             ProofError, BlockedError: a piece is missing; names table, column and count, or the holder.

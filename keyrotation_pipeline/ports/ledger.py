@@ -1,14 +1,15 @@
 """What was requested, signed, done and recorded?"""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import ShardProgress
 from keyrotation_pipeline.model.request import Request, RequestStatus, StepRecord, Walk
@@ -34,11 +35,22 @@ class Ledger(Protocol):
     def head(self) -> AuditHead:
         """The newest event."""
 
-    def append(self, event: str, facts: Mapping[str, Any], request: str | None = None) -> AuditHead:
-        """Append one event."""
+    def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
+        """Append one event.
 
-    def events(self) -> Iterator[AuditEvent]:
-        """Every event in order of seq."""
+        Raises:
+            TypeError: a fact is not plain JSON; nothing was appended.
+        """
+
+    def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
+        """Events in order of seq: of these kinds (none given: of all), of `request`, and later than `after_seq`.
+
+        The filter works on an index beside the bodies. It is quick, but only `audit verify` tells that the index says
+        the same as the bodies; an event that comes back has been compared.
+
+        Raises:
+            AuditError: an event that was asked for by its kind is of another.
+        """
 
     # roster
     def pinned_roster(self) -> Roster | None:
@@ -99,8 +111,8 @@ class Ledger(Protocol):
     def finish_step(self, request: str, record: StepRecord) -> None:
         """Record a finished step or shard; again is no change."""
 
-    def set_status(self, request: str, status: RequestStatus, facts: Mapping[str, Any] | None = None) -> None:
-        """Change where a request stands as a whole."""
+    def set_status(self, request: str, status: RequestStatus, by: str | None = None) -> None:
+        """Change where a request stands as a whole; `by` is the request that makes it so, if another does."""
 
     def set_promotion(self, request: str, xid: int) -> None:
         """Record the transaction id of the promotion, once."""

@@ -28,8 +28,7 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
         former = _stopped(pipeline, rotation, held)
         with pipeline.ledger.transaction():
             if former is not None and not former.is_over:
-                facts = {"superseded_by": rotation.id, "action": rotation.action}
-                pipeline.ledger.set_status(former.id, RequestStatus.CANCELLED, facts)
+                pipeline.ledger.set_status(former.id, RequestStatus.CANCELLED, by=rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             if former is not None and former.action == rotation.action:
                 _take_over(pipeline, former, rotation)
@@ -69,7 +68,7 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
         return None
     former = pipeline.ledger.walk(rotation.supersedes)
     if former.status is RequestStatus.RUNNING:
-        pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, {"for": rotation.id})
+        pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
     if not former.is_over:
         held.enter_context(standstill(pipeline, former))
         # It may have ended while it was waited for.

@@ -3,18 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keyrotation_pipeline.audit.intents import PRIMARY_CHANGE_INTENDED, announce, announced
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import lineage
 from keyrotation_pipeline.rotation.keys import record_of, require_backup
-
-PRIMARY_CHANGED = "primary_changed"
 
 
 def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -42,7 +41,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         readers = wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         _refuse_early_writers(rotation, readers)
         _refuse_early_values(pipeline, rotation.target)
-        announce(pipeline, PRIMARY_CHANGE_INTENDED, change_of(rotation), rotation.id)
+        pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target)
     _record_promotion(pipeline, rotation)
     instances = wait_until_all_write(pipeline, rotation, report)
@@ -121,9 +120,9 @@ def _promoted_before(pipeline: Pipeline, rotation: Walk) -> bool:
     """Whether an earlier attempt named the target: then values under it are as they should be."""
     if pipeline.keys.primary() != rotation.target:
         return False
+    change = PrimaryChangeIntended(rotation.source, rotation.target)
     return any(
-        change_of(rotation) in announced(pipeline, PRIMARY_CHANGE_INTENDED, each.id)
-        for each in lineage(pipeline, rotation)
+        change in recorded(pipeline.ledger, PrimaryChangeIntended, each.id) for each in lineage(pipeline, rotation)
     )
 
 
@@ -148,12 +147,7 @@ def _record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
             pipeline.ledger.set_key_state(rotation.source, state, rotation.id)
         if target is not None and target.state is not KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
-            pipeline.ledger.append(PRIMARY_CHANGED, change_of(rotation), rotation.id)
-
-
-def change_of(rotation: Walk) -> dict[str, str]:
-    """From which primary to which, as the audit says it."""
-    return {"from": str(rotation.source), "to": str(rotation.target)}
+            pipeline.ledger.append(PrimaryChanged(rotation.source, rotation.target), rotation.id)
 
 
 def _seen(step: Step, target: KeyVersion, instances: Sequence[Instance], verb: str) -> Progress:

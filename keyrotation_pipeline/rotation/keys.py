@@ -5,23 +5,22 @@ nobody announced is refused.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
-from keyrotation_pipeline.audit.intents import KEY_CREATION_INTENDED, KEY_IMPORT_INTENDED, announce, announced
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import KeyBackup
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.key_events import KeyCreationIntended, KeyImportIntended
+from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-KEY_BACKED_UP = "key_backed_up"
 
-
-def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
+def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
     """Make the key of the rotation's target version, from the operating system's CSPRNG to a checked backup.
 
     Raises:
@@ -41,13 +40,7 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ma
         record = KeyRecord(version, KeyState.PRE_ACTIVATION, material.fingerprint, pipeline.clock.now())
         pipeline.ledger.add_key(record, rotation.id)
     report(Progress(Step.KEY_VERSION, str(version), 1, 1, "keys", "stored, read back and backed up"))
-    return {
-        "version": str(version),
-        "fingerprint": material.fingerprint,
-        "backup": backup.name,
-        "backup_sha256": backup.sha256,
-        "recipients": list(backup.recipients),
-    }
+    return KeyMade(version, material.fingerprint, backup.name, backup.sha256, backup.recipients)
 
 
 def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
@@ -113,9 +106,8 @@ def _taken_up(pipeline: Pipeline, version: KeyVersion, registered: KeyRecord | N
     if registered is not None:
         known = registered.fingerprint == material.fingerprint
     else:
-        known = {"version": str(version), "fingerprint": material.fingerprint} in announced(
-            pipeline, KEY_CREATION_INTENDED
-        )
+        intended = recorded(pipeline.ledger, KeyCreationIntended)
+        known = KeyCreationIntended(version, material.fingerprint) in intended
     if not known:
         raise KeyStoreError(
             f"the key store holds a {version} ({material.fingerprint[:16]}) that was not made here; take it out"
@@ -132,15 +124,13 @@ def _generated(pipeline: Pipeline, rotation: Walk) -> KeyMaterial:
         raise KeyStoreError(
             "the operating system gave the same random key twice; do not use this machine before that is explained"
         )
-    facts = {"version": str(version), "fingerprint": material.fingerprint}
-    announce(pipeline, KEY_CREATION_INTENDED, facts, rotation.id)
+    pipeline.ledger.append(KeyCreationIntended(version, material.fingerprint), rotation.id)
     pipeline.keys.add(version, material)
     return material
 
 
 def _import(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> None:
-    facts = {"version": str(version), "fingerprint": material.fingerprint}
-    announce(pipeline, KEY_IMPORT_INTENDED, facts, None)
+    pipeline.ledger.append(KeyImportIntended(version, material.fingerprint))
     pipeline.keys.add(version, material)
     _require_read_back(pipeline, version, material)
     backed_up(pipeline, version, material, None)
@@ -172,5 +162,5 @@ def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, re
         return backup
     made = pipeline.vault.store_key(version, material, pipeline.ledger.head())
     facts = {"version": str(version), "backup": made.name, "sha256": made.sha256, "recipients": list(made.recipients)}
-    pipeline.ledger.append(KEY_BACKED_UP, facts, request)
+    pipeline.ledger.append(Note(EventKind.KEY_BACKED_UP, facts), request)
     return require_backup(pipeline, version, material.fingerprint)

@@ -1,12 +1,13 @@
 """Perform one task of the walk: the same for the command line, for Dagster and for tests."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, OutOfOrderError
+from keyrotation_pipeline.model.facts import as_json
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.ports.actions import StepFacts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.approvals import require_authorised
@@ -48,7 +49,8 @@ def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> 
         except KeyRotationError as error:
             pipeline.ledger.block(rotation.id, str(error))
             raise
-        record = StepRecord(task.step, table, index, pipeline.clock.now(), facts)
+        plain = facts if isinstance(facts, Mapping) else as_json(facts)
+        record = StepRecord(task.step, table, index, pipeline.clock.now(), plain)
         _record(pipeline, rotation, record)
         pipeline.anchors.keep(pipeline.ledger.head())
         return record
@@ -70,7 +72,7 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
         yield perform(pipeline, rotation.id, decision.tasks[0], report)
 
 
-def _run(pipeline: Pipeline, rotation: Walk, task: Task, report: Report) -> Mapping[str, Any]:
+def _run(pipeline: Pipeline, rotation: Walk, task: Task, report: Report) -> StepFacts:
     if task.shard is not None:
         return reencrypt.reencrypt_shard(pipeline, rotation, task.shard, report)
     return pipeline.actions[rotation.action].steps[task.step](pipeline, rotation, report)

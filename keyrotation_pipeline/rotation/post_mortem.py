@@ -1,14 +1,17 @@
 """The post-mortem of a rollback, in the seed's form: facts from the ledger, and room for what people must judge."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from keyrotation_pipeline.audit.intents import announced
-from keyrotation_pipeline.model.request import WALK, Step, StepRecord, Walk
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.keys import KeyMade
+from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.request import WALK, Step, Walk
+from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import lineage
 
-BLOCKED = "blocked"
 _FOR_PEOPLE = "[to be agreed on by the officers]"
 
 
@@ -40,7 +43,7 @@ def _undone(pipeline: Pipeline, rotation: Walk) -> Walk:
 
 
 def _what_went_wrong(pipeline: Pipeline, undone: Walk) -> str:
-    told = [str(facts["sentence"]) for facts in announced(pipeline, BLOCKED, undone.id) if facts.get("sentence")]
+    told = [blocked.sentence for blocked in recorded(pipeline.ledger, Blocked, undone.id)]
     reached = [record for record in undone.steps if record.table is None]
     last = f"its last finished step was {reached[-1].step}" if reached else "none of its steps was finished"
     begun = f"Rotation {undone.id} ({undone.source} to {undone.target}) was given up; {last}."
@@ -50,19 +53,22 @@ def _what_went_wrong(pipeline: Pipeline, undone: Walk) -> str:
 
 
 def _data_loss(rotation: Walk) -> str:
-    proof = _facts(rotation.done(Step.ZERO_OLD_ROWS_PROOF))
+    if (record := rotation.done(Step.ZERO_OLD_ROWS_PROOF)) is None:
+        return "None: rows were re-encrypted, not restored, so that what was written meanwhile is kept."
+    proof = read(Proven, record.facts)
     return (
         f"None: rows were re-encrypted, not restored, so that what was written meanwhile is kept. "
-        f"{proof.get('values_decrypted', 0)} value(s) decrypt, {proof.get('old_values', 0)} are left under "
-        f"{', '.join(proof.get('retired', []))}, none is in quarantine."
+        f"{proof.values_decrypted} value(s) decrypt, {proof.old_values} are left under "
+        f"{', '.join(map(str, proof.retired))}, none is in quarantine."
     )
 
 
 def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
     if undone.done(WALK[-1]) is None:
         yield f"Stopped rotation {undone.id}"
-    key = _facts(rotation.done(Step.KEY_VERSION))
-    where = "Brought back from the archive" if key.get("from_archive") else "Found in the key store"
+    key = rotation.done(Step.KEY_VERSION)
+    archived = key is not None and read(KeyMade, key.facts).from_archive
+    where = "Brought back from the archive" if archived else "Found in the key store"
     yield f"{where}: {rotation.target}"
     for step, sentence in (
         (Step.PRIMARY_KEY_ROLLOUT, f"Made {rotation.target} the primary again, once every instance read it"),
@@ -71,9 +77,5 @@ def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
         (Step.ARCHIVED_KEY, f"Withdrew and archived {rotation.source}, whose number is not used again"),
     ):
         if (record := rotation.done(step)) is not None:
-            rows = f", {record.facts.get('rows', 0)} row(s)" if step is Step.ROWS else ""
+            rows = f", {read(Rewritten, record.facts).rows} row(s)" if step is Step.ROWS else ""
             yield f"{sentence}{rows} ({record.finished_at:%Y-%m-%d %H:%M} UTC)"
-
-
-def _facts(record: StepRecord | None) -> Mapping[str, Any]:
-    return {} if record is None else record.facts

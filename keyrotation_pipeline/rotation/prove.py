@@ -3,13 +3,11 @@
 Each part may run again from the start at any time: sweeps find nothing, and a fence that stands is left standing.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, QuarantinedValue
 from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.proof import Moment, Proven
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -17,12 +15,11 @@ QUICK_SWEEPS = 2
 NAMED_AT_MOST = 5
 
 
-def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
+def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Proven:
     """Bring every declared table to zero old values, decrypt all of it, and fence it against all retired versions.
 
     Returns:
-        Facts: the versions fenced out, what was decrypted, and the moment (`xid`, `fence_lsn`) after which nobody can
-        write an old value; retirement waits until nobody can show one from before it.
+        What was found; retirement waits until nobody can show a value from before its moment.
 
     Raises:
         StaleWriterError: old values were written since promotion; names who writes them.
@@ -39,14 +36,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> M
         pipeline.database.fence(table, retired)
     # The transaction id first: whatever has a lower one began before this moment, and so lies before the WAL position.
     xid = pipeline.database.current_xid()
-    return {
-        "retired": [str(version) for version in retired],
-        "swept_rows": swept,
-        "values_decrypted": decrypted,
-        "old_values": 0,
-        "xid": xid,
-        "fence_lsn": pipeline.database.barrier(),
-    }
+    return Proven(Moment(xid, pipeline.database.barrier()), retired, swept, decrypted)
 
 
 def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:

@@ -7,12 +7,12 @@ rotation brings everything under one version as always.
 from contextlib import ExitStack
 from datetime import timedelta
 
-from keyrotation_pipeline.audit.divergence import RECONCILED
-from keyrotation_pipeline.audit.intents import CANCEL_INTENDED, KEY_RESTORE_INTENDED, announce
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
@@ -91,40 +91,39 @@ def _require_readable(decided: Plan) -> None:
 def _stop(pipeline: Pipeline, decided: Plan, rotation: Request, held: ExitStack) -> None:
     for former in map(pipeline.ledger.walk, decided.ends):
         if former.status is RequestStatus.RUNNING:
-            pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, {"for": rotation.id})
+            pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
         held.enter_context(standstill(pipeline, former))
 
 
 def _bring_back(pipeline: Pipeline, version: KeyVersion, rotation: Request) -> None:
     if version in pipeline.keys.archived():
-        facts = {"version": str(version), "fingerprint": pipeline.keys.get(version).fingerprint}
-        announce(pipeline, KEY_RESTORE_INTENDED, facts, rotation.id)
+        pipeline.ledger.append(KeyRestoreIntended(version, pipeline.keys.get(version).fingerprint), rotation.id)
         pipeline.keys.restore(version)
 
 
 def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
     for version, state in decided.states.items():
         if state is KeyState.ARCHIVED and version in pipeline.keys.versions():
-            announce(pipeline, CANCEL_INTENDED, {"withdraws": str(version)}, rotation.id)
+            pipeline.ledger.append(CancelIntended(version), rotation.id)
             pipeline.keys.archive(version)
 
 
 def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
     pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     for former in decided.ends:
-        pipeline.ledger.set_status(former, RequestStatus.CANCELLED, {"superseded_by": rotation.id})
+        pipeline.ledger.set_status(former, RequestStatus.CANCELLED, by=rotation.id)
     # The primary last: only one version may be active.
     for version in sorted(decided.states, key=lambda each: each == decided.primary):
         _set_state(pipeline, version, decided.states[version], rotation)
-    facts = {
-        "found": rotation.reason,
-        "primary": str(decided.primary),
-        "in_rows": [str(version) for version in decided.in_rows],
-        "states": {str(version): str(state) for version, state in decided.states.items()},
-        "ended": list(decided.ends),
-        "accepted": [{"seq": head.seq, "head": head.hash} for head in decided.found.strangers],
-    }
-    pipeline.ledger.append(RECONCILED, facts, rotation.id)
+    done = DatabaseReconciled(
+        found=rotation.reason,
+        primary=decided.primary,
+        in_rows=decided.in_rows,
+        states={str(version): str(state) for version, state in decided.states.items()},
+        ended=decided.ends,
+        accepted=decided.found.strangers,
+    )
+    pipeline.ledger.append(done, rotation.id)
     pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
 
 

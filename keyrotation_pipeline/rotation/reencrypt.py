@@ -6,6 +6,7 @@ from typing import Any
 from keyrotation_pipeline.errors import BackupError, KeyStoreError, OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -24,12 +25,8 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
 
 def close_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
     """Sum up the shards, each of which has its own record."""
-    total = Rewritten()
-    for record in rotation.steps:
-        if record.step is Step.ROWS and record.shard is not None:
-            facts = record.facts
-            total += Rewritten(facts["rows"], facts["values"], facts["skipped"], facts["quarantined"], facts["seconds"])
-    return _facts(total)
+    shards = (record for record in rotation.steps if record.step is Step.ROWS and record.shard is not None)
+    return _facts(sum((read(Rewritten, record.facts) for record in shards), Rewritten()))
 
 
 def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:

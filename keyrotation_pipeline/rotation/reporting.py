@@ -5,7 +5,9 @@ from typing import Any
 
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.progress import Report, Rewritten
+from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -65,9 +67,9 @@ def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
 
 def records_reencrypted(rotation: Walk) -> int:
     """Rows that the walk and the sweeps after it rewrote; a row that both rewrote counts twice."""
-    walked = _facts_of(rotation, Step.ROWS).get("rows", 0)
-    swept = _facts_of(rotation, Step.ZERO_OLD_ROWS_PROOF).get("swept_rows", {})
-    return int(walked) + sum(int(rows) for rows in swept.values())
+    walked, proof = rotation.done(Step.ROWS), rotation.done(Step.ZERO_OLD_ROWS_PROOF)
+    rows = read(Rewritten, walked.facts).rows if walked is not None else 0
+    return rows + (sum(read(Proven, proof.facts).swept_rows.values()) if proof is not None else 0)
 
 
 def _facts_of(rotation: Walk, step: Step) -> Mapping[str, Any]:

@@ -1,9 +1,8 @@
 """Retire the old key: take it from the applications, on evidence gathered in the very transaction that records it."""
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from keyrotation_pipeline.audit.intents import RETIREMENT_INTENDED, announce, announced
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import (
     BlockedError,
     FenceError,
@@ -14,7 +13,10 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, RetirementIntended
 from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -24,11 +26,9 @@ from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_ver
 
 HORIZON_PATIENCE_SECONDS = 60
 HORIZON_PAUSE_SECONDS = 0.5
-KEY_RETIRED = "key_retired"
-PROVEN_AGAIN = "zero_old_rows_proven_again"
 
 
-def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
+def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired:
     """Archive, in the key store, the source and every other registered version that is still live but not the target.
 
     The key store cannot take part in the transaction. So it comes last before the commit: a process that dies between
@@ -41,45 +41,48 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[st
     proof = _newest_proof(pipeline, rotation)
     _wait_for_horizon(pipeline, proof, report)
     leaving = _versions_to_take(pipeline, rotation)
-    announce(pipeline, RETIREMENT_INTENDED, {"versions": leaving, "target": str(rotation.target)}, rotation.id)
+    pipeline.ledger.append(RetirementIntended(leaving, rotation.target), rotation.id)
     try:
         return _retire(pipeline, rotation, proof, leaving)
     except FenceError as error:
         _prove_again(pipeline, rotation, str(error), report)
 
 
-def _retire(pipeline: Pipeline, rotation: Walk, proof: Mapping[str, Any], leaving: list[str]) -> Mapping[str, Any]:
+def _retire(pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...]) -> KeyRetired:
     with pipeline.ledger.transaction():
         require_authorised(pipeline, rotation)
         _require_writers(pipeline, rotation)
         backup = _require_target(pipeline, rotation)
         retired = retired_versions(pipeline, rotation)
-        evidence = pipeline.database.zero_old_rows(
-            pipeline.tables, rotation.source, retired, int(proof["xid"]), str(proof["fence_lsn"])
+        evidence = pipeline.database.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment)
+        done = KeyRetired(
+            version=evidence.version,
+            tables=evidence.tables,
+            old_values=evidence.old_values,
+            values=evidence.values,
+            fence_lsn=evidence.fence_lsn,
+            proven_at=evidence.proven_at,
+            fenced_against=retired,
+            taken_from_applications=leaving,
+            target=rotation.target,
+            target_backup=backup.name,
         )
-        facts = {
-            **evidence.as_facts(),
-            "fenced_against": [str(version) for version in retired],
-            "taken_from_applications": leaving,
-            "target": str(rotation.target),
-            "target_backup": backup.name,
-        }
-        pipeline.ledger.append(KEY_RETIRED, facts, rotation.id)
+        pipeline.ledger.append(done, rotation.id)
         for version in leaving:
-            pipeline.keys.archive(KeyVersion.parse(version))
-    return facts
+            pipeline.keys.archive(version)
+    return done
 
 
-def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Mapping[str, Any]:
-    """Facts of the proof, or of the newest repetition of it, which the audit holds."""
-    if again := list(announced(pipeline, PROVEN_AGAIN, rotation.id)):
-        return again[-1]
+def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Proven:
+    """The proof, or the newest repetition of it, which the audit holds."""
+    if again := list(recorded(pipeline.ledger, ProvenAgain, rotation.id)):
+        return again[-1].proof
     record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     if record is None:
         raise OutOfOrderError(
             f"rotation {rotation.id} has no proof of zero old rows yet; run `keyrotation rotate {rotation.id}`"
         )
-    return record.facts
+    return read(Proven, record.facts)
 
 
 def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Report) -> NoReturn:
@@ -87,29 +90,29 @@ def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Repor
 
     The repetition is in the audit with what was found, so that the change does not pass in silence.
     """
-    facts = prove_zero_old_rows(pipeline, rotation, report)
-    announce(pipeline, PROVEN_AGAIN, {**facts, "because": finding}, rotation.id)
+    proof = prove_zero_old_rows(pipeline, rotation, report)
+    pipeline.ledger.append(ProvenAgain(proof, finding), rotation.id)
     raise ProofError(
         f"{finding}; nothing was retired, and the tables have been proven and fenced again: "
         f"when you know who it was, run `keyrotation rotate {rotation.id}`"
     ) from None
 
 
-def _wait_for_horizon(pipeline: Pipeline, proof: Mapping[str, Any], report: Report) -> None:
+def _wait_for_horizon(pipeline: Pipeline, proof: Proven, report: Report) -> None:
     """Wait, holding nothing, until nobody can show a value from before the proof."""
     patience = HORIZON_PATIENCE_SECONDS
     for waited in attempts(pipeline.clock, pause_seconds=HORIZON_PAUSE_SECONDS, patience_seconds=patience):
-        holders = pipeline.database.holders_of_old_snapshots(int(proof["xid"]), str(proof["fence_lsn"]))
+        holders = pipeline.database.holders_of_old_snapshots(proof.moment)
         if not holders:
             return
         report(Progress(Step.RETIRED_KEY, "old snapshots", int(waited), patience, "seconds", holders[0]))
     raise BlockedError(f"old values may still be shown: {'; '.join(holders)}")
 
 
-def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> list[str]:
-    """The source, and whatever other registered version is still live, by name; a live key unknown to us is left."""
+def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
+    """The source, and whatever other registered version is still live; a live key unknown to us is left."""
     live = set(pipeline.keys.versions())
-    return [str(each) for each in retired_versions(pipeline, rotation) if each in live or each == rotation.source]
+    return tuple(each for each in retired_versions(pipeline, rotation) if each in live or each == rotation.source)
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:

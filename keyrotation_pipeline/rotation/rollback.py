@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.audit.intents import KEY_RESTORE_INTENDED, PRIMARY_CHANGE_INTENDED, announce, announced
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChanged, PrimaryChangeIntended
+from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.actions import Action, StepFunction
@@ -27,7 +29,6 @@ from keyrotation_pipeline.rotation.keys import backed_up, record_of
 from keyrotation_pipeline.rotation.post_mortem import post_mortem
 from keyrotation_pipeline.rotation.rotate import STEPS
 
-POST_MORTEM = "rollback_post_mortem"
 LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
@@ -76,11 +77,11 @@ def open_rollback(
     with pipeline.ledger.transaction():
         pipeline.ledger.open(opened, text)
         if rotation.status is RequestStatus.RUNNING:
-            pipeline.ledger.set_status(rotation.id, RequestStatus.PAUSED, {"for": opened.id})
+            pipeline.ledger.set_status(rotation.id, RequestStatus.PAUSED, by=opened.id)
     return opened
 
 
-def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
+def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
     """Give the applications the key of the version before again, from the archive if it is there.
 
     Raises:
@@ -94,21 +95,16 @@ def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
             f"the key store holds another {version} ({material.fingerprint[:16]}) than the registered one "
             f"({record.fingerprint[:16]}); put that back with `keyrotation restore-key {version}`"
         )
-    facts = {"version": str(version), "fingerprint": record.fingerprint}
+    intent = KeyRestoreIntended(version, record.fingerprint)
     if version in pipeline.keys.archived():
-        announce(pipeline, KEY_RESTORE_INTENDED, facts, rotation.id)
+        pipeline.ledger.append(intent, rotation.id)
         pipeline.keys.restore(version)
     if pipeline.keys.ring().material(version) != material:
         raise KeyStoreError(f"{version} does not read back from the key store as it was archived; check the store")
     backup = backed_up(pipeline, version, material, rotation.id)
     report(Progress(Step.KEY_VERSION, str(version), 1, 1, "keys", "live, read back and backed up"))
-    return {
-        **facts,
-        "from_archive": facts in announced(pipeline, KEY_RESTORE_INTENDED, rotation.id),
-        "backup": backup.name,
-        "backup_sha256": backup.sha256,
-        "recipients": list(backup.recipients),
-    }
+    from_archive = intent in recorded(pipeline.ledger, KeyRestoreIntended, rotation.id)
+    return KeyMade(version, record.fingerprint, backup.name, backup.sha256, backup.recipients, from_archive)
 
 
 def roll_out_old_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -139,7 +135,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
         pipeline.database.unfence(table, rotation.target)
     if primary != rotation.target:
         deploy.wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
-        announce(pipeline, PRIMARY_CHANGE_INTENDED, deploy.change_of(rotation), rotation.id)
+        pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target)
     _record_return(pipeline, rotation)
     instances = deploy.wait_until_all_write(pipeline, rotation, report)
@@ -155,7 +151,8 @@ def report_rollback(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappi
         AuditError: the chain does not verify.
     """
     text = post_mortem(pipeline, rotation)
-    pipeline.ledger.append(POST_MORTEM, {"undoes": rotation.supersedes, "text": text}, rotation.id)
+    facts = {"undoes": rotation.supersedes, "text": text}
+    pipeline.ledger.append(Note(EventKind.ROLLBACK_POST_MORTEM, facts), rotation.id)
     return {**reporting.report_compliance(pipeline, rotation, report), "post_mortem": text}
 
 
@@ -223,7 +220,7 @@ def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
             pipeline.ledger.set_key_state(rotation.source, KeyState.DEACTIVATED, rotation.id)
         if target is not None and target.state is not KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
-            pipeline.ledger.append(deploy.PRIMARY_CHANGED, deploy.change_of(rotation), rotation.id)
+            pipeline.ledger.append(PrimaryChanged(rotation.source, rotation.target), rotation.id)
 
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.audit.intents import CANCEL_INTENDED
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request_events import CancelIntended
 from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
@@ -110,7 +110,7 @@ def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
     """Cancel a rotation, and put its key away if it was made."""
     _require_cancellable(pipeline, rotation)
     require_consistent(pipeline)
-    pipeline.ledger.append(CANCEL_INTENDED, {"withdraws": str(rotation.target)}, rotation.id)
+    pipeline.ledger.append(CancelIntended(rotation.target), rotation.id)
     if rotation.target in pipeline.keys.versions():
         pipeline.keys.archive(rotation.target)
     with pipeline.ledger.transaction():

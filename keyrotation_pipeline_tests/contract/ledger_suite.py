@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import ApprovalError, KeyRotationError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import GENESIS
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import (
     Request,
@@ -22,6 +24,7 @@ from keyrotation_pipeline.model.request import (
     StepRecord,
     Walk,
 )
+from keyrotation_pipeline.model.request_events import CancelIntended
 from keyrotation_pipeline.ports.ledger import Ledger
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -95,6 +98,22 @@ class LedgerSuite:
         assert opened.head().seq == before + 1
         assert verify_audit(opened) == opened.head()
 
+    def test_events_are_read_by_kind_by_request_and_from_a_seq_on(self, opened: Ledger) -> None:
+        opened.append(CancelIntended(V2), rotation().id)
+        opened.append(CancelIntended(V3), rotation(2).id)
+        opened.append(Note(EventKind.BACKUP_MADE, {"event": "cancel_intended"}), rotation().id)
+
+        def seqs(*kinds: EventKind, request: str | None = None, after_seq: int = 0) -> list[int]:
+            return [event.seq for event in opened.events(*kinds, request=request, after_seq=after_seq)]
+
+        assert seqs() == [1, 2, 3, 4, 5]
+        assert seqs(EventKind.CANCEL_INTENDED) == [3, 4]
+        assert seqs(EventKind.CANCEL_INTENDED, EventKind.BACKUP_MADE, after_seq=3) == [4, 5]
+        assert seqs(request=rotation().id) == [2, 3, 5]
+        assert seqs(EventKind.CANCEL_INTENDED, request=rotation(2).id) == [4]
+        assert seqs(EventKind.KEY_DESTROYED) == []
+        assert list(recorded(opened, CancelIntended, rotation().id)) == [CancelIntended(V2)]
+
     @pytest.mark.parametrize("name", CHANGES)
     def test_a_change_is_undone_with_the_transaction_that_fails_around_it(self, opened: Ledger, name: str) -> None:
         before = (opened.head(), opened.keys(), opened.requests(), opened.signatures(rotation().id))
@@ -138,7 +157,7 @@ class LedgerSuite:
         assert opened.walk(rotation().id).started_at is None
         opened.set_status(rotation().id, RequestStatus.RUNNING)
         started_at = opened.walk(rotation().id).started_at
-        opened.set_status(rotation().id, RequestStatus.FINISHED, {"rows": 3})
+        opened.set_status(rotation().id, RequestStatus.FINISHED)
         finished = opened.walk(rotation().id)
         assert started_at is not None
         assert (finished.started_at, finished.status) == (started_at, RequestStatus.FINISHED)

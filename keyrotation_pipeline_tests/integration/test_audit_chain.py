@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, hash_of
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.request import RequestStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
 
@@ -22,7 +23,7 @@ def ledger(migrated: Connection) -> PostgresLedger:
     """Nine events, and no trigger that could keep anybody from them."""
     ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost")
     for number in range(1, EVENTS + 1):
-        ledger.append("tried", {"number": number})
+        ledger.append(Note(EventKind.BACKUP_MADE, {"number": number}))
     migrated.execute("DROP TRIGGER append_only ON keyrotation.audit_events")
     migrated.execute("DROP TRIGGER never_removed ON keyrotation.audit_head")
     migrated.execute("DROP TRIGGER moves_on_by_one ON keyrotation.audit_head")
@@ -84,9 +85,28 @@ def test_tampering_is_found_and_named(ledger: PostgresLedger, tampering: str, se
         verify_audit(ledger)
 
 
+@pytest.mark.parametrize(
+    "filed",
+    [
+        pytest.param("event = 'counted'", id="under another kind"),
+        pytest.param("request = repeat('ab', 16)", id="under another request"),
+    ],
+)
+def test_an_event_hidden_from_the_filter_is_found(ledger: PostgresLedger, filed: str) -> None:
+    ledger.connection.execute(f"UPDATE keyrotation.audit_events SET {filed} WHERE seq = 4")
+    with pytest.raises(AuditError, match="event 4 is filed under another kind or request than its own"):
+        verify_audit(ledger)
+
+
+def test_an_event_forged_into_the_filter_is_refused_by_whoever_asks_for_it(ledger: PostgresLedger) -> None:
+    ledger.connection.execute("UPDATE keyrotation.audit_events SET event = 'key_destroyed' WHERE seq = 4")
+    with pytest.raises(AuditError, match="event 4 is filed under another kind"):
+        list(ledger.events(EventKind.KEY_DESTROYED))
+
+
 def test_events_that_were_cut_off_stay_missing_when_others_follow(ledger: PostgresLedger) -> None:
     ledger.connection.execute("DELETE FROM keyrotation.audit_events WHERE seq > 7")
-    ledger.append("tried", {})
+    ledger.append(Note(EventKind.BACKUP_MADE, {}))
     with pytest.raises(AuditError, match="events 8 to 9 were removed"):
         verify_audit(ledger)
 
@@ -152,6 +172,6 @@ def test_a_chain_of_more_events_than_one_page_is_read_whole(migrated: Connection
     ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost")
     with ledger.transaction():
         for number in range(1005):
-            ledger.append("tried", {"number": number})
+            ledger.append(Note(EventKind.BACKUP_MADE, {"number": number}))
     assert verify_audit(ledger).seq == 1005
     assert [json.loads(event.body)["facts"]["number"] for event in ledger.events()] == list(range(1005))

@@ -26,6 +26,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import hash_of
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import RequestStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import AT, CLIENTS, TEXT, V1, V2, rotation, step
@@ -50,14 +51,16 @@ def another(ledger: PostgresLedger, database_url: str) -> Iterator[Another]:
 
 
 def test_an_event_holds_who_did_what_when_and_where(ledger: PostgresLedger) -> None:
-    ledger.append("tried", {"version": V1, "at": AT, "names": ("a", "b"), "state": KeyState.ACTIVE}, "ab" * 16)
+    ledger.append(
+        Note(EventKind.BACKUP_MADE, {"version": V1, "at": AT, "names": ("a", "b"), "state": KeyState.ACTIVE}), "ab" * 16
+    )
     (event,) = ledger.events()
     told = json.loads(event.body)
     assert datetime.fromisoformat(told.pop("at")).tzinfo == UTC
     assert told == {
         "actor": "dba@clinic",
         "database": "clinic@localhost, system identifier 7",
-        "event": "tried",
+        "event": "backup_made",
         "facts": {"version": "v1", "at": AT.isoformat(), "names": ["a", "b"], "state": "active"},
         "request": "ab" * 16,
         "seq": 1,
@@ -77,7 +80,7 @@ def test_an_event_holds_who_did_what_when_and_where(ledger: PostgresLedger) -> N
 )
 def test_facts_that_are_not_plain_json_are_never_stored(ledger: PostgresLedger, secret: object) -> None:
     with pytest.raises(TypeError, match=r"the fact leak.* is of type") as refused:
-        ledger.append("tried", {"leak": secret})
+        ledger.append(Note(EventKind.BACKUP_MADE, {"leak": secret}))
     assert ledger.head().seq == 0
     assert repr(secret) not in str(refused.value)
 
@@ -87,7 +90,7 @@ def test_concurrent_events_of_many_processes_form_one_chain_without_gaps(another
 
     def append(ledger: PostgresLedger) -> None:
         for number in range(25):
-            ledger.append("tried", {"number": number})
+            ledger.append(Note(EventKind.BACKUP_MADE, {"number": number}))
 
     threads = [threading.Thread(target=append, args=(each,)) for each in ledgers]
     for thread in threads:
@@ -100,17 +103,17 @@ def test_concurrent_events_of_many_processes_form_one_chain_without_gaps(another
 
 def test_only_the_events_since_the_savepoint_go_with_it(ledger: PostgresLedger) -> None:
     with ledger.transaction():
-        ledger.append("kept", {})
+        ledger.append(Note(EventKind.BACKUP_MADE, {"number": 1}))
         with contextlib.suppress(ZeroDivisionError), ledger.transaction():
-            ledger.append("undone", {})
+            ledger.append(Note(EventKind.BACKUP_MADE, {"number": 2}))
             raise ZeroDivisionError
-        ledger.append("kept too", {})
-    assert [json.loads(event.body)["event"] for event in ledger.events()] == ["kept", "kept too"]
+        ledger.append(Note(EventKind.BACKUP_MADE, {"number": 3}))
+    assert [json.loads(event.body)["facts"]["number"] for event in ledger.events()] == [1, 3]
 
 
 def test_appending_leaves_the_sessions_lock_timeout_as_it_was(ledger: PostgresLedger) -> None:
     with ledger.transaction():
-        ledger.append("tried", {})
+        ledger.append(Note(EventKind.BACKUP_MADE, {}))
         assert ledger.one("SELECT current_setting('lock_timeout') AS wait")["wait"] == "1s"
 
 
@@ -125,19 +128,19 @@ def test_appending_leaves_the_sessions_lock_timeout_as_it_was(ledger: PostgresLe
     ],
 )
 def test_the_database_itself_refuses_to_change_the_audit(ledger: PostgresLedger, tampering: str) -> None:
-    ledger.append("tried", {})
+    ledger.append(Note(EventKind.BACKUP_MADE, {}))
     with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
         ledger.connection.execute(tampering)
 
 
 def test_an_event_slipped_in_from_outside_is_refused_and_found(ledger: PostgresLedger) -> None:
-    ledger.append("tried", {})
+    ledger.append(Note(EventKind.BACKUP_MADE, {}))
     ledger.connection.execute(
-        "INSERT INTO keyrotation.audit_events SELECT 2, replace(body, '\"seq\":1', '\"seq\":2'), hash, repeat('a', 64)"
-        " FROM keyrotation.audit_events"
+        "INSERT INTO keyrotation.audit_events"
+        " SELECT 2, replace(body, '\"seq\":1', '\"seq\":2'), hash, repeat('a', 64), event FROM keyrotation.audit_events"
     )
     with pytest.raises(AuditError, match="event 2 that its head does not know"):
-        ledger.append("tried", {})
+        ledger.append(Note(EventKind.BACKUP_MADE, {}))
     with pytest.raises(AuditError, match="event 2 was changed"):
         verify_audit(ledger)
 
@@ -276,7 +279,7 @@ def test_a_lost_connection_is_told_in_one_sentence(ledger: PostgresLedger, datab
         admin.execute("SELECT pg_terminate_backend(%s, 5000)", (ledger.connection.info.backend_pid,))
     for _ in range(2):
         with pytest.raises(DatabaseUnavailableError, match="was lost; see that the server runs"):
-            ledger.append("tried", {})
+            ledger.append(Note(EventKind.BACKUP_MADE, {}))
 
 
 def test_a_connection_lost_in_the_middle_of_a_transaction_is_told_the_same_way(
@@ -284,10 +287,10 @@ def test_a_connection_lost_in_the_middle_of_a_transaction_is_told_the_same_way(
 ) -> None:
     def lose() -> None:
         with ledger.transaction():
-            ledger.append("tried", {})
+            ledger.append(Note(EventKind.BACKUP_MADE, {}))
             with psycopg.connect(database_url, autocommit=True) as admin:
                 admin.execute("SELECT pg_terminate_backend(%s, 5000)", (ledger.connection.info.backend_pid,))
-            ledger.append("tried", {})
+            ledger.append(Note(EventKind.BACKUP_MADE, {}))
 
     with pytest.raises(DatabaseUnavailableError, match="was lost; see that the server runs"):
         lose()

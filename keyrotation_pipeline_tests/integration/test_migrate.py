@@ -10,10 +10,14 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline_tests.servers import Server
 
 OBJECTS = "SELECT relname FROM pg_class WHERE relnamespace = 'keyrotation'::regnamespace ORDER BY relname"
@@ -137,3 +141,20 @@ def test_sentences_of_the_quarantine_become_columns(database_url: str, connectio
     migrate(database_url)
     kept = connection.execute("SELECT kind, key_version FROM keyrotation.quarantine ORDER BY row_key").fetchall()
     assert kept == [("not-a-value", None), ("unknown-version", 17), ("not-authentic", 2)]
+
+
+def test_events_of_an_older_schema_are_filed_by_what_their_bodies_say(
+    database_url: str, connection: Connection
+) -> None:
+    migrate(database_url)
+    ledger = PostgresLedger(connection, SystemClock(), '"event":"forged","facts":', "clinic@localhost")
+    nested = {"event": "forged", "request": "ab" * 16, "facts": {"request": None, "seq": 1}}
+    ledger.append(Note(EventKind.BACKUP_MADE, nested), "cd" * 16)
+    ledger.append(Note(EventKind.COUNTED, nested))
+    connection.execute("ALTER TABLE keyrotation.audit_events DROP COLUMN event, DROP COLUMN request")
+    connection.execute("UPDATE keyrotation.alembic_version SET version_num = '0004'")
+    migrate(database_url)
+    assert [(event.kind, event.request) for event in ledger.events()] == [("backup_made", "cd" * 16), ("counted", None)]
+    verify_audit(ledger)
+    with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
+        connection.execute("UPDATE keyrotation.audit_events SET event = 'counted'")

@@ -11,7 +11,7 @@ from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
-from keyrotation_pipeline.model.proof import ZeroOldRows
+from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
@@ -35,11 +35,11 @@ class Clinic:
     def fence_both(self) -> None:
         for table in (CLIENTS, VISITS):
             fence.fence(self.connection, table, [V1])
-        self.moment = (horizon.current_xid(self.connection), horizon.barrier(self.connection))
+        self.moment = Moment(horizon.current_xid(self.connection), horizon.barrier(self.connection))
 
     def prove(self) -> ZeroOldRows:
         with self.connection.transaction():
-            return proof.zero_old_rows(self.connection, [CLIENTS, VISITS], V1, [V1], *self.moment)
+            return proof.zero_old_rows(self.connection, [CLIENTS, VISITS], V1, [V1], self.moment)
 
     def write_old_value_behind_the_fence(self) -> None:
         """A v1 row in a table whose fence claims, by a forged catalogue row, to be validated."""
@@ -51,7 +51,7 @@ class Clinic:
         self.connection.execute("UPDATE public.clients SET email = %s WHERE id = 1", (self.sealed(1),))
         self.connection.execute(f"ALTER TABLE public.clients ADD CONSTRAINT {fence.NAME} {text} NOT VALID".encode())
         self.connection.execute(f"UPDATE pg_constraint SET convalidated = true WHERE {FENCE_ROW}".encode())
-        self.moment = (horizon.current_xid(self.connection), self.moment[1])
+        self.moment = Moment(horizon.current_xid(self.connection), self.moment.lsn)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_clinic_that_is_all_on_the_new_key_and_fenced_is_proven(clinic: Clinic
         0,
         3,
     )
-    assert evidence.fence_lsn == clinic.moment[1]
+    assert evidence.fence_lsn == clinic.moment.lsn
 
 
 def test_a_forged_validated_fence_does_not_hide_an_old_value(clinic: Clinic) -> None:
@@ -193,12 +193,12 @@ def test_the_proof_refuses_a_transaction_with_one_snapshot_for_all(clinic: Clini
 
 def test_the_proof_refuses_to_run_outside_a_transaction(clinic: Clinic) -> None:
     with pytest.raises(ProofError, match="outside a READ COMMITTED transaction"):
-        proof.zero_old_rows(clinic.connection, [CLIENTS], V1, [V1], *clinic.moment)
+        proof.zero_old_rows(clinic.connection, [CLIENTS], V1, [V1], clinic.moment)
 
 
 def test_nobody_can_take_a_fence_down_before_the_retiring_transaction_ends(clinic: Clinic, database_url: str) -> None:
     with connect(database_url) as other, clinic.connection.transaction():
-        proof.zero_old_rows(clinic.connection, [CLIENTS, VISITS], V1, [V1], *clinic.moment)
+        proof.zero_old_rows(clinic.connection, [CLIENTS, VISITS], V1, [V1], clinic.moment)
         other.execute("SET lock_timeout = '50ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             other.execute(f"ALTER TABLE public.clients DROP CONSTRAINT {fence.NAME}".encode())

@@ -16,6 +16,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredFile, TableContent, dump_name
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
+from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Request, RequestStatus
 from keyrotation_pipeline.requests.cancelling import cancel
@@ -154,7 +155,7 @@ def test_the_key_and_its_local_copies_go_and_the_others_are_named_with_their_loc
         f"{KEY_FILE} in s3://bucket/, locked until 2026-02-09 09:00 UTC",
         f"{KEY_FILE.replace('0105', '0106')} in s3://bucket/, not locked",
     ]
-    assert clinic.world.ledger.facts_of("key_destroyed") == done.facts()
+    assert clinic.world.ledger.facts_of("key_destroyed") == done.as_fact(KeyDestroyed).as_json()
 
 
 def test_officers_sign_what_goes_and_what_stays(clinic: Clinic) -> None:
@@ -362,4 +363,4 @@ def test_one_that_died_and_ran_out_of_time_is_asked_for_again(clinic: Clinic) ->
     clinic.world.signatures.signed_at = clinic.world.clock.at
     clinic.destroyed()
     assert V1 not in clinic.world.keys.shelf
-    assert json.loads(clinic.world.ledger.state.events[-1].body)["facts"]["status"] == "finished"
+    assert json.loads(clinic.world.ledger.state.events[-1].body)["facts"]["to"] == "finished"

@@ -9,6 +9,8 @@ import pytest
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import KeyBackup
+from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline_tests.fakes import START, V2, FakeWorld, fake_pipeline
 
 
@@ -27,15 +29,15 @@ def test_fresh_backups_need_no_attention(world: FakeWorld) -> None:
 
 
 def passed(world: FakeWorld) -> None:
-    world.ledger.append("recovery_test_passed", {})
+    world.ledger.append(Note(EventKind.RECOVERY_TEST_PASSED, {}))
 
 
 def failed(world: FakeWorld) -> None:
-    world.ledger.append("recovery_test_failed", {"reason": "the file is truncated; use another"})
+    world.ledger.append(RecoveryTestFailed("s3", "ab", "DamagedBackupError", "the file is truncated; use another"))
 
 
 def due(world: FakeWorld) -> None:
-    world.ledger.append("recovery_test_due", {"since": "2026-04-01"})
+    world.ledger.append(RecoveryTestDue("2026-04-01"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
 from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.proof import DecryptedCount, ZeroOldRows
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ class PostgresDatabase:
         """See `CiphertextDatabase.barrier`."""
         return horizon.barrier(self.connection)
 
-    def holders_of_old_snapshots(self, xid: int, lsn: str) -> tuple[str, ...]:
+    def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
         """See `CiphertextDatabase.holders_of_old_snapshots`."""
-        return horizon.holders(self.connection, xid, lsn)
+        return horizon.holders(self.connection, moment.xid, moment.lsn)
 
     def current_xid(self) -> int:
         """See `CiphertextDatabase.current_xid`."""
         return horizon.current_xid(self.connection)
 
     def zero_old_rows(
-        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], xid: int, lsn: str
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], moment: Moment
     ) -> ZeroOldRows:
         """See `CiphertextDatabase.zero_old_rows`."""
-        return proof.zero_old_rows(self.connection, tables, version, retired, xid, lsn)
+        return proof.zero_old_rows(self.connection, tables, version, retired, moment)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from keyrotation_pipeline.audit.chain import read_anchor, verify_chain
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
+from keyrotation_pipeline.model.facts import as_json
+from keyrotation_pipeline.model.proof import Moment, Proven
 from keyrotation_pipeline.model.request import Step, StepRecord
 from keyrotation_pipeline.rotation.reporting import complete_rotation_audit, records_reencrypted, report_compliance
-from keyrotation_pipeline_tests.fakes import START, FakeWorld, fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.fakes import START, V1, FakeWorld, fake_pipeline, rotation_of
 
 HASH = "ab" * 32
 
@@ -21,7 +24,7 @@ def chain(events: int) -> list[AuditEvent]:
     previous = GENESIS
     for seq in range(1, events + 1):
         body = body_of(seq=seq, at=START, actor="a", database="d", request=None, event="tried", facts={})
-        made.append(AuditEvent(seq, body, previous, hash_of(previous, body)))
+        made.append(AuditEvent(seq, body, previous, hash_of(previous, body), "tried", None))
         previous = made[-1].hash
     return made
 
@@ -62,13 +65,13 @@ def test_two_anchors_that_contradict_each_other_cannot_both_hold() -> None:
 def test_an_event_replaced_by_one_with_a_right_hash_of_its_own_is_found() -> None:
     events = chain(5)
     body = events[2].body.replace("tried", "forged")
-    events[2] = AuditEvent(3, body, events[2].previous, hash_of(events[2].previous, body))
+    events[2] = AuditEvent(3, body, events[2].previous, hash_of(events[2].previous, body), "forged", None)
     with pytest.raises(AuditError, match="event 4 does not follow event 3 as it is now"):
         verify_chain(events)
 
 
 def test_many_faults_are_named_up_to_five() -> None:
-    events = [AuditEvent(event.seq, event.body + " ", event.previous, event.hash) for event in chain(8)]
+    events = [replace(event, body=event.body + " ") for event in chain(8)]
     with pytest.raises(AuditError, match="event 5 was changed and 3 more; keep this database as it is"):
         verify_chain(events)
 
@@ -108,7 +111,7 @@ def world() -> FakeWorld:
     rotation = rotation_of(world)
     for step, facts in (
         (Step.ROWS, {"rows": 40, "values": 80}),
-        (Step.ZERO_OLD_ROWS_PROOF, {"swept_rows": {"clients": 2, "notes": 1}, "old_values": 0}),
+        (Step.ZERO_OLD_ROWS_PROOF, as_json(Proven(Moment(7, "0/7"), (V1,), {"clients": 2, "notes": 1}, 80))),
         (Step.RETIRED_KEY, {"version": "v1"}),
     ):
         world.ledger.finish_step(rotation.id, StepRecord(step, None, None, START, facts))

@@ -101,6 +101,7 @@ def test_nothing_is_cancelled_while_one_of_its_steps_runs(world: FakeWorld) -> N
 
 def test_a_finished_rotation_is_not_cancelled(world: FakeWorld) -> None:
     rotation = request(world)
+    world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     world.ledger.set_status(rotation.id, RequestStatus.FINISHED)
     with pytest.raises(RequestError, match="is finished"):
         cancel(world.pipeline, rotation)

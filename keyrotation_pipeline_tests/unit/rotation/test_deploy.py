@@ -8,6 +8,7 @@ from keyrotation_pipeline.errors import BackupError, BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.key_events import PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.rotation.deploy import roll_out_dual_key, roll_out_primary_key
@@ -122,7 +123,7 @@ def test_promotion_is_announced_before_and_recorded_after_and_its_transaction_co
         "event key_state_changed",
         "event primary_changed",
         "commit",
-        "event promotion",
+        "event promotion_recorded",
     ]
     assert states(world) == {"v1": "deactivated", "v2": "deactivated", "v3": "active"}
     assert world.ledger.walk(rotation.id).promotion_xid == world.database.xid
@@ -204,7 +205,7 @@ def test_a_primary_that_somebody_else_named_is_not_taken_for_our_promotion(world
 
 
 def test_the_intent_of_another_rotation_is_not_taken_for_ours(world: FakeWorld, rotation: Walk) -> None:
-    world.ledger.append("primary_change_intended", {"from": "v2", "to": "v3"}, "ab" * 16)
+    world.ledger.append(PrimaryChangeIntended(V2, V3), "ab" * 16)
     world.keys.primary_version = V3
     with pytest.raises(BlockedError, match="names v3 as the primary"):
         roll_out_primary_key(world.pipeline, rotation, world.report)

@@ -8,6 +8,7 @@ from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.rotation.keys import create_key_version, import_keys
@@ -61,11 +62,11 @@ def test_a_key_is_announced_stored_backed_up_and_registered_in_this_order(world:
 
 
 def test_a_new_key_is_live_but_not_the_primary(world: FakeWorld, rotation: Walk) -> None:
-    facts = create_key_version(world.pipeline, rotation, world.report)
+    made = create_key_version(world.pipeline, rotation, world.report)
     assert states(world)["v3"] == KeyState.PRE_ACTIVATION
     assert world.keys.primary() == V2
-    assert facts["fingerprint"] == world.keys.get(V3).fingerprint == fingerprints(world)["v3"]
-    assert facts["backup"] == world.vault.backups[V3].name
+    assert made.fingerprint == world.keys.get(V3).fingerprint == fingerprints(world)["v3"]
+    assert made.backup == world.vault.backups[V3].name
 
 
 def test_the_intent_holds_the_fingerprint_and_no_event_the_key(world: FakeWorld, rotation: Walk) -> None:
@@ -96,12 +97,12 @@ def test_a_key_is_made_once_wherever_the_process_dies(world: FakeWorld, rotation
         died = True
     stored_before = world.keys.live.get(V3)
     world.journal.die_at = None
-    facts = create_key_version(world.pipeline, rotation, world.report)
+    made = create_key_version(world.pipeline, rotation, world.report)
     assert died == (changes < 5)
     assert stored_before in {None, world.keys.get(V3)}
     assert world.journal.entries.count(KEY_STORED) == 1
-    assert facts["fingerprint"] == world.keys.get(V3).fingerprint == fingerprints(world)["v3"]
-    assert world.vault.backups[V3].fingerprint == facts["fingerprint"]
+    assert made.fingerprint == world.keys.get(V3).fingerprint == fingerprints(world)["v3"]
+    assert world.vault.backups[V3].fingerprint == made.fingerprint
 
 
 def test_again_is_no_change(world: FakeWorld, rotation: Walk) -> None:
@@ -215,7 +216,7 @@ def test_the_backup_anchors_the_audit_with_the_intent_in_it(
 
     monkeypatch.setattr(world.vault, "store_key", store_key)
     create_key_version(world.pipeline, rotation, world.report)
-    (intent,) = [event for event in world.ledger.events() if '"key_creation_intended"' in event.body]
+    (intent,) = world.ledger.events(EventKind.KEY_CREATION_INTENDED)
     assert anchors == [AuditHead(intent.seq, intent.hash)]
 
 

@@ -5,6 +5,7 @@ import pytest
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.facts import as_json
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
@@ -28,7 +29,7 @@ MIXED: list[dict[str, str | None]] = [
 
 
 def prove(world: FakeWorld) -> dict[str, object]:
-    return dict(prove_zero_old_rows(world.pipeline, rotation_of(world), world.report))
+    return as_json(prove_zero_old_rows(world.pipeline, rotation_of(world), world.report))
 
 
 def test_what_was_skipped_is_swept_decrypted_and_fenced() -> None:
@@ -44,7 +45,7 @@ def test_what_was_skipped_is_swept_decrypted_and_fenced() -> None:
     assert world.database.decrypted == ["clients", "visits"]
     assert world.database.fence_state == {"clients": (V1,), "visits": (V1,)}
     assert facts["retired"] == ["v1"]
-    assert (facts["xid"], facts["fence_lsn"]) == (1001, world.database.barrier())
+    assert facts["moment"] == {"xid": 1001, "lsn": world.database.barrier()}
     assert "waiting" not in " ".join(world.journal.entries), "nobody waits for a row lock while none is held"
     assert world.ledger.counts([CLIENTS])[0].values_by_version == {V2: 4}
 
@@ -55,11 +56,11 @@ def test_three_versions_at_once_end_under_the_newest_and_both_others_are_fenced(
     world.keys.primary_version = V3
     world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.ACTIVE, world.keys.live[V3].fingerprint, START)
 
-    facts = prove_zero_old_rows(world.pipeline, rotation_of(world, V2, V3), world.report)
+    proof = prove_zero_old_rows(world.pipeline, rotation_of(world, V2, V3), world.report)
 
     assert world.database.rows["clients"] == [{"first_name": "v3:Ada", "email": "v3:a@x"}]
     assert world.database.fences(CLIENTS) == (V1, V2)
-    assert facts["retired"] == ["v1", "v2"]
+    assert proof.retired == (V1, V2)
 
 
 def test_a_row_that_stays_locked_blocks_after_three_sweeps_and_names_who_holds_it() -> None:
@@ -145,7 +146,7 @@ def test_dying_at_any_change_and_proving_again_ends_the_same() -> None:
 
         assert world.database.rows == undisturbed.database.rows
         assert world.database.fence_state == undisturbed.database.fence_state
-    assert first == 4
+    assert first == 5
 
 
 def test_every_refusal_says_what_to_do() -> None:

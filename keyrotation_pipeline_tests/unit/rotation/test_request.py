@@ -9,6 +9,7 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import RotationType
 from keyrotation_pipeline.requests.approvals import approval_text
@@ -25,7 +26,7 @@ def world() -> FakeWorld:
 
 
 def test_a_request_names_the_primary_the_next_version_and_the_audits_head(world: FakeWorld) -> None:
-    world.ledger.append("something", {})
+    world.ledger.append(Note(EventKind.BACKUP_MADE, {}))
     head = world.ledger.head()
     rotation = request(world)
     assert (rotation.source, rotation.target, rotation.type) == (V1, V2, RotationType.ROUTINE)

@@ -16,8 +16,11 @@ from keyrotation_pipeline.errors import (
     StaleWriterError,
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.facts import as_json
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import retire
@@ -68,15 +71,15 @@ def world(authority: Authority) -> FakeWorld:
 
 def proven(world: FakeWorld) -> Walk:
     rotation = rotation_of(world)
-    facts = prove_zero_old_rows(world.pipeline, rotation, world.report)
-    world.ledger.finish_step(rotation.id, StepRecord(Step.ZERO_OLD_ROWS_PROOF, None, None, START, facts))
+    proof = prove_zero_old_rows(world.pipeline, rotation, world.report)
+    world.ledger.finish_step(rotation.id, StepRecord(Step.ZERO_OLD_ROWS_PROOF, None, None, START, as_json(proof)))
     return world.ledger.walk(rotation.id)
 
 
 def retire_now(world: FakeWorld) -> dict[str, object]:
     rotation = world.ledger.current()
     assert rotation is not None
-    return dict(retire.retire_key(world.pipeline, rotation, world.report))
+    return as_json(retire.retire_key(world.pipeline, rotation, world.report))
 
 
 def test_the_old_key_leaves_the_applications_and_is_kept(world: FakeWorld, authority: Authority) -> None:
@@ -97,7 +100,7 @@ def test_intent_is_committed_first_and_the_key_goes_last_before_the_outcome_comm
 def test_the_evidence_is_asked_for_the_moment_that_the_proof_recorded(world: FakeWorld) -> None:
     world.database.current_xid()
     retire_now(world)
-    assert world.database.proven_with == [(1001, "0/3E9")]
+    assert world.database.proven_with == [Moment(1001, "0/3E9")]
 
 
 def test_other_live_versions_are_taken_too_and_recorded(world: FakeWorld) -> None:
@@ -198,10 +201,10 @@ def test_a_fence_changed_after_the_proof_blocks_is_proven_again_and_then_lets_go
 
     assert world.keys.versions() == (V1, V2)
     assert world.database.rows["clients"][1]["first_name"] == "v2:Stale"
-    assert "lacks its fence" in world.ledger.facts_of(retire.PROVEN_AGAIN)["because"]
+    assert "lacks its fence" in world.ledger.facts_of(EventKind.PROVEN_AGAIN)["because"]
     retire_now(world)
     assert world.keys.archived() == (V1,)
-    assert world.database.proven_with[-1] == (1002, "0/3EA"), "the repeated proof counts, not the one before"
+    assert world.database.proven_with[-1] == Moment(1002, "0/3EA"), "the repeated proof counts, not the one before"
 
 
 def test_dying_at_any_change_and_retiring_again_ends_with_one_outcome(

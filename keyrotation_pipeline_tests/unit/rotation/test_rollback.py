@@ -10,9 +10,12 @@ from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.cryptoperiod import activated_at
+from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.key_events import PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.requests.pausing import pause, resume
@@ -105,7 +108,7 @@ def test_a_rotation_killed_between_the_primary_and_its_record_is_rolled_back_too
     rotation = approved(world)
     run(world, rotation, Step.DUAL_KEY_ROLLOUT)
     # And nothing else: what kill -9 leaves behind.
-    world.ledger.append("primary_change_intended", {"from": "v1", "to": "v2"}, rotation.id)
+    world.ledger.append(PrimaryChangeIntended(V1, V2), rotation.id)
     world.keys.set_primary(V2)
     undoing = signed(world, rotation)
     run(world, undoing)
@@ -275,13 +278,13 @@ def test_a_second_rollback_beside_the_first_is_refused(world: FakeWorld) -> None
 
 def test_the_post_mortem_tells_the_facts_in_the_seeds_form(world: FakeWorld) -> None:
     rotation = rotated(world, Step.ROWS)
-    world.ledger.append("blocked", {"sentence": "instance web-1 lags; restart it"}, rotation.id)
+    world.ledger.append(Blocked("instance web-1 lags; restart it"), rotation.id)
     undoing = signed(world, rotation)
     run(world, undoing)
     record = world.ledger.walk(undoing.id).done(Step.COMPLIANCE_REPORT)
     assert record is not None
     text = record.facts["post_mortem"]
-    assert world.ledger.facts_of(rollback.POST_MORTEM)["text"] == text
+    assert world.ledger.facts_of(EventKind.ROLLBACK_POST_MORTEM)["text"] == text
     for line in (
         "ROLLBACK POST-MORTEM", "Reason for rollback: reports are slow", f"Stopped rotation {rotation.id}",
         "its last finished step was rows. What blocked it last: instance web-1 lags; restart it.",

@@ -1,18 +1,25 @@
 """The audit chain: gapless, append-only, each event hashed with the one before."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, lock_key
+from keyrotation_pipeline.audit.events import require_indexed
 from keyrotation_pipeline.errors import AuditError, BlockedError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, body_of, hash_of
-from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
 
 _LOCK = lock_key("audit")
 _PAGE_EVENTS = 1000
+
+_EVENTS = """
+    SELECT seq, body, previous_hash, hash, event, request FROM keyrotation.audit_events
+    WHERE seq > %(after)s AND (%(kinds)s::text[] IS NULL OR event = ANY (%(kinds)s))
+      AND (%(request)s::text IS NULL OR request = %(request)s)
+    ORDER BY seq LIMIT %(page)s
+"""
 
 
 class AuditChain(LedgerSession):
@@ -28,7 +35,7 @@ class AuditChain(LedgerSession):
             )
         return AuditHead(rows[0]["seq"], rows[0]["hash"])
 
-    def append(self, event: str, facts: Mapping[str, Any], request: str | None = None) -> AuditHead:
+    def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
         """See `Ledger.append`."""
         with self.change():
             previous = self.head()
@@ -39,23 +46,25 @@ class AuditChain(LedgerSession):
                 actor=self.actor,
                 database=self.database,
                 request=request,
-                event=event,
-                facts=json_safe(facts),
+                event=fact.kind,
+                facts=fact.as_json(),
             )
             head = AuditHead(seq, hash_of(previous.hash, body))
-            self._store(AuditEvent(seq, body, previous.hash, head.hash))
+            self._store(AuditEvent(seq, body, previous.hash, head.hash, fact.kind, request))
         return head
 
-    def events(self) -> Iterator[AuditEvent]:
+    def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
         """See `Ledger.events`; read a page at a time."""
-        last = 0
-        while rows := self.query(
-            "SELECT seq, body, previous_hash, hash FROM keyrotation.audit_events WHERE seq > %s ORDER BY seq LIMIT %s",
-            (last, _PAGE_EVENTS),
-        ):
+        asked = {"kinds": [str(kind) for kind in kinds] or None, "request": request, "page": _PAGE_EVENTS}
+        while rows := self.query(_EVENTS, {**asked, "after": after_seq}):
             for row in rows:
-                yield AuditEvent(row["seq"], row["body"], row["previous_hash"], row["hash"])
-            last = rows[-1]["seq"]
+                event = AuditEvent(
+                    row["seq"], row["body"], row["previous_hash"], row["hash"], row["event"], row["request"]
+                )
+                if kinds or request is not None:
+                    require_indexed(event)
+                yield event
+            after_seq = rows[-1]["seq"]
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -73,8 +82,9 @@ class AuditChain(LedgerSession):
     def _store(self, event: AuditEvent) -> None:
         try:
             self.query(
-                "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash) VALUES (%s, %s, %s, %s)",
-                (event.seq, event.body, event.previous, event.hash),
+                "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request)"
+                " VALUES (%s, %s, %s, %s, %s, %s)",
+                (event.seq, event.body, event.previous, event.hash, event.kind, event.request),
             )
         except psycopg.errors.UniqueViolation:
             raise AuditError(

@@ -1,11 +1,13 @@
 """The ledger's key versions and pinned roster."""
 
 from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
-from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, key_of, roster_facts, roster_of
+from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, key_of, roster_of
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.request_events import RosterPinned
 
 _KEYS = "SELECT version, state, fingerprint, created_at FROM keyrotation.key_versions"
 
@@ -20,7 +22,7 @@ class KeyRecords(AuditChain):
 
     def pin_roster(self, roster: Roster) -> None:
         """See `Ledger.pin_roster`; the same roster again is no change."""
-        facts = roster_facts(roster)
+        pinned_now = RosterPinned.of(roster)
         with self.change():
             if (pinned := self.pinned_roster()) is not None:
                 if pinned == roster:
@@ -31,9 +33,9 @@ class KeyRecords(AuditChain):
             self.query(
                 "INSERT INTO keyrotation.rosters (pinned_at, required, officers, recipients)"
                 " SELECT %s, (f->>'required')::integer, f->'officers', f->'recipients' FROM (SELECT %s AS f) facts",
-                (self.clock.now(), jsonb(facts)),
+                (self.clock.now(), jsonb(pinned_now.as_json())),
             )
-            self.append("roster_pinned", facts)
+            self.append(pinned_now)
 
     def keys(self) -> tuple[KeyRecord, ...]:
         """See `Ledger.keys`."""
@@ -54,8 +56,7 @@ class KeyRecords(AuditChain):
                 " VALUES (%s, %s, %s, %s, %s)",
                 (record.version.number, str(record.state), record.fingerprint, record.created_at, self.clock.now()),
             )
-            facts = {"version": record.version, "state": record.state, "fingerprint": record.fingerprint}
-            self.append("key_registered", facts, request)
+            self.append(KeyRegistered.of(record), request)
 
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
         """See `Ledger.set_key_state`.
@@ -80,8 +81,7 @@ class KeyRecords(AuditChain):
                 "UPDATE keyrotation.key_versions SET state = %s, state_changed_at = %s WHERE version = %s",
                 (str(state), self.clock.now(), version.number),
             )
-            facts = {"version": version, "from": record.state, "to": state, "fingerprint": record.fingerprint}
-            self.append("key_state_changed", facts, request)
+            self.append(KeyStateChanged(version, record.state, state, record.fingerprint), request)
 
     def _key(self, version: KeyVersion) -> KeyRecord | None:
         rows = self.query(f"{_KEYS} WHERE version = %s", (version.number,))

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
 from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
-from keyrotation_pipeline.adapters.postgres.ledger.rows import count_facts, count_of, jsonb
+from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_facts, count_of, jsonb
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.progress import ShardProgress
 from keyrotation_pipeline.model.request import Walk
 
@@ -29,7 +30,8 @@ _ROTATION_AUDIT = """
     ON CONFLICT (request) DO UPDATE
         SET completion_date = excluded.completion_date, records_reencrypted = excluded.records_reencrypted
         WHERE key_rotation_audit.completion_date IS NULL
-    RETURNING id
+    RETURNING id::text, rotation_date, old_key_version, new_key_version, rotation_type, initiated_by, completion_date,
+              records_reencrypted, notes
 """
 
 
@@ -65,7 +67,7 @@ class PostgresLedger(KeyRecords, RequestRecords):
             for count, facts in zip(counts, now, strict=True):
                 self.query(_SAVE_COUNT, (facts["table"], jsonb(facts), count.counted_at))
             if changed := [facts for facts in now if before.get(facts["table"]) != facts]:
-                self.append("counted", {"tables": changed})
+                self.append(Note(EventKind.COUNTED, {"tables": changed}))
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `Ledger.counts`; counts of other columns than the declared ones do not count."""
@@ -79,7 +81,6 @@ class PostgresLedger(KeyRecords, RequestRecords):
 
     def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
         """See `Ledger.write_rotation_audit`; UTC without a zone, as the seed has it; a complete row stays."""
-        facts = {"records_reencrypted": records_reencrypted, "completed_at": completed_at}
         row = {
             "started": _seed_time(rotation.started_at or self.clock.now()),
             "old": str(rotation.source),
@@ -92,8 +93,8 @@ class PostgresLedger(KeyRecords, RequestRecords):
             "request": rotation.id,
         }
         with self.change():
-            if self.query(_ROTATION_AUDIT, row):
-                self.append("rotation_audit_written", facts, rotation.id)
+            for written in self.query(_ROTATION_AUDIT, row):
+                self.append(audit_row_of(written), rotation.id)
 
 
 def _seed_time(at: datetime) -> datetime:

@@ -10,7 +10,16 @@ from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
 from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, request_of, row_of
 from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.request import Request, RequestStatus, StepRecord, Walk
+from keyrotation_pipeline.model.request import MAY_FOLLOW, Request, RequestStatus, StepRecord, Walk
+from keyrotation_pipeline.model.request_events import (
+    Blocked,
+    PromotionRecorded,
+    RequestOpened,
+    SignatureAdded,
+    StatusChanged,
+    StepFinished,
+    Unblocked,
+)
 
 # One statement, so that a rotation and its steps are of the same instant.
 _ROTATIONS = """
@@ -37,14 +46,6 @@ _INSERT = """
 _UNFINISHED = "r.status NOT IN ('cancelled', 'finished') AND r.action IN ('rotate', 'rollback')"
 _WAITING = "r.status = 'requested' AND r.supersedes IS NOT NULL"
 
-_MAY_FOLLOW: Mapping[RequestStatus, frozenset[RequestStatus]] = {
-    RequestStatus.REQUESTED: frozenset({RequestStatus.RUNNING, RequestStatus.PAUSED, RequestStatus.CANCELLED}),
-    RequestStatus.RUNNING: frozenset({RequestStatus.PAUSED, RequestStatus.CANCELLED, RequestStatus.FINISHED}),
-    RequestStatus.PAUSED: frozenset({RequestStatus.REQUESTED, RequestStatus.RUNNING, RequestStatus.CANCELLED}),
-    RequestStatus.CANCELLED: frozenset(),
-    RequestStatus.FINISHED: frozenset(),
-}
-
 _ID_BEGINNING = re.compile(r"[0-9a-f]{6,32}", re.ASCII)
 
 
@@ -57,22 +58,10 @@ class RequestRecords(AuditChain):
         Raises:
             RequestError: another rotation is unfinished, also one that was opened just now by another process.
         """
-        facts = {
-            "type": request.type,
-            "action": request.action,
-            "from": request.source,
-            "fingerprint": request.source_fingerprint,
-            "to": request.target,
-            "requested_by": request.requested_by,
-            "reason": request.reason,
-            "incident": request.incident,
-            "supersedes": request.supersedes,
-            "approval_text": text.decode(),
-        }
         try:
             with self.change():
                 self.query(_INSERT, row_of(request, text))
-                self.append("request_opened", facts, request.id)
+                self.append(RequestOpened.of(request, text), request.id)
         except psycopg.errors.UniqueViolation:
             raise RequestError(
                 "another rotation is not finished yet; `keyrotation status` shows it, finish or cancel it first"
@@ -133,13 +122,7 @@ class RequestRecords(AuditChain):
                     " VALUES (%s, %s, %s, %s)",
                     (request, signature.officer, signature.signature, signature.signed_at),
                 )
-                # The signature itself is public: whoever has the audit and the certificates can verify it again.
-                facts = {
-                    "officer": signature.officer,
-                    "signed_at": signature.signed_at,
-                    "signature": signature.signature.hex(),
-                }
-                self.append("signature_added", facts, request)
+                self.append(SignatureAdded.of(signature), request)
         except psycopg.errors.UniqueViolation:
             raise ApprovalError(
                 f"the officer {signature.officer} has signed this request already; another officer must sign"
@@ -159,10 +142,9 @@ class RequestRecords(AuditChain):
             if not inserted:
                 return
             self.block(request, None)
-            facts = {"step": record.step, "table": record.table, "shard": record.shard, "facts": record.facts}
-            self.append("step_finished", facts, request)
+            self.append(StepFinished.of(record), request)
 
-    def set_status(self, request: str, status: RequestStatus, facts: Mapping[str, Any] | None = None) -> None:
+    def set_status(self, request: str, status: RequestStatus, by: str | None = None) -> None:
         """See `Ledger.set_status`; the same status again is no change.
 
         Raises:
@@ -172,7 +154,7 @@ class RequestRecords(AuditChain):
             before = self.request(request).status
             if status is before:
                 return
-            if status not in _MAY_FOLLOW[before]:
+            if status not in MAY_FOLLOW[before]:
                 raise OutOfOrderError(
                     f"rotation {request} is {before} and cannot become {status}; see `keyrotation status`"
                 )
@@ -183,7 +165,7 @@ class RequestRecords(AuditChain):
                 " WHERE id = %(id)s",
                 {"status": str(status), "now": self.clock.now(), "id": request},
             )
-            self.append("status_changed", {"from": before, "to": status, **(facts or {})}, request)
+            self.append(StatusChanged(before, status, by), request)
 
     def set_promotion(self, request: str, xid: int) -> None:
         """See `Ledger.set_promotion`; a second time is no change."""
@@ -194,7 +176,7 @@ class RequestRecords(AuditChain):
                 (xid, request),
             )
             if changed:
-                self.append("promotion_recorded", {"xid": xid}, request)
+                self.append(PromotionRecorded(xid), request)
 
     def block(self, request: str, sentence: str | None) -> None:
         """See `Ledger.block`; the same sentence again is no change."""
@@ -205,7 +187,7 @@ class RequestRecords(AuditChain):
                 (sentence, request, sentence),
             )
             if changed:
-                self.append("blocked" if sentence else "unblocked", {"sentence": sentence}, request)
+                self.append(Unblocked() if sentence is None else Blocked(sentence), request)
 
     def _one_rotation(self, statement: str, request: str) -> Mapping[str, Any]:
         rows = self.query(statement, (request,))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.request import (
     StepRecord,
     Walk,
 )
+from keyrotation_pipeline.model.request_events import RotationAuditWritten
 
 
 def request_of(row: Row) -> Request:
@@ -88,15 +89,6 @@ def roster_of(row: Row) -> Roster:
     return Roster(row["required"], officers, tuple(row["recipients"]))
 
 
-def roster_facts(roster: Roster) -> dict[str, Any]:
-    """A roster as JSON, for the audit and for `rosters`."""
-    return {
-        "required": roster.required,
-        "officers": [{"name": each.name, "fingerprint": each.fingerprint} for each in roster.officers],
-        "recipients": list(roster.recipients),
-    }
-
-
 def count_facts(count: TableCount) -> dict[str, Any]:
     """One table's counts as JSON, without the time."""
     return {
@@ -128,6 +120,22 @@ def count_of(table: EncryptedTable, facts: Mapping[str, Any], counted_at: dateti
         counted_at=counted_at,
         by_column={column: _by_version(values) for column, values in facts["by_column"].items()},
         unencrypted_by_column=facts["unencrypted_by_column"],
+    )
+
+
+def audit_row_of(row: Row) -> RotationAuditWritten:
+    """A row of `key_rotation_audit`, whose times are UTC without a zone."""
+    completed = row["completion_date"]
+    return RotationAuditWritten(
+        id=row["id"],
+        rotation_date=row["rotation_date"].replace(tzinfo=UTC),
+        old_key_version=row["old_key_version"],
+        new_key_version=row["new_key_version"],
+        rotation_type=row["rotation_type"],
+        initiated_by=row["initiated_by"],
+        completion_date=completed.replace(tzinfo=UTC) if completed else None,
+        records_reencrypted=row["records_reencrypted"],
+        notes=row["notes"],
     )
 
 

@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.proof import ZeroOldRows
+from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
 
 _FENCE_XMIN = "SELECT xmin::text::bigint FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s"
 
@@ -27,8 +27,7 @@ def zero_old_rows(
     tables: Sequence[EncryptedTable],
     version: KeyVersion,
     retired: Sequence[KeyVersion],
-    xid: int,
-    lsn: str,
+    moment: Moment,
 ) -> ZeroOldRows:
     """Take the evidence that nothing under `version` (or any of `retired`) is left or can be shown by anybody.
 
@@ -37,12 +36,11 @@ def zero_old_rows(
         tables: all declared tables.
         version: the one to retire.
         retired: every version that the fences must name, `version` among them.
-        xid: full transaction id taken after the fences were validated.
-        lsn: WAL position taken then.
+        moment: taken after the fences were validated.
 
     Raises:
         ProofError: an unencrypted value, a finding, a quarantined value, or a transaction not fit for this.
-        FenceError: an old value; a fence that is missing, not validated, altered, or younger than `xid`.
+        FenceError: an old value; a fence that is missing, not validated, altered, or younger than the moment.
         BlockedError: somebody could still show an old value.
     """
     _require_read_committed(connection)
@@ -54,15 +52,15 @@ def zero_old_rows(
         )
     values = sum(_require_zero(connection, table, versions) for table in tables)
     for table in tables:
-        _require_fence(connection, table, versions, xid)
+        _require_fence(connection, table, versions, moment.xid)
     _require_nothing_found(connection, tables, retired)
-    if found := horizon.holders(connection, xid, lsn):
+    if found := horizon.holders(connection, moment.xid, moment.lsn):
         raise BlockedError("; ".join(found))
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     proven_at = row[0] if row else None
     if not isinstance(proven_at, datetime):
         raise ProofError("the database told no time; run this step again")
-    return ZeroOldRows(version, tuple(str(table.name) for table in tables), 0, values, lsn, proven_at)
+    return ZeroOldRows(version, tuple(str(table.name) for table in tables), 0, values, moment.lsn, proven_at)
 
 
 def _require_read_committed(connection: Connection) -> None:

@@ -1,0 +1,112 @@
+"""Events as they are read back: parsed, and typed by their kind."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from keyrotation_pipeline.errors import AuditError, InvalidKeyError
+from keyrotation_pipeline.model import facts, key_events, request_events
+from keyrotation_pipeline.model.audit import AuditEvent
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.ports.ledger import Ledger
+
+Record = TypeVar("Record", bound=Fact)
+RECORDS: Mapping[str, type[Fact]] = {
+    str(record.kind): record
+    for module in (key_events, request_events)
+    for record in vars(module).values()
+    if isinstance(record, type) and issubclass(record, Fact) and record is not Fact
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event, parsed.
+
+    Args:
+        kind: an `EventKind`, or the name of one that this package does not know.
+        facts: as they are stored; `fact()` has them typed.
+    """
+
+    seq: int
+    at: datetime
+    actor: str
+    database: str
+    request: str | None
+    kind: str
+    facts: Mapping[str, Any]
+
+    def fact(self) -> Fact | Note | None:
+        """What the event says; None for a kind that this package does not know.
+
+        Raises:
+            AuditError: it does not say what an event of its kind must.
+        """
+        if (record := RECORDS.get(self.kind)) is not None:
+            return _read(record, self)
+        return Note(EventKind(self.kind), self.facts) if self.kind in set(EventKind) else None
+
+
+def entry_of(event: AuditEvent) -> Entry:
+    """Parse one stored event.
+
+    Raises:
+        AuditError: its body is not what `body_of` makes.
+    """
+    try:
+        body = json.loads(event.body)
+        return Entry(
+            seq=body["seq"],
+            at=datetime.fromisoformat(body["at"]),
+            actor=body["actor"],
+            database=body["database"],
+            request=body["request"],
+            kind=body["event"],
+            facts=body["facts"],
+        )
+    except (ValueError, KeyError, TypeError):
+        raise AuditError(f"audit event {event.seq} cannot be read; run `keyrotation audit verify`") from None
+
+
+def is_indexed(event: AuditEvent) -> bool:
+    """Whether an event is filed under the kind and the request that its body has; raises as `entry_of`."""
+    entry = entry_of(event)
+    return (entry.kind, entry.request) == (event.kind, event.request)
+
+
+def require_indexed(event: AuditEvent) -> None:
+    """Refuse an event that is filed under another kind or request than its own.
+
+    Raises:
+        AuditError: names its seq.
+    """
+    if not is_indexed(event):
+        raise AuditError(
+            f"audit event {event.seq} is filed under another kind or request than its own; run "
+            "`keyrotation audit verify`"
+        )
+
+
+def entries(ledger: Ledger, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[Entry]:
+    """Events of these kinds (or all), oldest first; with `request`, of that request only."""
+    return map(entry_of, ledger.events(*kinds, request=request, after_seq=after_seq))
+
+
+def recorded(ledger: Ledger, record: type[Record], request: str | None = None) -> Iterator[Record]:
+    """What every event of one kind says, oldest first; with `request`, of that request only.
+
+    By such intents a step that was killed knows its own traces again.
+    """
+    for entry in entries(ledger, record.kind, request=request):
+        yield _read(record, entry)
+
+
+def _read(record: type[Record], entry: Entry) -> Record:
+    try:
+        return facts.read(record, entry.facts)
+    except (AuditError, InvalidKeyError):
+        raise AuditError(
+            f"audit event {entry.seq} does not say what a {entry.kind} must; run `keyrotation audit verify`"
+        ) from None

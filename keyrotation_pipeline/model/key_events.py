@@ -1,0 +1,172 @@
+"""What the audit says of keys, and of the tests that they can be recovered."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field
+
+from keyrotation_pipeline.model.events import EventKind, Fact
+from keyrotation_pipeline.model.facts import Version
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.proof import Proven
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCreationIntended(Fact):
+    """A key was generated, and is about to be stored."""
+
+    kind: ClassVar = EventKind.KEY_CREATION_INTENDED
+    version: Version
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyImportIntended(Fact):
+    """An existing key is about to be stored."""
+
+    kind: ClassVar = EventKind.KEY_IMPORT_INTENDED
+    version: Version
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRestoreIntended(Fact):
+    """A key is about to be live again: from the archive, or from a backup (then with `source`)."""
+
+    kind: ClassVar = EventKind.KEY_RESTORE_INTENDED
+    version: Version
+    fingerprint: str
+    source: str | None = None
+    place: str | None = None
+    decrypted: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRegistered(Fact):
+    """The ledger knows a version from here on."""
+
+    kind: ClassVar = EventKind.KEY_REGISTERED
+    version: Version
+    state: KeyState
+    fingerprint: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, record: KeyRecord) -> Self:
+        """The record of a new version."""
+        return cls(record.version, record.state, record.fingerprint, record.created_at)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStateChanged(Fact):
+    """A version is in another state now."""
+
+    kind: ClassVar = EventKind.KEY_STATE_CHANGED
+    version: Version
+    before: Annotated[KeyState, Field(alias="from")]
+    after: Annotated[KeyState, Field(alias="to")]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryChangeIntended(Fact):
+    """The key store is about to name another primary."""
+
+    kind: ClassVar = EventKind.PRIMARY_CHANGE_INTENDED
+    source: Annotated[Version, Field(alias="from")]
+    target: Annotated[Version, Field(alias="to")]
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryChanged(Fact):
+    """The key store names another primary."""
+
+    kind: ClassVar = EventKind.PRIMARY_CHANGED
+    source: Annotated[Version, Field(alias="from")]
+    target: Annotated[Version, Field(alias="to")]
+
+
+@dataclass(frozen=True, slots=True)
+class RetirementIntended(Fact):
+    """Versions are about to be taken from the applications."""
+
+    kind: ClassVar = EventKind.RETIREMENT_INTENDED
+    versions: tuple[Version, ...]
+    target: Version
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRetired(Fact):
+    """The evidence on which versions were taken from the applications."""
+
+    kind: ClassVar = EventKind.KEY_RETIRED
+    version: Version
+    tables: tuple[str, ...]
+    old_values: int
+    values: int
+    fence_lsn: str
+    proven_at: datetime
+    fenced_against: tuple[Version, ...]
+    taken_from_applications: tuple[Version, ...]
+    target: Version
+    target_backup: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenAgain(Fact):
+    """The proof was repeated, because of what retirement found."""
+
+    kind: ClassVar = EventKind.PROVEN_AGAIN
+    proof: Proven
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFile:
+    """An encrypted copy of a key that stays; `locked_until` None: nobody is kept from removing it."""
+
+    file: str
+    place: str
+    locked_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDestructionIntended(Fact):
+    """A key and its local backups are about to be removed for good."""
+
+    kind: ClassVar = EventKind.KEY_DESTRUCTION_INTENDED
+    version: Version
+    fingerprint: str
+    files: tuple[str, ...]
+    held: tuple[HeldFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDestroyed(Fact):
+    """They are gone."""
+
+    kind: ClassVar = EventKind.KEY_DESTROYED
+    version: Version
+    fingerprint: str
+    files: tuple[str, ...]
+    held: tuple[HeldFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryTestFailed(Fact):
+    """A recovery test failed; `failure` is the kind of error, `reason` its sentence."""
+
+    kind: ClassVar = EventKind.RECOVERY_TEST_FAILED
+    place: str
+    recovery_key: str
+    failure: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryTestDue(Fact):
+    """A recovery test waits for an officer since this day."""
+
+    kind: ClassVar = EventKind.RECOVERY_TEST_DUE
+    since: str

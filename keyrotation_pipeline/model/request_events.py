@@ -1,0 +1,185 @@
+"""What the audit says of requests, their steps and their officers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field
+
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.events import EventKind, Fact
+from keyrotation_pipeline.model.facts import Version
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, RotationType, Step, StepRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RosterPinned(Fact):
+    """From here on these officers approve."""
+
+    kind: ClassVar = EventKind.ROSTER_PINNED
+    required: int
+    officers: tuple[Officer, ...]
+    recipients: tuple[str, ...]
+
+    @classmethod
+    def of(cls, roster: Roster) -> Self:
+        """The record of a roster."""
+        return cls(roster.required, roster.officers, roster.recipients)
+
+    @property
+    def roster(self) -> Roster:
+        """The roster as a value."""
+        return Roster(self.required, self.officers, self.recipients)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOpened(Fact):
+    """A request, with the exact text that officers sign."""
+
+    kind: ClassVar = EventKind.REQUEST_OPENED
+    type: RotationType
+    action: RequestAction
+    source: Annotated[Version, Field(alias="from")]
+    fingerprint: str
+    target: Annotated[Version, Field(alias="to")]
+    requested_by: str
+    requested_at: datetime
+    start_by: datetime
+    finish_by: datetime
+    audit_head: AuditHead
+    reason: str
+    incident: str | None
+    supersedes: str | None
+    approval_text: str
+
+    @classmethod
+    def of(cls, request: Request, text: bytes) -> Self:
+        """The record of a new request."""
+        return cls(
+            type=request.type,
+            action=request.action,
+            source=request.source,
+            fingerprint=request.source_fingerprint,
+            target=request.target,
+            requested_by=request.requested_by,
+            requested_at=request.requested_at,
+            start_by=request.start_by,
+            finish_by=request.finish_by,
+            audit_head=AuditHead(*request.audit_head),
+            reason=request.reason,
+            incident=request.incident,
+            supersedes=request.supersedes,
+            approval_text=text.decode(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureAdded(Fact):
+    """An officer signed. The signature is public: whoever has the audit and the certificates can verify it again.
+
+    Args:
+        signature: its bytes in hex.
+    """
+
+    kind: ClassVar = EventKind.SIGNATURE_ADDED
+    officer: str
+    signed_at: datetime
+    signature: str
+
+    @classmethod
+    def of(cls, signature: Signature) -> Self:
+        """The record of a signature."""
+        return cls(signature.officer, signature.signed_at, signature.signature.hex())
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged(Fact):
+    """A request stands elsewhere now. `by`: the request that made it so, if another did."""
+
+    kind: ClassVar = EventKind.STATUS_CHANGED
+    before: Annotated[RequestStatus, Field(alias="from")]
+    after: Annotated[RequestStatus, Field(alias="to")]
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished(Fact):
+    """A step or a shard is done; `facts` are its own."""
+
+    kind: ClassVar = EventKind.STEP_FINISHED
+    step: Step
+    table: str | None
+    shard: int | None
+    finished_at: datetime
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, record: StepRecord) -> Self:
+        """The record of a finished step."""
+        return cls(record.step, record.table, record.shard, record.finished_at, record.facts)
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionRecorded(Fact):
+    """Row versions of transactions from `xid` on were written since every instance writes under the new primary."""
+
+    kind: ClassVar = EventKind.PROMOTION_RECORDED
+    xid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked(Fact):
+    """What stopped the last attempt."""
+
+    kind: ClassVar = EventKind.BLOCKED
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unblocked(Fact):
+    """Nothing stops it any more."""
+
+    kind: ClassVar = EventKind.UNBLOCKED
+
+
+@dataclass(frozen=True, slots=True)
+class CancelIntended(Fact):
+    """A version that was being distributed is about to be withdrawn."""
+
+    kind: ClassVar = EventKind.CANCEL_INTENDED
+    withdraws: Version
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseReconciled(Fact):
+    """A restored database and the key store are one again.
+
+    Args:
+        accepted: heads written down outside that are not in this audit, and need not be any more.
+    """
+
+    kind: ClassVar = EventKind.DATABASE_RECONCILED
+    found: str
+    primary: Version
+    in_rows: tuple[Version, ...]
+    states: Mapping[str, str]
+    ended: tuple[str, ...]
+    accepted: tuple[AuditHead, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RotationAuditWritten(Fact):
+    """A row of the seed's `key_rotation_audit`, as it is from here on."""
+
+    kind: ClassVar = EventKind.ROTATION_AUDIT_WRITTEN
+    id: str
+    rotation_date: datetime
+    old_key_version: str
+    new_key_version: str
+    rotation_type: str
+    initiated_by: str
+    completion_date: datetime | None
+    records_reencrypted: int
+    notes: str
