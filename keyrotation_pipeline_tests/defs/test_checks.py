@@ -10,7 +10,11 @@ import pytest
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Finding
 from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
+from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import RotationType, Step, Walk
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 
@@ -109,6 +113,24 @@ def test_a_check_fails(
     assert not evaluation.passed
     assert evaluation.severity is severity
     assert sentence in str(evaluation.description)
+
+
+def test_an_old_row_under_a_compromised_key_fails_the_check(dagster: Dagster) -> None:
+    world = dagster.world
+    request = open_request(world.pipeline, reason="key on a public page", requested_by="test", incident="INC-1")
+    text = world.ledger.approval_text(request.id)
+    for officer in world.signatures.pinned.officers:
+        signature = world.signatures.sign(officer.fingerprint, text)
+        add_approval(world.pipeline, world.ledger.walk(request.id), signature)
+    for _ in performing.run(world.pipeline, request.id, world.report):
+        pass
+    assert world.ledger.state.keys[V1].state is KeyState.COMPROMISED
+    old_row(world)
+
+    evaluation = dagster.check("zero_old_rows", "rows/clients")
+
+    assert not evaluation.passed
+    assert str(evaluation.description).startswith("1 rows of clients under v1; find the writer")
 
 
 @pytest.mark.parametrize("name", ["key_reads_back", "key_usage_below_gcm_limit", "rotation_not_overdue"])

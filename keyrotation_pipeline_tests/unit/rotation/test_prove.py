@@ -63,6 +63,27 @@ def test_three_versions_at_once_end_under_the_newest_and_both_others_are_fenced(
     assert proof.retired == (V1, V2)
 
 
+def test_a_left_over_of_an_older_version_than_the_source_blocks_before_anything_is_fenced() -> None:
+    world = fake_pipeline({"clients": [{"first_name": "v1:Ada", "email": None}, {"first_name": "v2:Ben"}]})
+    world.keys.live[V3] = KeyMaterial.generate()
+    world.keys.primary_version = V3
+    world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.ACTIVE, world.keys.live[V3].fingerprint, START)
+    world.database.locked = {("clients", 0)}
+
+    with pytest.raises(BlockedError, match=r"table clients: 1 row\(s\) with old values cannot be locked"):
+        prove_zero_old_rows(world.pipeline, rotation_of(world, V2, V3), world.report)
+
+    assert world.database.fence_state == {}
+
+
+@pytest.mark.parametrize("table", ["clients", "visits"])
+def test_an_unencrypted_value_in_any_table_blocks_and_is_named(table: str) -> None:
+    world = fake_pipeline({"clients": [{"first_name": "v2:Ada"}], "visits": [{"first_name": "v2:Ada"}]})
+    world.database.rows[table].append({"first_name": None, "email": "ada@example.org"})
+    with pytest.raises(ProofError, match=rf"table {table}, column email: 1 value\(s\) are not encrypted"):
+        prove(world)
+
+
 def test_a_row_that_stays_locked_blocks_after_three_sweeps_and_names_who_holds_it() -> None:
     world = fake_pipeline({"clients": MIXED})
     world.database.locked = {("clients", 0)}

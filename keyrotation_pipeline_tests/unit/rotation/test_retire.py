@@ -15,6 +15,7 @@ from keyrotation_pipeline.errors import (
     ProofError,
     StaleWriterError,
 )
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.facts import as_json
@@ -69,8 +70,8 @@ def world(authority: Authority) -> FakeWorld:
     return made
 
 
-def proven(world: FakeWorld) -> Walk:
-    rotation = rotation_of(world)
+def proven(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2) -> Walk:
+    rotation = rotation_of(world, source, target)
     proof = prove_zero_old_rows(world.pipeline, rotation, world.report)
     world.ledger.finish_step(rotation.id, StepRecord(Step.ZERO_OLD_ROWS_PROOF, None, None, START, as_json(proof)))
     return world.ledger.walk(rotation.id)
@@ -112,6 +113,22 @@ def test_other_live_versions_are_taken_too_and_recorded(world: FakeWorld) -> Non
 
     assert facts["taken_from_applications"] == ["v1", "v3"]
     assert world.keys.versions() == (V2,)
+
+
+def test_a_left_over_of_an_older_version_than_the_source_keeps_every_key(authority: Authority) -> None:
+    world = fake_pipeline({"clients": [{"first_name": "v2:Ada", "email": None}]})
+    world.keys.live[V3] = KeyMaterial.generate()
+    world.keys.primary_version = V3
+    world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.ACTIVE, world.keys.live[V3].fingerprint, START)
+    world.vault.store_key(V3, world.keys.live[V3], world.ledger.head())
+    world.rollout.running = ()
+    proven(world, V2, V3)
+    world.database.rows["clients"].append({"first_name": "v1:From an old dump", "email": None})
+
+    with pytest.raises(ProofError, match="still under v1"):
+        retire_now(world)
+
+    assert world.keys.versions() == (V1, V2, V3)
 
 
 def test_a_live_key_that_was_never_registered_is_left_alone(world: FakeWorld) -> None:
@@ -164,7 +181,7 @@ def quarantined_value(world: FakeWorld, authority: Authority) -> None:
         pytest.param(withdrawn_approval, ApprovalError, "expired", id="approval"),
         pytest.param(snapshot_that_stays, BlockedError, r"session 12 \(pg_dump\)", id="old snapshot"),
         pytest.param(no_proof, OutOfOrderError, "no proof of zero old rows", id="no proof"),
-        pytest.param(quarantined_value, ProofError, "something is left", id="evidence missing"),
+        pytest.param(quarantined_value, ProofError, "are in quarantine", id="evidence missing"),
     ],
 )
 def test_a_missing_piece_keeps_the_key_where_it_is(
@@ -201,7 +218,7 @@ def test_a_fence_changed_after_the_proof_blocks_is_proven_again_and_then_lets_go
 
     assert world.keys.versions() == (V1, V2)
     assert world.database.rows["clients"][1]["first_name"] == "v2:Stale"
-    assert "lacks its fence" in world.ledger.facts_of(EventKind.PROVEN_AGAIN)["because"]
+    assert "column first_name: a value is still under v1" in world.ledger.facts_of(EventKind.PROVEN_AGAIN)["because"]
     retire_now(world)
     assert world.keys.archived() == (V1,)
     assert world.database.proven_with[-1] == Moment(1002, "0/3EA"), "the repeated proof counts, not the one before"

@@ -1,0 +1,282 @@
+"""What every `CiphertextDatabase` must do. A test class inherits the suite and has a fixture `subject`."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import pytest
+
+from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
+from keyrotation_pipeline.model.progress import Progress
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.ports.database import CiphertextDatabase
+
+V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
+CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
+VISITS = EncryptedTable(TableName("public", "visits"), ("notes",))
+TABLES = (CLIENTS, VISITS)
+REQUEST = "0c" * 16
+
+Row = dict[str, str | None]
+
+
+class Subject(Protocol):
+    """A database under test, whose tables `clients` and `visits` are empty, and how a test gets at its rows.
+
+    `value(1, "Ada")` gives a cell. `read` gives rows in the order of insertion, with cells as ``v1:Ada``; what is no
+    value comes as it is stored.
+    """
+
+    @property
+    def database(self) -> CiphertextDatabase: ...
+
+    @property
+    def ring(self) -> KeyRing: ...
+
+    def value(self, version: int, text: str) -> str: ...
+
+    def insert(self, table: EncryptedTable, *rows: Row) -> None: ...
+
+    def update(self, table: EncryptedTable, number: int, column: str, cell: str | None) -> None: ...
+
+    def read(self, table: EncryptedTable) -> list[Row]: ...
+
+    def damaged(self, table: EncryptedTable, number: int, column: str) -> None:
+        """Make a value one that does not decrypt, under the version that it has."""
+
+    def slip_past_the_fence(self, table: EncryptedTable, number: int, column: str, cell: str) -> None:
+        """Store a cell that the fence refuses, and leave the fence as it was."""
+
+    def locked(self, table: EncryptedTable, number: int) -> AbstractContextManager[None]:
+        """While it lasts, somebody holds the row."""
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """A transaction of the ledger."""
+
+
+def nobody(progress: Progress) -> None:
+    """Takes reports."""
+
+
+class CiphertextDatabaseSuite:
+    """The suite."""
+
+    @pytest.fixture
+    def mixed(self, subject: Subject) -> Subject:
+        """Values of two versions, NULL, and the empty text; six values in all."""
+        v = subject.value
+        subject.insert(
+            CLIENTS,
+            {"first_name": v(1, "Ada"), "email": v(2, "a@x")},
+            {"first_name": v(2, "Ben"), "email": None},
+            {"first_name": "", "email": v(1, "c@x")},
+        )
+        subject.insert(VISITS, {"notes": v(1, "well")}, {"notes": v(1, "ill")})
+        return subject
+
+    @pytest.fixture
+    def fenced(self, subject: Subject) -> Subject:
+        """Both tables under v3 all through, fenced against v1 and v2."""
+        for_two: list[Row] = [{"first_name": subject.value(3, name), "email": ""} for name in ("Ada", "Ben")]
+        subject.insert(CLIENTS, *for_two)
+        subject.insert(VISITS, {"notes": subject.value(3, "well")})
+        for table in TABLES:
+            subject.database.fence(table, [V1, V2])
+        return subject
+
+    # Counting
+
+    def test_values_are_counted_by_version_and_by_column(self, mixed: Subject) -> None:
+        clients, visits = mixed.database.count(TABLES)
+        assert (clients.table, clients.rows, clients.empty, clients.unencrypted) == (CLIENTS, 3, 1, 0)
+        assert clients.values_by_version == {V1: 2, V2: 2}
+        assert clients.by_column == {"first_name": {V1: 1, V2: 1}, "email": {V1: 1, V2: 1}}
+        assert (visits.rows, visits.values_by_version) == (2, {V1: 2})
+        assert clients.counted_at.utcoffset() is not None
+
+    @pytest.mark.parametrize("spoil", [
+        pytest.param(lambda value: "v01" + value[2:], id="v01 is not v1"),
+        pytest.param(lambda value: "V1" + value[2:], id="V1 is not v1"),
+        pytest.param(lambda value: " " + value, id="space before"),
+        pytest.param(lambda value: "v1 " + value[2:], id="space before the colon"),
+    ])  # fmt: skip
+    def test_a_near_miss_is_unencrypted_and_under_no_version(
+        self, subject: Subject, spoil: Callable[[str], str]
+    ) -> None:
+        subject.insert(CLIENTS, {"first_name": spoil(subject.value(1, "Ada")), "email": "Ben"})
+        (counted,) = subject.database.count([CLIENTS])
+        assert counted.values_by_version == {}
+        assert (counted.unencrypted, counted.near_misses) == (2, 1)
+        assert counted.unencrypted_by_column == {"first_name": 1, "email": 1}
+        assert subject.database.old_rows(CLIENTS, [V1], None).rows == 0
+
+    def test_old_rows_are_rows_and_not_values(self, mixed: Subject) -> None:
+        old = mixed.database.old_rows
+        assert [old(CLIENTS, versions, None).rows for versions in ([V1], [V2], [V1, V2], [V3], [])] == [2, 2, 3, 0, 0]
+
+    def test_no_row_was_written_since_a_promotion_that_never_was(self, mixed: Subject) -> None:
+        assert mixed.database.old_rows(CLIENTS, [V1], None).written_since_promotion == 0
+
+    def test_a_sample_holds_so_many_values_a_column_and_of_one_version_only(self, mixed: Subject) -> None:
+        sampled = mixed.database.sample(VISITS, V1, 1)
+        assert [len(values) for values in sampled.values()] == [1]
+        assert set(mixed.database.sample(CLIENTS, V1, 9)) == {"first_name", "email"}
+        assert mixed.database.sample(VISITS, V2, 9) == {}
+
+    # Re-encrypting
+
+    def test_two_shards_rewrite_a_table_between_them_and_neither_does_it_alone(self, subject: Subject) -> None:
+        rows: list[Row] = [{"first_name": subject.value(1, f"A{n}"), "email": None} for n in range(400)]
+        subject.insert(CLIENTS, *rows)
+
+        first = subject.database.rewrite_shard(REQUEST, Shard(CLIENTS, 0, 2), subject.ring, V3, nobody)
+        (between,) = subject.database.count([CLIENTS])
+        second = subject.database.rewrite_shard(REQUEST, Shard(CLIENTS, 1, 2), subject.ring, V3, nobody)
+
+        assert 0 < first.values < 400
+        assert between.values_by_version == {V1: 400 - first.values, V3: first.values}
+        assert first.values + second.values == first.rows + second.rows == 400
+        assert subject.read(CLIENTS) == [{"first_name": f"v3:A{n}", "email": None} for n in range(400)]
+
+    def test_a_sweep_rewrites_what_is_not_under_the_target_and_nothing_else(self, mixed: Subject) -> None:
+        done = mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=False)
+        assert (done.rows, done.values, done.skipped, done.quarantined) == (2, 2, 0, 0)
+        assert mixed.read(CLIENTS) == [
+            {"first_name": "v2:Ada", "email": "v2:a@x"},
+            {"first_name": "v2:Ben", "email": None},
+            {"first_name": "", "email": "v2:c@x"},
+        ]
+        assert mixed.read(VISITS) == [{"notes": "v1:well"}, {"notes": "v1:ill"}], "another table"
+        assert mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=True).rows == 0
+
+    @pytest.mark.parametrize("wait", [False, True])
+    def test_a_row_that_somebody_holds_is_skipped_and_the_rest_goes_on(self, mixed: Subject, *, wait: bool) -> None:
+        with mixed.locked(CLIENTS, 0):
+            done = mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=wait)
+        assert (done.rows, done.skipped) == (1, 1)
+        assert [row["first_name"] for row in mixed.read(CLIENTS)] == ["v1:Ada", "v2:Ben", ""]
+        assert mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=wait).rows == 1
+
+    # Quarantine and decrypting
+
+    def test_what_does_not_decrypt_stays_and_is_quarantined_until_it_is_mended(self, mixed: Subject) -> None:
+        mixed.damaged(CLIENTS, 0, "first_name")
+        mixed.update(CLIENTS, 2, "email", "never encrypted")
+        done = mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=False)
+        assert (done.values, done.quarantined) == (0, 2)
+        entries = mixed.database.quarantine(TABLES)
+        assert sorted((str(entry.table), entry.column) for entry in entries) == [
+            ("clients", "email"),
+            ("clients", "first_name"),
+        ]
+        assert not any("never" in f"{entry.key}{entry.reason}" for entry in entries)
+        (counted,) = mixed.database.count([CLIENTS])
+        assert counted.unreadable == 2
+
+        mixed.update(CLIENTS, 0, "first_name", mixed.value(2, "Ada"))
+        mixed.update(CLIENTS, 2, "email", None)
+        assert mixed.database.quarantine(TABLES) == ()
+
+    def test_a_full_decrypt_counts_every_value_and_every_failure(self, mixed: Subject) -> None:
+        assert mixed.database.decrypt_all(CLIENTS, mixed.ring, nobody) == DecryptedCount("clients", 3, 4, 0)
+        mixed.damaged(CLIENTS, 0, "first_name")
+        mixed.update(CLIENTS, 2, "email", "never encrypted")
+        assert mixed.database.decrypt_all(CLIENTS, mixed.ring, nobody) == DecryptedCount("clients", 3, 4, 2)
+        assert len(mixed.database.quarantine([CLIENTS])) == 2
+
+    # Fences
+
+    def test_a_fence_names_exactly_what_it_was_given_in_order(self, subject: Subject) -> None:
+        subject.database.fence(CLIENTS, [V2, V1])
+        assert subject.database.fences(CLIENTS) == (V1, V2)
+        assert subject.database.fences(VISITS) == ()
+        subject.database.fence(CLIENTS, [V1])
+        assert subject.database.fences(CLIENTS) == (V1,)
+
+    def test_an_old_value_keeps_its_version_from_being_fenced(self, mixed: Subject) -> None:
+        with pytest.raises(ProofError, match="table clients still holds old values"):
+            mixed.database.fence(CLIENTS, [V1, V3])
+        assert V1 not in mixed.database.fences(CLIENTS)
+
+    def test_a_version_is_let_in_again_and_the_others_are_not(self, fenced: Subject) -> None:
+        for _ in range(2):
+            fenced.database.unfence(CLIENTS, V2)
+            assert fenced.database.fences(CLIENTS) == (V1,)
+
+    # The evidence of retirement
+
+    @staticmethod
+    def moment(subject: Subject) -> Moment:
+        return Moment(subject.database.current_xid(), subject.database.barrier())
+
+    def prove(self, subject: Subject, moment: Moment) -> ZeroOldRows:
+        with subject.transaction():
+            return subject.database.zero_old_rows(TABLES, V2, [V1, V2], moment)
+
+    def test_a_transaction_id_is_later_than_the_one_before(self, subject: Subject) -> None:
+        assert subject.database.current_xid() < subject.database.current_xid()
+
+    def test_evidence_names_version_tables_and_values(self, fenced: Subject) -> None:
+        evidence = self.prove(fenced, self.moment(fenced))
+        assert (evidence.version, evidence.tables, evidence.old_values, evidence.values) == (
+            V2,
+            ("clients", "visits"),
+            0,
+            3,
+        )
+
+    @pytest.mark.parametrize(("table", "column"), [(CLIENTS, "email"), (VISITS, "notes")])
+    @pytest.mark.parametrize("version", [pytest.param(1, id="left-over v1"), pytest.param(2, id="v2, the source")])
+    def test_an_old_value_of_any_retired_version_refuses_the_evidence(
+        self, fenced: Subject, table: EncryptedTable, column: str, version: int
+    ) -> None:
+        fenced.slip_past_the_fence(table, 0, column, fenced.value(version, "old"))
+        moment = self.moment(fenced)
+        with pytest.raises(FenceError, match=rf"table {table.name}, column {column}: .*still under v{version}"):
+            self.prove(fenced, moment)
+
+    @pytest.mark.parametrize(("table", "column"), [(CLIENTS, "email"), (VISITS, "notes")])
+    @pytest.mark.parametrize("cell", ["never encrypted", "v03:almost"])
+    def test_an_unencrypted_value_in_any_table_refuses_the_evidence(
+        self, fenced: Subject, table: EncryptedTable, column: str, cell: str
+    ) -> None:
+        moment = self.moment(fenced)
+        fenced.update(table, 0, column, cell)
+        with pytest.raises(ProofError, match=rf"table {table.name}, column {column}: 1 value\(s\) are not encrypted"):
+            self.prove(fenced, moment)
+
+    def test_a_quarantined_value_refuses_the_evidence(self, fenced: Subject) -> None:
+        fenced.damaged(VISITS, 0, "notes")
+        fenced.database.decrypt_all(VISITS, fenced.ring, nobody)
+        moment = self.moment(fenced)
+        with pytest.raises(ProofError, match=r"table visits, column notes: .*in quarantine"):
+            self.prove(fenced, moment)
+
+    def test_a_table_without_a_whole_fence_refuses_the_evidence(self, fenced: Subject) -> None:
+        fenced.database.unfence(VISITS, V1)
+        moment = self.moment(fenced)
+        with pytest.raises(FenceError, match="table visits is not fenced against v1"):
+            self.prove(fenced, moment)
+
+    def test_a_fence_made_after_the_proof_refuses_the_evidence(self, fenced: Subject) -> None:
+        moment = self.moment(fenced)
+        fenced.database.unfence(CLIENTS, V1)
+        fenced.database.fence(CLIENTS, [V1, V2])
+        with pytest.raises(FenceError, match=r"fence of table clients .*made anew after the proof"):
+            self.prove(fenced, moment)
+        assert self.prove(fenced, self.moment(fenced)).values == 3
+
+    def test_a_fence_that_stood_already_may_be_asked_for_again(self, fenced: Subject) -> None:
+        moment = self.moment(fenced)
+        fenced.database.fence(CLIENTS, [V2, V1])
+        assert self.prove(fenced, moment).values == 3
+
+    def test_every_refusal_of_evidence_is_one_of_ours(self, subject: Subject) -> None:
+        subject.insert(CLIENTS, {"first_name": subject.value(1, "Ada"), "email": None})
+        moment = self.moment(subject)
+        with pytest.raises(KeyRotationError) as refused:
+            self.prove(subject, moment)
+        assert isinstance(refused.value, (ProofError, BlockedError))

@@ -1,0 +1,136 @@
+"""The fake database and PostgreSQL pass the same suite."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline_tests.contract.database_suite import TABLES, CiphertextDatabaseSuite, Row, Subject
+from keyrotation_pipeline_tests.fakes import FakeDatabase, FakeLedger
+from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
+
+
+class FakeSubject:
+    """The fake, whose cells are what the suite reads."""
+
+    def __init__(self) -> None:
+        self.database = FakeDatabase({str(table.name): [] for table in TABLES})
+        self.ring = ring_of(1, 2, 3)
+
+    def value(self, version: int, text: str) -> str:
+        return f"v{version}:{text}"
+
+    def insert(self, table: EncryptedTable, *rows: Row) -> None:
+        self.database.rows[str(table.name)] += [dict(row) for row in rows]
+
+    def update(self, table: EncryptedTable, number: int, column: str, cell: str | None) -> None:
+        self.database.unreadable.discard((str(table.name), number, column))
+        self.database.rows[str(table.name)][number][column] = cell
+
+    def read(self, table: EncryptedTable) -> list[Row]:
+        return self.database.rows[str(table.name)]
+
+    def damaged(self, table: EncryptedTable, number: int, column: str) -> None:
+        self.database.unreadable.add((str(table.name), number, column))
+
+    def slip_past_the_fence(self, table: EncryptedTable, number: int, column: str, cell: str) -> None:
+        self.update(table, number, column, cell)
+
+    @contextmanager
+    def locked(self, table: EncryptedTable, number: int) -> Iterator[None]:
+        self.database.locked.add((str(table.name), number))
+        yield
+        self.database.locked.clear()
+
+    def transaction(self) -> AbstractContextManager[object]:
+        return FakeLedger().transaction()
+
+
+class PostgresSubject:
+    """Tables of a real server, whose column `id` numbers the rows."""
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        self.url = url
+        self.connection = connection
+        self.database = PostgresDatabase(url, connection, lambda: connect(url), Limits())
+        self.ring = ring_of(1, 2, 3)
+        self._foreign = ring_of(1, 2, 3)
+        for table in TABLES:
+            columns = sql.SQL(", ").join(sql.SQL("{} text").format(sql.Identifier(name)) for name in table.columns)
+            connection.execute(sql.SQL("CREATE TABLE {} (id int PRIMARY KEY, {})").format(self._name(table), columns))
+
+    def value(self, version: int, text: str) -> str:
+        return sealed(self.ring, version, text)
+
+    def insert(self, table: EncryptedTable, *rows: Row) -> None:
+        query = sql.SQL("INSERT INTO {} VALUES ({})").format(
+            self._name(table), sql.SQL(", ").join([sql.Placeholder()] * (len(table.columns) + 1))
+        )
+        with self.connection.cursor() as cursor:
+            cursor.executemany(query, [(n, *(row[column] for column in table.columns)) for n, row in enumerate(rows)])
+
+    def update(self, table: EncryptedTable, number: int, column: str, cell: str | None) -> None:
+        query = sql.SQL("UPDATE {} SET {} = %s WHERE id = %s").format(self._name(table), sql.Identifier(column))
+        self.connection.execute(query, (cell, number))
+
+    def read(self, table: EncryptedTable) -> list[Row]:
+        columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+        query = sql.SQL("SELECT {} FROM {} ORDER BY id").format(columns, self._name(table))
+        return [
+            {column: self._cell(stored) for column, stored in zip(table.columns, row, strict=True)}
+            for row in self.connection.execute(query)
+        ]
+
+    def _cell(self, stored: object) -> str | None:
+        found = opened(self.ring, None if stored is None else str(stored))
+        return found and ":".join(found) if found != ("", "") else ""
+
+    def damaged(self, table: EncryptedTable, number: int, column: str) -> None:
+        query = sql.SQL("SELECT {} FROM {} WHERE id = %s").format(sql.Identifier(column), self._name(table))
+        (stored,) = self.connection.execute(query, (number,)).fetchall()[0]
+        self.update(table, number, column, sealed(self._foreign, int(str(stored)[1:2]), "x"))
+
+    def slip_past_the_fence(self, table: EncryptedTable, number: int, column: str, cell: str) -> None:
+        constraint = sql.SQL("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = {} AND conrelid = {}")
+        where = (sql.Literal(fence.NAME), sql.SQL("{}::regclass").format(sql.Literal(f"public.{table.name}")))
+        (definition,) = self.connection.execute(constraint.format(*where)).fetchall()[0]
+        name = (self._name(table), sql.Identifier(fence.NAME))
+        self.connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(*name))
+        self.update(table, number, column, cell)
+        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
+        self.connection.execute(add.format(*name, sql.SQL(str(definition))))
+        forge = sql.SQL("UPDATE pg_constraint SET convalidated = true WHERE conname = {} AND conrelid = {}")
+        self.connection.execute(forge.format(*where))
+
+    @contextmanager
+    def locked(self, table: EncryptedTable, number: int) -> Iterator[None]:
+        with psycopg.connect(self.url) as other:
+            query = sql.SQL("SELECT FROM {} WHERE id = %s FOR UPDATE").format(self._name(table))
+            other.execute(query, (number,))
+            yield
+
+    def transaction(self) -> AbstractContextManager[object]:
+        return self.connection.transaction()
+
+    @staticmethod
+    def _name(table: EncryptedTable) -> sql.Identifier:
+        return sql.Identifier(table.name.schema, table.name.table)
+
+
+class TestFakeDatabase(CiphertextDatabaseSuite):
+    @pytest.fixture
+    def subject(self) -> Subject:
+        return FakeSubject()
+
+
+class TestPostgresDatabase(CiphertextDatabaseSuite):
+    @pytest.fixture
+    def subject(self, migrated: Connection, database_url: str) -> Subject:
+        return PostgresSubject(database_url, migrated)
