@@ -1,21 +1,34 @@
-"""What every `Ledger` must do. A test class inherits the suite and has a fixture `ledger`."""
+"""What every `Ledger` must do. A test class inherits the suite and has two fixtures.
+
+`ledger` is empty; `other` is the same one as another process has it.
+"""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.errors import ApprovalError, KeyRotationError, KeyStoreError, RequestError
+from keyrotation_pipeline.audit.events import Entry, entries, recorded
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    BlockedError,
+    KeyRotationError,
+    KeyStoreError,
+    OutOfOrderError,
+    RequestError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature
-from keyrotation_pipeline.model.audit import GENESIS
+from keyrotation_pipeline.model.audit import GENESIS, AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import (
+    MAY_FOLLOW,
     Request,
     RequestAction,
     RequestStatus,
@@ -24,7 +37,18 @@ from keyrotation_pipeline.model.request import (
     StepRecord,
     Walk,
 )
-from keyrotation_pipeline.model.request_events import CancelIntended
+from keyrotation_pipeline.model.request_events import (
+    Blocked,
+    CancelIntended,
+    PromotionRecorded,
+    RequestOpened,
+    RosterPinned,
+    RotationAuditWritten,
+    SignatureAdded,
+    StatusChanged,
+    StepFinished,
+    Unblocked,
+)
 from keyrotation_pipeline.ports.ledger import Ledger
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -56,18 +80,84 @@ def step(name: Step = Step.ROWS, table: str | None = None, shard: int | None = N
     return StepRecord(name, table, shard, AT, {"rows": 7, "swept_rows": {"clients": 2}})
 
 
-CHANGES: dict[str, Callable[[Ledger], None]] = {
-    "key registered": lambda ledger: ledger.add_key(KeyRecord(V3, KeyState.PRE_ACTIVATION, "3f" * 32, AT), None),
-    "key state": lambda ledger: ledger.set_key_state(V1, KeyState.ACTIVE, None),
-    "signature": lambda ledger: ledger.add_signature(rotation().id, SIGNATURE),
-    "finished step": lambda ledger: ledger.finish_step(rotation().id, step()),
-    "status": lambda ledger: ledger.set_status(rotation().id, RequestStatus.RUNNING),
-    "promotion": lambda ledger: ledger.set_promotion(rotation().id, 4711),
+COUNT = TableCount(CLIENTS, 10, {V1: 12, V2: 8}, 1, 2, 1, 3, (V1,), AT, {"email": {V1: 12}}, {"first_name": 2})
+SUCCESSOR = rotation(2, supersedes=rotation().id)
+V3_RECORD = KeyRecord(V3, KeyState.PRE_ACTIVATION, "3f" * 32, AT)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change, and the event that it must append."""
+
+    make: Callable[[Ledger], None]
+    fact: Fact
+    request: str | None = None
+
+
+CHANGES = {
+    "roster pinned": Change(lambda ledger: ledger.pin_roster(ROSTER), RosterPinned.of(ROSTER)),
+    "key registered": Change(lambda ledger: ledger.add_key(V3_RECORD, None), KeyRegistered.of(V3_RECORD)),
+    "key state": Change(
+        lambda ledger: ledger.set_key_state(V1, KeyState.ACTIVE, rotation().id),
+        KeyStateChanged(V1, KeyState.PRE_ACTIVATION, KeyState.ACTIVE, "1f" * 32),
+        rotation().id,
+    ),
+    "request opened": Change(
+        lambda ledger: ledger.open(SUCCESSOR, TEXT), RequestOpened.of(SUCCESSOR, TEXT), SUCCESSOR.id
+    ),
+    "signature": Change(
+        lambda ledger: ledger.add_signature(rotation().id, SIGNATURE), SignatureAdded.of(SIGNATURE), rotation().id
+    ),
+    "finished step": Change(
+        lambda ledger: ledger.finish_step(rotation().id, step()), StepFinished.of(step()), rotation().id
+    ),
+    "finished shard": Change(
+        lambda ledger: ledger.finish_step(rotation().id, step(Step.ROWS, "clients", 0)),
+        StepFinished.of(step(Step.ROWS, "clients", 0)),
+        rotation().id,
+    ),
+    "status": Change(
+        lambda ledger: ledger.set_status(rotation().id, RequestStatus.RUNNING),
+        StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING),
+        rotation().id,
+    ),
+    "status because of another": Change(
+        lambda ledger: ledger.set_status(rotation().id, RequestStatus.CANCELLED, by=SUCCESSOR.id),
+        StatusChanged(RequestStatus.REQUESTED, RequestStatus.CANCELLED, by=SUCCESSOR.id),
+        rotation().id,
+    ),
+    "promotion": Change(
+        lambda ledger: ledger.set_promotion(rotation().id, 4711), PromotionRecorded(4711), rotation().id
+    ),
+    "blocked": Change(
+        lambda ledger: ledger.block(rotation().id, "web-1 lags; restart it"),
+        Blocked("web-1 lags; restart it"),
+        rotation().id,
+    ),
+}
+FORBIDDEN = [
+    pytest.param(before, after, id=f"{before} to {after}")
+    for before in RequestStatus
+    for after in RequestStatus
+    if before is not after and after not in MAY_FOLLOW[before]
+]
+# The shortest way to each status.
+WAYS = {
+    RequestStatus.REQUESTED: (),
+    RequestStatus.RUNNING: (RequestStatus.RUNNING,),
+    RequestStatus.PAUSED: (RequestStatus.PAUSED,),
+    RequestStatus.CANCELLED: (RequestStatus.CANCELLED,),
+    RequestStatus.FINISHED: (RequestStatus.RUNNING, RequestStatus.FINISHED),
 }
 
 
+def newest(ledger: Ledger) -> Entry:
+    *_, last = entries(ledger)
+    return last
+
+
 class LedgerSuite:
-    """The suite; `ledger` is empty."""
+    """The suite, for every method of the port."""
 
     @pytest.fixture
     def opened(self, ledger: Ledger) -> Ledger:
@@ -92,11 +182,12 @@ class LedgerSuite:
         assert [each.id for each in opened.requests()] == [rotation(2).id, rotation().id]
 
     @pytest.mark.parametrize("name", CHANGES)
-    def test_every_change_appends_one_event_of_its_own(self, opened: Ledger, name: str) -> None:
+    def test_every_change_appends_one_event_that_says_what_it_was(self, opened: Ledger, name: str) -> None:
         before = opened.head().seq
-        CHANGES[name](opened)
-        assert opened.head().seq == before + 1
-        assert verify_audit(opened) == opened.head()
+        CHANGES[name].make(opened)
+        told = newest(opened)
+        assert (told.seq, told.request, told.fact()) == (before + 1, CHANGES[name].request, CHANGES[name].fact)
+        assert verify_audit(opened) == opened.head() == AuditHead(before + 1, opened.head().hash)
 
     def test_events_are_read_by_kind_by_request_and_from_a_seq_on(self, opened: Ledger) -> None:
         opened.append(CancelIntended(V2), rotation().id)
@@ -116,16 +207,20 @@ class LedgerSuite:
 
     @pytest.mark.parametrize("name", CHANGES)
     def test_a_change_is_undone_with_the_transaction_that_fails_around_it(self, opened: Ledger, name: str) -> None:
-        before = (opened.head(), opened.keys(), opened.requests(), opened.signatures(rotation().id))
+        def stored() -> tuple[object, ...]:
+            signatures = opened.signatures(rotation().id)
+            return opened.head(), opened.keys(), opened.requests(), signatures, opened.pinned_roster()
+
+        before = stored()
 
         def change_then_fail() -> None:
             with opened.transaction():
-                CHANGES[name](opened)
+                CHANGES[name].make(opened)
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
             change_then_fail()
-        assert (opened.head(), opened.keys(), opened.requests(), opened.signatures(rotation().id)) == before
+        assert stored() == before
 
     @pytest.mark.parametrize(
         "record",
@@ -174,6 +269,40 @@ class LedgerSuite:
         assert opened.walk(rotation().id).blocked_by == "instance web-1 lags; restart it"
         opened.block(rotation().id, None)
         assert opened.walk(rotation().id).blocked_by is None
+        assert newest(opened).fact() == Unblocked()
+
+    @pytest.mark.parametrize("sentence", [None, "web-1 lags; restart it"])
+    def test_what_blocks_as_before_is_no_change(self, opened: Ledger, sentence: str | None) -> None:
+        opened.block(rotation().id, sentence)
+        before = opened.head()
+        opened.block(rotation().id, sentence)
+        assert opened.head() == before
+
+    def test_a_finished_step_ends_what_blocked_the_rotation(self, opened: Ledger) -> None:
+        opened.block(rotation().id, "web-1 lags; restart it")
+        opened.finish_step(rotation().id, step())
+        assert opened.walk(rotation().id).blocked_by is None
+        told = [each.kind for each in entries(opened, after_seq=opened.head().seq - 2)]
+        assert told == ["unblocked", "step_finished"]
+
+    @pytest.mark.parametrize(("before", "after"), FORBIDDEN)
+    def test_a_request_takes_only_statuses_that_may_follow(
+        self, opened: Ledger, before: RequestStatus, after: RequestStatus
+    ) -> None:
+        for status in WAYS[before]:
+            opened.set_status(rotation().id, status)
+        head = opened.head()
+        with pytest.raises(OutOfOrderError):
+            opened.set_status(rotation().id, after)
+        assert (opened.walk(rotation().id).status, opened.head()) == (before, head)
+
+    @pytest.mark.parametrize("status", RequestStatus)
+    def test_the_same_status_again_is_no_change(self, opened: Ledger, status: RequestStatus) -> None:
+        for each in WAYS[status]:
+            opened.set_status(rotation().id, each)
+        before = opened.head()
+        opened.set_status(rotation().id, status)
+        assert opened.head() == before
 
     def test_a_rotation_is_found_by_the_beginning_of_its_id(self, opened: Ledger) -> None:
         assert opened.walk(rotation().id[:31]) == rotation()
@@ -181,6 +310,33 @@ class LedgerSuite:
     def test_an_unknown_rotation_is_refused(self, opened: Ledger) -> None:
         with pytest.raises(RequestError):
             opened.walk("ffffffff")
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            pytest.param(lambda ledger: ledger.walk("f" * 32), id="walk"),
+            pytest.param(lambda ledger: ledger.approval_text("f" * 32), id="text"),
+            pytest.param(lambda ledger: ledger.add_signature("f" * 32, SIGNATURE), id="signature"),
+            pytest.param(lambda ledger: ledger.set_status("f" * 32, RequestStatus.RUNNING), id="status"),
+        ],
+    )
+    def test_whatever_is_asked_of_an_unknown_request_is_refused(
+        self, opened: Ledger, ask: Callable[[Ledger], object]
+    ) -> None:
+        before = opened.head()
+        with pytest.raises(RequestError):
+            ask(opened)
+        assert opened.head() == before
+
+    def test_an_unknown_version_has_no_state(self, ledger: Ledger) -> None:
+        with pytest.raises(RequestError):
+            ledger.set_key_state(V1, KeyState.ACTIVE, None)
+
+    def test_only_one_key_is_active(self, opened: Ledger) -> None:
+        opened.add_key(V3_RECORD, None)
+        opened.set_key_state(V1, KeyState.ACTIVE, None)
+        with pytest.raises(OutOfOrderError):
+            opened.set_key_state(V3, KeyState.ACTIVE, None)
 
     def test_a_version_keeps_its_fingerprint_for_ever(self, opened: Ledger) -> None:
         before = opened.head()
@@ -201,23 +357,74 @@ class LedgerSuite:
     def test_the_pinned_roster_is_never_replaced(self, ledger: Ledger) -> None:
         assert ledger.pinned_roster() is None
         ledger.pin_roster(ROSTER)
+        before = ledger.head()
         ledger.pin_roster(ROSTER)
+        assert ledger.head() == before
         with pytest.raises(ApprovalError):
             ledger.pin_roster(replace(ROSTER, required=1))
         assert ledger.pinned_roster() == ROSTER
 
     def test_counts_come_back_whole_and_the_last_ones_only(self, ledger: Ledger) -> None:
-        first = TableCount(
-            CLIENTS, 10, {V1: 12, V2: 8}, 1, 2, 1, 3, (V1,), AT, {"email": {V1: 12}}, {"first_name": 2}
-        )  # fmt: skip
-        ledger.save_counts([replace(first, rows=9, values_by_version={V1: 20})])
-        ledger.save_counts([first])
-        assert ledger.counts([CLIENTS, EncryptedTable(TableName("public", "other"), ("x",))]) == (first,)
+        ledger.save_counts([replace(COUNT, rows=9, values_by_version={V1: 20})])
+        ledger.save_counts([COUNT])
+        assert ledger.counts([CLIENTS, EncryptedTable(TableName("public", "other"), ("x",))]) == (COUNT,)
+        assert newest(ledger).kind == EventKind.COUNTED
+
+    def test_counting_again_without_a_change_adds_no_event(self, ledger: Ledger) -> None:
+        ledger.save_counts([COUNT])
+        later = replace(COUNT, counted_at=AT + timedelta(days=1))
+        ledger.save_counts([later])
+        assert ledger.head().seq == 1
+        assert ledger.counts([CLIENTS]) == (later,)
+
+    def test_counts_of_other_columns_than_the_declared_ones_are_not_shown(self, ledger: Ledger) -> None:
+        ledger.save_counts([COUNT])
+        assert ledger.counts([EncryptedTable(TableName("public", "clients"), ("first_name", "email", "phone"))]) == ()
+
+    def test_the_seeds_row_is_begun_at_the_start_and_completed_once(self, opened: Ledger) -> None:
+        started = replace(rotation(), started_at=AT)
+        for records, completed in ((0, None), (41, AT + timedelta(hours=1)), (99, AT + timedelta(days=8))):
+            opened.write_rotation_audit(started, records, completed)
+        begun, done = recorded(opened, RotationAuditWritten, rotation().id)
+        assert (begun.rotation_date, begun.completion_date, begun.records_reencrypted) == (AT, None, 0)
+        assert done == replace(begun, completion_date=AT + timedelta(hours=1), records_reencrypted=41)
+        told = (begun.old_key_version, begun.new_key_version, begun.rotation_type, begun.initiated_by, begun.notes)
+        assert told == ("v1", "v2", "routine", "dba@clinic", "yearly")
+
+    def test_the_seeds_row_of_a_rollback_says_so(self, opened: Ledger) -> None:
+        opened.write_rotation_audit(replace(rotation(), action=RequestAction.ROLLBACK), 0, None)
+        (row,) = recorded(opened, RotationAuditWritten)
+        assert row.rotation_type == "rollback"
+
+    def test_nothing_is_walked_before_anything_is_rewritten(self, opened: Ledger) -> None:
+        assert opened.shard_progress(rotation().id) == ()
 
     def test_a_lock_is_free_again_after_its_block(self, ledger: Ledger) -> None:
         for _ in range(2):
             with ledger.lock("clients/00"):
                 pass
+
+    def test_a_lock_that_another_process_holds_is_refused(self, ledger: Ledger, other: Ledger) -> None:
+        with other.lock("clients/00"):
+            with ledger.lock("clients/01"):
+                pass
+            with pytest.raises(BlockedError), ledger.lock("clients/00"):
+                pass
+        with ledger.lock("clients/00"):
+            pass
+
+    @pytest.mark.parametrize(
+        "secret",
+        [
+            pytest.param(b"\x00" * 32, id="bytes"),
+            pytest.param(KeyMaterial.generate(), id="key material"),
+            pytest.param({"inside": [b"bytes"]}, id="bytes inside"),
+        ],
+    )
+    def test_facts_that_are_not_plain_json_are_never_appended(self, ledger: Ledger, secret: object) -> None:
+        with pytest.raises(TypeError, match="the fact leak"):
+            ledger.append(Note(EventKind.BACKUP_MADE, {"leak": secret}))
+        assert ledger.head() == AuditHead(0, GENESIS)
 
     def test_a_request_that_supersedes_another_waits_beside_it(self, opened: Ledger) -> None:
         rollback = rotation(2, action=RequestAction.ROLLBACK, source=V2, target=V1, supersedes=rotation().id)

@@ -19,17 +19,15 @@ from keyrotation_pipeline.errors import (
     AuditError,
     BlockedError,
     DatabaseUnavailableError,
-    OutOfOrderError,
     PreflightError,
     RequestError,
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import hash_of
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import RequestStatus
-from keyrotation_pipeline_tests.contract.ledger_suite import AT, CLIENTS, TEXT, V1, V2, rotation, step
+from keyrotation_pipeline_tests.contract.ledger_suite import AT, TEXT, V1, rotation
 
 Another = Callable[[], PostgresLedger]
 
@@ -208,42 +206,6 @@ def test_a_beginning_that_names_no_single_rotation_is_refused(
         ledger.set_status("abcdef" + last.zfill(26), RequestStatus.CANCELLED)
     with pytest.raises(RequestError, match=sentence):
         ledger.walk(beginning)
-
-
-def test_a_rotation_that_is_over_stays_over(ledger: PostgresLedger) -> None:
-    ledger.open(rotation(), TEXT)
-    ledger.set_status(rotation().id, RequestStatus.CANCELLED)
-    with pytest.raises(OutOfOrderError, match="is cancelled and cannot become running"):
-        ledger.set_status(rotation().id, RequestStatus.RUNNING)
-
-
-def test_only_one_key_is_active(ledger: PostgresLedger) -> None:
-    for version in (V1, V2):
-        ledger.add_key(KeyRecord(version, KeyState.PRE_ACTIVATION, f"{version.number}f" * 32, AT), None)
-    ledger.set_key_state(V1, KeyState.ACTIVE, None)
-    with pytest.raises(OutOfOrderError, match="v1 is still active"):
-        ledger.set_key_state(V2, KeyState.ACTIVE, None)
-
-
-def test_a_finished_step_ends_what_blocked_the_rotation(ledger: PostgresLedger) -> None:
-    ledger.open(rotation(), TEXT)
-    ledger.block(rotation().id, "web-1 lags; restart it")
-    ledger.finish_step(rotation().id, step())
-    assert ledger.walk(rotation().id).blocked_by is None
-
-
-def test_counts_of_other_columns_than_the_declared_ones_are_not_shown(ledger: PostgresLedger) -> None:
-    ledger.save_counts([TableCount(CLIENTS, 1, {V1: 1}, 0, 0, 0, 0, (), AT)])
-    assert ledger.counts([EncryptedTable(TableName("public", "clients"), ("first_name", "email", "phone"))]) == ()
-
-
-def test_counting_again_without_a_change_adds_no_event(ledger: PostgresLedger) -> None:
-    count = TableCount(CLIENTS, 1, {V1: 1}, 0, 0, 0, 0, (), AT)
-    ledger.save_counts([count])
-    later = replace(count, counted_at=datetime(2026, 3, 2, tzinfo=UTC))
-    ledger.save_counts([later])
-    assert ledger.head().seq == 1
-    assert ledger.counts([CLIENTS]) == (later,)
 
 
 def test_progress_adds_up_the_walks_of_a_shards_relations(ledger: PostgresLedger) -> None:
