@@ -3,7 +3,10 @@
 import base64
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,6 +20,28 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.buckets import bucket, locking_bucket, s3_url  # noqa: F401
 from keyrotation_pipeline_tests.officers import privacy_officer, recovery_officer, security_officer  # noqa: F401
 from keyrotation_pipeline_tests.servers import Server, discard, start_server
+
+_BASE = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep `tmp_path` in a directory of this session's own.
+
+    In pytest's default directory every session of one user shuts the others' out: as root, an embedded server that runs
+    as another user could then no longer reach its files.
+    """
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        config.stash[_BASE] = Path(tempfile.mkdtemp(prefix=f"krtest-{os.getpid()}-"))
+        config.option.basetemp = config.stash[_BASE]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove that directory, unless something in it tells of a failure."""
+    base = session.config.stash.get(_BASE, None)
+    if base is not None and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(base, ignore_errors=True)
+
 
 _names = (f"test_{os.getpid()}_{number}" for number in itertools.count())
 

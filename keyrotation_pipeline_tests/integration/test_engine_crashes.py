@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     under_v2,
 )
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, discard, start_server
+from keyrotation_pipeline_tests.waiting import eventually
 
 CASES = table_of("cases", "a", "b")
 ROWS = 600
@@ -53,14 +53,24 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import *
 url, kills, seed, *keys = sys.argv[1:]
 ring = KeyRing({KeyVersion(n): KeyMaterial.from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
 chance, died, rotation = random.Random(int(seed)), 0, 0
-while died < int(kills):
+
+def start():
     child = os.fork()
     if child == 0:
         encrypted_rows.REQUEST = f"{rotation:032x}"
         limits = Limits(max_pages=1, duty_cycle=0.2, statement_seconds=0.0001)
         Engine(url, ring, limits, KeyVersion(2 - rotation % 2)).shard(table_of("cases", "a", "b"))
         os._exit(0)
-    time.sleep(chance.uniform(0.01, 0.12))
+    return child
+
+# What a walk takes that nobody kills: the moments of the others follow from it, on a machine of any speed.
+began = time.monotonic()
+os.waitpid(start(), 0)
+whole = time.monotonic() - began
+rotation = 1
+while died < int(kills) or rotation < 3:
+    child = start()
+    time.sleep(chance.uniform(0, 0.35) * whole)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     died += os.WIFSIGNALED(status)
@@ -94,13 +104,13 @@ def test_sixty_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_u
     keys = [ring.material(version).to_base64() for version in ring.versions]
     command = [sys.executable, "-c", KILLER, database_url, str(KILLS), str(SEED), *keys]
     try:
-        killer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=170)
+        killer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     finally:
         ended.set()
         thread.join()
     died, rotations = map(int, killer.stdout.split())
-    assert died == KILLS
-    assert rotations >= 1
+    assert died >= KILLS
+    assert rotations >= 3
 
     engine = Engine(database_url, ring)
     engine.shard(CASES)
@@ -123,7 +133,9 @@ def test_a_dropped_connection_is_one_sentence_and_the_walk_goes_on_later(
     )
 
     def cut() -> None:
-        time.sleep(0.7)
+        migrated.execute("SET search_path = public")
+        count = "SELECT count(*) FROM cases WHERE a LIKE 'v2:%'"
+        assert eventually(lambda: migrated.execute(count).fetchone() != (0,))
         migrated.execute(end)
 
     thread = threading.Thread(target=cut)

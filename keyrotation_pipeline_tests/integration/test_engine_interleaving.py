@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.batch import Rewriter, RewrittenBatch, Value
@@ -158,9 +159,8 @@ def test_a_locked_row_is_skipped_at_once_and_taken_by_a_waiting_sweep(
 ) -> None:
     with psycopg.connect(database_url) as holder:
         holder.execute("UPDATE cases SET n = 1 WHERE id = 7")
-        started = time.monotonic()
-        done = engine.shard(CASES)
-        assert time.monotonic() - started < 1
+        done = engine.shard(CASES)  # a statement that waited would fail by lock_timeout, and be told of
+        assert not [each.note for each in engine.progress if "waiting" in each.note]
         assert (done.rows, done.skipped) == (ROWS - 1, 1)
         threading.Timer(0.3, holder.commit).start()
         waiting = engine.sweep(CASES, wait=True)
@@ -175,10 +175,8 @@ def test_a_waiting_sweep_gives_up_on_a_row_that_stays_locked(engine: Engine, dat
         holder.execute("UPDATE cases SET a = 'v1:x' WHERE id = 7")
         holder.commit()
         holder.execute("SELECT FROM cases WHERE id = 7 FOR UPDATE")
-        started = time.monotonic()
         engine.ring = ring_of(1, 2)
-        left = engine.sweep(CASES, wait=True)
-        assert time.monotonic() - started < 5
+        left = engine.sweep(CASES, wait=True)  # comes back while the lock is still held
     assert left.rows == 0
 
 
@@ -281,19 +279,21 @@ def test_a_paused_or_cancelled_rotation_stops_the_walk_within_a_second_or_so(
     )
     engine.limits = Limits(max_rows_per_second=100, max_pages=1)
     stop = f"UPDATE keyrotation.rotations SET status = '{status}'"
-    started = time.monotonic()
     with (
         between_read_and_write(lambda batch: application(database_url, stop) if batch == 0 else None),
         pytest.raises(BlockedError, match=f"was {status}"),
     ):
         engine.shard(CASES)
-    assert time.monotonic() - started < 2.5
+    # At 100 rows a second; a slow machine does fewer.
+    rewritten = migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone()
+    assert rewritten is not None
+    assert int(str(rewritten[0])) < 250
     assert migrated.execute("SELECT next_page < end_page FROM keyrotation.shard_walks").fetchone() == (True,)
 
 
 KILLED = """
 import os, sys
-from keyrotation_pipeline.adapters.postgres.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -354,12 +354,7 @@ def test_a_server_that_stops_midway_is_one_sentence_and_the_walk_goes_on_later()
     server, ring = start_server(), ring_of(1, 2)
     try:
         with connect(server.url()) as connection:
-            migration = __import__(
-                "keyrotation_pipeline.adapters.postgres.migrations.versions.0001_ledger", fromlist=["STATEMENTS"]
-            )
-            connection.execute("CREATE SCHEMA keyrotation")
-            for statement in migration.STATEMENTS:
-                connection.execute(statement)
+            migrate(server.url())
             fill(connection, ring)
         engine = Engine(server.url(), ring, Limits(max_pages=1))
         with (

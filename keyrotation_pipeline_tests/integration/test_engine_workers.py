@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     under_v2,
 )
 from keyrotation_pipeline_tests.servers import discard, start_server
+from keyrotation_pipeline_tests.waiting import eventually
 
 CASES = table_of("cases", "a", "b")
 ROWS = 1200
@@ -92,13 +93,6 @@ def workers_of(parent: int) -> list[int]:
     return found
 
 
-def eventually(seconds: float, true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return true()
-
-
 @contextmanager
 def running(url: str, store: FileKeyStore, shard: Shard) -> Iterator[list[KeyRotationError | Rewritten]]:
     """Two slow workers at work, both past their first rows; what became of them stands in the list afterwards."""
@@ -114,7 +108,7 @@ def running(url: str, store: FileKeyStore, shard: Shard) -> Iterator[list[KeyRot
     thread.start()
     with psycopg.connect(url, autocommit=True) as connection:
         count = "SELECT count(*) FROM cases WHERE a LIKE 'v2:%'"
-        assert eventually(20, lambda: int(str(connection.execute(count).fetchall()[0][0])) > 40)
+        assert eventually(lambda: int(str(connection.execute(count).fetchall()[0][0])) > 40)
     assert len(workers_of(os.getpid())) == 2
     yield outcome
     thread.join()
@@ -176,12 +170,12 @@ def test_workers_end_with_their_killed_parent(
 ) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, database_url, str(tmp_path / "keys")])
     count = "SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'"
-    assert eventually(20, lambda: int(str(migrated.execute(count).fetchall()[0][0])) > 40)
+    assert eventually(lambda: int(str(migrated.execute(count).fetchall()[0][0])) > 40)
     workers = workers_of(parent.pid)
     assert len(workers) == 2
     parent.kill()
     parent.wait()
-    assert eventually(5, lambda: not any(alive(worker) for worker in workers))
+    assert eventually(lambda: not any(alive(worker) for worker in workers))
     rewrite(database_url, store, shard, TWO)
     assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
 

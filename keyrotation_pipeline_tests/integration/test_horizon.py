@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -12,6 +11,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.waiting import PATIENCE_SECONDS, eventually
 
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name",))
 
@@ -29,11 +29,11 @@ def replaced(connection: Connection) -> tuple[int, str]:
     return horizon.current_xid(connection), horizon.barrier(connection)
 
 
-def until_nobody_holds(connection: Connection, moment: tuple[int, str], seconds: float = 10) -> tuple[str, ...]:
-    deadline = time.monotonic() + seconds
-    while (found := horizon.holders(connection, *moment)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return found
+def until_nobody_holds(
+    connection: Connection, moment: tuple[int, str], seconds: float = PATIENCE_SECONDS
+) -> tuple[str, ...]:
+    eventually(lambda: not horizon.holders(connection, *moment), seconds)
+    return horizon.holders(connection, *moment)
 
 
 def test_on_a_quiet_server_nobody_holds(clients: Connection, database_url: str) -> None:
@@ -165,11 +165,8 @@ def standby(server: Server) -> Iterator[Server]:
     subprocess.run(["rm", "-rf", f"{server.directory}/replica"], check=True, env=os.environ)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
+def wait_until(condition: Callable[[], bool]) -> None:
+    assert eventually(condition), "it did not come about"
 
 
 def test_a_standby_is_named_while_it_lags_and_while_a_snapshot_is_open_on_it(
