@@ -128,6 +128,14 @@ class BackupError(KeyRotationError):
     """A backup cannot be written or checked."""
 
 
+class ManifestError(BackupError):
+    """A backup's manifest is damaged, or was not written by this program."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        super().__init__(f"the manifest {name} is damaged ({reason}); use another copy or an older backup")
+
+
 class RecoveryError(KeyRotationError):
     """Something does not come back from a backup as it was; each way to fail is a subclass with its own sentence."""
 

@@ -182,9 +182,7 @@ class FakeVault:
     backups: dict[KeyVersion, KeyBackup] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
 
-    def store_key(
-        self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead, made_at: datetime | None = None
-    ) -> KeyBackup:
+    def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
         self.journal.note(f"vault.store_key {version}")
         backup = KeyBackup(f"{version}.key.pgp", version, "ab" * 32, material.fingerprint, ("F" * 40,), START)
         self.backups[version] = backup

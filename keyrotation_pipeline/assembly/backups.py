@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.adapters.backups.encrypted_dumps import EncryptedDumps
-from keyrotation_pipeline.adapters.backups.key_vault import FileVault
-from keyrotation_pipeline.adapters.backups.offsite_vault import OffsiteVault
+from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps, EncryptedKeys
+from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
 from keyrotation_pipeline.ports.backups import BackupPlace, BackupVault, RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
@@ -29,12 +31,16 @@ if TYPE_CHECKING:
 S3_SCHEME = "s3://"
 
 
-def backup_vault(settings: Settings, gpg: GnuPG, clock: Clock) -> BackupVault:
-    """Where a rotation backs its new key up: the local directory, and the bucket if there is one."""
-    local = FileVault(settings.backup_directory, gpg, settings.recipients, clock)
-    if settings.backup.s3 is None:
-        return local
-    return OffsiteVault(local, BackupDirectory(settings.backup_directory), _opened(settings.backup.s3, clock))
+def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock) -> BackupVault:
+    """Where a rotation backs its new key up: the local directory, and the bucket if there is one.
+
+    Args:
+        ledger: has the pinned roster.
+        database: name and system identifier.
+    """
+    local = BackupDirectory(settings.backup_directory)
+    key_files = EncryptedKeys(local, _recipients(settings, ledger))
+    return KeyVault(database, local, _offsite(settings, clock), key_files, clock)
 
 
 def backup_site(settings: Settings, url: str, pipeline: Pipeline) -> BackupSite:
@@ -43,16 +49,16 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline) -> BackupSite:
     Args:
         url: of the application's database.
     """
-    gpg, local = GnuPG(settings.home / "gnupg"), BackupDirectory(settings.backup_directory)
-    binaries, recipients = settings.backup.postgres_binaries, settings.recipients
+    local, recipients = BackupDirectory(settings.backup_directory), _recipients(settings, pipeline.ledger)
+    source = PostgresDump(url, partial(connect, url), settings.backup.postgres_binaries)
     return BackupSite(
         pipeline=pipeline,
         local=local,
-        vault=FileVault(settings.backup_directory, gpg, recipients, pipeline.clock),
+        key_files=EncryptedKeys(local, recipients),
         offsite=_offsite(settings, pipeline.clock),
-        dumps=EncryptedDumps(url, partial(connect, url), binaries, local, gpg, recipients),
+        dumps=EncryptedDumps(local, source, recipients),
         restorer=ScratchServers(settings.home / "recovery", Programs.of(None)),
-        recipients=len(set(recipients)),
+        recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,
         objectives=Objectives(settings.recovery.rto_seconds, settings.recovery.rpo_seconds),
     )
@@ -109,6 +115,10 @@ def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, byt
     folder, _, name = key.rpartition("/")
     known = settings.backup.s3 or S3Settings(bucket=bucket)
     return name, _opened(known.model_copy(update={"bucket": bucket, "prefix": folder}), clock).read(name)
+
+
+def _recipients(settings: Settings, ledger: Ledger) -> BackupRecipients:
+    return BackupRecipients(GnuPG(settings.home / "gnupg"), settings.recipients, ledger.pinned_roster)
 
 
 def _offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:

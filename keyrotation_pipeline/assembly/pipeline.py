@@ -91,13 +91,14 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     hiring = Hiring(store.ring, child_environment())
     database = PostgresDatabase(url, connection, partial(connect, url), limits, hiring)
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
+    ledger = PostgresLedger(connection, clock, actor, str(database.identity()))
     return Pipeline(
         tables=settings.encrypted_tables,
         shards=speed.shards,
-        ledger=PostgresLedger(connection, clock, actor, str(database.identity())),
+        ledger=ledger,
         database=database,
         keys=store,
-        vault=backup_vault(settings, gpg, clock),
+        vault=backup_vault(settings, ledger, str(database.identity()), clock),
         rollout=ReportedInstances(
             connection, settings.rollout.instance_ttl_seconds, settings.rollout.timeout_seconds, clock
         ),

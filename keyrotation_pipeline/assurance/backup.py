@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from keyrotation_pipeline.assurance import retention
+from keyrotation_pipeline.assurance.sets import copy_set, write_manifest
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyRotationError
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, dump_name, free_stamp
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 
@@ -61,14 +61,13 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     ledger = site.pipeline.ledger
     with ledger.lock("backup"):
         site.local.require_usable()
-        made_at = site.pipeline.clock.now().replace(microsecond=0)
-        keys, lost = _keys(site, made_at)
-        dump, not_dumped = _dump(site, made_at) if database else (None, [])
-        made = BackupSet(made_at, str(site.pipeline.database.identity()), keys, dump, ledger.head())
-        # The manifest comes last in each place: what has none is not a set.
-        site.local.write(made.name, made.to_json())
+        stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
+        keys, lost = _keys(site, stamp)
+        dump, not_dumped = _dump(site, stamp) if database else (None, [])
+        made = BackupSet(stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head())
+        write_manifest(site.local, made)
         places, not_copied = _copied(site, made)
-        removed = retention.remove_expired(site, made_at)
+        removed = retention.remove_expired(site, made.made_at)
         done = BackupMade(made, places, removed, tuple(_warnings(site)))
         failures = [*lost, *not_dumped, *not_copied]
         kind = EventKind.BACKUP_INCOMPLETE if failures else EventKind.BACKUP_MADE
@@ -78,7 +77,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     return done
 
 
-def _keys(site: BackupSite, made_at: datetime) -> tuple[tuple[KeyCopy, ...], list[str]]:
+def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]:
     """A file of every key that is not destroyed: rows, snapshots and kept dumps may need each of them."""
     registered = site.pipeline.ledger.keys()
     records = [record for record in registered if record.state is not KeyState.DESTROYED]
@@ -87,7 +86,7 @@ def _keys(site: BackupSite, made_at: datetime) -> tuple[tuple[KeyCopy, ...], lis
     copies, failures = [], []
     for record in records:
         try:
-            copies.append(_key(site, record, made_at))
+            copies.append(_key(site, record, stamp))
         except KeyRotationError as error:
             failures.append(str(error))
     if not copies:
@@ -95,21 +94,19 @@ def _keys(site: BackupSite, made_at: datetime) -> tuple[tuple[KeyCopy, ...], lis
     return tuple(copies), failures
 
 
-def _key(site: BackupSite, record: KeyRecord, made_at: datetime) -> KeyCopy:
+def _key(site: BackupSite, record: KeyRecord, stamp: str) -> KeyCopy:
     material = site.pipeline.keys.get(record.version)
     if material.fingerprint != record.fingerprint:
         raise BackupError(
             f"the key store holds another {record.version} ({material.fingerprint[:16]}) than the one registered "
             f"({record.fingerprint[:16]}); move it away and run `keyrotation restore-key {record.version}`"
         )
-    made = site.vault.store_key(record.version, material, site.pipeline.ledger.head(), made_at)
-    size_bytes = len(site.local.read(made.name))
-    return KeyCopy(record.version, made.fingerprint, StoredFile(made.name, made.sha256, size_bytes, made.recipients))
+    return site.key_files.make(record.version, material, stamp)
 
 
-def _dump(site: BackupSite, made_at: datetime) -> tuple[DatabaseCopy | None, list[str]]:
+def _dump(site: BackupSite, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:
     try:
-        return site.dumps.make(dump_name(made_at), site.pipeline.tables), []
+        return site.dumps.make(dump_name(stamp), site.pipeline.tables), []
     except KeyRotationError as error:
         return None, [str(error)]
 
@@ -119,21 +116,11 @@ def _copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], list[st
     for place in site.offsite:
         try:
             place.require_usable()
-            for name in _names(made):
-                place.put(name, site.local.path(name))
+            copy_set(site.local, place, made)
             places.append(place.description)
         except BackupError as error:
             failures.append(str(error))
     return tuple(places), failures
-
-
-def _names(made: BackupSet) -> Iterator[str]:
-    """Every file of a set, each after those that it vouches for."""
-    for key in made.keys:
-        yield from (key.file.name, f"{key.file.name}.json")
-    if made.dump is not None:
-        yield made.dump.file.name
-    yield made.name
 
 
 def _warnings(site: BackupSite) -> Iterator[str]:

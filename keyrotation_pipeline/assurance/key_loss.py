@@ -1,9 +1,11 @@
 """A key is gone from the key store: put it back from a backup."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keyrotation_pipeline.assurance.copies import key_copies, read_key
+from keyrotation_pipeline.assurance.copies import read_key
 from keyrotation_pipeline.assurance.restored import sampled_under
+from keyrotation_pipeline.assurance.sets import sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import (
     BackupError,
@@ -15,10 +17,11 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import KeyCopy
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import record_of
 
@@ -51,20 +54,27 @@ def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple
     refused: KeyRotationError | None = None
     for place in site.places:
         try:
-            copies = [c for c in key_copies(place, version) if record is None or c.fingerprint == record.fingerprint]
+            for copy in _copies(place, version, record):
+                try:
+                    return read_key(place, copy, key), f"{copy.file.name} in {place.description}"
+                except KeyRotationError as error:
+                    refused = refused or error
         except BackupError as error:  # the place does not answer
-            refused, copies = refused or error, []
-        for copy in copies:
-            try:
-                return read_key(place, copy, key), f"{copy.file.name} in {place.description}"
-            except KeyRotationError as error:
-                refused = refused or error
+            refused = refused or error
     if refused is not None:
         raise refused
     raise MissingVersionError(
         f"no backup of {version} is in {' or '.join(place.description for place in site.places)}; "
         f"name one with `keyrotation restore-key {version} --from FILE`"
     )
+
+
+def _copies(place: BackupPlace, version: KeyVersion, record: KeyRecord | None) -> Iterator[KeyCopy]:
+    """Every copy of the registered key in a place, newest first."""
+    for made in sets_of(place):
+        for copy in made.keys:
+            if copy.version == version and (record is None or copy.fingerprint == record.fingerprint):
+                yield copy
 
 
 def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, source: str) -> KeyRestored:

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keyrotation_pipeline.assurance.copies import is_intact, kept_sets, key_copies
+from keyrotation_pipeline.assurance.sets import KeptSets, is_intact, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import is_dump
-from keyrotation_pipeline.ports.backups import BackupPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def survey(site: BackupSite) -> Survey:
         for version, number in sorted(count.values_by_version.items())
         if number
     )
-    dumps = tuple(dump for place in keys.places for dump in _dumps(place, keys))
+    dumps = tuple(dump for kept in keys.kept for dump in _dumps(kept, keys))
     return Survey(database, dumps, tuple(dict.fromkeys(keys.problems)))
 
 
@@ -70,7 +69,7 @@ class _Keys:
 
     def __init__(self, site: BackupSite) -> None:
         self.problems: list[str] = []
-        self.places = [place for place in site.places if self._answers(place)]
+        self.kept = list(self._read(site))
         self._pipeline = site.pipeline
         registered = site.pipeline.ledger.keys()
         self._registered = {record.version: record for record in registered}
@@ -81,13 +80,15 @@ class _Keys:
             self._known[version] = (self._stored(version), tuple(self._backups(version)))
         return Readable(table, version, values, *self._known[version])
 
-    def _answers(self, place: BackupPlace) -> bool:
-        try:
-            place.names()
-        except BackupError as error:
-            self.problems.append(str(error))
-            return False
-        return True
+    def _read(self, site: BackupSite) -> Iterator[KeptSets]:
+        for place in site.places:
+            try:
+                kept = kept_sets(place)
+            except BackupError as error:
+                self.problems.append(str(error))
+                continue
+            self.problems += [f"the manifest {name} in {place.description} is damaged" for name in kept.damaged]
+            yield kept
 
     def _stored(self, version: KeyVersion) -> bool:
         record = self._registered.get(version)
@@ -99,15 +100,14 @@ class _Keys:
 
     def _backups(self, version: KeyVersion) -> Iterator[str]:
         record = self._registered.get(version)
-        for place in self.places:
-            for copy in key_copies(place, version):
-                if (record is None or record.fingerprint == copy.fingerprint) and is_intact(place, copy.file):
-                    yield f"{copy.file.name} in {place.description}"
+        for kept in self.kept:
+            for copy in (copy for made in kept.sets for copy in made.keys if copy.version == version):
+                if (record is None or record.fingerprint == copy.fingerprint) and is_intact(kept.place, copy.file):
+                    yield f"{copy.file.name} in {kept.place.description}"
 
 
-def _dumps(place: BackupPlace, keys: _Keys) -> Iterator[DumpReadable]:
-    kept = kept_sets(place)
-    keys.problems += [f"the manifest {name} in {place.description} is damaged" for name in kept.damaged]
+def _dumps(kept: KeptSets, keys: _Keys) -> Iterator[DumpReadable]:
+    place = kept.place
     for made in kept.sets:
         if made.dump is not None:
             tables = tuple(

@@ -12,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from keyrotation_pipeline.assurance.copies import KeptSets, fetch, kept_sets, read_key
+from keyrotation_pipeline.assurance.copies import fetch, read_key
 from keyrotation_pipeline.assurance.restored import Sampled, require_all_there, sampled
+from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import (
     BackupError,
@@ -25,7 +26,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, in_order, stamp_in, stamp_of
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
@@ -197,14 +198,18 @@ def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryR
 
 def _newest(kept: KeptSets) -> tuple[BackupSet, DatabaseCopy]:
     made = kept.newest
-    if kept.damaged and (made is None or max(kept.damaged) > made.name):
+    if kept.damaged and (made is None or _is_newer(kept.damaged[0], made)):
         raise DamagedBackupError(
-            f"the manifest {max(kept.damaged)} in {kept.place.description} is damaged; run `keyrotation backup`, and "
+            f"the manifest {kept.damaged[0]} in {kept.place.description} is damaged; run `keyrotation backup`, and "
             "find out what damaged it"
         )
     if made is None or made.dump is None:
         raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
     return made, made.dump
+
+
+def _is_newer(manifest: str, made: BackupSet) -> bool:
+    return in_order(stamp_in(manifest) or "") > in_order(made.stamp)
 
 
 def _older_under_archived_key(kept: KeptSets, newest: BackupSet, registered: Sequence[KeyRecord]) -> BackupSet | None:
@@ -253,7 +258,7 @@ def _record(site: BackupSite, outcome: Fact | Note) -> None:
     """Append to the audit, then write the same beside the backups, in every place."""
     now = site.pipeline.clock.now()
     head = site.pipeline.ledger.append(outcome)
-    name = f"recovery-test-{stamp(now)}.json"
+    name = f"recovery-test-{stamp_of(now)}.json"
     content = {"at": now, "outcome": outcome.kind, **outcome.as_json(), "audit": {"seq": head.seq, "head": head.hash}}
     site.local.write(name, f"{json.dumps(json_safe(content), indent=2)}\n".encode())
     for place in site.offsite:

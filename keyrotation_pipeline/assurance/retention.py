@@ -1,20 +1,14 @@
 """Which local files may go: those older than they need to be kept, when a newer one of the same is verified."""
 
-import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from keyrotation_pipeline.assurance.copies import is_intact
+from keyrotation_pipeline.assurance.sets import is_intact, sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
-from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.model.backups import BackupSet, StoredFile, is_manifest
+from keyrotation_pipeline.model.backups import StoredFile, in_order, stamp_in
 from keyrotation_pipeline.model.events import EventKind, Note
-
-_STAMP = re.compile(r"-(\d{8}-\d{6})(?:-\d+)?\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +18,6 @@ class _Local:
     copy_of: tuple[str, ...]
     made_at: datetime
     file: StoredFile
-    beside: tuple[str, ...] = ()
 
 
 def remove_expired(site: BackupSite, now: datetime) -> tuple[str, ...]:
@@ -49,9 +42,9 @@ def _expired(site: BackupSite, limit: datetime) -> Iterator[str]:
     gone: set[str] = set()
     for group in copies.values():
         newer_is_intact = False
-        for each in sorted(group, key=lambda one: (one.made_at, one.file.name), reverse=True):
+        for each in sorted(group, key=lambda one: in_order(stamp_in(one.file.name) or ""), reverse=True):
             if newer_is_intact and each.made_at < limit:
-                gone |= {each.file.name, *each.beside}
+                gone.add(each.file.name)
             # The newest intact one stays, however old it is; damaged ones before it vouch for nothing.
             newer_is_intact = newer_is_intact or is_intact(site.local, each.file)
     yield from sorted(gone)
@@ -59,28 +52,18 @@ def _expired(site: BackupSite, limit: datetime) -> Iterator[str]:
 
 
 def _local_copies(site: BackupSite) -> Iterator[_Local]:
-    names = site.local.names()
-    for name in names:
-        with suppress(BackupError, ValueError, KeyError, TypeError):
-            if is_manifest(name):
-                made = BackupSet.from_json(site.local.read(name))
-                if made.dump is not None and made.dump.file.name in names:
-                    yield _Local((made.database,), made.made_at, made.dump.file)
-            elif name.endswith(".bin.gpg.json"):
-                content = json.loads(site.local.read(name))
-                file = StoredFile(name.removesuffix(".json"), str(content["sha256"]), 0, ())
-                made_at = datetime.fromisoformat(content["made_at"])
-                yield _Local((str(content["version"]), str(content["fingerprint"])), made_at, file, (name,))
+    names = set(site.local.names())
+    for made in sets_of(site.local):
+        if made.dump is not None and made.dump.file.name in names:
+            yield _Local((made.database,), made.made_at, made.dump.file)
+        for copy in made.keys:
+            if copy.file.name in names:
+                yield _Local((str(copy.version), copy.fingerprint), made.made_at, copy.file)
 
 
 def _empty_manifests(site: BackupSite, limit: datetime, gone: set[str]) -> Iterator[str]:
     """Old manifests of which no file is left; damaged ones stay, to be seen."""
     left = set(site.local.names()) - gone
-    for name in filter(is_manifest, left):
-        stamped = _STAMP.search(name)
-        if stamped is None or datetime.strptime(stamped[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC) >= limit:
-            continue
-        with suppress(BackupError, ValueError, KeyError, TypeError):
-            made = BackupSet.from_json(site.local.read(name))
-            if left.isdisjoint(file.name for file in made.files):
-                yield name
+    for made in sets_of(site.local):
+        if made.made_at < limit and left.isdisjoint(file.name for file in made.files):
+            yield made.name

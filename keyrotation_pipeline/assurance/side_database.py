@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.assurance.copies import fetch, kept_sets
+from keyrotation_pipeline.assurance.copies import fetch
 from keyrotation_pipeline.assurance.recovery import LOCK
 from keyrotation_pipeline.assurance.restored import require_all_there
+from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, MissingVersionError, UnreadableSampleError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

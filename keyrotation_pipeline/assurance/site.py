@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from keyrotation_pipeline.ports.backups import BackupPlace, BackupVault, DatabaseDumps, DumpRestorer, LocalPlace
+from keyrotation_pipeline.ports.backups import BackupPlace, DatabaseDumps, DumpRestorer, KeyFiles, LocalPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -20,7 +20,7 @@ class BackupSite:
 
     Args:
         local: the directory in which sets are made.
-        vault: makes key files in it.
+        key_files: makes files of keys in it; `dumps` those of the database.
         offsite: further places, each of which gets a copy.
         recipients: how many can decrypt what is made.
         keep_local_days: local files older than this go when a newer one is verified.
@@ -28,7 +28,7 @@ class BackupSite:
 
     pipeline: Pipeline
     local: LocalPlace
-    vault: BackupVault
+    key_files: KeyFiles
     offsite: tuple[BackupPlace, ...]
     dumps: DatabaseDumps
     restorer: DumpRestorer

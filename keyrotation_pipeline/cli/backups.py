@@ -6,7 +6,7 @@ import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.backup import BackupMade, back_up
-from keyrotation_pipeline.assurance.copies import KeptSets, kept_sets
+from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor

@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.assurance.backup import BackupMade, back_up
-from keyrotation_pipeline.assurance.copies import is_intact, kept_sets
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
+from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
@@ -79,7 +79,7 @@ def recovery_test_asset(context: dg.AssetExecutionContext, pipeline: PipelineRes
 
 @dg.asset_check(asset=KEY_BACKUP)
 def backup_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
-    """The newest set is whole in every place, read again now, and for its recipients; decryption is not tried."""
+    """The newest set, and keys since, are whole in every place, read again now; decryption is not tried."""
     with refusals(), pipeline.open_backups(actor_of(context)) as site:
         wrong = [sentence for place in site.places for sentence in _wrong_in(place)]
         places = ", ".join(place.description for place in site.places)
@@ -105,7 +105,7 @@ def _wrong_in(place: BackupPlace) -> Iterator[str]:
     if not kept.sets:
         yield f"{place.description} has no backup; run `keyrotation backup`"
         return
-    for file in kept.sets[0].files:
+    for file in (file for made in kept.recent for file in made.files):
         if not is_intact(place, file):
             yield f"{file.name} in {place.description} is missing or damaged; run `keyrotation backup`"
 

@@ -1,18 +1,22 @@
-"""What a backup holds: the manifest of a set of key files and, made at the same time, one encrypted database dump."""
+"""What a backup holds: a set of key files and, made at the same time, one encrypted database dump."""
 
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from itertools import count
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.columns import EncryptedTable
 
-SCHEMA = 1
-MANIFEST_PREFIX = "backup-"
-MANIFEST_SUFFIX = ".json"
+# In every name of a set's files: when it was made, in UTC, and a number where one second saw several sets.
+STAMP = r"\d{8}-\d{6}(?:-[2-9]|-[1-9]\d{1,3})?"
+_STAMP_FORMAT = "%Y%m%d-%H%M%S"
+_STAMP_LENGTH = len("20261124-030000")
+_MANIFEST = re.compile(rf"backup-({STAMP})\.json", re.ASCII)
+_DUMP = re.compile(rf"database-({STAMP})\.dump\.gpg", re.ASCII)
+_KEY_FILE = re.compile(rf"encryption-key-(v[1-9]\d{{0,5}})-({STAMP})\.bin\.gpg", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,13 @@ class BackupSet:
     """Key files and dump of one moment, as their manifest lists them.
 
     Args:
+        stamp: in the names of all its files.
         database: the database's name and system identifier.
         dump: None where only keys were backed up, or the dump failed.
         anchor: the audit's head at that moment.
     """
 
-    made_at: datetime
+    stamp: str
     database: str
     keys: tuple[KeyCopy, ...]
     dump: DatabaseCopy | None
@@ -85,7 +90,12 @@ class BackupSet:
     @property
     def name(self) -> str:
         """File name of the manifest."""
-        return manifest_name(self.made_at)
+        return manifest_name(self.stamp)
+
+    @property
+    def made_at(self) -> datetime:
+        """When, to the second."""
+        return stamped_at(self.stamp)
 
     @property
     def files(self) -> Iterator[StoredFile]:
@@ -94,115 +104,10 @@ class BackupSet:
         if self.dump is not None:
             yield self.dump.file
 
-    def to_json(self) -> bytes:
-        """The manifest."""
-        content = {
-            "schema": SCHEMA,
-            "made_at": self.made_at.astimezone(UTC).isoformat(),
-            "database": self.database,
-            "keys": [
-                {"version": str(key.version), "fingerprint": key.fingerprint, **_file_document(key.file)}
-                for key in self.keys
-            ],
-            "dump": None if self.dump is None else _dump_document(self.dump),
-            "audit": {"seq": self.anchor.seq, "head": self.anchor.hash},
-        }
-        return f"{json.dumps(content, indent=2)}\n".encode()
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Read a manifest.
-
-        Raises:
-            ValueError, KeyError, TypeError, InvalidKeyError: it is not one, or is damaged.
-        """
-        content = json.loads(text)
-        if content["schema"] != SCHEMA:
-            raise ValueError("unknown schema")
-        return cls(
-            made_at=datetime.fromisoformat(content["made_at"]),
-            database=str(content["database"]),
-            keys=tuple(
-                KeyCopy(KeyVersion.parse(key["version"]), str(key["fingerprint"]), _file(key))
-                for key in content["keys"]
-            ),
-            dump=None if content["dump"] is None else _dump(content["dump"]),
-            anchor=AuditHead(int(content["audit"]["seq"]), str(content["audit"]["head"])),
-        )
-
-
-def stamp(made_at: datetime) -> str:
-    """``20261124-030000``, in UTC: the same in the name of every file of a set."""
-    return f"{made_at.astimezone(UTC):%Y%m%d-%H%M%S}"
-
-
-def manifest_name(made_at: datetime) -> str:
-    """``backup-20261124-030000.json``."""
-    return f"{MANIFEST_PREFIX}{stamp(made_at)}{MANIFEST_SUFFIX}"
-
-
-def dump_name(made_at: datetime) -> str:
-    """``database-20261124-030000.dump.gpg``."""
-    return f"database-{stamp(made_at)}.dump.gpg"
-
-
-def is_dump(name: str) -> bool:
-    """Whether a file's name is that of an encrypted dump."""
-    return name.startswith("database-") and name.endswith(".dump.gpg")
-
-
-def is_manifest(name: str) -> bool:
-    """Whether a file's name is that of a set's manifest."""
-    return name.startswith(MANIFEST_PREFIX) and name.endswith(MANIFEST_SUFFIX)
-
-
-def _file_document(file: StoredFile) -> dict[str, Any]:
-    return {
-        "file": file.name,
-        "sha256": file.sha256,
-        "size_bytes": file.size_bytes,
-        "recipients": list(file.recipients),
-    }
-
-
-def _file(content: Mapping[str, Any]) -> StoredFile:
-    recipients = tuple(str(each) for each in content["recipients"])
-    return StoredFile(str(content["file"]), str(content["sha256"]), int(content["size_bytes"]), recipients)
-
-
-def _dump_document(dump: DatabaseCopy) -> dict[str, Any]:
-    tables = [
-        {
-            "schema": content.table.name.schema,
-            "table": content.table.name.table,
-            "columns": list(content.table.columns),
-            "rows": content.rows,
-            "values": {
-                column: {str(version): number for version, number in sorted(values.items())}
-                for column, values in content.values.items()
-            },
-        }
-        for content in dump.tables
-    ]
-    return {**_file_document(dump.file), "versions": [str(version) for version in dump.versions], "tables": tables}
-
-
-def _dump(content: Mapping[str, Any]) -> DatabaseCopy:
-    return DatabaseCopy(_file(content), tuple(_table(each) for each in content["tables"]))
-
-
-def _table(content: Mapping[str, Any]) -> TableContent:
-    name = TableName(str(content["schema"]), str(content["table"]))
-    values = {
-        str(column): {KeyVersion.parse(version): int(number) for version, number in counted.items()}
-        for column, counted in content["values"].items()
-    }
-    return TableContent(EncryptedTable(name, tuple(map(str, content["columns"]))), int(content["rows"]), values)
-
 
 @dataclass(frozen=True, slots=True)
 class KeyBackup:
-    """One OpenPGP file that holds one key version.
+    """One OpenPGP file that holds one key version, of whichever set.
 
     Args:
         name: file name, in the vault.
@@ -217,3 +122,74 @@ class KeyBackup:
     fingerprint: str
     recipients: tuple[str, ...]
     made_at: datetime
+
+
+def key_backup_in(made: BackupSet, copy: KeyCopy) -> KeyBackup:
+    """One key of a set."""
+    file = copy.file
+    return KeyBackup(file.name, copy.version, file.sha256, copy.fingerprint, file.recipients, made.made_at)
+
+
+def stamp_of(made_at: datetime) -> str:
+    """``20261124-030000``, in UTC."""
+    return f"{made_at.astimezone(UTC):{_STAMP_FORMAT}}"
+
+
+def free_stamp(made_at: datetime, names: Iterable[str]) -> str:
+    """The first stamp of a second that is in none of these names: ``20261124-030000``, ``20261124-030000-2``."""
+    stamp, taken = stamp_of(made_at), set(map(stamp_in, names))
+    if stamp not in taken:
+        return stamp
+    return next(again for number in count(2) if (again := f"{stamp}-{number}") not in taken)
+
+
+def stamped_at(stamp: str) -> datetime:
+    """When a set was made.
+
+    Raises:
+        ValueError: there is no such day or hour.
+    """
+    return datetime.strptime(stamp[:_STAMP_LENGTH], _STAMP_FORMAT).replace(tzinfo=UTC)
+
+
+def in_order(stamp: str) -> tuple[str, int]:
+    """What stamps sort by."""
+    return stamp[:_STAMP_LENGTH], int(stamp[_STAMP_LENGTH + 1 :] or 1)
+
+
+def stamp_in(name: str) -> str | None:
+    """The stamp in the name of one of a set's files; None for any other name."""
+    for pattern in (_MANIFEST, _DUMP, _KEY_FILE):
+        if found := pattern.fullmatch(name):
+            return found.groups()[-1]
+    return None
+
+
+def manifest_name(stamp: str) -> str:
+    """``backup-20261124-030000.json``."""
+    return f"backup-{stamp}.json"
+
+
+def dump_name(stamp: str) -> str:
+    """``database-20261124-030000.dump.gpg``."""
+    return f"database-{stamp}.dump.gpg"
+
+
+def key_file_name(version: KeyVersion, stamp: str) -> str:
+    """``encryption-key-v2-20261124-030000.bin.gpg``."""
+    return f"encryption-key-{version}-{stamp}.bin.gpg"
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file's name is that of a set's manifest."""
+    return _MANIFEST.fullmatch(name) is not None
+
+
+def is_dump(name: str) -> bool:
+    """Whether a file's name is that of an encrypted dump."""
+    return _DUMP.fullmatch(name) is not None
+
+
+def is_key_file(name: str, version: KeyVersion) -> bool:
+    """Whether a file's name is that of an encrypted key of this version."""
+    return (found := _KEY_FILE.fullmatch(name)) is not None and found[1] == str(version)

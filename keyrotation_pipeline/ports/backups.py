@@ -10,7 +10,7 @@ from typing import IO, Protocol
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import DatabaseCopy, KeyBackup
+from keyrotation_pipeline.model.backups import DatabaseCopy, KeyBackup, KeyCopy, TableContent
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 
@@ -18,16 +18,67 @@ from keyrotation_pipeline.ports.database import CiphertextDatabase
 class BackupVault(Protocol):
     """Encrypted copies of keys, outside the key store."""
 
-    def store_key(
-        self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead, made_at: datetime | None = None
-    ) -> KeyBackup:
-        """Encrypt the base64 of one key to every recipient, write it durably and check what was written.
+    def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
+        """Back up one key: a set of its own, in every place, whose manifest names the audit's head.
 
-        `made_at` names the file where it is one of a set; else it is now.
+        Raises:
+            BackupError, OpenPGPError: it is not safe in every place.
         """
 
     def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
-        """The newest backup of exactly this key whose file is there with the hash that the manifest gives."""
+        """The newest backup of exactly this key that is, in every place, there with the hash that its manifest gives.
+
+        Raises:
+            BackupError: a place does not answer.
+        """
+
+
+class KeyFiles(Protocol):
+    """Encrypted files of keys, in the local place."""
+
+    def make(self, version: KeyVersion, material: KeyMaterial, stamp: str) -> KeyCopy:
+        """Encrypt the base64 of one key to every recipient, write it durably and check what was written.
+
+        Raises:
+            BackupError, OpenPGPError: it cannot be encrypted or written; no file is left.
+        """
+
+
+class Encryptor(Protocol):
+    """Encryption to the recipients of backups, and to nobody else."""
+
+    def recipients(self) -> tuple[str, ...]:
+        """Primary-key fingerprints.
+
+        Raises:
+            ApprovalError: they are not those that the pinned roster names.
+            OpenPGPError: a certificate cannot be read, or nothing can be encrypted to it.
+        """
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        """The encrypted form of a few bytes.
+
+        Raises:
+            ApprovalError, OpenPGPError: as `recipients`, or gpg refuses.
+        """
+
+    def encrypting(self, plaintext: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+        """The encrypted form of a pipe or file, as a stream; complete only if the context ends well.
+
+        Raises:
+            ApprovalError, OpenPGPError: as `encrypt`.
+        """
+
+    def require_addressed(self, name: str, message: bytes) -> None:
+        """Refuse a message that a recipient cannot read, or that somebody else can.
+
+        Args:
+            name: of its file, for the sentence.
+            message: all of it, or its first 64 KiB.
+
+        Raises:
+            BackupError: names the file and the key.
+        """
 
 
 class Anchors(Protocol):
@@ -89,6 +140,13 @@ class BackupPlace(Protocol):
             BackupError: as `read`.
         """
 
+    def holds(self, name: str, sha256: str) -> bool:
+        """Whether exactly this file is there, by the checksum that the place keeps where it keeps one.
+
+        Raises:
+            BackupError: the place does not answer.
+        """
+
     def locked_until(self, name: str) -> datetime | None:
         """Until when nobody can remove the file; None where anybody with the right can."""
 
@@ -102,8 +160,34 @@ class LocalPlace(BackupPlace, Protocol):
     def write(self, name: str, content: bytes) -> None:
         """Write a small file durably under a name that is complete whenever it is there."""
 
+    def receiving(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """A file of any size that gets its name, durably, only if the context ends well.
+
+        Raises:
+            BackupError: the operating system refuses.
+        """
+
     def remove(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""
+
+
+@dataclass(frozen=True, slots=True)
+class DumpUnderWay:
+    """A dump's stream in pg_dump's custom format, and what was counted in its snapshot."""
+
+    stream: IO[bytes]
+    tables: tuple[TableContent, ...]
+
+
+class DumpSource(Protocol):
+    """The application's database, dumped."""
+
+    def dumping(self, tables: Sequence[EncryptedTable]) -> AbstractContextManager[DumpUnderWay]:
+        """Dump the whole database, and count `tables` in the same snapshot; complete only if the context ends well.
+
+        Raises:
+            BackupError: pg_dump is missing, too old, or ends badly.
+        """
 
 
 class DatabaseDumps(Protocol):
@@ -113,7 +197,7 @@ class DatabaseDumps(Protocol):
         """Dump the whole database into an encrypted file in the local place, and count `tables` in the same snapshot.
 
         Raises:
-            BackupError: pg_dump or gpg ended badly; nothing is left under `name`.
+            BackupError, OpenPGPError: pg_dump or gpg ended badly; nothing is left under `name`.
         """
 
 

@@ -40,6 +40,9 @@ def test_what_is_put_is_what_is_read(place: BackupPlace, tmp_path: Path, size: i
     assert place.names() == ("a.gpg",)
     assert place.read("a.gpg") == content
     assert place.digest("a.gpg") == hashlib.sha256(content).hexdigest()
+    assert place.holds("a.gpg", hashlib.sha256(content).hexdigest())
+    assert not place.holds("a.gpg", hashlib.sha256(b"other").hexdigest())
+    assert not place.holds("b.gpg", hashlib.sha256(content).hexdigest())
     place.fetch("a.gpg", tmp_path / "fetched")
     assert (tmp_path / "fetched").read_bytes() == content
     assert (tmp_path / "fetched").stat().st_mode & 0o777 == 0o600
@@ -100,7 +103,7 @@ def test_object_lock_is_used_where_the_bucket_has_it(locking_bucket: TestBucket,
     assert place.locked_until("a.gpg") == clock.at + timedelta(days=35)
 
 
-def test_a_buckets_own_rule_of_locking_is_left_to_it(locking_bucket: TestBucket) -> None:
+def test_a_buckets_own_rule_of_locking_is_left_to_it(locking_bucket: TestBucket, tmp_path: Path) -> None:
     locking_bucket.client.put_object_lock_configuration(
         Bucket=locking_bucket.name,
         ObjectLockConfiguration={
@@ -108,20 +111,22 @@ def test_a_buckets_own_rule_of_locking_is_left_to_it(locking_bucket: TestBucket)
             "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 400}},
         },
     )
-    locking_bucket.place().write("a", b"1")
+    locking_bucket.place().put("a", file_of(tmp_path, b"1"))
     found = locking_bucket.client.head_object(Bucket=locking_bucket.name, Key="encryption-keys/a")
     assert found["ObjectLockMode"] == "COMPLIANCE"
 
 
-def test_an_upload_that_arrives_altered_is_noticed(bucket: TestBucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_arrives_altered_is_noticed(
+    bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = bucket.place()
-    real = place._client.put_object
+    real = place._client.upload_file
 
-    def altering(**arguments: object) -> object:
-        done = real(**arguments)
+    def altering(*arguments: object, **options: object) -> object:
+        done = real(*arguments, **options)
         bucket.overwrite("a", b"altered")
         return done
 
-    monkeypatch.setattr(place._client, "put_object", altering)
+    monkeypatch.setattr(place._client, "upload_file", altering)
     with pytest.raises(BackupError, match="downloads differently"):
-        place.write("a", b"sent")
+        place.put("a", file_of(tmp_path, b"sent"))

@@ -45,7 +45,7 @@ class FakePipelineResource(PipelineResource):
         pipeline = worlds[self.config_file or ""].pipeline
         nothing: Any = None
         place = BackupDirectory(places[self.config_file or ""])
-        yield BackupSite(pipeline, place, pipeline.vault, (), nothing, nothing, 2, 7, Objectives(14400, 90000))
+        yield BackupSite(pipeline, place, nothing, (), nothing, nothing, 2, 7, Objectives(14400, 90000))
 
     def has_recovery_key(self) -> bool:
         return False

@@ -16,6 +16,7 @@ from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarter
 from keyrotation_pipeline.defs.backups import backup_assets
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, KeyCopy, StoredFile
+from keyrotation_pipeline.model.manifest import render
 from keyrotation_pipeline_tests.defs.conftest import Dagster, places
 from keyrotation_pipeline_tests.fakes import V1
 
@@ -100,16 +101,19 @@ def test_without_a_recovery_key_the_schedule_opens_a_due_item(dagster: Dagster) 
     assert dagster.world.ledger.facts_of("recovery_test_due") == {"since": "2026-04-01"}
 
 
+KEY_FILE = "encryption-key-v1-20260105-090000.bin.gpg"
+
+
 def a_set(file: StoredFile) -> BackupSet:
-    return BackupSet(datetime(2026, 1, 5, 9, tzinfo=UTC), "clinic", (KeyCopy(V1, "f" * 64, file),), None, HEAD)
+    return BackupSet("20260105-090000", "clinic", (KeyCopy(V1, "f" * 64, file),), None, HEAD)
 
 
 @pytest.mark.parametrize(
     ("content", "passed", "said"),
     [
         pytest.param(b"message", True, "nothing was decrypted", id="whole"),
-        pytest.param(b"messagf", False, "a.gpg in directory .* is missing or damaged", id="damaged"),
-        pytest.param(None, False, "a.gpg in directory .* is missing or damaged", id="missing"),
+        pytest.param(b"messagf", False, f"{KEY_FILE} in directory .* is missing or damaged", id="damaged"),
+        pytest.param(None, False, f"{KEY_FILE} in directory .* is missing or damaged", id="missing"),
     ],
 )
 def test_backup_decrypts_reads_again_and_claims_no_more_than_it_did(
@@ -117,10 +121,10 @@ def test_backup_decrypts_reads_again_and_claims_no_more_than_it_did(
 ) -> None:
     place = BackupDirectory(places["test"])
     sha256 = "ab530a13e45914982b79f9b7e3fba994cfd1f3fb22f71cea1afbf02b460c6d1d"  # of b"message"
-    made = a_set(StoredFile("a.gpg", sha256, 7, ()))
-    place.write(made.name, made.to_json())
+    made = a_set(StoredFile(KEY_FILE, sha256, 7, ("F" * 40,)))
+    place.write(made.name, render(made))
     if content is not None:
-        place.write("a.gpg", content)
+        place.write(KEY_FILE, content)
     found = dagster.check("backup_decrypts", "key_backup")
     assert found.passed is passed
     assert re.search(said, str(found.description))

@@ -2,6 +2,9 @@
 
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,8 @@ from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import RecoveryKeyError
-from keyrotation_pipeline_tests.backup_sites import Clinic
+from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
+from keyrotation_pipeline_tests.buckets import TestBucket
 
 PASSPHRASE = "correct horse"
 
@@ -51,10 +55,30 @@ def with_recovery(clinic: Clinic, key: Path) -> Path:
     return path
 
 
-def test_the_assets_back_up_and_test_a_real_clinic(clinic: Clinic) -> None:
-    certificate, secret = decrypting_key(clinic.directory)
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A secret key that can only decrypt, which stays on the machine; its certificate lies beside it."""
+    return decrypting_key(tmp_path)[1]
+
+
+@pytest.fixture
+def unattended_clinic(
+    tmp_path: Path,
+    secret: Path,
+    already_migrated: str,
+    database_url: str,
+    backup_officers: dict[str, DemoOfficer],
+    bucket: TestBucket,
+) -> Iterator[Clinic]:
+    """A clinic whose machine has a recovery key of its own."""
+    machine = replace(backup_officers["recovery"], certificate=secret.with_name("machine.asc"))
+    with ExitStack() as stack:
+        yield open_clinic(stack, tmp_path, database_url, {**backup_officers, "recovery": machine}, bucket)
+
+
+def test_the_assets_back_up_and_test_a_real_clinic(unattended_clinic: Clinic, secret: Path) -> None:
+    clinic = unattended_clinic
     path = with_recovery(clinic, secret)
-    path.write_text(path.read_text().replace("recipients = [", f'recipients = ["{certificate}", '))
     resource = PipelineResource(config_file=str(path))
     definitions = build_definitions(clinic.site.pipeline.tables, 2, resource, "Europe/Berlin")
     today = f"{datetime.now(UTC):%Y-%m-%d}"

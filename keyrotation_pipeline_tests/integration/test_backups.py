@@ -7,17 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps
+from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
+from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.copies import kept_sets
+from keyrotation_pipeline.assurance.sets import kept_sets
+from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.errors import ApprovalError, BackupError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import BackupSet
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt
 from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 
@@ -30,7 +38,7 @@ def test_a_set_holds_every_key_and_the_database_under_one_stamp_in_both_places(
     files = {
         f"backup-{stamp}.json",
         f"database-{stamp}.dump.gpg",
-        *(f"encryption-key-{v}-{stamp}.bin.gpg{end}" for v in ("v1", "v2") for end in ("", ".json")),
+        *(f"encryption-key-{version}-{stamp}.bin.gpg" for version in ("v1", "v2")),
     }
     assert files <= set(clinic.site.local.names())
     assert files <= set(clinic.site.offsite[0].names())
@@ -50,7 +58,7 @@ def test_the_manifest_says_what_was_counted_in_the_very_snapshot_that_was_dumped
         version: clinic.ring.material(version).fingerprint for version in (V1, V2)
     }
     text = (clinic.backups / made.name).read_text()
-    assert BackupSet.from_json(text.encode()) == made
+    assert parse(made.name, text.encode()) == made
     events = {event.seq: event.hash for event in clinic.site.pipeline.ledger.events()}
     assert events[read_anchor(text).seq] == read_anchor(text).hash
 
@@ -85,6 +93,13 @@ def dying_programs(directory: Path, script: str) -> Path:
     return directory
 
 
+def with_binaries(clinic: Clinic, binaries: Path) -> BackupSite:
+    dumps = clinic.site.dumps
+    assert isinstance(dumps, EncryptedDumps)
+    assert isinstance(dumps.source, PostgresDump)
+    return replace(clinic.site, dumps=replace(dumps, source=replace(dumps.source, binaries=binaries)))
+
+
 @pytest.mark.parametrize(
     ("script", "sentence"),
     [
@@ -101,7 +116,7 @@ def test_a_pg_dump_that_dies_leaves_no_dump_and_says_so_though_its_pipe_closed_c
     local_clinic: Clinic, tmp_path: Path, script: str, sentence: str
 ) -> None:
     binaries = dying_programs(tmp_path / "bin", script)
-    site = replace(local_clinic.site, dumps=replace(local_clinic.site.dumps, binaries=binaries))  # type: ignore[type-var]
+    site = with_binaries(local_clinic, binaries)
     with pytest.raises(BackupError, match=sentence):
         back_up(site)
     assert [path.name for path in local_clinic.backups.iterdir() if "database" in path.name] == []
@@ -114,7 +129,7 @@ def test_a_pg_dump_that_dies_leaves_no_dump_and_says_so_though_its_pipe_closed_c
 def test_an_old_pg_dump_is_refused_before_it_runs(local_clinic: Clinic, tmp_path: Path) -> None:
     binaries = dying_programs(tmp_path / "bin", "exit 0")
     (binaries / "pg_dump").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 13.2'\n")
-    site = replace(local_clinic.site, dumps=replace(local_clinic.site.dumps, binaries=binaries))  # type: ignore[type-var]
+    site = with_binaries(local_clinic, binaries)
     with pytest.raises(BackupError, match=r"is of PostgreSQL 13, and the server runs 18; .*postgres_binaries"):
         back_up(site)
 
@@ -123,7 +138,7 @@ def test_one_lost_key_is_an_error_but_the_others_are_backed_up(local_clinic: Cli
     (local_clinic.settings.keys_directory / "v1.key").unlink()
     with pytest.raises(BackupError, match=r"is incomplete: .*holds no v1"):
         back_up(local_clinic.site)
-    (made,) = kept_sets(local_clinic.site.local).sets
+    made, *_ = kept_sets(local_clinic.site.local).sets
     assert [key.version for key in made.keys] == [V2]
     assert made.dump is not None
 
@@ -141,7 +156,7 @@ def test_a_bucket_that_does_not_answer_is_an_error_but_the_local_set_is_there(
     with pytest.raises(BackupError, match=r"is incomplete: bucket .* is not versioned"):
         back_up(clinic.site)
     assert kept_sets(clinic.site.local).newest is not None
-    assert kept_sets(clinic.site.offsite[0]).sets == ()
+    assert kept_sets(clinic.site.offsite[0]).newest is None
 
 
 def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) -> None:
@@ -222,9 +237,45 @@ def test_files_of_others_in_the_directory_are_left_alone(local_clinic: Clinic) -
 
 
 def test_an_expired_recipient_stops_the_backup(local_clinic: Clinic, tmp_path: Path) -> None:
-    from keyrotation_pipeline_tests.officers import make_expired_officer  # noqa: PLC0415
-
     gone: DemoOfficer = make_expired_officer(tmp_path / "gone", "Gone")
-    dumps = replace(local_clinic.site.dumps, recipients=(gone.certificate,))  # type: ignore[type-var]
+    gpg, dumps = GnuPG(tmp_path / "g"), local_clinic.site.dumps
+    assert isinstance(dumps, EncryptedDumps)
+    roster = Roster(2, (), (gpg.read_certificate(gone.certificate).fingerprint,))
+    dumps = replace(dumps, encryptor=BackupRecipients(gpg, [gone.certificate], lambda: roster))
     with pytest.raises(BackupError, match=r"certificate gone\.asc .* has expired"):
         back_up(replace(local_clinic.site, dumps=dumps))
+
+
+def recipients_of(clinic: Clinic, *officers: DemoOfficer) -> Path:
+    """The configuration, rewritten after `init` so that backups are for these."""
+    path = clinic.settings.path
+    named = ", ".join(f'"{officer.certificate}"' for officer in officers)
+    lines = [
+        f"recipients = [{named}]" if line.startswith("recipients") else line for line in path.read_text().split("\n")
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("who", "sentence"),
+    [
+        pytest.param(["recovery", "security", "stranger"], r"stranger\.asc .* is no pinned recipient", id="one more"),
+        pytest.param(["stranger"], r"stranger\.asc .* is no pinned recipient", id="another"),
+        pytest.param(["recovery"], "pinned recipient .* is not among", id="one less"),
+    ],
+)
+def test_recipients_other_than_the_pinned_ones_get_no_key_and_no_dump(
+    local_clinic: Clinic, backup_officers: dict[str, DemoOfficer], tmp_path: Path, who: list[str], sentence: str
+) -> None:
+    officers = {**backup_officers, "stranger": make_officer(tmp_path, "Stranger")}
+    declared = settings.load(recipients_of(local_clinic, *(officers[each] for each in who)))
+    before = local_clinic.site.local.names()
+    with assembly.open_backups(declared, actor="test") as site:
+        with pytest.raises(KeyRotationError, match=sentence):
+            back_up(site)
+        with pytest.raises(ApprovalError, match=sentence):
+            site.dumps.make("database-20260105-090000.dump.gpg", site.pipeline.tables)
+        with pytest.raises(ApprovalError, match=sentence):
+            site.pipeline.vault.store_key(V1, KeyMaterial.generate(), site.pipeline.ledger.head())
+        assert site.local.names() == before

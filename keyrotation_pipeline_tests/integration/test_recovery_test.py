@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
 from keyrotation_pipeline.assurance.site import Objectives
@@ -27,8 +28,8 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import BackupSet
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.manifest import parse, render
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed
@@ -216,7 +217,7 @@ def test_a_file_that_the_manifest_names_but_is_gone_is_named(clinic: Clinic, buc
 
 def test_a_backup_of_another_key_is_a_fingerprint_mismatch(clinic: Clinic, bucket: TestBucket) -> None:
     back_up(clinic.site)
-    other = clinic.site.vault.store_key(V1, KeyMaterial.generate(), clinic.site.pipeline.ledger.head())
+    other = clinic.site.pipeline.vault.store_key(V1, KeyMaterial.generate(), clinic.site.pipeline.ledger.head())
     content = (clinic.backups / other.name).read_bytes()
     name = file_in(clinic, "encryption-key-v1-" + f"{clinic.clock.at:%Y%m%d-%H%M%S}.")
     bucket.overwrite(name, content)
@@ -238,7 +239,7 @@ def test_a_backup_of_another_key_is_a_fingerprint_mismatch(clinic: Clinic, bucke
 
 def test_a_file_that_decrypts_to_something_else_than_a_key_is_named(clinic: Clinic, bucket: TestBucket) -> None:
     back_up(clinic.site)
-    gpg = clinic.site.vault._gpg  # type: ignore[attr-defined]
+    gpg = GnuPG(clinic.directory / "g")
     message = gpg.encrypt(b"c2hvcnQ=\n", [gpg.read_certificate(clinic.officer.certificate)])
     bucket.overwrite(name := file_in(clinic, "encryption-key-v1"), message)
 
@@ -269,9 +270,9 @@ def dump_of_something_else(clinic: Clinic, bucket: TestBucket, change: str) -> N
     assert after.dump is not None
     file = replace(after.dump.file, name=before.dump.file.name)
     bucket.overwrite(before.dump.file.name, bucket.content(after.dump.file.name))
-    bucket.overwrite(before.name, replace(before, dump=replace(before.dump, file=file)).to_json())
+    bucket.overwrite(before.name, render(replace(before, dump=replace(before.dump, file=file))))
     bucket.delete(after.name)
-    assert BackupSet.from_json(bucket.content(before.name)).dump is not None
+    assert parse(before.name, bucket.content(before.name)).dump is not None
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -14,10 +16,11 @@ from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredFile, TableContent, dump_name
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredFile, TableContent, dump_name, stamp_of
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.manifest import render
 from keyrotation_pipeline.model.request import Request, RequestStatus
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline_tests.fakes import (
@@ -55,6 +58,12 @@ class FakePlace:
 
     def locked_until(self, name: str) -> datetime | None:
         return self.locks.get(name)
+
+    def holds(self, name: str, sha256: str) -> bool:
+        raise NotImplementedError
+
+    def receiving(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        raise NotImplementedError
 
     def remove(self, name: str) -> None:
         self.journal.note(f"remove {name}")
@@ -117,7 +126,7 @@ def clinic_of() -> Clinic:
     another = KEY_FILE.replace("0105", "0106")
     bucket = FakePlace("s3://bucket/", world.journal, {**copies, another: b""}, {KEY_FILE: LOCKED_UNTIL})
     site = BackupSite(
-        world.pipeline, local, world.vault, (bucket,), None, None, 2, 7, Objectives(1, 1)  # type: ignore[arg-type]
+        world.pipeline, local, None, (bucket,), None, None, 2, 7, Objectives(1, 1)  # type: ignore[arg-type]
     )  # fmt: skip
     return Clinic(world, local, bucket, site)
 
@@ -131,9 +140,9 @@ def manifest(*versions: KeyVersion) -> tuple[str, str, bytes]:
     """Names of a dump and of its manifest, and the manifest."""
     table = EncryptedTable(TableName("public", "clients"), ("email",))
     content = TableContent(table, 1, {"email": dict.fromkeys(versions, 1)})
-    dump = DatabaseCopy(StoredFile(dump_name(START), "00", 1, ()), (content,))
-    made = BackupSet(START, "clinic", (), dump, clinic_of().world.ledger.head())
-    return dump.file.name, made.name, made.to_json()
+    dump = DatabaseCopy(StoredFile(dump_name(stamp_of(START)), "0" * 64, 1, ("F" * 40,)), (content,))
+    made = BackupSet(stamp_of(START), "clinic", (), dump, clinic_of().world.ledger.head())
+    return dump.file.name, made.name, render(made)
 
 
 def keep_dump(place: FakePlace, *versions: KeyVersion) -> None:

@@ -60,6 +60,13 @@ class BackupDirectory:
         with self._reading(name):
             return sha256_of(self.path(name))
 
+    def holds(self, name: str, sha256: str) -> bool:
+        """See `BackupPlace.holds`: by reading it."""
+        try:
+            return sha256_of(self.path(name)) == sha256
+        except OSError:
+            return False
+
     def write(self, name: str, content: bytes) -> None:
         """See `LocalPlace.write`."""
         with self.receiving(name) as file:
@@ -74,11 +81,7 @@ class BackupDirectory:
 
     @contextmanager
     def receiving(self, name: str) -> Iterator[IO[bytes]]:
-        """A file that gets its name, durably, only if the block ends well.
-
-        Raises:
-            BackupError: the operating system refuses.
-        """
+        """See `LocalPlace.receiving`."""
         beside = self._directory / f".{name}{_UNFINISHED}"
         with self._failing_plainly(name):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

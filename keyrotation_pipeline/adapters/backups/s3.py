@@ -40,7 +40,7 @@ class Bucket:
 
 
 class S3Bucket:
-    """`BackupPlace` and `OffsitePlace` in a bucket.
+    """`BackupPlace` in a bucket.
 
     Where the bucket has object lock but no rule of its own, each file is locked (GOVERNANCE) for `object_lock_days`.
     """
@@ -93,19 +93,6 @@ class S3Bucket:
         with self._reading(name), private_file(target) as file:
             shutil.copyfileobj(self._client.get_object(**self._at(name))["Body"], file)
 
-    def write(self, name: str, content: bytes) -> None:
-        """See `OffsitePlace.write`."""
-        digest = hashlib.sha256(content)
-        with self._failing_plainly(f"written ({name})"):
-            self._client.put_object(
-                **self._at(name),
-                Body=content,
-                ChecksumAlgorithm="SHA256",  # an object lock asks for this header, too
-                ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
-                **self._storage(),
-            )
-        self._require_same(name, digest.hexdigest())
-
     def put(self, name: str, source: Path) -> None:
         """See `BackupPlace.put`."""
         with self._failing_plainly(f"written ({name})"):
@@ -121,7 +108,7 @@ class S3Bucket:
         self._require_same(name, sha256_of(source))
 
     def holds(self, name: str, sha256: str) -> bool:
-        """See `OffsitePlace.holds`: by the checksum that S3 keeps, else by downloading."""
+        """See `BackupPlace.holds`: by the checksum that S3 keeps, else by downloading."""
         try:
             with self._failing_plainly(f"asked for {name}"):
                 found = self._client.head_object(**self._at(name), ChecksumMode="ENABLED")

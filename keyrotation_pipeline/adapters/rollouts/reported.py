@@ -6,13 +6,13 @@ from typing import cast
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.ports.clock import Clock, attempts
 
+Connection = psycopg.Connection[tuple[object, ...]]
 POLL_SECONDS = 0.2
 
 _REPORT = """
@@ -29,7 +29,7 @@ WHERE reported_at > clock_timestamp() - make_interval(secs => %s) ORDER BY insta
 """
 
 
-def report_instance(connection: psycopg.Connection[tuple[object, ...]], name: str, ring: KeyRing) -> None:
+def report_instance(connection: Connection, name: str, ring: KeyRing) -> None:
     """Say which versions an application instance reads and writes; call it after each reload, and every few seconds.
 
     Args:
@@ -40,7 +40,7 @@ def report_instance(connection: psycopg.Connection[tuple[object, ...]], name: st
     connection.execute(_REPORT, (name, [str(version) for version in ring.versions], str(ring.primary)))
 
 
-def withdraw_instance(connection: psycopg.Connection[tuple[object, ...]], name: str) -> None:
+def withdraw_instance(connection: Connection, name: str) -> None:
     """Say that an instance has ended, so that nobody waits for it."""
     connection.execute("DELETE FROM keyrotation.application_instances WHERE instance = %s", (name,))
 

@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import TableContent
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.ports.backups import DumpUnderWay
 
 # The snapshot lives as long as the transaction that exports it, which has nothing to do while pg_dump works.
 _SNAPSHOT = (
@@ -25,37 +26,33 @@ _SNAPSHOT = (
 _DENIED = re.compile(r"permission denied for (?:table|schema|sequence|relation|large object) [\w.\"$-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Dump:
-    """A dump under way: its stream in pg_dump's custom format, and the counts of its snapshot."""
-
-    stream: IO[bytes]
-    tables: tuple[TableContent, ...]
-
-
-@contextmanager
-def dumping(
-    connect: Callable[[], Connection], url: str, binaries: Path | None, tables: Sequence[EncryptedTable]
-) -> Iterator[Dump]:
-    """Dump the database; the stream is complete only if the context ends well.
+@dataclass(frozen=True)
+class PostgresDump:
+    """`DumpSource` over pg_dump.
 
     Args:
-        connect: opens a connection to `url`.
+        url: of the application's database.
+        connect: opens a connection to it.
         binaries: directory of the pg_dump to use; None finds one.
-
-    Raises:
-        BackupError: pg_dump is missing, too old, or ends badly.
     """
-    with closing(connect()) as connection:
-        major = connection.info.server_version // 10_000
-        programs = Programs.of_server(binaries, major)
-        programs.require_not_older(major)
-        connection.execute(_SNAPSHOT)
-        snapshot = str(connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
-        contents = tuple(map(_content, census.count(connection, tables)))
-        options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
-        with _running(programs.command("pg_dump", *options), programs.environment(url)) as stream:
-            yield Dump(stream, contents)
+
+    url: str
+    connect: Callable[[], Connection]
+    binaries: Path | None
+
+    @contextmanager
+    def dumping(self, tables: Sequence[EncryptedTable]) -> Iterator[DumpUnderWay]:
+        """See `DumpSource.dumping`."""
+        with closing(self.connect()) as connection:
+            major = connection.info.server_version // 10_000
+            programs = Programs.of_server(self.binaries, major)
+            programs.require_not_older(major)
+            connection.execute(_SNAPSHOT)
+            snapshot = str(connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
+            contents = tuple(map(_content, census.count(connection, tables)))
+            options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
+            with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
+                yield DumpUnderWay(stream, contents)
 
 
 @contextmanager

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.backups.key_vault import FileVault
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedKeys
+from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import BackupError, OpenPGPError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline_tests.contract.backup_vault_suite import ANCHOR, V2, BackupVaultSuite
 from keyrotation_pipeline_tests.fakes import FakeClock, FakeVault
 from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer
 
-NAME = "encryption-key-v2-20260105-090000.bin.gpg"
+NAME, MANIFEST = "encryption-key-v2-20260105-090000.bin.gpg", "backup-20260105-090000.json"
 
 
 @pytest.fixture
@@ -37,11 +41,20 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+def vault_of(directory: Path, gpg: GnuPG, certificates: list[Path], clock: FakeClock) -> KeyVault:
+    """A vault in one directory, for recipients that are pinned."""
+    roster = Roster(2, (), tuple(gpg.read_certificate(each).fingerprint for each in certificates))
+    local = BackupDirectory(directory)
+    return KeyVault(
+        "clinic", local, (), EncryptedKeys(local, BackupRecipients(gpg, certificates, lambda: roster)), clock
+    )
+
+
 @pytest.fixture
 def vault(
     directory: Path, gpg: GnuPG, clock: FakeClock, recovery_officer: DemoOfficer, security_officer: DemoOfficer
-) -> FileVault:
-    return FileVault(directory, gpg, [recovery_officer.certificate, security_officer.certificate], clock)
+) -> KeyVault:
+    return vault_of(directory, gpg, [recovery_officer.certificate, security_officer.certificate], clock)
 
 
 class TestFakeVault(BackupVaultSuite):
@@ -50,14 +63,14 @@ class TestFakeVault(BackupVaultSuite):
         return FakeVault()
 
 
-class TestFileVault(BackupVaultSuite):
+class TestKeyVault(BackupVaultSuite):
     @pytest.fixture
     def vault(self, directory: Path, gpg: GnuPG, recovery_officer: DemoOfficer) -> BackupVault:
-        return FileVault(directory, gpg, [recovery_officer.certificate], FakeClock())
+        return vault_of(directory, gpg, [recovery_officer.certificate], FakeClock())
 
 
 def test_each_recipient_reads_the_base64_of_the_key_and_a_newline(
-    vault: FileVault, directory: Path, recovery_officer: DemoOfficer, security_officer: DemoOfficer
+    vault: KeyVault, directory: Path, recovery_officer: DemoOfficer, security_officer: DemoOfficer
 ) -> None:
     material = KeyMaterial.generate()
     made = vault.store_key(V2, material, ANCHOR)
@@ -66,42 +79,47 @@ def test_each_recipient_reads_the_base64_of_the_key_and_a_newline(
     assert KeyMaterial.from_base64(security_officer.decrypt(message).decode()) == material
 
 
-def test_who_is_no_recipient_cannot_read_it(vault: FileVault, directory: Path, privacy_officer: DemoOfficer) -> None:
+def test_who_is_no_recipient_cannot_read_it(vault: KeyVault, directory: Path, privacy_officer: DemoOfficer) -> None:
     made = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
     with pytest.raises(OpenPGPError):
         privacy_officer.decrypt((directory / made.name).read_bytes())
 
 
 def test_the_manifest_says_what_the_file_is_and_anchors_the_audit(
-    vault: FileVault, directory: Path, gpg: GnuPG, recovery_officer: DemoOfficer, security_officer: DemoOfficer
+    vault: KeyVault, directory: Path, gpg: GnuPG, recovery_officer: DemoOfficer, security_officer: DemoOfficer
 ) -> None:
     material = KeyMaterial.generate()
     vault.store_key(V2, material, ANCHOR)
     recipients = [gpg.read_certificate(each.certificate).fingerprint for each in (recovery_officer, security_officer)]
-    assert json.loads((directory / f"{NAME}.json").read_text()) == {
-        "schema": 1,
+    message = (directory / NAME).read_bytes()
+    key = {
         "file": NAME,
+        "sha256": hashlib.sha256(message).hexdigest(),
+        "size_bytes": len(message),
+        "recipients": recipients,
         "version": "v2",
         "fingerprint": material.fingerprint,
-        "sha256": hashlib.sha256((directory / NAME).read_bytes()).hexdigest(),
-        "recipients": recipients,
+    }
+    assert json.loads((directory / MANIFEST).read_text()) == {
+        "schema": 2,
         "made_at": "2026-01-05T09:00:00+00:00",
+        "database": "clinic",
+        "keys": [key],
+        "dump": None,
         "audit": {"seq": 41, "head": "5" * 64},
     }
 
 
-def test_only_the_owner_can_read_files_and_directory_and_nothing_else_is_left(
-    vault: FileVault, directory: Path
-) -> None:
+def test_only_the_owner_can_read_files_and_directory_and_nothing_else_is_left(vault: KeyVault, directory: Path) -> None:
     vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
     assert directory.stat().st_mode & 0o777 == 0o700
     assert {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()} == {
         NAME: 0o600,
-        f"{NAME}.json": 0o600,
+        MANIFEST: 0o600,
     }
 
 
-def test_the_key_is_in_no_file_in_any_form(vault: FileVault, tmp_path: Path) -> None:
+def test_the_key_is_in_no_file_in_any_form(vault: KeyVault, tmp_path: Path) -> None:
     material = KeyMaterial.generate()
     vault.store_key(V2, material, ANCHOR)
     forms = (material.raw, material.to_base64().encode(), material.raw.hex().encode())
@@ -110,7 +128,7 @@ def test_the_key_is_in_no_file_in_any_form(vault: FileVault, tmp_path: Path) -> 
     assert [path.name for path in files if any(form in path.read_bytes() for form in forms)] == []
 
 
-def test_two_backups_in_one_second_are_two_files(vault: FileVault, directory: Path) -> None:
+def test_two_backups_in_one_second_are_two_files(vault: KeyVault, directory: Path) -> None:
     first = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
     second = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
     assert first.name != second.name
@@ -118,7 +136,7 @@ def test_two_backups_in_one_second_are_two_files(vault: FileVault, directory: Pa
     assert vault.key_backup(V2, second.fingerprint) == second
 
 
-def test_the_newest_intact_backup_is_the_one(vault: FileVault, directory: Path, clock: FakeClock) -> None:
+def test_the_newest_intact_backup_is_the_one(vault: KeyVault, directory: Path, clock: FakeClock) -> None:
     material = KeyMaterial.generate()
     older = vault.store_key(V2, material, ANCHOR)
     clock.at += timedelta(days=1)
@@ -136,22 +154,22 @@ def test_the_newest_intact_backup_is_the_one(vault: FileVault, directory: Path, 
         pytest.param(b"", id="empty"),
         pytest.param(b"[1", id="not JSON"),
         pytest.param(b"{}", id="nothing in it"),
-        pytest.param(b'{"version": "v02", "sha256": "", "fingerprint": "", "recipients": []}', id="no version"),
+        pytest.param(b"[" * 100_000, id="deep"),
     ],
 )
-def test_a_backup_with_a_damaged_manifest_does_not_count(vault: FileVault, directory: Path, damage: bytes) -> None:
+def test_a_backup_with_a_damaged_manifest_does_not_count(vault: KeyVault, directory: Path, damage: bytes) -> None:
     made = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
-    (directory / f"{made.name}.json").write_bytes(damage)
+    (directory / MANIFEST).write_bytes(damage)
     assert vault.key_backup(V2, made.fingerprint) is None
 
 
-def test_a_file_without_a_manifest_does_not_count(vault: FileVault, directory: Path) -> None:
+def test_a_file_without_a_manifest_does_not_count(vault: KeyVault, directory: Path) -> None:
     made = vault.store_key(V2, KeyMaterial.generate(), ANCHOR)
-    (directory / f"{made.name}.json").unlink()
+    (directory / MANIFEST).unlink()
     assert vault.key_backup(V2, made.fingerprint) is None
 
 
-def test_versions_that_begin_alike_are_told_apart(vault: FileVault) -> None:
+def test_versions_that_begin_alike_are_told_apart(vault: KeyVault) -> None:
     material = KeyMaterial.generate()
     vault.store_key(KeyVersion(20), material, ANCHOR)
     assert vault.key_backup(V2, material.fingerprint) is None
@@ -162,7 +180,7 @@ def test_an_expired_recipient_stops_the_backup_before_anything_is_written(
 ) -> None:
     expired = make_expired_officer(tmp_path, "Gone").certificate
     with pytest.raises(OpenPGPError, match="has expired"):
-        FileVault(directory, gpg, [recovery_officer.certificate, expired], clock).store_key(
+        vault_of(directory, gpg, [recovery_officer.certificate, expired], clock).store_key(
             V2, KeyMaterial.generate(), ANCHOR
         )
     assert not directory.exists()
@@ -184,7 +202,7 @@ def test_a_message_that_leaves_a_recipient_out_is_no_backup(
     directory: Path, clock: FakeClock, recovery_officer: DemoOfficer, security_officer: DemoOfficer, tmp_path: Path
 ) -> None:
     recipients = [recovery_officer.certificate, security_officer.certificate]
-    vault, material = FileVault(directory, ForgetfulGnuPG(tmp_path / "g"), recipients, clock), KeyMaterial.generate()
+    vault, material = vault_of(directory, ForgetfulGnuPG(tmp_path / "g"), recipients, clock), KeyMaterial.generate()
     with pytest.raises(BackupError, match=r"cannot be decrypted with certificate security-officer\.asc"):
         vault.store_key(V2, material, ANCHOR)
     assert vault.key_backup(V2, material.fingerprint) is None
@@ -194,14 +212,14 @@ def test_a_message_that_a_stranger_can_read_is_no_backup(
     directory: Path, clock: FakeClock, recovery_officer: DemoOfficer, tmp_path: Path
 ) -> None:
     stranger = make_officer(tmp_path, "Stranger").certificate
-    vault = FileVault(directory, ForgetfulGnuPG(tmp_path / "g", stranger), [recovery_officer.certificate], clock)
+    vault = vault_of(directory, ForgetfulGnuPG(tmp_path / "g", stranger), [recovery_officer.certificate], clock)
     material = KeyMaterial.generate()
     with pytest.raises(BackupError, match="is encrypted to the unknown key"):
         vault.store_key(V2, material, ANCHOR)
     assert vault.key_backup(V2, material.fingerprint) is None
 
 
-def test_a_disk_that_gives_back_other_bytes_is_noticed(vault: FileVault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_gives_back_other_bytes_is_noticed(vault: KeyVault, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fdopen
 
     def damaging(descriptor: int, mode: str) -> object:
@@ -218,6 +236,6 @@ def test_a_directory_that_cannot_be_made_is_named(
     tmp_path: Path, gpg: GnuPG, clock: FakeClock, recovery_officer: DemoOfficer
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    vault = FileVault(tmp_path / "file" / "backups", gpg, [recovery_officer.certificate], clock)
+    vault = vault_of(tmp_path / "file" / "backups", gpg, [recovery_officer.certificate], clock)
     with pytest.raises(BackupError, match=r"cannot be written to .*/file/backups"):
         vault.store_key(V2, KeyMaterial.generate(), ANCHOR)

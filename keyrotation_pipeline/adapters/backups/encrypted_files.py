@@ -1,0 +1,83 @@
+"""Encrypted files in the backup directory: keys, and the dump of a database, which in plain exists in pipes only."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import DatabaseCopy, KeyCopy, StoredFile, key_file_name
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.ports.backups import DumpSource, Encryptor, LocalPlace
+
+_CHUNK_BYTES = 1 << 20
+# The packets that name the recipients come first.
+_HEAD_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedKeys:
+    """`KeyFiles`: each holds the base64 of a key and a newline, as the seed's do, and opens with ``gpg --decrypt``."""
+
+    place: LocalPlace
+    encryptor: Encryptor
+
+    def make(self, version: KeyVersion, material: KeyMaterial, stamp: str) -> KeyCopy:
+        """See `KeyFiles.make`."""
+        recipients = self.encryptor.recipients()
+        message = self.encryptor.encrypt(f"{material.to_base64()}\n".encode())
+        name = key_file_name(version, stamp)
+        self.place.write(name, message)
+        file = StoredFile(name, hashlib.sha256(message).hexdigest(), len(message), recipients)
+        _require_as_written(self.place, self.encryptor, file)
+        return KeyCopy(version, material.fingerprint, file)
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedDumps:
+    """`DatabaseDumps`."""
+
+    place: LocalPlace
+    source: DumpSource
+    encryptor: Encryptor
+
+    def make(self, name: str, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
+        """See `DatabaseDumps.make`."""
+        recipients = self.encryptor.recipients()
+        with (
+            # Innermost ends first: gpg, then pg_dump, and only when both ended well does the file get its name.
+            self.place.receiving(name) as file,
+            self.source.dumping(tables) as dump,
+            self.encryptor.encrypting(dump.stream) as message,
+        ):
+            sha256, size_bytes = _copied(message, file)
+        stored = StoredFile(name, sha256, size_bytes, recipients)
+        _require_as_written(self.place, self.encryptor, stored)
+        return DatabaseCopy(stored, dump.tables)
+
+
+def _require_as_written(place: LocalPlace, encryptor: Encryptor, file: StoredFile) -> None:
+    """Read back what was written: the same bytes, for every recipient and for nobody else; else the file goes."""
+    try:
+        _require_same(place, file)
+        with place.path(file.name).open("rb") as content:
+            encryptor.require_addressed(file.name, content.read(_HEAD_BYTES))
+    except BaseException:
+        place.remove(file.name)
+        raise
+
+
+def _require_same(place: LocalPlace, file: StoredFile) -> None:
+    if not place.holds(file.name, file.sha256):
+        raise BackupError(f"backup {file.name} reads back differently from what was written; check the disk")
+
+
+def _copied(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
+    digest, size_bytes = hashlib.sha256(), 0
+    while chunk := source.read(_CHUNK_BYTES):
+        target.write(chunk)
+        digest.update(chunk)
+        size_bytes += len(chunk)
+    return digest.hexdigest(), size_bytes

@@ -1,0 +1,88 @@
+"""The sets of a place: written, copied to another place, and read back by their manifests."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from keyrotation_pipeline.errors import BackupError, ManifestError
+from keyrotation_pipeline.model.backups import BackupSet, StoredFile, in_order, is_manifest, stamp_in
+from keyrotation_pipeline.model.manifest import parse, render
+from keyrotation_pipeline.ports.backups import BackupPlace, LocalPlace
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSets:
+    """The sets of one place, newest first, and the manifests there that cannot be read."""
+
+    place: BackupPlace
+    sets: tuple[BackupSet, ...]
+    damaged: tuple[str, ...]
+
+    @property
+    def newest(self) -> BackupSet | None:
+        """The newest set that has a dump."""
+        return next((each for each in self.sets if each.dump is not None), None)
+
+    @property
+    def recent(self) -> tuple[BackupSet, ...]:
+        """The newest set that has a dump, and the keys that were backed up since."""
+        return tuple(each for each in self.sets if self.newest is None or each.made_at >= self.newest.made_at)
+
+
+def kept_sets(place: BackupPlace) -> KeptSets:
+    """What a place keeps, by its manifests.
+
+    Raises:
+        BackupError: the place cannot be read.
+    """
+    sets, damaged = [], []
+    for name in _manifests(place):
+        try:
+            sets.append(parse(name, place.read(name)))
+        except ManifestError:
+            damaged.append(name)
+    return KeptSets(place, tuple(sets), tuple(damaged))
+
+
+def sets_of(place: BackupPlace) -> Iterator[BackupSet]:
+    """The sets of a place, newest first, read as they are asked for; a damaged manifest vouches for nothing.
+
+    Raises:
+        BackupError: the place cannot be read.
+    """
+    for name in _manifests(place):
+        with suppress(ManifestError):
+            yield parse(name, place.read(name))
+
+
+def write_manifest(local: LocalPlace, made: BackupSet) -> None:
+    """Make files of the local place a set. The manifest comes last: what has none is not a set.
+
+    Raises:
+        BackupError: it cannot be written.
+    """
+    local.write(made.name, render(made))
+
+
+def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
+    """Put a set of the local place into another one, its manifest last there, too.
+
+    Raises:
+        BackupError: a file cannot be written there, or reads back differently.
+    """
+    for file in made.files:
+        place.put(file.name, local.path(file.name))
+    place.put(made.name, local.path(made.name))
+
+
+def is_intact(place: BackupPlace, file: StoredFile) -> bool:
+    """Whether a file is there and reads, to its end, as its manifest says."""
+    with suppress(BackupError):
+        return place.digest(file.name) == file.sha256
+    return False
+
+
+def _manifests(place: BackupPlace) -> list[str]:
+    """Names of the manifests, newest first."""
+    names = [name for name in place.names() if is_manifest(name)]
+    return sorted(names, key=lambda name: in_order(stamp_in(name) or ""), reverse=True)

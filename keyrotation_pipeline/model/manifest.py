@@ -1,0 +1,181 @@
+"""The manifest of a backup's set: written in one place, and read there as text that anybody may have made."""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keyrotation_pipeline.errors import ManifestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.backups import (
+    BackupSet,
+    DatabaseCopy,
+    KeyCopy,
+    StoredFile,
+    TableContent,
+    dump_name,
+    key_file_name,
+    manifest_name,
+    stamp_in,
+)
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+
+SCHEMA: Final = 2
+# A thousand tables of a hundred columns under ten versions need a tenth of it.
+LARGEST_BYTES = 64 << 20
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fingerprint = Annotated[str, Field(pattern=r"^[0-9A-F]{40}([0-9A-F]{24})?$")]
+Version = Annotated[str, Field(pattern=r"^v[1-9][0-9]{0,5}$")]
+# PostgreSQL's names have 63 bytes at most, and a build of it may allow more.
+Identifier = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
+Number = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _File(_Document):
+    file: Annotated[str, Field(max_length=100)]
+    sha256: Sha256
+    size_bytes: Number
+    recipients: Annotated[tuple[Fingerprint, ...], Field(min_length=1)]
+
+
+class _Key(_File):
+    version: Version
+    fingerprint: Sha256
+
+
+class _Table(_Document):
+    in_schema: Identifier = Field(alias="schema")
+    table: Identifier
+    columns: tuple[Identifier, ...]
+    rows: Number
+    values: dict[Identifier, dict[Version, Number]]
+
+
+class _Dump(_File):
+    versions: tuple[Version, ...]
+    tables: tuple[_Table, ...]
+
+
+class _Audit(_Document):
+    seq: Number
+    head: Sha256
+
+
+class _Manifest(_Document):
+    format: Literal[2] = Field(alias="schema")
+    made_at: Annotated[str, Field(max_length=40)]
+    database: Annotated[str, Field(min_length=1, max_length=500)]
+    keys: tuple[_Key, ...]
+    dump: _Dump | None
+    audit: _Audit
+
+
+def render(made: BackupSet) -> bytes:
+    """The manifest of a set."""
+    content = _Manifest(
+        schema=SCHEMA,
+        made_at=made.made_at.isoformat(),
+        database=made.database,
+        keys=tuple(
+            _Key(version=str(key.version), fingerprint=key.fingerprint, **_file_fields(key.file)) for key in made.keys
+        ),
+        dump=None if made.dump is None else _dump_document(made.dump),
+        audit=_Audit(seq=made.anchor.seq, head=made.anchor.hash),
+    )
+    return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
+
+
+def parse(name: str, text: bytes) -> BackupSet:
+    """Read the manifest `name`, believing nothing in it: names of files are those that the manifest's own name gives.
+
+    Raises:
+        ManifestError: it is damaged, or not as this program writes it; the sentence holds nothing of it.
+    """
+    stamp = stamp_in(name)
+    if stamp is None or name != manifest_name(stamp):
+        raise ManifestError(name, "its name is none of a manifest")
+    if len(text) > LARGEST_BYTES:
+        raise ManifestError(name, f"it has {len(text):,} bytes")
+    try:
+        content = _Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise ManifestError(name, _reason(error)) from None
+    made = _set_of(stamp, content)
+    _require_consistent(name, made, content)
+    return made
+
+
+def _reason(error: ValidationError) -> str:
+    """The first field that is wrong, if it is one of ours."""
+    first, *_ = [*error.errors(include_input=False, include_context=False)[0]["loc"], ""]
+    known = {field.alias or key for key, field in _Manifest.model_fields.items()}
+    return f"its field {first} is not as it should be" if first in known else "it is no JSON object of ours"
+
+
+def _set_of(stamp: str, content: _Manifest) -> BackupSet:
+    keys = tuple(KeyCopy(KeyVersion.parse(key.version), key.fingerprint, _stored(key)) for key in content.keys)
+    dump = None
+    if content.dump is not None:
+        dump = DatabaseCopy(_stored(content.dump), tuple(map(_table_content, content.dump.tables)))
+    return BackupSet(stamp, content.database, keys, dump, AuditHead(content.audit.seq, content.audit.head))
+
+
+def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
+    if any(key.file.name != key_file_name(key.version, made.stamp) for key in made.keys):
+        raise ManifestError(name, "a key's file does not have the name that it should have")
+    if len({key.version for key in made.keys}) != len(made.keys):
+        raise ManifestError(name, "it names a key version twice")
+    if made.dump is not None and made.dump.file.name != dump_name(made.stamp):
+        raise ManifestError(name, "the dump's file does not have the name that it should have")
+    try:
+        told = made.made_at.isoformat()
+    except ValueError:
+        raise ManifestError(name, "there is no such moment") from None
+    if content.made_at != told:
+        raise ManifestError(name, "it was made at another time than its name says")
+    if content.dump and made.dump and content.dump.versions != tuple(map(str, made.dump.versions)):
+        raise ManifestError(name, "its key versions are not those of its tables")
+
+
+def _file_fields(file: StoredFile) -> dict[str, Any]:
+    return {
+        "file": file.name,
+        "sha256": file.sha256,
+        "size_bytes": file.size_bytes,
+        "recipients": file.recipients,
+    }
+
+
+def _stored(document: _File) -> StoredFile:
+    return StoredFile(document.file, document.sha256, document.size_bytes, document.recipients)
+
+
+def _dump_document(dump: DatabaseCopy) -> _Dump:
+    tables = tuple(
+        _Table(
+            schema=content.table.name.schema,
+            table=content.table.name.table,
+            columns=content.table.columns,
+            rows=content.rows,
+            values={
+                column: {str(version): number for version, number in sorted(values.items())}
+                for column, values in content.values.items()
+            },
+        )
+        for content in dump.tables
+    )
+    return _Dump(versions=tuple(map(str, dump.versions)), tables=tables, **_file_fields(dump.file))
+
+
+def _table_content(document: _Table) -> TableContent:
+    values = {
+        column: {KeyVersion.parse(version): number for version, number in counted.items()}
+        for column, counted in document.values.items()
+    }
+    table = EncryptedTable(TableName(document.in_schema, document.table), document.columns)
+    return TableContent(table, document.rows, values)

@@ -1,0 +1,165 @@
+"""Manifests: what is written is what is read, and whatever else lies there is refused in one sentence."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.errors import ManifestError
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.backups import (
+    BackupSet,
+    DatabaseCopy,
+    KeyCopy,
+    StoredFile,
+    TableContent,
+    dump_name,
+    free_stamp,
+    key_file_name,
+)
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.manifest import parse, render
+from keyrotation_pipeline_tests.fakes import START, V1, V2
+
+STAMP = "20260105-090000"
+PLANTED = "planted-text"
+
+
+def a_file(name: str) -> StoredFile:
+    return StoredFile(name, "ab" * 32, 123, ("F" * 40, "0" * 64))
+
+
+def a_set(stamp: str = STAMP) -> BackupSet:
+    keys = tuple(KeyCopy(version, "cd" * 32, a_file(key_file_name(version, stamp))) for version in (V1, V2))
+    table = EncryptedTable(TableName("bil\nling", 'In"voices'), ("no te",))
+    dump = DatabaseCopy(a_file(dump_name(stamp)), (TableContent(table, 7, {"no te": {V1: 3, V2: 4}}),))
+    return BackupSet(stamp, "clinic@host (7)", keys, dump, AuditHead(41, "5" * 64))
+
+
+@pytest.mark.parametrize("stamp", [STAMP, f"{STAMP}-2", f"{STAMP}-10"])
+def test_what_is_written_is_what_is_read(stamp: str) -> None:
+    made = a_set(stamp)
+    assert parse(made.name, render(made)) == made
+    assert made.made_at == START
+
+
+def test_a_set_without_a_dump_is_one() -> None:
+    made = BackupSet(STAMP, "clinic", a_set().keys, None, AuditHead(0, "0" * 64))
+    assert parse(made.name, render(made)) == made
+
+
+def without(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content.pop(name)
+
+
+def with_(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content.update({name: value})
+
+
+def in_key(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["keys"][0].update({name: value})
+
+
+def in_dump(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["dump"].update({name: value})
+
+
+def in_table(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["dump"]["tables"][0].update({name: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(in_key("file", "/root/.ssh/authorized_keys"), id="an absolute path"),
+        pytest.param(in_key("file", "../../keys/v1.key"), id="a path upwards"),
+        pytest.param(in_key("file", key_file_name(V1, STAMP) + "\n"), id="a newline behind the name"),
+        pytest.param(in_key("file", key_file_name(V2, STAMP)), id="the file of another version"),
+        pytest.param(in_key("file", key_file_name(V1, "20250101-000000")), id="the file of another set"),
+        pytest.param(in_key("version", "v2"), id="a version twice"),
+        pytest.param(in_key("version", "v01"), id="no version"),
+        pytest.param(in_key("sha256", "AB" * 32), id="a hash in capitals"),
+        pytest.param(in_key("sha256", "ab"), id="a short hash"),
+        pytest.param(in_key("size_bytes", -1), id="a negative size"),
+        pytest.param(in_key("size_bytes", True), id="a truth for a size"),
+        pytest.param(in_key("size_bytes", "123"), id="a text for a size"),
+        pytest.param(in_key("size_bytes", 10**30), id="a size beyond all disks"),
+        pytest.param(in_key("size_bytes", 1.5), id="half a byte"),
+        pytest.param(in_key("recipients", []), id="no recipient"),
+        pytest.param(in_key("recipients", [PLANTED]), id="no fingerprint"),
+        pytest.param(in_key(PLANTED, 1), id="one field more in a key"),
+        pytest.param(in_dump("file", "/etc/cron.d/x"), id="a dump elsewhere"),
+        pytest.param(in_dump("versions", ["v1"]), id="fewer versions than its tables have"),
+        pytest.param(in_table("table", ""), id="a table without a name"),
+        pytest.param(in_table("table", "x\0y"), id="a table with a zero byte"),
+        pytest.param(in_table("values", {"note": {PLANTED: 1}}), id="values under no version"),
+        pytest.param(in_table("rows", None), id="no number of rows"),
+        pytest.param(with_("made_at", "2025-01-01T00:00:00+00:00"), id="dated back"),
+        pytest.param(with_("made_at", PLANTED), id="no date"),
+        pytest.param(with_("schema", 1), id="an older form"),
+        pytest.param(with_("database", 7), id="a number for a database"),
+        pytest.param(with_("keys", {}), id="an object for a list"),
+        pytest.param(with_("audit", {"seq": 1, "head": PLANTED}), id="no head"),
+        pytest.param(with_(PLANTED, 1), id="one field more"),
+        *(pytest.param(without(name), id=f"no {name}") for name in ("schema", "keys", "dump", "audit", "database")),
+    ],
+)
+def test_a_manifest_that_is_not_as_we_write_it_is_refused_in_one_sentence_without_its_content(
+    change: Callable[[dict[str, Any]], object],
+) -> None:
+    made = a_set()
+    content = json.loads(render(made))
+    change(content)
+    assert_refused(made.name, json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"{", id="cut off"),
+        pytest.param(b"[]", id="a list"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"[" * 200_000, id="as deep as can be"),
+        pytest.param(b'{"schema":' * 100_000, id="objects as deep"),
+        pytest.param(b'{"schema": ' + b"9" * 100_000 + b"}", id="a number of 100,000 digits"),
+        pytest.param(b'{"schema": NaN}', id="NaN"),
+        pytest.param(b'{"schema": 2, "database": "\xff"}', id="no UTF-8"),
+        pytest.param(b'{"schema": 2, "database": "\\ud800"}', id="half a surrogate"),
+        pytest.param(PLANTED.encode() * (8 << 20), id="100 MB"),
+        pytest.param(b"\x00" * 1000, id="zeros"),
+    ],
+)
+def test_what_is_no_manifest_at_all_is_refused_in_one_sentence(text: bytes) -> None:
+    assert_refused(a_set().name, text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("backup-20260105-090001.json", id="a second later"),
+        pytest.param("backup-20261399-990000.json", id="no such day"),
+        pytest.param("backup-20260105-090000-1.json", id="a number that is never given"),
+        pytest.param("backup-20260105-090000.json\n", id="a newline behind"),
+        pytest.param("../backup-20260105-090000.json", id="elsewhere"),
+        pytest.param("backup-２０２６0105-090000.json", id="digits of another script"),
+        pytest.param("database-20260105-090000.dump.gpg", id="the dump's"),
+    ],
+)
+def test_a_manifest_under_another_name_is_refused(name: str) -> None:
+    assert_refused(name, render(a_set()))
+
+
+def assert_refused(name: str, text: bytes) -> None:
+    with pytest.raises(ManifestError) as refused:
+        parse(name, text)
+    assert PLANTED not in str(refused.value)
+    assert len(str(refused.value).removeprefix(f"the manifest {name} ")) < 150
+
+
+def test_sets_of_one_second_get_stamps_of_their_own() -> None:
+    names = ["backup-20260105-090000.json", "encryption-key-v1-20260105-090000-2.bin.gpg", "notes-20260105-090000-3"]
+    assert free_stamp(START, names) == "20260105-090000-3"
+    assert free_stamp(START, []) == "20260105-090000"
+    assert free_stamp(START.replace(second=1), names) == "20260105-090001"
