@@ -53,9 +53,9 @@ def clinic() -> Iterator[Clinic]:
             migrate(server.url())
             store = FileKeyStore.create(home / "keys")
             for version in (V1, V2):
-                store.add(version, KeyMaterial.generate())
-            store.set_primary(V2)
-            place = Clinic(server.url(), home / "keys", store.ring(), postmaster_of(server.url()))
+                stored = store.add(version, KeyMaterial.generate(), store.read().revision)
+            store.set_primary(V2, stored.revision)
+            place = Clinic(server.url(), home / "keys", store.read().ring(), postmaster_of(server.url()))
             with closing(connect(server.url())) as connection:
                 _make_template(connection, place.ring)
             yield place

@@ -21,14 +21,14 @@ def main() -> None:
     """Do the job."""
     job = json.load(sys.stdin)
     store = FileKeyStore(Path(job["keys"]))
-    ring, target, limits = store.ring(), KeyVersion.parse(job["target"]), Limits(**job["limits"])
+    ring, target, limits = store.read().ring(), KeyVersion.parse(job["target"]), Limits(**job["limits"])
     if job.get("emergency"):
         limits = limits.in_an_emergency()
     connecting = partial(connect, job["url"])
     before = os.times()
     started = time.monotonic()
     done = rewrite_shard(
-        connecting, uuid.uuid4().hex, Shard(CLIENTS, 0, 1), ring, target, lambda _: None, limits, Hiring(store.ring)
+        connecting, uuid.uuid4().hex, Shard(CLIENTS, 0, 1), ring, target, lambda _: None, limits, Hiring(store)
     )
     seconds = time.monotonic() - started
     after = os.times()

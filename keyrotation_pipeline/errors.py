@@ -121,7 +121,19 @@ class OutOfOrderError(KeyRotationError):
 
 
 class KeyStoreError(KeyRotationError):
-    """The key store is missing, damaged, or holds a different key."""
+    """The key store does not take a change, or one of the kinds below."""
+
+
+class KeyStoreUnavailableError(KeyStoreError):
+    """The key store does not answer or does not let us in; nothing is known to be wrong with the keys. Try again."""
+
+
+class KeyStoreConflictError(KeyStoreError):
+    """The key store was changed between reading and changing it; nothing was changed. Read and decide again."""
+
+
+class KeyStoreDamagedError(KeyStoreError):
+    """The key store is lost, or holds something else than the keys that must be there. Stop until it is mended."""
 
 
 class BackupError(KeyRotationError):

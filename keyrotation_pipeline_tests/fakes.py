@@ -8,6 +8,7 @@ before its n-th entry, as a killed process would.
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
 import copy
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.audit.events import require_indexed
 from keyrotation_pipeline.errors import (
@@ -22,7 +24,9 @@ from keyrotation_pipeline.errors import (
     BlockedError,
     FenceError,
     InvalidKeyError,
+    KeyStoreDamagedError,
     KeyStoreError,
+    KeyStoreUnavailableError,
     OutOfOrderError,
     ProofError,
     RequestError,
@@ -70,6 +74,7 @@ from keyrotation_pipeline.model.request_events import (
     StepFinished,
     Unblocked,
 )
+from keyrotation_pipeline.model.stored_keys import DamagedKey, StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -112,67 +117,111 @@ class FakeClock:
 
 @dataclass
 class FakeKeyStore:
-    """`KeyStore` in two dictionaries."""
+    """`KeyStore` in two dictionaries. Each move of a key is two changes, between which it can die.
+
+    A test may leave the revision out, and then means the present one.
+
+    Args:
+        unavailable, damaged: what every call then says.
+        broken: live versions whose entry is not a key.
+        reads: how often the store was read.
+    """
 
     live: dict[KeyVersion, KeyMaterial]
     primary_version: KeyVersion | None
     journal: Journal = field(default_factory=Journal)
     shelf: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     description: str = "fake key store"
+    unavailable: str | None = None
+    damaged: str | None = None
+    broken: set[KeyVersion] = field(default_factory=set)
+    reads: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ring(self) -> KeyRing:
-        if self.primary_version is None:
-            raise KeyStoreError("the fake key store names no primary; call set_primary")
-        return KeyRing(self.live, self.primary_version)
+    def read(self) -> StoredKeys:
+        self.reads += 1
+        return self._stored()
 
+    def add(self, version: KeyVersion, material: KeyMaterial, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_adding(stored, version, material, decided):
+                self.journal.note(f"keys.add {version}")
+                self.live[version] = material
+        return self._stored()
+
+    def set_primary(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_promoting(stored, version, decided):
+                self.journal.note(f"keys.set_primary {version}")
+                self.primary_version = version
+        return self._stored()
+
+    def archive(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_archiving(stored, version, decided):
+                self.journal.note(f"keys.archive {version}")
+                self._move(version, self.live, self.shelf)
+        return self._stored()
+
+    def restore(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_restoring(stored, version, decided) or version in self.shelf:
+                self.journal.note(f"keys.restore {version}")
+                self._move(version, self.shelf, self.live)
+        return self._stored()
+
+    def destroy(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_destroying(stored, version, decided):
+                self.journal.note(f"keys.destroy {version}")
+                del self.shelf[version]
+        return self._stored()
+
+    @contextmanager
+    def _changing(self, revision: str | None) -> Iterator[tuple[StoredKeys, str]]:
+        with self.lock:
+            stored = self._stored()
+            yield stored, revision or stored.revision
+
+    def _move(
+        self, version: KeyVersion, source: dict[KeyVersion, KeyMaterial], target: dict[KeyVersion, KeyMaterial]
+    ) -> None:
+        target[version] = source[version]
+        self.journal.note(f"keys.move {version}")
+        del source[version]
+
+    def _stored(self) -> StoredKeys:
+        if self.unavailable is not None:
+            raise KeyStoreUnavailableError(self.unavailable)
+        if self.damaged is not None:
+            raise KeyStoreDamagedError(self.damaged)
+        broken = {version: DamagedKey(f"{version} is not a key; restore it") for version in self.broken}
+        return StoredKeys.of({**self.live, **broken}, self.shelf, self.primary_version)
+
+    def __reduce__(self) -> tuple[Callable[[int], "FakeKeyStore"], tuple[int]]:
+        # What travels is how to find it: this process keeps every fake that was pickled.
+        _PICKLED[id(self)] = self
+        return _pickled, (id(self),)
+
+    # For tests: what is in it, without a read that would count.
     def versions(self) -> tuple[KeyVersion, ...]:
-        return tuple(sorted(self.live))
+        return tuple(self._stored().live)
 
     def archived(self) -> tuple[KeyVersion, ...]:
-        return tuple(sorted(self.shelf))
+        return tuple(self._stored().archived)
 
     def primary(self) -> KeyVersion | None:
         return self.primary_version
 
     def get(self, version: KeyVersion) -> KeyMaterial:
-        material = self.live.get(version) or self.shelf.get(version)
-        if material is None:
-            raise KeyStoreError(f"the key store holds no {version}; restore it")
-        return material
+        return self._stored().material(version)
 
-    def add(self, version: KeyVersion, material: KeyMaterial) -> None:
-        stored = self.live.get(version) or self.shelf.get(version)
-        if stored is not None and stored != material:
-            raise KeyStoreError(f"the key store holds a different {version}; choose another version")
-        self.journal.note(f"keys.add {version}")
-        if stored is None:
-            self.live[version] = material
 
-    def set_primary(self, version: KeyVersion) -> None:
-        if version not in self.live:
-            raise KeyStoreError(f"{version} is not live; add it first")
-        self.journal.note(f"keys.set_primary {version}")
-        self.primary_version = version
+_PICKLED: dict[int, FakeKeyStore] = {}
 
-    def archive(self, version: KeyVersion) -> None:
-        if version == self.primary_version:
-            raise KeyStoreError(f"{version} is the primary; name another first")
-        self.get(version)
-        self.journal.note(f"keys.archive {version}")
-        if version in self.live:
-            self.shelf[version] = self.live.pop(version)
 
-    def restore(self, version: KeyVersion) -> None:
-        self.get(version)
-        self.journal.note(f"keys.restore {version}")
-        if version in self.shelf:
-            self.live[version] = self.shelf.pop(version)
-
-    def destroy(self, version: KeyVersion) -> None:
-        if version in self.live or version == self.primary_version:
-            raise KeyStoreError(f"{version} is live; archive it first")
-        self.journal.note(f"keys.destroy {version}")
-        self.shelf.pop(version, None)
+def _pickled(number: int) -> FakeKeyStore:
+    return _PICKLED[number]
 
 
 @dataclass
@@ -735,7 +784,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
         ledger.state.keys[version] = KeyRecord(version, state, keys.get(version).fingerprint, START)
     ledger.state.roster = ROSTER
     vault = FakeVault()
-    for version in keys.versions():
+    for version in keys.live:
         vault.store_key(version, keys.get(version), ledger.head())
     vault.journal = journal
     stored = {name: [dict(row) for row in table] for name, table in (rows or {"clients": []}).items()}

@@ -88,7 +88,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         hours=settings.allowed_hours,
     )
     store = FileKeyStore(settings.keys_directory)
-    hiring = Hiring(store.ring, child_environment())
+    hiring = Hiring(store, child_environment())
     database = PostgresDatabase(url, connection, partial(connect, url), limits, hiring)
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
     ledger = PostgresLedger(connection, clock, actor, str(database.identity()))

@@ -11,6 +11,7 @@ from keyrotation_pipeline.errors import BackupError, KeyRotationError
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, dump_name, free_stamp
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 
 FEWEST_RECIPIENTS = 2
 
@@ -83,10 +84,11 @@ def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]
     records = [record for record in registered if record.state is not KeyState.DESTROYED]
     if not records:
         raise BackupError("there is no key to back up; run `keyrotation init`")
+    stored = site.pipeline.keys.read()
     copies, failures = [], []
     for record in records:
         try:
-            copies.append(_key(site, record, stamp))
+            copies.append(_key(site, stored, record, stamp))
         except KeyRotationError as error:
             failures.append(str(error))
     if not copies:
@@ -94,14 +96,8 @@ def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]
     return tuple(copies), failures
 
 
-def _key(site: BackupSite, record: KeyRecord, stamp: str) -> KeyCopy:
-    material = site.pipeline.keys.get(record.version)
-    if material.fingerprint != record.fingerprint:
-        raise BackupError(
-            f"the key store holds another {record.version} ({material.fingerprint[:16]}) than the one registered "
-            f"({record.fingerprint[:16]}); move it away and run `keyrotation restore-key {record.version}`"
-        )
-    return site.key_files.make(record.version, material, stamp)
+def _key(site: BackupSite, stored: StoredKeys, record: KeyRecord, stamp: str) -> KeyCopy:
+    return site.key_files.make(record.version, stored.registered(record), stamp)
 
 
 def _dump(site: BackupSite, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:

@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.backups import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -87,7 +88,7 @@ def open_destruction(
         require_consistent(pipeline)
         if (already := pending(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
-        record = _require_destroyable(site, version)
+        record, _ = _require_destroyable(site, version)
         found = _found(site, record)
         opened = _request(pipeline, record, f"{reason}; {_told(found.held)}", requested_by)
         pipeline.ledger.open(opened, approval_text(pipeline, opened))
@@ -110,7 +111,7 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
             raise RequestError(f"request {rotation.id} destroys nothing; open one with `keyrotation destroy {version}`")
         require_consistent(pipeline)
         require_authorised(pipeline, rotation)
-        record = _require_destroyable(site, version, begun=rotation.status is RequestStatus.RUNNING)
+        record, revision = _require_destroyable(site, version, begun=rotation.status is RequestStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
         found = _found(site, record)
@@ -118,7 +119,7 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
             pipeline.ledger.append(found.as_fact(KeyDestructionIntended), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
-        _remove(site, found)
+        _remove(site, found, revision)
         done = _as_intended(pipeline, found, rotation)
         with pipeline.ledger.transaction():
             pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
@@ -140,11 +141,16 @@ def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: s
     )
 
 
-def _require_destroyable(site: BackupSite, version: KeyVersion, *, begun: bool = False) -> KeyRecord:
-    """The version's record, if it may go: everything is looked at anew, and whatever cannot be known refuses."""
-    record = _require_state(site, version, begun=begun)
-    _require_not_in_use(site.pipeline, version)
-    _require_registered_key(site.pipeline, record)
+def _require_destroyable(site: BackupSite, version: KeyVersion, *, begun: bool = False) -> tuple[KeyRecord, str]:
+    """The version's record and the store's revision, if it may go.
+
+    Everything is looked at anew, and whatever cannot be known refuses.
+    """
+    stored = site.pipeline.keys.read()
+    record = _require_state(site, stored, version, begun=begun)
+    _require_not_in_use(site.pipeline, stored, version)
+    if version in stored.archived:
+        stored.registered(record)
     _require_no_values(site.pipeline, version)
     if dumps := kept_dumps_that_need(site, version):
         raise BlockedError(
@@ -154,16 +160,16 @@ def _require_destroyable(site: BackupSite, version: KeyVersion, *, begun: bool =
         raise BlockedError(
             f"no manifest says which keys {', '.join(dumps)} needs; restore its manifest or remove it first"
         )
-    return record
+    return record, stored.revision
 
 
-def _require_state(site: BackupSite, version: KeyVersion, *, begun: bool) -> KeyRecord:
+def _require_state(site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool) -> KeyRecord:
     record = record_of(site.pipeline, version)
     if record is None:
         raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
     if record.state is KeyState.DESTROYED:
         # One that was killed in the middle, and whose request has run out, is asked for again.
-        if not (begun or version in site.pipeline.keys.archived() or _key_files(site.local, version)):
+        if not (begun or version in stored.archived or _key_files(site.local, version)):
             raise RequestError(f"{version} is destroyed already; `keyrotation audit` has the record of it")
     elif record.state not in DESTROYABLE:
         raise RequestError(
@@ -173,25 +179,15 @@ def _require_state(site: BackupSite, version: KeyVersion, *, begun: bool) -> Key
     return record
 
 
-def _require_not_in_use(pipeline: Pipeline, version: KeyVersion) -> None:
+def _require_not_in_use(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion) -> None:
     for unfinished in (pipeline.ledger.current(), pipeline.ledger.waiting()):
         if unfinished is not None and version in {unfinished.source, unfinished.target}:
             raise BlockedError(
                 f"{unfinished.action} {unfinished.id} is about {version} and not finished; finish or cancel it first"
             )
-    if version in pipeline.keys.versions() or version == pipeline.keys.primary():
+    if version in stored.live or version == stored.primary:
         raise BlockedError(
             f"{version} is live in the key store; let a rotation archive it first with `keyrotation request`"
-        )
-
-
-def _require_registered_key(pipeline: Pipeline, record: KeyRecord) -> None:
-    if record.version not in pipeline.keys.archived():
-        return
-    if (found := pipeline.keys.get(record.version).fingerprint) != record.fingerprint:
-        raise KeyStoreError(
-            f"the archive holds another {record.version} ({found[:16]}) than the registered one "
-            f"({record.fingerprint[:16]}); find out what that one encrypted, and move it away"
         )
 
 
@@ -225,11 +221,11 @@ def _key_files(place: BackupPlace, version: KeyVersion) -> tuple[str, ...]:
     return tuple(name for name in place.names() if name.startswith(f"encryption-key-{version}-"))
 
 
-def _remove(site: BackupSite, found: Destruction) -> None:
-    site.pipeline.keys.destroy(found.version)
+def _remove(site: BackupSite, found: Destruction, revision: str) -> None:
+    stored = site.pipeline.keys.destroy(found.version, revision)
     for name in found.local:
         site.local.remove(name)
-    if found.version in site.pipeline.keys.archived() or _key_files(site.local, found.version):
+    if found.version in stored or _key_files(site.local, found.version):
         raise KeyStoreError(f"{found.version} is still there after it was removed; check the disk, and run this again")
 
 

@@ -11,6 +11,7 @@ from keyrotation_pipeline.errors import (
     BackupError,
     FingerprintMismatchError,
     KeyRotationError,
+    KeyStoreDamagedError,
     KeyStoreError,
     MissingVersionError,
 )
@@ -21,6 +22,7 @@ from keyrotation_pipeline.model.backups import KeyCopy
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import record_of
@@ -86,7 +88,7 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
         KeyStoreError: the version is destroyed, or the store holds a different key under it.
     """
     record = _require_registered(pipeline, version, material)
-    _require_no_other(pipeline, version, material)
+    _require_no_other(pipeline.keys.read(), version, material)
     ring = KeyRing({version: material}, version)
     decrypted = sum(sum(sampled_under(pipeline.database, table, version, ring).values()) for table in pipeline.tables)
     archived = record.state is KeyState.ARCHIVED or (record.state is KeyState.COMPROMISED and not decrypted)
@@ -115,9 +117,8 @@ def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMa
     return record
 
 
-def _require_no_other(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> None:
-    stored = (*pipeline.keys.versions(), *pipeline.keys.archived())
-    if version in stored and (found := pipeline.keys.get(version)) != material:
+def _require_no_other(stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> None:
+    if version in stored and (found := stored.material(version)) != material:
         raise KeyStoreError(
             f"the key store holds a different key ({found.fingerprint[:16]}) under {version}, which is never "
             "overwritten; find out whose it is, move it away, and run this again"
@@ -126,11 +127,12 @@ def _require_no_other(pipeline: Pipeline, version: KeyVersion, material: KeyMate
 
 def _store(pipeline: Pipeline, record: KeyRecord, material: KeyMaterial, *, archived: bool) -> None:
     version, keys = record.version, pipeline.keys
-    if version not in keys.archived():
-        keys.add(version, material)
-    if keys.get(version) != material:
-        raise KeyStoreError(f"{version} does not read back from the key store as it was stored; check the store")
-    if archived and version in keys.versions():
-        keys.archive(version)
-    if record.state is KeyState.ACTIVE and keys.primary() is None:
-        keys.set_primary(version)
+    stored = keys.read()
+    if version not in stored.archived:
+        stored = keys.add(version, material, stored.revision)
+    if stored.material(version) != material:
+        raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")
+    if archived and version in stored.live:
+        stored = keys.archive(version, stored.revision)
+    if record.state is KeyState.ACTIVE and stored.primary is None:
+        keys.set_primary(version, stored.revision)

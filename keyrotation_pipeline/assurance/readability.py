@@ -8,6 +8,8 @@ from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import is_dump
+from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,9 @@ class _Keys:
     def __init__(self, site: BackupSite) -> None:
         self.problems: list[str] = []
         self.kept = list(self._read(site))
-        self._pipeline = site.pipeline
         registered = site.pipeline.ledger.keys()
         self._registered = {record.version: record for record in registered}
+        self._store = self._read_store(site.pipeline)
         self._known: dict[KeyVersion, tuple[bool, tuple[str, ...]]] = {}
 
     def readable(self, table: str, version: KeyVersion, values: int) -> Readable:
@@ -90,13 +92,23 @@ class _Keys:
             self.problems += [f"the manifest {name} in {place.description} is damaged" for name in kept.damaged]
             yield kept
 
+    def _read_store(self, pipeline: Pipeline) -> StoredKeys | None:
+        try:
+            return pipeline.keys.read()
+        except KeyStoreError as error:
+            self.problems.append(str(error))
+            return None
+
     def _stored(self, version: KeyVersion) -> bool:
         record = self._registered.get(version)
+        if record is None or self._store is None:
+            return False
         try:
-            return record is not None and self._pipeline.keys.get(version).fingerprint == record.fingerprint
+            self._store.registered(record)
         except KeyStoreError as error:
             self.problems.append(str(error))
             return False
+        return True
 
     def _backups(self, version: KeyVersion) -> Iterator[str]:
         record = self._registered.get(version)

@@ -113,12 +113,12 @@ def _found(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet
 
 def _ring(pipeline: Pipeline, dump: DatabaseCopy) -> KeyRing:
     """Every key that the dump needs, live or archived."""
-    stored = {*pipeline.keys.versions(), *pipeline.keys.archived()}
+    stored = pipeline.keys.read()
     for version in dump.versions:
         if version not in stored:
             raise MissingVersionError(
                 f"{dump.file.name} needs the key {version}, which is not in the key store; "
                 f"put it back with `keyrotation restore-key {version}` first"
             )
-    needed = {version: pipeline.keys.get(version) for version in dump.versions or sorted(stored)[:1]}
+    needed = {version: stored.material(version) for version in dump.versions or stored.versions[:1]}
     return KeyRing(needed, max(needed))

@@ -60,7 +60,7 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
 def _primary(pipeline: Pipeline) -> tuple[KeyVersion | None, list[str]]:
     """The primary by the key store, and what is wrong with it."""
     try:
-        primary = pipeline.keys.primary()
+        primary = pipeline.keys.read().primary
     except KeyStoreError as error:
         return None, [str(error)]
     return primary, [] if primary else ["the key store names no primary; run `keyrotation init`"]

@@ -4,7 +4,7 @@ Approvals, key states and audit are then of an earlier time, and the key store a
 are not. Whatever the key store holds must be explained by the ledger, and every anchor must lie in its audit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.events import entries
@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.key_events import (
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _TELLING = (
@@ -81,7 +82,12 @@ def _compared(pipeline: Pipeline) -> Divergence:
         for anchor in anchors
         if anchor.seq and told.hashes.get(anchor.seq) != anchor.hash and anchor not in told.accepted
     )
-    findings = [*_about_anchors(pipeline, strangers), *_about_keys(pipeline, told), *_about_primary(pipeline, told)]
+    stored, records = pipeline.keys.read(), pipeline.ledger.keys()
+    findings = [
+        *_about_anchors(pipeline, strangers),
+        *_about_keys(stored, records, told),
+        *_about_primary(stored, records, told),
+    ]
     return Divergence(tuple(findings), strangers)
 
 
@@ -138,16 +144,14 @@ def _about_anchors(pipeline: Pipeline, strangers: tuple[AuditHead, ...]) -> Iter
         yield f"event {newest.seq} of the audit is not the one that a copy outside names ({newest.hash[:16]})"
 
 
-def _about_keys(pipeline: Pipeline, told: Told) -> Iterator[str]:
-    records = pipeline.ledger.keys()
+def _about_keys(stored: StoredKeys, records: Sequence[KeyRecord], told: Told) -> Iterator[str]:
     registered = {record.version: record for record in records}
-    shelf = pipeline.keys.archived()
-    for version in (*pipeline.keys.versions(), *shelf):
+    for version in (*stored.live, *stored.archived):
         record = registered.get(version)
         if record is None:
-            if (version, pipeline.keys.get(version).fingerprint) not in told.keys:
+            if (version, stored.material(version).fingerprint) not in told.keys:
                 yield f"the key store holds {version}, of which the database knows nothing"
-        elif version in shelf and not _may_be_shelved(record, told):
+        elif version in stored.archived and not _may_be_shelved(record, told):
             yield f"the key store has archived {version}, which is {record.state} in the database"
 
 
@@ -155,8 +159,8 @@ def _may_be_shelved(record: KeyRecord, told: Told) -> bool:
     return record.state in _SHELVED or record.version in told.shelved
 
 
-def _about_primary(pipeline: Pipeline, told: Told) -> Iterator[str]:
-    primary, records = pipeline.keys.primary(), pipeline.ledger.keys()
+def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: Told) -> Iterator[str]:
+    primary = stored.primary
     active = next((record.version for record in records if record.state is KeyState.ACTIVE), None)
     if primary is None or active in {None, primary}:
         return

@@ -75,8 +75,10 @@ def _keys_in_use(declared: Settings) -> KeyRing | None:
     environment = settings.process_environment()
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return KeyRing.from_environment(environment)
-    store = FileKeyStore(declared.keys_directory)
-    return store.ring() if declared.keys_directory.is_dir() and store.versions() else None
+    if not declared.keys_directory.is_dir():
+        return None
+    stored = FileKeyStore(declared.keys_directory).read()
+    return stored.ring() if stored.live else None
 
 
 def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:
             f"the schema is ready and the roster pinned, but there is no key; set {FIRST_KEY_VARIABLE} to the "
             "application's key (base64 of 32 bytes), then run `keyrotation init` again"
         )
-    primary = pipeline.keys.primary()
+    primary = pipeline.keys.read().primary
     return {
         "configuration": str(path),
         "written": False,

@@ -39,7 +39,7 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline, reporting(quiet=as_json) as report:
         database = pipeline.database.identity().name
-        ring = pipeline.keys.ring()
+        ring = pipeline.keys.read().ring()
         done = [pipeline.database.decrypt_all(table, ring, report) for table in pipeline.tables]
     if as_json:
         output.document(_verify_document(database, done))

@@ -40,7 +40,7 @@ def primary_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelineRes
 def rotation_not_overdue(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
     """The primary is younger than 12 months, and no emergency rotation is older than 24 hours; warns a month ahead."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
-        primary, now = opened.keys.primary(), opened.clock.now()
+        primary, now = opened.keys.read().primary, opened.clock.now()
         due = rotation_due(primary, opened.ledger.keys(), opened.ledger.requests()) if primary else None
     if due is None:
         return dg.AssetCheckResult(passed=False, description="no key is the primary; run `keyrotation init`")

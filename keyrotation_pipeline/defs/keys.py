@@ -12,7 +12,9 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS, KeyUsage
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.rotation.keys import require_kept
 
 
 @dg.asset(partitions_def=KEY_VERSIONS, group_name="new_key", kinds={"key", "gpg"}, owners=[SECURITY_OFFICERS])
@@ -27,24 +29,21 @@ def key_reads_back(context: dg.AssetCheckExecutionContext, pipeline: PipelineRes
     with refusals(), pipeline.open(actor_of(context)) as opened:
         registered = opened.ledger.keys()
         kept = [each for each in registered if each.state is not KeyState.DESTROYED]
-        wrong = {str(each.version): reason for each in kept if (reason := _wrong_with(opened, each))}
+        stored = opened.keys.read()
+        wrong = {str(each.version): reason for each in kept if (reason := _wrong_with(opened, stored, each))}
     return dg.AssetCheckResult(
         passed=not wrong and bool(kept),
-        description="; ".join(f"{version} {reason}" for version, reason in wrong.items())
+        description="; ".join(wrong.values())
         or (f"{len(kept)} keys read back" if kept else "no key is registered; run `keyrotation init`"),
         metadata={"keys": len(kept), "wrong": len(wrong)},
     )
 
 
-def _wrong_with(pipeline: Pipeline, record: KeyRecord) -> str | None:
+def _wrong_with(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> str | None:
     try:
-        fingerprint = pipeline.keys.get(record.version).fingerprint
+        require_kept(pipeline, stored, record)
     except KeyRotationError as error:
-        return f"does not read back: {error}"
-    if fingerprint != record.fingerprint:
-        return "in the store is a different key; restore the right one from its backup"
-    if pipeline.vault.key_backup(record.version, fingerprint) is None:
-        return "has no intact backup; make one again from the store"
+        return str(error)
     return None
 
 
@@ -74,7 +73,7 @@ def key_usage_below_gcm_limit(
 
 def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
     """The bound for the primary: all writes that the server counted, and the rotation to it."""
-    primary = pipeline.keys.primary()
+    primary = pipeline.keys.read().primary
     if primary is None:
         return None
     columns = {str(table.name): len(table.columns) for table in pipeline.tables}

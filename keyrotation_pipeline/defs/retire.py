@@ -27,7 +27,7 @@ def retired_key(context: dg.AssetExecutionContext, pipeline: PipelineResource) -
 def every_value_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
     """Every value of every declared column decrypts with the keys that applications have now."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
-        ring = opened.keys.ring()
+        ring = opened.keys.read().ring()
         counts = [opened.database.decrypt_all(table, ring, progress_to(context.log)) for table in opened.tables]
     failures = {count.table: count.failures for count in counts if count.failures}
     values = sum(count.values for count in counts)

@@ -40,7 +40,7 @@ class WatchedKeys:
 
     def __init__(self, directory: Path) -> None:
         self._store = FileKeyStore(directory)
-        self._ring = self._store.ring()
+        self._ring = self._store.read().ring()
 
     def __call__(self) -> KeyRing:
         """The ring as last loaded."""
@@ -49,7 +49,7 @@ class WatchedKeys:
     def reload(self) -> KeyRing:
         """Read the files again; while a rotation is just replacing one, the former ring stays."""
         try:
-            self._ring = self._store.ring()
+            self._ring = self._store.read().ring()
         except KeyRotationError:
             return self._ring
         return self._ring

@@ -111,7 +111,7 @@ def run_demo(
             rotation=pipeline.ledger.walk(rotation.id),
             counts=pipeline.database.count(pipeline.tables),
             keys=pipeline.ledger.keys(),
-            archived=pipeline.keys.archived(),
+            archived=tuple(pipeline.keys.read().archived),
             application=tally,
             seconds_by_phase=seconds,
         )
@@ -122,12 +122,12 @@ def open_home(settings: Settings, clients: int, say: Callable[[str], None]) -> I
     """The demo's pipeline, initialised, over a clinic that has patients."""
     initialise(settings, None, actor=ACTOR)
     with open_pipeline(settings, actor=ACTOR) as pipeline:
-        if not pipeline.keys.versions():
+        if not pipeline.keys.read().live:
             first = KeyVersion(1)
             keys.import_keys(pipeline, KeyRing({first: KeyMaterial.generate()}, first))
         with database_url(settings) as url, connect(url) as connection:
             if not clinic.exists(connection):
-                clinic.admit(connection, pipeline.keys.ring(), clients)
+                clinic.admit(connection, pipeline.keys.read().ring(), clients)
                 say(f"A clinic of {clients:,} clients and {2 * clients:,} appointments, every record encrypted")
         yield pipeline
 

@@ -3,53 +3,52 @@
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 
 
 class KeyStore(Protocol):
-    """Where keys live: what applications get (`ring`), and the archive that they do not get."""
+    """Where keys live: the live ones, which applications get, and the archived ones, which they do not get.
+
+    Each change names the revision that it was decided from. If the store was changed since, the change is refused and
+    nothing is done. What is already as asked for is no change, whatever the revision. A process may die within a
+    change: a key is then still in at least one place, and the same change again completes it. Each change gives back
+    the store as it reads afterwards.
+
+    A store can be pickled: what travels is how to open it, never a key.
+
+    Every method raises:
+        KeyStoreUnavailableError: the store does not answer or does not let us in; try again later.
+        KeyStoreDamagedError: the store is lost, or holds something else than it must; stop.
+    Every change raises besides:
+        KeyStoreConflictError: the store was changed since the revision.
+        KeyStoreError: the change is never allowed; says why.
+    """
 
     @property
     def description(self) -> str:
         """The store in one plain line, as approvals name it; no secret in it."""
 
-    def ring(self) -> KeyRing:
-        """Every live key and the primary, read afresh."""
+    def read(self) -> StoredKeys:
+        """Everything in the store, afresh, as it stands together at one moment."""
 
-    def versions(self) -> tuple[KeyVersion, ...]:
-        """Live versions, in order."""
-
-    def archived(self) -> tuple[KeyVersion, ...]:
-        """Archived versions, in order."""
-
-    def primary(self) -> KeyVersion | None:
-        """The version that writes use."""
-
-    def get(self, version: KeyVersion) -> KeyMaterial:
-        """A live or archived key, read afresh.
-
-        Raises:
-            KeyStoreError: there is none, or what is there is not a key.
-        """
-
-    def add(self, version: KeyVersion, material: KeyMaterial) -> None:
-        """Store a live key. The same key again is no change.
+    def add(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
+        """Store a live key. An archived one stays archived: only `restore` brings it back.
 
         Raises:
             KeyStoreError: a different key is stored under this version, live or archived.
         """
 
-    def set_primary(self, version: KeyVersion) -> None:
+    def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Name the version that writes use; it must be live."""
 
-    def archive(self, version: KeyVersion) -> None:
-        """Take a key from the applications and keep it in the archive; again is no change; never the primary."""
+    def archive(self, version: KeyVersion, revision: str) -> StoredKeys:
+        """Take a key from the applications and keep it in the archive; never the primary."""
 
-    def restore(self, version: KeyVersion) -> None:
-        """Give an archived key to the applications again; again is no change."""
+    def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
+        """Give an archived key to the applications again."""
 
-    def destroy(self, version: KeyVersion) -> None:
+    def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Remove a key from the archive for good; one that is not in the store is no change.
 
         Raises:

@@ -64,7 +64,7 @@ def require_authorised(pipeline: Pipeline, request: Request) -> None:
 
 def stored_source(pipeline: Pipeline, request: Request) -> str:
     """The source and the fingerprint of its key, as the key store holds it."""
-    return f"{request.source} {pipeline.keys.get(request.source).fingerprint}"
+    return f"{request.source} {pipeline.keys.read().material(request.source).fingerprint}"
 
 
 def _text(pipeline: Pipeline, request: Request, roster: Roster) -> ApprovalText:

@@ -11,9 +11,10 @@ from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeI
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import RotationType, Step, Walk
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import lineage
-from keyrotation_pipeline.rotation.keys import record_of, require_backup
+from keyrotation_pipeline.rotation.keys import record_of, require_kept
 
 
 def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -36,13 +37,14 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         BackupError: the target has no intact backup.
     """
     record = _require_registered(pipeline, rotation)
-    if not _promoted_before(pipeline, rotation):
-        _require_promotable(pipeline, rotation, record)
+    stored = pipeline.keys.read()
+    if not _promoted_before(pipeline, stored, rotation):
+        _require_promotable(pipeline, stored, rotation, record)
         readers = wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         _refuse_early_writers(rotation, readers)
         _refuse_early_values(pipeline, rotation.target)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
-        pipeline.keys.set_primary(rotation.target)
+        pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_promotion(pipeline, rotation)
     instances = wait_until_all_write(pipeline, rotation, report)
     # Row versions of later transactions are known by it to be written since promotion: so it comes last.
@@ -116,9 +118,9 @@ def _require_registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
     return record
 
 
-def _promoted_before(pipeline: Pipeline, rotation: Walk) -> bool:
+def _promoted_before(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> bool:
     """Whether an earlier attempt named the target: then values under it are as they should be."""
-    if pipeline.keys.primary() != rotation.target:
+    if stored.primary != rotation.target:
         return False
     change = PrimaryChangeIntended(rotation.source, rotation.target)
     return any(
@@ -126,15 +128,13 @@ def _promoted_before(pipeline: Pipeline, rotation: Walk) -> bool:
     )
 
 
-def _require_promotable(pipeline: Pipeline, rotation: Walk, record: KeyRecord) -> None:
-    if (primary := pipeline.keys.primary()) != rotation.source:
+def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, record: KeyRecord) -> None:
+    if stored.primary != rotation.source:
         raise BlockedError(
-            f"the key store names {primary} as the primary, but rotation {rotation.id} starts from {rotation.source}; "
-            f"name {rotation.source} there again"
+            f"the key store names {stored.primary} as the primary, but rotation {rotation.id} starts from "
+            f"{rotation.source}; name {rotation.source} there again"
         )
-    if pipeline.keys.get(rotation.target).fingerprint != record.fingerprint:
-        raise BlockedError(f"the key store holds another {rotation.target} than the ledger; restore it from its backup")
-    require_backup(pipeline, rotation.target, record.fingerprint)
+    require_kept(pipeline, stored, record)
 
 
 def _record_promotion(pipeline: Pipeline, rotation: Walk) -> None:

@@ -7,7 +7,7 @@ nobody announced is refused.
 from collections.abc import Mapping
 
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.errors import BackupError, KeyStoreError
+from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.key_events import KeyCreationIntended, KeyImport
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -33,8 +34,8 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
         raise KeyStoreError(
             f"{version} is {registered.state} already; cancel rotation {rotation.id} and request a new one"
         )
-    material = _taken_up(pipeline, version, registered) or _generated(pipeline, rotation)
-    _require_read_back(pipeline, version, material)
+    stored = pipeline.keys.read()
+    material = _taken_up(pipeline, stored, version, registered) or _generated(pipeline, stored, rotation)
     backup = backed_up(pipeline, version, material, rotation.id)
     if registered is None:
         record = KeyRecord(version, KeyState.PRE_ACTIVATION, material.fingerprint, pipeline.clock.now())
@@ -60,14 +61,15 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
                 f"the key given for {version} is not the one registered as {registered[version].fingerprint[:16]}; "
                 f"give that one, or leave {version} unset"
             )
-    _require_same_primary(pipeline, ring, registered)
+    stored = pipeline.keys.read()
+    _require_same_primary(stored, ring, registered)
     new = [version for version in ring.versions if version not in registered]
     for version in new:
-        _import(pipeline, version, ring.material(version))
-    if pipeline.keys.primary() is None:
-        pipeline.keys.set_primary(ring.primary)
+        stored = _import(pipeline, stored, version, ring.material(version))
+    if stored.primary is None:
+        stored = pipeline.keys.set_primary(ring.primary, stored.revision)
     for version in new:
-        state = KeyState.ACTIVE if version == pipeline.keys.primary() else KeyState.DEACTIVATED
+        state = KeyState.ACTIVE if version == stored.primary else KeyState.DEACTIVATED
         fingerprint = ring.material(version).fingerprint
         pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), None)
     return _records(pipeline)
@@ -82,62 +84,64 @@ def _records(pipeline: Pipeline) -> tuple[KeyRecord, ...]:
     return pipeline.ledger.keys()
 
 
-def require_backup(pipeline: Pipeline, version: KeyVersion, fingerprint: str) -> KeyBackup:
-    """The intact backup of a key.
+def require_kept(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
+    """The intact backup of a key that the store holds as it was registered: the one check of both.
 
     Raises:
-        BackupError: there is none.
+        KeyStoreDamagedError: the store holds no such key, or another one.
+        BackupError: no intact backup of exactly this key is in the vault.
     """
+    stored.registered(record)
+    return _intact_backup(pipeline, record.version, record.fingerprint)
+
+
+def _intact_backup(pipeline: Pipeline, version: KeyVersion, fingerprint: str) -> KeyBackup:
     backup = pipeline.vault.key_backup(version, fingerprint)
     if backup is None:
-        raise BackupError(f"key {version} ({fingerprint[:16]}) has no intact backup; look into [backup] directory")
+        raise BackupError(f"there is no intact backup of {version} ({fingerprint[:16]}); run `keyrotation backup`")
     return backup
 
 
-def _taken_up(pipeline: Pipeline, version: KeyVersion, registered: KeyRecord | None) -> KeyMaterial | None:
+def _taken_up(
+    pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, registered: KeyRecord | None
+) -> KeyMaterial | None:
     """The key that an earlier attempt stored, if it got that far."""
-    if version in pipeline.keys.archived():
+    if version in stored.archived:
         raise KeyStoreError(f"the key store holds {version} in its archive; move it away, as no version is used again")
-    if version not in pipeline.keys.versions():
-        if registered is not None:
-            raise KeyStoreError(f"{version} is registered but not in the key store; put it back there from its backup")
-        return None
-    material = pipeline.keys.get(version)
     if registered is not None:
-        known = registered.fingerprint == material.fingerprint
-    else:
-        intended = recorded(pipeline.ledger, KeyCreationIntended)
-        known = KeyCreationIntended(version, material.fingerprint) in intended
-    if not known:
+        return stored.registered(registered)
+    if version not in stored.live:
+        return None
+    material = stored.material(version)
+    if KeyCreationIntended(version, material.fingerprint) not in recorded(pipeline.ledger, KeyCreationIntended):
         raise KeyStoreError(
             f"the key store holds a {version} ({material.fingerprint[:16]}) that was not made here; take it out"
         )
     return material
 
 
-def _generated(pipeline: Pipeline, rotation: Walk) -> KeyMaterial:
+def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
     """A new key, in the store. The intent holds its fingerprint, by which a later attempt knows it again."""
     version, material = rotation.target, KeyMaterial.generate()
-    stored = (*pipeline.keys.versions(), *pipeline.keys.archived())
-    fingerprints = {pipeline.keys.get(each).fingerprint for each in stored}
-    if material.fingerprint in fingerprints | {record.fingerprint for record in _records(pipeline)}:
+    if material.fingerprint in stored.fingerprints | {record.fingerprint for record in _records(pipeline)}:
         raise KeyStoreError(
             "the operating system gave the same random key twice; do not use this machine before that is explained"
         )
     pipeline.ledger.append(KeyCreationIntended(version, material.fingerprint), rotation.id)
-    pipeline.keys.add(version, material)
+    _require_read_back(pipeline.keys.add(version, material, stored.revision), version, material)
     return material
 
 
-def _import(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> None:
+def _import(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:
     pipeline.ledger.append(KeyImportIntended(version, material.fingerprint))
-    pipeline.keys.add(version, material)
-    _require_read_back(pipeline, version, material)
+    after = pipeline.keys.add(version, material, stored.revision)
+    _require_read_back(after, version, material)
     backed_up(pipeline, version, material, None)
+    return after
 
 
-def _require_same_primary(pipeline: Pipeline, ring: KeyRing, registered: Mapping[KeyVersion, KeyRecord]) -> None:
-    primary = pipeline.keys.primary()
+def _require_same_primary(stored: StoredKeys, ring: KeyRing, registered: Mapping[KeyVersion, KeyRecord]) -> None:
+    primary = stored.primary
     if primary is None and registered:
         raise KeyStoreError("the key store names no primary, though keys are registered; name the active one there")
     if primary not in {None, ring.primary} and ring.primary not in registered:
@@ -147,9 +151,9 @@ def _require_same_primary(pipeline: Pipeline, ring: KeyRing, registered: Mapping
         )
 
 
-def _require_read_back(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> None:
-    if version not in pipeline.keys.versions() or pipeline.keys.get(version) != material:
-        raise KeyStoreError(f"{version} does not read back from the key store as it was stored; check the store")
+def _require_read_back(stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> None:
+    if stored.live.get(version) != material:
+        raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")
 
 
 def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, request: str | None) -> KeyBackup:
@@ -163,4 +167,4 @@ def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, re
     made = pipeline.vault.store_key(version, material, pipeline.ledger.head())
     facts = {"version": str(version), "backup": made.name, "sha256": made.sha256, "recipients": list(made.recipients)}
     pipeline.ledger.append(Note(EventKind.KEY_BACKED_UP, facts), request)
-    return require_backup(pipeline, version, material.fingerprint)
+    return _intact_backup(pipeline, version, material.fingerprint)

@@ -53,7 +53,7 @@ def _sweep(
     for sweep in range(QUICK_SWEEPS + 1):
         waiting = sweep == QUICK_SWEEPS
         report(_progress(table, "waiting for the last rows" if waiting else f"sweep {sweep + 1}"))
-        ring = pipeline.keys.ring()
+        ring = pipeline.keys.read().ring()
         rewritten += pipeline.database.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
         remaining = pipeline.database.old_rows(table, retired, rotation.promotion_xid)
         if not remaining.rows:
@@ -113,7 +113,7 @@ def _require_encrypted(pipeline: Pipeline) -> None:
 
 def _decrypt(pipeline: Pipeline, table: EncryptedTable, report: Report) -> int:
     """Decrypt every value of a table; those that fail go to the quarantine, which names them better than a count."""
-    counted = pipeline.database.decrypt_all(table, pipeline.keys.ring(), report)
+    counted = pipeline.database.decrypt_all(table, pipeline.keys.read().ring(), report)
     if counted.failures:
         _require_empty_quarantine(pipeline)
         raise ProofError(

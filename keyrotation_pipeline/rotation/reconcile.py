@@ -46,7 +46,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
         pipeline,
         RECONCILE,
         source=decided.primary,
-        fingerprint=pipeline.keys.get(decided.primary).fingerprint,
+        fingerprint=pipeline.keys.read().material(decided.primary).fingerprint,
         target=decided.primary,
         reason="; ".join(decided.findings),
         requested_by=requested_by,
@@ -96,16 +96,18 @@ def _stop(pipeline: Pipeline, decided: Plan, rotation: Request, held: ExitStack)
 
 
 def _bring_back(pipeline: Pipeline, version: KeyVersion, rotation: Request) -> None:
-    if version in pipeline.keys.archived():
-        pipeline.ledger.append(KeyRestoreIntended(version, pipeline.keys.get(version).fingerprint), rotation.id)
-        pipeline.keys.restore(version)
+    stored = pipeline.keys.read()
+    if version in stored.archived:
+        pipeline.ledger.append(KeyRestoreIntended(version, stored.material(version).fingerprint), rotation.id)
+        pipeline.keys.restore(version, stored.revision)
 
 
 def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
+    stored = pipeline.keys.read()
     for version, state in decided.states.items():
-        if state is KeyState.ARCHIVED and version in pipeline.keys.versions():
+        if state is KeyState.ARCHIVED and version in stored.live:
             pipeline.ledger.append(CancelIntended(version), rotation.id)
-            pipeline.keys.archive(version)
+            stored = pipeline.keys.archive(version, stored.revision)
 
 
 def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
@@ -131,7 +133,7 @@ def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotatio
     registered = pipeline.ledger.keys()
     record = next((each for each in registered if each.version == version), None)
     if record is None:
-        fingerprint = pipeline.keys.get(version).fingerprint
+        fingerprint = pipeline.keys.read().material(version).fingerprint
         pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), rotation.id)
         return
     if state is not record.state and state not in ALLOWED_TRANSITIONS[record.state]:

@@ -12,6 +12,7 @@ from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 FINAL = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
@@ -67,19 +68,19 @@ def plan(pipeline: Pipeline) -> Plan:
     """
     records = pipeline.ledger.keys()
     registered = {record.version: record for record in records}
-    primary = _primary(pipeline, registered)
+    stored = pipeline.keys.read()
+    primary = _primary(stored, registered)
     in_rows = _in_rows(pipeline)
-    live, shelf = set(pipeline.keys.versions()), set(pipeline.keys.archived())
-    known = sorted({*registered, *live, *shelf})
+    known = sorted({*registered, *stored.versions})
     states = {
         version: KeyState.ACTIVE
         if version == primary
-        else _state(registered.get(version), needed=version in in_rows, live=version in live)
+        else _state(registered.get(version), needed=version in in_rows, live=version in stored.live)
         for version in known
     }
-    missing = tuple(version for version in in_rows if version not in live | shelf)
+    missing = tuple(version for version in in_rows if version not in stored)
     ends = tuple(each.id for each in (pipeline.ledger.current(), pipeline.ledger.waiting()) if each is not None)
-    starved = tuple(version for version in in_rows if version in shelf)
+    starved = tuple(version for version in in_rows if version in stored.archived)
     return Plan(divergence(pipeline), primary, in_rows, states, missing, starved, ends)
 
 
@@ -93,8 +94,8 @@ def _state(record: KeyRecord | None, *, needed: bool, live: bool) -> KeyState:
     return KeyState.DEACTIVATED if live and not withdrawn else KeyState.ARCHIVED
 
 
-def _primary(pipeline: Pipeline, registered: Mapping[KeyVersion, KeyRecord]) -> KeyVersion:
-    primary = pipeline.keys.primary()
+def _primary(stored: StoredKeys, registered: Mapping[KeyVersion, KeyRecord]) -> KeyVersion:
+    primary = stored.primary
     if primary is None:
         raise KeyStoreError("the key store names no primary; put the keys back with `keyrotation restore-key` first")
     record = registered.get(primary)

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from keyrotation_pipeline.errors import BackupError, KeyStoreError, OutOfOrderError
+from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.rotation.keys import require_kept
 
 
 def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Report) -> Mapping[str, Any]:
@@ -34,7 +35,7 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
 
     Raises:
         OutOfOrderError: the target is not registered, or not the primary.
-        KeyStoreError: what the store gives back is another key than was registered.
+        KeyStoreDamagedError: what the store gives back is another key than was registered.
         BackupError: no intact backup of exactly this key is in the vault.
     """
     target = rotation.target
@@ -44,22 +45,14 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
         raise OutOfOrderError(
             f"no key {target} is registered; run `keyrotation rotate {rotation.id}` from its first step"
         )
-    ring = pipeline.keys.ring()
+    stored = pipeline.keys.read()
+    ring = stored.ring()
     if ring.primary != target:
         raise OutOfOrderError(
             f"the primary is {ring.primary}, not {target}, so applications may not read {target} yet; "
             f"run `keyrotation rotate {rotation.id}`"
         )
-    if ring.material(target).fingerprint != record.fingerprint:
-        raise KeyStoreError(
-            f"the key store holds another {target} ({ring.material(target).fingerprint[:16]}) than was registered "
-            f"({record.fingerprint[:16]}); put the registered key back from its backup before any row is written"
-        )
-    if pipeline.vault.key_backup(target, record.fingerprint) is None:
-        raise BackupError(
-            f"there is no intact backup of {target} ({record.fingerprint[:16]}), and no row is written under a key "
-            "without one; put its file back into the backup directory"
-        )
+    require_kept(pipeline, stored, record)
     return ring
 
 

@@ -18,10 +18,11 @@ from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, Retir
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised
-from keyrotation_pipeline.rotation.keys import record_of, require_backup
+from keyrotation_pipeline.rotation.keys import record_of, require_kept
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 
 HORIZON_PATIENCE_SECONDS = 60
@@ -52,7 +53,8 @@ def _retire(pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[Ke
     with pipeline.ledger.transaction():
         require_authorised(pipeline, rotation)
         _require_writers(pipeline, rotation)
-        backup = _require_target(pipeline, rotation)
+        stored = pipeline.keys.read()
+        backup = _require_target(pipeline, stored, rotation)
         retired = retired_versions(pipeline, rotation)
         evidence = pipeline.database.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment)
         done = KeyRetired(
@@ -69,7 +71,7 @@ def _retire(pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[Ke
         )
         pipeline.ledger.append(done, rotation.id)
         for version in leaving:
-            pipeline.keys.archive(version)
+            stored = pipeline.keys.archive(version, stored.revision)
     return done
 
 
@@ -111,7 +113,7 @@ def _wait_for_horizon(pipeline: Pipeline, proof: Proven, report: Report) -> None
 
 def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
     """The source, and whatever other registered version is still live; a live key unknown to us is left."""
-    live = set(pipeline.keys.versions())
+    live = pipeline.keys.read().live
     return tuple(each for each in retired_versions(pipeline, rotation) if each in live or each == rotation.source)
 
 
@@ -125,18 +127,13 @@ def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
         )
 
 
-def _require_target(pipeline: Pipeline, rotation: Walk) -> KeyBackup:
+def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyBackup:
     """The live check of the key under which everything now is: it reads back as registered and is backed up."""
-    target, primary = rotation.target, pipeline.keys.primary()
-    registered = record_of(pipeline, target)
-    if registered is None or primary != target:
+    target, registered = rotation.target, record_of(pipeline, rotation.target)
+    if registered is None or stored.primary != target:
         raise KeyStoreError(
-            f"the key store names {primary} as primary, not {target}; look at `keyrotation status` before going on"
+            f"the key store names {stored.primary} as primary, not {target}; "
+            "look at `keyrotation status` before going on"
         )
-    fingerprint = pipeline.keys.ring().material(target).fingerprint
-    if fingerprint != registered.fingerprint:
-        raise KeyStoreError(
-            f"key {target} in the key store has the fingerprint {fingerprint[:16]}, registered is "
-            f"{registered.fingerprint[:16]}; put the registered key back from its backup"
-        )
-    return require_backup(pipeline, target, fingerprint)
+    stored.ring()
+    return require_kept(pipeline, stored, registered)

@@ -11,7 +11,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
+from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, RequestError
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChanged, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
@@ -89,18 +89,16 @@ def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMad
         KeyStoreError: the key store does not hold it, or holds another key under its version.
     """
     version, record = rotation.target, _require_usable(pipeline, rotation)
-    material = pipeline.keys.get(version)
-    if material.fingerprint != record.fingerprint:
-        raise KeyStoreError(
-            f"the key store holds another {version} ({material.fingerprint[:16]}) than the registered one "
-            f"({record.fingerprint[:16]}); put that back with `keyrotation restore-key {version}`"
-        )
+    stored = pipeline.keys.read()
+    material = stored.registered(record)
     intent = KeyRestoreIntended(version, record.fingerprint)
-    if version in pipeline.keys.archived():
+    if version in stored.archived:
         pipeline.ledger.append(intent, rotation.id)
-        pipeline.keys.restore(version)
-    if pipeline.keys.ring().material(version) != material:
-        raise KeyStoreError(f"{version} does not read back from the key store as it was archived; check the store")
+        stored = pipeline.keys.restore(version, stored.revision)
+    if stored.live.get(version) != material:
+        raise KeyStoreDamagedError(
+            f"{version} does not read back from the key store as it was archived; check the store"
+        )
     backup = backed_up(pipeline, version, material, rotation.id)
     report(Progress(Step.KEY_VERSION, str(version), 1, 1, "keys", "live, read back and backed up"))
     from_archive = intent in recorded(pipeline.ledger, KeyRestoreIntended, rotation.id)
@@ -125,18 +123,18 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
         BlockedError: a third version is the primary, a table cannot be unfenced, or an instance lags.
     """
     _require_usable(pipeline, rotation)
-    primary = pipeline.keys.primary()
-    if primary not in {rotation.source, rotation.target}:
+    stored = pipeline.keys.read()
+    if stored.primary not in {rotation.source, rotation.target}:
         raise BlockedError(
-            f"the key store names {primary} as the primary, but the rollback {rotation.id} is from {rotation.source} "
-            f"to {rotation.target}; name {rotation.source} there again"
+            f"the key store names {stored.primary} as the primary, but the rollback {rotation.id} is from "
+            f"{rotation.source} to {rotation.target}; name {rotation.source} there again"
         )
     for table in pipeline.tables:
         pipeline.database.unfence(table, rotation.target)
-    if primary != rotation.target:
+    if stored.primary != rotation.target:
         deploy.wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
-        pipeline.keys.set_primary(rotation.target)
+        pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_return(pipeline, rotation)
     instances = deploy.wait_until_all_write(pipeline, rotation, report)
     if rotation.promotion_xid is None:
@@ -177,7 +175,7 @@ def _require_last(pipeline: Pipeline, rotation: Walk) -> None:
         raise RequestError(
             f"rotation {current.id} is not finished; roll that back with `keyrotation rollback {current.id}`"
         )
-    primary = pipeline.keys.primary()
+    primary = pipeline.keys.read().primary
     if primary != rotation.target:
         raise RequestError(
             f"rotation {rotation.id} is not the last one: {primary} is the primary now, not {rotation.target}; "
@@ -234,7 +232,7 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
 
 def _target(pipeline: Pipeline, request: Request) -> str:
     """With its fingerprint, since the key is there already."""
-    return f"{request.target} {pipeline.keys.get(request.target).fingerprint}"
+    return f"{request.target} {pipeline.keys.read().material(request.target).fingerprint}"
 
 
 def _refuse_to_cancel(_pipeline: Pipeline, rotation: Walk) -> None:

@@ -103,7 +103,7 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
 def _is_promoted(pipeline: Pipeline, rotation: Walk) -> bool:
     """Whether writes may have moved to the new key."""
     recorded = rotation.done(Step.PRIMARY_KEY_ROLLOUT) is not None or rotation.promotion_xid is not None
-    return recorded or pipeline.keys.primary() == rotation.target
+    return recorded or pipeline.keys.read().primary == rotation.target
 
 
 def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
@@ -111,8 +111,9 @@ def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
     _require_cancellable(pipeline, rotation)
     require_consistent(pipeline)
     pipeline.ledger.append(CancelIntended(rotation.target), rotation.id)
-    if rotation.target in pipeline.keys.versions():
-        pipeline.keys.archive(rotation.target)
+    stored = pipeline.keys.read()
+    if rotation.target in stored.live:
+        pipeline.keys.archive(rotation.target, stored.revision)
     with pipeline.ledger.transaction():
         if rotation.target in _registered(pipeline):
             pipeline.ledger.set_key_state(rotation.target, KeyState.ARCHIVED, rotation.id)
@@ -150,15 +151,10 @@ def _stuck(pipeline: Pipeline) -> Walk | None:
 
 def _source(pipeline: Pipeline) -> KeyRecord:
     """The primary, as registered, if the key store holds exactly that key."""
-    primary = pipeline.keys.primary()
-    registered = _registered(pipeline)
-    if primary is None or (record := registered.get(primary)) is None:
+    stored, registered = pipeline.keys.read(), _registered(pipeline)
+    if stored.primary is None or (record := registered.get(stored.primary)) is None:
         raise RequestError("the key store has no registered primary; run `keyrotation init`")
-    if pipeline.keys.get(primary).fingerprint != record.fingerprint:
-        raise RequestError(
-            f"the key store holds another {primary} than the registered one ({record.fingerprint[:16]}); "
-            "restore that from its backup"
-        )
+    stored.registered(record)
     return record
 
 
@@ -181,7 +177,7 @@ def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
 def _next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion:
     """One more than the highest number registered, stored, or seen in the data: a number is never used twice."""
     seen = set(_registered(pipeline))
-    seen.update(pipeline.keys.versions(), pipeline.keys.archived())
+    seen.update(pipeline.keys.read().versions)
     seen.update(version for count in counts for version in count.values_by_version)
     return max(seen).next()
 

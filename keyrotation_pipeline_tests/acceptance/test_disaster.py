@@ -124,7 +124,7 @@ def store_of(machine: Machine) -> KeyRing:
     """The keys as the application on that machine gets them."""
     from keyrotation_pipeline.adapters.keystores.file import FileKeyStore  # noqa: PLC0415
 
-    return FileKeyStore(machine.folder.path / ".keyrotation" / "keys").ring()
+    return FileKeyStore(machine.folder.path / ".keyrotation" / "keys").read().ring()
 
 
 @pytest.mark.skipif(AWS is None, reason="the aws command is not installed")

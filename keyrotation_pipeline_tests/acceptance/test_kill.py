@@ -29,7 +29,7 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     text = settings.path.read_text().replace("shards = 4", "shards = 4\nmax_rows_per_second = 2000")
     settings.path.write_text(text)
     with open_home(settings, CLIENTS, lambda _line: None) as pipeline:
-        before = everything(settings.home, pipeline.keys.ring())
+        before = everything(settings.home, pipeline.keys.read().ring())
         rotation = open_request(pipeline, reason="killed ten times", requested_by="test")
         approve(pipeline, rotation, officers, lambda _line: None)
 
@@ -41,8 +41,8 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     assert {key["version"]: key["state"] for key in status["key_versions"]} == {"v1": "archived", "v2": "active"}
     assert [table["values_by_version"]["v1"] for table in status["tables"]] == [0, 0]
     with open_home(settings, 0, lambda _line: None) as pipeline:
-        assert pipeline.keys.versions() == (rotation.target,)
-        assert everything(settings.home, pipeline.keys.ring()) == before
+        assert tuple(pipeline.keys.read().live) == (rotation.target,)
+        assert everything(settings.home, pipeline.keys.read().ring()) == before
     folder.run("verify")
     folder.run("audit", "verify")
     assert killed >= KILLS // 2, "the kills came too late to mean anything"

@@ -87,7 +87,7 @@ def test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind(demo: D
         assert (set(count.values_by_version), count.unencrypted, count.unreadable) == ({V1}, 0, 0)
         assert rotation.target in count.fenced_against
         assert V1 not in count.fenced_against
-    ring = pipeline.keys.ring()
+    ring = pipeline.keys.read().ring()
     assert (ring.primary, ring.versions) == (V1, (V1,))
     for table in pipeline.tables:
         assert pipeline.database.decrypt_all(table, ring, _nobody).failures == 0

@@ -13,6 +13,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline_tests.contract.key_store import add, archive, set_primary, shape
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, fake_pipeline
 
 KEYS = {version: KeyMaterial(bytes([version.number]) * 32) for version in (V1, V2)}
@@ -48,49 +49,49 @@ class KeyLossContract:
     def test_a_lost_key_is_live_again_after_its_values_were_read_with_it(self, pipeline: Pipeline) -> None:
         restored = restore_key(pipeline, V1, KEYS[V1], "backup")
         assert (restored.place, restored.decrypted) == ("live", 2)
-        assert pipeline.keys.versions() == (V1,)
-        assert pipeline.keys.get(V1) == KEYS[V1]
+        assert tuple(pipeline.keys.read().live) == (V1,)
+        assert pipeline.keys.read().material(V1) == KEYS[V1]
 
     def test_several_lost_at_once_come_back_with_the_primary(self, pipeline: Pipeline) -> None:
         for version in (V1, V2):
             restore_key(pipeline, version, KEYS[version], "backup")
-        ring = pipeline.keys.ring()
+        ring = pipeline.keys.read().ring()
         assert (ring.versions, ring.primary) == ((V1, V2), V2)
 
     def test_an_archived_key_comes_back_to_the_archive(self, world: FakeWorld, pipeline: Pipeline) -> None:
         world.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
         assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "archive"
-        assert (pipeline.keys.versions(), pipeline.keys.archived()) == ((), (V1,))
-        assert pipeline.keys.get(V1) == KEYS[V1]
+        assert shape(pipeline.keys.read())[:2] == ((), (V1,))
+        assert pipeline.keys.read().material(V1) == KEYS[V1]
 
     def test_a_compromised_key_is_live_only_while_rows_need_it(self, world: FakeWorld, pipeline: Pipeline) -> None:
         world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
         assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "live"
-        pipeline.keys.add(V2, KEYS[V2])
-        pipeline.keys.set_primary(V2)
+        add(pipeline.keys, V2, KEYS[V2])
+        set_primary(pipeline.keys, V2)
         world.database.rows["clients"] = []
         assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "archive"
-        assert V1 not in pipeline.keys.versions()
+        assert V1 not in pipeline.keys.read().live
 
     def test_again_is_no_change(self, pipeline: Pipeline) -> None:
         for _ in range(2):
             restore_key(pipeline, V2, KEYS[V2], "backup")
-        assert (pipeline.keys.versions(), pipeline.keys.archived(), pipeline.keys.primary()) == ((V2,), (), V2)
+        assert shape(pipeline.keys.read()) == ((V2,), (), V2)
 
     @pytest.mark.parametrize("archived", [False, True], ids=["live", "archived"])
     def test_a_different_key_is_never_overwritten(self, pipeline: Pipeline, archived: bool) -> None:
         other = KeyMaterial.generate()
-        pipeline.keys.add(V1, other)
+        add(pipeline.keys, V1, other)
         if archived:
-            pipeline.keys.archive(V1)
+            archive(pipeline.keys, V1)
         with pytest.raises(KeyStoreError, match=r"holds a different key .* under v1, which is never overwritten"):
             restore_key(pipeline, V1, KEYS[V1], "backup")
-        assert pipeline.keys.get(V1) == other
+        assert pipeline.keys.read().material(V1) == other
 
     def test_the_backup_of_another_key_is_refused(self, pipeline: Pipeline) -> None:
         with pytest.raises(FingerprintMismatchError, match="but v1 is registered as"):
             restore_key(pipeline, V1, KeyMaterial.generate(), "backup")
-        assert pipeline.keys.versions() == ()
+        assert not pipeline.keys.read().live
 
     def test_a_key_that_does_not_read_the_rows_is_refused(self, world: FakeWorld, pipeline: Pipeline) -> None:
         record = world.ledger.state.keys[V1]
@@ -98,7 +99,7 @@ class KeyLossContract:
         world.ledger.state.keys[V1] = replace(record, fingerprint=other.fingerprint)
         with pytest.raises(UnreadableSampleError, match=r"a value of clients\.first_name under v1 does not decrypt"):
             restore_key(pipeline, V1, other, "backup")
-        assert pipeline.keys.versions() == ()
+        assert not pipeline.keys.read().live
 
     def test_an_unregistered_and_a_destroyed_version_stay_away(self, world: FakeWorld, pipeline: Pipeline) -> None:
         with pytest.raises(FingerprintMismatchError, match="v3 is not registered"):

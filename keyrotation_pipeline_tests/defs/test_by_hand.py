@@ -9,10 +9,9 @@ import pytest
 from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import ROWS, Dagster, failure_of
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeLedger
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeKeyStore, FakeLedger
 
 Walked = Callable[[Step | None], Walk]
 LATER = [str(step) for step in WALK if step not in {Step.KEY_VERSION, Step.ROWS}]
@@ -120,11 +119,11 @@ def test_the_proof_is_refused_by_its_own_name_while_shards_are_open(dagster: Dag
 def test_the_text_of_an_unexpected_error_is_not_stored(
     dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def defect(self: FakeLedger, version: KeyVersion) -> None:
+    def defect(_: FakeKeyStore) -> None:
         cause = ValueError("SECRET-PLAINTEXT")
         raise RuntimeError("SECRET-KEY" if where == "a step" else "something") from cause
 
-    monkeypatch.setattr(type(dagster.world.keys), "get", defect)
+    monkeypatch.setattr(FakeKeyStore, "read", defect)
     result = dagster.materialize("key_version", partition="v2")
 
     assert not result.success

@@ -89,9 +89,11 @@ def a_year_and_a_day(world: FakeWorld) -> None:
         pytest.param(
             "no_undeclared_ciphertext", undeclared_column, ERROR, "notes.body (3 values)", id="an undeclared column"
         ),
-        pytest.param("key_reads_back", other_key, ERROR, "v2 in the store is a different key", id="another key stored"),
-        pytest.param("key_reads_back", lost_archived_key, ERROR, "v1 does not read back", id="an archived key is lost"),
-        pytest.param("key_reads_back", lost_backup, ERROR, "v1 has no intact backup", id="a backup is lost"),
+        pytest.param("key_reads_back", other_key, ERROR, "the key store holds another v2", id="another key stored"),
+        pytest.param(
+            "key_reads_back", lost_archived_key, ERROR, "the key store holds no v1", id="an archived key is lost"
+        ),
+        pytest.param("key_reads_back", lost_backup, ERROR, "no intact backup of v1", id="a backup is lost"),
         pytest.param("key_usage_below_gcm_limit", half_used, WARN, "50.00% of the limit", id="half of 2^32"),
         pytest.param("key_usage_below_gcm_limit", used_up, ERROR, "100.00% of the limit", id="2^32"),
         pytest.param("rotation_not_overdue", eleven_months_and_a_half, WARN, "is due by", id="a month ahead"),

@@ -25,6 +25,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt
 from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -167,7 +168,7 @@ def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) ->
 
 def test_destroyed_versions_are_left_out_and_archived_ones_are_not(local_clinic: Clinic) -> None:
     ledger = local_clinic.site.pipeline.ledger
-    local_clinic.site.pipeline.keys.archive(V1)
+    archive(local_clinic.site.pipeline.keys, V1)
     ledger.set_key_state(V1, KeyState.ARCHIVED, None)
     assert [key.version for key in back_up(local_clinic.site).made.keys] == [V1, V2]
     ledger.set_key_state(V1, KeyState.DESTROYED, None)

@@ -24,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline_tests.contract.key_store import add, set_primary
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
     V2,
@@ -50,8 +51,8 @@ WORKER = "keyrotation_pipeline.adapters.postgres.engine.worker"
 def store(tmp_path: Path) -> FileKeyStore:
     made = FileKeyStore.create(tmp_path / "keys")
     for number in (1, 2):
-        made.add(KeyVersion(number), KeyMaterial.generate())
-    made.set_primary(V2)
+        add(made, KeyVersion(number), KeyMaterial.generate())
+    set_primary(made, V2)
     return made
 
 
@@ -62,7 +63,7 @@ def shard(migrated: Connection, store: FileKeyStore) -> Shard:
 
 
 def filled(migrated: Connection, store: FileKeyStore) -> Shard:
-    ring = store.ring()
+    ring = store.read().ring()
     migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text, n int DEFAULT 0)")
     with migrated.transaction():
         insert(
@@ -75,7 +76,7 @@ def filled(migrated: Connection, store: FileKeyStore) -> Shard:
 
 def rewrite(url: str, store: FileKeyStore, shard: Shard, limits: Limits) -> Rewritten:
     return rewrite_shard(
-        partial(connect, url), REQUEST, shard, store.ring(), V2, lambda _: None, limits, Hiring(store.ring)
+        partial(connect, url), REQUEST, shard, store.read().ring(), V2, lambda _: None, limits, Hiring(store)
     )
 
 
@@ -119,7 +120,7 @@ def test_workers_share_a_shard_and_each_row_is_rewritten_once(
 ) -> None:
     done = rewrite(database_url, store, shard, TWO)
     assert (done.rows, done.values, done.skipped) == (ROWS, 2 * ROWS, 0)
-    assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
+    assert read_back(migrated, store.read().ring(), CASES, "id") == EXPECTED
     slices = migrated.execute("SELECT count(*), bool_and(next_page = end_page) FROM keyrotation.shard_walks").fetchone()
     assert slices == (8, True)
     assert workers_of(os.getpid()) == []
@@ -128,7 +129,7 @@ def test_workers_share_a_shard_and_each_row_is_rewritten_once(
 def test_no_key_stands_in_a_workers_arguments_or_environment(
     database_url: str, store: FileKeyStore, shard: Shard
 ) -> None:
-    keys = [store.ring().material(version).raw for version in store.versions()]
+    keys = [store.read().ring().material(version).raw for version in store.read().live]
     with running(database_url, store, shard):
         for worker in workers_of(os.getpid()):
             seen = Path(f"/proc/{worker}/cmdline").read_bytes() + Path(f"/proc/{worker}/environ").read_bytes()
@@ -151,7 +152,7 @@ def test_a_killed_worker_ends_the_shard_with_a_sentence_and_the_next_run_goes_on
     # With another number of workers: the slices stay as they were planned.
     done = rewrite(database_url, store, shard, Limits(workers=3, pages_per_worker=1, duty_cycle=1.0))
     assert done.skipped == 0
-    assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
+    assert read_back(migrated, store.read().ring(), CASES, "id") == EXPECTED
     assert migrated.execute("SELECT count(*) FROM keyrotation.shard_walks").fetchone() == (8,)
 
 
@@ -177,7 +178,7 @@ def test_workers_end_with_their_killed_parent(
     parent.wait()
     assert eventually(lambda: not any(alive(worker) for worker in workers))
     rewrite(database_url, store, shard, TWO)
-    assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
+    assert read_back(migrated, store.read().ring(), CASES, "id") == EXPECTED
 
 
 def alive(process: int) -> bool:
@@ -212,7 +213,7 @@ def test_a_server_that_crashes_under_its_workers_is_one_sentence_and_the_walk_go
         server.start()
         rewrite(server.url(), store, shard, TWO)
         with connect(server.url()) as connection:
-            assert read_back(connection, store.ring(), CASES, "id") == EXPECTED
+            assert read_back(connection, store.read().ring(), CASES, "id") == EXPECTED
     finally:
         discard(server)
 
@@ -220,7 +221,7 @@ def test_a_server_that_crashes_under_its_workers_is_one_sentence_and_the_walk_go
 def test_a_workers_memory_is_bounded_whatever_the_values_size(
     migrated: Connection, database_url: str, store: FileKeyStore, tmp_path: Path
 ) -> None:
-    text = sealed(store.ring(), 1, base64.b64encode(os.urandom(750_000)).decode())
+    text = sealed(store.read().ring(), 1, base64.b64encode(os.urandom(750_000)).decode())
     migrated.execute("CREATE TABLE public.files (id int PRIMARY KEY, a text, b text)")
     migrated.execute("INSERT INTO public.files SELECT n, %(v)s, %(v)s FROM generate_series(1, 40) AS n", {"v": text})
     command = [sys.executable, "-c", MEASURED, database_url, str(tmp_path / "keys")]
@@ -251,9 +252,9 @@ def test_frozen_workers_keep_no_application_write_waiting(
             tell(workers, signal.SIGCONT)
             time.sleep(0.05)
     assert isinstance(outcome[0], Rewritten), outcome
-    while Engine(database_url, store.ring()).sweep(CASES).rows:
+    while Engine(database_url, store.read().ring()).sweep(CASES).rows:
         pass
-    assert read_back(migrated, store.ring(), CASES, "id") == EXPECTED
+    assert read_back(migrated, store.read().ring(), CASES, "id") == EXPECTED
     assert migrated.execute("SELECT min(n), max(n) FROM public.cases").fetchone() == (8, 8)
 
 
@@ -262,10 +263,10 @@ def test_a_worker_that_finds_other_keys_writes_nothing(
 ) -> None:
     other = FileKeyStore.create(tmp_path / "other")
     for number in (1, 2):
-        other.add(KeyVersion(number), KeyMaterial.generate())
-    other.set_primary(V2)
+        add(other, KeyVersion(number), KeyMaterial.generate())
+    set_primary(other, V2)
     with pytest.raises(KeyStoreError, match="keys in the key store have changed"):
         rewrite_shard(
-            partial(connect, database_url), REQUEST, shard, store.ring(), V2, lambda _: None, TWO, Hiring(other.ring)
+            partial(connect, database_url), REQUEST, shard, store.read().ring(), V2, lambda _: None, TWO, Hiring(other)
         )
     assert migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone() == (0,)

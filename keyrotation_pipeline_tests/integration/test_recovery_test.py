@@ -32,6 +32,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.manifest import parse, render
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -99,7 +100,7 @@ def test_an_older_dump_under_an_archived_key_is_restored_with_todays_backups(cli
     for (row,) in clinic.connection.execute("SELECT id FROM public.clients").fetchall():
         value = sealed(clinic.ring, 2, f"re-encrypted {row}")
         clinic.connection.execute("UPDATE public.clients SET name = %s WHERE id = %s", (value, row))
-    clinic.site.pipeline.keys.archive(V1)
+    archive(clinic.site.pipeline.keys, V1)
     clinic.site.pipeline.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
     clinic.pass_days(1)
     back_up(clinic.site)

@@ -20,6 +20,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline_tests.backup_sites import Clinic
+from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed
 
 pytestmark = pytest.mark.usefixtures("new")
@@ -65,7 +66,7 @@ def test_an_older_dump_under_an_archived_key_is_restored_by_its_name(
     local_clinic.pass_days(1)
     local_clinic.connection.execute("DELETE FROM public.clients")
     back_up(local_clinic.site)
-    local_clinic.site.pipeline.keys.archive(KeyVersion(1))
+    archive(local_clinic.site.pipeline.keys, KeyVersion(1))
     assert made.made.dump is not None
     done = restore(local_clinic, database_url, new, made.made.dump.file.name)
     assert done.rows["clients"] == 4

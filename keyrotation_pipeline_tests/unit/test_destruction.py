@@ -245,7 +245,7 @@ REFUSALS = [
     ),
     pytest.param(lost_manifest, BlockedError, "no manifest says which keys database-", id="dump without manifest"),
     pytest.param(damaged_manifest, BlockedError, "no manifest says which keys", id="dump with a damaged manifest"),
-    pytest.param(other_key, KeyStoreError, "the archive holds another v1", id="another key in the archive"),
+    pytest.param(other_key, KeyStoreError, "the key store holds another v1", id="another key in the archive"),
 ]  # fmt: skip
 
 

@@ -11,15 +11,16 @@ step again completes it.
 """
 
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from keyrotation_pipeline.adapters.keystores import owner_only
-from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreError
+from keyrotation_pipeline.adapters.keystores import changes, owner_only
+from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
 
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
@@ -27,8 +28,8 @@ _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 class FileKeyStore:
     """`ports.KeyStore` in a directory. Processes may share it: each read sees one state, each change happens at once.
 
-    Every method raises KeyStoreError if the directory is missing, if others than the owner could read what is in it,
-    or if a file holds something else than it should.
+    A directory that is missing or open to others than its owner is damaged; one that the operating system does not let
+    us into, or write to, is unavailable.
 
     Args:
         directory: as `create` made it. It may itself be a symbolic link; the files in it may not.
@@ -37,6 +38,7 @@ class FileKeyStore:
     def __init__(self, directory: Path) -> None:
         self._live = directory.absolute()
         self._archive = self._live / "archive"
+        self._primary_file = self._live / "primary"
 
     @classmethod
     def create(cls, directory: Path) -> Self:
@@ -49,105 +51,80 @@ class FileKeyStore:
         """``file <absolute directory>``."""
         return f"file {self._live}"
 
-    def ring(self) -> KeyRing:
-        """Every live key and the primary, as they stand together at one moment."""
-        with self._reading():
-            keys = {version: self._require(self._live, version) for version in _versions_in(self._live)}
-            primary = self._primary()
-        if primary is None:
-            raise KeyStoreError(f"the key store {self._live} names no primary; run `keyrotation init`")
-        if primary not in keys:
-            raise KeyStoreError(f"{self._live}/primary names {primary}, whose key is not there; restore {primary}.key")
-        return KeyRing(keys, primary)
+    def read(self) -> StoredKeys:
+        """Everything in the directory, under one lock. A key file that holds no key hides none of the others."""
+        with owner_only.locked(self._live, exclusive=False):
+            return self._stored()
 
-    def versions(self) -> tuple[KeyVersion, ...]:
-        """Live versions, in order."""
-        with self._reading():
-            return _versions_in(self._live)
-
-    def archived(self) -> tuple[KeyVersion, ...]:
-        """Archived versions, in order."""
-        with self._reading():
-            live = _versions_in(self._live)
-            return tuple(version for version in _versions_in(self._archive) if version not in live)
-
-    def primary(self) -> KeyVersion | None:
-        """The version that writes use; None before the first `set_primary`."""
-        with self._reading():
-            return self._primary()
-
-    def get(self, version: KeyVersion) -> KeyMaterial:
-        """A live or archived key, read afresh."""
-        with self._reading():
-            return self._either(version)
-
-    def add(self, version: KeyVersion, material: KeyMaterial) -> None:
-        """Store a live key. The same key again is no change, also if it is archived: only `restore` brings it back.
-
-        Raises:
-            KeyStoreError: a different key is stored under this version, live or archived.
-        """
-        with self._writing():
-            stored = [key for place in (self._live, self._archive) if (key := self._key(place, version)) is not None]
-            if any(key != material for key in stored):
-                raise KeyStoreError(
-                    f"the key store {self._live} holds a different key under {version}; "
-                    "no version is used again, so give this key another one"
-                )
-            if not stored:
+    def add(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
+        """Store a live key."""
+        with self._changing() as stored:
+            # Of one that is in both places, the archived one may still be another.
+            if (kept := self._key(self._archive, version)) is not None and kept != material:
+                raise changes.different(version)
+            if changes.needs_adding(stored, version, material, revision):
                 self._put(self._live, version, material)
+            return self._stored()
 
-    def set_primary(self, version: KeyVersion) -> None:
+    def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Name the version that writes use; it must be live."""
-        with self._writing():
-            if self._key(self._live, version) is None:
-                raise KeyStoreError(
-                    f"{version} is not live in {self._live} and cannot be the primary; add its key first"
-                )
-            if self._primary() != version:
-                owner_only.write(self._live / "primary", str(version))
+        with self._changing() as stored:
+            if changes.needs_promoting(stored, version, revision):
+                owner_only.write(self._primary_file, str(version))
+            return self._stored()
 
-    def archive(self, version: KeyVersion) -> None:
-        """Take a key from the applications and keep it in the archive; again is no change; never the primary."""
-        with self._writing():
-            if version == self._primary():
-                raise KeyStoreError(f"{version} is the primary and cannot be archived; name another primary first")
-            self._move(version, self._live, self._archive)
+    def archive(self, version: KeyVersion, revision: str) -> StoredKeys:
+        """Take a key from the applications and keep it in the archive; never the primary."""
+        with self._changing() as stored:
+            if changes.needs_archiving(stored, version, revision):
+                self._move(version, self._live, self._archive)
+            return self._stored()
 
-    def restore(self, version: KeyVersion) -> None:
-        """Give an archived key to the applications again; again is no change."""
-        with self._writing():
-            self._move(version, self._archive, self._live)
+    def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
+        """Give an archived key to the applications again."""
+        with self._changing() as stored:
+            # A copy of a live key is what a restore that died has left.
+            left = self._key(self._archive, version) is not None
+            if changes.needs_restoring(stored, version, revision) or left:
+                self._move(version, self._archive, self._live)
+            return self._stored()
 
-    def destroy(self, version: KeyVersion) -> None:
+    def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Remove a key from the archive durably; again, or one that was never here, is no change.
 
         The file is unlinked and not overwritten: journals, snapshots and the wear levelling of flash keep old blocks
         whatever is written over them. Only an encrypted disk makes what may be left of it unreadable.
         """
-        with self._writing():
-            if version == self._primary() or version in _versions_in(self._live):
-                raise KeyStoreError(f"{version} is live in {self._live} and is not destroyed; archive it first")
+        with self._changing() as stored:
+            wanted = changes.needs_destroying(stored, version, revision)
             for place in filter(Path.is_dir, (self._live, self._archive)):
                 owner_only.remove_leftovers(place)
-            if (path := _file(self._archive, version)).exists():
-                owner_only.remove(path)
+            if wanted:
+                owner_only.remove(_file(self._archive, version))
+            return self._stored()
 
-    def _reading(self) -> AbstractContextManager[None]:
-        return owner_only.locked(self._live, exclusive=False)
+    @contextmanager
+    def _changing(self) -> Iterator[StoredKeys]:
+        with owner_only.locked(self._live, exclusive=True):
+            yield self._stored()
 
-    def _writing(self) -> AbstractContextManager[None]:
-        return owner_only.locked(self._live, exclusive=True)
+    def _stored(self) -> StoredKeys:
+        return StoredKeys.of(self._entries(self._live), self._entries(self._archive), self._primary())
+
+    def _entries(self, place: Path) -> dict[KeyVersion, Entry]:
+        return {version: self._entry(place, version) for version in _versions_in(place)}
+
+    def _entry(self, place: Path, version: KeyVersion) -> Entry:
+        try:
+            return self._require(place, version)
+        except KeyStoreDamagedError as error:
+            return DamagedKey(str(error))
 
     def _move(self, version: KeyVersion, source: Path, target: Path) -> None:
         """Copy, read back, and only then remove the source: the key is whole in one place at every moment."""
-        material = self._key(source, version)
-        if material is None:
-            self._require(target, version)
-            return
-        existing = self._key(target, version)
+        material, existing = self._require(source, version), self._key(target, version)
         if existing is not None and existing != material:
-            raise KeyStoreError(
+            raise KeyStoreDamagedError(
                 f"{_file(source, version)} and {_file(target, version)} hold different keys; "
                 f"find out which one encrypted the values under {version} and move the other away"
             )
@@ -159,16 +136,14 @@ class FileKeyStore:
     def _put(self, place: Path, version: KeyVersion, material: KeyMaterial) -> None:
         owner_only.write(_file(place, version), material.to_base64())
         if self._key(place, version) != material:
-            raise KeyStoreError(f"{_file(place, version)} does not read back as written; check the disk")
-
-    def _either(self, version: KeyVersion) -> KeyMaterial:
-        material = self._key(self._live, version)
-        return self._require(self._archive, version) if material is None else material
+            raise KeyStoreDamagedError(f"{_file(place, version)} does not read back as written; check the disk")
 
     def _require(self, place: Path, version: KeyVersion) -> KeyMaterial:
         material = self._key(place, version)
         if material is None:
-            raise KeyStoreError(f"the key store {self._live} holds no {version}; restore it from its backup")
+            raise KeyStoreDamagedError(
+                f"{_file(place, version)} is not there; put it back with `keyrotation restore-key {version}`"
+            )
         return material
 
     def _key(self, place: Path, version: KeyVersion) -> KeyMaterial | None:
@@ -177,14 +152,19 @@ class FileKeyStore:
         try:
             return None if text is None else KeyMaterial.from_base64(text)
         except InvalidKeyError:
-            raise KeyStoreError(f"{path} does not hold the base64 of 32 bytes; restore it from its backup") from None
+            raise KeyStoreDamagedError(
+                f"{path} does not hold the base64 of 32 bytes; move it away, "
+                f"then run `keyrotation restore-key {version}`"
+            ) from None
 
     def _primary(self) -> KeyVersion | None:
-        text = owner_only.read(self._live / "primary")
+        text = owner_only.read(self._primary_file)
         try:
             return None if text is None else KeyVersion.parse(text)
         except InvalidKeyError:
-            raise KeyStoreError(f"{self._live}/primary does not name a key version; write v1, v2, … there") from None
+            raise KeyStoreDamagedError(
+                f"{self._primary_file} does not name a key version; write v1, v2, … there"
+            ) from None
 
 
 def _file(place: Path, version: KeyVersion) -> Path:
@@ -192,7 +172,5 @@ def _file(place: Path, version: KeyVersion) -> Path:
 
 
 def _versions_in(place: Path) -> tuple[KeyVersion, ...]:
-    if not place.is_dir():  # nothing has been archived yet
-        return ()
-    matches = [_KEY_FILE.fullmatch(path.name) for path in place.iterdir()]
-    return tuple(sorted(KeyVersion.parse(match[1]) for match in matches if match))
+    matches = [_KEY_FILE.fullmatch(name) for name in owner_only.names(place)]
+    return tuple(KeyVersion.parse(match[1]) for match in matches if match)

@@ -4,6 +4,7 @@ A process may die anywhere: a reader sees the old content or the new one, and a 
 never read and goes with the next write.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
 
 DIRECTORY_MODE = 0o700
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -25,7 +26,7 @@ def make_directory(directory: Path) -> None:
     """Make a directory with mode 0700 (its parents with the usual one), durably; an existing one is left as it is.
 
     Raises:
-        KeyStoreError: it cannot be made.
+        KeyStoreUnavailableError: it cannot be made.
     """
     if directory.is_dir():
         return
@@ -40,38 +41,61 @@ def locked(directory: Path, *, exclusive: bool) -> Iterator[None]:
     """Hold the directory against writers (shared) or against everybody (exclusive); the lock dies with the process.
 
     Raises:
-        KeyStoreError: the directory is missing, is none, or others than its owner may enter it.
+        KeyStoreDamagedError: the directory is missing, is none, or others than its owner may enter it.
+        KeyStoreUnavailableError: we may not enter it.
     """
     descriptor = _open_directory(directory)
     try:
         if stat.S_IMODE(os.fstat(descriptor).st_mode) & _OTHERS:
-            raise KeyStoreError(f"{directory} is open to other users than its owner; run `chmod 700 {directory}`")
+            raise KeyStoreDamagedError(
+                f"{directory} is open to other users than its owner; run `chmod 700 {directory}`"
+            )
         fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
     finally:
         os.close(descriptor)
 
 
+def names(directory: Path) -> tuple[str, ...]:
+    """The names in a directory; none if there is no such directory.
+
+    Raises:
+        KeyStoreUnavailableError: the operating system refuses; says why.
+    """
+    try:
+        return tuple(path.name for path in directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise _refused(directory, "read", error) from None
+
+
 def read(path: Path) -> str | None:
     """The content of a file, without white space around it; None if there is no such file.
 
     Raises:
-        KeyStoreError: not a regular file of reasonable size that only its owner can read; never shows the content.
+        KeyStoreDamagedError: not a regular file of reasonable size that only its owner can read; the message never
+            shows what is in it.
+        KeyStoreUnavailableError: the operating system does not let us read it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
-    except OSError:
+    except OSError as error:
         # A link is refused: what it points to is not covered by this directory's mode, nor replaced by the rename.
-        raise KeyStoreError(f"{path} cannot be opened, or is a symbolic link; put the file itself there") from None
+        if error.errno == errno.ELOOP:
+            raise KeyStoreDamagedError(f"{path} is a symbolic link; put the file itself there") from None
+        raise _refused(path, "opened", error) from None
     try:
         _require_private(path, os.fstat(descriptor))
         content = os.read(descriptor, _MOST_BYTES + 1)
+    except OSError as error:
+        raise _refused(path, "read", error) from None
     finally:
         os.close(descriptor)
     if len(content) > _MOST_BYTES or not content.isascii():
-        raise KeyStoreError(f"{path} holds something else than a key or a version; restore it from a backup")
+        raise KeyStoreDamagedError(f"{path} holds something else than a key or a version; restore it from a backup")
     return content.decode("ascii").strip()
 
 
@@ -79,7 +103,7 @@ def write(path: Path, text: str) -> None:
     """Replace a file's content at once and durably. Only under the exclusive lock of its directory.
 
     Raises:
-        KeyStoreError: the operating system refuses; says why.
+        KeyStoreUnavailableError: the operating system refuses; says why.
     """
     with _failing_plainly(path):
         _remove_leftovers(path.parent)
@@ -96,7 +120,7 @@ def remove(path: Path) -> None:
     """Remove a file durably.
 
     Raises:
-        KeyStoreError: the operating system refuses; says why.
+        KeyStoreUnavailableError: the operating system refuses; says why.
     """
     with _failing_plainly(path):
         path.unlink()
@@ -107,7 +131,7 @@ def remove_leftovers(directory: Path) -> None:
     """Remove, durably, what a writer that died left: under the exclusive lock, no other writer is alive.
 
     Raises:
-        KeyStoreError: the operating system refuses; says why.
+        KeyStoreUnavailableError: the operating system refuses; says why.
     """
     with _failing_plainly(directory):
         if _remove_leftovers(directory):
@@ -119,27 +143,31 @@ def _failing_plainly(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise KeyStoreError(
-            f"{path} cannot be written or removed ({error.strerror}); mend that and try again"
-        ) from None
+        raise _refused(path, "written or removed", error) from None
+
+
+def _refused(path: Path, what: str, error: OSError) -> KeyStoreUnavailableError:
+    return KeyStoreUnavailableError(f"{path} cannot be {what} ({error.strerror}); mend that and try again")
 
 
 def _open_directory(directory: Path) -> int:
     try:
         return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        raise KeyStoreError(f"there is no key store at {directory}; run `keyrotation init`") from None
+        raise KeyStoreDamagedError(f"there is no key store at {directory}; run `keyrotation init`") from None
     except NotADirectoryError:
-        raise KeyStoreError(f"{directory} is not a directory; correct [keys.file] directory") from None
+        raise KeyStoreDamagedError(f"{directory} is not a directory; correct [keys.file] directory") from None
     except PermissionError:
-        raise KeyStoreError(f"{directory} may not be read by this user; run as its owner") from None
+        raise KeyStoreUnavailableError(f"{directory} may not be read by this user; run as its owner") from None
+    except OSError as error:
+        raise _refused(directory, "opened", error) from None
 
 
 def _require_private(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise KeyStoreError(f"{path} is not a regular file; put the file itself there")
+        raise KeyStoreDamagedError(f"{path} is not a regular file; put the file itself there")
     if stat.S_IMODE(status.st_mode) & _OTHERS:
-        raise KeyStoreError(
+        raise KeyStoreDamagedError(
             f"{path} is open to other users than its owner; run `chmod 600 {path}`, and rotate if others could read it"
         )
 

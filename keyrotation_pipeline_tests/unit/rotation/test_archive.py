@@ -72,7 +72,7 @@ def another_key(world: FakeWorld) -> None:
     [
         pytest.param(live_again, "v1 is not in the archive of the key store alone", id="live again"),
         pytest.param(lost, "v1 is not in the archive of the key store alone", id="lost"),
-        pytest.param(another_key, "archived key v1 has the fingerprint", id="another key"),
+        pytest.param(another_key, "the key store holds another v1", id="another key"),
     ],
 )
 def test_a_key_that_is_not_safely_kept_is_not_called_archived(
@@ -85,7 +85,7 @@ def test_a_key_that_is_not_safely_kept_is_not_called_archived(
 
 
 def test_dying_at_any_change_and_archiving_again_ends_the_same() -> None:
-    for die_at in range(3):
+    for die_at in range(4):
         world = fake_pipeline()
         world.keys.archive(V1)
         world.vault.backups.clear()
@@ -99,4 +99,4 @@ def test_dying_at_any_change_and_archiving_again_ends_the_same() -> None:
         archive(world)
 
         assert state_of(world, V1) is KeyState.ARCHIVED
-        assert world.ledger.event_names() == ["key_state_changed"]
+        assert world.ledger.event_names() in (["key_state_changed"], ["key_backed_up", "key_state_changed"])

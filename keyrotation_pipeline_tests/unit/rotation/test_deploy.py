@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keyrotation_pipeline.errors import BackupError, BlockedError
+from keyrotation_pipeline.errors import BackupError, BlockedError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.instances import Instance
@@ -213,14 +213,14 @@ def test_the_intent_of_another_rotation_is_not_taken_for_ours(world: FakeWorld, 
 
 def test_a_key_without_a_backup_is_not_promoted(world: FakeWorld, rotation: Walk) -> None:
     del world.vault.backups[V3]
-    with pytest.raises(BackupError, match=r"key v3 .* has no intact backup"):
+    with pytest.raises(BackupError, match=r"no intact backup of v3 .*`keyrotation backup`"):
         roll_out_primary_key(world.pipeline, rotation, world.report)
     assert world.keys.primary() == V2
 
 
 def test_a_key_that_is_not_the_registered_one_is_not_promoted(world: FakeWorld, rotation: Walk) -> None:
     world.keys.live[V3] = KeyMaterial.generate()
-    with pytest.raises(BlockedError, match="holds another v3 than the ledger"):
+    with pytest.raises(KeyStoreDamagedError, match="holds another v3"):
         roll_out_primary_key(world.pipeline, rotation, world.report)
     assert world.keys.primary() == V2
 

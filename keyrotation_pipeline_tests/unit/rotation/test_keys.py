@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keyrotation_pipeline.errors import BackupError, KeyStoreError
+from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
@@ -140,14 +140,14 @@ def test_a_key_that_was_exchanged_after_it_was_announced_is_refused(world: FakeW
 def test_a_registered_key_that_was_exchanged_is_refused(world: FakeWorld, rotation: Walk) -> None:
     create_key_version(world.pipeline, rotation, world.report)
     world.keys.live[V3] = KeyMaterial.generate()
-    with pytest.raises(KeyStoreError, match="was not made here"):
+    with pytest.raises(KeyStoreDamagedError, match=r"holds another v3 .* than the registered one"):
         create_key_version(world.pipeline, rotation, world.report)
 
 
 def test_a_registered_key_that_the_store_lost_is_never_replaced_by_a_new_one(world: FakeWorld, rotation: Walk) -> None:
     create_key_version(world.pipeline, rotation, world.report)
     del world.keys.live[V3]
-    with pytest.raises(KeyStoreError, match="v3 is registered but not in the key store; put it back"):
+    with pytest.raises(KeyStoreError, match="holds no v3; put it back with `keyrotation restore-key v3`"):
         create_key_version(world.pipeline, rotation, world.report)
     assert V3 not in world.keys.live
 
@@ -187,8 +187,8 @@ def test_a_random_key_that_was_there_before_is_refused(
 def test_a_store_that_reads_back_another_key_stops_before_the_backup(
     world: FakeWorld, rotation: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = world.keys.get
-    monkeypatch.setattr(world.keys, "get", lambda version: KeyMaterial.generate() if version == V3 else real(version))
+    real = world.keys.add
+    monkeypatch.setattr(world.keys, "add", lambda version, _, revision: real(version, KeyMaterial.generate(), revision))
     with pytest.raises(KeyStoreError, match="v3 does not read back"):
         create_key_version(world.pipeline, rotation, world.report)
     assert V3 not in world.vault.backups
@@ -199,7 +199,7 @@ def test_a_vault_that_keeps_nothing_stops_before_the_registration(
     world: FakeWorld, rotation: Walk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(world.vault, "key_backup", lambda _version, _fingerprint: None)
-    with pytest.raises(BackupError, match=r"v3 .* has no intact backup"):
+    with pytest.raises(BackupError, match="no intact backup of v3"):
         create_key_version(world.pipeline, rotation, world.report)
     assert "v3" not in states(world)
 
@@ -232,7 +232,7 @@ def ring() -> KeyRing:
 def test_existing_keys_are_stored_backed_up_and_registered(empty: FakeWorld, ring: KeyRing) -> None:
     import_keys(empty.pipeline, ring)
     assert states(empty) == {"v1": "deactivated", "v2": "active"}
-    assert empty.keys.ring().primary == V2
+    assert empty.keys.read().ring().primary == V2
     for version in ring.versions:
         assert empty.keys.get(version) == ring.material(version)
         assert empty.vault.backups[version].fingerprint == ring.material(version).fingerprint
@@ -262,7 +262,7 @@ def test_an_import_ends_the_same_wherever_the_process_dies(empty: FakeWorld, rin
 def test_a_key_store_that_has_the_keys_already_is_taken_as_it_is(empty: FakeWorld, ring: KeyRing) -> None:
     empty.keys.live.update({version: ring.material(version) for version in ring.versions})
     empty.keys.primary_version = V2
-    import_keys(empty.pipeline, empty.keys.ring())
+    import_keys(empty.pipeline, empty.keys.read().ring())
     assert states(empty) == {"v1": "deactivated", "v2": "active"}
     assert sorted(empty.vault.backups) == [V1, V2]
 
@@ -279,7 +279,7 @@ def test_a_different_key_never_takes_the_place_of_a_registered_one(empty: FakeWo
 def test_a_different_key_never_takes_the_place_of_a_stored_one(empty: FakeWorld, ring: KeyRing) -> None:
     stored = KeyMaterial.generate()
     empty.keys.live[V1] = stored
-    with pytest.raises(KeyStoreError, match="holds a different v1"):
+    with pytest.raises(KeyStoreError, match="holds a different key under v1"):
         import_keys(empty.pipeline, ring)
     assert empty.keys.live[V1] == stored
     assert states(empty) == {}

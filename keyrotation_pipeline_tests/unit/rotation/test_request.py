@@ -5,7 +5,14 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, PreflightError, RequestError
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    BlockedError,
+    KeyRotationError,
+    KeyStoreDamagedError,
+    PreflightError,
+    RequestError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.database import Problem
@@ -145,7 +152,7 @@ def test_a_table_that_cannot_be_rotated_stops_the_request(world: FakeWorld) -> N
 
 def test_a_key_store_with_another_key_under_the_same_version_stops_the_request(world: FakeWorld) -> None:
     world.keys.live[V1] = KeyMaterial.generate()
-    with pytest.raises(RequestError, match="another v1 than the registered one"):
+    with pytest.raises(KeyStoreDamagedError, match=r"another v1 .* than the registered one"):
         request(world)
 
 

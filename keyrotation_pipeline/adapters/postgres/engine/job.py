@@ -10,8 +10,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-
-ReadRing = Callable[[], KeyRing]
+from keyrotation_pipeline.ports.keys import KeyStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +18,12 @@ class Job:
     """The slices of one shard, and all that is needed to walk any of them.
 
     Args:
-        read_ring: reads the key ring from the key store.
+        keys: the store, which is pickled as how to open it.
         fingerprints: of the keys that it must find there, by version.
     """
 
     connect: Callable[[], Connection]
-    read_ring: ReadRing
+    keys: KeyStore
     request: str
     slices: Sequence[Slice]
     fingerprints: Mapping[str, str]
@@ -35,7 +34,7 @@ class Job:
     def of(
         cls,
         connect: Callable[[], Connection],
-        read_ring: ReadRing,
+        keys: KeyStore,
         request: str,
         slices: Sequence[Slice],
         ring: KeyRing,
@@ -43,7 +42,7 @@ class Job:
         limits: Limits,
     ) -> Self:
         """The job of rewriting with the keys of `ring`, without these keys."""
-        return cls(connect, read_ring, request, slices, _fingerprints(ring), target, limits)
+        return cls(connect, keys, request, slices, _fingerprints(ring), target, limits)
 
     def ring(self) -> KeyRing:
         """The key ring, read from the key store.
@@ -51,7 +50,7 @@ class Job:
         Raises:
             KeyStoreError: it holds other keys than it did when the job was given.
         """
-        ring = self.read_ring()
+        ring = self.keys.read().ring()
         if _fingerprints(ring) != self.fingerprints:
             raise KeyStoreError(
                 "the keys in the key store have changed while rows were re-encrypted; see what `keyrotation status` "

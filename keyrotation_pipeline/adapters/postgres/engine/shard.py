@@ -60,7 +60,7 @@ def rewrite_shard(
     if hiring is None or workers == 0:
         return rewrite_slices(connect, request, slices, ring, target, report, limits)
     limits = replace(limits, workers=workers)
-    job = Job.of(connect, hiring.read_ring, request, slices, ring, target, limits.of_one_worker())
+    job = Job.of(connect, hiring.keys, request, slices, ring, target, limits.of_one_worker())
     return Crew(job, hiring, connect, limits, report).work()
 
 

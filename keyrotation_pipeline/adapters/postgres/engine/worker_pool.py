@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline import errors
-from keyrotation_pipeline.adapters.postgres.engine.job import Job, ReadRing
+from keyrotation_pipeline.adapters.postgres.engine.job import Job
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.progress import stages
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS
@@ -23,6 +23,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.ports.keys import KeyStore
 
 _STOP_SECONDS = 5.0
 _COMMAND = (sys.executable, "-m", "keyrotation_pipeline.adapters.postgres.engine.worker")
@@ -33,11 +34,11 @@ class Hiring:
     """How worker processes are started.
 
     Args:
-        read_ring: reads the key ring from the key store; can be pickled, and holds no key.
+        keys: the key store, from which each worker reads the key ring by itself.
         environment: of the workers; it must hold no key. None: as ours.
     """
 
-    read_ring: ReadRing
+    keys: KeyStore
     environment: Mapping[str, str] | None = None
 
 

@@ -1,0 +1,87 @@
+"""Which changes a key store takes: the same rules for every store, whatever holds its keys.
+
+Each function says whether there is anything to do, or refuses. The order matters: first what is never allowed, then
+whether the store already is as asked for, and only then whether it was changed since the decision.
+"""
+
+from keyrotation_pipeline.errors import KeyStoreConflictError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.stored_keys import StoredKeys
+
+
+def needs_adding(stored: StoredKeys, version: KeyVersion, material: KeyMaterial, revision: str) -> bool:
+    """Whether the key is to be stored.
+
+    Raises:
+        KeyStoreError: a different key is there.
+    """
+    if version in stored:
+        if stored.material(version) != material:
+            raise different(version)
+        return False
+    return _unless_changed(stored, revision)
+
+
+def needs_promoting(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
+    """Whether the primary is to be named.
+
+    Raises:
+        KeyStoreError: the version is not live.
+    """
+    if version not in stored.live:
+        raise KeyStoreError(f"{version} is not live in the key store and cannot be the primary; add its key first")
+    return stored.primary != version and _unless_changed(stored, revision)
+
+
+def needs_archiving(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
+    """Whether the key is to be taken from the applications.
+
+    Raises:
+        KeyStoreError: it is the primary, or not in the store.
+    """
+    if version == stored.primary:
+        raise KeyStoreError(f"{version} is the primary and cannot be archived; name another primary first")
+    stored.material(version)
+    return version in stored.live and _unless_changed(stored, revision)
+
+
+def needs_restoring(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
+    """Whether the key is to be given to the applications again.
+
+    Raises:
+        KeyStoreError: it is not in the store.
+    """
+    stored.material(version)
+    return version in stored.archived and _unless_changed(stored, revision)
+
+
+def needs_destroying(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
+    """Whether the key is to go from the archive.
+
+    Raises:
+        KeyStoreError: it is live.
+    """
+    if version in stored.live or version == stored.primary:
+        raise KeyStoreError(f"{version} is live in the key store and is not destroyed; archive it first")
+    return version in stored.archived and _unless_changed(stored, revision)
+
+
+def different(version: KeyVersion) -> KeyStoreError:
+    """The refusal to overwrite a key."""
+    return KeyStoreError(
+        f"the key store holds a different key under {version}; no version is used again, so give this key another one"
+    )
+
+
+def conflict() -> KeyStoreConflictError:
+    """The refusal of a change that was decided from an older state."""
+    return KeyStoreConflictError(
+        "somebody changed the key store in the meantime, so nothing was changed in it; run the same again"
+    )
+
+
+def _unless_changed(stored: StoredKeys, revision: str) -> bool:
+    if stored.revision != revision:
+        raise conflict()
+    return True
