@@ -80,6 +80,33 @@ def test_each_missed_day_is_caught_up_under_its_own_partition(dagster: Dagster) 
     assert all(partitions.has_partition_key(str(request.partition_key)) for request in requests)
 
 
+@pytest.mark.parametrize(
+    ("zone", "tick"),
+    [
+        pytest.param("Asia/Tokyo", "2026-04-01T03:00+09:00", id="Tokyo, the day before in UTC"),
+        pytest.param("Pacific/Kiritimati", "2026-04-01T03:00+14:00", id="Kiritimati, furthest ahead"),
+        pytest.param("America/Los_Angeles", "2026-04-01T03:00-07:00", id="Los Angeles, the same day in UTC"),
+    ],
+)
+def test_a_backup_and_a_test_are_named_by_the_day_of_the_clinic_and_not_of_utc(
+    dagster: Dagster, zone: str, tick: str
+) -> None:
+    at = datetime.fromisoformat(tick).astimezone(UTC)
+    with dg.build_schedule_context(instance=dagster.instance, scheduled_execution_time=at) as context:
+        wanted = daily_key_backup(zone)(context)
+    assert isinstance(wanted, dg.RunRequest)
+    assert (wanted.partition_key, wanted.run_key) == ("2026-04-01", "2026-04-01")
+    partitions = backup_assets(zone).partitions_def
+    assert partitions is not None
+    with partition_loading_context(effective_dt=at):
+        assert partitions.get_last_partition_key() == "2026-04-01"
+    with dg.build_schedule_context(
+        instance=dagster.instance, scheduled_execution_time=at, resources={"pipeline": dagster.resource}
+    ) as context:
+        quarterly_recovery_test(zone)(context)
+    assert dagster.world.ledger.facts_of("recovery_test_due") == {"since": "2026-04-01"}
+
+
 def test_at_three_in_the_morning_the_partition_of_that_very_day_is_there() -> None:
     partitions = backup_assets("America/New_York").partitions_def
     assert partitions is not None

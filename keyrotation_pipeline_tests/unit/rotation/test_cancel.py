@@ -1,15 +1,21 @@
 """A rotation is given up only while nothing is written under its new key."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request import RequestStatus, Step, StepRecord, Walk
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.ports.actions import StepFacts
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.cancelling import STEPS_BEFORE_ROWS, cancel
+from keyrotation_pipeline.requests.conductor import Task
+from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
-from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, made_key, request
+from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation, made_key, request
 
 
 @pytest.fixture
@@ -97,6 +103,31 @@ def test_nothing_is_cancelled_while_one_of_its_steps_runs(world: FakeWorld) -> N
     rotation = request(world)
     with world.ledger.lock(f"{rotation.id}/{Step.KEY_VERSION}"), pytest.raises(BlockedError):
         cancel(world.pipeline, rotation)
+
+
+@pytest.mark.parametrize("step", STEPS_BEFORE_ROWS)
+def test_a_step_that_is_performed_keeps_a_cancellation_and_a_second_performer_out(world: FakeWorld, step: Step) -> None:
+    """Both go by the very lock that the performer takes: none of it may be missing, or have another name."""
+    rotation, refused = approved(world), []
+    world.rollout.running = ()
+    action = world.pipeline.actions[rotation.action]
+
+    def in_its_middle(pipeline: Pipeline, walk: Walk, report: Report) -> StepFacts:
+        for other in (
+            lambda: cancel(world.pipeline, rotation),
+            lambda: performing.perform(world.pipeline, rotation.id, Task(step), report),
+        ):
+            with pytest.raises(BlockedError) as refusal:
+                other()
+            refused.append(str(refusal.value))
+        return action.steps[step](pipeline, walk, report)
+
+    changed = replace(action, steps={**action.steps, step: in_its_middle})
+    pipeline = replace(world.pipeline, actions={**world.pipeline.actions, rotation.action: changed})
+    *_, last = performing.run(pipeline, rotation.id, world.report, step)
+    assert last.step is step
+    assert refused == [f"{rotation.id}/{step} is locked by another process; wait for it"] * 2
+    assert world.ledger.walk(rotation.id).status is RequestStatus.RUNNING
 
 
 def test_a_finished_rotation_is_not_cancelled(world: FakeWorld) -> None:
