@@ -260,11 +260,11 @@ class FakeAnchors:
 class FakeSignatures:
     """`SignatureVerifier` that takes ``b"signed by <fingerprint>: " + text`` for a signature."""
 
-    pinned: Roster
+    configured: Roster
     signed_at: datetime = START
 
-    def verify(self, text: bytes, signature: bytes) -> VerifiedSignature:
-        for officer in self.pinned.officers:
+    def verify(self, text: bytes, signature: bytes, officers: Sequence[Officer]) -> VerifiedSignature:
+        for officer in officers:
             if signature == self.sign(officer.fingerprint, text):
                 return VerifiedSignature(officer.fingerprint, self.signed_at)
         raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
@@ -274,7 +274,7 @@ class FakeSignatures:
         return f"signed by {fingerprint}: ".encode() + text
 
     def roster(self) -> Roster:
-        return self.pinned
+        return self.configured
 
 
 @dataclass
@@ -586,12 +586,12 @@ class FakeLedger:
     def pinned_roster(self) -> Roster | None:
         return self.state.roster
 
-    def pin_roster(self, roster: Roster) -> None:
+    def pin_roster(self, roster: Roster, request: str | None = None) -> None:
         if self.state.roster == roster:
             return
-        if self.state.roster is not None:
-            raise ApprovalError("another roster is pinned; request a policy action")
-        self.append(RosterPinned.of(roster))
+        if self.state.roster is not None and request is None:
+            raise ApprovalError("another roster is pinned; run `keyrotation policy`")
+        self.append(RosterPinned.of(roster), request)
         self.state.roster = roster
 
     def keys(self) -> tuple[KeyRecord, ...]:

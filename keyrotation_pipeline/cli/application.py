@@ -13,6 +13,7 @@ from keyrotation_pipeline.cli import (
     destroy,
     initialise,
     inspection,
+    policy,
     reconcile,
     recovery,
     requests,
@@ -42,6 +43,7 @@ app.command()(rotate.rotate)
 app.command()(rollback.pause)
 app.command()(rollback.resume)
 app.command()(requests.cancel)
+app.command("policy")(policy.policy_command)
 app.command("rollback")(rollback.rollback_command)
 app.command()(inspection.verify)
 app.command()(backups.backup)

@@ -1,8 +1,9 @@
 """What two officers sign: the canonical text, and the roster of those who may."""
 
+import json
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
@@ -12,15 +13,20 @@ HEADER = "keyrotation-approval-v1"
 
 @dataclass(frozen=True, slots=True)
 class Officer:
-    """One officer: a name to show and the primary-key fingerprint that identifies the certificate."""
+    """One officer: a name to show and the primary-key fingerprint that identifies the certificate.
+
+    Args:
+        certificate: base64 of the public certificate when the roster was read; who an officer is does not hang on it.
+    """
 
     name: str
     fingerprint: str
+    certificate: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Who may approve, how many must, and who can read backups; pinned by `init`.
+    """Who may approve, how many must, and who can read backups; pinned by `init`, changed by `policy`.
 
     Args:
         required: signatures of different officers that an action takes; at least 2 outside a demo home.
@@ -30,6 +36,21 @@ class Roster:
     required: int
     officers: tuple[Officer, ...]
     recipients: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The whole of it in one line of a signed text, the same in whatever order it was written."""
+        named = sorted((each.fingerprint, json.dumps(each.name, ensure_ascii=False)) for each in self.officers)
+        officers = ", ".join(f"{fingerprint} {name}" for fingerprint, name in named)
+        return f"{self.required} of {officers}; recipients {', '.join(sorted(self.recipients))}"
+
+    def differences(self, other: "Roster") -> tuple[str, ...]:
+        """Which of its parts `other` has differently, in whatever order."""
+        parts = (
+            ("required", self.required, other.required),
+            ("officers", set(self.officers), set(other.officers)),
+            ("recipients", set(self.recipients), set(other.recipients)),
+        )
+        return tuple(name for name, mine, others in parts if mine != others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,26 @@
 """Who signed exactly this text?"""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from keyrotation_pipeline.model.approval import Roster, VerifiedSignature
+from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
 
 
 class SignatureVerifier(Protocol):
-    """Checks OpenPGP signatures against the certificates of the roster, as they stand now."""
+    """Checks OpenPGP signatures by officers, and reads who the configuration says that they are."""
 
-    def verify(self, text: bytes, signature: bytes) -> VerifiedSignature:
-        """Check one detached signature.
+    def verify(self, text: bytes, signature: bytes, officers: Sequence[Officer]) -> VerifiedSignature:
+        """Check one detached signature by one of these officers.
+
+        An officer's certificate is what was pinned of it together with what the configuration has under the same
+        fingerprint: so no revocation is overlooked, and whoever left the configuration can still be verified.
 
         Raises:
             ApprovalError: bad, over another text, or by an unknown, expired or revoked certificate; each its sentence.
         """
 
     def roster(self) -> Roster:
-        """The roster that the configuration names, read from the certificates.
+        """The roster that the configuration names, with its certificates as they are now.
 
         Raises:
             ApprovalError: one certificate under two names, an expired or revoked one, fewer officers than required.

@@ -54,10 +54,14 @@ class Ledger(Protocol):
 
     # roster
     def pinned_roster(self) -> Roster | None:
-        """The roster pinned by `init` (or by a later policy action)."""
+        """The roster pinned by `init` or by a later policy."""
 
-    def pin_roster(self, roster: Roster) -> None:
-        """Pin the first roster; refuses to replace one."""
+    def pin_roster(self, roster: Roster, request: str | None = None) -> None:
+        """Pin the first roster; or, by a request that was signed for it, one in place of the present one.
+
+        Raises:
+            ApprovalError: another roster is pinned, and no request is named.
+        """
 
     # keys
     def keys(self) -> tuple[KeyRecord, ...]:

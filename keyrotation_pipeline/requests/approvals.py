@@ -94,13 +94,13 @@ def _unchanged_text(pipeline: Pipeline, request: Request, roster: Roster) -> byt
         fields = ", ".join(differing_lines(stored, rebuilt)) or "white space"
         raise ApprovalError(
             f"request {request.id} is no longer what its text for signing says ({fields}); "
-            "restore that, or cancel it and request a new one"
+            f"restore that, or {pipeline.actions[request.action].renewal(request)}"
         )
     return stored
 
 
 def _verified(pipeline: Pipeline, request: Request, roster: Roster, text: bytes, signature: bytes) -> VerifiedSignature:
-    verified = pipeline.signatures.verify(text, signature)
+    verified = pipeline.signatures.verify(text, signature, roster.officers)
     name = _names(roster).get(verified.officer)
     if name is None:
         raise ApprovalError(

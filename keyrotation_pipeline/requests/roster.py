@@ -21,21 +21,12 @@ def require_roster(pipeline: Pipeline) -> Roster:
     """The pinned roster, if the configuration still says the same, in whatever order.
 
     Raises:
-        ApprovalError: it differs; names what, so that it can be restored.
+        ApprovalError: it differs; names what.
     """
     pinned, configured = pinned_roster(pipeline), pipeline.signatures.roster()
-    differs = [
-        what
-        for what, before, now in (
-            ("required", pinned.required, configured.required),
-            ("officers", set(pinned.officers), set(configured.officers)),
-            ("recipients", set(pinned.recipients), set(configured.recipients)),
-        )
-        if before != now
-    ]
-    if differs:
+    if differs := pinned.differences(configured):
         raise ApprovalError(
-            f"{' and '.join(differs)} in keyrotation.toml differ from those that `keyrotation init` pinned; "
-            "restore them there"
+            f"{' and '.join(differs)} in keyrotation.toml differ from what is pinned; restore them there, or have the "
+            "change signed with `keyrotation policy --reason TEXT`"
         )
     return pinned

@@ -141,12 +141,19 @@ def _stuck(pipeline: Pipeline) -> Walk | None:
     current = pipeline.ledger.current()
     if current is None:
         return None
-    if pipeline.actions[current.action].is_one_way(pipeline, current) and pipeline.clock.now() > current.finish_by:
+    if pipeline.actions[current.action].is_one_way(pipeline, current) and _is_stuck(pipeline, current):
         return current
     raise RequestError(
         f"rotation {current.id} ({current.source} to {current.target}) is not finished; "
         f"finish it with `keyrotation rotate {current.id}`, or cancel it"
     )
+
+
+def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
+    """Whether its signatures count no longer, by their date or because the roster or another signed fact changed."""
+    if pipeline.clock.now() > rotation.finish_by:
+        return True
+    return pipeline.ledger.approval_text(rotation.id) != approval_text(pipeline, rotation)
 
 
 def _source(pipeline: Pipeline) -> KeyRecord:

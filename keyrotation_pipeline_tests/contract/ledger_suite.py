@@ -3,6 +3,7 @@
 `ledger` is empty; `other` is the same one as another process has it.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -54,7 +55,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
-ROSTER = Roster(2, (Officer("Ada", "A" * 40), Officer("Bén", "B" * 40)), ("F" * 40,))
+ROSTER = Roster(2, (Officer("Ada", "A" * 40, "mQAQZGE="), Officer("Bén", "B" * 40)), ("F" * 40,))
 TEXT = b"keyrotation-approval-v1\nReason: yearly, \xe2\x80\x93 as ever\n"
 SIGNATURE = Signature("A" * 40, b"\x89\x00\x01-signed", AT.replace(microsecond=0))
 
@@ -363,6 +364,20 @@ class LedgerSuite:
         with pytest.raises(ApprovalError):
             ledger.pin_roster(replace(ROSTER, required=1))
         assert ledger.pinned_roster() == ROSTER
+
+    def test_a_pinned_roster_brings_its_certificates_back(self, ledger: Ledger) -> None:
+        ledger.pin_roster(ROSTER)
+        pinned = ledger.pinned_roster()
+        assert pinned is not None
+        assert [each.certificate for each in pinned.officers] == ["mQAQZGE=", ""]
+
+    def test_a_request_replaces_the_pinned_roster_and_the_audit_says_which(self, opened: Ledger) -> None:
+        opened.pin_roster(ROSTER)
+        opened.pin_roster(replace(ROSTER, required=1), rotation().id)
+        assert opened.pinned_roster() == replace(ROSTER, required=1)
+        (*_, event) = opened.events()
+        told = json.loads(event.body)
+        assert (told["event"], told["request"], told["facts"]["required"]) == ("roster_pinned", rotation().id, 1)
 
     def test_counts_come_back_whole_and_the_last_ones_only(self, ledger: Ledger) -> None:
         ledger.save_counts([replace(COUNT, rows=9, values_by_version={V1: 20})])

@@ -152,7 +152,7 @@ def approved(dagster: Dagster, requested: Walk) -> Walk:
     """A rotation that may begin."""
     world = dagster.world
     text = world.ledger.approval_text(requested.id)
-    for officer in world.signatures.pinned.officers:
+    for officer in world.signatures.configured.officers:
         add_approval(world.pipeline, world.ledger.walk(requested.id), world.signatures.sign(officer.fingerprint, text))
     return world.ledger.walk(requested.id)
 

@@ -121,7 +121,7 @@ def test_an_old_row_under_a_compromised_key_fails_the_check(dagster: Dagster) ->
     world = dagster.world
     request = open_request(world.pipeline, reason="key on a public page", requested_by="test", incident="INC-1")
     text = world.ledger.approval_text(request.id)
-    for officer in world.signatures.pinned.officers:
+    for officer in world.signatures.configured.officers:
         signature = world.signatures.sign(officer.fingerprint, text)
         add_approval(world.pipeline, world.ledger.walk(request.id), signature)
     for _ in performing.run(world.pipeline, request.id, world.report):

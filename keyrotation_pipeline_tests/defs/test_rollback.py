@@ -21,7 +21,7 @@ def test_ticks_carry_a_signed_rollback_to_its_end(dagster: Dagster, walked: Walk
     assert isinstance(waiting, dg.SkipReason)
     assert f"rotation {rotation.id} is paused" in str(waiting.skip_message)
 
-    for officer in world.signatures.pinned.officers:
+    for officer in world.signatures.configured.officers:
         text = world.ledger.approval_text(undoing.id)
         add_approval(world.pipeline, undoing, world.signatures.sign(officer.fingerprint, text))
     jobs = []

@@ -2,7 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
+from keyrotation_pipeline.model.approval import Officer, VerifiedSignature
 from keyrotation_pipeline_tests.officers import (
     at_instant,
     make_expired_officer,
@@ -23,7 +26,23 @@ from keyrotation_pipeline_tests.officers import (
 
 TEXT = b"keyrotation-approval-v1\nRequest: 0f0f\nReason: yearly\n"
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
-Verifier = Callable[..., OfficerSignatures]
+
+
+class Signatures(OfficerSignatures):
+    """Verifies by the officers of the configuration, as they were pinned when this was made."""
+
+    pinned: tuple[Officer, ...] = ()
+
+    def pin(self, gpg: GnuPG) -> "Signatures":
+        read = [(name, gpg.read_certificate(path)) for name, path in self._officers]
+        self.pinned = tuple(Officer(name, each.fingerprint, b64encode(each.content).decode()) for name, each in read)
+        return self
+
+    def verify(self, text: bytes, signature: bytes, officers: Sequence[Officer] | None = None) -> VerifiedSignature:
+        return super().verify(text, signature, self.pinned if officers is None else officers)
+
+
+Verifier = Callable[..., Signatures]
 
 
 @pytest.fixture
@@ -36,9 +55,9 @@ def gpg(tmp_path: Path) -> GnuPG:
 def verifier(gpg: GnuPG, security_officer: DemoOfficer, privacy_officer: DemoOfficer) -> Verifier:
     """`verifier(another, …)`: two valid officers and others, of whom two must sign."""
 
-    def build(*others: DemoOfficer, required: int = 2, lone: bool = False) -> OfficerSignatures:
+    def build(*others: DemoOfficer, required: int = 2, lone: bool = False) -> Signatures:
         officers = [(each.name, each.certificate) for each in (security_officer, privacy_officer, *others)]
-        return OfficerSignatures(gpg, officers, required, [security_officer.certificate], lone_officer_allowed=lone)
+        return Signatures(gpg, officers, required, [security_officer.certificate], lone_officer_allowed=lone).pin(gpg)
 
     return build
 
@@ -132,6 +151,33 @@ def test_a_signature_made_before_the_certificate_was_revoked_is_refused(verifier
     revoke(officer)
     with pytest.raises(ApprovalError, match=r"Revoked Officer: certificate .* is revoked"):
         signatures.verify(TEXT, signature)
+
+
+def test_whoever_left_the_configuration_is_verified_by_the_certificate_that_was_pinned(
+    verifier: Verifier, tmp_path: Path
+) -> None:
+    former = make_officer(tmp_path, "Former Officer")
+    pinned, signature = verifier(former).pinned, former.sign(TEXT)
+    former.certificate.unlink()
+    assert verifier().verify(TEXT, signature, pinned).officer == pinned[-1].fingerprint
+
+
+def test_a_certificate_that_was_pinned_as_another_officers_verifies_nothing(verifier: Verifier, tmp_path: Path) -> None:
+    stranger = make_officer(tmp_path, "Stranger")
+    security, privacy = verifier().pinned
+    forged = (security, replace(privacy, certificate=b64encode(stranger.certificate.read_bytes()).decode()))
+    with pytest.raises(ApprovalError, match="which no officer of the roster has"):
+        verifier().verify(TEXT, stranger.sign(TEXT), forged)
+
+
+def test_a_certificate_that_was_extended_since_it_was_pinned_counts_as_it_is_now(
+    verifier: Verifier, gpg: GnuPG, tmp_path: Path
+) -> None:
+    officer = make_expired_officer(tmp_path, "Renewed Officer")
+    signatures = verifier(officer)
+    officer.gpg("--quick-set-expire", fingerprint(gpg, officer), "0")
+    officer.export()
+    assert signatures.verify(TEXT, officer.sign(TEXT))
 
 
 def test_a_signature_made_before_the_certificate_expired_is_refused(verifier: Verifier, tmp_path: Path) -> None:
@@ -422,7 +468,7 @@ def test_gpg_gets_no_variable_of_our_environment(
     install_gpg(tmp_path / "bin", f'env >> {seen}\nexec gpg "$@"', monkeypatch)
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", "planted-master-key")
     gpg = GnuPG(tmp_path / "gnupg")
-    OfficerSignatures(gpg, [("Ada", security_officer.certificate)], 2, []).verify(TEXT, security_officer.sign(TEXT))
+    Signatures(gpg, [("Ada", security_officer.certificate)], 2, []).pin(gpg).verify(TEXT, security_officer.sign(TEXT))
     gpg.encrypt(b"secret", [gpg.read_certificate(security_officer.certificate)])
     assert "LC_ALL=C" in seen.read_text()
     assert "planted-master-key" not in seen.read_text()

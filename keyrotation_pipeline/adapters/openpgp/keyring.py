@@ -38,6 +38,11 @@ class Keyring:
         """See `runner.run`."""
         return run(self.home, [*_OPTIONS, *arguments], stdin)
 
+    def certificate(self, fingerprint: str) -> Certificate:
+        """One of them as it stands now, made of everything that was imported of it."""
+        shown = self.run("--with-colons", "--with-fingerprint", "--list-keys", fingerprint)
+        return listed_certificate(Path(f"of {fingerprint[-16:]}"), b"", listing(shown.output))
+
 
 class GnuPG:
     """gpg with a home of our own.
@@ -97,6 +102,17 @@ class GnuPG:
             raise OpenPGPError(
                 f"certificate {path} cannot be read; export it there with `gpg --export --armor`"
             ) from None
+        return self.certificate(content, path)
+
+    def certificate(self, content: bytes, path: Path) -> Certificate:
+        """One public certificate from its bytes.
+
+        Args:
+            path: where it is from, for messages.
+
+        Raises:
+            OpenPGPError: not a certificate, several of them, a secret key, or a user id that hides text.
+        """
         with self.keyring() as ring:
             shown = ring.run("--with-colons", "--with-fingerprint", "--show-keys", stdin=content)
         lines = listing(shown.output)

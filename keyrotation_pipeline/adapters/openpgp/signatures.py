@@ -1,6 +1,7 @@
 """Officers' signatures: detached, over exactly the text, by a certificate of the roster that is valid now."""
 
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,15 +47,17 @@ class OfficerSignatures:
 
     def roster(self) -> Roster:
         """See `SignatureVerifier.roster`."""
-        named: dict[str, str] = {}
+        named: dict[str, Officer] = {}
         for name, path in self._officers:
             certificate = self._gpg.read_certificate(path)
             _require_officer(name, certificate)
             if (other := named.get(certificate.fingerprint)) is not None:
                 raise ApprovalError(
-                    f"officers {other} and {name} have the same certificate; give each one of their own"
+                    f"officers {other.name} and {name} have the same certificate; give each one of their own"
                 )
-            named[certificate.fingerprint] = name
+            named[certificate.fingerprint] = Officer(
+                name, certificate.fingerprint, b64encode(certificate.content).decode()
+            )
         if self._required < (1 if self._lone_officer_allowed else 2):
             raise ApprovalError(
                 f"[approvals] required is {self._required}; two people must agree, so set it to 2 or more"
@@ -68,28 +71,38 @@ class OfficerSignatures:
             recipient.require_recipient()
         return Roster(
             self._required,
-            tuple(Officer(name, fingerprint) for fingerprint, name in named.items()),
+            tuple(named.values()),
             tuple(dict.fromkeys(recipient.fingerprint for recipient in recipients)),
         )
 
-    def verify(self, text: bytes, signature: bytes) -> VerifiedSignature:
+    def verify(self, text: bytes, signature: bytes, officers: Sequence[Officer]) -> VerifiedSignature:
         """See `SignatureVerifier.verify`."""
-        officers = {self._gpg.read_certificate(path): name for name, path in self._officers}
-        with self._gpg.keyring(tuple(officers)) as ring:
+        with self._gpg.keyring(self._certificates(officers)) as ring:
             _require_one_detached_signature(ring, signature)
             beside = ring.home / "signature"
             beside.write_bytes(signature)
             status = ring.run("--verify", str(beside), "-", stdin=text)
-        for certificate, name in officers.items():
-            if certificate.fingerprint in _claimed(status):
-                _require_officer(name, certificate)
+            for officer in officers:
+                if officer.fingerprint in _claimed(status):
+                    _require_officer(officer.name, ring.certificate(officer.fingerprint))
         _require_one_good_signature(status)
-        _, _, signed_at, _, _, _, _, digest, kind, officer = status.all("VALIDSIG")[0]
+        _, _, signed_at, _, _, _, _, digest, kind, signer = status.all("VALIDSIG")[0]
         if digest not in _STRONG_DIGESTS:
             raise ApprovalError("the signature uses a weak digest; sign again with `gpg --digest-algo SHA512`")
         if kind != _BINARY_SIGNATURE:
             raise ApprovalError(f"the signature is one in text mode, which other bytes would match too; {_SIGN_AGAIN}")
-        return VerifiedSignature(officer, datetime.fromtimestamp(int(signed_at), UTC))
+        return VerifiedSignature(signer, datetime.fromtimestamp(int(signed_at), UTC))
+
+    def _certificates(self, officers: Sequence[Officer]) -> tuple[Certificate, ...]:
+        """What was pinned of these officers, then what the configuration has of them; gpg makes one of both."""
+        fingerprints = {officer.fingerprint for officer in officers}
+        configured = [self._gpg.read_certificate(path) for _, path in self._officers]
+        pinned = [
+            self._gpg.certificate(b64decode(each.certificate), Path(f"pinned of {each.name}"))
+            for each in officers
+            if each.certificate
+        ]
+        return tuple(each for each in (*pinned, *configured) if each.fingerprint in fingerprints)
 
 
 def _require_officer(name: str, certificate: Certificate) -> None:

@@ -115,23 +115,23 @@ def test_a_rotation_that_is_over_takes_no_signature(world: FakeWorld) -> None:
 
 
 def fewer_required(world: FakeWorld) -> None:
-    world.signatures.pinned = replace(ROSTER, required=1)
+    world.signatures.configured = replace(ROSTER, required=1)
 
 
 def another_officer(world: FakeWorld) -> None:
-    world.signatures.pinned = replace(ROSTER, officers=(ROSTER.officers[0], EVE))
+    world.signatures.configured = replace(ROSTER, officers=(ROSTER.officers[0], EVE))
 
 
 def one_officer_more(world: FakeWorld) -> None:
-    world.signatures.pinned = replace(ROSTER, officers=(*ROSTER.officers, EVE))
+    world.signatures.configured = replace(ROSTER, officers=(*ROSTER.officers, EVE))
 
 
 def names_exchanged(world: FakeWorld) -> None:
-    world.signatures.pinned = replace(ROSTER, officers=(Officer("Ada", BEN), Officer("Ben", ADA)))
+    world.signatures.configured = replace(ROSTER, officers=(Officer("Ada", BEN), Officer("Ben", ADA)))
 
 
 def another_recipient(world: FakeWorld) -> None:
-    world.signatures.pinned = replace(ROSTER, recipients=("E" * 40,))
+    world.signatures.configured = replace(ROSTER, recipients=("E" * 40,))
 
 
 @pytest.mark.parametrize(
@@ -154,13 +154,13 @@ def test_a_configured_roster_other_than_the_pinned_one_stops_everything(
         lambda: sign(world, rotation, ADA),
         lambda: request(world),
     ):
-        with pytest.raises(ApprovalError, match=f"{named} keyrotation.toml differ.*restore them"):
+        with pytest.raises(ApprovalError, match=f"{named} keyrotation.toml differ.*restore them.*keyrotation policy"):
             attempt()
 
 
 def test_the_pinned_roster_in_another_order_is_the_same_roster(world: FakeWorld) -> None:
     rotation = approved(world)
-    world.signatures.pinned = replace(ROSTER, officers=ROSTER.officers[::-1])
+    world.signatures.configured = replace(ROSTER, officers=ROSTER.officers[::-1])
     require_authorised(world.pipeline, rotation)
 
 

@@ -20,22 +20,24 @@ class KeyRecords(AuditChain):
         rows = self.query("SELECT required, officers, recipients FROM keyrotation.rosters ORDER BY id DESC LIMIT 1")
         return roster_of(rows[0]) if rows else None
 
-    def pin_roster(self, roster: Roster) -> None:
+    def pin_roster(self, roster: Roster, request: str | None = None) -> None:
         """See `Ledger.pin_roster`; the same roster again is no change."""
         pinned_now = RosterPinned.of(roster)
         with self.change():
-            if (pinned := self.pinned_roster()) is not None:
-                if pinned == roster:
-                    return
+            pinned = self.pinned_roster()
+            if pinned == roster:
+                return
+            if pinned is not None and request is None:
                 raise ApprovalError(
-                    "another roster of officers and recipients is pinned already; restore them in keyrotation.toml"
+                    "another roster of officers and recipients is pinned already; restore them in keyrotation.toml, "
+                    "or have the change signed with `keyrotation policy --reason TEXT`"
                 )
             self.query(
                 "INSERT INTO keyrotation.rosters (pinned_at, required, officers, recipients)"
                 " SELECT %s, (f->>'required')::integer, f->'officers', f->'recipients' FROM (SELECT %s AS f) facts",
                 (self.clock.now(), jsonb(pinned_now.as_json())),
             )
-            self.append(pinned_now)
+            self.append(pinned_now, request)
 
     def keys(self) -> tuple[KeyRecord, ...]:
         """See `Ledger.keys`."""

@@ -85,7 +85,9 @@ def key_of(row: Row) -> KeyRecord:
 
 def roster_of(row: Row) -> Roster:
     """A row of `rosters`."""
-    officers = tuple(Officer(each["name"], each["fingerprint"]) for each in row["officers"])
+    officers = tuple(
+        Officer(each["name"], each["fingerprint"], each.get("certificate", "")) for each in row["officers"]
+    )
     return Roster(row["required"], officers, tuple(row["recipients"]))
 
 

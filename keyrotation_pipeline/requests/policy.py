@@ -1,0 +1,99 @@
+"""Policy: a signed change of the rules, that is of the officers, of how many must sign, or of who can read backups.
+
+`keyrotation.toml` says what the rules are to be. Officers who are pinned sign the change from the one roster to the
+other, each whole, by fingerprint and name. Then the new one is pinned, and whoever is not on it approves nothing.
+"""
+
+from datetime import timedelta
+
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.ports.actions import Action
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
+from keyrotation_pipeline.requests.roster import pinned_roster
+
+LOCK = "policy"
+
+
+def pending(pipeline: Pipeline) -> Request | None:
+    """The open request to change the rules, if there is one."""
+    return next(iter(opening.pending(pipeline, RequestAction.POLICY)), None)
+
+
+def open_policy(pipeline: Pipeline, *, reason: str, requested_by: str) -> Request:
+    """Open a request to pin what the configuration says, for officers of the pinned roster to sign.
+
+    Raises:
+        RequestError: it says what is pinned already, or no key is registered yet.
+        ApprovalError: the configured roster is wrong, or a text has characters that could mislead.
+        BlockedError: the database was restored to an earlier state.
+    """
+    opening.require_texts(reason, requested_by, None)
+    if not pinned_roster(pipeline).differences(pipeline.signatures.roster()):
+        raise RequestError(
+            "keyrotation.toml names the officers, the threshold and the recipients that are pinned; change "
+            "[approvals] or [backup] recipients there first"
+        )
+    require_consistent(pipeline)
+    active = _active(pipeline)
+    opened = opening.drawn_up(
+        Request,
+        pipeline,
+        POLICY,
+        source=active.version,
+        fingerprint=active.fingerprint,
+        target=active.version,
+        reason=reason,
+        requested_by=requested_by,
+    )
+    pipeline.ledger.open(opened, approval_text(pipeline, opened))
+    return opened
+
+
+def change_policy(pipeline: Pipeline, request: Request) -> Roster:
+    """Pin the roster that officers signed, if it still is what the configuration says.
+
+    Raises:
+        ApprovalError: too few signatures, or something has changed since.
+        RequestError: the request is over or past its dates.
+        BlockedError: the database was restored to an earlier state.
+    """
+    with pipeline.ledger.lock(LOCK), pipeline.ledger.transaction():
+        request = pipeline.ledger.request(request.id)
+        if request.is_over:
+            raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
+        require_consistent(pipeline)
+        require_authorised(pipeline, request)
+        roster = pipeline.signatures.roster()
+        pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
+        pipeline.ledger.pin_roster(roster, request.id)
+        pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
+    pipeline.anchors.keep(pipeline.ledger.head())
+    return roster
+
+
+def _active(pipeline: Pipeline) -> KeyRecord:
+    registered = pipeline.ledger.keys()
+    active = next((record for record in registered if record.state is KeyState.ACTIVE), None)
+    if active is None:
+        raise RequestError("no key is registered as active yet; run `keyrotation init`")
+    return active
+
+
+POLICY = Action(
+    RequestAction.POLICY,
+    authorises=lambda _pipeline, _request: "pin other officers, threshold or recipients in place of the present ones",
+    source=lambda pipeline, _request: str(pinned_roster(pipeline)),
+    target=lambda pipeline, _request: str(pipeline.signatures.roster()),
+    # The configuration differs, of course.
+    authority=pinned_roster,
+    start_within=timedelta(days=7),
+    finish_within=timedelta(days=7),
+    command=lambda _request: "keyrotation policy",
+    renewal=lambda _request: "cancel it, then run `keyrotation policy --reason TEXT` for a new one",
+)

@@ -1,0 +1,237 @@
+"""A change of the rules on the command line: signed by officers who are pinned, and by nobody else."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.policy import change_policy, open_policy
+from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.officers import make_officer, revoke
+
+V1 = KeyVersion(1)
+REFUSED = "differ from what is pinned; restore them there, or have the change signed with `keyrotation policy"
+
+
+@dataclass
+class Office:
+    """A clinic whose roster is Ada and Ben; Ben leaves, and Cem is to come."""
+
+    folder: Folder
+    database_url: str
+    people: dict[str, DemoOfficer]
+
+    def configure(self, *names: str, required: int = 2) -> None:
+        """Write keyrotation.toml with these officers."""
+        officers = "".join(
+            f'[[approvals.officers]]\nname = "{name}"\ncertificate = "{self.people[name].certificate}"\n'
+            for name in names
+        )
+        tables = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
+        (self.folder.path / "keyrotation.toml").write_text(
+            f'database.url = "{self.database_url}"\n[approvals]\nrequired = {required}\n{officers}{tables}'
+        )
+
+    def run(self, *arguments: str, text: str | None = None, expect: int = 0) -> str:
+        return self.folder.run(*arguments, text=text, expect=expect)
+
+    @property
+    def error(self) -> str:
+        """What the last command wrote to stderr."""
+        return self.folder.printed[-1]
+
+    def sign(self, request: str, *names: str, expect: int = 0) -> None:
+        text = self.run("approve", request, "--text")
+        for name in names:
+            signature = self.people[name].sign(text.encode()).decode()
+            self.run("approve", request, "--signature", "-", text=signature, expect=expect)
+
+    # What a test is not about is done in-process.
+    @contextmanager
+    def pipeline(self) -> Iterator[Pipeline]:
+        with assembly.open_pipeline(settings.load(self.folder.path / "keyrotation.toml"), actor="test") as pipeline:
+            yield pipeline
+
+    def asked(self) -> str:
+        """Ben is replaced by Cem in the file, and that is asked for."""
+        self.configure("Ada", "Cem")
+        with self.pipeline() as pipeline:
+            return open_policy(pipeline, reason="Ben leaves", requested_by="test").id
+
+    def signed(self, request: str, *names: str) -> None:
+        with self.pipeline() as pipeline:
+            text = pipeline.ledger.approval_text(request)
+            for name in names:
+                add_approval(pipeline, pipeline.ledger.request(request), self.people[name].sign(text))
+
+    def changed(self) -> None:
+        """Cem in place of Ben, signed and pinned."""
+        request = self.asked()
+        self.signed(request, "Ada", "Ben")
+        with self.pipeline() as pipeline:
+            change_policy(pipeline, pipeline.ledger.request(request))
+
+    def rotating(self, through: Step | None = None) -> str:
+        """A rotation that Ada and Ben have signed, begun or not."""
+        with self.pipeline() as pipeline:
+            rotation = open_request(pipeline, reason="yearly", requested_by="test").id
+        self.signed(rotation, "Ada", "Ben")
+        if through is not None:
+            self.walk(rotation, through)
+        return rotation
+
+    def walk(self, rotation: str, through: Step | None = None) -> None:
+        with self.pipeline() as pipeline:
+            for _ in performing.run(pipeline, rotation, lambda _progress: None, through):
+                pass
+
+
+@pytest.fixture
+def office(tmp_path: Path, database_url: str) -> Office:
+    key = KeyMaterial.generate()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE clients (id int PRIMARY KEY, first_name text)")
+        connection.execute("INSERT INTO clients VALUES (1, %s)", (encrypt(KeyRing({V1: key}, V1), "Zoe"),))
+    people = {name: make_officer(tmp_path, name) for name in ("Ada", "Ben", "Cem", "Dan")}
+    office = Office(Folder(tmp_path, []), database_url, people)
+    office.configure("Ada", "Ben")
+    assembly.initialise(settings.load(tmp_path / "keyrotation.toml"), KeyRing({V1: key}, V1), actor="test")
+    return office
+
+
+def test_two_pinned_officers_replace_one_of_them_and_the_old_certificate_approves_nothing(office: Office) -> None:
+    office.configure("Ada", "Cem")
+    request = office.run("policy", "--reason", "Ben leaves").strip()
+    assert len(request) == 32
+    ben, cem = (fingerprint_of(office, name) for name in ("Ben", "Cem"))
+    assert f"officer    - {ben} Ben\nofficer    + {cem} Cem" in office.error
+    text = office.run("approve", request, "--text")
+    assert "Action: policy\n" in text
+    ada = fingerprint_of(office, "Ada")
+    assert line(text, "From") == f"2 of {pairs(('Ada', ada), ('Ben', ben))}; recipients {', '.join(sorted((ada, ben)))}"
+    assert line(text, "To") == f"2 of {pairs(('Ada', ada), ('Cem', cem))}; recipients {', '.join(sorted((ada, cem)))}"
+    office.sign(request, "Ada", "Ben")
+    assert "pinned" in office.run("policy")
+
+    rotation = office.run("request", "--reason", "yearly").strip()
+    office.sign(rotation, "Ben", expect=1)
+    assert "which no officer of the roster has" in office.error
+    office.sign(rotation, "Ada", "Cem")
+    office.walk(rotation, Step.KEY_VERSION)
+    office.run("audit", "verify")
+
+
+def test_whatever_else_is_asked_for_while_the_file_differs_names_the_command_that_has_it_signed(office: Office) -> None:
+    rotation = office.rotating()
+    office.configure("Ada", "Cem")
+    for command in (("request", "--reason", "x"), ("rotate", rotation), ("init",), ("rollback", rotation)):
+        office.run(*command, expect=1)
+        assert "keyrotation policy" in office.error, command
+    assert any(REFUSED in sentence for sentence in json.loads(office.run("status", "--json"))["attention"])
+
+
+def one_signature(office: Office, request: str) -> None:
+    office.signed(request, "Ada")
+
+
+def a_new_officers_signature(office: Office, request: str) -> None:
+    office.signed(request, "Ada")
+    office.sign(request, "Cem", expect=1)
+    assert "which no officer of the roster has" in office.error
+
+
+def a_certificate_changed_in_the_file_after_signing(office: Office, request: str) -> None:
+    office.signed(request, "Ada", "Ben")
+    office.configure("Ada", "Dan")
+
+
+def a_threshold_changed_after_signing(office: Office, request: str) -> None:
+    office.signed(request, "Ada", "Ben")
+    office.configure("Ada", "Cem", "Dan", required=3)
+
+
+def another_certificate_in_the_same_file(office: Office, request: str) -> None:
+    office.signed(request, "Ada", "Ben")
+    office.people["Cem"].certificate.write_bytes(office.people["Dan"].certificate.read_bytes())
+
+
+def a_revoked_officer(office: Office, request: str) -> None:
+    office.signed(request, "Ada", "Ben")
+    revoke(office.people["Ada"])
+
+
+@pytest.mark.parametrize(
+    ("happens", "sentence"),
+    [
+        (one_signature, "needs 1 more approval(s) of pinned officers"),
+        (a_new_officers_signature, "needs 1 more approval(s) of pinned officers"),
+        (a_certificate_changed_in_the_file_after_signing, "no longer what its text for signing says (To)"),
+        (a_threshold_changed_after_signing, "no longer what its text for signing says (To)"),
+        (another_certificate_in_the_same_file, "no longer what its text for signing says (To)"),
+        (a_revoked_officer, "is revoked"),
+    ],
+)
+def test_a_policy_is_not_pinned_by(office: Office, happens: Callable[[Office, str], None], sentence: str) -> None:
+    happens(office, office.asked())
+    office.run("policy", expect=1)
+    assert sentence in office.error
+    with office.pipeline() as pipeline:
+        pinned = pipeline.ledger.pinned_roster()
+    assert pinned is not None
+    assert [officer.name for officer in pinned.officers] == ["Ada", "Ben"]
+
+
+def test_the_way_back_is_signed_by_the_new_officers(office: Office) -> None:
+    office.changed()
+    office.configure("Ada", "Ben")
+    with office.pipeline() as pipeline:
+        back = open_policy(pipeline, reason="Ben returns", requested_by="test").id
+    with pytest.raises(ApprovalError, match="which no officer of the roster has"):
+        office.signed(back, "Ben")
+    office.signed(back, "Cem", "Ada")
+    assert json.loads(office.run("policy", "--json"))["pinned"] is True
+
+
+def test_a_rotation_that_has_begun_is_taken_over_under_the_new_roster(office: Office) -> None:
+    rotation = office.rotating(Step.PRIMARY_KEY_ROLLOUT)
+    office.changed()
+    office.run("rotate", rotation, expect=1)
+    assert "no longer what its text for signing says" in office.error
+    assert "take it over with `keyrotation request`" in office.error
+    again = office.run("request", "--reason", "Ben has left").strip()
+    office.signed(again, "Cem", "Ada")
+    office.walk(again)
+
+
+def test_a_file_that_says_what_is_pinned_changes_nothing(office: Office) -> None:
+    office.run("policy", "--reason", "none", expect=1)
+    assert "names the officers, the threshold and the recipients that are pinned" in office.error
+
+
+def fingerprint_of(office: Office, name: str) -> str:
+    listed = office.people[name].gpg("--with-colons", "--with-fingerprint", "--list-keys").decode()
+    return next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
+
+
+def pairs(*officers: tuple[str, str]) -> str:
+    return ", ".join(f'{fingerprint} "{name}"' for fingerprint, name in sorted((each[1], each[0]) for each in officers))
+
+
+def line(text: str, name: str) -> str:
+    return next(each.partition(": ")[2] for each in text.splitlines() if each.startswith(f"{name}: "))

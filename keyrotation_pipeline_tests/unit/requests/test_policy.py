@@ -1,0 +1,110 @@
+"""A change of the rules: what is signed, by whom, and that it is pinned whole or not at all."""
+
+from dataclasses import replace
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError, RequestError
+from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.model.request import Request, RequestStatus
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending
+from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request
+
+CEM = Officer("Cem", "C" * 40)
+NEW = Roster(2, (ROSTER.officers[0], CEM), ("F" * 40,))
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    world = before_any_rotation()
+    world.signatures.configured = NEW
+    return world
+
+
+def opened(world: FakeWorld, *officers: str) -> Request:
+    policy = open_policy(world.pipeline, reason="Ben leaves", requested_by="dba")
+    text = world.ledger.approval_text(policy.id)
+    for officer in officers:
+        add_approval(world.pipeline, policy, FakeSignatures.sign(officer, text))
+    return policy
+
+
+def test_both_rosters_are_signed_whole_the_same_in_whatever_order(world: FakeWorld) -> None:
+    text = world.ledger.approval_text(opened(world).id).decode()
+    assert f'From: 2 of {ADA} "Ada", {BEN} "Ben"; recipients {"F" * 40}\n' in text
+    assert f'To: 2 of {ADA} "Ada", {"C" * 40} "Cem"; recipients {"F" * 40}\n' in text
+    assert str(replace(NEW, officers=NEW.officers[::-1])) == str(NEW)
+
+
+def test_a_name_cannot_be_written_so_that_it_reads_as_two_officers() -> None:
+    sly = Roster(2, (Officer(f'Ada", {BEN} "Ben', ADA), CEM), ("F" * 40,))
+    assert f'"Ada\\", {BEN} \\"Ben"' in str(sly)
+
+
+def test_two_pinned_officers_change_the_roster(world: FakeWorld) -> None:
+    policy = opened(world, ADA, BEN)
+    assert change_policy(world.pipeline, policy) == NEW
+    assert (require_roster(world.pipeline), pending(world.pipeline)) == (NEW, None)
+    assert world.ledger.request(policy.id).status is RequestStatus.FINISHED
+    assert world.anchors.kept == world.ledger.head()
+    with pytest.raises(RequestError, match="is finished"):
+        change_policy(world.pipeline, policy)
+
+
+def test_one_signature_changes_nothing(world: FakeWorld) -> None:
+    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+        change_policy(world.pipeline, opened(world, ADA))
+    assert world.ledger.pinned_roster() == ROSTER
+
+
+def test_the_signature_of_an_officer_who_is_to_come_does_not_count(world: FakeWorld) -> None:
+    with pytest.raises(ApprovalError, match="not over this text"):
+        opened(world, ADA, CEM.fingerprint)
+
+
+def test_what_the_file_says_otherwise_since_is_not_pinned(world: FakeWorld) -> None:
+    policy = opened(world, ADA, BEN)
+    world.signatures.configured = replace(NEW, required=1)
+    with pytest.raises(ApprovalError, match=r"for signing says \(To\); restore that, or cancel it"):
+        change_policy(world.pipeline, policy)
+    assert world.ledger.pinned_roster() == ROSTER
+
+
+def test_a_change_that_dies_at_any_point_is_whole_or_not_there(world: FakeWorld) -> None:
+    policy, deaths = opened(world, ADA, BEN), 0
+    while world.ledger.request(policy.id).status is not RequestStatus.FINISHED:
+        assert world.ledger.pinned_roster() == ROSTER
+        world.journal.die_at = len(world.journal.entries) + deaths
+        try:
+            change_policy(world.pipeline, policy)
+        except ProcessKilled:
+            deaths += 1
+            world.ledger.locks.clear()
+    assert (deaths, world.ledger.pinned_roster()) == (4, NEW)
+
+
+def test_a_withdrawn_request_leaves_what_is_pinned(world: FakeWorld) -> None:
+    policy = opened(world, ADA, BEN)
+    cancel(world.pipeline, policy)
+    with pytest.raises(RequestError, match="is cancelled"):
+        change_policy(world.pipeline, policy)
+
+
+def test_a_file_that_says_what_is_pinned_asks_for_nothing(world: FakeWorld) -> None:
+    world.signatures.configured = replace(ROSTER, officers=ROSTER.officers[::-1])
+    with pytest.raises(RequestError, match="that are pinned; change"):
+        opened(world)
+
+
+def test_a_rotation_whose_signers_are_no_longer_pinned_is_taken_over_once_it_cannot_go_back(world: FakeWorld) -> None:
+    world.signatures.configured = ROSTER
+    rotation = approved(world)
+    world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
+    world.ledger.set_promotion(rotation.id, 1001)
+    world.signatures.configured = NEW
+    change_policy(world.pipeline, opened(world, ADA, BEN))
+    assert request(world).supersedes == rotation.id
