@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.clinic import CLIENTS
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings, rewrite_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import Shard
@@ -26,9 +26,10 @@ def main() -> None:
         limits = limits.in_an_emergency()
     connecting = partial(connect, job["url"])
     before = os.times()
+    processes = WorkerSettings(store)
     started = time.monotonic()
     done = rewrite_shard(
-        connecting, uuid.uuid4().hex, Shard(CLIENTS, 0, 1), ring, target, lambda _: None, limits, Hiring(store)
+        connecting, uuid.uuid4().hex, Shard(CLIENTS, 0, 1), ring, target, lambda _: None, limits, processes
     )
     seconds = time.monotonic() - started
     after = os.times()

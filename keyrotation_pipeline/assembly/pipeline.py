@@ -9,7 +9,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits
+from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -88,8 +88,8 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         hours=settings.allowed_hours,
     )
     store = FileKeyStore(settings.keys_directory)
-    hiring = Hiring(store, child_environment())
-    database = PostgresDatabase(url, connection, partial(connect, url), limits, hiring)
+    workers = WorkerSettings(store, child_environment())
+    database = PostgresDatabase(url, connection, partial(connect, url), limits, workers)
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
     ledger = PostgresLedger(connection, clock, actor, str(database.identity()))
     return Pipeline(

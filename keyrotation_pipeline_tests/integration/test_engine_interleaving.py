@@ -100,7 +100,7 @@ def test_a_relation_rewritten_between_read_and_write_gets_no_value_into_another_
     left = read_back(migrated, ring, CASES, "id")
     assert left == {n: row for n, row in EXPECTED.items() if n in left}
     assert len(left) >= ROWS - 3
-    # What was read before counts as skipped; the walk began again and found it.
+    # What was read before counts as skipped; the range began again and found it.
     assert done.skipped > 0
     assert done.rows >= len(left)
 
@@ -257,7 +257,7 @@ def test_a_table_locked_for_long_is_waited_for_and_then_named(
 ) -> None:
     with psycopg.connect(database_url) as holder:
         holder.execute("LOCK TABLE cases IN ACCESS EXCLUSIVE MODE")
-        engine.limits = Limits(lock_patience_seconds=0.5)
+        engine.limits = Limits(lock_retry_seconds=0.5)
         with pytest.raises(BlockedError, match=r"cases is locked by another session.*run `keyrotation rotate`"):
             engine.shard(CASES)
         assert "waiting: cases is locked" in engine.progress[-1].note
@@ -268,7 +268,7 @@ def test_a_table_locked_for_long_is_waited_for_and_then_named(
 
 
 @pytest.mark.parametrize("status", ["paused", "cancelled"])
-def test_a_paused_or_cancelled_rotation_stops_the_walk_within_a_second_or_so(
+def test_a_paused_or_cancelled_rotation_stops_the_rewrite_within_a_second_or_so(
     migrated: Connection, engine: Engine, database_url: str, status: str
 ) -> None:
     migrated.execute(
@@ -299,20 +299,20 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, table_of
 from keyrotation_pipeline.adapters.postgres.engine import Limits
-from keyrotation_pipeline.adapters.postgres.engine.progress import StoredWalks
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import StoredPageRanges
 
 url, *keys = sys.argv[1:]
 ring = KeyRing({KeyVersion(n): KeyMaterial.from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
-save = StoredWalks.save
-def save_and_die(self, relation, walk):
-    save(self, relation, walk)
+save = StoredPageRanges.save
+def save_and_die(self, relation, pages):
+    save(self, relation, pages)
     os.kill(os.getpid(), 9)
-StoredWalks.save = save_and_die
+StoredPageRanges.save = save_and_die
 Engine(url, ring, Limits(max_pages=1, max_rows_per_second=600)).shard(table_of("cases", "a", "b"))
 """
 
 
-def test_a_killed_walk_goes_on_from_its_progress(
+def test_a_killed_rewrite_goes_on_from_its_progress(
     migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
 ) -> None:
     keys = [ring.material(version).to_base64() for version in ring.versions]
@@ -334,12 +334,12 @@ def test_a_killed_walk_goes_on_from_its_progress(
     assert (again.rows, again.skipped) == (done.rows, done.skipped)
 
 
-def test_a_walk_left_behind_by_another_file_node_begins_again(
+def test_a_page_range_left_behind_by_another_file_node_begins_again(
     migrated: Connection, engine: Engine, ring: KeyRing
 ) -> None:
     assert engine.shard(CASES).rows == ROWS
     migrated.execute("UPDATE public.cases SET a = %s WHERE id < 10", (sealed(ring, 1, "late"),))
-    assert engine.shard(CASES).rows == ROWS  # nothing is left of this walk
+    assert engine.shard(CASES).rows == ROWS  # nothing is left of this page range
     migrated.execute("VACUUM FULL public.cases")
     assert engine.shard(CASES).rows == ROWS + 10
 
@@ -350,7 +350,7 @@ def test_shards_started_one_after_the_other_leave_no_gap(migrated: Connection, e
     assert all(done)
 
 
-def test_a_server_that_stops_midway_is_one_sentence_and_the_walk_goes_on_later() -> None:
+def test_a_server_that_stops_midway_is_one_sentence_and_the_rewrite_goes_on_later() -> None:
     server, ring = start_server(), ring_of(1, 2)
     try:
         with connect(server.url()) as connection:

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.engine import Hiring, Limits, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings, rewrite_shard
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, KeyStoreError
@@ -76,7 +76,7 @@ def filled(migrated: Connection, store: FileKeyStore) -> Shard:
 
 def rewrite(url: str, store: FileKeyStore, shard: Shard, limits: Limits) -> Rewritten:
     return rewrite_shard(
-        partial(connect, url), REQUEST, shard, store.read().ring(), V2, lambda _: None, limits, Hiring(store)
+        partial(connect, url), REQUEST, shard, store.read().ring(), V2, lambda _: None, limits, WorkerSettings(store)
     )
 
 
@@ -195,7 +195,7 @@ def tell(workers: Iterable[int], what: signal.Signals) -> None:
             os.kill(worker, what)
 
 
-def test_a_server_that_crashes_under_its_workers_is_one_sentence_and_the_walk_goes_on_later(
+def test_a_server_that_crashes_under_its_workers_is_one_sentence_and_the_rewrite_goes_on_later(
     store: FileKeyStore,
 ) -> None:
     server = start_server()
@@ -267,6 +267,13 @@ def test_a_worker_that_finds_other_keys_writes_nothing(
     set_primary(other, V2)
     with pytest.raises(KeyStoreError, match="keys in the key store have changed"):
         rewrite_shard(
-            partial(connect, database_url), REQUEST, shard, store.read().ring(), V2, lambda _: None, TWO, Hiring(other)
+            partial(connect, database_url),
+            REQUEST,
+            shard,
+            store.read().ring(),
+            V2,
+            lambda _: None,
+            TWO,
+            WorkerSettings(other),
         )
     assert migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone() == (0,)

@@ -22,14 +22,14 @@ class PostgresDatabase:
     Args:
         connection: the control connection, shared with the ledger so that evidence and records commit together.
         connect: opens a further connection, for the engine.
-        hiring: how the engine starts worker processes; without it, it has none.
+        workers: how the engine starts worker processes; without it, it has none.
     """
 
     url: str
     connection: Connection
     connect: Callable[[], Connection]
     limits: engine.Limits
-    hiring: engine.Hiring | None = None
+    workers: engine.WorkerSettings | None = None
 
     def identity(self) -> DatabaseIdentity:
         """Which database this is."""
@@ -50,7 +50,7 @@ class PostgresDatabase:
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
         """See `CiphertextDatabase.rewrite_shard`."""
-        return engine.rewrite_shard(self.connect, request, shard, ring, target, report, self.limits, self.hiring)
+        return engine.rewrite_shard(self.connect, request, shard, ring, target, report, self.limits, self.workers)
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         """See `CiphertextDatabase.sweep`."""

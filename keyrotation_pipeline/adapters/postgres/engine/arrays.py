@@ -1,6 +1,6 @@
-"""Arrays of bytes in PostgreSQL's binary form: what comes from the server goes back without being parsed.
+"""Arrays of bytes in PostgreSQL's binary form: values from the server go back to it without being parsed.
 
-The text form of a ``text[]`` parameter costs ten times as much, and psycopg's own list dumper asks each element.
+The text form of a ``text[]`` parameter costs ten times as much, and psycopg's own list dumper inspects each element.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Array:
 
     def __init__(self, items: Iterable[bytes | None]) -> None:
         parts = [_NULL if item is None else len(item).to_bytes(4, "big") + item for item in items]
-        # Dimensions, a flag for NULLs (which the server works out by itself), element type, length, lower bound.
+        # Dimensions, a flag for NULLs (the server finds them by itself), element type, length, lower bound.
         header = (1, 0, self.element_oid, len(parts), 1) if parts else (0, 0, self.element_oid)
         self.packed = b"".join([*(number.to_bytes(4, "big") for number in header), *parts])
 
@@ -73,7 +73,7 @@ class _XidArrayDumper(_ArrayDumper):
 
 
 def pass_bytes_through(connection: Connection) -> None:
-    """Let text, row positions and row versions come as bytes and go back as `Array`."""
+    """Load text, row positions and row versions as bytes, and send them back as `Array`."""
     for name in ("text", "tid", "xid"):
         connection.adapters.register_loader(name, ByteaBinaryLoader)
     connection.adapters.register_dumper(TextArray, _TextArrayDumper)

@@ -1,4 +1,4 @@
-"""One batch: rows as they were read, and the new values that are to replace theirs."""
+"""One batch: rows as they were read, and the new values that will replace theirs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class Batch:
 
     Args:
         filenode: of the relation, in that same statement.
-        size_bytes: of all values in the pages read; more than the limit, and no row is given.
+        size_bytes: of all values in the pages that were read. If it is over the limit, there are no rows.
         positions: `ctid` of each row.
         versions: `xmin` of each row.
-        columns: the declared columns.
+        columns: the values of each declared column.
     """
 
     filenode: int | None
@@ -28,7 +28,7 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, ...]]) -> "Batch":
-        """Take the rows of `read_pages` or `read_rows`."""
+        """Make a batch of the rows that `read_pages` or `read_rows` gave."""
         if not rows:
             return cls(None, 0, (), (), ())
         filenodes, sizes, positions, versions, *columns = zip(*rows, strict=True)
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NewValues:
-    """What a batch is to become: parameters of the write, how many rows they are for, and the failures."""
+    """The outcome of encrypting a batch: parameters of the write, the number of their rows, and the failures."""
 
     parameters: dict[str, Any]
     rows: int
@@ -47,7 +47,7 @@ class NewValues:
 
 
 def rewrite(batch: Batch, rewriter: Rewriter) -> NewValues:
-    """Re-encrypt a batch; rows that have nothing to write are left out of the parameters."""
+    """Re-encrypt a batch; rows without a new value are left out of the parameters."""
     rewritten = rewriter.rewrite(batch.columns)
     positions, versions, columns = batch.positions, batch.versions, rewritten.columns
     if rewritten.failures:

@@ -1,19 +1,19 @@
-"""How much at once, and how fast."""
+"""How many pages to read and how many rows to write at once, and how long to rest in between."""
 
 from time import monotonic
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 
-# A burst of a capped walk, in seconds of its rate.
+# Under a cap, the rows of so many seconds may be written without a pause.
 _BURST_SECONDS = 0.1
-# Rows of the first batch, before any was timed.
+# Rows of the first batch, before any write was timed.
 _ROWS, _GENTLE_ROWS = 128, 16
-# Batches' worth of rows in one reading, which costs as much as four rows to begin.
+# So many batches are read at once: to begin a reading costs as much as reading four rows.
 _READ_AHEAD = 4
 
 
-class Pace:
-    """Sizes batches by the time that writing them takes, rests between them, and holds a walk to its rows a second.
+class BatchSize:
+    """Sizes batches by the time that writing them takes, and says how long to rest, or to wait for the cap on rows.
 
     Args:
         limits: the bounds.
@@ -28,15 +28,19 @@ class Pace:
         self._due = self._resumed = monotonic()
 
     def read(self, rows: int) -> None:
-        """Learn from one reading how many pages to read, for some batches' worth of rows to be written."""
+        """Learn from one reading how many pages hold the rows of some batches.
+
+        Args:
+            rows: that were read and have to be written.
+        """
         factor = _READ_AHEAD * self.rows / rows if rows else 2.0
         self.pages = max(1, min(self._limits.max_pages, int(self.pages * min(2.0, factor))))
 
     def wrote(self, rows: int, seconds: float) -> None:
-        """Learn from one write statement how many rows to write in one; from no rows, nothing."""
+        """Learn from one write how many rows to write at once. A write of no rows teaches nothing."""
         if rows:
             fitting = rows * self._limits.statement_seconds / max(seconds, 1e-6)
-            # Damped: one statement that others held up says little of the next.
+            # Damped: one write that others delayed says little about the next.
             self._fitting = max(1.0, self._fitting * min(2.0, max(0.5, (fitting / self._fitting) ** 0.3)))
             self.rows = self._within_cap(round(self._fitting))
 
@@ -45,7 +49,7 @@ class Pace:
         return max(1, min(rows, int(cap * _BURST_SECONDS)) if cap else rows)
 
     def seconds_to_wait(self, rows: int) -> float:
-        """How long to pause after `rows` more rows: for the cap, or to rest from what was done since the last pause."""
+        """How long to pause after `rows` more rows: for the cap on rows, or to rest from the work since then."""
         now = monotonic()
         wait = (now - self._resumed) * (1 / self._limits.duty_cycle - 1)
         if cap := self._limits.max_rows_per_second:
@@ -54,5 +58,5 @@ class Pace:
         return max(0.0, wait)
 
     def resume(self) -> None:
-        """A pause is over."""
+        """Note that a pause is over."""
         self._resumed = monotonic()

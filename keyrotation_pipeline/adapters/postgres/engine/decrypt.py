@@ -1,4 +1,4 @@
-"""The full decrypt: every value of a table opened once, nothing kept."""
+"""The full decrypt: every value of a table is decrypted once, and nothing of it is kept."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -6,9 +6,9 @@ from contextlib import ExitStack, closing
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.refusals import without_content
+from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
-from keyrotation_pipeline.adapters.postgres.engine.session import Session, open_connection
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import position, statements
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.quarantine import row_key
@@ -21,10 +21,10 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount
 from keyrotation_pipeline.model.request import Step
 
-# 64 pages are half a megabyte of rows: enough that asking costs nothing.
+# 64 pages are half a megabyte of rows, so the cost of a statement does not matter.
 _PAGES = 64
 
-# One snapshot a relation: a row that moves meanwhile is neither missed nor seen twice.
+# One snapshot per relation, so that a row that moves meanwhile is neither missed nor seen twice.
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
 
@@ -35,7 +35,7 @@ def decrypt_all(
 ) -> DecryptedCount:
     """Decrypt every value of a table, keeping nothing.
 
-    What does not decrypt goes to the quarantine; earlier entries of the table that were not found again leave it.
+    Values that do not decrypt go to the quarantine. Earlier entries of the table that were not found again leave it.
 
     Raises:
         PreflightError, BlockedError, DatabaseUnavailableError: the table cannot be read to its end.
@@ -48,34 +48,34 @@ def decrypt_all(
         rows = values = failures = 0
         for relation in heaps(housekeeping, table):
             sql = statements(housekeeping, relation, row_key(housekeeping, relation), None)
-            session = Session(connection, housekeeping, table, relation, sql, rewriter, Limits())
-            for batch in _batches(session, table, relation, report):
+            context = RewriteContext(connection, housekeeping, table, relation, sql, rewriter, Limits())
+            for batch in _batches(context, table, relation, report):
                 count, failed = rewriter.check(batch.columns)
                 if failed:
-                    session.quarantine(batch, failed, connection)
+                    context.quarantine(batch, failed, connection)
                 rows, values, failures = rows + len(batch.positions), values + count, failures + len(failed)
         quarantine.forget(housekeeping, table, started)
         return DecryptedCount(str(table.name), rows, values, failures)
 
 
-def _batches(session: Session, table: EncryptedTable, relation: Relation, report: Report) -> Iterator[Batch]:
-    session.connection.execute(_SNAPSHOT)
-    (pages,) = session.connection.execute(_PAGE_COUNT, (relation.oid,)).fetchall()[0]
+def _batches(context: RewriteContext, table: EncryptedTable, relation: Relation, report: Report) -> Iterator[Batch]:
+    context.connection.execute(_SNAPSHOT)
+    (pages,) = context.connection.execute(_PAGE_COUNT, (relation.oid,)).fetchall()[0]
     total = int(str(pages))
     for first in range(0, total, _PAGES):
-        yield from _read(session, first, min(first + _PAGES, total))
+        yield from _read(context, first, min(first + _PAGES, total))
         report(
             Progress(Step.ZERO_OLD_ROWS_PROOF, f"{table.name} decrypted", min(first + _PAGES, total), total, "pages")
         )
-    session.connection.execute("COMMIT")
+    context.connection.execute("COMMIT")
 
 
-def _read(session: Session, first: int, end: int) -> Iterator[Batch]:
-    limit = session.limits.batch_bytes
+def _read(context: RewriteContext, first: int, end: int) -> Iterator[Batch]:
+    limit = context.limits.batch_bytes
     span = {"first": position(first), "end": position(end), "limit": limit}
-    batch = Batch.of(session.run(session.statements.read_pages, span))
+    batch = Batch.of(context.run(context.statements.read_pages, span))
     if batch.size_bytes <= limit:
         yield batch
         return
-    for positions in by_size(listed(session, first, end), limit):
-        yield Batch.of(session.run(session.statements.read_rows, {"positions": TidArray(positions)}))
+    for positions in by_size(listed(context, first, end), limit):
+        yield Batch.of(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))

@@ -1,8 +1,8 @@
-"""Statements sent ahead of their answers, each a transaction of its own.
+"""Statements that are sent before the answers to earlier ones have come; each is a transaction of its own.
 
-This is libpq's pipeline mode with a Sync after each statement, through psycopg's `pq`. psycopg's own pipeline is one
-open transaction until it is synced, and gives each statement to the network by itself: a BEGIN, a COMMIT and six
-system calls around every small batch cost as much as its encryption.
+This is libpq's pipeline mode with a Sync after each statement, through psycopg's `pq`. In psycopg's own pipeline all
+statements up to the next Sync are one transaction, and each goes to the network by itself. The BEGIN,
+the COMMIT and the six system calls around each small batch would cost as much as its encryption.
 """
 
 import re
@@ -22,17 +22,17 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 Row = tuple[Any, ...]
 Parameter = Array | str | int
 
-# psycopg's placeholders, which the statements are written with, and its doubled percent sign.
+# The statements are written with psycopg's placeholders and its doubled percent sign.
 _PLACEHOLDER = re.compile(rb"%(?:%|\((\w+)\)[sbt])")
 
 
 class Exchange:
-    """Prepared statements on their way to the server and back, in order.
+    """Sends prepared statements to the server and receives their answers in order.
 
-    A context manager: when it is left nothing is in flight, and the connection is as it was.
+    A context manager. When it is left, no answer is awaited, and the connection is as it was before.
 
     Args:
-        connection: in autocommit mode, outside of a transaction; not to be used otherwise meanwhile.
+        connection: in autocommit mode, outside of a transaction. Nobody else may use it meanwhile.
         statements: with psycopg's named placeholders; results come in binary form.
 
     Raises:
@@ -57,7 +57,7 @@ class Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        # An error that is on its way says more than those that follow from it.
+        # The error that ends the block says more than those that follow from it.
         with suppress(psycopg.Error):
             while self._ahead:
                 with suppress(errors.DatabaseError):
@@ -67,7 +67,7 @@ class Exchange:
                 self._connection.execute(b"DEALLOCATE " + name)
 
     def send(self, statement: bytes, parameters: Mapping[str, Parameter]) -> None:
-        """Send a statement with its COMMIT, behind those sent before."""
+        """Send a statement and its COMMIT after those sent before."""
         name, order = self._names[statement]
         values = [parameters[each] for each in order]
         packed = [value.packed if isinstance(value, Array) else str(value).encode() for value in values]
@@ -77,15 +77,15 @@ class Exchange:
         self._ahead += 1
 
     def push(self) -> None:
-        """Give all that was sent to the network, so that nothing of it waits in our own buffer while we compute."""
+        """Hand everything that was sent to the network, so that nothing waits in our own buffer while we compute."""
         while self._pgconn.flush():
             self._wait(select.POLLIN | select.POLLOUT)
 
     def receive(self) -> list[Row]:
-        """The rows of the statement sent first that has not been received.
+        """The rows of the oldest statement whose answer was not received yet.
 
         Raises:
-            psycopg.Error: the server refused it, and nothing of it was done; those behind it are not touched.
+            psycopg.Error: the server refused the statement and did nothing of it. Later statements are not affected.
         """
         self._ahead -= 1
         self.push()
@@ -93,8 +93,8 @@ class Exchange:
         if result is None:
             raise psycopg.OperationalError("the server gave no answer")
         while self._next() is not None:
-            pass  # a statement ends with None
-        self._next()  # its Sync, after which it is committed
+            pass  # None ends the answer to a statement
+        self._next()  # the answer to its Sync: now it is committed
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise errors.error_from_result(result, self._connection.info.encoding)
         self._adapters.set_pgresult(result)

@@ -1,11 +1,11 @@
-"""What a worker process is told, through its standard input: everything but keys, which it reads by itself."""
+"""What a worker process is told through its standard input: all but the keys, which it reads from the key store."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.progress import Slice
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import Slice
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -15,11 +15,11 @@ from keyrotation_pipeline.ports.keys import KeyStore
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The slices of one shard, and all that is needed to walk any of them.
+    """The slices of one shard, and all that is needed to re-encrypt any of them.
 
     Args:
         keys: the store, which is pickled as how to open it.
-        fingerprints: of the keys that it must find there, by version.
+        fingerprints: of the keys that the worker must find there, by version.
     """
 
     connect: Callable[[], Connection]
@@ -41,14 +41,14 @@ class Job:
         target: KeyVersion,
         limits: Limits,
     ) -> Self:
-        """The job of rewriting with the keys of `ring`, without these keys."""
+        """The job of rewriting with the keys of `ring`; it holds their fingerprints only."""
         return cls(connect, keys, request, slices, _fingerprints(ring), target, limits)
 
     def ring(self) -> KeyRing:
         """The key ring, read from the key store.
 
         Raises:
-            KeyStoreError: it holds other keys than it did when the job was given.
+            KeyStoreError: the key store holds other keys than when the job was made.
         """
         ring = self.keys.read().ring()
         if _fingerprints(ring) != self.fingerprints:

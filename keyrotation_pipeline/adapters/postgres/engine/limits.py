@@ -10,25 +10,25 @@ _NEVER = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on the engine's speed, memory and patience; as they are, those of routine mode.
+    """Limits of the engine's speed, memory and waiting. The defaults are those of routine mode.
 
     Args:
         workers: processes that share a shard.
         max_rows_per_second: rows that one shard may rewrite in a second; 0 is no cap.
-        max_replica_lag_seconds: pause while a standby replays later than this; 0 does not look.
+        max_replica_lag_seconds: pause while a standby lags more than this; 0: standbys are not looked at.
         hours: when rows may be rewritten; None: always.
-        duty_cycle: share of the time in which one worker keeps the database busy; it rests in between.
-        statement_seconds: what one write statement should take; rows a batch follow from it. On its rows others wait
-            no longer than this.
-        max_pages: pages read at once, however few of their rows are written at once.
-        batch_bytes: stored bytes read at once; a single larger row is still read, alone.
-        lock_patience_seconds: how long a table locked by others (`VACUUM FULL`, `ALTER TABLE`) is tried again.
-        straggler_attempts: how often one page range is tried again for rows that others keep writing.
-        vacuum_pages: relations (or slices between two vacuums) smaller than this are not vacuumed.
+        duty_cycle: share of the time in which one worker keeps the database busy; it rests in the other.
+        statement_seconds: how long one write should take; the rows per batch follow from it. Nobody waits longer than
+            this for the rows of a batch.
+        max_pages: pages read at once.
+        batch_bytes: stored bytes read at once. A single row that is larger is read alone.
+        lock_retry_seconds: how long a table that others have locked (`VACUUM FULL`, `ALTER TABLE`) is tried again.
+        straggler_attempts: how often one page range is tried again because of rows that others keep writing.
+        vacuum_pages: smaller relations are not vacuumed, and so many pages at least lie between two vacuums.
         vacuum_delay_ms: `vacuum_cost_delay` of our own vacuums.
-        growth: pause while an old snapshot keeps replaced rows in a table that has grown to so many times its size;
-            0 does not look.
-        pages_per_worker: a shard of fewer pages is not worth another process.
+        growth: pause while an old snapshot keeps VACUUM from removing rows and the table has grown to so many times
+            its size; 0: growth is not looked at.
+        pages_per_worker: each worker process should have at least so many pages.
     """
 
     workers: int = 1
@@ -39,7 +39,7 @@ class Limits:
     statement_seconds: float = 0.0002
     max_pages: int = 128
     batch_bytes: int = 4 * 1024 * 1024
-    lock_patience_seconds: float = 60.0
+    lock_retry_seconds: float = 60.0
     straggler_attempts: int = 20
     vacuum_pages: int = 256
     vacuum_delay_ms: float = 2.0
@@ -47,9 +47,9 @@ class Limits:
     pages_per_worker: int = 500
 
     def in_an_emergency(self) -> "Limits":
-        """Every core, without rests or hours; caps that were set by name stay.
+        """These limits with all cores in use, without rests and without allowed hours. Configured caps stay.
 
-        A worker keeps about as much of another core busy in the server: more workers than half the cores only wait.
+        Each worker also keeps about one more core busy in the server, so more workers than half the cores only wait.
         """
         return replace(
             self,
@@ -62,7 +62,7 @@ class Limits:
         )
 
     def of_one_worker(self) -> "Limits":
-        """The share of one of the workers; vacuums are their parent's."""
+        """The limits of one of the workers. The parent process vacuums for them."""
         return replace(
             self, workers=1, max_rows_per_second=self.max_rows_per_second / self.workers, vacuum_pages=_NEVER
         )

@@ -1,4 +1,4 @@
-"""Waiting for a table that others have locked: saying so, once a second, up to a limit."""
+"""Waiting for a table that others have locked: try again once a second, up to a limit, and report each wait."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from keyrotation_pipeline.errors import BlockedError
 
 T = TypeVar("T")
 
-# A table locked by others, or a deadlock that the server ended: the same may go through the next time.
+# Others have locked the table, or the server has ended a deadlock: the next attempt may succeed.
 WORTH_ANOTHER_TRY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
 
 
 @dataclass
-class Patience:
-    """Repeats what failed for a lock. Progress ends the wait, so that the limit counts from the last one.
+class LockRetry:
+    """Repeats an action that failed because of a lock. Every success starts the limit anew.
 
     Args:
         connection: rolled back after a failure.
         table: as messages name it.
-        wait: tells of the reason and waits a second.
+        wait: reports the reason and waits a second.
     """
 
     connection: Connection
@@ -32,15 +32,15 @@ class Patience:
     wait: Callable[[str], None]
     _since: float | None = None
 
-    def progress(self) -> None:
-        """Something went through."""
+    def succeeded(self) -> None:
+        """Note that some action has succeeded."""
         self._since = None
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """Do something until it goes through.
+        """Repeat an action until it succeeds.
 
         Raises:
-            BlockedError: it did not, and nothing else did either, for longer than the limit.
+            BlockedError: neither this action nor another has succeeded for longer than the limit.
         """
         while True:
             try:

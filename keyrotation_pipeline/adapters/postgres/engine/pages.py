@@ -1,9 +1,8 @@
-"""The fast path: whole page ranges, reading ahead and writing behind while this process encrypts.
+"""The fast path: whole page ranges; while this process encrypts, the server reads the next rows and writes the last.
 
-Pages are read some at a time, and their rows written in batches of a size of its own: reading many rows harms nobody,
-writing many keeps others waiting. While the server writes batch k, batch k+1 is encrypted here. Each write goes out
-together with its COMMIT, so no row stays locked while anything is computed or waited for; a frozen process holds
-nothing.
+Some pages are read at once, and their rows are written in smaller batches: to read many rows harms nobody, to write
+many keeps others waiting. While the server writes batch k, batch k+1 is encrypted here. Each write is sent together
+with its COMMIT, so no row stays locked while we compute or wait, and a frozen process holds no lock.
 """
 
 from collections import deque
@@ -13,12 +12,12 @@ from enum import Enum
 from itertools import pairwise
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import Pace
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
-from keyrotation_pipeline.adapters.postgres.engine.progress import Walk
-from keyrotation_pipeline.adapters.postgres.engine.session import Session
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
+from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
-from keyrotation_pipeline.adapters.postgres.engine.strides import Course, Reading
+from keyrotation_pipeline.adapters.postgres.engine.strides import Reading, Strides
 from keyrotation_pipeline.model.progress import Rewritten
 
 Confirm = Callable[[int, Rewritten], None]
@@ -27,14 +26,14 @@ Confirm = Callable[[int, Rewritten], None]
 class Stop(Enum):
     """Why the fast path ended."""
 
-    DONE = "every page of the walk is done"
+    DONE = "every page of the range is done"
     TOO_LARGE = "the next pages hold more bytes than may be read at once"
-    MOVED = "the relation was rewritten as a whole: pages no longer mean what they did"
+    MOVED = "the relation was rewritten as a whole: its pages hold other rows now"
 
 
 @dataclass
 class _Rows:
-    """Some of the rows of a reading; once they are written, all is done before the page `done_before`."""
+    """Some rows of a reading. Once they are written, every page before `done_before` is done."""
 
     rows: list[Row]
     done_before: int
@@ -48,29 +47,29 @@ class _Writing:
 
 
 class PageRewrite:
-    """One run of the fast path over what is left of a walk.
+    """One run of the fast path over the rest of a page range.
 
     Args:
-        confirm: told of each batch once it is committed: the page before which all is done, and what was done.
+        confirm: called for each batch once it is committed, with the page before which all is done, and what was done.
     """
 
-    def __init__(self, session: Session, walk: Walk, pace: Pace, confirm: Confirm) -> None:
-        self._session = session
-        self._walk = walk
-        self._pace = pace
+    def __init__(self, context: RewriteContext, pages: PageRange, size: BatchSize, confirm: Confirm) -> None:
+        self._context = context
+        self._pages = pages
+        self._size = size
         self._confirm = confirm
-        self._course = Course(walk.next, walk.end, session.strides)
+        self._strides = Strides(pages.next, pages.end, context.strides)
         self._read: deque[_Rows] = deque()
         self._stop: Stop | None = None
 
     def run(self) -> Stop:
-        """Rewrite until the walk is done or a batch cannot be done this way; then nothing is in flight.
+        """Rewrite until the range is done or a batch cannot be rewritten this way; then no answer is awaited any more.
 
         Raises:
-            psycopg.Error: a statement failed; nothing of its batch was written.
+            psycopg.Error: a statement failed, and nothing of its batch was written.
         """
-        read, write = self._session.statements.read_pages, self._session.statements.write
-        with Exchange(self._session.connection, [read, write]) as exchange:
+        read, write = self._context.statements.read_pages, self._context.statements.write
+        with Exchange(self._context.connection, [read, write]) as exchange:
             reading: Reading | None = None
             encrypted: _Writing | None = None
             in_flight: _Writing | None = None
@@ -84,8 +83,8 @@ class PageRewrite:
                     exchange.send(write, encrypted.new.parameters)
                 following = self._read.popleft() if self._read else None
                 reading = None
-                if not (self._read or self._course.over or self._stop):
-                    reading = self._course.next(self._pace.pages)
+                if not (self._read or self._strides.over or self._stop):
+                    reading = self._strides.next(self._size.pages)
                     exchange.send(read, self._span(reading))
                 exchange.push()
                 in_flight, encrypted = encrypted, self._encrypt(following) if following else None
@@ -94,20 +93,20 @@ class PageRewrite:
 
     def _span(self, reading: Reading) -> dict[str, Parameter]:
         first, end = position(reading.first), position(reading.end)
-        return {"first": first, "end": end, "stride": reading.stride, "limit": self._session.limits.batch_bytes}
+        return {"first": first, "end": end, "stride": reading.stride, "limit": self._context.limits.batch_bytes}
 
     def _take(self, reading: Reading, rows: list[Row]) -> None:
-        """Cut what was read into batches, unless it shows that this path ends."""
+        """Cut a reading into batches, unless it shows that this path has to end."""
         head = Batch.of(rows[:1])
-        if head.filenode != self._walk.filenode:
+        if head.filenode != self._pages.filenode:
             self._stop = Stop.MOVED
-        elif head.size_bytes > self._session.limits.batch_bytes:
+        elif head.size_bytes > self._context.limits.batch_bytes:
             self._stop = Stop.TOO_LARGE
         if self._stop:
             return
         wanted = len(rows) if head.positions else 0
-        self._pace.read(wanted)
-        count = max(1, -(-wanted // self._pace.rows))
+        self._size.read(wanted)
+        count = max(1, -(-wanted // self._size.rows))
         cuts = [len(rows) * number // count for number in range(count + 1)]
         for start, following in pairwise(cuts):
             done_before = reading.then_done_before if following == len(rows) else reading.done_before
@@ -115,13 +114,13 @@ class PageRewrite:
 
     def _encrypt(self, some: _Rows) -> _Writing:
         batch = Batch.of(some.rows)
-        new = rewrite(batch, self._session.rewriter)
+        new = rewrite(batch, self._context.rewriter)
         quarantined = 0
         if new.failures:
-            quarantined = self._session.quarantine(batch, new.failures, self._session.housekeeping)
+            quarantined = self._context.quarantine(batch, new.failures, self._context.housekeeping)
         return _Writing(new, quarantined, some.done_before)
 
     def _settle(self, writing: _Writing, written: list[Row]) -> None:
         rows, values, seconds = written[0] if written else (0, 0, 0.0)
-        self._pace.wrote(rows, seconds)
+        self._size.wrote(rows, seconds)
         self._confirm(writing.done_before, Rewritten(rows, values, writing.new.rows - rows, writing.quarantined))

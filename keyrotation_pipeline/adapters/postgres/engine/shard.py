@@ -1,4 +1,4 @@
-"""One shard: how hard it is worked on, and by whom."""
+"""One shard: by how many processes it is re-encrypted, and under which limits."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -8,11 +8,11 @@ import psycopg
 
 from keyrotation_pipeline.adapters.postgres.engine.job import Job
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.progress import slices_of
-from keyrotation_pipeline.adapters.postgres.engine.refusals import without_content
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import slices_of
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import limits_for
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
-from keyrotation_pipeline.adapters.postgres.engine.worker_pool import Crew, Hiring
+from keyrotation_pipeline.adapters.postgres.engine.worker_pool import WorkerPool, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -20,7 +20,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Report, Rewritten
 
-# Several a worker, so that none has to wait long for the last one.
+# Several per worker, so that nobody waits long for the last worker.
 _SLICES_PER_WORKER = 4
 
 
@@ -33,44 +33,44 @@ def rewrite_shard(
     target: KeyVersion,
     report: Report,
     limits: Limits,
-    hiring: Hiring | None = None,
+    settings: WorkerSettings | None = None,
 ) -> Rewritten:
-    """Walk one shard from where it was left, and re-encrypt to `target` what is not.
+    """Re-encrypt one shard to `target`, from where it was left.
 
     Args:
-        connect: opens a connection; can be pickled where there are workers.
-        request: id of the rotation, under which progress is kept, whose pausing is obeyed, and whose type decides
-            between routine and emergency mode.
-        hiring: how worker processes are started; without it this process does the work of all.
+        connect: opens a connection. Where there are workers, it can be pickled.
+        request: id of the rotation. Progress is stored under it, its pausing is obeyed, and its type decides between
+            routine and emergency mode.
+        settings: how worker processes are started. Without it, this process does all the work.
 
     Returns:
-        What this and earlier runs of the same walks did together.
+        What this and earlier runs over the same shard did together.
 
     Raises:
         BlockedError: the rotation was paused or cancelled, a table stays locked by others, or a worker has died.
         PreflightError: a table refuses to be rewritten; names it.
         KeyStoreError: a worker finds other keys than this process has.
-        DatabaseUnavailableError: the connection was lost; progress is kept.
+        DatabaseUnavailableError: the connection was lost; progress is stored.
     """
     with closing(connect()) as connection:
         limits = limits_for(connection, request, limits)
-        workers = 0 if hiring is None else _worth_having(connection, shard, limits)
+        workers = 0 if settings is None else _worth_having(connection, shard, limits)
         slices = slices_of(connection, request, shard, workers * _SLICES_PER_WORKER if workers > 1 else 1)
     workers = min(workers, len(slices))
-    if hiring is None or workers == 0:
+    if settings is None or workers == 0:
         return rewrite_slices(connect, request, slices, ring, target, report, limits)
     limits = replace(limits, workers=workers)
-    job = Job.of(connect, hiring.keys, request, slices, ring, target, limits.of_one_worker())
-    return Crew(job, hiring, connect, limits, report).work()
+    job = Job.of(connect, settings.keys, request, slices, ring, target, limits.of_one_worker())
+    return WorkerPool(job, settings, connect, limits, report).work()
 
 
 def _worth_having(connection: Connection, shard: Shard, limits: Limits) -> int:
-    """How many workers pay for a shard: each takes as long to start as some hundred pages take.
+    """How many workers are worth starting for a shard; to start one takes as long as some hundred pages.
 
-    Where one does, it has the work, since it stands back for others on its machine, as this process cannot for long.
+    Even a single worker is worth it: it runs at a lower priority than others on its machine, which this process cannot.
     """
     try:
         pages = sum(relation.pages for relation in heaps(connection, shard.table)) // shard.of
     except psycopg.errors.LockNotAvailable:
-        return 0  # this process waits for longer
+        return 0  # this process then waits for the lock
     return min(limits.workers, pages // limits.pages_per_worker)

@@ -2,14 +2,14 @@
 
 Why the write looks as it does (each was measured, none is optional):
 
-- Nothing is locked between read and write, so the write compares: `ctid` and `xmin` name the row version that was
-  read, whichever column another transaction may have changed. NULL-safe, and a changed version never matches.
-- The file node tells that `ctid` still means the same row: after a `VACUUM FULL` or `CLUSTER` another row stands there,
-  with the same `xmin` if it was loaded by the same transaction, and decryption could not notice.
-- `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for one while holding one.
+- Nothing is locked between read and write, so the write compares. `ctid` and `xmin` name the row version that was
+  read: if another transaction has changed any column, they no longer match. NULL values need no special care.
+- The file node proves that `ctid` still means the same row. After a `VACUUM FULL` or `CLUSTER` another row may stand
+  there, with the same `xmin` if the same transaction loaded it, and decryption could not notice.
+- `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
-- NULL in a value array leaves the column as it is; the cast has no length, so that a value too long for its column is
-  an error and never cut.
+- NULL in a value array leaves the column as it is. The cast has no length, so a value that is too long for its column
+  is an error and is never cut.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
-# One row (filenode, bytes, NULL, …) if the range holds nothing to do or more than `limit` bytes.
+# Gives one row (filenode, bytes, NULL, …) if there is nothing to rewrite, or if the pages hold more than `limit` bytes.
 _READ_PAGES = """
 WITH range AS MATERIALIZED (
     SELECT pg_relation_filenode({oid}) AS filenode, coalesce(sum({bytes}), 0)::bigint AS bytes
@@ -64,8 +64,8 @@ SELECT count(*), coalesce(sum(changed), 0)::bigint,
 FROM written
 """
 
-# A row that others write all the time has moved whenever its lock is ours. The server then looks at its new version:
-# the same key and the same ciphertexts (which hold a random nonce) are the same values, wherever the row stands.
+# A row that others write all the time has moved by the time we get its lock. The server then checks the new version:
+# the same key and the same ciphertexts (each has a random nonce) mean the same values, wherever the row stands now.
 _WRITE_ROW = """
 WITH written AS (
     UPDATE ONLY {table} AS t SET {assignments}
@@ -76,7 +76,7 @@ WITH written AS (
 SELECT count(*), coalesce(sum(changed), 0)::bigint FROM written
 """
 
-# Names rows for the quarantine, under the guards of the write: a row that changed since is left to the next sweep.
+# Names rows for the quarantine under the guards of the write: a row that has changed is left to the next sweep.
 _NAME_ROWS = """
 SELECT t.ctid, {key}
 FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, version)
@@ -84,8 +84,8 @@ JOIN ONLY {table} AS t ON t.ctid = read.position
 WHERE t.xmin = read.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
 """
 
-# A written column in a unique index makes our UPDATE change the row's key: taking the weaker lock first and the
-# stronger one later deadlocks with the application.
+# If a written column stands in a unique index, our UPDATE changes a key of the row and needs the stronger lock. To take
+# the weaker lock first and the stronger one later would deadlock with the application.
 _IN_UNIQUE_INDEX = """
 SELECT EXISTS (
     SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
@@ -99,14 +99,14 @@ class Statements:
     """Rendered SQL.
 
     Args:
-        read_pages: rows of the pages `first` to before `end`, if they have no more than `limit` bytes; where there are
-            strides, those of one `stride`.
+        read_pages: rows of the pages from `first` to before `end`, if they have at most `limit` bytes; with strides,
+            the rows of one `stride`.
         list_rows: positions and sizes of the rows that `read_pages` would give.
         read_rows: rows at `positions`.
         read_row: the same, with the key of each row as the last column.
-        write: the guarded write; takes positions, versions, filenode and one array of new values a column.
-        write_row: writes one row by its key if its values are still those read, waiting (up to `lock_timeout`) for
-            who holds it; takes arrays of one element: the key, the new values and the old.
+        write: the guarded write; takes positions, versions, filenode and one array of new values per column.
+        write_row: writes one row by its key if its values are still those that were read, and waits up to
+            `lock_timeout` for its lock; takes arrays of one element: the key, the new and the old values.
         name_rows: positions and keys of rows, under the guards of the write.
     """
 
@@ -125,8 +125,8 @@ def statements(
     """Compose the statements of one relation.
 
     Args:
-        key: how its rows are named.
-        target: rows that hold any value under another version (or outside the grammar) are wanted; None: every row.
+        key: how the rows of the relation are named.
+        target: rows are wanted that hold a value under another version, or one outside the grammar. None: every row.
         strides: into how many parts `read_pages` divides the rows of a page, by their line pointers.
     """
     columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]

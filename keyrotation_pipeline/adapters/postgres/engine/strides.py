@@ -1,25 +1,25 @@
-"""The order in which the rows of a walk are read.
+"""The order in which the rows of a page range are read.
 
-Where vacuums go along it is page after page. Where the role may not vacuum, a stretch of pages is passed six times,
-each time for a sixth of each page's rows: what the first pass replaces leaves room in its own page (the server prunes
-it when it next looks at the page) for what the next one writes. So a table grows by a sixth instead of doubling; with
-five passes it grew by 1.23, with eight no less than with six.
+Where we may vacuum, it is page after page. Where the role may not vacuum, each stretch of pages is passed six times,
+and each pass takes a sixth of each page's rows. The first pass replaces row versions; the server removes them when it
+next looks at the page, and the next pass writes into their room. So a table grows by a sixth instead of doubling. With
+five passes it grew to 1.23 times its size; eight passes were no better than six.
 """
 
 from dataclasses import dataclass
 
 STRIDES = 6
-# Long enough that a pass is committed before the next one comes by, short enough to stay in the server's cache.
+# Long enough that a pass is committed before the next one begins, short enough to stay in the server's cache.
 _STRETCH_PAGES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Rows to be read: of the pages `first` to before `end`, those of one stride (of all rows, where there is one).
+    """Rows to read: of the pages from `first` to before `end`, those of one stride. With one stride, all rows.
 
     Args:
-        done_before: all is done before this page, once every earlier reading is written.
-        then_done_before: and before this one, once this reading is written too.
+        done_before: every page before this one is done once all earlier readings are written.
+        then_done_before: the same once this reading is written too.
     """
 
     first: int
@@ -30,11 +30,11 @@ class Reading:
 
 
 @dataclass
-class Course:
+class Strides:
     """Gives out the readings from page `stretch` to before page `end`.
 
     Args:
-        strides: how often each page is passed; pages that are passed once need no stretches.
+        strides: how often each page is passed. With one pass there are no stretches.
     """
 
     stretch: int
@@ -45,11 +45,11 @@ class Course:
 
     @property
     def over(self) -> bool:
-        """Whether everything was given out."""
+        """Whether every reading was given out."""
         return self.stretch >= self.end
 
     def next(self, pages: int) -> Reading:
-        """The next reading, of so many pages at most."""
+        """The next reading, of at most so many pages."""
         first = self.stretch + self._offset
         if self.strides == 1:
             self.stretch = min(first + pages, self.end)

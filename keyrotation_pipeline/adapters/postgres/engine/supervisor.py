@@ -1,15 +1,15 @@
-"""What the engine does beside its rows, about once a second: keep progress, obey, yield to others, see to vacuums.
+"""What the engine does besides rewriting rows, about once a second: save progress, obey, pause for others, vacuum.
 
-All of it on a connection of its own, while the other one holds nothing.
+All of this uses its own connection, while the other one holds no lock.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import Pace
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.progress import Walk
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.throttle import reason_to_pause
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
@@ -22,13 +22,13 @@ _STATUS = "SELECT status FROM keyrotation.rotations WHERE id = %s"
 _TYPE = "SELECT type FROM keyrotation.rotations WHERE id = %s"
 
 TICK_SECONDS = 1.0
-# More often, as the process that gives out slices vacuums by what is done.
+# More often than that, since the process that gives out slices vacuums by this progress.
 SAVE_SECONDS = 0.25
 CLOCK = SystemClock()
 
 
 def limits_for(connection: Connection, request: str, limits: Limits) -> Limits:
-    """The limits as they are, or in an emergency rotation those of emergency mode."""
+    """The limits as given; for an emergency rotation, those of emergency mode."""
     row = connection.execute(_TYPE, (request,)).fetchone()
     return limits.in_an_emergency() if row == (RotationType.EMERGENCY.value,) else limits
 
@@ -47,36 +47,36 @@ def obey(connection: Connection, request: str) -> None:
 
 
 @dataclass
-class Watch:
-    """Accompanies the walks of one shard, slice or sweep.
+class Supervisor:
+    """Accompanies the re-encryption of one shard, slice or sweep.
 
     Args:
-        connection: in autocommit, for this only.
-        connect: opens those of the vacuums.
+        connection: in autocommit mode, used only here.
+        connect: opens the connections of the vacuums.
         request: the rotation whose pausing or cancelling is obeyed.
-        subject: what is walked, for progress.
-        report: told about once a second.
+        subject: what is re-encrypted, as progress names it.
+        report: called about once a second.
     """
 
     connection: Connection
     connect: Callable[[], Connection]
     request: str
     limits: Limits
-    pace: Pace
+    batch_size: BatchSize
     subject: str
     report: Report
     total_pages: int = 0
     _earlier_pages: int = 0
-    _walk: Walk | None = None
+    _pages: PageRange | None = None
     _ticked: float = field(default_factory=CLOCK.monotonic)
     _saved: float = field(default_factory=CLOCK.monotonic)
     _seen_page: int = 0
     _vacuums: dict[int, Vacuum] = field(default_factory=dict)
 
-    def begin(self, relation: Relation, walk: Walk) -> None:
-        """Turn to the next relation, or the next slice of one."""
-        self._walk = walk
-        self._seen_page = walk.next
+    def begin(self, relation: Relation, pages: PageRange) -> None:
+        """Begin the next relation, or the next slice of one."""
+        self._pages = pages
+        self._seen_page = pages.next
         if relation.oid not in self._vacuums:
             vacuum = Vacuum(self.connect, self.connection, relation, self.limits)
             self._vacuums[relation.oid] = vacuum
@@ -85,34 +85,34 @@ class Watch:
         obey(self.connection, self.request)
         self._pause_while_there_is_a_reason(relation)
 
-    def finish(self, walk: Walk) -> None:
+    def finish(self, pages: PageRange) -> None:
         """Leave a relation or slice that is done."""
-        self._walk = walk
+        self._pages = pages
         self._tell()
-        self._earlier_pages += walk.end - walk.first
-        self._walk = None
+        self._earlier_pages += pages.end - pages.first
+        self._pages = None
 
     def close(self) -> None:
-        """Every walk is done."""
+        """Finish the vacuums; everything is re-encrypted."""
         for vacuum in self._vacuums.values():
             vacuum.finish()
 
-    def after_batch(self, relation: Relation, walk: Walk, rows: int, save: Callable[[], None]) -> None:
-        """Rest, hold to the cap on rows, and do what is due beside them."""
-        self._walk = walk
-        pause = self.pace.seconds_to_wait(rows)
+    def after_batch(self, relation: Relation, pages: PageRange, rows: int, save: Callable[[], None]) -> None:
+        """Rest, keep to the cap on rows, and do what is due meanwhile."""
+        self._pages = pages
+        pause = self.batch_size.seconds_to_wait(rows)
         while pause > 0:
             # In steps, so that a pause or a cancellation does not wait for a slow cap.
             CLOCK.sleep(min(pause, TICK_SECONDS))
             pause -= TICK_SECONDS
             self._tick(relation, save)
         self._tick(relation, save)
-        self._vacuums[relation.oid].walked(max(0, walk.next - self._seen_page))
-        self._seen_page = walk.next
-        self.pace.resume()
+        self._vacuums[relation.oid].rewritten(max(0, pages.next - self._seen_page))
+        self._seen_page = pages.next
+        self.batch_size.resume()
 
     def wait_a_second(self, note: str) -> None:
-        """Wait for something outside, saying what it is."""
+        """Wait for others, and report the reason."""
         self._tell(note)
         CLOCK.sleep(TICK_SECONDS)
         obey(self.connection, self.request)
@@ -134,9 +134,9 @@ class Watch:
             self.wait_a_second(f"pausing: {reason}")
 
     def _tell(self, note: str = "") -> None:
-        pages = self._walk.next - self._walk.first if self._walk else 0
-        note = note or (_speed(self._walk.so_far()) if self._walk else "")
-        self.report(Progress(Step.ROWS, self.subject, self._earlier_pages + pages, self.total_pages, "pages", note))
+        done = self._earlier_pages + (self._pages.next - self._pages.first if self._pages else 0)
+        note = note or (_speed(self._pages.so_far()) if self._pages else "")
+        self.report(Progress(Step.ROWS, self.subject, done, self.total_pages, "pages", note))
 
 
 def _speed(done: Rewritten) -> str:

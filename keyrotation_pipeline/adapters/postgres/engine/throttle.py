@@ -1,4 +1,4 @@
-"""Why a walk should pause now, if it should: the hours, a standby that lags, an old snapshot that makes tables grow."""
+"""Reasons to pause now: the allowed hours, a standby that lags, an old snapshot because of which tables grow."""
 
 from typing import Any, LiteralString
 
@@ -16,13 +16,13 @@ FROM pg_stat_replication WHERE state = 'streaming' AND replay_lag > make_interva
 ORDER BY replay_lag DESC LIMIT 1
 """
 
-# Against its size when the rotation began to rewrite it.
+# Compared with its size when the rotation began to rewrite it.
 _GROWTH = """
 SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int > max(end_page) * %s
 FROM keyrotation.shard_walks WHERE request = %s AND relation = %s
 """
 
-# Whose snapshot is older than a minute: VACUUM cannot remove what was replaced since.
+# The oldest snapshot: VACUUM cannot remove what was replaced after it was taken.
 _OLDEST_SNAPSHOT = """
 SELECT format('session %%s (%%s)', pid, coalesce(nullif(application_name, ''), 'unnamed')) AS holder,
        extract(epoch FROM clock_timestamp() - xact_start)::bigint AS seconds
@@ -36,12 +36,12 @@ WHERE database = current_database() AND prepared < clock_timestamp() - make_inte
 ORDER BY seconds DESC LIMIT 1
 """
 
-# A shorter transaction is no reason: the next vacuum comes soon enough.
+# A shorter transaction is no reason to pause: the next vacuum comes soon enough.
 SNAPSHOT_PATIENCE_SECONDS = 10
 
 
 def reason_to_pause(connection: Connection, request: str, relation: Relation, limits: Limits) -> str:
-    """One phrase that names who or what has to be waited for; empty if nothing has."""
+    """One phrase that names who or what we wait for; empty if there is no reason to pause."""
     if limits.hours is not None and not limits.hours.include(SystemClock().now()):
         return f"outside of the allowed hours {limits.hours}"
     if limits.max_replica_lag_seconds > 0 and (late := _first(connection, _LAG, (limits.max_replica_lag_seconds,))):

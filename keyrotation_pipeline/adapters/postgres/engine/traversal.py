@@ -1,21 +1,26 @@
-"""Walks: once over every page of a slice, and sweeps over a whole table for what was skipped."""
+"""Going through the pages: once over every page of a slice, and in sweeps over a whole table for skipped rows."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import Pace
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.lock_retry import Patience
+from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import (
+    PageRange,
+    Slice,
+    StoredPageRanges,
+    WholePageRanges,
+)
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
-from keyrotation_pipeline.adapters.postgres.engine.progress import Slice, StoredWalks, Walk, WholeWalks
-from keyrotation_pipeline.adapters.postgres.engine.refusals import without_content
+from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_listed, rewrite_stragglers
-from keyrotation_pipeline.adapters.postgres.engine.session import Session, open_connection
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.engine.strides import STRIDES
-from keyrotation_pipeline.adapters.postgres.engine.supervisor import Watch, limits_for
+from keyrotation_pipeline.adapters.postgres.engine.supervisor import Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import may_vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.quarantine import row_key
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
@@ -37,29 +42,29 @@ def rewrite_slices(
     report: Report,
     limits: Limits,
 ) -> Rewritten:
-    """Walk slices of one shard in this process, each from where it was left.
+    """Re-encrypt slices of one shard in this process, each from where it was left.
 
     Args:
-        connect: opens a connection; two are used, and one more for each vacuum.
-        request: id of the rotation, under which progress is kept and whose pausing is obeyed.
+        connect: opens a connection. Two are used, and one more for each vacuum.
+        request: id of the rotation. Progress is stored under it, and its pausing is obeyed.
 
     Returns:
-        What this and earlier runs of the same walks did together.
+        What this and earlier runs over the same slices did together.
 
     Raises:
         BlockedError: the rotation was paused or cancelled, or a table stays locked by others.
         PreflightError: a table refuses to be rewritten; names it.
-        DatabaseUnavailableError: the connection was lost; progress is kept.
+        DatabaseUnavailableError: the connection was lost; progress is stored.
     """
     shard = slices[0].shard
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         subject = f"{shard.table.name} shard {shard.key}"
-        watch = Watch(housekeeping, connect, request, limits, Pace(limits), subject, report)
-        walker = _Walker(connection, shard.table, Rewriter(ring, target), target, watch, wait=False)
-        done = walker.run([StoredWalks(housekeeping, request, part) for part in slices])
-        watch.close()
+        supervisor = Supervisor(housekeeping, connect, request, limits, BatchSize(limits), subject, report)
+        traversal = _Traversal(connection, shard.table, Rewriter(ring, target), target, supervisor, wait=False)
+        done = traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
+        supervisor.close()
         return done
 
 
@@ -74,13 +79,13 @@ def sweep(
     *,
     wait: bool,
 ) -> Rewritten:
-    """Walk a whole table for what is not under `target`.
+    """Go through a whole table and re-encrypt what is not under `target`.
 
     Args:
-        wait: take rows one a transaction and wait briefly for those that others hold.
+        wait: rewrite each row in its own transaction, and wait briefly for rows that others hold.
 
     Returns:
-        What this sweep did; no rows and none skipped: nothing but quarantined values is left.
+        What this sweep did. If it rewrote and skipped no rows, only quarantined values are left.
 
     Raises:
         BlockedError, PreflightError, DatabaseUnavailableError: as `rewrite_slices`.
@@ -89,91 +94,95 @@ def sweep(
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         limits = limits_for(housekeeping, request, limits)
-        if wait:  # one row a transaction burdens nobody, and who rests is never the first
+        if wait:  # single rows burden nobody, and after a rest others would be first again
             limits = replace(limits, duty_cycle=1.0)
-        watch = Watch(housekeeping, connect, request, limits, Pace(limits), f"{table.name} sweep", _nobody)
-        walker = _Walker(connection, table, Rewriter(ring, target), target, watch, wait=wait)
-        done = walker.run([WholeWalks(housekeeping)])
-        watch.close()
+        supervisor = Supervisor(
+            housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", _nobody
+        )
+        traversal = _Traversal(connection, table, Rewriter(ring, target), target, supervisor, wait=wait)
+        done = traversal.run([WholePageRanges(housekeeping)])
+        supervisor.close()
         return done
 
 
 @dataclass
-class _Walker:
+class _Traversal:
     connection: Connection
     table: EncryptedTable
     rewriter: Rewriter
     target: KeyVersion
-    watch: Watch
+    supervisor: Supervisor
     wait: bool
 
-    def run(self, sources: Sequence[StoredWalks | WholeWalks]) -> Rewritten:
-        patience = self._patience(str(self.table.name))
-        opened = patience.attempt(
+    def run(self, sources: Sequence[StoredPageRanges | WholePageRanges]) -> Rewritten:
+        retry = self._retry(str(self.table.name))
+        opened = retry.attempt(
             lambda: [
-                (relation, [(walks, walks.open(relation)) for walks in sources])
+                (relation, [(stored, stored.open(relation)) for stored in sources])
                 for relation in heaps(self.connection, self.table)
             ]
         )
-        self.watch.total_pages = sum(walk.end - walk.first for _, begun in opened for _, walk in begun)
+        self.supervisor.total_pages = sum(pages.end - pages.first for _, begun in opened for _, pages in begun)
         done = Rewritten()
         for relation, begun in opened:
-            session = patience.attempt(lambda relation=relation: self._session(relation))  # type: ignore[misc]
-            patience = self._patience(relation.label)
-            for walks, walk in begun:
-                done += _RelationWalk(session, self.watch, walks, walk, patience, wait=self.wait).run()
+            context = retry.attempt(lambda relation=relation: self._context(relation))  # type: ignore[misc]
+            retry = self._retry(relation.label)
+            for stored, pages in begun:
+                done += _RelationTraversal(context, self.supervisor, stored, pages, retry, wait=self.wait).run()
         return done
 
-    def _session(self, relation: Relation) -> Session:
+    def _context(self, relation: Relation) -> RewriteContext:
         strides = 1 if may_vacuum(self.connection, relation) else STRIDES
         sql = statements(self.connection, relation, row_key(self.connection, relation), self.target, strides)
-        rows, housekeeping, limits = self.connection, self.watch.connection, self.watch.limits
-        return Session(rows, housekeeping, self.table, relation, sql, self.rewriter, limits, strides)
+        rows, housekeeping, limits = self.connection, self.supervisor.connection, self.supervisor.limits
+        return RewriteContext(rows, housekeeping, self.table, relation, sql, self.rewriter, limits, strides)
 
-    def _patience(self, table: str) -> Patience:
-        return Patience(self.connection, table, self.watch.limits.lock_patience_seconds, self.watch.wait_a_second)
+    def _retry(self, table: str) -> LockRetry:
+        return LockRetry(
+            self.connection, table, self.supervisor.limits.lock_retry_seconds, self.supervisor.wait_a_second
+        )
 
 
-class _RelationWalk:
-    """One relation's walk, through locks, oversized rows and a relation that is rewritten underneath."""
+class _RelationTraversal:
+    """Goes through the pages of one relation, whatever locks, oversized rows or a VACUUM FULL get in the way."""
 
     def __init__(
         self,
-        session: Session,
-        watch: Watch,
-        walks: StoredWalks | WholeWalks,
-        walk: Walk,
-        patience: Patience,
+        context: RewriteContext,
+        supervisor: Supervisor,
+        stored: StoredPageRanges | WholePageRanges,
+        pages: PageRange,
+        retry: LockRetry,
         *,
         wait: bool,
     ) -> None:
-        self._session = session
-        self._watch = watch
-        self._walks = walks
-        self._walk = walk
-        self._patience = patience
+        self._context = context
+        self._supervisor = supervisor
+        self._stored = stored
+        self._pages = pages
+        self._retry = retry
         self._wait = wait
 
     def run(self) -> Rewritten:
-        self._walk.started = monotonic()
-        self._patience.attempt(lambda: self._watch.begin(self._session.relation, self._walk))
+        self._pages.started = monotonic()
+        self._retry.attempt(lambda: self._supervisor.begin(self._context.relation, self._pages))
         finished = False
         while not finished:
-            finished = self._patience.attempt(self._go_on)
-        self._watch.finish(self._walk)
-        return self._walk.so_far()
+            finished = self._retry.attempt(self._go_on)
+        self._supervisor.finish(self._pages)
+        return self._pages.so_far()
 
     def _go_on(self) -> bool:
-        if self._walk.next >= self._walk.end:
-            # Rewritten as a whole while the last pages were on their way, the relation is walked again.
-            self._walk = self._walks.renewed(self._session.relation, self._walk)
-            return self._walk.next >= self._walk.end
+        if self._pages.next >= self._pages.end:
+            # If the relation was rewritten as a whole while its last pages were written, it begins again.
+            self._pages = self._stored.renewed(self._context.relation, self._pages)
+            return self._pages.next >= self._pages.end
         if self._wait:
             self._carefully()
             return False
-        match PageRewrite(self._session, self._walk, self._watch.pace, self._confirm).run():
+        match PageRewrite(self._context, self._pages, self._supervisor.batch_size, self._confirm).run():
             case Stop.MOVED:
-                self._walk = self._walks.renewed(self._session.relation, self._walk)
+                self._pages = self._stored.renewed(self._context.relation, self._pages)
             case Stop.TOO_LARGE:
                 self._carefully()
             case Stop.DONE:
@@ -181,20 +190,20 @@ class _RelationWalk:
         return False
 
     def _carefully(self) -> None:
-        first = self._walk.next
-        end = min(first + self._watch.pace.pages, self._walk.end)
+        first = self._pages.next
+        end = min(first + self._supervisor.batch_size.pages, self._pages.end)
         method = rewrite_stragglers if self._wait else rewrite_listed
-        self._confirm(end, method(self._session, first, end))
+        self._confirm(end, method(self._context, first, end))
 
     def _confirm(self, end: int, done: Rewritten) -> None:
-        self._patience.progress()
-        self._walk.next = end
-        self._walk.done += done
-        self._watch.after_batch(self._session.relation, self._walk, done.rows, self._save)
+        self._retry.succeeded()
+        self._pages.next = end
+        self._pages.done += done
+        self._supervisor.after_batch(self._context.relation, self._pages, done.rows, self._save)
 
     def _save(self) -> None:
-        self._walks.save(self._session.relation, self._walk)
+        self._stored.save(self._context.relation, self._pages)
 
 
 def _nobody(progress: Progress) -> None:
-    """Nobody is told."""
+    """Sweeps report nothing."""

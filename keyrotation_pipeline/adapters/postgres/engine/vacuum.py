@@ -1,7 +1,7 @@
-"""Vacuuming beside a walk, so that the space of replaced rows is used again and the table hardly grows.
+"""Vacuuming while rows are rewritten, so that the space of replaced rows is used again and the table hardly grows.
 
-A vacuum runs in a thread with a connection of its own while rows are rewritten, and only one at a time: the walk waits
-for the last one before it starts the next, or it would outrun them.
+A vacuum runs in a thread with its own connection while rows are rewritten. Only one runs at a time: the engine waits
+for it before it starts the next one, or it would outrun the vacuums.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ SELECT pg_has_role(c.relowner, 'USAGE')
 FROM pg_class c WHERE c.oid = %s
 """
 
-# TRUNCATE would take an exclusive lock, and on standbys cancel readers.
+# TRUNCATE would take an exclusive lock, and would cancel readers on standbys.
 _VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) {}"
 
-# Between two rests a vacuum does the work of two changed pages: others wait for a core no longer than that.
+# Between two rests a vacuum does the work of two changed pages, so others do not wait for a core longer than that.
 _COST_LIMIT = 40
 
 
@@ -37,7 +37,7 @@ def may_vacuum(connection: Connection, relation: Relation) -> bool:
 
 
 class Vacuum:
-    """Vacuums one relation every sixteenth of its pages: two of these may be unvacuumed at a time.
+    """Vacuums one relation after each sixteenth of its pages; up to two sixteenths may wait for their vacuum.
 
     Args:
         connect: opens the connection of each vacuum.
@@ -52,7 +52,7 @@ class Vacuum:
         self._delay_ms = limits.vacuum_delay_ms
         self._smallest = limits.vacuum_pages
         self._each = max(limits.vacuum_pages, relation.pages // 16)
-        self._walked = self._vacuumed = 0
+        self._rewritten = self._vacuumed = 0
         self._running: Thread | None = None
         self.allowed = may_vacuum(connection, relation)
 
@@ -61,22 +61,22 @@ class Vacuum:
         """Whether the relation is large enough to be vacuumed."""
         return self._relation.pages >= self._smallest
 
-    def walked(self, pages: int) -> bool:
-        """Take note of pages walked since the last call; True if a vacuum was started."""
-        self._walked += pages
-        if self._walked - self._vacuumed < self._each:
+    def rewritten(self, pages: int) -> bool:
+        """Note pages that were rewritten since the last call; return True if a vacuum was started."""
+        self._rewritten += pages
+        if self._rewritten - self._vacuumed < self._each:
             return False
         self._start()
         return True
 
     def finish(self) -> None:
-        """Vacuum what is left, if it is much, and wait."""
-        if self._walked - self._vacuumed >= max(self._smallest, self._each // 2):
+        """Vacuum the rest if there is much of it, and wait."""
+        if self._rewritten - self._vacuumed >= max(self._smallest, self._each // 2):
             self._start()
         self._wait()
 
     def _start(self) -> None:
-        self._vacuumed = self._walked
+        self._vacuumed = self._rewritten
         if not (self.allowed and self.wanted):
             return
         self._wait()
@@ -89,7 +89,7 @@ class Vacuum:
             self._running = None
 
     def _run(self) -> None:
-        # Bloat is not worth a failed walk: what a vacuum lacks, a full disk say, the walk will meet and say.
+        # A table that grows is no reason to fail. If the disk is full, say, the next write fails too and tells so.
         with suppress(psycopg.Error, KeyRotationError), closing(self._connect()) as connection:
             delay = sql.SQL("SET vacuum_cost_delay = {}; SET vacuum_cost_limit = {}")
             connection.execute(delay.format(sql.Literal(self._delay_ms), sql.Literal(_COST_LIMIT)))

@@ -1,7 +1,7 @@
-"""A worker process: walks slices of a shard as they are given out, with its own connections and key ring.
+"""A worker process: re-encrypts the slices of a shard that it is given, with its own connections and key ring.
 
-Standard input: a pickled `Job`, then a line with the number of each slice. When it ends, so does the worker, at once:
-that is how workers notice that their parent has died. Standard output: a line of JSON for each thing to say.
+Standard input: a pickled `Job`, then one line per slice with its number. When standard input ends, the worker ends at
+once; so workers notice that their parent has died. Standard output: one line of JSON per message.
 """
 
 import json
@@ -18,44 +18,44 @@ from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slic
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.progress import Progress
 
-# Who serves users on the same machine goes first.
+# Processes that serve users on the same machine go first.
 _NICENESS = 10
 
 
 def main() -> None:
-    """Work until there is nothing more to do."""
+    """Work until standard input ends."""
     os.nice(_NICENESS)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent, which then ends us
-    orders: queue.Queue[int] = queue.Queue()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and then ends us
+    slices: queue.Queue[int] = queue.Queue()
     job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301  our parent's pipe
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, orders), daemon=True).start()
+    threading.Thread(target=_receive, args=(sys.stdin.buffer, slices), daemon=True).start()
     try:
-        _work(job, orders)
+        _work(job, slices)
     except KeyRotationError as error:
-        _say(refusal=[type(error).__name__, str(error)])
-    except Exception as error:  # noqa: BLE001  whatever it is, its text may hold content and goes nowhere
-        _say(refusal=["KeyRotationError", f"a worker process failed ({type(error).__name__}); report this"])
+        _send(refusal=[type(error).__name__, str(error)])
+    except Exception as error:  # noqa: BLE001  its text may hold content, so only its type is told
+        _send(refusal=["KeyRotationError", f"a worker process failed ({type(error).__name__}); report this"])
 
 
-def _listen(stream: BinaryIO, orders: "queue.Queue[int]") -> None:
+def _receive(stream: BinaryIO, slices: "queue.Queue[int]") -> None:
     for line in stream:
-        orders.put(int(line))
+        slices.put(int(line))
     os._exit(0)
 
 
-def _work(job: Job, orders: "queue.Queue[int]") -> None:
+def _work(job: Job, slices: "queue.Queue[int]") -> None:
     ring = job.ring()
 
-    def tell(progress: Progress) -> None:
-        _say(note=progress.note)
+    def report(progress: Progress) -> None:
+        _send(note=progress.note)
 
     while True:
-        part = job.slices[orders.get()]
-        done = rewrite_slices(job.connect, job.request, [part], ring, job.target, tell, job.limits)
-        _say(finished=part.index, result=[done.rows, done.values, done.skipped, done.quarantined, done.seconds])
+        part = job.slices[slices.get()]
+        done = rewrite_slices(job.connect, job.request, [part], ring, job.target, report, job.limits)
+        _send(finished=part.index, result=[done.rows, done.values, done.skipped, done.quarantined, done.seconds])
 
 
-def _say(**content: object) -> None:
+def _send(**content: object) -> None:
     sys.stdout.write(json.dumps(content) + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Worker processes that share a shard, and the process that gives them its slices, watches, vacuums and reports."""
+"""Worker processes that share a shard, and the process that gives them slices, vacuums and reports progress."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ from typing import Any
 from keyrotation_pipeline import errors
 from keyrotation_pipeline.adapters.postgres.engine.job import Job
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.progress import stages
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import stages
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
@@ -30,12 +30,12 @@ _COMMAND = (sys.executable, "-m", "keyrotation_pipeline.adapters.postgres.engine
 
 
 @dataclass(frozen=True, slots=True)
-class Hiring:
+class WorkerSettings:
     """How worker processes are started.
 
     Args:
         keys: the key store, from which each worker reads the key ring by itself.
-        environment: of the workers; it must hold no key. None: as ours.
+        environment: of the workers. It must hold no key. None: the same as ours.
     """
 
     keys: KeyStore
@@ -43,27 +43,27 @@ class Hiring:
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
-    """What a worker said; None: it has ended."""
+class _Message:
+    """A message from a worker; content None: the worker has ended."""
 
     worker: "_Worker"
     content: Mapping[str, Any] | None
 
 
 class _Worker:
-    def __init__(self, job: bytes, environment: Mapping[str, str] | None, heard: "queue.Queue[_Word]") -> None:
+    def __init__(self, job: bytes, environment: Mapping[str, str] | None, messages: "queue.Queue[_Message]") -> None:
         self._process = subprocess.Popen(  # noqa: S603  arguments of our own
             _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
-        threading.Thread(target=self._hear, args=(heard,), daemon=True).start()
+        threading.Thread(target=self._receive, args=(messages,), daemon=True).start()
         self._send(job)
 
-    def give(self, number: int) -> None:
-        """Let it walk the next slice."""
+    def assign(self, number: int) -> None:
+        """Give it a slice to re-encrypt."""
         self._send(b"%d\n" % number)
 
     def end(self) -> None:
-        """End it, whatever it does: what it has not committed is as it was."""
+        """End it at once; what it has not committed stays as it was."""
         with suppress(OSError):
             self._pipe.close()
         try:
@@ -83,46 +83,51 @@ class _Worker:
         return self._process.stdin
 
     def _send(self, content: bytes) -> None:
-        # That it has ended is heard where the crew listens.
+        # The pool notices a dead worker by the end of its output.
         with suppress(BrokenPipeError):
             self._pipe.write(content)
             self._pipe.flush()
 
-    def _hear(self, heard: "queue.Queue[_Word]") -> None:
+    def _receive(self, messages: "queue.Queue[_Message]") -> None:
         assert self._process.stdout is not None  # noqa: S101  asked for above
         with self._process.stdout as output, suppress(ValueError):
             for line in output:
-                heard.put(_Word(self, json.loads(line)))
-        heard.put(_Word(self, None))
+                messages.put(_Message(self, json.loads(line)))
+        messages.put(_Message(self, None))
 
 
-class Crew:
-    """Some workers on one shard.
+class WorkerPool:
+    """Several workers on one shard.
 
     Args:
-        job: its slices.
-        connect: opens the crew's own connections.
+        job: the slices of the shard.
+        connect: opens the connections of the pool itself.
         limits: of the shard, with the number of workers.
-        report: told once a second.
+        report: called once a second.
     """
 
     def __init__(
-        self, job: Job, hiring: Hiring, connect: Callable[[], Connection], limits: Limits, report: Report
+        self,
+        job: Job,
+        settings: WorkerSettings,
+        connect: Callable[[], Connection],
+        limits: Limits,
+        report: Report,
     ) -> None:
         self._job = job
-        self._hiring = hiring
+        self._settings = settings
         self._connect = connect
         self._limits = limits
         self._report = report
-        self._heard: queue.Queue[_Word] = queue.Queue()
+        self._messages: queue.Queue[_Message] = queue.Queue()
         self._note = ""
         self._told = time.monotonic()
 
     def work(self) -> Rewritten:
-        """Have every slice walked.
+        """Have every slice re-encrypted.
 
         Raises:
-            KeyRotationError: what the first worker to refuse said; the others are ended.
+            KeyRotationError: what the first worker that refuses says; the others are ended.
             BlockedError: a worker has died.
         """
         packed = pickle.dumps(self._job)
@@ -131,7 +136,7 @@ class Crew:
             self._prepare(connection)
             try:
                 for _ in range(self._limits.workers):
-                    workers.append(_Worker(packed, self._hiring.environment, self._heard))  # noqa: PERF401  see finally
+                    workers.append(_Worker(packed, self._settings.environment, self._messages))  # noqa: PERF401  see finally
                 done = self._give_out(connection, workers)
             finally:
                 for worker in workers:
@@ -154,51 +159,51 @@ class Crew:
 
     def _give_out(self, connection: Connection, workers: list[_Worker]) -> Rewritten:
         left = list(range(len(self._job.slices)))
-        walking = 0
+        busy = 0
         for worker in workers:
-            worker.give(left.pop(0))
-            walking += 1
+            worker.assign(left.pop(0))
+            busy += 1
         done = Rewritten()
         ticked = time.monotonic()
-        while walking:
+        while busy:
             with suppress(queue.Empty):
                 # No pause but a wait for what the workers say: the next word ends it.
-                word = self._heard.get(timeout=SAVE_SECONDS)
-                if (finished := self._finished(word)) is not None:
+                message = self._messages.get(timeout=SAVE_SECONDS)
+                if (finished := self._finished(message)) is not None:
                     done += finished
-                    walking -= 1
+                    busy -= 1
                     if left:
-                        word.worker.give(left.pop(0))
-                        walking += 1
+                        message.worker.assign(left.pop(0))
+                        busy += 1
             if time.monotonic() - ticked >= SAVE_SECONDS:
                 self._look(connection)
                 ticked = time.monotonic()
         # Each worker counts its own seconds.
         return Rewritten(done.rows, done.values, done.skipped, done.quarantined, done.seconds / len(workers))
 
-    def _finished(self, word: _Word) -> Rewritten | None:
-        if word.content is None:
+    def _finished(self, message: _Message) -> Rewritten | None:
+        if message.content is None:
             raise BlockedError(
-                f"a worker process ended {word.worker.fate}, and what it had not written is as it was; "
+                f"a worker process ended {message.worker.fate}, and what it had not written is as it was; "
                 "run `keyrotation rotate` again, it goes on from here"
             )
-        if refusal := word.content.get("refusal"):
+        if refusal := message.content.get("refusal"):
             raise _refused(*refusal)
-        self._note = str(word.content.get("note", self._note))
-        return Rewritten(*word.content["result"]) if "finished" in word.content else None
+        self._note = str(message.content.get("note", self._note))
+        return Rewritten(*message.content["result"]) if "finished" in message.content else None
 
     def _look(self, connection: Connection) -> None:
         now = stages(connection, self._job.request, self._shard)
         for label, stage in now.items():
             if label in self._vacuums:
                 vacuum, seen = self._vacuums[label]
-                vacuum.walked(stage.done_pages - seen)
+                vacuum.rewritten(stage.done_pages - seen)
                 self._vacuums[label] = (vacuum, stage.done_pages)
         done, total = sum(stage.done_pages for stage in now.values()), sum(stage.total_pages for stage in now.values())
         if time.monotonic() - self._told < TICK_SECONDS:
             return
         self._told = time.monotonic()
-        # A worker's own speed says little; why it pauses says much.
+        # The speed of one worker says little, but its reason to pause is worth reporting.
         rows = sum(stage.rows for stage in now.values())
         note = self._note if self._note.startswith(("pausing", "waiting")) else f"{rows:,} rows"
         subject = f"{self._shard.table.name} shard {self._shard.key}"
@@ -209,6 +214,6 @@ def _refused(name: str, sentence: str) -> KeyRotationError:
     kind = getattr(errors, name, KeyRotationError)
     try:
         refusal = kind(sentence)
-    except TypeError:  # one that takes something else than a sentence
+    except TypeError:  # an error class that takes something else than a sentence
         refusal = KeyRotationError(sentence)
     return refusal if isinstance(refusal, KeyRotationError) else KeyRotationError(sentence)

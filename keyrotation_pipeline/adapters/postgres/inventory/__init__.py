@@ -1,1 +1,1 @@
-"""What the columns hold: relations, counts, searches, quarantine."""
+"""What the encrypted columns hold: their relations, counts of values, the search elsewhere, and the quarantine."""

@@ -1,4 +1,4 @@
-"""Counting what the declared columns hold: one scan a relation, exact, never answered from a fence or an index."""
+"""Counts of what the declared columns hold: exact, one scan per relation, never answered from a fence or an index."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,9 +24,10 @@ from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, TableCou
 
 _XIDS = 2**32
 
-# A tuple that this snapshot sees was written by a transaction below its xmax; so a row was written since promotion if
-# its 32-bit xmin, read as a distance from the promotion, falls short of that. 1 and 2 are no transactions but marks.
-# (A frozen row keeps its xmin: one frozen some 2^32 transactions ago can be taken for a new one, never the reverse.)
+# A row that this snapshot sees was written by a transaction below the snapshot's xmax. So a row was written since the
+# promotion if the distance from the promotion to its 32-bit xmin is smaller than the distance to the snapshot's xmax.
+# The ids 1 and 2 are marks, not transactions. (A frozen row keeps its xmin, so a row that was frozen about 2^32
+# transactions ago can be taken for a new one; a new row is never taken for an old one.)
 _WRITTEN_SINCE = """xmin::text::bigint > 2 AND
     (xmin::text::bigint - {promotion} % {xids} + {xids}) % {xids}
     < pg_snapshot_xmax(pg_current_snapshot())::text::bigint - {promotion}"""
@@ -47,11 +48,11 @@ def count(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[Tab
 def old_rows(
     connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None
 ) -> OldRows:
-    """Count rows with a value under `versions` in any declared column, judged by the prefix as the fence does.
+    """Count rows with a value under `versions` in any declared column. As in the fence, the prefix decides.
 
     Args:
-        versions: the old versions; none gives zero rows.
-        promotion_xid: full transaction id of the promotion; None: nothing was promoted, so nothing was written since.
+        versions: the old versions; without versions the count is zero.
+        promotion_xid: full transaction id of the promotion. None: nothing was promoted, so no row was written since.
 
     Raises:
         As `count`.
@@ -104,7 +105,7 @@ def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
 
 
 def _histogram(connection: Connection, relation: Relation, table: EncryptedTable) -> list[tuple[int, ...]]:
-    # Rows grouped by what all their columns hold: few groups, however many rows.
+    # Rows are grouped by what all their columns hold: there are few groups, however many rows.
     classes = [
         sql.SQL("{} AS {}").format(value_class(as_text(column)), sql.Identifier(f"k{number}"))
         for number, column in enumerate(table.columns)

@@ -1,4 +1,4 @@
-"""Which of the columns that hold encrypted values can be declared in `[[tables]]`, for `init` to write them there."""
+"""Which columns with encrypted values can be declared in `[[tables]]`: `init` writes those there."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 
-# The table that a partition or an inheritance child belongs to, if the column is a text column of a table of rows.
+# The table that a partition or an inheritance child belongs to, if the column is a text column of an ordinary table.
 _DECLARABLE = """
 WITH RECURSIVE up(oid, depth) AS (
     SELECT c.oid, 0 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -29,7 +29,7 @@ ORDER BY up.depth DESC LIMIT 1
 def declarable(
     connection: Connection, findings: Sequence[Finding]
 ) -> tuple[tuple[EncryptedTable, ...], tuple[Finding, ...]]:
-    """Sort what discovery found: tables with their columns to declare, and what cannot be declared."""
+    """Divide findings into tables with the columns to declare, and findings that cannot be declared."""
     columns: defaultdict[TableName, list[str]] = defaultdict(list)
     rest = []
     for finding in findings:
@@ -45,7 +45,7 @@ def _table_of(connection: Connection, finding: Finding) -> TableName | None:
     name = TableName.parse(finding.relation)
     parameters = {"schema": name.schema, "table": name.table, "column": finding.column}
     row = connection.execute(_DECLARABLE, parameters).fetchone()
-    # The file names tables without quoting, so a dot in a name cannot be written there.
+    # The file names tables without quotes, so a name with a dot cannot be written there.
     if row is None or any("." in str(part) for part in row):
         return None
     return TableName(str(row[0]), str(row[1]))

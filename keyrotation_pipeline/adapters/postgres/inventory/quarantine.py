@@ -1,4 +1,4 @@
-"""Values that the engine left as they were: named by table, relation, row key and column, never by content."""
+"""Values that the engine left as they were. They are named by table, relation, row key and column, never by content."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class RowKey:
         return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(texts))
 
     def matches(self, alias: str, key: sql.Composable) -> sql.Composable:
-        """A condition for the row with this key that an index on the primary key answers.
+        """A condition for the row with this key; an index on the primary key can answer it.
 
         Args:
             key: an expression that gives the text which `of` gave.
@@ -83,7 +83,7 @@ def add(
 
 
 def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
-    """Drop the entries of a table that were found before an instant: a full decrypt has found every one anew."""
+    """Drop the entries of a table that are older than `before`: a full decrypt has found all others again."""
     connection.execute(
         "DELETE FROM keyrotation.quarantine WHERE table_name = %s AND found_at < %s::timestamptz",
         (str(table.name), before),
@@ -91,11 +91,11 @@ def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
 
 
 def load(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
-    """The values that are still as they were found; entries of values mended (or deleted) meanwhile are dropped.
+    """The values that are still as they were found; entries of values that were mended or deleted are dropped.
 
-    What can be seen without a key counts as mended: the row is gone, the value is NULL, empty, or under another key
-    version than the entry says. A row without primary key cannot be found again, as it moves: as many entries stay
-    as there are values of that kind in its column.
+    A value counts as mended if that can be seen without a key: its row is gone, or it is NULL, empty, or under another
+    key version than the entry says. A row without a primary key moves and cannot be found again: as many entries stay
+    as its column has values of that kind.
     """
     return tuple(value for table in tables for value in _still_bad(connection, table))
 

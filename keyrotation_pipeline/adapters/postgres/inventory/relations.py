@@ -1,4 +1,4 @@
-"""The physical relations behind a declared table: itself, its leaf partitions, its inheritance children."""
+"""The physical relations of a declared table: the table itself, its partitions and its inheritance children."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One declared column as it is in one relation.
+    """One declared column of one relation.
 
     Args:
-        type_sql: the type without its modifier, quoted as SQL, for a cast that never truncates.
-        base_type: name of the base type beneath domains, ``text``, ``varchar``, …
+        type_sql: the type without its modifier, quoted as SQL, so that a cast never truncates.
+        base_type: name of the type beneath all domains: ``text``, ``varchar``, …
         max_chars: limit of varchar(n), None without one.
     """
 
@@ -92,7 +92,7 @@ def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
 
 
 def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """The relations of the tree that hold rows themselves."""
+    """The relations of the tree that hold rows."""
     return tuple(relation for relation in tree(connection, table) if relation.kind == "r")
 
 

@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
 
-# One scan a column; the order costs a heap of `values` entries only.
+# One scan per column; the order needs memory for `values` entries only.
 _SAMPLE = "SELECT {value} FROM ONLY {relation} WHERE {wanted} ORDER BY random() LIMIT %s"
 
 

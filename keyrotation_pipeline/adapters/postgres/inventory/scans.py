@@ -1,4 +1,4 @@
-"""Reading a relation from its heap and nothing else, with failures as sentences."""
+"""Reading a relation from its heap alone, with failures as sentences."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.model.columns import EncryptedTable
 
-# The planner may neither answer from a fence (a constraint marked valid by hand made a count say 0) nor from an index,
-# which may be damaged. Compiling the expressions costs more than it saves.
+# The planner must not answer from a fence (a constraint that was marked valid by hand made a count say 0), nor from an
+# index, which may be damaged. To compile the expressions would cost more than it saves.
 _FROM_THE_HEAP = (
     "SET LOCAL constraint_exclusion = off; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; "
     "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off"
@@ -20,7 +20,7 @@ _FROM_THE_HEAP = (
 
 @contextmanager
 def heap_scan(connection: Connection, label: str) -> Iterator[None]:
-    """Read-only block in which every query scans the heap; in a running transaction the settings end with the block.
+    """A read-only block in which every query scans the heap. The settings end with it, also in a running transaction.
 
     Args:
         label: the relation, as messages name it.
@@ -31,7 +31,7 @@ def heap_scan(connection: Connection, label: str) -> Iterator[None]:
         DatabaseUnavailableError: the connection was lost.
     """
     try:
-        # Rolled back, since that alone gives a surrounding transaction its settings back.
+        # Rolled back: only so does a surrounding transaction get its settings back.
         with connection.transaction(force_rollback=True):
             connection.execute(_FROM_THE_HEAP)
             yield
@@ -51,7 +51,7 @@ def heap_scan(connection: Connection, label: str) -> Iterator[None]:
 
 
 def readable_tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """`relations.tree`, where even a lock that keeps it from telling sizes is a sentence.
+    """`relations.tree`, with a sentence even for a lock that keeps it from reading sizes.
 
     Raises:
         BlockedError: another session has locked a relation of the tree.
@@ -62,10 +62,10 @@ def readable_tree(connection: Connection, table: EncryptedTable) -> tuple[Relati
 
 
 def countable(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """The heaps of a declared table, if its rows are in heaps alone.
+    """The heaps of a declared table, if all of its rows are in heaps.
 
     Raises:
-        PreflightError: a view or foreign table is among them, whose rows a count would silently miss.
+        PreflightError: the tree holds a view or a foreign table, whose rows a count would miss.
     """
     relations = readable_tree(connection, table)
     if elsewhere := [relation.label for relation in relations if relation.kind not in {"r", "p"}]:

@@ -1,4 +1,4 @@
-"""A count of old values in which no constraint can stand for a look at the rows."""
+"""A count of old values that reads the rows; no constraint can answer it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
-"""What must be true of server, tables and columns before a rotation: a table of checks, each one function.
+"""What must be true of server, tables and columns before a rotation: a list of checks, each one function.
 
-A check yields problems, fatal ones and warnings; a new check is one function and one line here.
+A check yields problems, which are fatal or warnings. A new check is one function and one line here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +48,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
 
 
 def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
-    """Run every check and give back what was found, fatal problems first. Reads only.
+    """Run every check and return what was found, fatal problems first. Nothing is changed.
 
     Args:
         target: the version that values are to be re-encrypted to.
@@ -71,5 +71,5 @@ def _outcome(check: Callable[[Subject], Iterable[Problem]], subject: Subject) ->
     try:
         return list(check(subject))
     except (PreflightError, BlockedError) as error:
-        # A check that could not look has found something, too.
+        # A check that could not look has found a problem, too.
         return [fatal(str(error))]

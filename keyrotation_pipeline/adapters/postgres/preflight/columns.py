@@ -11,7 +11,7 @@ _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 _ACCESS_METHOD = "SELECT am.amname FROM pg_class c JOIN pg_am am ON am.oid = c.relam WHERE c.oid = %s::bigint::oid"
 
-# A column in a partition key, plain or within an expression, cannot live without the table: an internal dependency.
+# A column in a partition key, plain or within an expression, shows as an internal dependency on the table.
 _IN_PARTITION_KEY = """
 SELECT a.attname FROM pg_attribute a JOIN pg_depend d
   ON d.classid = 'pg_class'::regclass AND d.objid = a.attrelid AND d.objsubid = a.attnum
@@ -27,7 +27,7 @@ WHERE c.contype = 'f' AND c.conparentid = 0 AND a.attrelid = %s::bigint::oid AND
 ORDER BY 1, 2
 """
 
-# Within an expression or predicate a column shows as a dependency of the index.
+# A column within an expression or predicate shows as a dependency of the index.
 _INDEXED = """
 SELECT DISTINCT c.relname, am.amname
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
@@ -74,7 +74,7 @@ def types_hold_text(subject: Subject) -> Iterator[Problem]:
 
 
 def none_is_generated(subject: Subject) -> Iterator[Problem]:
-    """A generated column follows from others, which are to be declared instead."""
+    """A generated column follows from others; those have to be declared instead."""
     for relation in subject.relations:
         for column in relation.columns:
             if column.generated:
@@ -97,7 +97,7 @@ def none_is_in_a_partition_key(subject: Subject) -> Iterator[Problem]:
 
 
 def none_is_in_a_foreign_key(subject: Subject) -> Iterator[Problem]:
-    """Ciphertext differs at every writing, so it cannot match on the other side."""
+    """Each encryption gives another ciphertext, so it cannot match on the other side."""
     for relation in subject.relations:
         found = subject.connection.execute(_IN_FOREIGN_KEY, (relation.oid, subject.columns))
         for column, constraint, owner in found:
@@ -108,7 +108,7 @@ def none_is_in_a_foreign_key(subject: Subject) -> Iterator[Problem]:
 
 
 def indexes_are_known(subject: Subject) -> Iterator[Problem]:
-    """An index on ciphertext finds nothing and is paid for at every row."""
+    """An index on ciphertext finds nothing, and costs time for every row."""
     for relation in subject.relations:
         parameters = {"oid": relation.oid, "columns": subject.columns}
         for index, method in subject.connection.execute(_INDEXED, parameters):

@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.database import Problem
 
 OLDEST_MAJOR, NEWEST_MAJOR = 14, 18
-# The minors of November 2025, which mended the recheck of TID scans: before, a concurrent write could be overwritten.
+# The minors of November 2025 mended the recheck of TID scans. Before, a concurrent write could be overwritten.
 MENDED_MINOR = {18: 1, 17: 7, 16: 11, 15: 15, 14: 20}
 LONG_SECONDS = 300
 
@@ -43,7 +43,7 @@ WHERE (xmin IS NOT NULL OR NOT active) AND (database IS NULL OR database = curre
 
 
 def is_reached_directly(connection: Connection) -> Iterator[Problem]:
-    """No pooler stands between: our session settings, without which a count may lie, would not hold.
+    """There is no pooler between: our session settings would not hold there, and a count could be wrong.
 
     A pooler answers the login itself, with a process id of its own.
     """
@@ -70,12 +70,12 @@ def takes_writes(connection: Connection) -> Iterator[Problem]:
 
 
 def version_is_known(connection: Connection) -> Iterator[Problem]:
-    """The server is one of the versions that this was tried with, and has the fix that matters here."""
+    """The server is a version that this was tested with, and has the fix that matters here."""
     yield from version_problems(connection.info.server_version)
 
 
 def version_problems(number: int) -> Iterator[Problem]:
-    """What there is to say about a version.
+    """The problems of a server version.
 
     Args:
         number: as `server_version_num` gives it, 160002 for 16.2.
@@ -113,7 +113,7 @@ def no_long_transaction(connection: Connection) -> Iterator[Problem]:
 
 
 def no_prepared_transaction(connection: Connection) -> Iterator[Problem]:
-    """A prepared transaction holds locks and snapshots, and may bring old values in when it commits."""
+    """A prepared transaction holds locks, and may bring old values in when it commits."""
     for gid, seconds in connection.execute(_PREPARED, (LONG_SECONDS,)):
         yield warning(
             f"the prepared transaction {gid} is {_minutes(seconds)} old and will keep the old key from being retired; "
@@ -122,7 +122,7 @@ def no_prepared_transaction(connection: Connection) -> Iterator[Problem]:
 
 
 def no_slot_holds_snapshots(connection: Connection) -> Iterator[Problem]:
-    """A slot nobody reads keeps WAL, one with an xmin keeps old rows."""
+    """A slot that nobody reads keeps WAL; a slot with an xmin keeps old rows."""
     for slot, active in connection.execute(_SLOTS):
         trouble = "holds back VACUUM" if active else "is read by nobody and keeps all WAL that the rotation writes"
         yield warning(f"replication slot {slot} {trouble}; let its reader catch up, or drop it")

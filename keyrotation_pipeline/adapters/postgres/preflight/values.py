@@ -1,6 +1,6 @@
-"""Checks that need the rows: would each value, under the target version's prefix, still be accepted?
+"""Checks that read the rows: would each value still be accepted with the prefix of the target version?
 
-Values are changed and tried within the server; none leaves it. Only tables with a limit or a constraint pay a scan.
+Values are changed and tried inside the server; none leaves it. Only tables with a limit or a constraint are scanned.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def values_fit(subject: Subject) -> Iterator[Problem]:
 
 
 def domains_accept_target(subject: Subject) -> Iterator[Problem]:
-    """The CHECKs of a domain let every present value through under the target version."""
+    """The CHECKs of a domain accept every present value under the target version."""
     for relation in subject.heaps:
         for column in relation.columns:
             if subject.connection.execute(_IS_DOMAIN, (relation.oid, column.name)).fetchone() != (True,):

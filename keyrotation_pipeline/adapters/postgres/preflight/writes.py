@@ -7,7 +7,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.model.database import Problem
 
 TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
-# Below this a forecast of room is noise.
+# Smaller tables need no forecast of disk space.
 FORECAST_FROM_BYTES = 2**30
 
 _RIGHTS = """
@@ -23,8 +23,9 @@ SELECT FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s
 AND (contype <> 'c' OR pg_get_constraintdef(oid) NOT LIKE '%%keyrotation: key version%%')
 """
 
-# 16: fires on UPDATE, 1: for each row. An UPDATE of a partition fires its row triggers, which parents hand down, but
-# no parent's statement trigger. A trigger on UPDATE OF a generated column fires for the columns beneath it.
+# tgtype 16: fires on UPDATE; 1: for each row. An UPDATE of a partition fires its row triggers, also those inherited
+# from a parent, but no statement trigger of a parent. A trigger on UPDATE OF a generated column fires for the columns
+# that it is generated from.
 _TRIGGERS = """
 SELECT t.tgname, t.tgqual IS NOT NULL
 FROM pg_trigger t
@@ -58,7 +59,7 @@ WHERE c.oid = %s::bigint::oid AND c.relreplident <> 'f'
 
 
 def role_may_read_and_write(subject: Subject) -> Iterator[Problem]:
-    """Each relation grants SELECT, and those with rows UPDATE; rights on a parent do not reach its partitions."""
+    """We may SELECT from each relation and UPDATE those with rows; rights on a parent do not reach its partitions."""
     role = subject.connection.info.user
     for relation in subject.relations:
         if relation.kind not in {"r", "p"}:
@@ -111,7 +112,7 @@ def row_security_does_not_apply(subject: Subject) -> Iterator[Problem]:
 
 
 def triggers_stay_quiet(subject: Subject) -> Iterator[Problem]:
-    """No trigger fires on our UPDATE, which changes nothing that an application can see."""
+    """No trigger fires on our UPDATE, since it changes nothing that an application can see."""
     for relation in subject.relations:
         parameters = {"oid": relation.oid, "kind": relation.kind, "columns": subject.columns}
         for trigger, conditional in subject.connection.execute(_TRIGGERS, parameters):
@@ -144,7 +145,7 @@ def replica_identity_is_there(subject: Subject) -> Iterator[Problem]:
 
 
 def disk_has_room(subject: Subject) -> Iterator[Problem]:
-    """Forecast for large tables: 1.1 times the table, about 3 times its size in WAL (measured, with VACUUM between)."""
+    """A forecast for large tables: 1.1 times their size on disk and about 3 times in WAL (measured, with vacuums)."""
     block = subject.connection.execute("SELECT current_setting('block_size')::int").fetchone() or (8192,)
     size = sum(relation.pages for relation in subject.heaps) * int(str(block[0]))
     if size >= FORECAST_FROM_BYTES:

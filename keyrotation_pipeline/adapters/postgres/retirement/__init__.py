@@ -1,1 +1,1 @@
-"""What a retirement stands on: fences, the proof, and who could still show an old value."""
+"""What a retirement needs: fences, the proof, and the list of those who could still show an old value."""

@@ -1,7 +1,7 @@
-"""The fence: one CHECK a table by which the database itself refuses every retired key version.
+"""The fence: one CHECK per table by which the database itself refuses every retired key version.
 
-It refuses by a cast that fails, since a plain violation would print the whole row to client and log. The text that we
-write is the text that PostgreSQL 14 to 18 give back, so a fence counts only if it reads, to the letter, as ours does.
+It refuses by a cast that fails, since a plain violation would print the whole row to the client and the log. We write
+the text that PostgreSQL 14 to 18 give back, so a fence counts only if its text is ours to the letter.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,11 +30,11 @@ FROM pg_constraint c WHERE c.conrelid = ANY(%s::bigint[]::oid[]) AND c.conname =
 
 
 def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
-    """Make the table, its partitions and its children refuse exactly `versions`; the same again is no change.
+    """Make the table, its partitions and its children refuse exactly `versions`; if they do already, change nothing.
 
     Raises:
-        BlockedError: the lock was not to be had without queueing; names who holds it.
-        ProofError: an old value is there. The fence then stands only against versions that are not.
+        BlockedError: the lock could not be taken; names who holds it.
+        ProofError: the table holds an old value. The fence then refuses only the versions that it does not hold.
     """
     wanted = tuple(sorted(set(versions)))
     if fences(connection, table) == wanted:
@@ -51,10 +51,10 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
 
 
 def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
-    """Let the table take values under `version` again, also after a fence that was never validated.
+    """Let the table take values under `version` again, even if its fence was never validated.
 
     Raises:
-        BlockedError: the lock was not to be had without queueing; names who holds it.
+        BlockedError: the lock could not be taken; names who holds it.
     """
     named = {each for definition in _definitions(connection, table).values() for each in versions_refused(definition)}
     if version not in named:
@@ -67,9 +67,9 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
 
 
 def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
-    """The versions that the table's fence refuses, in order; none unless it is whole on every relation under it.
+    """The versions that the table's fence refuses, in order; none unless it is whole on every relation of the tree.
 
-    Whole: validated, enforced, inherited, and to the letter the definition that `fence` writes.
+    Whole means: validated, enforced, inherited, and to the letter the definition that `fence` writes.
     """
     tree = relations.tree(connection, table)
     rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
@@ -84,7 +84,7 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
 
 
 def definition(connection: Connection, relation: relations.Relation, versions: Iterable[KeyVersion]) -> str:
-    """The constraint to the letter as `pg_get_constraintdef` gives it; NULL passes.
+    """The constraint, to the letter as `pg_get_constraintdef` gives it; NULL passes.
 
     A value under a retired version fails with SQLSTATE 22P02 and a message that names the version alone.
     """
@@ -93,7 +93,7 @@ def definition(connection: Connection, relation: relations.Relation, versions: I
 
 
 def _text_of(connection: Connection, column: relations.Column) -> str:
-    # The server quotes: only it knows which names it gives back without quotes.
+    # The server quotes the name: only it knows which names it gives back without quotes.
     row = connection.execute("SELECT quote_ident(%s)", (column.name,)).fetchone()
     name = str(row[0]) if row else ""
     return name if column.type_sql == "text" else f"({name})::text"
@@ -105,12 +105,12 @@ def _definitions(connection: Connection, table: EncryptedTable) -> dict[object, 
 
 
 def _put(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
-    """Replace the fence in one transaction, so that no version is let in meanwhile, then validate the new one."""
+    """Replace the fence in one transaction, so that no version gets in meanwhile, then validate the new fence."""
     root = relations.root(connection, table)
     name = sql.Identifier(NAME)
     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
     statements: list[sql.Composed] = [drop.format(root.identifier, name)]
-    # A child that left its parent and came back keeps a constraint of its own, which would be in the way.
+    # A child that was detached and attached again keeps a constraint of its own, which would be in the way.
     statements += [drop.format(relation.identifier, name) for relation in _with_own(connection, table, root)]
     if versions:
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
@@ -147,7 +147,7 @@ def _validate(connection: Connection, table: EncryptedTable, root: relations.Rel
 
 
 def _retreat(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> NoReturn:
-    """Old values are there, and under a fence their rows could no longer be updated at all: fence only the others."""
+    """Fence only the versions that the table does not hold: a fenced old value would block every update of its row."""
     left = tally(connection, table, versions).old
     present = {version for _, version in left} or set(versions)
     _put(connection, table, tuple(version for version in versions if version not in present))

@@ -1,6 +1,6 @@
-"""The evidence of invariant 4, taken inside the transaction that retires the key, and failing closed.
+"""The evidence that a key may be retired, taken inside the retiring transaction. Any doubt is a refusal.
 
-The order matters. The count locks the tables against ALTER until the transaction ends; only then are the fences read,
+The order matters. The count locks the tables against ALTER until the transaction ends. The fences are read after that,
 so that what was read stays true until the key is withdrawn.
 """
 
@@ -64,7 +64,7 @@ def zero_old_rows(
 
 
 def _require_read_committed(connection: Connection) -> None:
-    # Under one snapshot for all, a row or a fence changed since the first statement would go unseen.
+    # With one snapshot for all statements, a row or fence that has changed since the first one would go unseen.
     row = connection.execute("SELECT current_setting('transaction_isolation')").fetchone()
     level = row[0] if row else None
     if connection.info.transaction_status is not TransactionStatus.INTRANS or level != "read committed":
@@ -95,12 +95,12 @@ def _require_fence(connection: Connection, table: EncryptedTable, versions: Sequ
             f"table {table.name} is not fenced against {', '.join(missing)} on column(s) {', '.join(table.columns)}: "
             f"constraint {fence.NAME} is missing, altered or not validated; find out who changed it"
         )
-    # Only a fence that has stood since `xid` tells that no old value was written, and replaced, after it.
+    # Only a fence that is older than the moment proves that no old value was written, and replaced, since then.
     root = relations.root(connection, table)
     row = connection.execute(_FENCE_XMIN, (root.oid, fence.NAME)).fetchone()
     following = horizon.next_xid(connection)
     made = horizon.widen(row[0], following) if row else None
-    # Beyond the next id: so old that the 32-bit id has wrapped.
+    # An id beyond the next one is so old that the 32-bit id has wrapped.
     if made is None or xid <= made < following:
         raise FenceError(
             f"the fence of table {table.name} on column(s) {', '.join(table.columns)} was made anew after the proof; "

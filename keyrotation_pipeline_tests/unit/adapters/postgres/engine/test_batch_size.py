@@ -4,29 +4,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import Pace
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 
 
-def settled(pace: Pace, seconds_per_row: float, overhead: float = 0.0, statements: int = 60) -> int:
+def settled(size: BatchSize, seconds_per_row: float, overhead: float = 0.0, statements: int = 60) -> int:
     for _ in range(statements):
-        pace.wrote(pace.rows, overhead + pace.rows * seconds_per_row)
-    return pace.rows
+        size.wrote(size.rows, overhead + size.rows * seconds_per_row)
+    return size.rows
 
 
 @pytest.mark.parametrize("microseconds", [1, 10, 100])
 def test_a_statement_comes_to_take_the_time_that_it_may(microseconds: int) -> None:
     limits = Limits(duty_cycle=1.0, statement_seconds=0.001)
-    rows = settled(Pace(limits), microseconds / 1e6)
+    rows = settled(BatchSize(limits), microseconds / 1e6)
     assert rows * microseconds / 1e6 == pytest.approx(0.001, rel=0.1)
 
 
 def test_one_statement_that_was_held_up_halves_the_next_at_most_and_is_soon_forgotten() -> None:
-    pace = Pace(Limits(duty_cycle=1.0, statement_seconds=0.001))
-    rows = settled(pace, 10e-6)
-    pace.wrote(rows, 5.0)
-    assert rows // 2 <= pace.rows < rows
-    assert settled(pace, 10e-6, statements=12) == pytest.approx(rows, rel=0.1)
+    size = BatchSize(Limits(duty_cycle=1.0, statement_seconds=0.001))
+    rows = settled(size, 10e-6)
+    size.wrote(rows, 5.0)
+    assert rows // 2 <= size.rows < rows
+    assert settled(size, 10e-6, statements=12) == pytest.approx(rows, rel=0.1)
 
 
 @settings(deadline=None)
@@ -38,20 +38,20 @@ def test_one_statement_that_was_held_up_halves_the_next_at_most_and_is_soon_forg
 def test_there_is_always_a_row_to_write_and_a_page_to_read_and_never_more_than_the_limits(
     cap: int, written: list[tuple[int, float]], read: list[int]
 ) -> None:
-    pace = Pace(Limits(max_rows_per_second=cap, max_pages=16))
+    size = BatchSize(Limits(max_rows_per_second=cap, max_pages=16))
     for rows, seconds in written:
-        pace.wrote(rows, seconds)
-        assert pace.rows >= 1
-        assert not cap or pace.rows <= max(1, cap / 10)
+        size.wrote(rows, seconds)
+        assert size.rows >= 1
+        assert not cap or size.rows <= max(1, cap / 10)
     for rows in read:
-        pace.read(rows)
-        assert 1 <= pace.pages <= 16
+        size.read(rows)
+        assert 1 <= size.pages <= 16
 
 
-def test_a_capped_walk_waits_until_its_rows_are_due_and_a_resting_one_for_its_share() -> None:
-    capped = Pace(Limits(max_rows_per_second=100, duty_cycle=1.0))
+def test_a_capped_rewrite_waits_until_its_rows_are_due_and_a_resting_one_for_its_share() -> None:
+    capped = BatchSize(Limits(max_rows_per_second=100, duty_cycle=1.0))
     assert capped.seconds_to_wait(10) <= 0.1
     assert capped.seconds_to_wait(1000) > 9
-    resting = Pace(Limits(duty_cycle=0.25))
+    resting = BatchSize(Limits(duty_cycle=0.25))
     resting.resume()
     assert 0 <= resting.seconds_to_wait(10) < 1

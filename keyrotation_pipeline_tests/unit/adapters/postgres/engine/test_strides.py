@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyrotation_pipeline.adapters.postgres.engine.strides import Course
+from keyrotation_pipeline.adapters.postgres.engine.strides import Strides
 
 
 @settings(deadline=None)
@@ -16,17 +16,17 @@ from keyrotation_pipeline.adapters.postgres.engine.strides import Course
 def test_every_page_is_passed_once_a_stride_and_done_only_after_the_last(
     first: int, length: int, strides: int, sizes: list[int]
 ) -> None:
-    course, passed, done = Course(first, first + length, strides), dict[int, list[int]](), first
+    order, passed, done = Strides(first, first + length, strides), dict[int, list[int]](), first
     for number in range(10 * (length + 1) * strides):
-        if course.over:
+        if order.over:
             break
-        reading = course.next(sizes[number % len(sizes)])
+        reading = order.next(sizes[number % len(sizes)])
         assert done == reading.done_before <= reading.then_done_before
         for page in range(reading.first, reading.end):
             passed.setdefault(page, []).append(reading.stride)
         newly = range(done, reading.then_done_before)
         assert all(passed[page] == list(range(strides)) for page in newly)
         done = reading.then_done_before
-    assert course.over
+    assert order.over
     assert done == first + length
     assert passed == {page: list(range(strides)) for page in range(first, first + length)}

@@ -1,4 +1,4 @@
-"""What the engine holds while it works on one relation: its connection, statements, cipher and bounds."""
+"""What the engine holds while it works on one relation: its connections, statements, cipher and limits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter
 from keyrotation_pipeline.model.columns import EncryptedTable
 
-# enable_seqscan: a large batch turns the planner from TID scans to reading the whole table. Generic plans: planning
-# anew each time costs as much as a small batch. Read committed, whatever the database's default: the guards of the
-# write rest on it. jit: a plan of disabled nodes looks expensive enough to be compiled. synchronous_commit: a crash of
-# the server takes back the end of the WAL, so never rows whose progress stays, and the record that a shard is done is
-# committed synchronously; until then nobody's commit has to wait for ours to reach the disk.
+# enable_seqscan: for a large batch the planner would read the whole table instead of single rows by their TID.
+# plan_cache_mode: planning each statement anew costs as much as a small batch. default_transaction_isolation: the
+# guards of the write need READ COMMITTED, whatever the database's default is. jit: a plan with disabled nodes looks so
+# expensive that it would be compiled. synchronous_commit: a crash of the server loses the end of the WAL. So it never
+# loses rows and keeps their progress, which is written later; and the record that a shard is done is committed
+# synchronously. Until then no commit of others has to wait until ours has reached the disk.
 _SETTINGS = (
     "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; "
     "SET default_transaction_isolation = 'read committed'; SET synchronous_commit = off"
@@ -27,7 +28,7 @@ _SETTINGS = (
 
 
 def open_connection(connect: Callable[[], Connection]) -> Connection:
-    """A connection for reading and writing rows in bytes."""
+    """Open a connection that reads and writes rows as bytes."""
     connection = connect()
     connection.execute(_SETTINGS)
     pass_bytes_through(connection)
@@ -35,13 +36,13 @@ def open_connection(connect: Callable[[], Connection]) -> Connection:
 
 
 @dataclass(frozen=True)
-class Session:
-    """One relation at work.
+class RewriteContext:
+    """The relation that is re-encrypted, and everything that this takes.
 
     Args:
         connection: for rows.
-        housekeeping: a second one, for the quarantine.
-        strides: as the statements were made for.
+        housekeeping: a second connection, for the quarantine.
+        strides: the number that the statements were made for.
     """
 
     connection: Connection
@@ -54,14 +55,14 @@ class Session:
     strides: int = 1
 
     def run(self, statement: bytes, parameters: dict[str, Any]) -> list[Row]:
-        """Run a statement and give its rows."""
+        """Run a statement and return its rows."""
         return self.connection.cursor(binary=True).execute(statement, parameters, prepare=True).fetchall()
 
     def quarantine(self, batch: Batch, failures: list[Failure], reader: Connection) -> int:
-        """Record values that do not decrypt; gives their number.
+        """Record values that do not decrypt, and return their number.
 
         Args:
-            reader: the connection that reads the rows' keys; a row that has changed there is not recorded.
+            reader: the connection that reads the keys of the rows. A row that has changed meanwhile is not recorded.
         """
         rows = sorted({failure.row for failure in failures})
         named = reader.cursor(binary=True).execute(

@@ -1,4 +1,4 @@
-"""Where a walk is, kept in `keyrotation.shard_walks` so that the next process goes on from there."""
+"""Ranges of pages and how far each is done, stored in `keyrotation.shard_walks` for the next process."""
 
 from dataclasses import dataclass, field
 from time import monotonic
@@ -9,8 +9,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Rewritten
 
-# Every slice of every shard of a relation is planned by the one that starts first, since the relation grows as it is
-# rewritten: slices planned later would leave gaps.
+# Whoever starts first plans every slice of every shard of a relation: the relation grows while it is rewritten, so
+# slices that were planned later would leave gaps.
 _PLAN = """
 INSERT INTO keyrotation.shard_walks
     (request, table_name, shard, slice, relation, filenode, first_page, next_page, end_page, updated_at)
@@ -23,15 +23,15 @@ ORDER BY place
 ON CONFLICT (request, table_name, shard, slice, relation) DO NOTHING
 """
 
-# After VACUUM FULL or CLUSTER no page holds what it held: this slice begins again, with what it has counted.
+# After VACUUM FULL or CLUSTER no page holds what it held before: the slice begins again, and its counts stay.
 _PLAN_AGAIN = """
-UPDATE keyrotation.shard_walks AS walk
+UPDATE keyrotation.shard_walks AS stored
 SET filenode = pg_relation_filenode(%(oid)s::oid::regclass), first_page = pages * %(place)s / %(of)s,
     next_page = pages * %(place)s / %(of)s, end_page = pages * (%(place)s + 1) / %(of)s, updated_at = clock_timestamp()
 FROM (SELECT pg_relation_size(%(oid)s::oid::regclass) / current_setting('block_size')::int AS pages) AS size
-WHERE (walk.request, walk.table_name, walk.shard, walk.slice, walk.relation)
+WHERE (stored.request, stored.table_name, stored.shard, stored.slice, stored.relation)
       = (%(request)s, %(table)s, %(shard)s, %(slice)s, %(relation)s)
-  AND walk.filenode IS DISTINCT FROM pg_relation_filenode(%(oid)s::oid::regclass)
+  AND stored.filenode IS DISTINCT FROM pg_relation_filenode(%(oid)s::oid::regclass)
 """
 
 _LOAD = """
@@ -63,8 +63,8 @@ FROM (SELECT %s::oid::regclass AS oid) AS relation
 
 
 @dataclass
-class Walk:
-    """One slice of a relation's pages: `first` to before `end`, done up to before `next`; and what was done so far."""
+class PageRange:
+    """Pages of one relation from `first` to before `end`, of which those before `next` are done; and what was done."""
 
     filenode: int
     first: int
@@ -74,21 +74,21 @@ class Walk:
     started: float = field(default_factory=monotonic)
 
     def so_far(self) -> Rewritten:
-        """What was done, with the time of this process added."""
+        """What was done, including the time of this process."""
         return self.done + Rewritten(seconds=monotonic() - self.started)
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of a shard, which one worker walks at a time."""
+    """A part of a shard; one worker re-encrypts it at a time."""
 
     shard: Shard
     index: int = 0
     of: int = 1
 
 
-class StoredWalks:
-    """The walks of one slice over its relations, read and kept on the housekeeping connection."""
+class StoredPageRanges:
+    """The page ranges of one slice, one per relation, read and stored through the housekeeping connection."""
 
     def __init__(self, connection: Connection, request: str, part: Slice) -> None:
         self._connection = connection
@@ -103,35 +103,35 @@ class StoredWalks:
             "of": shard.of * part.of,
         }
 
-    def open(self, relation: Relation) -> Walk:
-        """The walk as it was left; from the beginning of its slice if the relation was rewritten as a whole since."""
+    def open(self, relation: Relation) -> PageRange:
+        """The range as it was left; from the beginning of its slice if the relation was rewritten as a whole since."""
         names = {**self._names, "oid": relation.oid, "relation": relation.label}
         self._connection.execute(_PLAN, names)
         self._connection.execute(_PLAN_AGAIN, names)
         filenode, first, following, end, *counts = self._connection.execute(_LOAD, names).fetchall()[0]
-        return Walk(filenode, first, following, end, Rewritten(*counts))  # type: ignore[arg-type]
+        return PageRange(filenode, first, following, end, Rewritten(*counts))  # type: ignore[arg-type]
 
-    def renewed(self, relation: Relation, walk: Walk) -> Walk:
-        """The walk again, or the next one over a relation that was rewritten as a whole meanwhile."""
-        self.save(relation, walk)
+    def renewed(self, relation: Relation, pages: PageRange) -> PageRange:
+        """The range again, or a new one if the relation was rewritten as a whole meanwhile."""
+        self.save(relation, pages)
         again = self.open(relation)
-        again.done, again.started = walk.done, walk.started
+        again.done, again.started = pages.done, pages.started
         return again
 
-    def save(self, relation: Relation, walk: Walk) -> None:
-        """Keep where a walk is, in one short statement."""
-        done, names = walk.so_far(), self._names
+    def save(self, relation: Relation, pages: PageRange) -> None:
+        """Store how far a range is done, in one short statement."""
+        done, names = pages.so_far(), self._names
         self._connection.execute(
             _SAVE,
             (
-                walk.next, done.rows, done.values, done.skipped, done.quarantined, done.seconds,
-                names["request"], names["table"], names["shard"], names["slice"], relation.label, walk.filenode,
+                pages.next, done.rows, done.values, done.skipped, done.quarantined, done.seconds,
+                names["request"], names["table"], names["shard"], names["slice"], relation.label, pages.filenode,
             ),
         )  # fmt: skip
 
 
 def slices_of(connection: Connection, request: str, shard: Shard, wanted: int) -> list[Slice]:
-    """The slices of a shard as they were planned, however many workers it had then; else as many as are wanted."""
+    """The slices of a shard as they were planned, whatever the number of workers was then; else as many as `wanted`."""
     (planned,) = connection.execute(_SLICES, (request, str(shard.table.name), shard.index)).fetchall()[0]
     count = int(str(planned)) or wanted
     return [Slice(shard, index, count) for index in range(count)]
@@ -139,7 +139,7 @@ def slices_of(connection: Connection, request: str, shard: Shard, wanted: int) -
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How far all slices of a shard are in one relation, as they last told."""
+    """How far all slices of a shard are in one relation, as last stored."""
 
     done_pages: int
     total_pages: int
@@ -147,29 +147,29 @@ class Stage:
 
 
 def stages(connection: Connection, request: str, shard: Shard) -> dict[str, Stage]:
-    """How far a shard is, by the label of each relation that it has begun."""
+    """How far a shard is, by the label of each relation that was begun."""
     rows: list[Any] = connection.execute(_DONE, (request, str(shard.table.name), shard.index)).fetchall()
     return {label: Stage(*counts) for label, *counts in rows}
 
 
-class WholeWalks:
-    """Walks over whole relations that are not kept: sweeps are short, and begin again."""
+class WholePageRanges:
+    """Ranges of whole relations, which are not stored: sweeps are short, and begin anew."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def open(self, relation: Relation) -> Walk:
+    def open(self, relation: Relation) -> PageRange:
         """Every page that the relation has now."""
-        filenode, pages = self._connection.execute(_WHOLE, (relation.oid,)).fetchall()[0]
-        return Walk(filenode, 0, 0, pages)  # type: ignore[arg-type]
+        filenode, total = self._connection.execute(_WHOLE, (relation.oid,)).fetchall()[0]
+        return PageRange(filenode, 0, 0, total)  # type: ignore[arg-type]
 
-    def renewed(self, relation: Relation, walk: Walk) -> Walk:
-        """The walk over a relation that was rewritten as a whole; a walk that came to its end stays as it is."""
-        if walk.next >= walk.end:
-            return walk
+    def renewed(self, relation: Relation, pages: PageRange) -> PageRange:
+        """A new range over a relation that was rewritten as a whole; a range that is done stays as it is."""
+        if pages.next >= pages.end:
+            return pages
         again = self.open(relation)
-        again.done, again.started = walk.done, walk.started
+        again.done, again.started = pages.done, pages.started
         return again
 
-    def save(self, relation: Relation, walk: Walk) -> None:
-        """Nothing is kept."""
+    def save(self, relation: Relation, pages: PageRange) -> None:
+        """Nothing is stored."""

@@ -1,7 +1,7 @@
 """The server's errors as sentences that hold nothing of a row.
 
-A server's message may: the DETAIL of a violated CHECK is the whole row, plaintext columns included. So only the
-SQLSTATE and the names that come with it are used, and the error itself is neither cause nor context of ours.
+A message of the server may hold a row: the DETAIL of a violated CHECK is the whole row, with its plaintext columns. So
+we use only the SQLSTATE and the names that come with it, and the error itself is neither cause nor context of ours.
 """
 
 from collections.abc import Callable
@@ -48,22 +48,22 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError],
 
 
 def without_content(step: Callable[P, T]) -> Callable[P, T]:
-    """Let a function raise a `KeyRotationError` instead of psycopg's errors."""
+    """Make a function raise a `KeyRotationError` in place of psycopg's errors."""
 
     @wraps(step)
-    def spoken(*args: P.args, **kwargs: P.kwargs) -> T:
+    def translated(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return step(*args, **kwargs)
         except psycopg.Error as error:
             refusal = refusal_of(error)
-        # Raised outside of the handler: inside, the server's error would stay attached as the context.
+        # Raised outside of the handler, or the server's error would be attached as the context.
         raise refusal
 
-    return spoken
+    return translated
 
 
 def refusal_of(error: psycopg.Error) -> KeyRotationError:
-    """What to tell of an error of the server."""
+    """The error that users see for an error of the server."""
     if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
         return DatabaseUnavailableError(f"the connection to the database was lost; when it is back, {_AGAIN}")
     where = _where(error)
