@@ -306,7 +306,8 @@ ring = KeyRing({KeyVersion(n): KeyMaterial.from_base64(key) for n, key in enumer
 save = StoredPageRanges.save
 def save_and_die(self, relation, pages):
     save(self, relation, pages)
-    os.kill(os.getpid(), 9)
+    if pages.next > pages.first:
+        os.kill(os.getpid(), 9)
 StoredPageRanges.save = save_and_die
 Engine(url, ring, Limits(max_pages=1, max_rows_per_second=600)).shard(table_of("cases", "a", "b"))
 """
