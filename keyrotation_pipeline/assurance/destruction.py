@@ -85,10 +85,11 @@ def open_destruction(
     with pipeline.ledger.lock(LOCK):
         require_roster(pipeline)
         opening.require_texts(reason, requested_by, None)
-        require_consistent(pipeline)
+        stored = pipeline.keys.read()
+        require_consistent(pipeline, stored)
         if (already := pending(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
-        record, _ = _require_destroyable(site, version)
+        record = _require_destroyable(site, stored, version)
         found = _found(site, record)
         opened = _request(pipeline, record, f"{reason}; {_told(found.held)}", requested_by)
         pipeline.ledger.open(opened, approval_text(pipeline, opened))
@@ -109,9 +110,10 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
         rotation = pipeline.ledger.request(rotation.id)
         if rotation.action != RequestAction.DESTROY or rotation.is_over:
             raise RequestError(f"request {rotation.id} destroys nothing; open one with `keyrotation destroy {version}`")
-        require_consistent(pipeline)
-        require_authorised(pipeline, rotation)
-        record, revision = _require_destroyable(site, version, begun=rotation.status is RequestStatus.RUNNING)
+        stored = pipeline.keys.read()
+        require_consistent(pipeline, stored)
+        require_authorised(pipeline, rotation, stored)
+        record = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
         found = _found(site, record)
@@ -119,7 +121,7 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
             pipeline.ledger.append(found.as_fact(KeyDestructionIntended), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
-        _remove(site, found, revision)
+        _remove(site, found, stored.revision)
         done = _as_intended(pipeline, found, rotation)
         with pipeline.ledger.transaction():
             pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
@@ -141,12 +143,10 @@ def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: s
     )
 
 
-def _require_destroyable(site: BackupSite, version: KeyVersion, *, begun: bool = False) -> tuple[KeyRecord, str]:
-    """The version's record and the store's revision, if it may go.
-
-    Everything is looked at anew, and whatever cannot be known refuses.
-    """
-    stored = site.pipeline.keys.read()
+def _require_destroyable(
+    site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool = False
+) -> KeyRecord:
+    """The version's record, if it may go: everything is looked at anew, and whatever cannot be known refuses."""
     record = _require_state(site, stored, version, begun=begun)
     _require_not_in_use(site.pipeline, stored, version)
     if version in stored.archived:
@@ -160,7 +160,7 @@ def _require_destroyable(site: BackupSite, version: KeyVersion, *, begun: bool =
         raise BlockedError(
             f"no manifest says which keys {', '.join(dumps)} needs; restore its manifest or remove it first"
         )
-    return record, stored.revision
+    return record
 
 
 def _require_state(site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool) -> KeyRecord:
@@ -268,8 +268,8 @@ DESTROY = Action(
     RequestAction.DESTROY,
     authorises=_authorises,
     # As requested, since the key may be gone already.
-    source=lambda _pipeline, request: f"{request.source} {request.source_fingerprint}",
-    target=lambda _pipeline, _request: "destroyed",
+    source=lambda _pipeline, request, _stored: f"{request.source} {request.source_fingerprint}",
+    target=lambda _pipeline, _request, _stored: "destroyed",
     authority=require_roster,
     start_within=timedelta(days=7),
     finish_within=timedelta(days=7),

@@ -68,7 +68,7 @@ def _primary(pipeline: Pipeline) -> tuple[KeyVersion | None, list[str]]:
 
 def _restored(pipeline: Pipeline) -> list[str]:
     try:
-        sentence = warning(divergence(pipeline))
+        sentence = warning(divergence(pipeline, pipeline.keys.read()))
     except KeyStoreError:
         return []  # which looking for the primary says
     return [sentence] if sentence else []

@@ -65,16 +65,16 @@ class Divergence:
         return bool(self.findings)
 
 
-def divergence(pipeline: Pipeline) -> Divergence:
-    """Compare database, key store and anchors, as they are now.
+def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
+    """Compare database, key store (as just read) and anchors, as they are now.
 
     They are looked at one after another, while another process may just be changing them; so what seems to differ is
     looked at once more.
     """
-    return _compared(pipeline) and _compared(pipeline)
+    return _compared(pipeline, stored) and _compared(pipeline, pipeline.keys.read())
 
 
-def _compared(pipeline: Pipeline) -> Divergence:
+def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
     told = _told(pipeline, {anchor.seq for anchor in anchors})
     strangers = tuple(
@@ -82,7 +82,7 @@ def _compared(pipeline: Pipeline) -> Divergence:
         for anchor in anchors
         if anchor.seq and told.hashes.get(anchor.seq) != anchor.hash and anchor not in told.accepted
     )
-    stored, records = pipeline.keys.read(), pipeline.ledger.keys()
+    records = pipeline.ledger.keys()
     findings = [
         *_about_anchors(pipeline, strangers),
         *_about_keys(stored, records, told),
@@ -91,13 +91,13 @@ def _compared(pipeline: Pipeline) -> Divergence:
     return Divergence(tuple(findings), strangers)
 
 
-def require_consistent(pipeline: Pipeline) -> None:
+def require_consistent(pipeline: Pipeline, stored: StoredKeys) -> None:
     """Refuse to change anything in a database that was restored to an earlier state.
 
     Raises:
         BlockedError: names what does not fit.
     """
-    if sentence := warning(divergence(pipeline)):
+    if sentence := warning(divergence(pipeline, stored)):
         raise BlockedError(sentence)
 
 

@@ -11,6 +11,7 @@ from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.request import Request, RequestAction, Step, Walk
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -43,8 +44,8 @@ class Action:
 
     name: RequestAction
     authorises: Callable[["Pipeline", Request], str]
-    source: Callable[["Pipeline", Request], str]
-    target: Callable[["Pipeline", Request], str]
+    source: Callable[["Pipeline", Request, StoredKeys], str]
+    target: Callable[["Pipeline", Request, StoredKeys], str]
     authority: Callable[["Pipeline"], Roster]
     start_within: timedelta
     finish_within: timedelta

@@ -7,6 +7,7 @@ it with the bytes that were signed, and has every signature verified again.
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.model.approval import ApprovalText, Roster, Signature, VerifiedSignature, differing_lines
 from keyrotation_pipeline.model.request import Request
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -14,7 +15,7 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 
 def approval_text(pipeline: Pipeline, request: Request) -> bytes:
     """The canonical text of a request, rebuilt from the facts as they are now."""
-    return _text(pipeline, request, pinned_roster(pipeline)).render()
+    return _text(pipeline, request, pipeline.keys.read(), pinned_roster(pipeline)).render()
 
 
 def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tuple[str, int]:
@@ -32,7 +33,7 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
     if request.is_over:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation request`")
     _require_within_dates(pipeline, request)
-    text = _unchanged_text(pipeline, request, roster)
+    text = _unchanged_text(pipeline, request, pipeline.keys.read(), roster)
     verified = _verified(pipeline, request, roster, text, signature)
     name = _names(roster)[verified.officer]
     if verified.officer in request.approvals:
@@ -41,8 +42,11 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
     return name, len(pipeline.ledger.request(request.id).approvals)
 
 
-def require_authorised(pipeline: Pipeline, request: Request) -> None:
+def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
     """Take the evidence that enough officers signed exactly what is about to be done, at this very moment.
+
+    Args:
+        stored: the key store as whatever is about to be done has read it.
 
     Raises:
         ApprovalError: roster or facts changed, a signature no longer counts, or too few are there.
@@ -50,10 +54,10 @@ def require_authorised(pipeline: Pipeline, request: Request) -> None:
     """
     roster = pipeline.actions[request.action].authority(pipeline)
     _require_within_dates(pipeline, request)
-    text = _unchanged_text(pipeline, request, roster)
+    text = _unchanged_text(pipeline, request, stored, roster)
     officers = {
-        _verified(pipeline, request, roster, text, stored.signature).officer
-        for stored in pipeline.ledger.signatures(request.id)
+        _verified(pipeline, request, roster, text, signed.signature).officer
+        for signed in pipeline.ledger.signatures(request.id)
     }
     if (missing := roster.required - len(officers)) > 0:
         raise ApprovalError(
@@ -62,12 +66,12 @@ def require_authorised(pipeline: Pipeline, request: Request) -> None:
         )
 
 
-def stored_source(pipeline: Pipeline, request: Request) -> str:
+def stored_source(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> str:
     """The source and the fingerprint of its key, as the key store holds it."""
-    return f"{request.source} {pipeline.keys.read().material(request.source).fingerprint}"
+    return f"{request.source} {stored.material(request.source).fingerprint}"
 
 
-def _text(pipeline: Pipeline, request: Request, roster: Roster) -> ApprovalText:
+def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster) -> ApprovalText:
     action = pipeline.actions[request.action]
     return ApprovalText(
         request=request.id,
@@ -75,8 +79,8 @@ def _text(pipeline: Pipeline, request: Request, roster: Roster) -> ApprovalText:
         authorises=action.authorises(pipeline, request),
         database=str(pipeline.database.identity()),
         key_store=pipeline.keys.description,
-        source=action.source(pipeline, request),
-        target=action.target(pipeline, request),
+        source=action.source(pipeline, request, stored),
+        target=action.target(pipeline, request, stored),
         columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
         required=roster.required,
         officers=tuple(officer.fingerprint for officer in roster.officers),
@@ -88,15 +92,15 @@ def _text(pipeline: Pipeline, request: Request, roster: Roster) -> ApprovalText:
     )
 
 
-def _unchanged_text(pipeline: Pipeline, request: Request, roster: Roster) -> bytes:
-    stored, rebuilt = pipeline.ledger.approval_text(request.id), _text(pipeline, request, roster).render()
-    if stored != rebuilt:
-        fields = ", ".join(differing_lines(stored, rebuilt)) or "white space"
+def _unchanged_text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster) -> bytes:
+    signed, rebuilt = pipeline.ledger.approval_text(request.id), _text(pipeline, request, stored, roster).render()
+    if signed != rebuilt:
+        fields = ", ".join(differing_lines(signed, rebuilt)) or "white space"
         raise ApprovalError(
             f"request {request.id} is no longer what its text for signing says ({fields}); "
             f"restore that, or {pipeline.actions[request.action].renewal(request)}"
         )
-    return stored
+    return signed
 
 
 def _verified(pipeline: Pipeline, request: Request, roster: Roster, text: bytes, signature: bytes) -> VerifiedSignature:

@@ -39,7 +39,7 @@ def open_policy(pipeline: Pipeline, *, reason: str, requested_by: str) -> Reques
             "keyrotation.toml names the officers, the threshold and the recipients that are pinned; change "
             "[approvals] or [backup] recipients there first"
         )
-    require_consistent(pipeline)
+    require_consistent(pipeline, pipeline.keys.read())
     active = _active(pipeline)
     opened = opening.drawn_up(
         Request,
@@ -67,8 +67,9 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
         request = pipeline.ledger.request(request.id)
         if request.is_over:
             raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
-        require_consistent(pipeline)
-        require_authorised(pipeline, request)
+        stored = pipeline.keys.read()
+        require_consistent(pipeline, stored)
+        require_authorised(pipeline, request, stored)
         roster = pipeline.signatures.roster()
         pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
         pipeline.ledger.pin_roster(roster, request.id)
@@ -88,8 +89,8 @@ def _active(pipeline: Pipeline) -> KeyRecord:
 POLICY = Action(
     RequestAction.POLICY,
     authorises=lambda _pipeline, _request: "pin other officers, threshold or recipients in place of the present ones",
-    source=lambda pipeline, _request: str(pinned_roster(pipeline)),
-    target=lambda pipeline, _request: str(pipeline.signatures.roster()),
+    source=lambda pipeline, _request, _stored: str(pinned_roster(pipeline)),
+    target=lambda pipeline, _request, _stored: str(pipeline.signatures.roster()),
     # The configuration differs, of course.
     authority=pinned_roster,
     start_within=timedelta(days=7),

@@ -38,8 +38,9 @@ def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> 
         if task not in decision.tasks:
             raise OutOfOrderError(_out_of_order(rotation, task, decision))
         try:
-            require_consistent(pipeline)
-            require_authorised(pipeline, rotation)
+            stored = pipeline.keys.read()
+            require_consistent(pipeline, stored)
+            require_authorised(pipeline, rotation, stored)
             if rotation.started_at is None:
                 rotation = superseding.begin(pipeline, rotation)
                 # A continuation takes finished steps over.

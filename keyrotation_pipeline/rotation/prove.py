@@ -5,11 +5,13 @@ Each part may run again from the start at any time: sweeps find nothing, and a f
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, QuarantinedValue
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Moment, Proven
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 
 QUICK_SWEEPS = 2
 NAMED_AT_MOST = 5
@@ -22,14 +24,15 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
         What was found; retirement waits until nobody can show a value from before its moment.
 
     Raises:
+        OutOfOrderError, KeyStoreError, BackupError: the target key is not one that rows may be written under.
         StaleWriterError: old values were written since promotion; names who writes them.
         ProofError: a value is in quarantine, unencrypted or does not decrypt; names table, column and count.
         BlockedError: rows stay locked, or a table cannot be fenced; names who holds it.
     """
-    retired = retired_versions(pipeline, rotation)
-    swept = {str(table.name): _sweep(pipeline, rotation, table, retired, report) for table in pipeline.tables}
+    retired, ring = retired_versions(pipeline, rotation), ring_fit_for_rows(pipeline, rotation)
+    swept = {str(table.name): _sweep(pipeline, rotation, table, ring, retired, report) for table in pipeline.tables}
     _require_encrypted(pipeline)
-    decrypted = sum(_decrypt(pipeline, table, report) for table in pipeline.tables)
+    decrypted = sum(_decrypt(pipeline, table, ring, report) for table in pipeline.tables)
     _require_empty_quarantine(pipeline)
     for table in pipeline.tables:
         report(_progress(table, "fencing"))
@@ -46,14 +49,18 @@ def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ..
 
 
 def _sweep(
-    pipeline: Pipeline, rotation: Walk, table: EncryptedTable, retired: tuple[KeyVersion, ...], report: Report
+    pipeline: Pipeline,
+    rotation: Walk,
+    table: EncryptedTable,
+    ring: KeyRing,
+    retired: tuple[KeyVersion, ...],
+    report: Report,
 ) -> int:
     """Sweep past what is locked, twice at most, then wait for what is left; gives back the rows rewritten."""
     rewritten, remaining = 0, OldRows(0, 0)
     for sweep in range(QUICK_SWEEPS + 1):
         waiting = sweep == QUICK_SWEEPS
         report(_progress(table, "waiting for the last rows" if waiting else f"sweep {sweep + 1}"))
-        ring = pipeline.keys.read().ring()
         rewritten += pipeline.database.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
         remaining = pipeline.database.old_rows(table, retired, rotation.promotion_xid)
         if not remaining.rows:
@@ -111,9 +118,9 @@ def _require_encrypted(pipeline: Pipeline) -> None:
                 )
 
 
-def _decrypt(pipeline: Pipeline, table: EncryptedTable, report: Report) -> int:
+def _decrypt(pipeline: Pipeline, table: EncryptedTable, ring: KeyRing, report: Report) -> int:
     """Decrypt every value of a table; those that fail go to the quarantine, which names them better than a count."""
-    counted = pipeline.database.decrypt_all(table, pipeline.keys.read().ring(), report)
+    counted = pipeline.database.decrypt_all(table, ring, report)
     if counted.failures:
         _require_empty_quarantine(pipeline)
         raise ProofError(

@@ -63,7 +63,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         BlockedError: a step of an earlier rotation is still running, or a key or a table's lock is not to be had.
     """
     with pipeline.ledger.lock(LOCK), ExitStack() as held:
-        require_authorised(pipeline, rotation)
+        require_authorised(pipeline, rotation, pipeline.keys.read())
         decided = plan(pipeline)
         _require_readable(decided)
         _stop(pipeline, decided, rotation, held)
@@ -145,7 +145,7 @@ RECONCILE = Action(
     RequestAction.RECONCILE,
     authorises=lambda pipeline, _request: plan(pipeline).sentence(),
     source=stored_source,
-    target=lambda _pipeline, request: str(request.target),
+    target=lambda _pipeline, request, _stored: str(request.target),
     authority=require_roster,
     start_within=timedelta(days=7),
     finish_within=timedelta(days=7),

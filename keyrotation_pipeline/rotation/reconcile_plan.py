@@ -81,7 +81,7 @@ def plan(pipeline: Pipeline) -> Plan:
     missing = tuple(version for version in in_rows if version not in stored)
     ends = tuple(each.id for each in (pipeline.ledger.current(), pipeline.ledger.waiting()) if each is not None)
     starved = tuple(version for version in in_rows if version in stored.archived)
-    return Plan(divergence(pipeline), primary, in_rows, states, missing, starved, ends)
+    return Plan(divergence(pipeline, stored), primary, in_rows, states, missing, starved, ends)
 
 
 def _state(record: KeyRecord | None, *, needed: bool, live: bool) -> KeyState:

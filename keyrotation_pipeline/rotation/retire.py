@@ -51,9 +51,9 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
 
 def _retire(pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...]) -> KeyRetired:
     with pipeline.ledger.transaction():
-        require_authorised(pipeline, rotation)
-        _require_writers(pipeline, rotation)
         stored = pipeline.keys.read()
+        require_authorised(pipeline, rotation, stored)
+        _require_writers(pipeline, rotation)
         backup = _require_target(pipeline, stored, rotation)
         retired = retired_versions(pipeline, rotation)
         evidence = pipeline.database.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment)

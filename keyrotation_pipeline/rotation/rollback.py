@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryCha
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
@@ -55,7 +56,7 @@ def open_rollback(
     """
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, None)
-    require_consistent(pipeline)
+    require_consistent(pipeline, pipeline.keys.read())
     opening.require_none_waiting(pipeline)
     rotation = pipeline.ledger.walk(rotation.id)
     _require_undoable(pipeline, rotation)
@@ -230,9 +231,9 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
     )
 
 
-def _target(pipeline: Pipeline, request: Request) -> str:
+def _target(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> str:
     """With its fingerprint, since the key is there already."""
-    return f"{request.target} {pipeline.keys.read().material(request.target).fingerprint}"
+    return f"{request.target} {stored.material(request.target).fingerprint}"
 
 
 def _refuse_to_cancel(_pipeline: Pipeline, rotation: Walk) -> None:

@@ -63,7 +63,7 @@ def open_request(
     """
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, incident)
-    require_consistent(pipeline)
+    require_consistent(pipeline, pipeline.keys.read())
     opening.require_none_waiting(pipeline)
     former = _stuck(pipeline)
     if former is None:
@@ -109,9 +109,9 @@ def _is_promoted(pipeline: Pipeline, rotation: Walk) -> bool:
 def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
     """Cancel a rotation, and put its key away if it was made."""
     _require_cancellable(pipeline, rotation)
-    require_consistent(pipeline)
-    pipeline.ledger.append(CancelIntended(rotation.target), rotation.id)
     stored = pipeline.keys.read()
+    require_consistent(pipeline, stored)
+    pipeline.ledger.append(CancelIntended(rotation.target), rotation.id)
     if rotation.target in stored.live:
         pipeline.keys.archive(rotation.target, stored.revision)
     with pipeline.ledger.transaction():
@@ -193,7 +193,7 @@ ROTATE = Action(
     RequestAction.ROTATE,
     authorises=_authorises,
     source=stored_source,
-    target=lambda _pipeline, request: str(request.target),
+    target=lambda _pipeline, request, _stored: str(request.target),
     authority=require_roster,
     start_within=timedelta(days=30),
     finish_within=timedelta(days=90),

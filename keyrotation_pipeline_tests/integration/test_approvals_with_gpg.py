@@ -64,9 +64,9 @@ def signing(tmp_path: Path) -> Signing:
 def test_two_officers_authorise_a_rotation(signing: Signing) -> None:
     assert signing.approve(signing.ada.sign(signing.text)) == ("Ada", 1)
     with pytest.raises(ApprovalError, match="lacks 1 signature"):
-        require_authorised(signing.pipeline, signing.rotation)
+        require_authorised(signing.pipeline, signing.rotation, signing.pipeline.keys.read())
     assert signing.approve(signing.ben.sign(signing.text)) == ("Ben", 2)
-    require_authorised(signing.pipeline, signing.rotation)
+    require_authorised(signing.pipeline, signing.rotation, signing.pipeline.keys.read())
 
 
 REFUSED: list[tuple[str, Callable[[Signing], bytes], str]] = [
@@ -117,4 +117,4 @@ def test_an_approval_ends_when_its_officer_is_revoked(signing: Signing) -> None:
     signing.approve(signing.ben.sign(signing.text))
     revoke(signing.ben)
     with pytest.raises(ApprovalError, match=r"officer Ben: certificate .* is revoked"):
-        require_authorised(signing.pipeline, signing.rotation)
+        require_authorised(signing.pipeline, signing.rotation, signing.pipeline.keys.read())

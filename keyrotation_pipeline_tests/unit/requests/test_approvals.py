@@ -28,9 +28,9 @@ def test_two_officers_authorise_and_one_does_not(world: FakeWorld) -> None:
     rotation = request(world)
     assert sign(world, rotation, ADA) == ("Ada", 1)
     with pytest.raises(ApprovalError, match="lacks 1 signature"):
-        require_authorised(world.pipeline, world.ledger.walk(rotation.id))
+        require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())
     assert sign(world, rotation, BEN) == ("Ben", 2)
-    require_authorised(world.pipeline, world.ledger.walk(rotation.id))
+    require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())
 
 
 def test_one_officer_twice_counts_once(world: FakeWorld) -> None:
@@ -46,7 +46,7 @@ def test_signatures_filed_under_other_names_do_not_count_twice(world: FakeWorld)
     (stored,) = world.ledger.signatures(rotation.id)
     world.ledger.add_signature(rotation.id, replace(stored, officer=BEN))
     with pytest.raises(ApprovalError, match="lacks 1 signature"):
-        require_authorised(world.pipeline, world.ledger.walk(rotation.id))
+        require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())
 
 
 def test_a_signature_over_one_space_more_does_not_count(world: FakeWorld) -> None:
@@ -91,7 +91,7 @@ def test_a_request_past_its_dates_takes_no_signature_and_authorises_nothing(
     rotation = approved(world)
     world.clock.at += after
     with pytest.raises(RequestError, match=sentence):
-        require_authorised(world.pipeline, rotation)
+        require_authorised(world.pipeline, rotation, world.pipeline.keys.read())
     with pytest.raises(RequestError, match=sentence):
         sign(world, rotation, ADA)
 
@@ -101,10 +101,10 @@ def test_a_started_rotation_goes_on_until_it_had_to_be_finished(world: FakeWorld
     world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     running = world.ledger.walk(rotation.id)
     world.clock.at += timedelta(days=89)
-    require_authorised(world.pipeline, running)
+    require_authorised(world.pipeline, running, world.pipeline.keys.read())
     world.clock.at += timedelta(days=2)
     with pytest.raises(RequestError, match="was to be finished by"):
-        require_authorised(world.pipeline, running)
+        require_authorised(world.pipeline, running, world.pipeline.keys.read())
 
 
 def test_a_rotation_that_is_over_takes_no_signature(world: FakeWorld) -> None:
@@ -150,7 +150,7 @@ def test_a_configured_roster_other_than_the_pinned_one_stops_everything(
     rotation = approved(world)
     change(world)
     for attempt in (
-        lambda: require_authorised(world.pipeline, rotation),
+        lambda: require_authorised(world.pipeline, rotation, world.pipeline.keys.read()),
         lambda: sign(world, rotation, ADA),
         lambda: request(world),
     ):
@@ -161,7 +161,7 @@ def test_a_configured_roster_other_than_the_pinned_one_stops_everything(
 def test_the_pinned_roster_in_another_order_is_the_same_roster(world: FakeWorld) -> None:
     rotation = approved(world)
     world.signatures.configured = replace(ROSTER, officers=ROSTER.officers[::-1])
-    require_authorised(world.pipeline, rotation)
+    require_authorised(world.pipeline, rotation, world.pipeline.keys.read())
 
 
 def test_without_a_pinned_roster_init_comes_first(world: FakeWorld) -> None:
@@ -219,14 +219,14 @@ def test_facts_that_differ_from_what_was_signed_are_named(
 ) -> None:
     changed = change(world, approved(world))
     with pytest.raises(ApprovalError, match=rf"no longer what its text for signing says \({fields}\)"):
-        require_authorised(world.pipeline, changed)
+        require_authorised(world.pipeline, changed, world.pipeline.keys.read())
 
 
 def test_a_stored_text_that_was_changed_authorises_nothing(world: FakeWorld) -> None:
     rotation = approved(world)
     world.ledger.state.texts[rotation.id] += b"\n"
     with pytest.raises(ApprovalError, match="no longer what its text for signing says"):
-        require_authorised(world.pipeline, rotation)
+        require_authorised(world.pipeline, rotation, world.pipeline.keys.read())
 
 
 def test_a_stored_signature_that_no_longer_verifies_authorises_nothing(world: FakeWorld) -> None:
@@ -234,4 +234,4 @@ def test_a_stored_signature_that_no_longer_verifies_authorises_nothing(world: Fa
     ada, ben = world.ledger.signatures(rotation.id)
     world.ledger.state.signatures[rotation.id] = [ada, replace(ben, signature=b"forged")]
     with pytest.raises(ApprovalError, match="not over this text"):
-        require_authorised(world.pipeline, rotation)
+        require_authorised(world.pipeline, rotation, world.pipeline.keys.read())

@@ -46,6 +46,26 @@ def test_the_walk_ends_with_every_value_under_the_new_key_and_the_old_one_archiv
     verify_audit(world.ledger)
 
 
+def test_the_store_is_read_once_a_task_and_once_more_where_a_key_is_used(world: FakeWorld) -> None:
+    rotation = approved(world)
+    reads: dict[Step, list[int]] = {}
+    before = world.keys.reads
+    for record in performing.run(world.pipeline, rotation.id, world.report):
+        reads.setdefault(record.step, []).append(world.keys.reads - before)
+        before = world.keys.reads
+    assert reads == {
+        Step.KEY_VERSION: [2],
+        Step.DUAL_KEY_ROLLOUT: [1],
+        Step.PRIMARY_KEY_ROLLOUT: [2],
+        Step.ROWS: [2, 2, 1],
+        Step.ZERO_OLD_ROWS_PROOF: [2],
+        Step.RETIRED_KEY: [3],
+        Step.ARCHIVED_KEY: [2],
+        Step.KEY_ROTATION_AUDIT: [1],
+        Step.COMPLIANCE_REPORT: [1],
+    }
+
+
 def test_the_walk_stops_after_the_step_that_it_is_to_go_through(world: FakeWorld) -> None:
     rotation = approved(world)
     assert run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)[-1] is Step.PRIMARY_KEY_ROLLOUT

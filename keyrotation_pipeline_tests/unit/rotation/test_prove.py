@@ -2,7 +2,7 @@
 
 import pytest
 
-from keyrotation_pipeline.errors import BlockedError, KeyRotationError, ProofError, StaleWriterError
+from keyrotation_pipeline.errors import BackupError, BlockedError, KeyRotationError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.facts import as_json
@@ -55,6 +55,7 @@ def test_three_versions_at_once_end_under_the_newest_and_both_others_are_fenced(
     world.keys.live[V3] = KeyMaterial.generate()
     world.keys.primary_version = V3
     world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.ACTIVE, world.keys.live[V3].fingerprint, START)
+    world.vault.store_key(V3, world.keys.live[V3], world.ledger.head())
 
     proof = prove_zero_old_rows(world.pipeline, rotation_of(world, V2, V3), world.report)
 
@@ -63,11 +64,21 @@ def test_three_versions_at_once_end_under_the_newest_and_both_others_are_fenced(
     assert proof.retired == (V1, V2)
 
 
+def test_no_sweep_rewrites_a_row_under_a_key_that_lost_its_backup() -> None:
+    world = fake_pipeline({"clients": MIXED})
+    world.vault.backups.clear()
+    before = [dict(row) for row in world.database.rows["clients"]]
+    with pytest.raises(BackupError, match="no intact backup of v2"):
+        prove(world)
+    assert world.database.rows["clients"] == before
+
+
 def test_a_left_over_of_an_older_version_than_the_source_blocks_before_anything_is_fenced() -> None:
     world = fake_pipeline({"clients": [{"first_name": "v1:Ada", "email": None}, {"first_name": "v2:Ben"}]})
     world.keys.live[V3] = KeyMaterial.generate()
     world.keys.primary_version = V3
     world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.ACTIVE, world.keys.live[V3].fingerprint, START)
+    world.vault.store_key(V3, world.keys.live[V3], world.ledger.head())
     world.database.locked = {("clients", 0)}
 
     with pytest.raises(BlockedError, match=r"table clients: 1 row\(s\) with old values cannot be locked"):

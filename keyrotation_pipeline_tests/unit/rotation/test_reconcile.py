@@ -100,7 +100,7 @@ def test_no_crash_of_a_walk_is_taken_for_a_restored_database(world: FakeWorld, u
             deaths += 1
             world.ledger.locks.clear()
             allowed = allowed + 1 if world.ledger.walk(rotation.id).steps == before else 0
-        assert divergence(world.pipeline).findings == ()
+        assert divergence(world.pipeline, world.keys.read()).findings == ()
     assert deaths > len(WALK)
 
 
@@ -110,7 +110,7 @@ DUMPED = [None, *WALK[:-1]]
 @pytest.mark.parametrize("dumped_after", DUMPED)
 def test_a_restored_database_is_noticed_and_nothing_changes_it(world: FakeWorld, dumped_after: Step | None) -> None:
     rotation = restored_after_a_rotation(world, dumped_after)
-    assert divergence(world.pipeline)
+    assert divergence(world.pipeline, world.keys.read())
     before = (copy.deepcopy(world.database.rows), world.keys.versions(), states(world))
     for change in attempts(world, rotation, dumped_after):
         with pytest.raises(BlockedError, match=r"was restored.*keyrotation reconcile"):
@@ -124,7 +124,7 @@ def test_the_key_store_alone_gives_it_away_until_the_old_key_is_retired(
 ) -> None:
     restored_after_a_rotation(world, dumped_after)
     world.anchors.kept = None
-    assert divergence(world.pipeline)
+    assert divergence(world.pipeline, world.keys.read())
 
 
 def attempts(world: FakeWorld, rotation: Walk, dumped_after: Step | None) -> Iterator[Callable[[], object]]:
@@ -148,7 +148,11 @@ def test_reconciled_every_key_that_rows_need_is_live_and_the_next_rotation_ends(
     assert (world.keys.primary(), states(world)[V2]) == (V2, KeyState.ACTIVE)
     assert states(world)[V1] is (KeyState.DEACTIVATED if V1 in world.keys.versions() else KeyState.ARCHIVED)
     assert not set(world.keys.versions()) & set(world.database.fence_state.get("clients", ()))
-    assert (divergence(world.pipeline).findings, world.ledger.current(), pending(world.pipeline)) == ((), None, None)
+    assert (
+        divergence(world.pipeline, world.keys.read()).findings,
+        world.ledger.current(),
+        pending(world.pipeline),
+    ) == ((), None, None)
     rotation = approved(world)
     run(world, rotation)
     assert rotation.target == V3
@@ -183,7 +187,7 @@ def test_a_reconciliation_that_dies_at_any_change_ends_the_same_when_it_is_run_a
             world.ledger.locks.clear()
     world.journal.die_at = None
     assert deaths > 5
-    assert divergence(world.pipeline).findings == ()
+    assert divergence(world.pipeline, world.keys.read()).findings == ()
     assert states(world)[V2] is KeyState.ACTIVE
 
 
@@ -240,7 +244,7 @@ def test_tables_restored_alone_get_their_key_back_and_lose_the_fence(world: Fake
     rows = copy.deepcopy(world.database.rows)
     run(world, approved(world))
     world.database.rows = rows
-    assert not divergence(world.pipeline)
+    assert not divergence(world.pipeline, world.keys.read())
     reconciled(world)
     assert (world.keys.versions(), states(world)[V1]) == ((V1, V2), KeyState.DEACTIVATED)
     assert V1 not in world.database.fence_state["clients"]
@@ -264,8 +268,8 @@ def test_a_backups_manifest_that_knows_another_audit_gives_it_away(
 ) -> None:
     run(world, approved(world))
     world.anchors.written = [world.ledger.head(), anchor(world.ledger.head())]
-    found = divergence(world.pipeline)
+    found = divergence(world.pipeline, world.keys.read())
     assert found.strangers == (world.anchors.written[1],)
     assert sentence in found.findings[0]
     reconciled(world)
-    assert not divergence(world.pipeline)
+    assert not divergence(world.pipeline, world.keys.read())

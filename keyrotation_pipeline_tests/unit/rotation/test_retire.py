@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline.model.request import Step, StepRecord, Walk
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import retire
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
@@ -49,7 +50,7 @@ class Authority:
         self.asked_at_depth: list[int] = []
         self.refuses = False
 
-    def require(self, pipeline: Pipeline, rotation: Walk) -> None:  # noqa: ARG002 - as the real one
+    def require(self, pipeline: Pipeline, rotation: Walk, stored: StoredKeys) -> None:  # noqa: ARG002 - as the real one
         self.asked_at_depth.append(pipeline.ledger.depth)  # type: ignore[attr-defined]
         if self.refuses:
             raise ApprovalError("a signature has expired; have another officer sign")
