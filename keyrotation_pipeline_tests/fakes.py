@@ -74,8 +74,11 @@ from keyrotation_pipeline.model.request_events import (
     StepFinished,
     Unblocked,
 )
+from keyrotation_pipeline.model.rollout import Goal, RolloutMode
 from keyrotation_pipeline.model.stored_keys import DamagedKey, StoredKeys
+from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.rollout import Lacking, Told
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
@@ -279,19 +282,38 @@ class FakeSignatures:
 
 @dataclass
 class FakeRollout:
-    """`Rollout` whose instances a test sets; it never waits."""
+    """`Rollout` whose instances a test sets; with none set, one instance that uses what the key store gives it.
 
-    running: tuple[Instance, ...]
+    Args:
+        running: what is reported, instead of following the key store.
+        meanwhile: what happens at each pause of a wait.
+    """
+
+    keys: FakeKeyStore
+    clock: FakeClock
+    running: tuple[Instance, ...] | None = None
+    mode: RolloutMode = RolloutMode.ATTEST
+    timeout_seconds: float = 0.0
+    meanwhile: Callable[[], None] = lambda: None
 
     def instances(self) -> tuple[Instance, ...]:
-        return self.running
+        if self.running is not None:
+            return self.running
+        primary, reads = self.keys.primary_version, tuple(sorted(self.keys.live))
+        return () if primary is None else (Instance("web-1", reads, primary, self.clock.at),)
 
-    def wait_for(
-        self, description: str, settled: Callable[[Sequence[Instance]], Sequence[str]]
-    ) -> tuple[Instance, ...]:
-        if lagging := settled(self.running):
-            raise BlockedError(f"{description}: {', '.join(lagging)} lag; restart them")
-        return self.running
+    def bring(self, goal: Goal, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+        patience = 0.0 if self.mode is RolloutMode.CONFIRM else self.timeout_seconds
+        for waited in attempts(self.clock, pause_seconds=1, patience_seconds=patience):
+            if waited:
+                self.meanwhile()
+            instances = self.instances()
+            sentence = lacking(instances)
+            there = sum(goal.met_by(each) for each in instances if not each.silent)
+            report(there, len(instances), sentence or "")
+            if sentence is None:
+                return instances
+        raise BlockedError(sentence)
 
 
 @dataclass
@@ -789,7 +811,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     vault.journal = journal
     stored = {name: [dict(row) for row in table] for name, table in (rows or {"clients": []}).items()}
     database = FakeDatabase(stored, journal)
-    rollout = FakeRollout((Instance("web-1", (V1, V2), V2, START),))
+    rollout = FakeRollout(keys, clock)
     signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
     pipeline = Pipeline(tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS)

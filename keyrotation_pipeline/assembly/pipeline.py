@@ -100,7 +100,11 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         keys=store,
         vault=backup_vault(settings, ledger, str(database.identity()), clock),
         rollout=ReportedInstances(
-            connection, settings.rollout.instance_ttl_seconds, settings.rollout.timeout_seconds, clock
+            connection,
+            settings.rollout.mode,
+            settings.rollout.instance_ttl_seconds,
+            settings.rollout.timeout_seconds,
+            clock,
         ),
         signatures=OfficerSignatures(
             gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from keyrotation_pipeline.assurance.fleet import returned
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.audit.divergence import divergence, warning
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
@@ -37,6 +38,7 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
+    attention += _returned(pipeline, rotation)
     protected = protection(pipeline, records, now)
     attention += protected.attention
     attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
@@ -72,6 +74,14 @@ def _restored(pipeline: Pipeline) -> list[str]:
     except KeyStoreError:
         return []  # which looking for the primary says
     return [sentence] if sentence else []
+
+
+def _returned(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
+    """Instances with a key that they must not have any more."""
+    try:
+        return returned(pipeline, pipeline.keys.read(), rotation)
+    except KeyStoreError:
+        return []  # which looking for the primary says
 
 
 def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> list[str]:
@@ -174,7 +184,7 @@ def _rotation_document(pipeline: Pipeline, rotation: Walk, counts: dict[Encrypte
         "started_at": instant(rotation.started_at),
         "progress": _progress(rotation, rows_done),
         "eta_seconds": _eta_seconds(rotation, rows_done, walked, sum(weights.values())),
-        "waiting_for": performing.next_decision(pipeline, rotation).waiting_for,
+        "waiting_for": performing.waiting_for(pipeline, rotation),
         "blocked_by": rotation.blocked_by,
     }
 

@@ -19,6 +19,7 @@ from keyrotation_pipeline.cli import (
     requests,
     restore_database,
     rollback,
+    rollout,
     rotate,
     status,
     up,
@@ -40,6 +41,8 @@ app.command()(status.status)
 app.command()(requests.request)
 app.command()(requests.approve)
 app.command()(rotate.rotate)
+app.command()(rollout.confirm)
+app.command()(rollout.rollout)
 app.command()(rollback.pause)
 app.command()(rollback.resume)
 app.command()(requests.cancel)

@@ -3,10 +3,13 @@
 import os
 import pwd
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from keyrotation_pipeline.errors import ApprovalError
 
 Config = Annotated[
     Path | None,
@@ -28,3 +31,19 @@ def actor() -> str:
     except KeyError:
         name = str(os.getuid())
     return f"{name}@{socket.gethostname()}"
+
+
+def signature_in(name: str) -> bytes:
+    """The detached signature in a file, or on standard input where it is named ``-``.
+
+    Raises:
+        ApprovalError: the file cannot be read.
+    """
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError:
+        raise ApprovalError(
+            f"signature file {name} cannot be read; write it with `gpg -ab`, or use --signature -"
+        ) from None

@@ -1,15 +1,14 @@
 """`request`, `approve`, `cancel`: opening a rotation, signing it, giving it up."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
-from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor, signature_in
+from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.cancelling import cancel as give_up
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -32,15 +31,19 @@ def request(
         required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
         warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
+        rule, *how = duties(pipeline, opened)
     if as_json:
         versions = {"from": str(opened.source), "to": str(opened.target)}
-        output.document({"database": database, "id": opened.id, **versions, "warnings": warnings})
+        output.document({"database": database, "id": opened.id, **versions, "rollout": rule, "warnings": warnings})
         return
     output.note(
         f"{database}: {opened.source} to {opened.target} requested, start by {output.minutes(opened.start_by)} UTC"
     )
     for warning in warnings:
         output.note(f"note: {warning}")
+    output.note(f"rollout: {rule}")
+    for line in how:
+        output.note(f"  {line}")
     output.note(
         f"{required} officers approve it with: "
         f"keyrotation approve {opened.id} --text | gpg -ab | keyrotation approve {opened.id} --signature -"
@@ -67,7 +70,7 @@ def approve(
     if text == (signature is not None):
         raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
     # Read before a database is opened: the program that signs may need its user for a while.
-    content = b"" if signature is None else _signature(signature)
+    content = b"" if signature is None else signature_in(signature)
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.request(request_id)
@@ -98,14 +101,3 @@ def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
         return
     output.heading(database)
     output.line(f"rotation {rotation.id} is cancelled")
-
-
-def _signature(name: str) -> bytes:
-    if name == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError:
-        raise ApprovalError(
-            f"signature file {name} cannot be read; write it with `gpg -ab`, or use --signature -"
-        ) from None

@@ -9,6 +9,7 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
+from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.request import WALK, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -69,7 +70,7 @@ def _remark(record: StepRecord) -> str:
     match record.step:
         case Step.KEY_VERSION:
             return f"{facts.get('version')} {str(facts.get('fingerprint'))[:16]}, backed up in {facts.get('backup')}"
-        case Step.DUAL_KEY_ROLLOUT | Step.PRIMARY_KEY_ROLLOUT:
+        case Step.DUAL_KEY_ROLLOUT | Step.PRIMARY_KEY_ROLLOUT | Step.ARCHIVED_KEY:
             return f"{facts.get('instances')} instance(s)"
         case Step.ROWS:
             return f"{facts.get('rows', 0):,} rows, {facts.get('values', 0):,} values"
@@ -83,15 +84,23 @@ def _show_next(pipeline: Pipeline, rotation: Walk, *, as_json: bool) -> None:
     decision = performing.next_decision(pipeline, rotation)
     if not decision.tasks:
         raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
+    waits = performing.waiting_for(pipeline, rotation)
     due = [str(task) for task in decision.tasks]
     later = [str(step) for step in WALK if rotation.done(step) is None and step is not decision.tasks[0].step]
     if as_json:
-        output.document({"id": rotation.id, "due": due, "later": later})
+        rule = pipeline.rollout.mode.rule(rotation.source, rotation.target)
+        output.document({"id": rotation.id, "due": due, "later": later, "rollout": rule, "waiting_for": waits})
         return
     for task in due:
         output.line(f"  due now    {task}")
     for step in later:
         output.line(f"  later      {step}")
+    rule, *how = duties(pipeline, rotation)
+    output.line(f"  rollout    {rule}")
+    for line in how:
+        output.line(f"             {line}")
+    if waits:
+        output.line(f"  waits      {waits}")
 
 
 def _show_end(pipeline: Pipeline, rotation: Walk, seconds: dict[str, float], *, as_json: bool) -> None:

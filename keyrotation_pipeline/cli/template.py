@@ -37,8 +37,15 @@ max_replica_lag_seconds = 5
 # hours = "22:00-06:00"           # default: at any hour
 
 [rollout]
-instance_ttl_seconds = 60         # an application instance that is silent for longer is gone
-timeout_seconds = 600             # how long a rollout waits for every instance
+# Before anything is written under a new key, every application instance must read it. By what that is seen:
+#   "attest"   each instance reports itself; the rotation waits for all, and until one does. In the application:
+#                  from keyrotation_pipeline.encrypted_type import attest
+#                  attest(engine, key_ring)   # once a process, with its SQLAlchemy engine and EncryptedType's key ring
+#   "confirm"  after each rollout an officer signs what `keyrotation confirm ID --text` prints
+#   "none"     nobody looks, and an application that does not read the new key in time fails; officers sign that
+mode = "attest"
+instance_ttl_seconds = 60         # an application instance that does not report for longer may have ended, or not
+timeout_seconds = 600             # how long `rotate` waits for instances
 
 [approvals]
 required = 2                      # signatures of different officers

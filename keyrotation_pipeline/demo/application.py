@@ -1,9 +1,9 @@
 """The demo's application: one instance that reads and writes without a pause, and keeps a ledger of its own.
 
-It runs in a process of its own and knows nothing of the pipeline but what any application does: the key files, from
-which it reloads its ring when they change, and the table in which it says which versions it reads and writes. Its
-ledger (plaintexts) stays in its memory. On end of standard input it stops, compares the whole database with the
-ledger, and prints one line of JSON: numbers only.
+It runs in a process of its own and knows nothing of the pipeline but what any application does: the key files, and
+the one line by which it reads them again and says which versions it reads and writes. Its ledger (plaintexts) stays in
+its memory. On end of standard input it stops, compares the whole database with the ledger, and prints one line of JSON:
+numbers only.
 """
 
 import json
@@ -22,37 +22,13 @@ from sqlalchemy import Engine, create_engine, delete, event, inspect, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.orm import Session
 
-from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.rollouts.reported import report_instance, withdraw_instance
 from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS, Base, mapped_clinic
-from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.encrypted_type import MountedKeyRing, attest
 
 INSTANCE = "clinic-api-1"
 PAUSE_SECONDS = 0.004
 RELOAD_SECONDS = 0.25
 Row = dict[str, str | None]
-
-
-class WatchedKeys:
-    """The key ring of a directory, read again when its files change."""
-
-    def __init__(self, directory: Path) -> None:
-        self._store = FileKeyStore(directory)
-        self._ring = self._store.read().ring()
-
-    def __call__(self) -> KeyRing:
-        """The ring as last loaded."""
-        return self._ring
-
-    def reload(self) -> KeyRing:
-        """Read the files again; while a rotation is just replacing one, the former ring stays."""
-        try:
-            self._ring = self._store.read().ring()
-        except KeyRotationError:
-            return self._ring
-        return self._ring
 
 
 @dataclass
@@ -71,7 +47,7 @@ class Application:
     """One instance of the clinic's API, at work."""
 
     def __init__(self, url: str, keys: Path) -> None:
-        self.keys = WatchedKeys(keys)
+        self.keys = MountedKeyRing(keys)
         self.engine = _engine(url)
         self.client, self.appointment = mapped_clinic(self.keys)
         self.tally = Tally()
@@ -93,15 +69,6 @@ class Application:
                 self.tally.error_names.append(type(error).__name__)
             elapsed = 1000 * (time.monotonic() - started)
             self.tally.slowest_milliseconds = max(self.tally.slowest_milliseconds, elapsed)
-
-    def report(self, stop: threading.Event, url: str) -> None:
-        """Say which versions this instance reads and writes, as often as it looks at its keys."""
-        with connect(url) as connection:
-            while True:
-                report_instance(connection, INSTANCE, self.keys.reload())
-                if stop.wait(RELOAD_SECONDS):
-                    withdraw_instance(connection, INSTANCE)
-                    return
 
     def compare(self) -> None:
         """Count every value of the database that is not what the ledger says."""
@@ -184,18 +151,15 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline())
     application = Application(setup["url"], Path(setup["keys"]))
     stop = threading.Event()
-    threads = [
-        threading.Thread(target=application.work, args=(stop,)),
-        threading.Thread(target=application.report, args=(stop, setup["url"])),
-    ]
-    for thread in threads:
-        thread.start()
+    attestation = attest(application.engine, application.keys, instance=INSTANCE, every_seconds=RELOAD_SECONDS)
+    work = threading.Thread(target=application.work, args=(stop,))
+    work.start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     select.select([sys.stdin], [], [])
     stop.set()
-    for thread in threads:
-        thread.join()
+    work.join()
+    attestation.stop()
     application.compare()
     sys.stdout.write(json.dumps(vars(application.tally)) + "\n")
 

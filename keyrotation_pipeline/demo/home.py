@@ -8,6 +8,12 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.settings import DEMO_MARKER, Settings, config_path, home_of, load
 
+ROLLOUT = """\
+# The demo's application reports itself while it runs; between two demos there is none to wait for.
+[rollout]
+mode = "none"
+
+"""
 OFFICERS = ("Security Officer", "Privacy Officer")
 HEADING = """\
 # Made by `keyrotation demo`: an invented clinic in an embedded PostgreSQL. Delete this file and its home to begin anew.
@@ -57,4 +63,4 @@ def _configuration(officers: tuple[DemoOfficer, ...]) -> str:
         f"name = {json.dumps(officer.name)}\ncertificate = {json.dumps(str(officer.certificate))}\n\n"
         for officer in officers
     )
-    return f"{HEADING}\n{tables}[reencryption]\nshards = 4\n\n[approvals]\nrequired = 2\n\n{roster}"
+    return f"{HEADING}\n{tables}[reencryption]\nshards = 4\n\n{ROLLOUT}[approvals]\nrequired = 2\n\n{roster}"

@@ -1,6 +1,7 @@
-"""What applications import: a SQLAlchemy column type that encrypts, and a key ring from the environment.
+"""What applications import: a SQLAlchemy column type that encrypts, its key ring, and the report of who uses which key.
 
-    keys = EnvironmentKeyRing()
+    keys = EnvironmentKeyRing()  # or MountedKeyRing("/run/secrets/pazpaz")
+    attest(engine, keys)
 
     class Client(Base):
         first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
@@ -15,10 +16,20 @@ A SQL expression is computed by the database, which sees only ciphertext: one th
 refused before the statement is sent, on every engine of the process. Hand-written SQL (``text()``) cannot be looked at.
 """
 
+from keyrotation_pipeline.encrypted_type.attestation import Attestation, attest
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.environment import EnvironmentKeyRing
+from keyrotation_pipeline.encrypted_type.mounted import MountedKeyRing
 from keyrotation_pipeline.encrypted_type.statements import look as _look_at_every_statement  # noqa: F401
 from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
-__all__ = ["EncryptedType", "EnvironmentKeyRing", "KeyRing", "ciphertext_length"]
+__all__ = [
+    "Attestation",
+    "EncryptedType",
+    "EnvironmentKeyRing",
+    "KeyRing",
+    "MountedKeyRing",
+    "attest",
+    "ciphertext_length",
+]

@@ -19,8 +19,17 @@ from keyrotation_pipeline.errors import (
     UnencryptedValueError,
 )
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.grammar import looks_encrypted
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.old_reads import OldReads
+
+_old_reads: dict[KeyRing | Callable[[], KeyRing], OldReads] = {}
+
+
+def old_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> OldReads:
+    """What this process decrypted under versions that were not the primary, with what one key ring or provider gave."""
+    return _old_reads.setdefault(key_ring, OldReads())
+
 
 _MAY_ASK_FOR_NULL = frozenset({operators.is_, operators.is_not, operators.eq, operators.ne})
 
@@ -117,11 +126,16 @@ class EncryptedType(TypeDecorator[str]):
             raise unwrapped(error) from None
 
     def _read(self, stored: str) -> str:
+        ring = self._current_ring()
         try:
-            return decrypt(self._current_ring(), stored)
+            plaintext = decrypt(ring, stored)
         except MalformedCiphertextError:
             if looks_encrypted(stored):
                 raise
+        else:
+            if not stored.startswith(ring.primary.prefix):
+                old_reads_of(self.key_ring).note(KeyVersion.parse(stored.partition(":")[0]))
+            return plaintext
         if self.legacy is None:
             raise UnencryptedValueError
         return stored

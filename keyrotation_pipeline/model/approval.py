@@ -52,6 +52,10 @@ class Roster:
         )
         return tuple(name for name, mine, others in parts if mine != others)
 
+    def name_of(self, fingerprint: str) -> str | None:
+        """The name of the officer with this primary-key fingerprint; None: nobody on the roster has it."""
+        return next((each.name for each in self.officers if each.fingerprint == fingerprint), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -64,7 +68,11 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalText:
-    """The facts that are signed. `render` gives the canonical bytes, one field a line, ending with a newline."""
+    """The facts that are signed. `render` gives the canonical bytes, one field a line, ending with a newline.
+
+    Args:
+        rollout: by what applications are seen to have the keys, in words; None for what changes no application.
+    """
 
     request: str
     action: str
@@ -74,6 +82,7 @@ class ApprovalText:
     source: str
     target: str
     columns: tuple[str, ...]
+    rollout: str | None
     required: int
     officers: tuple[str, ...]
     recipients: tuple[str, ...]
@@ -90,6 +99,7 @@ class ApprovalText:
                 differently.
         """
         seq, head = self.audit_head
+        rollout = () if self.rollout is None else (("Rollout", self.rollout),)
         fields = (
             ("Request", self.request),
             ("Action", self.action),
@@ -99,6 +109,7 @@ class ApprovalText:
             ("From", self.source),
             ("To", self.target),
             ("Columns", ", ".join(self.columns)),
+            *rollout,
             ("Officers", f"{self.required} of {', '.join(self.officers)}"),
             ("Recipients", ", ".join(self.recipients)),
             ("Audit head", f"{seq} {head}"),
@@ -106,9 +117,18 @@ class ApprovalText:
             ("Finish by", _instant(self.finish_by)),
             ("Reason", self.reason),
         )
-        for name, value in fields:
-            require_plain(name, value)
-        return "".join([f"{HEADER}\n", *(f"{name}: {value}\n" for name, value in fields)]).encode()
+        return rendered(HEADER, fields)
+
+
+def rendered(header: str, fields: Sequence[tuple[str, str]]) -> bytes:
+    """A text for signing in its canonical bytes: the header, then one field a line.
+
+    Raises:
+        ApprovalError: a value could make its line read differently from what it says.
+    """
+    for name, value in fields:
+        require_plain(name, value)
+    return "".join([f"{header}\n", *(f"{name}: {value}\n" for name, value in fields)]).encode()
 
 
 def require_plain(name: str, value: str) -> None:

@@ -7,10 +7,26 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
 @dataclass(frozen=True, slots=True)
+class Decrypted:
+    """What an instance still decrypted under a version that it no longer writes: how often, and when last."""
+
+    version: KeyVersion
+    values: int
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
-    """One application instance as it last reported itself."""
+    """One application instance as it last reported itself.
+
+    Args:
+        reported_at: aware, by the clock of the database.
+        silent: it has not been heard of for so long that it may have ended, or may still run.
+    """
 
     name: str
     reads: tuple[KeyVersion, ...]
     writes: KeyVersion
     reported_at: datetime
+    silent: bool = False
+    decrypted: tuple[Decrypted, ...] = ()

@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.events import EventKind, Fact
 from keyrotation_pipeline.model.facts import Version
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, RotationType, Step, StepRecord
+from keyrotation_pipeline.model.rollout import Aim, Gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,24 @@ class StepFinished(Fact):
     def of(cls, record: StepRecord) -> Self:
         """The record of a finished step."""
         return cls(record.step, record.table, record.shard, record.finished_at, record.facts)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfirmed(Fact):
+    """An officer says that a rollout is done. The signature is public, as those of approvals.
+
+    Args:
+        gone: silent instances of which the officer says that they have ended.
+        signature: its bytes in hex.
+        text: what was signed.
+    """
+
+    kind: ClassVar = EventKind.ROLLOUT_CONFIRMED
+    rollout: Aim
+    gone: tuple[Gone, ...]
+    officer: str
+    signature: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

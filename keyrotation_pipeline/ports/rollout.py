@@ -4,19 +4,34 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.rollout import Goal, RolloutMode
+
+# What is still lacking, in a sentence, by the instances as they are now; None: nothing. Raises to end the wait.
+Lacking = Callable[[Sequence[Instance]], str | None]
+# Instances that are where they should be, instances in all, and what is waited for.
+Told = Callable[[int, int, str], None]
 
 
 class Rollout(Protocol):
     """How applications come by the keys, and how each is seen to have them."""
 
-    def instances(self) -> tuple[Instance, ...]:
-        """Every instance that is alive, terminating ones too."""
+    @property
+    def mode(self) -> RolloutMode:
+        """By what a rollout is seen to be done."""
 
-    def wait_for(
-        self, description: str, settled: Callable[[Sequence[Instance]], Sequence[str]]
-    ) -> tuple[Instance, ...]:
-        """Wait until `settled` names no instance that lags; give back the instances.
+    def instances(self) -> tuple[Instance, ...]:
+        """Every instance that is alive, terminating ones too; and the silent ones that may still run."""
+
+    def bring(self, goal: Goal, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+        """Do what there is to do to bring every instance to a goal, and wait until nothing is lacking.
+
+        Args:
+            lacking: asked at once and then every moment, so that the wait ends soon after a request is paused.
+            report: told after each look.
+
+        Returns:
+            The instances as they were when nothing was lacking.
 
         Raises:
-            BlockedError: the time-out passed; names the instances and `description`.
+            BlockedError: the time-out passed; the sentence is that of `lacking`.
         """

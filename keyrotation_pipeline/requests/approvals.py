@@ -4,6 +4,8 @@
 it with the bytes that were signed, and has every signature verified again.
 """
 
+from datetime import datetime
+
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.model.approval import ApprovalText, Roster, Signature, VerifiedSignature, differing_lines
 from keyrotation_pipeline.model.request import Request
@@ -35,7 +37,7 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
     _require_within_dates(pipeline, request)
     text = _unchanged_text(pipeline, request, pipeline.keys.read(), roster)
     verified = _verified(pipeline, request, roster, text, signature)
-    name = _names(roster)[verified.officer]
+    name = str(roster.name_of(verified.officer))
     if verified.officer in request.approvals:
         raise ApprovalError(f"{name} has signed this request already; another officer must sign it too")
     pipeline.ledger.add_signature(request.id, Signature(verified.officer, signature, verified.signed_at))
@@ -82,6 +84,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         source=action.source(pipeline, request, stored),
         target=action.target(pipeline, request, stored),
         columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
+        rollout=pipeline.rollout.mode.rule(request.source, request.target) if action.steps else None,
         required=roster.required,
         officers=tuple(officer.fingerprint for officer in roster.officers),
         recipients=roster.recipients,
@@ -104,15 +107,31 @@ def _unchanged_text(pipeline: Pipeline, request: Request, stored: StoredKeys, ro
 
 
 def _verified(pipeline: Pipeline, request: Request, roster: Roster, text: bytes, signature: bytes) -> VerifiedSignature:
+    since, what = request.requested_at, "the request"
+    return verified_signature(pipeline, roster, text, signature, since=since, what=what)
+
+
+def verified_signature(
+    pipeline: Pipeline, roster: Roster, text: bytes, signature: bytes, *, since: datetime, what: str
+) -> VerifiedSignature:
+    """A signature over a text by an officer of the roster, if it counts.
+
+    Args:
+        since: aware; an earlier signature does not count.
+        what: began at that moment, as the refusal says.
+
+    Raises:
+        ApprovalError: it does not count; each reason its own sentence.
+    """
     verified = pipeline.signatures.verify(text, signature, roster.officers)
-    name = _names(roster).get(verified.officer)
+    name = roster.name_of(verified.officer)
     if name is None:
         raise ApprovalError(
             f"the signature is by {verified.officer[-16:]}, who is not on the pinned roster; let an officer sign"
         )
     # OpenPGP knows whole seconds only.
-    if verified.signed_at < request.requested_at.replace(microsecond=0):
-        raise ApprovalError(f"the signature of {name} is dated before the request; sign again with the right time")
+    if verified.signed_at < since.replace(microsecond=0):
+        raise ApprovalError(f"the signature of {name} is dated before {what}; sign again with the right time")
     if verified.signed_at > pipeline.clock.now():
         raise ApprovalError(f"the signature of {name} is dated in the future; correct that clock and sign again")
     return verified
@@ -122,7 +141,3 @@ def _require_within_dates(pipeline: Pipeline, request: Request) -> None:
     renewal = pipeline.actions[request.action].renewal(request)
     if (passed := past_dates(request, renewal, pipeline.clock.now())) is not None:
         raise RequestError(passed)
-
-
-def _names(roster: Roster) -> dict[str, str]:
-    return {officer.fingerprint: officer.name for officer in roster.officers}

@@ -1,4 +1,4 @@
-"""Archive the retired key: see that it is kept, readable, backed up and out of the applications; then say so."""
+"""Archive the retired key: see that it is out of the applications, kept, readable and backed up; then say so."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,20 +11,24 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.confirming import goal_at
 from keyrotation_pipeline.rotation.keys import backed_up
+from keyrotation_pipeline.rotation.rollout import bring
 
 # Compromised stays compromised, whatever shelf the key lies on; the others are archived already, or gone.
 FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 def archive_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Check every key that retirement took from the applications, and record it as archived.
+    """Bring every instance to let go the keys that retirement withdrew, check each, and record it as archived.
 
     A key without an intact backup gets one: old database backups need it for as long as they are kept.
 
     Raises:
+        BlockedError: an instance is not seen to be without them in time.
         KeyStoreError: a key is still live, is missing, or is not the one registered.
     """
+    instances = bring(pipeline, rotation, goal_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
     kept, stored = [], pipeline.keys.read()
     with pipeline.ledger.transaction():
         for record in _retired(pipeline, stored, rotation):
@@ -33,7 +37,7 @@ def archive_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[s
             if record.state not in FINAL_STATES:
                 pipeline.ledger.set_key_state(record.version, KeyState.ARCHIVED, rotation.id)
             kept.append({"version": str(record.version), "fingerprint": record.fingerprint[:16], "backup": backup.name})
-    return {"archived": kept}
+    return {"archived": kept, "instances": len(instances), "names": sorted(each.name for each in instances)}
 
 
 def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[KeyRecord, ...]:

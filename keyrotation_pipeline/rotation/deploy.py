@@ -1,4 +1,4 @@
-"""The two rollouts: every application instance reads the new key, and only then do writes move to it."""
+"""The first two rollouts: every application instance reads the new key, and only then do writes move to it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,14 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request import RotationType, Step, Walk
+from keyrotation_pipeline.model.rollout import Aim, Goal
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import lineage
 from keyrotation_pipeline.rotation.keys import record_of, require_kept
+from keyrotation_pipeline.rotation.rollout import bring
 
 
 def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -23,7 +25,7 @@ def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
     Raises:
         BlockedError: an instance does not read it in time, or something writes under it already.
     """
-    instances = wait_until_all_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
+    instances = bring_to_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
     _refuse_early_writers(rotation, instances)
     _refuse_early_values(pipeline, rotation.target)
     return {"version": str(rotation.target), "instances": len(instances), "names": names_of(instances)}
@@ -40,49 +42,27 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     stored = pipeline.keys.read()
     if not _promoted_before(pipeline, stored, rotation):
         _require_promotable(pipeline, stored, rotation, record)
-        readers = wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
+        readers = bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         _refuse_early_writers(rotation, readers)
         _refuse_early_values(pipeline, rotation.target)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_promotion(pipeline, rotation)
-    instances = wait_until_all_write(pipeline, rotation, report)
+    instances = bring_to_write(pipeline, rotation, report)
     # Row versions of later transactions are known by it to be written since promotion: so it comes last.
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
     return {"primary": str(rotation.target), "instances": len(instances), "names": names_of(instances)}
 
 
-def wait_until_all_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
-    """Wait until every instance is seen to read the target.
-
-    Raises:
-        BlockedError: one does not in time; names it.
-    """
-    target = rotation.target
-
-    def lagging(instances: Sequence[Instance]) -> Sequence[str]:
-        return [instance.name for instance in instances if target not in instance.reads]
-
-    instances = pipeline.rollout.wait_for(f"read {target}", lagging)
-    report(_seen(step, target, instances, "read"))
-    return instances
+def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
+    """Bring every instance to read the target; see `bring`."""
+    return bring(pipeline, rotation, Goal(Aim.READS, (rotation.target,)), step, report)
 
 
-def wait_until_all_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
-    """Wait until every instance is seen to write under the target.
-
-    Raises:
-        BlockedError: one does not in time; names it.
-    """
-    target = rotation.target
-
-    def lagging(instances: Sequence[Instance]) -> Sequence[str]:
-        return [instance.name for instance in instances if instance.writes != target]
-
-    instances = pipeline.rollout.wait_for(f"write {target}", lagging)
-    report(_seen(Step.PRIMARY_KEY_ROLLOUT, target, instances, "write"))
-    return instances
+def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
+    """Bring every instance to write under the target; see `bring`."""
+    return bring(pipeline, rotation, Goal(Aim.WRITES, (rotation.target,)), Step.PRIMARY_KEY_ROLLOUT, report)
 
 
 def _refuse_early_writers(rotation: Walk, instances: Sequence[Instance]) -> None:
@@ -148,11 +128,6 @@ def _record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
         if target is not None and target.state is not KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
             pipeline.ledger.append(PrimaryChanged(rotation.source, rotation.target), rotation.id)
-
-
-def _seen(step: Step, target: KeyVersion, instances: Sequence[Instance], verb: str) -> Progress:
-    note = f"all {verb} {target}" if instances else "no application instance reports itself"
-    return Progress(step, str(target), len(instances), len(instances), "instances", note)
 
 
 def names_of(instances: Sequence[Instance]) -> list[str]:

@@ -13,13 +13,24 @@ from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation import reencrypt
+from keyrotation_pipeline.rotation import reencrypt, rollout
 
 
 def next_decision(pipeline: Pipeline, rotation: Walk) -> Decision:
-    """The conductor's decision for a rotation as it stands now."""
+    """The conductor's decision for a rotation as it stands now; nothing is due that only a signature can help."""
     roster = pinned_roster(pipeline)
-    return decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
+    decision = decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
+    if decision.tasks and (sentence := rollout.waits_for_officer(pipeline, rotation, decision.tasks[0].step)):
+        return Decision((), sentence)
+    return decision
+
+
+def waiting_for(pipeline: Pipeline, rotation: Walk) -> str | None:
+    """Why a rotation does not go on by itself at this moment; None: it does."""
+    decision = next_decision(pipeline, rotation)
+    if not decision.tasks:
+        return decision.waiting_for
+    return rollout.waited_for(pipeline, rotation, decision.tasks[0].step)
 
 
 def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> StepRecord:

@@ -18,12 +18,14 @@ from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, Retir
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.rollout import Aim, Goal
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.rotation.keys import record_of, require_kept
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
+from keyrotation_pipeline.rotation.rollout import lacking
 
 HORIZON_PATIENCE_SECONDS = 60
 HORIZON_PAUSE_SECONDS = 0.5
@@ -118,13 +120,8 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
-    stale = [
-        f"{each.name} (writes {each.writes})" for each in pipeline.rollout.instances() if each.writes != rotation.target
-    ]
-    if stale:
-        raise StaleWriterError(
-            f"not every instance writes {rotation.target}: {', '.join(stale)}; restart them, then run this step again"
-        )
+    if sentence := lacking(pipeline, rotation, Goal(Aim.WRITES, (rotation.target,))):
+        raise StaleWriterError(sentence)
 
 
 def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyBackup:

@@ -112,7 +112,7 @@ def roll_out_old_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapp
     Raises:
         BlockedError: an instance does not read it in time.
     """
-    instances = deploy.wait_until_all_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
+    instances = deploy.bring_to_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
     return {"version": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}
 
 
@@ -133,11 +133,11 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
     for table in pipeline.tables:
         pipeline.database.unfence(table, rotation.target)
     if stored.primary != rotation.target:
-        deploy.wait_until_all_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
+        deploy.bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_return(pipeline, rotation)
-    instances = deploy.wait_until_all_write(pipeline, rotation, report)
+    instances = deploy.bring_to_write(pipeline, rotation, report)
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
     return {"primary": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}

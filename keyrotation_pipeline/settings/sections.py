@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_validator
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt, field_validator, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.hours import AllowedHours
+from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
 from keyrotation_pipeline.settings.values import Count, Positive, Secret, Section, SettingPath, Text, repeated
 
@@ -110,10 +111,21 @@ class ApprovalsSettings(Section):
 
 
 class RolloutSettings(Section):
-    """`[rollout]`: when a silent instance counts as gone, and how long a rollout may take."""
+    """`[rollout]`: by what a rollout is seen to be done, when an instance counts as silent, how long one may take."""
 
+    mode: RolloutMode = RolloutMode.ATTEST
     instance_ttl_seconds: Positive = 60
     timeout_seconds: Positive = 600
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _available(cls, mode: object) -> object:
+        if mode == "kubernetes":
+            raise ConfigurationError(
+                '[rollout] mode = "kubernetes" is not available in this version; write "attest" and have each '
+                'instance report itself, or "confirm" and let an officer say so'
+            )
+        return mode
 
 
 class File(Section):

@@ -6,8 +6,10 @@ import stat
 import subprocess
 import time
 import tomllib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
+from keyrotation_pipeline_tests.applications import reporting
 from keyrotation_pipeline_tests.servers import Server
 
 V1 = KeyVersion(1)
@@ -48,6 +51,7 @@ class Clinic:
     officers: tuple[DemoOfficer, DemoOfficer]
     key: KeyMaterial
     database_url: str
+    applications: ExitStack = field(default_factory=ExitStack)
 
     @property
     def path(self) -> Path:
@@ -90,6 +94,7 @@ class Clinic:
         assembly.initialise(declared, KeyRing({V1: self.key}, V1), actor="test")
         with assembly.open_pipeline(declared, actor="test") as pipeline:
             pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
+        self.applications.enter_context(reporting(self.database_url, declared.keys_directory))
 
     def approved_request(self, *officers: DemoOfficer) -> str:
         """A request that these officers have signed."""
@@ -147,11 +152,12 @@ def officers(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoOfficer, Dem
 
 
 @pytest.fixture
-def clinic(tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, DemoOfficer]) -> Clinic:
-    """A clinic with a database of its own, encrypted under v1."""
+def clinic(tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, DemoOfficer]) -> Iterator[Clinic]:
+    """A clinic with a database of its own, encrypted under v1; once it is initialised, an application reports."""
     key = KeyMaterial.generate()
     fill(database_url, key)
-    return Clinic(Folder(tmp_path, []), officers, key, database_url)
+    with ExitStack() as applications:
+        yield Clinic(Folder(tmp_path, []), officers, key, database_url, applications)
 
 
 def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_printed(
@@ -173,8 +179,9 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_pr
         for officer in officers:
             armored = officer.sign(text.encode(), "--armor").decode()
             clinic.run("approve", request, "--signature", "-", text=armored)
-        assert "finished: nothing is left under v1" in clinic.run("rotate", request)
-        assert "finished" in clinic.run("rotate", request), "again is no harm"
+        with reporting(clinic.database_url, home / "keys"):
+            assert "finished: nothing is left under v1" in clinic.run("rotate", request)
+            assert "finished" in clinic.run("rotate", request), "again is no harm"
         clinic.run("status", "--exit-code")
         clinic.run("verify")
         clinic.run("audit", "verify")

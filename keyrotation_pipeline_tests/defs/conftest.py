@@ -129,7 +129,6 @@ def dagster(tmp_path: Path) -> Iterator[Dagster]:
     world.keys.live.pop(V2)
     world.keys.primary_version = V1
     world.vault.backups.pop(V2)
-    world.rollout.running = ()
     world.ledger.state.keys = {V1: world.ledger.state.keys[V1]}
     world.ledger.set_key_state(V1, KeyState.ACTIVE, None)
     worlds["test"] = world

@@ -118,7 +118,6 @@ class Clinic:
 
 def clinic_of() -> Clinic:
     world = fake_pipeline({"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]})
-    world.rollout.running = ()
     world.keys.archive(V1)
     world.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
     copies = {KEY_FILE: b"", f"{KEY_FILE}.json": b"", OF_V10: b""}

@@ -17,6 +17,7 @@ TEXT = ApprovalText(
     source=f"v1 {'ab' * 32}",
     target="v2",
     columns=("clients.first_name", "billing.Invoices.note"),
+    rollout="none: nobody is asked",
     required=2,
     officers=("A" * 40, "B" * 40),
     recipients=("F" * 40,),
@@ -36,6 +37,7 @@ Key store: file key store /srv/keys
 From: v1 abababababababababababababababababababababababababababababababab
 To: v2
 Columns: clients.first_name, billing.Invoices.note
+Rollout: none: nobody is asked
 Officers: 2 of AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA, BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB
 Recipients: FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF
 Audit head: 41 cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
@@ -47,6 +49,10 @@ Reason: Annual rotation – Größe, 年次
 
 def test_the_text_is_these_bytes_and_no_others() -> None:
     assert TEXT.render() == GOLDEN.encode()
+
+
+def test_what_changes_no_application_has_no_line_about_its_rollout() -> None:
+    assert b"Rollout" not in replace(TEXT, rollout=None).render()
 
 
 MISLEADING = [

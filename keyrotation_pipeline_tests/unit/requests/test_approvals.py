@@ -208,7 +208,7 @@ def another_head(world: FakeWorld, rotation: Walk) -> Walk:
         (another_key, "From"),
         (another_store, "Key store"),
         (one_column_more, "Columns"),
-        (another_target, "Authorises, To"),
+        (another_target, "Authorises, To, Rollout"),
         (another_reason, "Reason"),
         (later_finish, "Finish by"),
         (another_head, "Audit head"),

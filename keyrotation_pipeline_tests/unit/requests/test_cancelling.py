@@ -109,7 +109,6 @@ def test_nothing_is_cancelled_while_one_of_its_steps_runs(world: FakeWorld) -> N
 def test_a_step_that_is_performed_keeps_a_cancellation_and_a_second_performer_out(world: FakeWorld, step: Step) -> None:
     """Both go by the very lock that the performer takes: none of it may be missing, or have another name."""
     rotation, refused = approved(world), []
-    world.rollout.running = ()
     action = world.pipeline.actions[rotation.action]
 
     def in_its_middle(pipeline: Pipeline, walk: Walk, report: Report) -> StepFacts:

@@ -18,9 +18,7 @@ PAST = timedelta(days=91)
 
 @pytest.fixture
 def world() -> FakeWorld:
-    world = before_any_rotation()
-    world.rollout.running = ()
-    return world
+    return before_any_rotation()
 
 
 def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:

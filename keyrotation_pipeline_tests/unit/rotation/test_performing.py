@@ -21,10 +21,8 @@ from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, bef
 
 @pytest.fixture
 def world() -> FakeWorld:
-    """Before any rotation; no application instance reports itself, so nothing is waited for."""
-    world = before_any_rotation()
-    world.rollout.running = ()
-    return world
+    """Before any rotation; the one application instance uses what the key store gives it."""
+    return before_any_rotation()
 
 
 def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:

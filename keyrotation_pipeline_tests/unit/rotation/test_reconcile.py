@@ -26,9 +26,7 @@ NEW = {"first_name": "v2:New", "email": "v2:new@example.org"}
 
 @pytest.fixture
 def world() -> FakeWorld:
-    world = before_any_rotation()
-    world.rollout.running = ()
-    return world
+    return before_any_rotation()
 
 
 def run(world: FakeWorld, rotation: Request, through: Step | None = None) -> None:

@@ -128,7 +128,6 @@ def test_a_left_over_of_an_older_version_than_the_source_keeps_every_key(authori
     world.keys.primary_version = V3
     world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.ACTIVE, world.keys.live[V3].fingerprint, START)
     world.vault.store_key(V3, world.keys.live[V3], world.ledger.head())
-    world.rollout.running = ()
     proven(world, V2, V3)
     world.database.rows["clients"].append({"first_name": "v1:From an old dump", "email": None})
 
@@ -153,11 +152,12 @@ def other_key_under_the_target(world: FakeWorld, authority: Authority) -> None:
 
 
 def old_primary(world: FakeWorld, authority: Authority) -> None:
+    world.rollout.running = world.rollout.instances()
     world.keys.primary_version = V1
 
 
 def stale_instance(world: FakeWorld, authority: Authority) -> None:
-    world.rollout.running = (*world.rollout.running, Instance("worker-3", (V1, V2), V1, START))
+    world.rollout.running = (*world.rollout.instances(), Instance("worker-3", (V1, V2), V1, START))
 
 
 def withdrawn_approval(world: FakeWorld, authority: Authority) -> None:

@@ -28,10 +28,8 @@ PROMOTED = WALK.index(Step.PRIMARY_KEY_ROLLOUT)
 
 @pytest.fixture
 def world() -> FakeWorld:
-    """Before any rotation; no application instance reports itself, so nothing is waited for."""
-    world = before_any_rotation()
-    world.rollout.running = ()
-    return world
+    """Before any rotation; the one application instance uses what the key store gives it."""
+    return before_any_rotation()
 
 
 def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:
@@ -198,6 +196,15 @@ def test_writes_do_not_go_back_before_every_instance_reads_the_former_key(world:
     undoing = signed(world, rotated(world, WALK[-1]))
     world.rollout.running = (Instance("web-1", (V2,), V2, START),)
     with pytest.raises(BlockedError, match="web-1"):
+        run(world, undoing)
+    assert world.keys.primary() == V2
+
+
+def test_an_instance_that_started_since_and_does_not_read_the_former_key_stops_the_way_back(world: FakeWorld) -> None:
+    undoing = signed(world, rotated(world, WALK[-1]))
+    run(world, undoing, Step.DUAL_KEY_ROLLOUT)
+    world.rollout.running = (*world.rollout.instances(), Instance("late-pod", (V2,), V2, START))
+    with pytest.raises(BlockedError, match=r"^late-pod \(reads v2\): not seen to read v1"):
         run(world, undoing)
     assert world.keys.primary() == V2
 

@@ -1,0 +1,105 @@
+"""`rollout` and `confirm`: which application instance uses which key, and an officer's word where none can say so."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.fleet import fleet
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor, signature_in
+from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.rollout import LINES_OF_CODE, RolloutMode, confirming
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
+
+
+def rollout(*, config: Config = None, as_json: Json = False) -> None:
+    """Show which application instance reads and writes which key version.
+
+    And how many values of an older version each has decrypted since it started, and when last.
+    """
+    with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        content = fleet(pipeline)
+    if as_json:
+        output.document(content)
+        return
+    output.heading(content["database"])
+    output.line(f"primary {content['primary'] or 'none'}; [rollout] mode {content['mode']}")
+    if content["instances"]:
+        columns = ("Instance", "Reads", "Writes", "Last heard of", "Still decrypted")
+        output.table(columns, map(_row, content["instances"]))
+    else:
+        output.line("no application instance reports itself; each does by:")
+        for code in LINES_OF_CODE:
+            output.line(f"  {code}")
+    if content["waiting_for"]:
+        output.line(f"waits: {content['waiting_for']}")
+    for sentence in content["attention"]:
+        output.line(f"Attention {sentence}", style="bold red")
+
+
+def confirm(
+    request_id: RequestId,
+    *,
+    text: Annotated[
+        bool, typer.Option("--text", help="Print the exact text to sign, and nothing else.", show_default=False)
+    ] = False,
+    signature: Annotated[
+        str | None, typer.Option("--signature", metavar="FILE", help="Add a detached OpenPGP signature; - is stdin.")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Print the text that says which rollout is done, or add an officer's signature over it.
+
+    keyrotation confirm ID --text | gpg -ab | keyrotation confirm ID --signature -
+    """
+    if text == (signature is not None):
+        raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
+    # Read before a database is opened: the program that signs may need its user for a while.
+    content = b"" if signature is None else signature_in(signature)
+    with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        walk = pipeline.ledger.walk(request_id)
+        if text:
+            sys.stdout.buffer.write(confirmation_text(pipeline, walk))
+            return
+        officer, goal = add_confirmation(pipeline, walk, content)
+        database = pipeline.database.identity().name
+    if as_json:
+        output.document({"id": walk.id, "officer": officer, "rollout": str(goal.aim)})
+        return
+    output.heading(database)
+    output.line(f"confirmed by {officer}: every application instance {goal.statement()}")
+    output.line(f"next: keyrotation rotate {walk.id}")
+
+
+def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
+    """What the applications have to do for a rotation, or who says that they did, a line each."""
+    mode = pipeline.rollout.mode
+    yield mode.rule(walk.source, walk.target)
+    match mode:
+        case RolloutMode.ATTEST:
+            yield "each application instance reports itself by:"
+            yield from (f"  {code}" for code in LINES_OF_CODE)
+        case RolloutMode.CONFIRM:
+            yield f"after each of the three rollouts: {confirming(walk.id)}"
+        case RolloutMode.NONE:
+            pass
+
+
+def _row(instance: dict[str, Any]) -> tuple[str, ...]:
+    decrypted = (
+        f"{version}: {count['values']:,}, last {count['last_at'][:16].replace('T', ' ')}"
+        for version, count in instance["decrypted"].items()
+    )
+    silent = ", silent" if instance["silent"] else ""
+    return (
+        instance["instance"],
+        ", ".join(instance["reads"]),
+        instance["writes"],
+        f"{instance['reported_at'][:16].replace('T', ' ')}{silent}",
+        "; ".join(decrypted) or "-",
+    )

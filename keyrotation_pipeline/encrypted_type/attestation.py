@@ -1,0 +1,203 @@
+"""By one line, an application says which key versions each of its instances uses, and a rotation waits for it.
+
+    engine = create_engine(URL)
+    keys = EnvironmentKeyRing()
+    attest(engine, keys)
+
+An instance that reports is waited for until it reads a new key, before any other writes under it; a fleet of which no
+instance reports has to be confirmed by an officer. What is reported: the versions that are read, the one that is
+written, and how often a value of an older version was still decrypted and when last; never a key, never content.
+"""
+
+import asyncio
+import atexit
+import json
+import logging
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine, TextClause, text
+
+from keyrotation_pipeline.encrypted_type.column import old_reads_of
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which an application without it does not have
+
+__all__ = ["Attestation", "attest"]
+
+EVERY_SECONDS = 15.0
+STOP_SECONDS = 5.0
+LOG = logging.getLogger(__name__)
+_Send = Callable[[TextClause, Mapping[str, str]], None]
+
+# One statement, so that it goes through any pooler. What an earlier process of this name decrypted stays to be seen.
+_REPORT = text("""
+INSERT INTO keyrotation.application_instances AS known (instance, reads, writes, decrypted, reported_at)
+VALUES (:instance, string_to_array(CAST(:reads AS text), ','), :writes, CAST(CAST(:decrypted AS text) AS jsonb),
+        clock_timestamp())
+ON CONFLICT (instance) DO UPDATE
+SET reads = excluded.reads, writes = excluded.writes, decrypted = known.decrypted || excluded.decrypted,
+    reported_at = excluded.reported_at
+""")
+_WITHDRAW = text("DELETE FROM keyrotation.application_instances WHERE instance = :instance")
+
+
+def attest(
+    engine: "Engine | AsyncEngine",
+    key_ring: KeyRing | Callable[[], KeyRing],
+    *,
+    instance: str | None = None,
+    every_seconds: float = EVERY_SECONDS,
+    reload: bool = True,
+) -> "Attestation":
+    """Report this process from now on, on a thread and a connection of its own, until it ends.
+
+    Call it once a process; after a fork the child reports itself as well.
+
+    Args:
+        engine: of the application; its role needs USAGE on the schema `keyrotation` and SELECT, INSERT, UPDATE and
+            DELETE on `keyrotation.application_instances`.
+        key_ring: the very one that `EncryptedType` was given.
+        instance: what people call it, such as the pod's name; default: the host's name. Process and chance follow it.
+        every_seconds: between two reports; well below `[rollout] instance_ttl_seconds`.
+        reload: read the key ring again before each report, if it can (`EnvironmentKeyRing`, `MountedKeyRing`), so that
+            new keys need no restart. A ring that cannot be read leaves the former one in use.
+    """
+    attestation = Attestation(engine, key_ring, instance or socket.gethostname(), every_seconds, reload=reload)
+    attestation.start()
+    return attestation
+
+
+class Attestation:
+    """The reports of one process; made by `attest`."""
+
+    def __init__(
+        self,
+        engine: "Engine | AsyncEngine",
+        key_ring: KeyRing | Callable[[], KeyRing],
+        label: str,
+        every_seconds: float,
+        *,
+        reload: bool,
+    ) -> None:
+        self._of_application = engine
+        self._key_ring = key_ring
+        self._label = label
+        self._every_seconds = every_seconds
+        self._reload: Callable[[], KeyRing] | None = getattr(key_ring, "reload", None) if reload else None
+        self._failing = ""
+        self.instance = ""
+
+    def start(self) -> None:
+        """Begin to report; in the child of a fork, begin anew."""
+        # Two processes of one name would hide each other, so that one that lags could pass for one that does not.
+        self.instance = f"{self._label}/{os.getpid()}-{os.urandom(3).hex()}"
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keyrotation-attestation", daemon=True)
+        self._thread.start()
+        _running.add(self)
+
+    def stop(self) -> None:
+        """Report no more, and say that this instance has ended; the end of the process does so by itself."""
+        _running.discard(self)
+        self._stopped.set()
+        self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        with _connected(self._of_application) as send:
+            while True:
+                self._attempt(lambda: send(_REPORT, self._said()))
+                if self._stopped.wait(self._every_seconds):
+                    break
+            self._attempt(lambda: send(_WITHDRAW, {"instance": self.instance}))
+
+    def _said(self) -> dict[str, str]:
+        ring = self._current_ring()
+        reads = {
+            str(each.version): {"values": each.values, "last_at": datetime.fromtimestamp(each.last_at, UTC).isoformat()}
+            for each in old_reads_of(self._key_ring).so_far()
+        }
+        return {
+            "instance": self.instance,
+            "reads": ",".join(map(str, ring.versions)),
+            "writes": str(ring.primary),
+            "decrypted": json.dumps(reads),
+        }
+
+    def _current_ring(self) -> KeyRing:
+        if isinstance(self._key_ring, KeyRing):
+            return self._key_ring
+        if self._reload is not None:
+            try:
+                return self._reload()
+            except KeyRotationError as error:
+                LOG.warning("the key ring stays as it was: %s", error)
+        return self._key_ring()
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Do it, and say when it begins to fail and when it works again: the application runs on in any case."""
+        try:
+            action()
+            failing = ""
+        except Exception as error:  # noqa: BLE001  each driver has errors of its own
+            failing = type(error).__name__
+        if failing and failing != self._failing:
+            LOG.warning("instance %s cannot report its key versions (%s), so rotations wait", self.instance, failing)
+        elif self._failing and not failing:
+            LOG.info("instance %s reports its key versions again", self.instance)
+        self._failing = failing
+
+
+@contextmanager
+def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
+    """A way to the engine's database that shares no connection with the application, nor with a parent process."""
+    if isinstance(engine, Engine):
+        own = _of_its_own(engine)
+
+        def send(statement: TextClause, parameters: Mapping[str, str]) -> None:
+            with own.begin() as connection:
+                connection.execute(statement, parameters)
+
+        yield send
+        own.dispose()
+        return
+
+    asynchronous = type(engine)(_of_its_own(engine.sync_engine))
+
+    async def sent(statement: TextClause, parameters: Mapping[str, str]) -> None:
+        async with asynchronous.begin() as connection:
+            await connection.execute(statement, parameters)
+
+    # A loop of this thread: the application's may be busy, or not run yet.
+    with asyncio.Runner() as runner:
+        yield lambda statement, parameters: runner.run(sent(statement, parameters))
+        runner.run(asynchronous.dispose())
+
+
+def _of_its_own(engine: Engine) -> Engine:
+    return Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True)
+
+
+_running: weakref.WeakSet[Attestation] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for attestation in list(_running):
+        attestation.stop()
+
+
+def _start_in_child() -> None:
+    for attestation in list(_running):
+        attestation.start()
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_start_in_child)

@@ -1,0 +1,102 @@
+"""A key ring from files that change while the application runs: a mounted Secret, a sidecar's file, a key directory.
+
+    keys = MountedKeyRing("/run/secrets/pazpaz")
+
+    class Client(Base):
+        first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
+
+`attest(engine, keys)` reloads it before each report, so that a rotation needs no restart.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE, PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+__all__ = ["MountedKeyRing"]
+
+# In a mounted Secret or ConfigMap this link is what Kubernetes swaps: behind it, all files are of one moment.
+KUBERNETES_LINK = "..data"
+_KEY_FILE = re.compile(r"(v[1-9][0-9]{0,5})\.key", re.ASCII)
+
+
+class MountedKeyRing:
+    """The application's keys, from a directory or a file that somebody else keeps up to date.
+
+    Call it for the current ring; it reads at the first call and at each `reload`. Safe between threads.
+
+    Args:
+        path: a directory with a file per variable (a mounted Secret: ``ENCRYPTION_MASTER_KEY``,
+            ``ENCRYPTION_PRIMARY_VERSION`` …); or one with a file per version (``v2.key``, and ``primary``); or a file
+            of lines ``NAME=value`` with the same variables.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._ring: KeyRing | None = None
+        self._reading = threading.Lock()
+
+    def __call__(self) -> KeyRing:
+        """The current ring.
+
+        Raises:
+            InvalidKeyError: the first reading failed; names the path and the variable, never what it holds.
+        """
+        return self._ring or self.reload()
+
+    def reload(self) -> KeyRing:
+        """Read the files again and use their ring from now on; a statement under way ends with the old one.
+
+        Raises:
+            InvalidKeyError: a key is missing or wrong. The old ring stays in use.
+        """
+        with self._reading:
+            try:
+                variables = _of_directory(self._path) if self._path.is_dir() else _of_file(self._path)
+            except (OSError, UnicodeDecodeError) as error:
+                failure = type(error).__name__
+            else:
+                ring = self._ring = KeyRing.from_environment(variables)
+                return ring
+        raise InvalidKeyError(f"the keys in {self._path} cannot be read ({failure}); mount them there")
+
+
+def _of_directory(path: Path) -> Mapping[str, str]:
+    link = path / KUBERNETES_LINK
+    directory = link.resolve() if link.is_dir() else path
+    variables = {}
+    # The primary first: a version is stored before it is named, and withdrawn after another is.
+    for file in sorted(directory.iterdir(), key=lambda file: "primary" not in file.name.lower()):
+        variable = _variable(file.name)
+        if variable is not None and (content := _content(file)) is not None:
+            variables[variable] = content
+    return variables
+
+
+def _variable(name: str) -> str | None:
+    """The variable that a file stands for; None for one that is not ours."""
+    if (key_file := _KEY_FILE.fullmatch(name)) is not None:
+        return variable_of(KeyVersion.parse(key_file[1]))
+    if name == "primary":
+        return PRIMARY_VARIABLE
+    return name if name.upper().startswith((FIRST_KEY_VARIABLE, PRIMARY_VARIABLE)) else None
+
+
+def _content(file: Path) -> str | None:
+    """None: it has just been taken away."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+
+
+def _of_file(path: Path) -> Mapping[str, str]:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    pairs = (line.removeprefix("export ").partition("=") for line in lines if line and not line.startswith("#"))
+    return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}

@@ -1,0 +1,143 @@
+"""Confirmations: an officer's signed word that one rollout of a walk is done, and which silent instances have ended.
+
+As with approvals, "confirmed" is stored nowhere: the audit keeps what was signed, and whoever relies on it rebuilds the
+text from the facts as they are and has the signature verified again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from keyrotation_pipeline.audit.events import entry_of, recorded
+from keyrotation_pipeline.errors import ApprovalError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import AuditEvent
+from keyrotation_pipeline.model.confirmation import ConfirmationText
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request_events import RolloutConfirmed
+from keyrotation_pipeline.model.rollout import Aim, Confirmation, Goal, Gone, RolloutMode
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import verified_signature
+from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.superseding import lineage
+
+# The events with which each rollout begins: kind, and of a finished step which.
+_BEGINNINGS: Mapping[Aim, frozenset[tuple[EventKind, Step | None]]] = {
+    Aim.READS: frozenset({(EventKind.STEP_FINISHED, Step.KEY_VERSION)}),
+    Aim.WRITES: frozenset(
+        {(EventKind.PRIMARY_CHANGE_INTENDED, None), (EventKind.STEP_FINISHED, Step.DUAL_KEY_ROLLOUT)}
+    ),
+    Aim.WITHOUT: frozenset({(EventKind.STEP_FINISHED, Step.RETIRED_KEY)}),
+}
+
+
+def goal_at(pipeline: Pipeline, walk: Walk) -> Goal:
+    """The rollout at which a walk stands: what its instances are brought to now, or were brought to last."""
+    if (retired := walk.done(Step.RETIRED_KEY)) is not None:
+        taken = retired.facts["taken_from_applications"]
+        return Goal(Aim.WITHOUT, tuple(KeyVersion.parse(version) for version in taken))
+    reading = walk.done(Step.DUAL_KEY_ROLLOUT) is None or pipeline.keys.read().primary != walk.target
+    return Goal(Aim.READS if reading else Aim.WRITES, (walk.target,))
+
+
+def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:
+    """The canonical text that confirms the rollout at which a walk stands.
+
+    Raises:
+        RequestError: it stands at none, or none is to be confirmed.
+        ApprovalError: an instance's name has characters that could mislead.
+    """
+    _require_confirmable(pipeline, walk)
+    goal = goal_at(pipeline, walk)
+    return _text(pipeline, walk, goal, Gone.of(pipeline.rollout.instances()), _began(pipeline, walk, goal)).render()
+
+
+def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[str, Goal]:
+    """Verify one officer's detached signature over the text that confirms the present rollout, and keep it.
+
+    Returns:
+        The officer's name, and the goal that is confirmed.
+
+    Raises:
+        ApprovalError: the signature does not count, each reason its own sentence.
+        RequestError: see `confirmation_text`.
+    """
+    walk = pipeline.ledger.walk(walk.id)
+    _require_confirmable(pipeline, walk)
+    goal, gone = goal_at(pipeline, walk), Gone.of(pipeline.rollout.instances())
+    began = _began(pipeline, walk, goal)
+    text = _text(pipeline, walk, goal, gone, began).render()
+    verified, name = _verified(pipeline, text, signature, began)
+    with pipeline.ledger.transaction():
+        pipeline.ledger.append(RolloutConfirmed(goal.aim, gone, verified, signature.hex(), text.decode()), walk.id)
+        pipeline.ledger.block(walk.id, None)
+    return name, goal
+
+
+def confirmation_of(pipeline: Pipeline, walk: Walk, goal: Goal) -> Confirmation:
+    """What officers confirmed of a rollout, as far as their signatures count at this very moment."""
+    kept = [each for each in recorded(pipeline.ledger, RolloutConfirmed, walk.id) if each.rollout is goal.aim]
+    if not kept:
+        return Confirmation()
+    began = _began(pipeline, walk, goal)
+    counting = list(_counting(pipeline, walk, goal, began, kept))
+    return Confirmation(
+        tuple(dict.fromkeys(name for name, _ in counting)), frozenset(each for _, gone in counting for each in gone)
+    )
+
+
+def _counting(
+    pipeline: Pipeline, walk: Walk, goal: Goal, began: AuditEvent, kept: Iterable[RolloutConfirmed]
+) -> Iterator[tuple[str, tuple[Gone, ...]]]:
+    for each in kept:
+        try:
+            text = _text(pipeline, walk, goal, each.gone, began).render()
+            _, name = _verified(pipeline, text, bytes.fromhex(each.signature), began)
+        except (ApprovalError, ValueError):
+            continue  # of another rollout, or no longer good: as if it were not there
+        yield name, each.gone
+
+
+def _text(pipeline: Pipeline, walk: Walk, goal: Goal, gone: tuple[Gone, ...], began: AuditEvent) -> ConfirmationText:
+    stored = pipeline.keys.read()
+    return ConfirmationText(
+        request=walk.id,
+        goal=goal,
+        database=str(pipeline.database.identity()),
+        key_store=pipeline.keys.description,
+        keys=[f"{version} {stored.material(version).fingerprint}" for version in goal.versions],
+        gone=gone,
+        audit_head=(began.seq, began.hash),
+    )
+
+
+def _verified(pipeline: Pipeline, text: bytes, signature: bytes, began: AuditEvent) -> tuple[str, str]:
+    roster, what = require_roster(pipeline), "the rollout that it confirms"
+    officer = verified_signature(pipeline, roster, text, signature, since=entry_of(began).at, what=what).officer
+    return officer, str(roster.name_of(officer))
+
+
+def _began(pipeline: Pipeline, walk: Walk, goal: Goal) -> AuditEvent:
+    """The newest event with which the rollout began."""
+    beginnings, requests = _BEGINNINGS[goal.aim], {each.id for each in lineage(pipeline, walk)}
+    found = None
+    for event in pipeline.ledger.events(*{kind for kind, _ in beginnings}):
+        entry = entry_of(event)
+        if entry.request in requests and (entry.kind, entry.facts.get("step")) in beginnings:
+            found = event
+    if found is None:
+        raise RequestError(
+            f"rotation {walk.id} has not come to a rollout yet; run `keyrotation rotate {walk.id}` up to there first"
+        )
+    return found
+
+
+def _require_confirmable(pipeline: Pipeline, walk: Walk) -> None:
+    if walk.is_over or walk.status is RequestStatus.REQUESTED or walk.done(Step.KEY_VERSION) is None:
+        raise RequestError(
+            f"rotation {walk.id} stands at no rollout, so there is nothing to confirm; see `keyrotation status`"
+        )
+    if pipeline.rollout.mode is RolloutMode.NONE:
+        raise RequestError(
+            '[rollout] mode is "none", so that no rollout is waited for; there is nothing to confirm, '
+            f"run `keyrotation rotate {walk.id}`"
+        )

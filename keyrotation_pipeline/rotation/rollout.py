@@ -1,0 +1,81 @@
+"""Bring every application instance to where a step needs it, and say what keeps it from there.
+
+No instance seen is not every instance: where none reports, or one fell silent, an officer confirms it by signature.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.rollout import Confirmation, Goal, RolloutMode, lack_of, sentence_of
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.confirming import confirmation_of, goal_at
+
+# At these steps applications are waited for; at the retirement those that write are looked at once more.
+STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
+
+
+def bring(pipeline: Pipeline, rotation: Walk, goal: Goal, step: Step, report: Report) -> tuple[Instance, ...]:
+    """Bring every application instance to a goal, and wait until it is seen there, or confirmed to be.
+
+    Raises:
+        BlockedError: not in time, with the sentence that says what is lacking; or the request was paused or cancelled.
+    """
+    wait = _Wait(pipeline, rotation, goal)
+
+    def told(done: int, total: int, note: str) -> None:
+        report(Progress(step, str(goal), done, total, "instances", note))
+
+    return pipeline.rollout.bring(goal, wait.lacking, told)
+
+
+def lacking(pipeline: Pipeline, rotation: Walk, goal: Goal) -> str | None:
+    """What keeps a rollout from being done at this moment, and what to type; None: it is done."""
+    return _judged(pipeline, rotation, goal, pipeline.rollout.instances(), confirmation_of(pipeline, rotation, goal))
+
+
+def waited_for(pipeline: Pipeline, rotation: Walk, step: Step) -> str | None:
+    """What the applications still lack for a step that is due; None: nothing, or they do not matter to it."""
+    return lacking(pipeline, rotation, goal_at(pipeline, rotation)) if step in STEPS else None
+
+
+def waits_for_officer(pipeline: Pipeline, rotation: Walk, step: Step) -> str | None:
+    """The same, where only a signature can help, so that nothing is gained by beginning the step."""
+    return waited_for(pipeline, rotation, step) if pipeline.rollout.mode is RolloutMode.CONFIRM else None
+
+
+@dataclass
+class _Wait:
+    """One wait: obeys a pause, and asks for confirmations only when the audit has grown."""
+
+    pipeline: Pipeline
+    rotation: Walk
+    goal: Goal
+    _head: AuditHead | None = None
+    _confirmation: Confirmation = field(default_factory=Confirmation)
+
+    def lacking(self, instances: Sequence[Instance]) -> str | None:
+        _obey(self.pipeline, self.rotation)
+        head = self.pipeline.ledger.head()
+        if head != self._head:
+            self._head, self._confirmation = head, confirmation_of(self.pipeline, self.rotation, self.goal)
+        return _judged(self.pipeline, self.rotation, self.goal, instances, self._confirmation)
+
+
+def _judged(
+    pipeline: Pipeline, rotation: Walk, goal: Goal, instances: Sequence[Instance], confirmation: Confirmation
+) -> str | None:
+    lack = lack_of(goal, pipeline.rollout.mode, instances, confirmation)
+    return sentence_of(lack, goal, rotation.id) if lack else None
+
+
+def _obey(pipeline: Pipeline, rotation: Walk) -> None:
+    status = pipeline.ledger.walk(rotation.id).status
+    if status is RequestStatus.PAUSED:
+        raise BlockedError(f"rotation {rotation.id} was paused; go on with `keyrotation resume {rotation.id}`")
+    if status is RequestStatus.CANCELLED:
+        raise BlockedError(f"rotation {rotation.id} was cancelled; open the next one with `keyrotation request`")

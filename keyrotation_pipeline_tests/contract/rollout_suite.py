@@ -1,0 +1,128 @@
+"""What every `Rollout` must do. A test class inherits the suite and has a fixture `stage` of what it plays on."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import pytest
+
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.rollout import Aim, Goal, RolloutMode
+from keyrotation_pipeline.ports.rollout import Rollout
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+READ_V2 = Goal(Aim.READS, (V2,))
+
+
+class Stage(Protocol):
+    """A rollout, and what makes instances come, change and go in it."""
+
+    def rollout(self, mode: RolloutMode, timeout_seconds: float) -> Rollout: ...
+
+    def says(self, name: str, reads: Sequence[KeyVersion], writes: KeyVersion) -> None: ...
+
+    def withdraws(self, name: str) -> None: ...
+
+    def is_silent(self, name: str, seconds: int) -> None: ...
+
+
+def told_nothing(done: int, total: int, note: str) -> None:
+    """A report that nobody reads."""
+
+
+def lagging(instances: Sequence[Instance]) -> str | None:
+    names = [each.name for each in instances if not READ_V2.met_by(each)]
+    return f"{', '.join(names)} lags; restart it" if names else None
+
+
+class RolloutSuite:
+    @pytest.fixture
+    def stage(self) -> Stage:
+        raise NotImplementedError
+
+    def test_an_instance_is_there_with_what_it_last_said(self, stage: Stage) -> None:
+        stage.says("web-1", (V1,), V1)
+        stage.says("web-1", (V1, V2), V2)
+        [seen] = stage.rollout(RolloutMode.ATTEST, 0).instances()
+        assert (seen.name, seen.reads, seen.writes, seen.silent) == ("web-1", (V1, V2), V2, False)
+        assert seen.reported_at.utcoffset() is not None
+
+    @pytest.mark.parametrize(
+        ("seconds", "seen"),
+        [
+            pytest.param(20, [("web-1", False)], id="within its time it is alive"),
+            pytest.param(70, [("web-1", True)], id="past it nobody knows"),
+            pytest.param(23 * 3600, [("web-1", True)], id="a night later nobody knows either"),
+            pytest.param(25 * 3600, [], id="after a day it is gone"),
+        ],
+    )
+    def test_an_instance_that_falls_silent_is_unknown_and_not_gone(
+        self, stage: Stage, seconds: int, seen: list[tuple[str, bool]]
+    ) -> None:
+        stage.says("web-1", (V1,), V1)
+        stage.is_silent("web-1", seconds)
+        assert [(each.name, each.silent) for each in stage.rollout(RolloutMode.ATTEST, 0).instances()] == seen
+
+    def test_an_instance_that_withdraws_is_gone_at_once(self, stage: Stage) -> None:
+        stage.says("web-1", (V1,), V1)
+        stage.says("web-2", (V1,), V1)
+        stage.withdraws("web-1")
+        assert [each.name for each in stage.rollout(RolloutMode.ATTEST, 0).instances()] == ["web-2"]
+
+    def test_a_silent_instance_that_speaks_again_is_alive(self, stage: Stage) -> None:
+        stage.says("web-1", (V1,), V1)
+        stage.is_silent("web-1", 70)
+        stage.says("web-1", (V1,), V1)
+        [seen] = stage.rollout(RolloutMode.ATTEST, 0).instances()
+        assert not seen.silent
+
+    def test_a_rollout_ends_when_nothing_is_lacking(self, stage: Stage) -> None:
+        stage.says("web-1", (V1, V2), V1)
+        [seen] = stage.rollout(RolloutMode.ATTEST, 0).bring(READ_V2, lagging, told_nothing)
+        assert seen.name == "web-1"
+
+    def test_what_is_lacking_after_the_time_out_is_the_refusal(self, stage: Stage) -> None:
+        stage.says("web-1", (V1,), V1)
+        with pytest.raises(BlockedError, match=r"^web-1 lags; restart it$"):
+            stage.rollout(RolloutMode.ATTEST, 0).bring(READ_V2, lagging, told_nothing)
+
+    def test_the_instances_are_looked_at_again_until_nothing_is_lacking(self, stage: Stage) -> None:
+        stage.says("web-1", (V1,), V1)
+        looks: list[str | None] = []
+
+        def then_it_reloads(instances: Sequence[Instance]) -> str | None:
+            looks.append(lagging(instances))
+            stage.says("web-1", (V1, V2), V1)
+            return looks[-1]
+
+        [seen] = stage.rollout(RolloutMode.ATTEST, 20).bring(READ_V2, then_it_reloads, told_nothing)
+        assert (seen.reads, looks) == ((V1, V2), ["web-1 lags; restart it", None])
+
+    def test_every_look_is_reported(self, stage: Stage) -> None:
+        stage.says("web-1", (V1, V2), V1)
+        stage.says("web-2", (V1,), V1)
+        told: list[tuple[int, int, str]] = []
+        with pytest.raises(BlockedError):
+            stage.rollout(RolloutMode.ATTEST, 0).bring(READ_V2, lagging, lambda *each: told.append(each))
+        assert told == [(1, 2, "web-2 lags; restart it")]
+
+    def test_whoever_judges_can_end_the_wait(self, stage: Stage) -> None:
+        stage.says("web-1", (V1,), V1)
+
+        def paused(instances: Sequence[Instance]) -> str | None:
+            raise BlockedError("the rotation was paused; resume it")
+
+        with pytest.raises(BlockedError, match="paused"):
+            stage.rollout(RolloutMode.ATTEST, 20).bring(READ_V2, paused, told_nothing)
+
+    def test_an_officer_is_not_waited_for(self, stage: Stage) -> None:
+        looks: list[int] = []
+
+        def unconfirmed(instances: Sequence[Instance]) -> str | None:
+            looks.append(len(instances))
+            return "nobody has confirmed; confirm it"
+
+        with pytest.raises(BlockedError, match="nobody has confirmed"):
+            stage.rollout(RolloutMode.CONFIRM, 20).bring(READ_V2, unconfirmed, told_nothing)
+        assert looks == [0]

@@ -1,0 +1,84 @@
+"""The fake rollout and the one over the instances table pass the same suite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline_tests.contract.rollout_suite import RolloutSuite, Stage
+from keyrotation_pipeline_tests.fakes import FakeClock, FakeKeyStore, FakeRollout
+
+TTL_SECONDS = 60
+
+
+class FakeStage:
+    """Instances in memory; a silence is what the test says it is."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.fake = FakeRollout(FakeKeyStore({}, None), self.clock, running=())
+
+    def rollout(self, mode: RolloutMode, timeout_seconds: float) -> FakeRollout:
+        self.fake.mode, self.fake.timeout_seconds = mode, timeout_seconds
+        return self.fake
+
+    def says(self, name: str, reads: Sequence[KeyVersion], writes: KeyVersion) -> None:
+        self.withdraws(name)
+        self.fake.running = (*self.fake.instances(), Instance(name, tuple(reads), writes, self.clock.at))
+
+    def withdraws(self, name: str) -> None:
+        self.fake.running = tuple(each for each in self.fake.instances() if each.name != name)
+
+    def is_silent(self, name: str, seconds: int) -> None:
+        heard_at = self.clock.at - timedelta(seconds=seconds)
+        self.fake.running = tuple(
+            replace(each, reported_at=heard_at, silent=seconds >= TTL_SECONDS) if each.name == name else each
+            for each in self.fake.instances()
+            if each.name != name or seconds < timedelta(days=1).total_seconds()
+        )
+
+
+@dataclass
+class TableStage:
+    """Rows of keyrotation.application_instances."""
+
+    connection: Connection
+
+    def rollout(self, mode: RolloutMode, timeout_seconds: float) -> ReportedInstances:
+        return ReportedInstances(self.connection, mode, TTL_SECONDS, timeout_seconds, SystemClock())
+
+    def says(self, name: str, reads: Sequence[KeyVersion], writes: KeyVersion) -> None:
+        self.withdraws(name)
+        self.connection.execute(
+            "INSERT INTO keyrotation.application_instances (instance, reads, writes) VALUES (%s, %s, %s)",
+            (name, [str(version) for version in reads], str(writes)),
+        )
+
+    def withdraws(self, name: str) -> None:
+        self.connection.execute("DELETE FROM keyrotation.application_instances WHERE instance = %s", (name,))
+
+    def is_silent(self, name: str, seconds: int) -> None:
+        self.connection.execute(
+            "UPDATE keyrotation.application_instances SET reported_at = now() - make_interval(secs => %s)"
+            " WHERE instance = %s",
+            (seconds, name),
+        )
+
+
+class TestFakeRollout(RolloutSuite):
+    @pytest.fixture
+    def stage(self) -> Stage:
+        return FakeStage()
+
+
+class TestReportedInstances(RolloutSuite):
+    @pytest.fixture
+    def stage(self, migrated: Connection) -> Stage:
+        return TableStage(migrated)

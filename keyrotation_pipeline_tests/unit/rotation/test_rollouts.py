@@ -1,0 +1,361 @@
+"""No instance seen is not every instance: what a walk waits for, and what ends the wait."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, RequestError, StaleWriterError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request_events import RolloutConfirmed
+from keyrotation_pipeline.model.rollout import Aim, Gone, RolloutMode
+from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text, goal_at
+from keyrotation_pipeline.requests.pausing import pause, resume
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.rollout import lacking
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeSignatures, FakeWorld
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation
+
+CAROL = "C" * 40
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    """Before any rotation; no application instance reports itself."""
+    world = before_any_rotation()
+    world.rollout.running = ()
+    return world
+
+
+@pytest.fixture
+def rotation(world: FakeWorld) -> Walk:
+    return approved(world)
+
+
+def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> None:
+    for _ in performing.run(world.pipeline, rotation.id, world.report, through):
+        pass
+
+
+def confirm(world: FakeWorld, rotation: Walk, officer: str = ADA) -> str:
+    text = confirmation_text(world.pipeline, world.ledger.walk(rotation.id))
+    add_confirmation(world.pipeline, rotation, FakeSignatures.sign(officer, text))
+    return text.decode()
+
+
+def instance(name: str, *reads: KeyVersion, writes: KeyVersion, silent: bool = False) -> Instance:
+    return Instance(name, reads, writes, START - timedelta(hours=2) if silent else START, silent)
+
+
+def waits(world: FakeWorld, rotation: Walk) -> str:
+    return performing.waiting_for(world.pipeline, world.ledger.walk(rotation.id)) or ""
+
+
+# --- attest ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_instance_seen_is_not_every_instance(world: FakeWorld, rotation: Walk) -> None:
+    with pytest.raises(BlockedError, match=r"no application instance reports itself, which does not show .* reads v2"):
+        run(world, rotation)
+    assert (world.keys.primary(), world.ledger.walk(rotation.id).done(Step.DUAL_KEY_ROLLOUT)) == (V1, None)
+    assert "attest(engine, key_ring)" in waits(world, rotation)
+    assert f"keyrotation confirm {rotation.id} --text" in waits(world, rotation)
+
+
+def test_the_first_instance_that_reports_lets_the_walk_go_on(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.timeout_seconds = 60
+
+    def it_starts() -> None:
+        world.rollout.running = None
+
+    world.rollout.meanwhile = it_starts
+    run(world, rotation)
+    assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
+
+
+def test_a_signature_that_arrives_while_it_is_waited_for_lets_the_walk_go_on(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.timeout_seconds = 60
+
+    def an_officer_confirms() -> None:
+        world.signatures.signed_at = world.clock.at
+        confirm(world, rotation)
+
+    world.rollout.meanwhile = an_officer_confirms
+    run(world, rotation)
+    assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
+    confirmed = [name for name in world.ledger.event_names() if name == EventKind.ROLLOUT_CONFIRMED]
+    assert len(confirmed) == 3, "reads, writes and without, each by a signature of its own"
+
+
+@pytest.mark.parametrize(
+    ("silent", "named"),
+    [
+        pytest.param(instance("old-pod", V1, writes=V1, silent=True), "old-pod", id="it read the old key only"),
+        pytest.param(instance("ok-pod", V1, V2, writes=V1, silent=True), "ok-pod", id="it read the new one too"),
+    ],
+)
+def test_an_instance_that_fell_silent_is_unknown_and_not_gone(
+    world: FakeWorld, rotation: Walk, silent: Instance, named: str
+) -> None:
+    world.rollout.running = (instance("web-1", V1, V2, writes=V1), silent)
+    with pytest.raises(BlockedError, match=rf"^{named} \(last heard of 2026-01-05 07:00 UTC\): silent, and not known"):
+        run(world, rotation)
+    assert world.keys.primary() == V1
+
+
+def test_an_officer_says_that_a_silent_instance_has_ended(world: FakeWorld, rotation: Walk) -> None:
+    alive, silent = instance("web-1", V1, V2, writes=V1), instance("old-pod", V1, writes=V1, silent=True)
+    world.rollout.running = (alive, silent)
+    with pytest.raises(BlockedError, match="old-pod"):
+        run(world, rotation)
+    assert 'Gone: "old-pod" last heard of 2026-01-05T07:00:00.000000+00:00\n' in confirm(world, rotation)
+    with pytest.raises(BlockedError, match="web-1"):  # which goes on to the next rollout, and waits for that one
+        run(world, rotation)
+    assert world.keys.primary() == V2
+
+
+def test_what_falls_silent_after_the_signature_is_not_meant_by_it(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.running = (instance("web-1", V1, V2, writes=V1), instance("old-pod", V1, writes=V1, silent=True))
+    with pytest.raises(BlockedError):
+        run(world, rotation)
+    confirm(world, rotation)
+    later = replace(instance("old-pod", V1, writes=V1, silent=True), reported_at=START - timedelta(hours=1))
+    world.rollout.running = (instance("web-1", V1, V2, writes=V1), later)
+    with pytest.raises(BlockedError, match="old-pod"):
+        run(world, rotation)
+    assert world.keys.primary() == V1
+
+
+def test_no_signature_makes_an_instance_read_a_key(world: FakeWorld, rotation: Walk) -> None:
+    with pytest.raises(BlockedError):
+        run(world, rotation)
+    confirm(world, rotation)
+    world.rollout.running = (instance("web-1", V1, writes=V1),)
+    with pytest.raises(BlockedError, match=r"^web-1 \(reads v1\): not seen to read v2; reload or restart"):
+        run(world, rotation)
+    assert world.keys.primary() == V1
+
+
+def test_a_wait_ends_when_the_request_is_paused(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.timeout_seconds = 600
+    world.rollout.meanwhile = lambda: pause(world.pipeline, world.ledger.walk(rotation.id))
+    with pytest.raises(BlockedError, match=r"was paused; go on with `keyrotation resume"):
+        run(world, rotation)
+    assert world.clock.at - START < timedelta(seconds=3)
+    resume(world.pipeline, rotation)
+    world.rollout.running = None
+    run(world, rotation)
+
+
+def test_a_wait_ends_when_the_request_is_cancelled(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.timeout_seconds = 600
+    world.rollout.meanwhile = lambda: world.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
+    with pytest.raises(BlockedError, match="was cancelled"):
+        run(world, rotation)
+    assert world.clock.at - START < timedelta(seconds=3)
+
+
+# --- the third rollout ----------------------------------------------------------------------------------------------
+
+
+def test_the_old_key_is_archived_only_when_every_instance_has_let_it_go(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.running = None
+    run(world, rotation, Step.RETIRED_KEY)
+    world.rollout.running = (instance("web-1", V2, writes=V2), instance("web-2", V1, V2, writes=V2))
+    with pytest.raises(BlockedError, match=r"^web-2 \(reads v1, v2\): not seen to be without v1"):
+        run(world, rotation)
+    assert world.ledger.state.keys[V1].state is KeyState.DEACTIVATED
+    world.rollout.running = (instance("web-1", V2, writes=V2), instance("web-2", V2, writes=V2))
+    run(world, rotation)
+    assert world.ledger.state.keys[V1].state is KeyState.ARCHIVED
+
+
+def test_a_retirement_looks_at_those_that_write_once_more(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.running = None
+    run(world, rotation, Step.ZERO_OLD_ROWS_PROOF)
+    world.rollout.running = ()
+    with pytest.raises(StaleWriterError, match="no application instance reports itself"):
+        run(world, rotation)
+    assert V1 in world.keys.versions()
+    confirm(world, rotation)
+    run(world, rotation, Step.RETIRED_KEY)
+    assert world.keys.archived() == (V1,)
+
+
+# --- confirm --------------------------------------------------------------------------------------------------------
+
+
+def test_each_of_the_three_rollouts_waits_for_a_confirmation_of_its_own(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.mode = RolloutMode.CONFIRM
+    rotation = approved_anew(world, rotation)
+    confirmed = []
+    for expected in (Aim.READS, Aim.WRITES, Aim.WITHOUT):
+        with pytest.raises(BlockedError, match="no officer has confirmed yet that every application instance"):
+            run(world, rotation)
+        assert "no officer has confirmed yet" in waits(world, rotation)
+        confirmed.append(confirm(world, rotation))
+        assert f"Rollout: {expected}\n" in confirmed[-1]
+    run(world, rotation)
+    assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
+    fingerprints = {version: world.keys.get(version).fingerprint for version in (V1, V2)}
+    assert [line for text in confirmed for line in text.splitlines() if line.startswith(("Confirms", "Keys"))] == [
+        "Confirms: every application instance reads v2",
+        f"Keys: v2 {fingerprints[V2]}",
+        "Confirms: every application instance writes v2",
+        f"Keys: v2 {fingerprints[V2]}",
+        "Confirms: every application instance is without v1",
+        f"Keys: v1 {fingerprints[V1]}",
+    ]
+
+
+def approved_anew(world: FakeWorld, rotation: Walk) -> Walk:
+    """The same request under the rollout mode as it is now, which the signed text names."""
+    world.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
+    return approved(world)
+
+
+def test_nothing_is_due_while_only_a_signature_can_help(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.mode = RolloutMode.CONFIRM
+    rotation = approved_anew(world, rotation)
+    with pytest.raises(BlockedError):
+        run(world, rotation)
+    assert performing.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks == ()
+
+
+@pytest.fixture
+def unconfirmed(world: FakeWorld, rotation: Walk) -> Walk:
+    """A rotation that waits for its first confirmation."""
+    with pytest.raises(BlockedError):
+        run(world, rotation)
+    return world.ledger.walk(rotation.id)
+
+
+def test_a_confirmation_of_one_rollout_is_none_of_the_next(world: FakeWorld, unconfirmed: Walk) -> None:
+    reads = FakeSignatures.sign(ADA, confirmation_text(world.pipeline, unconfirmed))
+    add_confirmation(world.pipeline, unconfirmed, reads)
+    with pytest.raises(BlockedError, match="writes v2"):
+        run(world, unconfirmed)
+    with pytest.raises(ApprovalError, match="not over this text"):
+        add_confirmation(world.pipeline, unconfirmed, reads)
+
+
+def stranger(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
+    return FakeSignatures.sign(CAROL, text)
+
+
+def of_another_text(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
+    return FakeSignatures.sign(ADA, text.replace(b"Rollout: reads", b"Rollout: writes"))
+
+
+def an_approval(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
+    return FakeSignatures.sign(ADA, world.ledger.approval_text(walk.id))
+
+
+def too_early(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
+    world.signatures.signed_at = START - timedelta(seconds=1)
+    return FakeSignatures.sign(ADA, text)
+
+
+def from_the_future(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
+    world.signatures.signed_at = world.clock.at + timedelta(hours=1)
+    return FakeSignatures.sign(ADA, text)
+
+
+@pytest.mark.parametrize("forge", [stranger, of_another_text, an_approval, too_early, from_the_future])
+def test_a_confirmation_that_is_none_is_refused(
+    world: FakeWorld, unconfirmed: Walk, forge: Callable[[FakeWorld, Walk, bytes], bytes]
+) -> None:
+    signature = forge(world, unconfirmed, confirmation_text(world.pipeline, unconfirmed))
+    with pytest.raises(ApprovalError):
+        add_confirmation(world.pipeline, unconfirmed, signature)
+    assert EventKind.ROLLOUT_CONFIRMED not in world.ledger.event_names()
+
+
+def test_a_confirmation_that_somebody_wrote_into_the_audit_counts_for_nothing(
+    world: FakeWorld, unconfirmed: Walk
+) -> None:
+    forged = RolloutConfirmed(Aim.READS, (), ADA, b"signed by nobody".hex(), "keyrotation-confirmation-v1\n")
+    world.ledger.append(forged, unconfirmed.id)
+    with pytest.raises(BlockedError, match="no application instance reports itself"):
+        run(world, unconfirmed)
+
+
+def test_a_silent_instance_that_somebody_added_to_a_confirmation_is_not_gone(
+    world: FakeWorld, unconfirmed: Walk
+) -> None:
+    text = confirmation_text(world.pipeline, unconfirmed)
+    silent = instance("old-pod", V1, writes=V1, silent=True)
+
+    forged = RolloutConfirmed(Aim.READS, Gone.of([silent]), ADA, FakeSignatures.sign(ADA, text).hex(), text.decode())
+    world.ledger.append(forged, unconfirmed.id)
+    world.rollout.running = (instance("web-1", V1, V2, writes=V1), silent)
+    with pytest.raises(BlockedError, match="old-pod"):
+        run(world, unconfirmed)
+
+
+def test_a_signature_is_verified_anew_when_it_is_used(world: FakeWorld, unconfirmed: Walk) -> None:
+    confirm(world, unconfirmed)
+    goal = goal_at(world.pipeline, unconfirmed)
+    assert lacking(world.pipeline, unconfirmed, goal) is None
+    roster = world.signatures.configured
+    world.ledger.state.roster = world.signatures.configured = replace(roster, officers=roster.officers[1:])
+    assert lacking(world.pipeline, unconfirmed, goal) is not None, "by an officer who has left"
+
+
+def test_one_officer_is_enough_for_a_confirmation(world: FakeWorld, unconfirmed: Walk) -> None:
+    assert pinned_roster(world.pipeline).required == 2
+    confirm(world, unconfirmed, BEN)
+    run(world, unconfirmed, Step.DUAL_KEY_ROLLOUT)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param("requested", id="before the first rollout"),
+        pytest.param("finished", id="after the last"),
+    ],
+)
+def test_there_is_nothing_to_confirm_where_no_rollout_is(world: FakeWorld, rotation: Walk, when: str) -> None:
+    if when == "finished":
+        world.rollout.running = None
+        run(world, rotation)
+    with pytest.raises(RequestError, match="nothing to confirm"):
+        confirmation_text(world.pipeline, world.ledger.walk(rotation.id))
+
+
+# --- none -----------------------------------------------------------------------------------------------------------
+
+
+def test_with_none_nobody_is_waited_for_and_the_signed_text_says_so(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.mode = RolloutMode.NONE
+    rotation = approved_anew(world, rotation)
+    assert b"\nRollout: none: nobody is asked whether applications read v" in world.ledger.approval_text(rotation.id)
+    world.rollout.running = (instance("old-pod", V1, writes=V1, silent=True),)
+    run(world, rotation)
+    assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
+
+
+def test_with_none_an_instance_that_says_that_it_lags_is_still_waited_for(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.mode = RolloutMode.NONE
+    rotation = approved_anew(world, rotation)
+    world.rollout.running = (instance("web-1", V1, writes=V1),)
+    with pytest.raises(BlockedError, match="web-1"):
+        run(world, rotation)
+
+
+@pytest.mark.parametrize("mode", [RolloutMode.NONE, RolloutMode.CONFIRM])
+def test_a_mode_that_was_changed_after_the_signatures_is_refused(
+    world: FakeWorld, rotation: Walk, mode: RolloutMode
+) -> None:
+    with pytest.raises(BlockedError):
+        run(world, rotation)
+    confirm(world, rotation)
+    world.rollout.mode = mode
+    with pytest.raises(ApprovalError, match=r"no longer what its text for signing says \(Rollout\)"):
+        run(world, rotation)
