@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.buckets import bucket, locking_bucket, s3_url  # noqa: F401
@@ -111,7 +112,7 @@ def seal() -> Callable[[KeyRing, int, str], str]:
 
     def build(ring: KeyRing, version: int, plaintext: str) -> str:
         nonce = os.urandom(12)
-        body = AESGCM(ring.material(KeyVersion(version)).raw).encrypt(nonce, plaintext.encode(), None)
+        body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, plaintext.encode(), None)
         return f"v{version}:{base64.b64encode(nonce).decode()}:{base64.b64encode(body).decode()}"
 
     return build

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from keyrotation_pipeline.errors import DamagedBackupError, FingerprintMismatchError, InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import KeyCopy, StoredFile
 from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
@@ -49,7 +50,7 @@ def key_in(name: str, message: bytes, key: RecoveryKey) -> KeyMaterial:
         DamagedBackupError, WrongRecipientError: it cannot be decrypted, or what it says is not a key of 32 bytes.
     """
     try:
-        return KeyMaterial.from_base64(key.decrypt(name, message).decode("ascii"))
+        return key_from_base64(key.decrypt(name, message).decode("ascii"))
     except (InvalidKeyError, UnicodeDecodeError):
         pass
     raise DamagedBackupError(f"{name} decrypts, but not to the base64 of 32 bytes, so it holds no key; {_USE_ANOTHER}")

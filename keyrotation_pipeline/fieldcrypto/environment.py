@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 FIRST_KEY_VARIABLE = "ENCRYPTION_MASTER_KEY"
@@ -85,6 +86,6 @@ def _version_of(name: str) -> KeyVersion | None:
 
 def _material(name: str, text: str) -> KeyMaterial:
     try:
-        return KeyMaterial.from_base64(text)
+        return key_from_base64(text)
     except InvalidKeyError:
         raise InvalidKeyError(f"{name} does not hold a key; set it to the base64 of 32 bytes") from None

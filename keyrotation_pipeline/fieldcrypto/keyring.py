@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.environment import keys_in, primary_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 
@@ -30,7 +31,7 @@ class KeyRing:
                 f"the primary {primary} is not in the key ring; store its key, or name another primary"
             )
         self._keys = dict(keys)
-        self._ciphers = {version: AESGCM(material.raw) for version, material in keys.items()}
+        self._ciphers = {version: AESGCM(raw_of(material)) for version, material in keys.items()}
         self._primary = primary
 
     @classmethod

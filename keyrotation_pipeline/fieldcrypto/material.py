@@ -1,7 +1,5 @@
-"""Key material: 32 bytes that never show themselves."""
+"""Key material: 32 bytes that never show themselves. Only `key_bytes` looks inside."""
 
-import base64
-import binascii
 import hashlib
 import hmac
 import os
@@ -34,28 +32,6 @@ class KeyMaterial:
     def generate(cls) -> Self:
         """A new key from the operating system's CSPRNG."""
         return cls(os.urandom(KEY_BYTES))
-
-    @classmethod
-    def from_base64(cls, text: str) -> Self:
-        """Read standard base64 (white space around it is ignored, as the seed's files may end with a newline).
-
-        Raises:
-            InvalidKeyError: not base64, or not 32 bytes.
-        """
-        try:
-            raw = base64.b64decode(text.strip(), validate=True)
-        except (binascii.Error, ValueError):
-            raise InvalidKeyError("a key is not valid base64; give the base64 of 32 bytes") from None
-        return cls(raw)
-
-    @property
-    def raw(self) -> bytes:
-        """The key bytes, for a cipher object and nothing else."""
-        return self._raw
-
-    def to_base64(self) -> str:
-        """The form in which stores and backups hold it."""
-        return base64.b64encode(self._raw).decode()
 
     @property
     def fingerprint(self) -> str:

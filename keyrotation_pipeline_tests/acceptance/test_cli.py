@@ -21,6 +21,7 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServe
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.request import Step
@@ -171,7 +172,7 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_pr
         assert "fill in [approvals]" in clinic.run("init")
         with clinic.path.open("a") as file:
             file.write(clinic.roster)
-        clinic.folder.run("init", ENCRYPTION_MASTER_KEY=clinic.key.to_base64())
+        clinic.folder.run("init", ENCRYPTION_MASTER_KEY=base64_of(clinic.key))
         request = clinic.run("request", "--reason", "yearly rotation")
         assert request == f"{request.strip()}\n", "the id stands alone"
         request = request.strip()
@@ -187,7 +188,7 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_pr
         clinic.run("audit", "verify")
         said = [output for output in clinic.folder.printed if output.startswith("clinic@localhost")]
         assert len(said) >= 8
-    assert clinic.key.to_base64() not in "".join(clinic.folder.printed)
+    assert base64_of(clinic.key) not in "".join(clinic.folder.printed)
 
 
 def test_init_writes_a_configuration_that_names_what_is_encrypted_and_then_says_what_to_fill_in(clinic: Clinic) -> None:
@@ -208,13 +209,13 @@ def test_init_again_changes_nothing_and_a_different_key_is_refused(clinic: Clini
     before = (clinic.path.read_text(), clinic.status()["audit"])
 
     clinic.run("init")
-    other = KeyMaterial.generate().to_base64()
+    other = base64_of(KeyMaterial.generate())
     clinic.folder.run("init", expect=1, ENCRYPTION_MASTER_KEY=other)
 
     assert "the key given for v1 is not the one registered" in clinic.error
     assert other not in "".join(clinic.folder.printed)
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    assert (home / "keys" / "v1.key").read_text().strip() == clinic.key.to_base64()
+    assert (home / "keys" / "v1.key").read_text().strip() == base64_of(clinic.key)
     assert (clinic.path.read_text(), clinic.status()["audit"]) == before
 
 

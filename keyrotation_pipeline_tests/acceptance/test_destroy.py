@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.backup_sites import admit, write_configuration
 from keyrotation_pipeline_tests.buckets import TestBucket
@@ -37,7 +38,7 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
     with psycopg.connect(database_url, autocommit=True) as connection:
         admit(connection, ring)
     write_configuration(tmp_path, database_url, roles, locking_bucket)
-    first, second = (ring.material(version).to_base64() for version in ring.versions)
+    first, second = (base64_of(ring.material(version)) for version in ring.versions)
     folder.run("init", ENCRYPTION_MASTER_KEY=first, ENCRYPTION_MASTER_KEY_V2=second, ENCRYPTION_PRIMARY_VERSION="v2")
     folder.run("backup")
     folder.run("destroy", "v1", "--reason", "too early", expect=1)

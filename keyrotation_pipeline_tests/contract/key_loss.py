@@ -8,6 +8,7 @@ import pytest
 from keyrotation_pipeline.assurance.key_loss import restore_key
 from keyrotation_pipeline.errors import FingerprintMismatchError, KeyStoreError, UnreadableSampleError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyState
@@ -112,4 +113,4 @@ class KeyLossContract:
     def test_intent_and_outcome_are_in_the_audit_without_the_key(self, world: FakeWorld, pipeline: Pipeline) -> None:
         restore_key(pipeline, V1, KEYS[V1], "backup")
         assert world.ledger.event_names()[-2:] == ["key_restore_intended", "key_restored"]
-        assert KEYS[V1].to_base64() not in "".join(event.body for event in world.ledger.events())
+        assert base64_of(KEYS[V1]) not in "".join(event.body for event in world.ledger.events())

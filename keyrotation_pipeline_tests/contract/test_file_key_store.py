@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.keystores import owner_only
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline_tests.contract import dying_walk
 from keyrotation_pipeline_tests.contract.key_store import (
     V1,
@@ -104,9 +105,9 @@ def files_under(directory: Path) -> dict[str, str]:
 def test_files_are_those_of_the_contract(store: FileKeyStore, directory: Path) -> None:
     archive(store, V1)
     assert files_under(directory) == {
-        "v2.key": base64.b64encode(KEY[2].raw).decode() + "\n",
+        "v2.key": base64.b64encode(raw_of(KEY[2])).decode() + "\n",
         "primary": "v2\n",
-        "archive/v1.key": base64.b64encode(KEY[1].raw).decode() + "\n",
+        "archive/v1.key": base64.b64encode(raw_of(KEY[1])).decode() + "\n",
     }
 
 
@@ -128,7 +129,7 @@ def test_only_the_owner_can_read_it(directory: Path, umask: int) -> None:
 
 def test_a_directory_made_by_hand_is_a_store(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True)
-    for name, text in {"v1.key": KEY[1].to_base64(), "v10.key": f"{KEY[9].to_base64()}\r\n", "primary": "v10"}.items():
+    for name, text in {"v1.key": base64_of(KEY[1]), "v10.key": f"{base64_of(KEY[9])}\r\n", "primary": "v10"}.items():
         (directory / name).write_text(text)
         (directory / name).chmod(0o600)
     ring = FileKeyStore(directory).read().ring()
@@ -230,12 +231,12 @@ def test_a_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ask", ["archive", "restore"])
 def test_two_different_keys_under_one_version_are_never_merged(store: FileKeyStore, directory: Path, ask: str) -> None:
     (directory / "archive").mkdir(mode=0o700)
-    replace(directory / "archive" / "v1.key", KEY[9].to_base64())
+    replace(directory / "archive" / "v1.key", base64_of(KEY[9]))
     with pytest.raises(KeyStoreError, match="different keys") as caught:
         {"archive": archive, "restore": restore}[ask](store, V1)
     assert (directory / "v1.key").exists()
     assert (directory / "archive" / "v1.key").exists()
-    assert KEY[1].to_base64() not in str(caught.value)
+    assert base64_of(KEY[1]) not in str(caught.value)
 
 
 def test_a_refusal_by_the_operating_system_is_a_sentence(store: FileKeyStore, directory: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_disk_that_gives_back_another_key_than_was_written_is_noticed(
     if change == "restore":
         archive(store, V1)
     write = owner_only.write
-    monkeypatch.setattr(owner_only, "write", lambda path, _text: write(path, KEY[9].to_base64()))
+    monkeypatch.setattr(owner_only, "write", lambda path, _text: write(path, base64_of(KEY[9])))
     with pytest.raises(KeyStoreError, match=r"\.key does not read back as written; check the disk"):
         {
             "add": lambda: add(store, V3, KEY[2]),
@@ -261,7 +262,7 @@ def test_a_disk_that_gives_back_another_key_than_was_written_is_noticed(
         }[change]()
     # The key that was to move is still whole where it was.
     place = directory / "archive" if change == "restore" else directory
-    assert (place / "v1.key").read_text().strip() == KEY[1].to_base64()
+    assert (place / "v1.key").read_text().strip() == base64_of(KEY[1])
 
 
 def test_a_destroyed_key_is_in_no_file_not_even_in_what_a_dead_writer_left(
@@ -269,16 +270,16 @@ def test_a_destroyed_key_is_in_no_file_not_even_in_what_a_dead_writer_left(
 ) -> None:
     archive(store, V1)
     for place in (directory, directory / "archive"):
-        replace(place / ".writing-abc.tmp", KEY[1].to_base64())
+        replace(place / ".writing-abc.tmp", base64_of(KEY[1]))
     destroy(store, V1)
-    assert files_under(directory) == {"v2.key": KEY[2].to_base64() + "\n", "primary": "v2\n"}
+    assert files_under(directory) == {"v2.key": base64_of(KEY[2]) + "\n", "primary": "v2\n"}
 
 
 def test_a_key_whose_archiving_was_cut_off_counts_as_live_and_is_not_destroyed(
     store: FileKeyStore, directory: Path
 ) -> None:
     archive(store, V1)
-    replace(directory / "v1.key", KEY[1].to_base64())
+    replace(directory / "v1.key", base64_of(KEY[1]))
     with pytest.raises(KeyStoreError, match="v1 is live in"):
         destroy(store, V1)
     assert (directory / "archive" / "v1.key").exists()
@@ -305,10 +306,10 @@ def test_after_a_death_at_any_moment_every_key_is_there_and_the_same_steps_finis
         assert store.read().ring().primary in store.read().live
         dying_walk.walk(store)
         assert files_under(directory) == {
-            "v2.key": KEY[2].to_base64() + "\n",
-            "v3.key": dying_walk.KEY_3.to_base64() + "\n",
+            "v2.key": base64_of(KEY[2]) + "\n",
+            "v3.key": base64_of(dying_walk.KEY_3) + "\n",
             "primary": "v3\n",
-            "archive/v1.key": KEY[1].to_base64() + "\n",
+            "archive/v1.key": base64_of(KEY[1]) + "\n",
         }
     assert moment > 20
 

@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import BackupError, OpenPGPError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.ports.backups import BackupVault
@@ -75,8 +76,8 @@ def test_each_recipient_reads_the_base64_of_the_key_and_a_newline(
     material = KeyMaterial.generate()
     made = vault.store_key(V2, material, ANCHOR)
     message = (directory / made.name).read_bytes()
-    assert recovery_officer.decrypt(message) == f"{material.to_base64()}\n".encode()
-    assert KeyMaterial.from_base64(security_officer.decrypt(message).decode()) == material
+    assert recovery_officer.decrypt(message) == f"{base64_of(material)}\n".encode()
+    assert key_from_base64(security_officer.decrypt(message).decode()) == material
 
 
 def test_who_is_no_recipient_cannot_read_it(vault: KeyVault, directory: Path, privacy_officer: DemoOfficer) -> None:
@@ -122,7 +123,7 @@ def test_only_the_owner_can_read_files_and_directory_and_nothing_else_is_left(va
 def test_the_key_is_in_no_file_in_any_form(vault: KeyVault, tmp_path: Path) -> None:
     material = KeyMaterial.generate()
     vault.store_key(V2, material, ANCHOR)
-    forms = (material.raw, material.to_base64().encode(), material.raw.hex().encode())
+    forms = (raw_of(material), base64_of(material).encode(), raw_of(material).hex().encode())
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 2
     assert [path.name for path in files if any(form in path.read_bytes() for form in forms)] == []

@@ -11,6 +11,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.engine import Limits, rewrite_shard, sweep
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
@@ -26,7 +27,7 @@ def ring_of(*numbers: int, primary: int = 2) -> KeyRing:
 
 def sealed(ring: KeyRing, version: int, plaintext: str) -> str:
     nonce = os.urandom(12)
-    body = AESGCM(ring.material(KeyVersion(version)).raw).encrypt(nonce, plaintext.encode(), None)
+    body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, plaintext.encode(), None)
     return f"v{version}:{base64.b64encode(nonce).decode()}:{base64.b64encode(body).decode()}"
 
 
@@ -35,7 +36,7 @@ def opened(ring: KeyRing, stored: str | None) -> tuple[str, str] | None:
     if not stored:
         return None if stored is None else ("", "")
     version, nonce, body = stored.split(":")
-    raw = AESGCM(ring.material(KeyVersion.parse(version)).raw).decrypt(
+    raw = AESGCM(raw_of(ring.material(KeyVersion.parse(version)))).decrypt(
         base64.b64decode(nonce), base64.b64decode(body), None
     )
     return version, raw.decode()

@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     Engine,
@@ -51,7 +52,7 @@ from keyrotation_pipeline.adapters.postgres import engine as _
 from keyrotation_pipeline_tests.integration import encrypted_rows
 from keyrotation_pipeline_tests.integration.encrypted_rows import *
 url, kills, seed, *keys = sys.argv[1:]
-ring = KeyRing({KeyVersion(n): KeyMaterial.from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
+ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
 chance, died, rotation = random.Random(int(seed)), 0, 0
 
 def start():
@@ -101,7 +102,7 @@ def test_sixty_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_u
 
     thread = threading.Thread(target=application)
     thread.start()
-    keys = [ring.material(version).to_base64() for version in ring.versions]
+    keys = [base64_of(ring.material(version)) for version in ring.versions]
     command = [sys.executable, "-c", KILLER, database_url, str(KILLS), str(SEED), *keys]
     try:
         killer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)

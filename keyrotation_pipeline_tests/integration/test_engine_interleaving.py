@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.batch import Rewriter, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
@@ -302,7 +303,7 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import StoredPageRanges
 
 url, *keys = sys.argv[1:]
-ring = KeyRing({KeyVersion(n): KeyMaterial.from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
+ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
 save = StoredPageRanges.save
 def save_and_die(self, relation, pages):
     save(self, relation, pages)
@@ -316,7 +317,7 @@ Engine(url, ring, Limits(max_pages=1, max_rows_per_second=600)).shard(table_of("
 def test_a_killed_rewrite_goes_on_from_its_progress(
     migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
 ) -> None:
-    keys = [ring.material(version).to_base64() for version in ring.versions]
+    keys = [base64_of(ring.material(version)) for version in ring.versions]
     killed = subprocess.run([sys.executable, "-c", KILLED, database_url, *keys], check=False, env=os.environ)
     assert killed.returncode == -9
     query = "SELECT next_page, rows FROM keyrotation.shard_walks"

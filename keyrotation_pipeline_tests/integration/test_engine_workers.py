@@ -21,6 +21,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Rewritten
@@ -129,7 +130,7 @@ def test_workers_share_a_shard_and_each_row_is_rewritten_once(
 def test_no_key_stands_in_a_workers_arguments_or_environment(
     database_url: str, store: FileKeyStore, shard: Shard
 ) -> None:
-    keys = [store.read().ring().material(version).raw for version in store.read().live]
+    keys = [raw_of(store.read().ring().material(version)) for version in store.read().live]
     with running(database_url, store, shard):
         for worker in workers_of(os.getpid()):
             seen = Path(f"/proc/{worker}/cmdline").read_bytes() + Path(f"/proc/{worker}/environ").read_bytes()

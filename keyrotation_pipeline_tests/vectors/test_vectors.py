@@ -11,12 +11,12 @@ import pytest
 
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion, parse
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 HERE = Path(__file__).parent
 VECTORS: dict[str, Any] = json.loads((HERE / "vectors.json").read_text())
-KEYS = {KeyVersion.parse(name): KeyMaterial.from_base64(key) for name, key in VECTORS["keys"].items()}
+KEYS = {KeyVersion.parse(name): key_from_base64(key) for name, key in VECTORS["keys"].items()}
 RING = KeyRing(KEYS, KeyVersion(10))
 CASES = [pytest.param(case["plaintext"], case["stored"], id=case["name"]) for case in VECTORS["values"]]
 

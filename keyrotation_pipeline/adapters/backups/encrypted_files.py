@@ -7,6 +7,7 @@ from typing import IO
 
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import DatabaseCopy, KeyCopy, StoredFile, key_file_name
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -27,7 +28,7 @@ class EncryptedKeys:
     def make(self, version: KeyVersion, material: KeyMaterial, stamp: str) -> KeyCopy:
         """See `KeyFiles.make`."""
         recipients = self.encryptor.recipients()
-        message = self.encryptor.encrypt(f"{material.to_base64()}\n".encode())
+        message = self.encryptor.encrypt(f"{base64_of(material)}\n".encode())
         name = key_file_name(version, stamp)
         self.place.write(name, message)
         file = StoredFile(name, hashlib.sha256(message).hexdigest(), len(message), recipients)

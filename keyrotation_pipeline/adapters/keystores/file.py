@@ -19,6 +19,7 @@ from typing import Self
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
 
@@ -134,7 +135,7 @@ class FileKeyStore:
         owner_only.remove(_file(source, version))
 
     def _put(self, place: Path, version: KeyVersion, material: KeyMaterial) -> None:
-        owner_only.write(_file(place, version), material.to_base64())
+        owner_only.write(_file(place, version), base64_of(material))
         if self._key(place, version) != material:
             raise KeyStoreDamagedError(f"{_file(place, version)} does not read back as written; check the disk")
 
@@ -150,7 +151,7 @@ class FileKeyStore:
         path = _file(place, version)
         text = owner_only.read(path)
         try:
-            return None if text is None else KeyMaterial.from_base64(text)
+            return None if text is None else key_from_base64(text)
         except InvalidKeyError:
             raise KeyStoreDamagedError(
                 f"{path} does not hold the base64 of 32 bytes; move it away, "

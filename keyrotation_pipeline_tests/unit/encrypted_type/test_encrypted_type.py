@@ -48,6 +48,7 @@ from keyrotation_pipeline.errors import (
     UnknownKeyVersionError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
@@ -359,7 +360,7 @@ def test_objects_are_written_read_and_changed(engine: Engine) -> None:
 
 def environment_of(ring: KeyRing) -> dict[str, str]:
     names = {V1: "ENCRYPTION_MASTER_KEY", V2: "ENCRYPTION_MASTER_KEY_V2"}
-    keys = {names[version]: ring.material(version).to_base64() for version in ring.versions}
+    keys = {names[version]: base64_of(ring.material(version)) for version in ring.versions}
     return keys | {"ENCRYPTION_PRIMARY_VERSION": str(ring.primary)}
 
 
@@ -451,7 +452,7 @@ class SeedEncryptedType(TypeDecorator[str]):
 @pytest.mark.parametrize("primary", [V1, V2], ids=str)
 def test_the_seeds_own_type_reads_ours_and_we_read_its(database: Connection, primary: KeyVersion) -> None:
     texts = ["Anna Schmidt", "", "日本語 🦷", "x" * 10_000]
-    seeds = clients_with(SeedEncryptedType(KEYS[V2].raw, KEYS[V1].raw))
+    seeds = clients_with(SeedEncryptedType(raw_of(KEYS[V2]), raw_of(KEYS[V1])))
     ours = clients_with(EncryptedType(KeyRing(KEYS, primary)))
     for writer, reader in ((seeds, ours), (ours, seeds)):
         database.execute(CLIENTS.delete())
