@@ -17,14 +17,17 @@ from keyrotation_pipeline.defs.launches import (
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.keys import require_registered_keys
 
 # The daemon looks every 5 seconds; with 5 here it would skip every other look.
 SECONDS_BETWEEN_TICKS = 2
 RUNS_LOOKED_AT = 1000
+FIRST_ATTEMPT = "1"
 
 
 def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
@@ -55,6 +58,14 @@ def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | 
     if not decision.tasks:
         return dg.SkipReason(f"waiting for {decision.waiting_for}")
     chosen = launches(rotation, decision.tasks, _past_runs(instance, rotation), pipeline.clock.now())
+    if any(request.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for request in chosen.requests):
+        # After a failure: more runs cannot mend a damaged key store. One that only does not answer is tried again.
+        try:
+            require_registered_keys(pipeline)
+        except KeyStoreDamagedError as error:
+            return dg.SkipReason(f"stopped until the key store is mended: {error}")
+        except KeyStoreUnavailableError:
+            pass
     if chosen.requests:
         return dg.SensorResult(run_requests=chosen.requests, dynamic_partitions_requests=_partition(instance, rotation))
     if chosen.in_progress:
@@ -77,7 +88,7 @@ def _past_runs(instance: dg.DagsterInstance, rotation: Walk) -> Iterator[PastRun
     for record in records:
         run = record.dagster_run
         ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None
-        yield PastRun(run.tags.get(SUBJECT_TAG, ""), int(run.tags.get(ATTEMPT_TAG, "1")), ended_at)
+        yield PastRun(run.tags.get(SUBJECT_TAG, ""), int(run.tags.get(ATTEMPT_TAG, FIRST_ATTEMPT)), ended_at)
 
 
 def _partition(instance: dg.DagsterInstance, rotation: Walk) -> list[dg.AddDynamicPartitionsRequest]:

@@ -84,6 +84,20 @@ def _records(pipeline: Pipeline) -> tuple[KeyRecord, ...]:
     return pipeline.ledger.keys()
 
 
+def require_registered_keys(pipeline: Pipeline) -> None:
+    """Refuse a key store that gives applications no key ring, or holds another key under a registered version.
+
+    Raises:
+        KeyStoreDamagedError: says which.
+        KeyStoreUnavailableError: the store does not answer.
+    """
+    stored = pipeline.keys.read()
+    stored.ring()
+    for record in _records(pipeline):
+        if record.version in stored:
+            stored.registered(record)
+
+
 def require_kept(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
     """The intact backup of a key that the store holds as it was registered: the one check of both.
 

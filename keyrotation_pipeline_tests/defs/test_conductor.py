@@ -9,11 +9,12 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeLedger
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeKeyStore, FakeLedger
 
 Walked = Callable[[Step | None], Walk]
 
@@ -110,6 +111,59 @@ def test_a_blocked_proof_is_tried_again_a_minute_later(dagster: Dagster, walked:
 
     dagster.world.clock.at = datetime.now(UTC) + timedelta(seconds=61)
     dagster.world.database.locked.clear()
+    [again] = requests(dagster)
+    assert again.run_key == f"{rotation.id}/retire_key/2"
+    assert dagster.run(again).success
+
+
+def a_minute_later(dagster: Dagster) -> None:
+    dagster.world.clock.at = datetime.now(UTC) + timedelta(seconds=61)
+
+
+def test_a_key_store_that_does_not_answer_is_tried_again_a_minute_later(dagster: Dagster, walked: Walked) -> None:
+    rotation = walked(Step.ROWS)
+    [request] = requests(dagster)
+    dagster.world.keys.unavailable = "the key store does not answer; try again"
+    assert not dagster.run(request).success
+    assert "the key store does not answer" in skipped(dagster)
+
+    a_minute_later(dagster)
+    [again] = requests(dagster)
+    dagster.world.keys.unavailable = None
+    assert again.run_key == f"{rotation.id}/retire_key/2"
+    assert dagster.run(again).success
+
+
+def lost_primary(keys: FakeKeyStore) -> None:
+    keys.primary_version = None
+
+
+def another_target(keys: FakeKeyStore) -> None:
+    keys.live[V2] = KeyMaterial.generate()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        pytest.param(lost_primary, "names no primary", id="no primary"),
+        pytest.param(another_target, "holds another v2", id="another key"),
+        pytest.param(lambda keys: keys.broken.add(V1), "v1 is not a key", id="a broken entry"),
+    ],
+)
+def test_a_damaged_key_store_stops_the_rotation_until_it_is_mended(
+    dagster: Dagster, walked: Walked, damage: Callable[[FakeKeyStore], None], sentence: str
+) -> None:
+    rotation = walked(Step.ROWS)
+    keys = dagster.world.keys
+    whole = (dict(keys.live), keys.primary_version)
+    damage(keys)
+    [request] = requests(dagster)
+    assert not dagster.run(request).success
+    a_minute_later(dagster)
+    assert "stopped until the key store is mended: " in (told := skipped(dagster))
+    assert sentence in told
+
+    (keys.live, keys.primary_version), keys.broken = whole, set()
     [again] = requests(dagster)
     assert again.run_key == f"{rotation.id}/retire_key/2"
     assert dagster.run(again).success
