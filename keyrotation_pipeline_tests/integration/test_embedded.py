@@ -1,10 +1,12 @@
 """The embedded server: one a home, private, there when needed, gone when the last user leaves, whoever is killed."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +14,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from keyrotation_pipeline.adapters.postgres.server import account
 from keyrotation_pipeline.adapters.postgres.server.connection import display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.installation import Installation
 from keyrotation_pipeline.errors import HomeError
 
 HOLD = """
@@ -92,12 +96,45 @@ def test_the_home_is_private_and_the_server_listens_on_no_port(home: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run the server")
-def test_as_root_it_runs_as_another_user_who_gets_search_permission_on_the_way_and_nothing_else(home: Path) -> None:
-    home.parent.chmod(0o700)
-    with EmbeddedServer(home / "postgres"):
-        pid = postmaster(home)
-        assert Path(f"/proc/{pid}").stat().st_uid != 0
-    assert stat.S_IMODE(home.parent.stat().st_mode) == 0o701
+def test_as_root_it_runs_as_another_user_and_opens_no_directory_on_the_way_to_its_home(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    home = closed / "deeper" / "home"
+    home.parent.mkdir(mode=0o700, parents=True)
+    closed.chmod(0o700)
+    ways = [tmp_path, *tmp_path.parents, closed, home.parent]
+    before = {way: (way.stat().st_mode, way.stat().st_uid) for way in ways}
+    for _ in range(2):  # made, then found
+        with EmbeddedServer(home / "postgres") as server:
+            assert Path(f"/proc/{postmaster(home)}").stat().st_uid != 0
+            assert one(server.url(), "SELECT count(*) FROM pg_catalog.pg_timezone_names") != 0
+    assert {way: (way.stat().st_mode, way.stat().st_uid) for way in ways} == before
+    assert (stat.S_IMODE(home.stat().st_mode), home.stat().st_uid) == (0o700, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run the server")
+@pytest.mark.parametrize("closed", ["a directory on the way", "a file in it"])
+def test_as_root_programs_that_another_user_cannot_reach_are_run_from_a_copy_and_stay_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    wheel, root = Installation.of_wheel(), tmp_path / "venv"
+    trees = tuple(root / tree.relative_to(wheel.root) for tree in wheel.trees)
+    for tree, copied in zip(wheel.trees, trees, strict=True):
+        shutil.copytree(tree, copied)
+    barred = root if closed == "a directory on the way" else trees[0] / "share/postgresql/postgres.bki"
+    barred.chmod(0o700)
+    here = Installation(trees[0] / "bin", wheel.major, root, trees)
+    with tempfile.TemporaryDirectory(prefix="kr-", dir="/tmp") as directory:
+        programs = Path(directory)
+        programs.chmod(0o755)
+        monkeypatch.setattr(account, "PROGRAMS", programs)
+        monkeypatch.setattr(Installation, "of_wheel", lambda: here)
+        for _ in range(2):
+            with EmbeddedServer(tmp_path / "home" / "postgres") as server:
+                assert one(server.url(), "SELECT 1") == 1
+        (copy,) = programs.iterdir()
+        assert copy.stat().st_uid == 0
+        assert not any(each.stat().st_mode & 0o022 for each in (copy, *copy.rglob("*")))
+    assert stat.S_IMODE(barred.stat().st_mode) == 0o700
 
 
 def test_no_variable_of_ours_reaches_the_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,8 @@ import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.server.installation import Account, Installation
+from keyrotation_pipeline.adapters.postgres.server.account import Account
+from keyrotation_pipeline.adapters.postgres.server.installation import Installation
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
 
@@ -62,14 +63,14 @@ class EmbeddedServer:
 
     Args:
         directory: ``<home>/postgres``; the home is made, of mode 0700, if it is missing. As root the server runs as the
-            system user `pgserver`, which then owns the home, as it must pass through it.
+            system user `pgserver`, which owns this directory and nothing above it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._data = directory / "data"
         self._account = Account.of_server()
-        self._installation = Installation.of_wheel()
+        self._installation = self._account.runnable(Installation.of_wheel())
         self._users: IO[bytes] | None = None
 
     def url(self, database: str = APPLICATION_DATABASE) -> str:
@@ -115,38 +116,38 @@ class EmbeddedServer:
             for directory in (self.directory.parent, self.directory):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 directory.chmod(0o700)
-                self._account.own(directory)
+            self._account.own(self.directory)
         except PermissionError:
             raise HomeError(
                 f"{self.directory} belongs to another user; run as that user, or name another home in KEYROTATION_HOME"
             ) from None
-        self._account.let_pass(self.directory.parent.parent)
-        self._account.let_run(self._installation.binaries.parent)
 
     def _start(self) -> None:
         self._initialise()
         clock, launches = SystemClock(), 0
         for _ in attempts(clock, pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
+            # It may be starting already, or stopping on behalf of a process that was killed.
+            if not self._answers() and not self._postmaster_alive():
+                if launches == START_ATTEMPTS:
+                    break
+                launches += 1
+                if not self._launch():
+                    clock.sleep(LAUNCH_PAUSE_SECONDS)
             if self._answers():
                 self._create_databases()
                 return
-            if self._postmaster_alive():  # starting, or stopping on behalf of a process that was killed
-                continue
-            if launches == START_ATTEMPTS:
-                break
-            if not self._launch():
-                launches += 1
-                clock.sleep(LAUNCH_PAUSE_SECONDS)
         raise HomeError(f"the embedded PostgreSQL does not start; read {self.directory / 'log'} and mend what it says")
 
     def _launch(self) -> bool:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
-        self._configure()
-        log = str(self.directory / "log")
-        return self._tool("pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", str(self._data), "-l", log)
+        with self._account.reaching(self.directory) as (directory, descriptors):
+            self._configure(directory)
+            where = ("-D", str(directory / "data"), "-l", str(directory / "log"))
+            return self._tool("pg_ctl", "start", "-w", "-t", str(START_SECONDS), *where, descriptors=descriptors)
 
     def _stop(self) -> None:
-        self._tool("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(self._data))
+        with self._account.reaching(self.directory) as (directory, descriptors):
+            self._tool("pg_ctl", "stop", "-w", "-m", "fast", "-D", str(directory / "data"), descriptors=descriptors)
 
     def _initialise(self) -> None:
         if self._data.exists():
@@ -161,12 +162,20 @@ class EmbeddedServer:
         unfinished = self.directory / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        if not self._tool("initdb", "-D", str(unfinished), "-U", "postgres", "--auth=trust", *locale):
+        with self._account.reaching(self.directory) as (directory, descriptors):
+            options = ("-D", str(directory / unfinished.name), "-U", "postgres", "--auth=trust", *locale)
+            made = self._tool("initdb", *options, descriptors=descriptors)
+        if not made:
             raise HomeError(f"initdb fails in {self.directory}; make room on the disk, or use another KEYROTATION_HOME")
         unfinished.rename(self._data)
 
-    def _configure(self) -> None:
-        socket = self._new_socket_directory()
+    def _configure(self, directory: Path) -> None:
+        """Write the configuration of one start.
+
+        Args:
+            directory: our own, as the server reaches it.
+        """
+        socket = directory if self._has_short_path() else self._account.short_directory(self.directory)
         path = self._data / "postgresql.conf"
         unfinished = path.with_suffix(".unfinished")
         quoted = str(socket).replace('"', '""').replace("'", "''")
@@ -174,13 +183,13 @@ class EmbeddedServer:
         self._account.own(unfinished)
         unfinished.rename(path)
 
-    def _new_socket_directory(self) -> Path:
-        if len(os.fsencode(self.directory / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES:
-            return self.directory
-        return self._account.short_directory(self.directory)
+    def _has_short_path(self) -> bool:
+        return len(os.fsencode(self.directory / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES
 
     def _socket_directory(self) -> Path:
-        return Path((self._data / "postmaster.pid").read_text().splitlines()[4])
+        """As clients reach it: what the server calls its own directory by is of no use to them."""
+        told = Path((self._data / "postmaster.pid").read_text().splitlines()[4])
+        return self.directory if self._has_short_path() else told
 
     def _postmaster_alive(self) -> bool:
         """Whether the process that `postmaster.pid` names is a server of this very directory."""
@@ -189,9 +198,11 @@ class EmbeddedServer:
             os.kill(pid, 0)
         except (OSError, ValueError):
             return False
-        # Process ids are used again, after a restart of a container at once.
-        command = Path(f"/proc/{pid}/cmdline")
-        return not command.exists() or os.fsencode(self._data) in command.read_bytes()
+        # Process ids are used again, after a restart of a container at once; a server works in its own data directory.
+        try:
+            return Path(f"/proc/{pid}/cwd").readlink() == self._data.resolve()
+        except OSError:
+            return not Path("/proc/self").exists()
 
     def _answers(self) -> bool:
         try:
@@ -207,11 +218,12 @@ class EmbeddedServer:
                 if name not in present:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
-    def _tool(self, name: str, *arguments: str) -> bool:
+    def _tool(self, name: str, *arguments: str, descriptors: Sequence[int] = ()) -> bool:
         done = subprocess.run(  # noqa: S603  arguments of our own
             [self._installation.binaries / name, *arguments],
             check=False,
-            cwd=self.directory,
+            cwd="/",
+            pass_fds=descriptors,
             env=self._installation.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

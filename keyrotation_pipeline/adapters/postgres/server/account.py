@@ -1,0 +1,164 @@
+"""Who may run a PostgreSQL server, and how that account reaches what lies where it may not go by path."""
+
+import contextlib
+import hashlib
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self, TypedDict
+
+from keyrotation_pipeline.adapters.postgres.server.installation import Installation
+from keyrotation_pipeline.errors import HomeError
+
+SERVER_USER = "pgserver"
+PRIVATE = 0o700
+# Copies of programs that the account cannot reach: everybody's to read, root's to write.
+PROGRAMS = Path("/var/lib/keyrotation")
+
+
+class _RunAs(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who the server runs as: ourselves, or as root a system user, since PostgreSQL refuses root."""
+
+    uid: int
+    gid: int
+    switch: bool
+
+    @classmethod
+    def of_server(cls) -> Self:
+        """Ourselves; as root the system user `pgserver`, made if it is missing.
+
+        Raises:
+            HomeError: it cannot be made.
+        """
+        if os.geteuid() != 0:
+            return cls(os.geteuid(), os.getegid(), switch=False)
+        if SERVER_USER not in {entry.pw_name for entry in pwd.getpwall()}:
+            _create_user()
+        entry = pwd.getpwnam(SERVER_USER)
+        return cls(entry.pw_uid, entry.pw_gid, switch=True)
+
+    def as_arguments(self) -> _RunAs:
+        """Arguments of `subprocess.run` that run a program as this account."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.switch else {}
+
+    def own(self, path: Path) -> None:
+        """Give one file or directory to the account."""
+        if self.switch:
+            os.chown(path, self.uid, self.gid)
+
+    @contextmanager
+    def reaching(self, directory: Path) -> Iterator[tuple[Path, Sequence[int]]]:
+        """A path by which the account's processes reach a directory of theirs, and the descriptors to give to them.
+
+        As root the directory may lie where the account cannot go, in `/root` for instance. A descriptor that a process
+        inherits leads there all the same, so that no directory on the way has to be opened to anybody.
+        """
+        if not self.switch:
+            yield directory, ()
+            return
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}"), (descriptor,)
+        finally:
+            os.close(descriptor)
+
+    def runnable(self, installation: Installation) -> Installation:
+        """The programs where the account can run them: there, or in a copy, since PostgreSQL resolves its own path.
+
+        Raises:
+            HomeError: no copy can be made.
+        """
+        trees = installation.trees
+        if not self.switch or all(_is_open(tree) and all(map(_is_passable, tree.resolve().parents)) for tree in trees):
+            return installation
+        try:
+            copy = _copy_of(installation)
+        except OSError as error:
+            raise HomeError(
+                f"PostgreSQL's user {SERVER_USER} cannot reach {installation.root}, and no copy can be made in "
+                f"{PROGRAMS} ({error.strerror}); run as another user than root, or name a database in [database] url"
+            ) from None
+        return replace(installation, binaries=copy / installation.binaries.relative_to(installation.root))
+
+    def short_directory(self, of: Path) -> Path:
+        """A private directory with a short path that belongs to one long path.
+
+        Raises:
+            HomeError: somebody else has made a thing of that name.
+        """
+        base = os.environ.get("XDG_RUNTIME_DIR") if not self.switch else None  # noqa: TID251  no setting of ours
+        parent = Path(base) if base and Path(base).is_dir() else Path("/tmp")  # noqa: S108  made private below
+        short = parent / f"keyrotation-{hashlib.sha256(os.fsencode(of)).hexdigest()[:16]}"
+        with contextlib.suppress(FileExistsError):
+            short.mkdir(mode=0o700)
+        found = short.lstat()
+        private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == PRIVATE
+        if not private or found.st_uid not in {self.uid, os.geteuid()}:
+            raise HomeError(f"{short} is not a private directory of ours; remove it, or use a shorter KEYROTATION_HOME")
+        self.own(short)
+        return short
+
+
+def _is_passable(directory: Path) -> bool:
+    return bool(directory.stat().st_mode & stat.S_IXOTH)
+
+
+def _is_open(tree: Path) -> bool:
+    """Whether everybody can read all of a tree, and run what its owner can; an installer's umask may forbid it."""
+    for each in (tree, *tree.rglob("*")):
+        mode = each.stat().st_mode
+        if not mode & stat.S_IROTH or (mode & stat.S_IXUSR and not mode & stat.S_IXOTH):
+            return False
+    return True
+
+
+def _copy_of(installation: Installation) -> Path:
+    """A copy of an installation's trees as they are now, made once; complete whenever it is there."""
+    files = sorted(each for tree in installation.trees for each in tree.rglob("*") if each.is_file())
+    found = [(str(each.relative_to(installation.root)), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
+    target = PROGRAMS / f"postgresql-{installation.major}-{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"
+    if target.is_dir():
+        return target
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
+    PROGRAMS.chmod(0o755)
+    with tempfile.TemporaryDirectory(dir=PROGRAMS, prefix=".unfinished-") as directory:
+        copy = Path(directory) / target.name
+        for tree in installation.trees:
+            shutil.copytree(tree, copy / tree.relative_to(installation.root), symlinks=True)
+        for each in (copy, *copy.rglob("*")):
+            if not each.is_symlink():
+                each.chmod(0o755 if each.stat().st_mode & stat.S_IXUSR else 0o644)
+        try:
+            copy.rename(target)
+        except OSError:
+            if not target.is_dir():  # else somebody has made the same one meanwhile
+                raise
+    return target
+
+
+def _create_user() -> None:
+    program = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    made = program and subprocess.run(  # noqa: S603  no shell, fixed arguments
+        [program, "--system", "--no-create-home", "--shell", "/bin/false", SERVER_USER],
+        check=False,
+        capture_output=True,
+    )
+    if not made or made.returncode != 0:
+        raise HomeError(
+            f"PostgreSQL does not run as root, and the system user {SERVER_USER} cannot be made; "
+            "run as another user, or name a database in [database] url"
+        )
