@@ -1,13 +1,15 @@
 """The evidence of retirement on a real server: it exists only when every piece holds, whatever the catalogue claims."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 
+from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
+from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
@@ -211,3 +213,90 @@ def test_a_refreshed_materialized_view_blocks_nothing_and_a_stale_one_does() -> 
     undeclared = Finding("clients", "spare", 3, 0, (v2,))
 
     assert [finding.blocks([v1]) for finding in (refreshed, stale, undeclared)] == [False, True, True]
+
+
+class PartitionedClinic:
+    """Visits in partitions on Debian's server, all under v2 and fenced against v1; what is foreign there is v1."""
+
+    VISITS = EncryptedTable(TableName("public", "visits"), ("notes",))
+
+    def __init__(self, connection: Connection, sealed: Callable[[int], str]) -> None:
+        self.connection = connection
+        for statement in (
+            "CREATE EXTENSION postgres_fdw SCHEMA public",
+            "CREATE TABLE public.visits (id int, notes text) PARTITION BY RANGE (id)",
+            "CREATE TABLE public.visits_1 PARTITION OF public.visits FOR VALUES FROM (0) TO (100)",
+        ):
+            connection.execute(statement)
+        connection.execute("INSERT INTO public.visits VALUES (1, %s)", (sealed(2),))
+        self.archive = f"archive_of_{connection.info.dbname}"
+        connection.execute(f"CREATE DATABASE {self.archive}".encode())
+        with psycopg.connect(connection.info.dsn, dbname=self.archive) as elsewhere:
+            elsewhere.execute("CREATE TABLE public.archive (id int, notes text)")
+            elsewhere.execute("INSERT INTO public.archive VALUES (101, %s), (102, %s)", (sealed(1), sealed(1)))
+        fence.fence(connection, self.VISITS, [V1])
+        self.moment = Moment(horizon.current_xid(connection), horizon.barrier(connection))
+
+    def attach_foreign_partition(self, connection: Connection | None = None) -> None:
+        """As an archive on another server is attached: with the CHECKs of the parent copied by hand."""
+        connection = connection or self.connection
+        options = f"host '{connection.info.host}', port '{connection.info.port}', dbname '{self.archive}'"
+        connection.execute(f"CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({options})".encode())
+        connection.execute("CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (user 'postgres')")
+        (definition,) = connection.execute(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'public.visits'::regclass"
+        ).fetchall()[0]
+        columns = f"id int, notes text, CONSTRAINT {fence.NAME} {definition}"
+        options = "schema_name 'public', table_name 'archive'"
+        connection.execute(
+            f"CREATE FOREIGN TABLE public.visits_2 ({columns}) SERVER other OPTIONS ({options})".encode()
+        )
+        connection.execute("ALTER TABLE public.visits ATTACH PARTITION public.visits_2 FOR VALUES FROM (100) TO (200)")
+
+    def prove(self) -> ZeroOldRows:
+        with self.connection.transaction():
+            return proof.zero_old_rows(self.connection, [self.VISITS], V1, [V1], self.moment)
+
+
+@pytest.fixture
+def partitioned(
+    debian: Connection, keyring_of: Callable[..., KeyRing], seal: Callable[[KeyRing, int, str], str]
+) -> Iterator[PartitionedClinic]:
+    migrate(debian.info.dsn)
+    ring = keyring_of(1, 2, primary=2)
+    clinic = PartitionedClinic(debian, lambda version: seal(ring, version, "some text"))
+    yield clinic
+    debian.execute(f"DROP DATABASE {clinic.archive} WITH (FORCE)".encode())
+
+
+@pytest.mark.external_postgres
+def test_a_foreign_partition_attached_after_the_proof_voids_count_fence_and_evidence(
+    partitioned: PartitionedClinic,
+) -> None:
+    partitioned.attach_foreign_partition()
+    shown = partitioned.connection.execute("SELECT count(*) FROM public.visits WHERE notes LIKE 'v1:%'").fetchall()
+    assert shown == [(2,)], "the declared table shows v1 rows"
+
+    with pytest.raises(PreflightError, match="visits_2, declared through visits, is not an ordinary table"):
+        partitioned.prove()
+    with pytest.raises(PreflightError, match="visits_2, declared through visits, is not an ordinary table"):
+        tally(partitioned.connection, partitioned.VISITS, [V1])
+    with pytest.raises(PreflightError, match="visits_2, declared through visits, is not an ordinary table"):
+        fence.fence(partitioned.connection, partitioned.VISITS, [V1])
+    assert fence.fences(partitioned.connection, partitioned.VISITS) == ()
+
+
+@pytest.mark.external_postgres
+def test_nothing_can_be_attached_before_the_retiring_transaction_ends(partitioned: PartitionedClinic) -> None:
+    with connect(partitioned.connection.info.dsn) as other, partitioned.connection.transaction():
+        proof.zero_old_rows(partitioned.connection, [partitioned.VISITS], V1, [V1], partitioned.moment)
+        other.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            partitioned.attach_foreign_partition(other)
+
+
+def test_a_temporary_child_of_another_session_voids_the_count(clinic: Clinic, database_url: str) -> None:
+    with connect(database_url) as other:
+        other.execute("CREATE TEMPORARY TABLE more () INHERITS (public.visits)")
+        with pytest.raises(PreflightError, match="more, declared through visits, is not an ordinary table"):
+            clinic.prove()

@@ -29,12 +29,24 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A heap that holds rows of a declared table; every statement on it says ONLY."""
+    """One relation of a declared table's tree. Every statement on it says ONLY.
+
+    Args:
+        kind: `relkind`; an ordinary table is ``r``, a partitioned one ``p``.
+        access_method: name of the table access method, None where there is none.
+        temporary: a temporary table, which only its own session can read.
+        partition: it is a partition of another table.
+        detaching: a DETACH CONCURRENTLY of it was begun and is not finished.
+    """
 
     oid: int
     schema: str
     name: str
     kind: str
+    access_method: str | None
+    temporary: bool
+    partition: bool
+    detaching: bool
     pages: int
     columns: tuple[Column, ...]
 
@@ -48,6 +60,16 @@ class Relation:
         """As messages name it."""
         return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
 
+    @property
+    def is_heap(self) -> bool:
+        """Whether it keeps rows where we can count, rewrite and fence them."""
+        return self.kind == "r" and self.access_method == "heap" and not self.temporary and not self.detaching
+
+    @property
+    def holds_no_rows(self) -> bool:
+        """Whether it is a partitioned parent, whose rows are in its partitions."""
+        return self.kind == "p" and not self.detaching
+
 
 _TREE = """
 WITH RECURSIVE tree(oid) AS (
@@ -55,7 +77,9 @@ WITH RECURSIVE tree(oid) AS (
     UNION
     SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
 )
-SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text,
+SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, (SELECT amname FROM pg_am WHERE oid = c.relam),
+       c.relpersistence = 't', c.relispartition,
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND i.inhdetachpending),
        CASE WHEN c.relkind IN ('r', 'm', 't')
             THEN pg_relation_size(c.oid) / current_setting('block_size')::int ELSE 0 END
 FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -88,12 +112,29 @@ def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
         raise PreflightError(
             f"table {table.name} is not in the database; correct [[tables]] in keyrotation.toml, or create the table"
         )
-    return tuple(_relation(connection, table, *row) for row in rows)
+    return tuple(_relation(connection, table, row) for row in rows)
 
 
 def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """The relations of the tree that hold rows."""
-    return tuple(relation for relation in tree(connection, table) if relation.kind == "r")
+    """The relations of the tree that hold rows.
+
+    Raises:
+        PreflightError: the table is missing, or the tree holds something else than ordinary heaps, whose rows would be
+            missed silently.
+    """
+    found = tree(connection, table)
+    for relation in found:
+        if relation.detaching:
+            raise PreflightError(
+                f"partition {relation.label} is being detached from {table.name}, which is not finished; wait until "
+                "that ends, or run ALTER TABLE … DETACH PARTITION … FINALIZE"
+            )
+        if not (relation.is_heap or relation.holds_no_rows):
+            raise PreflightError(
+                f"{relation.label}, declared through {table.name}, is not an ordinary table, so its rows can be "
+                "neither counted nor rotated; declare the table beneath it, or detach it"
+            )
+    return tuple(relation for relation in found if relation.is_heap)
 
 
 def root(connection: Connection, table: EncryptedTable) -> Relation:
@@ -105,12 +146,12 @@ def root(connection: Connection, table: EncryptedTable) -> Relation:
     )
 
 
-def _relation(
-    connection: Connection, table: EncryptedTable, oid: int, schema: str, name: str, kind: str, pages: int
-) -> Relation:
-    rows: list[Any] = connection.execute(_COLUMNS, {"oid": oid, "columns": list(table.columns)}).fetchall()
+def _relation(connection: Connection, table: EncryptedTable, facts: Any) -> Relation:  # noqa: ANN401  a row
+    parameters = {"oid": facts[0], "columns": list(table.columns)}
+    rows: list[Any] = connection.execute(_COLUMNS, parameters).fetchall()
     found = {row[0]: Column(*row) for row in rows}
-    relation = Relation(oid, schema, name, kind, pages, tuple(found[c] for c in table.columns if c in found))
+    fields: list[Any] = [*facts, tuple(found[c] for c in table.columns if c in found)]
+    relation = Relation(*fields)
     missing = [column for column in table.columns if column not in found]
     if missing:
         raise PreflightError(

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, tree
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps, tree
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -65,12 +65,8 @@ def countable(connection: Connection, table: EncryptedTable) -> tuple[Relation, 
     """The heaps of a declared table, if all of its rows are in heaps.
 
     Raises:
-        PreflightError: the tree holds a view or a foreign table, whose rows a count would miss.
+        PreflightError: the tree holds something else, whose rows a count would miss.
+        BlockedError: another session has locked a relation of the tree.
     """
-    relations = readable_tree(connection, table)
-    if elsewhere := [relation.label for relation in relations if relation.kind not in {"r", "p"}]:
-        raise PreflightError(
-            f"{elsewhere[0]}, declared through {table.name}, is not an ordinary table, so its rows can be neither "
-            "counted nor rotated; declare the table beneath it, or detach it"
-        )
-    return tuple(relation for relation in relations if relation.kind == "r")
+    with heap_scan(connection, f"table {table.name}"):
+        return heaps(connection, table)

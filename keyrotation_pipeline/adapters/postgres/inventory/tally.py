@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -43,10 +44,13 @@ def tally(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
     """Count the values of a table that are under `versions`, and those that are not encrypted, reading every row.
 
     The conditions stand in FILTER, never in WHERE, so that the planner has nothing to prove from a fence.
+
+    Raises:
+        PreflightError, BlockedError: the table cannot be read to its end, or keeps rows outside heaps.
     """
     values, old, unencrypted = 0, Counter[tuple[str, KeyVersion]](), Counter[str]()
     counts = list(_counts(table, versions))
-    for relation in relations.heaps(connection, table):
+    for relation in countable(connection, table):
         for count, number in _counted(connection, relation, counts):
             if count.version is not None:
                 old[count.column, count.version] += number
@@ -66,12 +70,11 @@ def _counts(table: EncryptedTable, versions: Sequence[KeyVersion]) -> Iterator[_
             yield _Count(column, under(column, [version]), version=version)
 
 
-def _counted(
-    connection: Connection, relation: relations.Relation, counts: Sequence[_Count]
-) -> Iterator[tuple[_Count, int]]:
+def _counted(connection: Connection, relation: Relation, counts: Sequence[_Count]) -> Iterator[tuple[_Count, int]]:
     for first in range(0, len(counts), _COUNTS_PER_SCAN):
         some = counts[first : first + _COUNTS_PER_SCAN]
         figures = [sql.SQL("count(*) FILTER (WHERE {})").format(count.condition) for count in some]
         query = sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(figures), relation.identifier)
-        row = connection.execute(query).fetchone() or ()
+        with heap_scan(connection, relation.label):
+            row = connection.execute(query).fetchone() or ()
         yield from zip(some, (int(str(number)) for number in row), strict=True)

@@ -17,7 +17,7 @@ def written_rows(connection: Connection, tables: Sequence[EncryptedTable]) -> Ma
 
 
 def _written(connection: Connection, table: EncryptedTable) -> int:
-    oids = [relation.oid for relation in relations.heaps(connection, table)]
+    oids = [relation.oid for relation in relations.tree(connection, table)]
     row = connection.execute(
         "SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::bigint FROM pg_stat_all_tables WHERE relid = ANY(%s::oid[])",
         (oids,),

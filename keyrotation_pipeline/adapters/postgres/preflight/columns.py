@@ -9,8 +9,6 @@ SUPPORTED_TYPES = frozenset({"text", "varchar", "citext"})
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
-_ACCESS_METHOD = "SELECT am.amname FROM pg_class c JOIN pg_am am ON am.oid = c.relam WHERE c.oid = %s::bigint::oid"
-
 # A column in a partition key, plain or within an expression, shows as an internal dependency on the table.
 _IN_PARTITION_KEY = """
 SELECT a.attname FROM pg_attribute a JOIN pg_depend d
@@ -49,17 +47,24 @@ def rows_are_in_heaps(subject: Subject) -> Iterator[Problem]:
             yield fatal(
                 f"{relation.label} is {_KINDS[relation.kind]}{place}, whose rows cannot be rewritten here; {advice}"
             )
-        elif relation.kind not in {"r", "p"}:
+        elif relation.detaching:
+            yield fatal(
+                f"partition {relation.label} is being detached from {subject.table.name}, which is not finished; wait "
+                "until that ends, or run ALTER TABLE … DETACH PARTITION … FINALIZE"
+            )
+        elif relation.temporary:
+            yield fatal(
+                f"{relation.label} in the tree of {subject.table.name} is a temporary table, whose rows only its own "
+                "session can read; drop it"
+            )
+        elif not (relation.is_heap or relation.holds_no_rows or relation.kind == "r"):
             yield fatal(f"{relation.label} is not a table; correct [[tables]] in keyrotation.toml")
-        elif relation.kind == "r":
-            row = subject.connection.execute(_ACCESS_METHOD, (relation.oid,)).fetchone()
-            method = row[0] if row else "unknown"
-            if method != "heap":
-                yield fatal(
-                    f"table {relation.label} has the access method {method}, and only heap is known to keep rows where "
-                    f"the engine expects them; ALTER TABLE {relation.label} SET ACCESS METHOD heap (PostgreSQL 15 and "
-                    "later), or copy it to a new table"
-                )
+        elif not (relation.is_heap or relation.holds_no_rows):
+            yield fatal(
+                f"table {relation.label} has the access method {relation.access_method}, and only heap is known to "
+                f"keep rows where the engine expects them; ALTER TABLE {relation.label} SET ACCESS METHOD heap "
+                "(PostgreSQL 15 and later), or copy it to a new table"
+            )
 
 
 def types_hold_text(subject: Subject) -> Iterator[Problem]:

@@ -1,18 +1,20 @@
 """The evidence that a key may be retired, taken inside the retiring transaction. Any doubt is a refusal.
 
-The order matters. The count locks the tables against ALTER until the transaction ends. The fences are read after that,
-so that what was read stays true until the key is withdrawn.
+The order matters. First the tables are locked until the transaction ends: nobody can ALTER them, and nothing can become
+a part of them. Then they are counted and their fences are read, so that what was read stays true until the key is
+withdrawn. Readers and writers do not notice these locks.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 
+import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
 from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon
+from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -47,9 +49,7 @@ def zero_old_rows(
     connection.execute("SET LOCAL constraint_exclusion = off")
     versions = tuple(sorted({*retired, version}))
     for table in tables:
-        connection.execute(
-            sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(relations.root(connection, table).identifier)
-        )
+        _hold_still(connection, table)
     values = sum(_require_zero(connection, table, versions) for table in tables)
     for table in tables:
         _require_fence(connection, table, versions, moment.xid)
@@ -72,6 +72,24 @@ def _require_read_committed(connection: Connection) -> None:
             "the proof was asked for outside a READ COMMITTED transaction, where it would not hold; "
             "set default_transaction_isolation of the role that runs keyrotation to 'read committed'"
         )
+
+
+def _hold_still(connection: Connection, table: EncryptedTable) -> None:
+    """Keep others from changing the table and from attaching partitions or children to any part of its tree."""
+    root = relations.root(connection, table)
+    parents = [each for each in relations.tree(connection, table) if not (each.partition and each.kind == "r")]
+    connection.execute(locks.OUTWAIT_AUTOVACUUM)
+    try:
+        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(root.identifier))
+        for parent in parents:
+            if parent.is_heap or parent.holds_no_rows:
+                lock = sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(parent.identifier)
+                connection.execute(lock)
+    except psycopg.errors.LockNotAvailable:
+        raise BlockedError(
+            f"table {table.name} is being changed or vacuumed by another session; wait until that ends, "
+            "then run this step again"
+        ) from None
 
 
 def _require_zero(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> int:
