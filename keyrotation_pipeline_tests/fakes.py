@@ -35,7 +35,7 @@ from keyrotation_pipeline.fieldcrypto.defect import NOT_A_VALUE, Defect, DefectK
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature
+from keyrotation_pipeline.model.approval import Officer, PinnedRoster, Roster, Signature, VerifiedSignature
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.columns import (
@@ -251,12 +251,23 @@ class FakeAnchors:
 
     written: list[AuditHead] = field(default_factory=list)
     kept: AuditHead | None = None
+    kept_roster: PinnedRoster | None = None
+    digests: frozenset[str] = frozenset()
 
     def heads(self) -> tuple[AuditHead, ...]:
         return (*self.written, *([self.kept] if self.kept else []))
 
     def keep(self, head: AuditHead) -> None:
         self.kept = head
+
+    def roster(self) -> PinnedRoster | None:
+        return self.kept_roster
+
+    def keep_roster(self, pinned: PinnedRoster) -> None:
+        self.kept_roster = pinned
+
+    def roster_digests(self) -> frozenset[str]:
+        return self.digests
 
 
 @dataclass
@@ -266,7 +277,9 @@ class FakeSignatures:
     configured: Roster
     signed_at: datetime = START
 
-    def verify(self, text: bytes, signature: bytes, officers: Sequence[Officer]) -> VerifiedSignature:
+    def verify(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
+    ) -> VerifiedSignature:
         for officer in officers:
             if signature == self.sign(officer.fingerprint, text):
                 return VerifiedSignature(officer.fingerprint, self.signed_at)
@@ -596,6 +609,16 @@ class FakeLedger:
                     require_indexed(event)
                 yield event
 
+    def begin_with(self, roster: Roster | None, *keys: KeyRecord) -> None:
+        """For arrangements: forget all, then pin a roster and register keys, as `init` does; nothing is noted."""
+        noted, self.journal = self.journal, Journal()
+        self.state = LedgerState()
+        if roster is not None:
+            self.pin_roster(roster)
+        for record in keys:
+            self.add_key(record, None)
+        self.journal = noted
+
     def event_names(self) -> list[str]:
         """For assertions: the names of the events, in order."""
         return [json.loads(event.body)["event"] for event in self.state.events]
@@ -804,7 +827,8 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     ledger = FakeLedger(clock, journal)
     for version, state in ((V1, KeyState.DEACTIVATED), (V2, KeyState.ACTIVE)):
         ledger.state.keys[version] = KeyRecord(version, state, keys.get(version).fingerprint, START)
-    ledger.state.roster = ROSTER
+    ledger.pin_roster(ROSTER)
+    journal.entries.clear()
     vault = FakeVault()
     for version in keys.live:
         vault.store_key(version, keys.get(version), ledger.head())

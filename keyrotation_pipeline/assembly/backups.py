@@ -40,7 +40,7 @@ def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock
     """
     local = BackupDirectory(settings.backup_directory)
     key_files = EncryptedKeys(local, _recipients(settings, ledger))
-    return KeyVault(database, local, _offsite(settings, clock), key_files, clock)
+    return KeyVault(database, local, _offsite(settings, clock), key_files, clock, ledger.pinned_roster)
 
 
 def backup_site(settings: Settings, url: str, pipeline: Pipeline) -> BackupSite:

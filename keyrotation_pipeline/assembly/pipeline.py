@@ -20,6 +20,7 @@ from keyrotation_pipeline.assembly.home import create_home, create_key_store, da
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import keys
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.environment import child_environment
@@ -72,6 +73,7 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
         migrate(url)
         with open_pipeline(settings, actor=actor) as pipeline:
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
+            pinned_roster(pipeline)  # which keeps it outside the database
             if ring is not None:
                 keys.import_keys(pipeline, ring)
 

@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy,
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.requests.roster import pinned_roster
 
 FEWEST_RECIPIENTS = 2
 
@@ -65,7 +66,8 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
         keys, lost = _keys(site, stamp)
         dump, not_dumped = _dump(site, stamp) if database else (None, [])
-        made = BackupSet(stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head())
+        roster = pinned_roster(site.pipeline)
+        made = BackupSet(stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest)
         write_manifest(site.local, made)
         places, not_copied = _copied(site, made)
         removed = retention.remove_expired(site, made.made_at)

@@ -9,8 +9,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
+from keyrotation_pipeline.rotation.reconcile import RECONCILE, open_reconciliation, pending, reconcile
 from keyrotation_pipeline.rotation.reconcile_plan import Plan
 
 
@@ -26,7 +25,7 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
         if opened is None:
             _open(pipeline, as_json=as_json)
             return
-        required = pinned_roster(pipeline).required
+        required = RECONCILE.authority(pipeline).required
         if (missing := required - len(opened.approvals)) > 0:
             raise BlockedError(
                 f"request {opened.id} needs {missing} more approval(s); sign with "
@@ -52,7 +51,7 @@ def _open(pipeline: Pipeline, *, as_json: bool) -> None:
     for line in _lines(decided):
         output.note(line)
     output.note(
-        f"{pinned_roster(pipeline).required} officers approve it with: "
+        f"{RECONCILE.authority(pipeline).required} officers approve it with: "
         f"keyrotation approve {opened.id} --text | gpg -ab | keyrotation approve {opened.id} --signature -; "
         "then run `keyrotation reconcile` again"
     )

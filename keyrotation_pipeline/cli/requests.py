@@ -78,8 +78,8 @@ def approve(
             sys.stdout.buffer.write(pipeline.ledger.approval_text(rotation.id))
             return
         officer, count = add_approval(pipeline, rotation, content)
-        required = pinned_roster(pipeline).required
-        database, command = pipeline.database.identity().name, pipeline.actions[rotation.action].command(rotation)
+        action, database = pipeline.actions[rotation.action], pipeline.database.identity().name
+        required, command = action.authority(pipeline).required, action.command(rotation)
     if as_json:
         output.document({"id": rotation.id, "officer": officer, "approvals": count, "approvals_required": required})
         return

@@ -1,8 +1,9 @@
 """What two officers sign: the canonical text, and the roster of those who may."""
 
+import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -43,6 +44,11 @@ class Roster:
         officers = ", ".join(f"{fingerprint} {name}" for fingerprint, name in named)
         return f"{self.required} of {officers}; recipients {', '.join(sorted(self.recipients))}"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of that line, in hex: what is written down outside the database."""
+        return hashlib.sha256(str(self).encode()).hexdigest()
+
     def differences(self, other: "Roster") -> tuple[str, ...]:
         """Which of its parts `other` has differently, in whatever order."""
         parts = (
@@ -55,6 +61,18 @@ class Roster:
     def name_of(self, fingerprint: str) -> str | None:
         """The name of the officer with this primary-key fingerprint; None: nobody on the roster has it."""
         return next((each.name for each in self.officers if each.fingerprint == fingerprint), None)
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedRoster:
+    """A roster and the audit event that pinned it."""
+
+    seq: int
+    roster: Roster
+
+    def is_same(self, other: "PinnedRoster") -> bool:
+        """Whether it is the same roster, pinned by the same event."""
+        return (self.seq, self.roster.digest) == (other.seq, other.roster.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +164,19 @@ def require_plain(name: str, value: str) -> None:
                 f"{name} holds the character U+{ord(character):04X}, which can hide or reorder text; "
                 "write it in one plain line"
             )
+
+
+def signed_fields(text: bytes) -> Mapping[str, str]:
+    """The fields of a canonical text, by name.
+
+    Raises:
+        ApprovalError: it is not as `render` makes it, each field once.
+    """
+    lines = text.decode(errors="replace").split("\n")
+    fields = {name: value for name, colon, value in (line.partition(": ") for line in lines[1:-1]) if colon}
+    if lines[0] != HEADER or lines[-1] or len(fields) != len(lines) - 2:
+        raise ApprovalError("a signed text is not one that this program writes; run `keyrotation audit verify`")
+    return fields
 
 
 def differing_lines(signed: bytes, rebuilt: bytes) -> Sequence[str]:

@@ -79,6 +79,7 @@ class BackupSet:
         database: the database's name and system identifier.
         dump: None where only keys were backed up, or the dump failed.
         anchor: the audit's head at that moment.
+        roster: digest of the roster that was pinned then.
     """
 
     stamp: str
@@ -86,6 +87,7 @@ class BackupSet:
     keys: tuple[KeyCopy, ...]
     dump: DatabaseCopy | None
     anchor: AuditHead
+    roster: str | None = None
 
     @property
     def name(self) -> str:

@@ -73,6 +73,7 @@ class _Manifest(_Document):
     keys: tuple[_Key, ...]
     dump: _Dump | None
     audit: _Audit
+    roster: Sha256 | None = None
 
 
 def render(made: BackupSet) -> bytes:
@@ -86,6 +87,7 @@ def render(made: BackupSet) -> bytes:
         ),
         dump=None if made.dump is None else _dump_document(made.dump),
         audit=_Audit(seq=made.anchor.seq, head=made.anchor.hash),
+        roster=made.roster,
     )
     return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
 
@@ -122,7 +124,8 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
     dump = None
     if content.dump is not None:
         dump = DatabaseCopy(_stored(content.dump), tuple(map(_table_content, content.dump.tables)))
-    return BackupSet(stamp, content.database, keys, dump, AuditHead(content.audit.seq, content.audit.head))
+    anchor = AuditHead(content.audit.seq, content.audit.head)
+    return BackupSet(stamp, content.database, keys, dump, anchor, content.roster)
 
 
 def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:

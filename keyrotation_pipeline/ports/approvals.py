@@ -1,6 +1,7 @@
 """Who signed exactly this text?"""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
@@ -9,11 +10,16 @@ from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignatu
 class SignatureVerifier(Protocol):
     """Checks OpenPGP signatures by officers, and reads who the configuration says that they are."""
 
-    def verify(self, text: bytes, signature: bytes, officers: Sequence[Officer]) -> VerifiedSignature:
+    def verify(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
+    ) -> VerifiedSignature:
         """Check one detached signature by one of these officers.
 
         An officer's certificate is what was pinned of it together with what the configuration has under the same
         fingerprint: so no revocation is overlooked, and whoever left the configuration can still be verified.
+
+        Args:
+            at: as of when certificates must be valid, for what was carried out then; None: now.
 
         Raises:
             ApprovalError: bad, over another text, or by an unknown, expired or revoked certificate; each its sentence.

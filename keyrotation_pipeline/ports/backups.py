@@ -9,6 +9,7 @@ from typing import IO, Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import DatabaseCopy, KeyBackup, KeyCopy, TableContent
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -82,7 +83,10 @@ class Encryptor(Protocol):
 
 
 class Anchors(Protocol):
-    """Audit heads that were written down outside the database, by which one that was restored is known."""
+    """What was written down outside the database: audit heads, by which one that was restored is known, and the roster.
+
+    Whoever owns the database can write all of it anew, but not what is here.
+    """
 
     def heads(self) -> tuple[AuditHead, ...]:
         """Every head that can be found, in order of seq."""
@@ -93,6 +97,23 @@ class Anchors(Protocol):
         Raises:
             BackupError: the operating system refuses.
         """
+
+    def roster(self) -> PinnedRoster | None:
+        """The newest roster that was written down here; None: none was.
+
+        Raises:
+            AuditError: what is here is damaged.
+        """
+
+    def keep_roster(self, pinned: PinnedRoster) -> None:
+        """Write down the newest roster, whole, in place of the one before.
+
+        Raises:
+            BackupError: the operating system refuses.
+        """
+
+    def roster_digests(self) -> frozenset[str]:
+        """Digests of rosters that backups name."""
 
 
 class BackupPlace(Protocol):

@@ -12,12 +12,12 @@ from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
-from keyrotation_pipeline.requests.roster import pinned_roster
 
 
 def approval_text(pipeline: Pipeline, request: Request) -> bytes:
     """The canonical text of a request, rebuilt from the facts as they are now."""
-    return _text(pipeline, request, pipeline.keys.read(), pinned_roster(pipeline)).render()
+    roster = pipeline.actions[request.action].authority(pipeline)
+    return _text(pipeline, request, pipeline.keys.read(), roster).render()
 
 
 def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tuple[str, int]:

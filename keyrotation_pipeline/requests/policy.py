@@ -75,7 +75,7 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
         pipeline.ledger.pin_roster(roster, request.id)
         pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
     pipeline.anchors.keep(pipeline.ledger.head())
-    return roster
+    return pinned_roster(pipeline)
 
 
 def _active(pipeline: Pipeline) -> KeyRecord:

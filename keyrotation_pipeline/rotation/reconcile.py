@@ -18,7 +18,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
 from keyrotation_pipeline.requests.holding_still import standstill
-from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.roster import authority_to_reconcile, pinned_roster
 from keyrotation_pipeline.rotation.reconcile_plan import Plan, plan
 
 LOCK = "reconcile"
@@ -36,7 +36,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
         RequestError: there is nothing to reconcile.
         BlockedError: values are under a version whose key is not in the key store.
     """
-    require_roster(pipeline)
+    authority_to_reconcile(pipeline)
     decided = plan(pipeline)
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors tell one story; there is nothing to reconcile")
@@ -77,6 +77,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
         pipeline.anchors.keep(pipeline.ledger.head())
+        pinned_roster(pipeline)  # which keeps it outside the database
     return decided
 
 
@@ -114,6 +115,8 @@ def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
     pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     for former in decided.ends:
         pipeline.ledger.set_status(former, RequestStatus.CANCELLED, by=rotation.id)
+    if decided.roster is not None:
+        pipeline.ledger.pin_roster(decided.roster, rotation.id)
     # The primary last: only one version may be active.
     for version in sorted(decided.states, key=lambda each: each == decided.primary):
         _set_state(pipeline, version, decided.states[version], rotation)
@@ -146,7 +149,7 @@ RECONCILE = Action(
     authorises=lambda pipeline, _request: plan(pipeline).sentence(),
     source=stored_source,
     target=lambda _pipeline, request, _stored: str(request.target),
-    authority=require_roster,
+    authority=authority_to_reconcile,
     start_within=timedelta(days=7),
     finish_within=timedelta(days=7),
     command=lambda _request: "keyrotation reconcile",

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import lost_roster
 
 FINAL = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
@@ -27,6 +29,7 @@ class Plan:
         states: the state of every version that the ledger or the key store knows.
         missing: versions that values are under, and whose key is nowhere in the key store.
         starved: versions that values are under, and whose key is in the archive.
+        roster: the roster of this home, which the audit has lost; it is pinned again.
         ends: ids of the requests of the earlier time, which are cancelled.
     """
 
@@ -37,12 +40,14 @@ class Plan:
     missing: tuple[KeyVersion, ...]
     starved: tuple[KeyVersion, ...]
     ends: tuple[str, ...]
+    roster: Roster | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
         """Everything that does not fit, a phrase each."""
         rows = (f"values are under {version}, whose key applications do not get" for version in self.starved)
-        return (*self.found.findings, *rows)
+        roster = ("the audit has lost the roster that was pinned last",) if self.roster is not None else ()
+        return (*self.found.findings, *roster, *rows)
 
     @property
     def live(self) -> tuple[KeyVersion, ...]:
@@ -55,6 +60,8 @@ class Plan:
         parts = [f"reconcile a restored database: primary {self.primary}, live {_list(self.live)}; states {states}"]
         if self.ends:
             parts.append(f"end {', '.join(self.ends)}")
+        if self.roster is not None:
+            parts.append(f"pin again {self.roster}")
         if self.found.strangers:
             parts.append(f"accept that {_newest(self.found.strangers)} is not in the audit")
         return "; ".join(parts)
@@ -81,7 +88,8 @@ def plan(pipeline: Pipeline) -> Plan:
     missing = tuple(version for version in in_rows if version not in stored)
     ends = tuple(each.id for each in (pipeline.ledger.current(), pipeline.ledger.waiting()) if each is not None)
     starved = tuple(version for version in in_rows if version in stored.archived)
-    return Plan(divergence(pipeline, stored), primary, in_rows, states, missing, starved, ends)
+    found = divergence(pipeline, stored)
+    return Plan(found, primary, in_rows, states, missing, starved, ends, lost_roster(pipeline))
 
 
 def _state(record: KeyRecord | None, *, needed: bool, live: bool) -> KeyState:

@@ -46,7 +46,7 @@ def signing(tmp_path: Path) -> Signing:
     officers = [("Ada", ada.certificate), ("Ben", ben.certificate)]
     signatures = OfficerSignatures(GnuPG(tmp_path / "gnupg"), officers, 2, [ada.certificate])
     world = fake_pipeline()
-    world.ledger.state.roster = signatures.roster()
+    world.ledger.begin_with(signatures.roster(), *world.ledger.keys())
     pipeline = replace(world.pipeline, signatures=signatures, clock=SystemClock())
     rotation = replace(
         rotation_of(world, V2, V3),

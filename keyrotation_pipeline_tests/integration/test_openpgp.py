@@ -38,8 +38,10 @@ class Signatures(OfficerSignatures):
         self.pinned = tuple(Officer(name, each.fingerprint, b64encode(each.content).decode()) for name, each in read)
         return self
 
-    def verify(self, text: bytes, signature: bytes, officers: Sequence[Officer] | None = None) -> VerifiedSignature:
-        return super().verify(text, signature, self.pinned if officers is None else officers)
+    def verify(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer] | None = None, at: datetime | None = None
+    ) -> VerifiedSignature:
+        return super().verify(text, signature, self.pinned if officers is None else officers, at)
 
 
 Verifier = Callable[..., Signatures]
@@ -178,6 +180,16 @@ def test_a_certificate_that_was_extended_since_it_was_pinned_counts_as_it_is_now
     officer.gpg("--quick-set-expire", fingerprint(gpg, officer), "0")
     officer.export()
     assert signatures.verify(TEXT, officer.sign(TEXT))
+
+
+def test_what_was_carried_out_before_the_certificate_expired_can_be_verified_as_of_then(
+    verifier: Verifier, tmp_path: Path
+) -> None:
+    officer, then = make_expired_officer(tmp_path, "Expired Officer"), datetime(2020, 1, 5, tzinfo=UTC)
+    signature, signatures = sign_at(officer, TEXT, then), verifier(officer)
+    assert signatures.verify(TEXT, signature, at=then).signed_at == then
+    with pytest.raises(ApprovalError, match="has expired"):
+        signatures.verify(TEXT, signature, at=datetime(2020, 3, 1, tzinfo=UTC))
 
 
 def test_a_signature_made_before_the_certificate_expired_is_refused(verifier: Verifier, tmp_path: Path) -> None:

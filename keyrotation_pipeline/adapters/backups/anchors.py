@@ -1,27 +1,34 @@
-"""Audit heads outside the database: what the home keeps after each step, and what the manifests of backups name."""
+"""What is kept outside the database: the newest audit head and the roster in the home, and what manifests name."""
 
 import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.assurance.sets import sets_of
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError, BackupError
+from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
 
 NAME = "audit-head.json"
+ROSTER = "roster.json"
+_PINNED = TypeAdapter(PinnedRoster)
 
 
 class KeptAnchors:
     """`Anchors` in files.
 
     Args:
-        directory: of our own; holds the newest head that this home has seen.
-        backups: the local directory of backups, whose manifests each name the head of their moment.
+        directory: of our own; holds the newest head and the newest roster that this home has seen.
+        backups: the local directory of backups, whose manifests each name the head and the roster of their moment.
     """
 
     def __init__(self, directory: Path, backups: Path) -> None:
+        self._directory = directory
         self._own = BackupDirectory(directory)
         self._backups = BackupDirectory(backups)
 
@@ -34,6 +41,26 @@ class KeptAnchors:
         """See `Anchors.keep`."""
         content = json.dumps({"audit": {"seq": head.seq, "head": head.hash}})
         self._own.write(NAME, f"{content}\n".encode())
+
+    def roster(self) -> PinnedRoster | None:
+        """See `Anchors.roster`."""
+        if ROSTER not in self._own.names():
+            return None
+        try:
+            return _PINNED.validate_json(self._own.read(ROSTER))
+        except ValidationError:
+            raise AuditError(
+                f"{self._directory / ROSTER}, which says who may approve, is damaged; put it back from a backup of the "
+                "home, or remove it if you know that the roster in the database is the right one"
+            ) from None
+
+    def keep_roster(self, pinned: PinnedRoster) -> None:
+        """See `Anchors.keep_roster`."""
+        self._own.write(ROSTER, _PINNED.dump_json(pinned, indent=2) + b"\n")
+
+    def roster_digests(self) -> frozenset[str]:
+        """See `Anchors.roster_digests`; a damaged manifest vouches for nothing."""
+        return frozenset(made.roster for made in sets_of(self._backups) if made.roster is not None)
 
 
 def _heads_in(place: BackupDirectory) -> Iterator[AuditHead]:

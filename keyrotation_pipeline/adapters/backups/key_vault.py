@@ -4,12 +4,13 @@
 counts as backed up only where every place has it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.sets import copy_set, sets_of, write_manifest
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, KeyBackup, free_stamp, key_backup_in
 from keyrotation_pipeline.ports.backups import BackupPlace, KeyFiles, LocalPlace
@@ -22,6 +23,7 @@ class KeyVault:
 
     Args:
         database: name and system identifier, for the manifests.
+        pinned: reads the pinned roster, for the manifests.
     """
 
     database: str
@@ -29,12 +31,14 @@ class KeyVault:
     offsite: tuple[BackupPlace, ...]
     key_files: KeyFiles
     clock: Clock
+    pinned: Callable[[], Roster | None] = lambda: None
 
     def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
         """See `BackupVault.store_key`."""
         stamp = free_stamp(self.clock.now(), self.local.names())
         copy = self.key_files.make(version, material, stamp)
-        made = BackupSet(stamp, self.database, (copy,), None, anchor)
+        roster = self.pinned()
+        made = BackupSet(stamp, self.database, (copy,), None, anchor, roster.digest if roster else None)
         write_manifest(self.local, made)
         for place in self.offsite:
             copy_set(self.local, place, made)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -30,13 +31,19 @@ _ABANDONED_SECONDS = 3600
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """A gpg that knows exactly the certificates that it was made of."""
+    """A gpg that knows exactly the certificates that it was made of.
+
+    Args:
+        at: what time it believes to be; None: the present.
+    """
 
     home: Path
+    at: datetime | None = None
 
     def run(self, *arguments: str, stdin: bytes = b"") -> Status:
         """See `runner.run`."""
-        return run(self.home, [*_OPTIONS, *arguments], stdin)
+        clock = () if self.at is None else ("--faked-system-time", f"{self.at.astimezone(UTC):%Y%m%dT%H%M%S}!")
+        return run(self.home, [*_OPTIONS, *clock, *arguments], stdin)
 
     def certificate(self, fingerprint: str) -> Certificate:
         """One of them as it stands now, made of everything that was imported of it."""
@@ -56,15 +63,15 @@ class GnuPG:
         self._home = home
 
     @contextmanager
-    def keyring(self, certificates: Sequence[Certificate] = ()) -> Iterator[Keyring]:
-        """A gpg that knows exactly these certificates.
+    def keyring(self, certificates: Sequence[Certificate] = (), at: datetime | None = None) -> Iterator[Keyring]:
+        """A gpg that knows exactly these certificates, and believes that it is `at`.
 
         Raises:
             OpenPGPError: gpg is missing or cannot work, or refuses a certificate.
         """
         directory = self._new_directory()
         try:
-            ring = Keyring(directory)
+            ring = Keyring(directory, at)
             for certificate in certificates:
                 _import(ring, certificate)
             yield ring

@@ -75,9 +75,11 @@ class OfficerSignatures:
             tuple(dict.fromkeys(recipient.fingerprint for recipient in recipients)),
         )
 
-    def verify(self, text: bytes, signature: bytes, officers: Sequence[Officer]) -> VerifiedSignature:
+    def verify(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
+    ) -> VerifiedSignature:
         """See `SignatureVerifier.verify`."""
-        with self._gpg.keyring(self._certificates(officers)) as ring:
+        with self._gpg.keyring(self._certificates(officers), at=at) as ring:
             _require_one_detached_signature(ring, signature)
             beside = ring.home / "signature"
             beside.write_bytes(signature)

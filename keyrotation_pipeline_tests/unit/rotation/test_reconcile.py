@@ -2,23 +2,26 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.divergence import divergence
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, RequestError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.policy import change_policy, open_policy
+from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
 from keyrotation_pipeline.rotation.reconcile_plan import Plan
-from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
+from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
 NEW = {"first_name": "v2:New", "email": "v2:new@example.org"}
@@ -157,6 +160,30 @@ def test_reconciled_every_key_that_rows_need_is_live_and_the_next_rotation_ends(
     assert {str(value)[:3] for row in world.database.rows["clients"] for value in row.values()} == {"v3:"}
     assert (world.keys.versions(), world.keys.archived()) == ((V3,), (V1, V2))
     verify_audit(world.ledger)
+
+
+def test_a_database_from_before_a_change_of_officers_is_reconciled_by_those_who_are_officers_now(
+    world: FakeWorld,
+) -> None:
+    dump, cem = Dump.of(world), Officer("Cem", "C" * 40)
+    changed = replace(ROSTER, officers=(ROSTER.officers[0], cem))
+    world.signatures.configured = changed
+    policy = open_policy(world.pipeline, reason="Ben leaves", requested_by="dba")
+    for officer in (ADA, BEN):
+        sign(world, policy, officer)
+    change_policy(world.pipeline, policy)
+    dump.restore(world)
+    with pytest.raises(AuditError, match="this home has seen; if the database was restored"):
+        request(world)
+    opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
+    assert f"pin again {changed}" in world.ledger.approval_text(opened.id).decode()
+    with pytest.raises(ApprovalError, match="not over this text"):
+        sign(world, opened, BEN)
+    for officer in (ADA, cem.fingerprint):
+        sign(world, opened, officer)
+    reconcile(world.pipeline, world.ledger.request(opened.id))
+    assert require_roster(world.pipeline) == changed
+    assert request(world).source == V1
 
 
 def test_two_rotations_back_the_version_between_is_registered_again_and_never_reused(world: FakeWorld) -> None:
