@@ -4,6 +4,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import decrypt_all
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto import defect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -73,6 +74,56 @@ def test_bad_values_are_named_by_key_and_column_and_the_rest_of_their_rows_goes_
     assert [opened(ring, str(b)) for (b,) in rest] == [("v2", f"b{n}") for n in range(3)]
     left = engine.sweep(CASES, wait=True)
     assert (left.rows, left.skipped, left.quarantined) == (0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        pytest.param("id int, phone text DEFAULT '555', PRIMARY KEY (id) INCLUDE (phone, a)", '["{}"]', id="INCLUDE"),
+        pytest.param("id int NOT NULL UNIQUE, PRIMARY KEY (id, a)", '["{}"]', id="an encrypted column in the key"),
+        pytest.param("id int NOT NULL UNIQUE", '["{}"]', id="a unique column"),
+        pytest.param("id int UNIQUE", "(0,{})", id="a unique column that may be NULL"),
+        pytest.param("id int NOT NULL, UNIQUE (id) DEFERRABLE", "(0,{})", id="deferrable"),
+    ],
+)
+def test_a_row_is_named_by_key_columns_that_are_not_encrypted(
+    migrated: Connection, engine: Engine, ring: KeyRing, key: str, named: str
+) -> None:
+    migrated.execute(f"CREATE TABLE public.cases (b text, a text, {key})".encode())
+    insert(migrated, "public.cases (id, a, b)", [(n, bad, "x") for n, bad in enumerate(bad_values(ring).values())])
+    engine.shard(CASES)
+    first = 1 if named.startswith("(") else 0
+    keys = {named.format(n + first) for n in range(3)}
+    assert {key for key, _, _ in entries(migrated)} == keys
+    assert engine.sweep(CASES, wait=True).quarantined == 6
+    assert len(entries(migrated)) == 6, "no entry is lost"
+
+
+@pytest.mark.external_postgres
+@pytest.mark.parametrize(("extension", "column", "names"), [
+    ("ltree", "id public.ltree", ["Top.Science", "Top.Art", "Top.History", "Top.Art.Music"]),
+    ("isn", "id public.isbn13", ["978-0-393-04002-9", "978-0-11-000533-1", "978-1-4133-0454-1", "978-0-306-40615-7"]),
+    ("citext", "id public.citext", ["Ada", "Ben", "Cy", "Dee"]),
+])  # fmt: skip
+def test_keys_of_extension_types_name_rows_and_find_stragglers(
+    debian: Connection, ring: KeyRing, extension: str, column: str, names: list[str]
+) -> None:
+    migrate(debian.info.dsn)
+    debian.execute(f"CREATE EXTENSION {extension} SCHEMA public".encode())
+    debian.execute(f"CREATE TABLE public.cases ({column} PRIMARY KEY, a text, b text)".encode())
+    bad = list(bad_values(ring).values())
+    insert(
+        debian,
+        "public.cases",
+        [(name, sealed(ring, 1, "x"), value) for name, value in zip(names, [*bad, None], strict=True)],
+    )
+    engine = Engine(debian.info.dsn, ring)
+
+    assert engine.sweep(CASES, wait=True).values == 4
+    assert engine.shard(CASES).quarantined == 3
+    assert {key for key, _, _ in entries(debian)} == {f'["{name}"]' for name in names[:3]}
+    debian.execute("UPDATE public.cases SET b = NULL")
+    assert entries(debian) == []
 
 
 def test_no_part_of_a_value_is_in_what_is_recorded(migrated: Connection, engine: Engine, ring: KeyRing) -> None:

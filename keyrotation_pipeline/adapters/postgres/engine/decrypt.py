@@ -11,8 +11,8 @@ from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import position, statements
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
-from keyrotation_pipeline.adapters.postgres.inventory.quarantine import row_key
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Rewriter
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

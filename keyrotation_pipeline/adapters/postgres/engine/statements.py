@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import to_be_rewritten
-from keyrotation_pipeline.adapters.postgres.inventory.quarantine import RowKey
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 

@@ -22,8 +22,8 @@ from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.engine.strides import STRIDES
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import may_vacuum
-from keyrotation_pipeline.adapters.postgres.inventory.quarantine import row_key
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Rewriter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

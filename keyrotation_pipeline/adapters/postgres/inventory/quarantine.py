@@ -2,22 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.defect import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, QuarantinedValue
-
-_KEY_COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, a.atttypmod)
-FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-WHERE i.indrelid = %s AND i.indisprimary ORDER BY array_position(i.indkey::int2[], a.attnum)
-"""
 
 _ADD = """
 INSERT INTO keyrotation.quarantine (table_name, relation, row_key, column_name, kind, key_version, found_at)
@@ -32,42 +26,6 @@ WHERE table_name = %s ORDER BY relation, column_name, found_at DESC, row_key
 """
 
 _DROP = "DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name = %s"
-
-
-@dataclass(frozen=True, slots=True)
-class RowKey:
-    """How a relation's rows are named: a JSON array of the primary key's columns as text, else the row's `ctid`."""
-
-    columns: tuple[tuple[str, str], ...]
-
-    def of(self, alias: str) -> sql.Composable:
-        """The key of a row as an SQL expression."""
-        if not self.columns:
-            return sql.SQL("{}.ctid::text").format(sql.Identifier(alias))
-        texts = [sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name, _ in self.columns]
-        return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(texts))
-
-    def matches(self, alias: str, key: sql.Composable) -> sql.Composable:
-        """A condition for the row with this key; an index on the primary key can answer it.
-
-        Args:
-            key: an expression that gives the text which `of` gave.
-        """
-        if not self.columns:
-            return sql.SQL("{}.ctid = {}::tid").format(sql.Identifier(alias), key)
-        conditions = [
-            sql.SQL("{} = ({}::json ->> {})::{}").format(
-                sql.Identifier(alias, name), key, sql.Literal(number), sql.SQL(type_sql)
-            )
-            for number, (name, type_sql) in enumerate(self.columns)
-        ]
-        return sql.SQL(" AND ").join(conditions)
-
-
-def row_key(connection: Connection, relation: Relation) -> RowKey:
-    """The primary key of a relation, if it has one."""
-    rows = connection.execute(_KEY_COLUMNS, (relation.oid,)).fetchall()
-    return RowKey(tuple((str(name), str(type_sql)) for name, type_sql in rows))
 
 
 def add(
