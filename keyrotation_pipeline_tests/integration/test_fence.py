@@ -60,6 +60,7 @@ def anywhere(url: str) -> Iterator[Connection]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "QUEUED_PAUSES_SECONDS", (0.0, 0.1))
 
 
 def make_clients(connection: Connection) -> None:
@@ -410,6 +411,72 @@ def test_the_application_is_not_stalled_while_the_fence_waits_behind_a_long_read
     assert still_waiting
     assert fence.fences(connection, CLIENTS) == (V1,)
     assert max(stalls) < 50, "a queued ALTER would have stalled every update behind the reader"
+
+
+@pytest.fixture
+def busy(connection: Connection, database_url: str) -> Iterator[None]:
+    """Twelve sessions that are always inside transactions of 20 ms on the table, so that it is never free."""
+    make_clients(connection)
+    put(connection, 1, value(2), value(2))
+    ended = threading.Event()
+
+    def always_inside() -> None:
+        with psycopg.connect(database_url) as session:
+            while not ended.is_set():
+                session.execute("SELECT count(*), pg_sleep(0.02) FROM public.clients")
+                session.commit()
+
+    sessions = [threading.Thread(target=always_inside) for _ in range(12)]
+    for session in sessions:
+        session.start()
+    yield
+    ended.set()
+    for session in sessions:
+        session.join()
+
+
+@pytest.mark.usefixtures("busy", "impatient")
+def test_a_table_that_is_never_free_is_fenced_and_nobody_waits_long(connection: Connection, database_url: str) -> None:
+    raised: list[BaseException] = []
+    before = [_milliseconds_of_an_update(connection) for _ in range(100)]
+    with connect(database_url) as other:
+        fencing = threading.Thread(target=_collect, args=(raised, fence.fence, other, CLIENTS, [V1]))
+        fencing.start()
+        stalls = []
+        while fencing.is_alive():
+            stalls.append(_milliseconds_of_an_update(connection))
+        fencing.join()
+    assert not raised
+    assert fence.fences(connection, CLIENTS) == (V1,)
+    # As much as the machine itself made a request wait just before, and what a queued attempt may take.
+    assert max(stalls) < max(before) + 150
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("partitions", [0, 3])
+def test_no_attempt_waits_in_the_queue_behind_a_long_transaction(
+    connection: Connection, database_url: str, partitions: int
+) -> None:
+    if partitions:
+        connection.execute("CREATE TABLE public.clients (id int, first_name text, email text) PARTITION BY HASH (id)")
+        for number in range(partitions):
+            connection.execute(
+                f"CREATE TABLE public.clients_{number} PARTITION OF public.clients "
+                f"FOR VALUES WITH (MODULUS {partitions}, REMAINDER {number})".encode()
+            )
+    else:
+        make_clients(connection)
+    queued: list[object] = []
+    with connect(database_url) as other, connect(database_url) as watching, psycopg.connect(database_url) as reader:
+        reader.execute("SELECT count(*) FROM public.clients")
+        time.sleep(1.1)
+        raised: list[BaseException] = []
+        fencing = threading.Thread(target=_collect, args=(raised, fence.fence, other, CLIENTS, [V1]))
+        fencing.start()
+        while fencing.is_alive():
+            queued += watching.execute("SELECT mode FROM pg_locks WHERE NOT granted AND locktype = 'relation'")
+    assert [type(each) for each in raised] == [BlockedError]
+    assert queued == []
 
 
 def _collect(raised: list[BaseException], function: object, *arguments: object) -> None:

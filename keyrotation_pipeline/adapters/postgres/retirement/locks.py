@@ -1,9 +1,12 @@
-"""Locks on the application's tables: changing a table without ever queueing for it, and naming who is in the way.
+"""Locks on the application's tables: changing a table without stalling its users, and naming who is in the way.
 
-A waiting ACCESS EXCLUSIVE stalls everybody who comes after it, so it is only ever tried, never awaited.
+Everybody who comes after a waiting ACCESS EXCLUSIVE has to wait behind it. So the lock is tried without waiting first.
+Only if that never succeeds, because somebody holds the table at every moment, do we wait for it a few times, a tenth of
+a second each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import psycopg
 from psycopg import sql
@@ -19,6 +22,11 @@ PATIENCE_SECONDS = 30.0
 # The light lock is let go after each spell: somebody's CREATE INDEX may queue behind it, and writers behind that.
 SPELL_SECONDS = 2.0
 PAUSE_SECONDS = 0.02
+# How often we wait in the queue, and the pause before each time. On a table with partitions each lock is waited for
+# separately, so the statement as a whole has a limit too: the application waits no longer than that.
+QUEUED_PAUSES_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0)
+_WAIT_IN_QUEUE = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '120ms'"
+_WAIT_NO_MORE = "SET LOCAL statement_timeout = 0"
 
 # A wait longer than deadlock_timeout is what makes an autovacuum worker give way.
 OUTWAIT_AUTOVACUUM = """
@@ -40,19 +48,37 @@ WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY(%s::bigint[]::o
 ORDER BY 3 DESC NULLS LAST
 """
 
+# Behind these a short wait is in vain: it would stall the application and not get the lock. A transaction that we may
+# not see counts as a long one.
+_LONG_HOLDER = """
+SELECT EXISTS (
+    SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY(%s::bigint[]::oid[])
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.pid IS DISTINCT FROM pg_backend_pid()
+      AND (a.xact_start IS NULL OR a.backend_type = 'autovacuum worker'
+           OR a.xact_start < clock_timestamp() - interval '1 second'))
+"""
+
 
 def change(connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed]) -> None:
-    """Run statements on a table and its partitions in one transaction under ACCESS EXCLUSIVE, without queueing for it.
+    """Run statements on a table and its partitions in one transaction under ACCESS EXCLUSIVE.
 
-    First SHARE UPDATE EXCLUSIVE, which no reader or writer notices and which autovacuum gives way to; under it,
-    attempts that fail at once, with pauses between, for `PATIENCE_SECONDS` in all.
+    First we take SHARE UPDATE EXCLUSIVE, which no reader or writer notices and which autovacuum gives way to. Under it
+    the stronger lock is tried without waiting, again and again, for `PATIENCE_SECONDS`. After that we wait for it in
+    the queue, a few times and briefly, but never behind a long transaction.
 
     Raises:
-        BlockedError: the lock was not to be had; names who holds one.
+        BlockedError: the lock could not be taken; names who holds one.
         PreflightError: the role may not change the table.
     """
     for waited in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=PATIENCE_SECONDS):
-        if _attempt(connection, table, statements, min(PATIENCE_SECONDS - waited, SPELL_SECONDS)):
+        spell_seconds = min(PATIENCE_SECONDS - waited, SPELL_SECONDS)
+        if _attempt(connection, table, statements, partial(_seize, connection, spell_seconds)):
+            return
+    for pause_seconds in QUEUED_PAUSES_SECONDS:
+        SystemClock().sleep(pause_seconds)
+        if _attempt(connection, table, statements, partial(_queue, connection, table)):
             return
     raise _blocked(connection, table)
 
@@ -74,14 +100,17 @@ def age(seconds: object) -> str:
 
 
 def _attempt(
-    connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed], spell_seconds: float
+    connection: Connection,
+    table: EncryptedTable,
+    statements: Sequence[sql.Composed],
+    lock: Callable[[relations.Relation], bool],
 ) -> bool:
     root = relations.root(connection, table)
     try:
         with connection.transaction():
             connection.execute(OUTWAIT_AUTOVACUUM)
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(root.identifier))
-            if not _seize(connection, root, spell_seconds):
+            if not lock(root):
                 return False
             for statement in statements:
                 connection.execute(statement)
@@ -94,7 +123,7 @@ def _attempt(
     return True
 
 
-def _seize(connection: Connection, root: relations.Relation, spell_seconds: float) -> bool:
+def _seize(connection: Connection, spell_seconds: float, root: relations.Relation) -> bool:
     statement = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(root.identifier)
     for _ in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=spell_seconds):
         try:
@@ -105,6 +134,20 @@ def _seize(connection: Connection, root: relations.Relation, spell_seconds: floa
             continue
         return True
     return False
+
+
+def _queue(connection: Connection, table: EncryptedTable, root: relations.Relation) -> bool:
+    oids = [relation.oid for relation in relations.tree(connection, table)]
+    if connection.execute(_LONG_HOLDER, (oids,)).fetchone() != (False,):
+        return False
+    try:
+        with connection.transaction():
+            connection.execute(_WAIT_IN_QUEUE)
+            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(root.identifier))
+            connection.execute(_WAIT_NO_MORE)
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+        return False
+    return True
 
 
 def _blocked(connection: Connection, table: EncryptedTable) -> BlockedError:
