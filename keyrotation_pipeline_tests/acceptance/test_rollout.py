@@ -19,6 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.command import environment
@@ -83,6 +84,7 @@ class Site:
     url: str
     key: KeyMaterial
     officers: tuple[DemoOfficer, DemoOfficer]
+    told: list[str] = field(default_factory=list)
 
     @property
     def keys(self) -> Path:
@@ -90,7 +92,7 @@ class Site:
 
     def type(self, line: str, *, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one line of the README in a shell."""
-        known = {"KEYROTATION_DATABASE_URL": self.url, "ENCRYPTION_MASTER_KEY": self.key.to_base64(), **variables}
+        known = {"KEYROTATION_DATABASE_URL": self.url, "ENCRYPTION_MASTER_KEY": base64_of(self.key), **variables}
         path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         done = subprocess.run(
             ["bash", "-c", f'uv() {{ shift; "$@"; }}; set -o pipefail; {line}'],
@@ -125,7 +127,9 @@ class Site:
         )
         self.type(command("uv run keyrotation init"))
         self.type(command("uv run keyrotation inventory"))
-        request = self.type(f"{command('ID=')}; echo $ID").stdout.strip()
+        opened = self.type(f"{command('ID=')}; echo $ID")
+        self.told.append(opened.stderr)
+        request = opened.stdout.strip()
         for officer in self.officers:
             self.sign("uv run keyrotation approve", officer, request)
         return request
@@ -191,6 +195,11 @@ def keeps_its_old_ring(code: str) -> str:
 
 def test_by_the_readme_with_an_application_that_reports(site: Site) -> None:
     request = site.approved_request()
+    planned = site.type(f"{command('uv run keyrotation rotate')} --dry-run", ID=request).stdout
+    signed = site.type("uv run keyrotation approve $ID --text", ID=request).stdout
+    written = (site.path / "keyrotation.toml").read_text()
+    for told in (*site.told, planned, signed, written):
+        assert "attest(engine, key_ring)" in told, "what the application must do, by its line of code"
     with site.application(reports_often) as application:
         told = site.rotate(request).stdout
         [instance] = json.loads(site.type(f"{command('uv run keyrotation rollout')} --json").stdout)["instances"]

@@ -147,6 +147,12 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         pytest.param(
             TABLE + "qqqqq = 1", "[[tables]] clients has no setting 'qqqqq'; did you mean", id="nothing like it"
         ),
+        pytest.param(
+            TABLE + '[rollout]\nmode = "kubernetes"',
+            '[rollout] mode = "kubernetes" is not available in this version; write "attest"',
+            id="a rollout mode of a later version",
+        ),
+        pytest.param(TABLE + '[rollout]\nmode = "trust"', "[rollout] mode: input should be", id="unknown mode"),
         pytest.param(TABLE + '[keys]\nstore = "s3"', "[keys] store: input should be 'file'", id="unknown store"),
         pytest.param(
             TABLE + '[keys]\nstore = "kubernetes-secret"',

@@ -1,0 +1,241 @@
+"""One line by which an application reports itself, on every kind of engine that it may have."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Engine, select
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
+from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing, MountedKeyRing, attest
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline_tests.applications import engine_of
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+Rings = Callable[..., KeyRing]
+OFTEN = 0.05
+
+
+def instances(connection: Connection) -> tuple[Instance, ...]:
+    return ReportedInstances(connection, RolloutMode.ATTEST, 60, 0, SystemClock()).instances()
+
+
+def until(connection: Connection, true: Callable[[tuple[Instance, ...]], bool]) -> tuple[Instance, ...]:
+    """The instances as soon as they are as they should be."""
+    for _ in attempts(SystemClock(), pause_seconds=0.05, patience_seconds=30):
+        if true(found := instances(connection)):
+            return found
+    raise AssertionError(found)
+
+
+def asynchronous(url: str) -> AsyncEngine:
+    return create_async_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+
+
+@contextmanager
+def reporting(
+    engine: Engine | AsyncEngine, ring: KeyRing | MountedKeyRing, instance: str | None = None
+) -> Iterator[str]:
+    attestation = attest(engine, ring, every_seconds=OFTEN, instance=instance)
+    try:
+        yield attestation.instance
+    finally:
+        attestation.stop()
+        (engine.sync_engine if isinstance(engine, AsyncEngine) else engine).dispose()
+
+
+def on_asyncpg(url: str) -> AsyncEngine:
+    known = conninfo_to_dict(url)
+    arguments = {"host": known["host"], "user": known["user"], "database": known["dbname"]}
+    return create_async_engine("postgresql+asyncpg://", connect_args=arguments)
+
+
+ENGINES = pytest.mark.parametrize(
+    "make", [engine_of, asynchronous, on_asyncpg], ids=["psycopg", "psycopg, async", "asyncpg"]
+)
+
+
+@ENGINES
+def test_one_line_makes_an_instance_known_and_its_end_withdraws_it(
+    migrated: Connection, database_url: str, keyring_of: Rings, make: Callable[[str], Any]
+) -> None:
+    with reporting(make(database_url), keyring_of(1, 2, primary=1), instance="web-1") as name:
+        [seen] = until(migrated, bool)
+        assert (seen.name, seen.reads, seen.writes, seen.silent) == (name, (V1, V2), V1, False)
+        assert name.startswith(f"web-1/{os.getpid()}-")
+    assert instances(migrated) == ()
+
+
+@ENGINES
+def test_it_shares_no_connection_with_the_application(
+    migrated: Connection, database_url: str, keyring_of: Rings, make: Callable[[str], Any]
+) -> None:
+    engine = make(database_url)
+    with reporting(engine, keyring_of(1, primary=1)):
+        until(migrated, bool)
+        assert engine.pool.overflow() == -engine.pool.size(), "its pool has made none yet"
+
+
+@ENGINES
+def test_new_keys_are_read_and_reported_without_a_restart(
+    migrated: Connection, database_url: str, keyring_of: Rings, make: Callable[[str], Any], tmp_path: Path
+) -> None:
+    ring = keyring_of(1, 2, primary=1)
+    mount(tmp_path, ring, V1, primary=V1)
+    keys = MountedKeyRing(tmp_path)
+    with reporting(make(database_url), keys):
+        until(migrated, lambda seen: [each.reads for each in seen] == [(V1,)])
+        mount(tmp_path, ring, V2, primary=V1)
+        until(migrated, lambda seen: [(each.reads, each.writes) for each in seen] == [((V1, V2), V1)])
+        mount(tmp_path, ring, primary=V2)
+        until(migrated, lambda seen: [each.writes for each in seen] == [V2])
+        (tmp_path / "ENCRYPTION_MASTER_KEY").unlink()
+        until(migrated, lambda seen: [each.reads for each in seen] == [(V2,)])
+    assert keys().versions == (V2,)
+
+
+def mount(directory: Path, ring: KeyRing, *versions: KeyVersion, primary: KeyVersion) -> None:
+    for version in versions:
+        (directory / variable_of(version)).write_text(base64_of(ring.material(version)))
+    (directory / PRIMARY_VARIABLE).write_text(str(primary))
+
+
+def test_keys_that_cannot_be_read_leave_the_former_ring_in_use_and_reported(
+    migrated: Connection, database_url: str, keyring_of: Rings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring = keyring_of(1, primary=1)
+    mount(tmp_path, ring, V1, primary=V1)
+    with reporting(engine_of(database_url), MountedKeyRing(tmp_path)):
+        until(migrated, bool)
+        (tmp_path / "ENCRYPTION_MASTER_KEY_V2").write_text("not a key")
+        for _ in attempts(SystemClock(), pause_seconds=0.05, patience_seconds=30):
+            if "ENCRYPTION_MASTER_KEY_V2" in caplog.text:
+                break
+        [seen] = instances(migrated)
+        assert (seen.reads, seen.silent) == ((V1,), False)
+    assert "not a key" not in caplog.text
+
+
+def test_values_of_an_old_version_that_are_still_decrypted_are_counted_by_version(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring = keyring_of(1, 2, primary=2)
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Client(Base):
+        __tablename__ = "clients"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str | None] = mapped_column(EncryptedType(ring))
+
+    old = KeyRing({V1: ring.material(V1)}, V1)
+    migrated.execute("CREATE TABLE public.clients (id int PRIMARY KEY, name text)")
+    for row, writer in enumerate((old, old, old, ring)):
+        migrated.execute("INSERT INTO public.clients VALUES (%s, %s)", (row, encrypt(writer, "Zoe")))
+    engine = engine_of(database_url)
+    with Session(engine) as session:
+        session.scalars(select(Client.name)).all()
+    with reporting(engine, ring):
+        [seen] = until(migrated, bool)
+    [decrypted] = seen.decrypted
+    assert (decrypted.version, decrypted.values) == (V1, 3)
+    assert abs((decrypted.last_at - SystemClock().now()).total_seconds()) < 600
+    stored = migrated.execute("SELECT count(*) FROM keyrotation.application_instances").fetchone()
+    assert stored == (0,)
+
+
+def test_an_application_whose_database_has_no_such_table_works_on_and_reports_once_it_is_there(
+    connection: Connection, database_url: str, keyring_of: Rings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with reporting(engine_of(database_url), keyring_of(1, primary=1)):
+        for _ in attempts(SystemClock(), pause_seconds=0.05, patience_seconds=30):
+            if "cannot report its key versions" in caplog.text:
+                break
+        migrate(database_url)
+        until(connection, bool)
+    assert caplog.text.count("cannot report its key versions") == 1, "said once, not at every attempt"
+
+
+PROCESS = """
+import os, sys, time
+from sqlalchemy import create_engine
+from keyrotation_pipeline.encrypted_type import EnvironmentKeyRing, attest
+engine = create_engine(sys.argv[1])
+attest(engine, EnvironmentKeyRing(), instance="worker", every_seconds=0.05)
+{then}
+"""
+FORK = """
+child = os.fork()
+if not child:
+    sys.stdin.readline()
+    sys.exit(0)
+print("forked", flush=True)
+os.waitpid(child, 0)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def process(url: str, ring: KeyRing, then: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {"ENCRYPTION_MASTER_KEY": base64_of(ring.material(V1)), "PATH": os.environ["PATH"]}
+    url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    running = subprocess.Popen(
+        [sys.executable, "-c", PROCESS.format(then=then), url],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_a_process_that_ends_withdraws_itself_and_one_that_is_killed_falls_silent(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring = keyring_of(1, primary=1)
+    with process(database_url, ring, "sys.stdin.readline()") as ending:
+        until(migrated, bool)
+        _, errors = ending.communicate("end\n", timeout=60)
+    assert (instances(migrated), errors) == ((), "")
+    with process(database_url, ring, "sys.stdin.readline()") as killed:
+        until(migrated, bool)
+        killed.kill()
+    assert len(instances(migrated)) == 1
+
+
+def test_the_child_of_a_fork_reports_itself_beside_its_parent(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    with process(database_url, keyring_of(1, primary=1), FORK) as parent:
+        seen = until(migrated, lambda found: len(found) == 2)
+        assert len({each.name for each in seen}) == 2
+        _, errors = parent.communicate("child\nparent\n", timeout=60)
+    assert (until(migrated, lambda found: not found), errors) == ((), "")
+
+
+def test_an_application_without_greenlet_can_report() -> None:
+    code = "import sys; sys.modules['greenlet'] = None; from keyrotation_pipeline.encrypted_type import attest"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,109 @@
+"""The fleet as people see it, and instances with a key that they must not have any more."""
+
+from datetime import timedelta
+
+import pytest
+
+from keyrotation_pipeline.assurance.fleet import fleet
+from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.instances import Decrypted, Instance
+from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
+from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
+
+
+@pytest.fixture
+def rotated() -> FakeWorld:
+    """A world in which v1 was rotated to v2 and archived."""
+    world = before_any_rotation()
+    run(world)
+    return world
+
+
+def run(world: FakeWorld, through: Step | None = None) -> str:
+    rotation = approved(world)
+    for _ in performing.run(world.pipeline, rotation.id, world.report, through):
+        pass
+    return rotation.id
+
+
+def amiss(world: FakeWorld) -> list[str]:
+    return [sentence for sentence in overview(world.pipeline)["attention"] if sentence.startswith("instance ")]
+
+
+def test_the_fleet_says_who_reads_and_writes_what_and_who_still_needs_an_old_version(rotated: FakeWorld) -> None:
+    decrypted = (Decrypted(V1, 12, START - timedelta(minutes=5)),)
+    rotated.rollout.running = (
+        Instance("web-1", (V2,), V2, START, decrypted=decrypted),
+        Instance("web-2", (V1, V2), V2, START - timedelta(hours=3), silent=True),
+    )
+    assert fleet(rotated.pipeline) == {
+        "generated_at": "2026-01-05T09:00:00+00:00",
+        "database": "clinic@localhost",
+        "mode": "attest",
+        "primary": "v2",
+        "instances": [
+            {
+                "instance": "web-1",
+                "reads": ["v2"],
+                "writes": "v2",
+                "reported_at": "2026-01-05T09:00:00+00:00",
+                "silent": False,
+                "decrypted": {"v1": {"values": 12, "last_at": "2026-01-05T08:55:00+00:00"}},
+            },
+            {
+                "instance": "web-2",
+                "reads": ["v1", "v2"],
+                "writes": "v2",
+                "reported_at": "2026-01-05T06:00:00+00:00",
+                "silent": True,
+                "decrypted": {},
+            },
+        ],
+        "waiting_for": None,
+        "attention": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("reads", "writes", "sentence"),
+    [
+        pytest.param((V1, V2), V2, "still holds v1, which was taken from the applications", id="it reads the old key"),
+        pytest.param((V1,), V1, "writes v1 while v2 is the primary", id="it writes under it"),
+        pytest.param((V2,), V2, None, id="it is as it should be"),
+    ],
+)
+def test_an_instance_that_comes_back_with_an_old_key_is_seen(
+    rotated: FakeWorld, reads: tuple[KeyVersion, ...], writes: KeyVersion, sentence: str | None
+) -> None:
+    rotated.rollout.running = (Instance("web-2", (V2,), V2, START), Instance("old-pod", reads, writes, START))
+    if sentence is None:
+        assert amiss(rotated) == []
+        return
+    [found] = amiss(rotated)
+    assert found.startswith("instance old-pod ")
+    assert sentence in found
+
+
+def test_what_a_rotation_waits_for_is_said_by_the_rotation_alone() -> None:
+    world = before_any_rotation()
+    run(world, Step.RETIRED_KEY)
+    world.rollout.running = (Instance("web-1", (V1, V2), V2, START),)
+    content = overview(world.pipeline)
+    assert amiss(world) == []
+    assert "web-1 (reads v1, v2): not seen to be without v1" in content["rotation"]["waiting_for"]
+    world.rollout.running = None
+    assert overview(world.pipeline)["rotation"]["waiting_for"] is None
+
+
+def test_status_says_what_is_waited_for_before_anybody_ran_into_it() -> None:
+    world = before_any_rotation()
+    world.rollout.running = ()
+    with pytest.raises(BlockedError):
+        run(world)
+    world.ledger.block(world.ledger.requests()[0].id, None)
+    assert "no application instance reports itself" in overview(world.pipeline)["rotation"]["waiting_for"]
+    assert "no application instance reports itself" in fleet(world.pipeline)["waiting_for"]
