@@ -14,7 +14,6 @@ from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
-from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
@@ -57,7 +56,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline) -> BackupSite:
         key_files=EncryptedKeys(local, recipients),
         offsite=_offsite(settings, pipeline.clock),
         dumps=EncryptedDumps(local, source, recipients),
-        restorer=ScratchServers(settings.home / "recovery", Programs.of(None)),
+        restorer=ScratchServers(settings.home / "recovery", settings.backup.postgres_binaries),
         recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,
         objectives=Objectives(settings.recovery.rto_seconds, settings.recovery.rpo_seconds),

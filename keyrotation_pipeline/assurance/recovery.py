@@ -44,6 +44,8 @@ class DumpTested:
     Args:
         sampled: values decrypted, per table, column and key version.
         ignored_errors: statements that pg_restore passed over (roles, extensions); every row was there all the same.
+        server: into which it was restored.
+        warning: that it is another kind of server than the one that was dumped; None: it is not.
     """
 
     name: str
@@ -51,6 +53,8 @@ class DumpTested:
     rows: Mapping[str, int]
     sampled: Sampled
     ignored_errors: int
+    server: str
+    warning: str | None
 
     def facts(self) -> Mapping[str, Any]:
         """For the record."""
@@ -60,6 +64,8 @@ class DumpTested:
             "rows": dict(self.rows),
             "decrypted": self.sampled,
             "ignored_errors": self.ignored_errors,
+            "server": self.server,
+            "warning": self.warning,
         }
 
 
@@ -244,14 +250,16 @@ def _restored(
         )
     target = workspace / dump.file.name
     fetch(place, dump.file, target)
-    with site.restorer.restored(dump.file.name, target, key) as restored:
+    with site.restorer.restored(dump, target, key) as restored:
         require_all_there(restored.database, dump)
         read: Sampled = {}
         if keys:
             read = sampled(restored.database, dump, KeyRing(keys, max(keys)))
     target.unlink()
     rows = {str(content.table.name): content.rows for content in dump.tables}
-    return DumpTested(dump.file.name, made.made_at, rows, read, restored.ignored_errors)
+    return DumpTested(
+        dump.file.name, made.made_at, rows, read, restored.ignored_errors, restored.server, restored.warning
+    )
 
 
 def _record(site: BackupSite, outcome: Fact | Note) -> None:

@@ -122,6 +122,9 @@ def _show_report(database: str, report: RecoveryReport) -> None:
         rows = ", ".join(f"{number:,} {table}" for table, number in tested.rows.items())
         values = sum(n for table in tested.sampled.values() for column in table.values() for n in column.values())
         output.line(f"restored  {tested.name}: {rows}; {values:,} values decrypted, of every column and key version")
+        output.line(f"          in {tested.server}")
+        if tested.warning is not None:
+            output.note(f"warning: {tested.warning}")
     if report.older is None:
         output.line("          no older dump under an archived key is kept, so none was tried")
     output.line(f"recovery  {report.rto_seconds:,.1f} s of {report.objectives.rto_seconds:,} s allowed")

@@ -155,6 +155,8 @@ def _report_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "manifest": report.made.name,
         "restored": report.newest.name,
         "rows": dict(report.newest.rows),
+        "server": report.newest.server,
+        "warning": report.newest.warning or "none",
         "values_decrypted": report.newest.sampled,
         "older_dump": report.older.name if report.older else "none is kept that an archived key reads",
         "rto_seconds": report.rto_seconds,

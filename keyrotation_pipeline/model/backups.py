@@ -59,10 +59,15 @@ class TableContent:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseCopy:
-    """One encrypted dump in pg_dump's custom format, and what was counted in the very snapshot that it shows."""
+    """One encrypted dump in pg_dump's custom format, and what was counted in the very snapshot that it shows.
+
+    Args:
+        server_major: version of the server that was dumped, ``18``.
+    """
 
     file: StoredFile
     tables: tuple[TableContent, ...]
+    server_major: int
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:

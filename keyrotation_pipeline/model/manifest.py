@@ -57,6 +57,7 @@ class _Table(_Document):
 
 
 class _Dump(_File):
+    server_major: Annotated[int, Field(ge=1, lt=1000)]
     versions: tuple[Version, ...]
     tables: tuple[_Table, ...]
 
@@ -123,7 +124,9 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
     keys = tuple(KeyCopy(KeyVersion.parse(key.version), key.fingerprint, _stored(key)) for key in content.keys)
     dump = None
     if content.dump is not None:
-        dump = DatabaseCopy(_stored(content.dump), tuple(map(_table_content, content.dump.tables)))
+        dump = DatabaseCopy(
+            _stored(content.dump), tuple(map(_table_content, content.dump.tables)), content.dump.server_major
+        )
     anchor = AuditHead(content.audit.seq, content.audit.head)
     return BackupSet(stamp, content.database, keys, dump, anchor, content.roster)
 
@@ -172,7 +175,12 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
         )
         for content in dump.tables
     )
-    return _Dump(versions=tuple(map(str, dump.versions)), tables=tables, **_file_fields(dump.file))
+    return _Dump(
+        server_major=dump.server_major,
+        versions=tuple(map(str, dump.versions)),
+        tables=tables,
+        **_file_fields(dump.file),
+    )
 
 
 def _table_content(document: _Table) -> TableContent:

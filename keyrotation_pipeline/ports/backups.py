@@ -194,10 +194,11 @@ class LocalPlace(BackupPlace, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DumpUnderWay:
-    """A dump's stream in pg_dump's custom format, and what was counted in its snapshot."""
+    """A dump's stream in pg_dump's custom format, what was counted in its snapshot, and the server's major version."""
 
     stream: IO[bytes]
     tables: tuple[TableContent, ...]
+    server_major: int
 
 
 class DumpSource(Protocol):
@@ -242,10 +243,18 @@ class RecoveryKey(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RestoredDump:
-    """A dump restored into a database of its own. `ignored_errors`: statements that pg_restore went on after."""
+    """A dump restored into a database of its own.
+
+    Args:
+        ignored_errors: statements that pg_restore went on after.
+        server: into which it was restored, in one plain phrase.
+        warning: what is to be said of that server; None: nothing.
+    """
 
     database: CiphertextDatabase
     ignored_errors: int
+    server: str
+    warning: str | None = None
 
 
 class DumpRestorer(Protocol):
@@ -254,8 +263,8 @@ class DumpRestorer(Protocol):
     def workspace(self) -> AbstractContextManager[Path]:
         """An empty private directory, wiped when the context ends, and those that a killed process left, before."""
 
-    def restored(self, name: str, dump: Path, key: RecoveryKey) -> AbstractContextManager[RestoredDump]:
-        """The dump in a scratch server, which is wiped when the context ends.
+    def restored(self, dump: DatabaseCopy, file: Path, key: RecoveryKey) -> AbstractContextManager[RestoredDump]:
+        """The dump, which lies in `file`, in a scratch server, which is wiped when the context ends.
 
         Raises:
             DamagedBackupError, WrongRecipientError: the dump cannot be decrypted or restored.

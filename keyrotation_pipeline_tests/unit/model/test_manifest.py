@@ -33,7 +33,7 @@ def a_file(name: str) -> StoredFile:
 def a_set(stamp: str = STAMP) -> BackupSet:
     keys = tuple(KeyCopy(version, "cd" * 32, a_file(key_file_name(version, stamp))) for version in (V1, V2))
     table = EncryptedTable(TableName("bil\nling", 'In"voices'), ("no te",))
-    dump = DatabaseCopy(a_file(dump_name(stamp)), (TableContent(table, 7, {"no te": {V1: 3, V2: 4}}),))
+    dump = DatabaseCopy(a_file(dump_name(stamp)), (TableContent(table, 7, {"no te": {V1: 3, V2: 4}}),), 18)
     return BackupSet(stamp, "clinic@host (7)", keys, dump, AuditHead(41, "5" * 64), "7" * 64)
 
 

@@ -52,7 +52,7 @@ class PostgresDump:
             contents = tuple(map(_content, census.count(connection, tables)))
             options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
             with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
-                yield DumpUnderWay(stream, contents)
+                yield DumpUnderWay(stream, contents, major)
 
 
 @contextmanager

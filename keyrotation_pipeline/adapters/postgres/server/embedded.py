@@ -32,6 +32,7 @@ START_ATTEMPTS = 8
 LOOK_SECONDS = 0.05
 # Children of a killed server need a moment to notice.
 LAUNCH_PAUSE_SECONDS = 0.5
+FIRST_WITH_BUILTIN_LOCALES = 17
 SOCKET_NAME = ".s.PGSQL.5432"
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
 MAX_SOCKET_PATH_BYTES = 103
@@ -64,13 +65,14 @@ class EmbeddedServer:
     Args:
         directory: ``<home>/postgres``; the home is made, of mode 0700, if it is missing. As root the server runs as the
             system user `pgserver`, which owns this directory and nothing above it.
+        installation: which PostgreSQL; None takes the embedded one.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, installation: Installation | None = None) -> None:
         self.directory = directory
         self._data = directory / "data"
         self._account = Account.of_server()
-        self._installation = self._account.runnable(Installation.of_wheel())
+        self._installation = self._account.runnable(installation or Installation.of_wheel())
         self._users: IO[bytes] | None = None
 
     def url(self, database: str = APPLICATION_DATABASE) -> str:
@@ -161,7 +163,9 @@ class EmbeddedServer:
         # Renamed when complete, so that a process that dies here leaves nothing that looks like a cluster.
         unfinished = self.directory / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        locale = ["--encoding=UTF8", "--locale=C"]
+        if int(self._installation.major) >= FIRST_WITH_BUILTIN_LOCALES:
+            locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         with self._account.reaching(self.directory) as (directory, descriptors):
             options = ("-D", str(directory / unfinished.name), "-U", "postgres", "--auth=trust", *locale)
             made = self._tool("initdb", *options, descriptors=descriptors)

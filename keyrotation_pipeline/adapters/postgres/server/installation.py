@@ -1,11 +1,18 @@
 """PostgreSQL's server programs: those that the wheel carries, and those that are on the host."""
 
 import importlib.util
+import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from keyrotation_pipeline.errors import HomeError
+
+# Where Debian's and PostgreSQL's own packages put the programs of one version.
+_PACKAGED = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
+_VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
+_OF_A_SERVER = ("initdb", "pg_ctl", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +48,54 @@ class Installation:
         programs, libraries = package / "pginstall18", package.with_name(f"{package.name}.libs")
         return cls(programs / "bin", "18", package.parent, (programs, libraries) if libraries.is_dir() else (programs,))
 
+    @classmethod
+    def in_directory(cls, binaries: Path) -> Self | None:
+        """A server's programs in a directory of the host; None where there are none."""
+        if not all((binaries / name).is_file() for name in _OF_A_SERVER):
+            return None
+        try:
+            told = subprocess.run([binaries / "postgres", "--version"], capture_output=True, check=False, env={})  # noqa: S603
+        except OSError:
+            return None
+        found = _VERSION.search(told.stdout)
+        return cls(binaries, found[1].decode()) if found else None
+
+    @property
+    def description(self) -> str:
+        """In one plain phrase, as messages name it."""
+        where = "embedded" if self.trees else str(self.binaries)
+        return f"PostgreSQL {self.major} ({where})"
+
     def environment(self) -> dict[str, str]:
         """What the programs get of the environment: nothing of ours, where keys may be."""
         library = str(self.binaries.parent / "lib")
         path = f"{self.binaries}:/usr/local/bin:/usr/bin:/bin"
         return {"PATH": path, "LD_LIBRARY_PATH": library, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def packaged(major: int) -> list[Path]:
+    """Where packages of the host put the programs of one major version, whether they are there or not."""
+    return [Path(place.format(major=major)) for place in _PACKAGED]
+
+
+def for_dumps_of(named: Path | None, major: int) -> tuple[Installation, str | None]:
+    """The server into which a dump is restored to see whether it restores, and what is to be said of that choice.
+
+    Args:
+        named: directory that the configuration names.
+        major: version of the server that was dumped.
+
+    Returns:
+        The one named, else one of the dump's version on this host, else the embedded one; with the last a warning, if
+        its version is another.
+    """
+    for directory in (*([named] if named else []), *packaged(major)):
+        if (found := Installation.in_directory(directory)) is not None:
+            return found, None
+    embedded = Installation.of_wheel()
+    if embedded.major == str(major):
+        return embedded, None
+    return embedded, (
+        f"no server of PostgreSQL {major} is on this host, so the dump of one was restored into the embedded "
+        f"{embedded.major}; install the package postgresql-{major}, or name its programs in [backup] postgres_binaries"
+    )

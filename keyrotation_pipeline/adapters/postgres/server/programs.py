@@ -9,11 +9,9 @@ from typing import Self
 
 from psycopg.pq import Conninfo
 
-from keyrotation_pipeline.adapters.postgres.server.installation import Installation
+from keyrotation_pipeline.adapters.postgres.server.installation import Installation, packaged
 from keyrotation_pipeline.errors import BackupError
 
-# Where Debian's and PostgreSQL's own packages put the programs of one version.
-_PACKAGED = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
 _VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
 
 
@@ -37,10 +35,9 @@ class Programs:
         A vendor's server may keep what only the vendor's own pg_dump leaves out (seen: a column option of its own,
         without which no other server takes the dump).
         """
-        packaged = [Path(place.format(major=major)) for place in _PACKAGED]
         embedded = Installation.of_wheel()
         if binaries is None and embedded.major != str(major):
-            binaries = next((place for place in packaged if (place / "pg_dump").is_file()), None)
+            binaries = next((place for place in packaged(major) if (place / "pg_dump").is_file()), None)
         return cls.of(binaries or embedded.binaries)
 
     def command(self, name: str, *arguments: str) -> list[str]:

@@ -16,8 +16,10 @@ from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE, EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.errors import DamagedBackupError
+from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
 
 # pg_restore goes on after a statement that fails, such as one for a role or an extension that is not here.
@@ -25,15 +27,16 @@ _IGNORED = re.compile(rb"errors ignored on restore: (\d+)")
 
 
 class ScratchServers:
-    """`DumpRestorer` over embedded servers.
+    """`DumpRestorer` over servers of our own.
 
     Args:
         directory: in which they live, one test at a time: what is found there at the beginning is wiped.
+        binaries: directory of the PostgreSQL to use; None finds one that fits the dump.
     """
 
-    def __init__(self, directory: Path, programs: Programs) -> None:
+    def __init__(self, directory: Path, binaries: Path | None) -> None:
         self._directory = directory
-        self._programs = programs
+        self._binaries = binaries
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -47,16 +50,20 @@ class ScratchServers:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     @contextmanager
-    def restored(self, name: str, dump: Path, key: RecoveryKey) -> Iterator[RestoredDump]:
+    def restored(self, dump: DatabaseCopy, file: Path, key: RecoveryKey) -> Iterator[RestoredDump]:
         """See `DumpRestorer.restored`."""
+        installation, warning = for_dumps_of(self._binaries, dump.server_major)
+        # Those that wrote the dump, since an older pg_restore would not read it.
+        programs = Programs.of_server(self._binaries, dump.server_major)
         with (
             tempfile.TemporaryDirectory(dir=self._directory, prefix="server-") as home,
-            EmbeddedServer(Path(home) / "postgres") as server,
+            EmbeddedServer(Path(home) / "postgres", installation) as server,
         ):
             url = server.url(APPLICATION_DATABASE)
-            ignored = restore(self._programs, url, name, dump, key)
+            ignored = restore(programs, url, dump.file.name, file, key)
             with closing(connect(url)) as connection:
-                yield RestoredDump(PostgresDatabase(url, connection, partial(connect, url), Limits()), ignored)
+                database = PostgresDatabase(url, connection, partial(connect, url), Limits())
+                yield RestoredDump(database, ignored, installation.description, warning)
 
 
 def restore(programs: Programs, url: str, name: str, dump: Path, key: RecoveryKey) -> int:

@@ -46,7 +46,8 @@ class DatabaseBeside:
         url = make_conninfo(self._url, dbname=database)
         ignored = restore(programs, url, name, dump, key)
         with closing(connect(url)) as connection:
-            yield RestoredDump(PostgresDatabase(url, connection, partial(connect, url), Limits()), ignored)
+            opened = PostgresDatabase(url, connection, partial(connect, url), Limits())
+            yield RestoredDump(opened, ignored, display_name(url))
 
     def _create(self, connection: Connection, database: str) -> None:
         # From template0, as pg_restore wants it: a template of one's own may hold what the dump holds, too.

@@ -1,0 +1,98 @@
+"""Into which server a recovery test restores a dump: one like the source, or one that it warns of."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.server import installation
+from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
+from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
+from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, start_server
+
+of_debian = [
+    pytest.mark.external_postgres,
+    pytest.mark.skipif(not (DEBIAN / "initdb").is_file(), reason="Debian's PostgreSQL is not installed"),
+]
+DEBIAN_MAJOR = int(DEBIAN.parent.name) if DEBIAN.parent.name.isdigit() else 0
+
+
+def run_test(clinic: Clinic) -> RecoveryReport:
+    back_up(clinic.site)
+    with clinic.recovery_key() as key:
+        return recovery_test(clinic.site, key)
+
+
+@pytest.fixture(scope="module")
+def debian_server() -> Iterator[Server]:
+    running = start_server(DEBIAN)
+    yield running
+    discard(running)
+
+
+@pytest.fixture
+def debian_clinic(
+    debian_server: Server, tmp_path: Path, backup_officers: dict[str, DemoOfficer], request: pytest.FixtureRequest
+) -> Iterator[Clinic]:
+    """A clinic on Debian's PostgreSQL, which is older than the embedded one and has extensions that it lacks."""
+    name = f"clinic_{abs(hash(request.node.name))}"
+    with psycopg.connect(debian_server.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    with ExitStack() as stack:
+        yield open_clinic(stack, tmp_path, debian_server.url(name), backup_officers, None)
+
+
+def test_a_dump_of_the_embedded_version_is_restored_into_the_embedded_server_without_a_warning(
+    local_clinic: Clinic,
+) -> None:
+    report = run_test(local_clinic)
+    assert (report.newest.server, report.newest.warning) == ("PostgreSQL 18 (embedded)", None)
+
+
+@pytest.mark.parametrize("named", [pytest.param(None, marks=of_debian), pytest.param(DEBIAN, marks=of_debian)])
+def test_a_server_of_the_dumps_version_on_the_host_is_taken(named: Path | None) -> None:
+    found, warning = for_dumps_of(named, DEBIAN_MAJOR)
+    assert (found.binaries, found.major, warning) == (DEBIAN, str(DEBIAN_MAJOR), None)
+
+
+@pytest.mark.parametrize("named", [None, Path("/nowhere"), Path("/usr/bin")])
+def test_where_there_is_none_it_is_the_embedded_one_with_a_warning_that_names_the_package(named: Path | None) -> None:
+    found, warning = for_dumps_of(named, 11)
+    assert found.binaries == EMBEDDED_18
+    assert "install the package postgresql-11" in str(warning)
+    assert for_dumps_of(named, 18)[0].major == "18"
+
+
+@pytest.mark.external_postgres
+@of_debian[1]
+def test_a_dump_of_an_older_server_with_extensions_is_restored_into_one_of_its_version_with_no_error(
+    debian_clinic: Clinic,
+) -> None:
+    debian_clinic.connection.execute(
+        """
+        CREATE EXTENSION citext SCHEMA public; CREATE EXTENSION "uuid-ossp" SCHEMA public;
+        CREATE TABLE public.visits (id uuid DEFAULT public.uuid_generate_v4(), who public.citext);
+        INSERT INTO public.visits (who) VALUES ('Ada'::public.citext)
+        """
+    )
+    report = run_test(debian_clinic)
+    assert report.newest.server == f"PostgreSQL {DEBIAN_MAJOR} ({DEBIAN})"
+    assert (report.newest.warning, report.newest.ignored_errors) == (None, 0)
+
+
+@pytest.mark.external_postgres
+@of_debian[1]
+def test_without_a_server_of_its_version_it_is_restored_into_the_embedded_one_and_the_report_warns(
+    debian_clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its client programs are there, as from the package postgresql-client, but no server.
+    monkeypatch.setattr(installation, "packaged", lambda _major: [])
+    report = run_test(debian_clinic)
+    assert report.newest.server == "PostgreSQL 18 (embedded)"
+    assert f"postgresql-{DEBIAN_MAJOR}" in str(report.newest.warning)
+    assert report.newest.sampled["clients"] == {"name": {"v1": 4}, "email": {"v2": 2}}
