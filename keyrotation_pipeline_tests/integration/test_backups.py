@@ -147,7 +147,7 @@ def test_one_lost_key_is_an_error_but_the_others_are_backed_up(local_clinic: Cli
 
 def test_another_key_under_a_registered_version_is_never_backed_up(local_clinic: Clinic) -> None:
     (local_clinic.settings.keys_directory / "v1.key").write_text(base64_of(KeyMaterial.generate()))
-    with pytest.raises(BackupError, match=r"holds another v1 .*than the one registered"):
+    with pytest.raises(BackupError, match=r"holds another v1 .*than the registered one"):
         back_up(local_clinic.site)
 
 
