@@ -1,8 +1,9 @@
-"""Dagster's web server, daemon and code server as one child process that never outlives us."""
+"""Dagster's web server and daemon as child processes that never outlive us."""
 
 import contextlib
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -10,15 +11,17 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, cast
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
 
 LOOPBACK = "127.0.0.1"
-START_SECONDS = 90
+START_SECONDS = 180
 STOP_SECONDS = 20
 LOOK_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
@@ -26,23 +29,55 @@ INSTANCE_FILES = Path(__file__).parent / "dagster_instance"
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class DagsterServices:
-    """`dagster dev` on loopback.
+def random_token() -> str:
+    """256 bits, as text that an address can hold."""
+    return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who may use the UI, and how.
 
     Args:
-        home: Dagster's home; it gets our `dagster.yaml` and `workspace.yaml`, and the services' log.
-        folder: where the services look for a `keyrotation.toml` that is not there yet.
-        environment: of the child, with what `dagster.yaml` refers to; it must hold no key.
+        port: of the loopback interface.
+        token: asked of every request; None: a proxy in front knows who somebody is.
+        read_only: nobody can start, stop or record anything in the UI.
+        hosts: further host names under which a proxy serves the UI.
     """
 
-    def __init__(self, home: Path, folder: Path, port: int, environment: Mapping[str, str]) -> None:
-        self.url = f"http://{LOOPBACK}:{port}"
+    port: int
+    token: str | None = field(repr=False)
+    read_only: bool = False
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Without the token."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """What a browser is to open."""
+        page = f"{self.url}/asset-groups"
+        return page if self.token is None else f"{page}?token={self.token}"
+
+
+class DagsterServices:
+    """Dagster's daemon, and its UI on loopback behind a door.
+
+    Args:
+        home: Dagster's home; it gets our `dagster.yaml` and `workspace.yaml`, the services' log, and the address.
+        folder: where the services look for a `keyrotation.toml` that is not there yet.
+        environment: of the children, with what `dagster.yaml` refers to; it must hold no key.
+    """
+
+    def __init__(self, home: Path, folder: Path, door: Door, environment: Mapping[str, str]) -> None:
         self.log = home / "services.log"
         self._home = home
         self._folder = folder
-        self._port = port
+        self._door = door
         self._environment = {**environment, "DAGSTER_HOME": str(home)}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         """Start the services; `wait_until_served` says when they answer.
@@ -54,22 +89,12 @@ class DagsterServices:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("dagster.yaml", "workspace.yaml"):
             shutil.copyfile(INSTANCE_FILES / name, self._home / name)
-        workspace = str(self._home / "workspace.yaml")
-        command = [
-            sys.executable, "-m", "dagster", "dev", "-h", LOOPBACK, "-p", str(self._port), "-w", workspace,
-            "--log-level", "warning",
-        ]  # fmt: skip
+        self._keep_address()
+        workspace = ["--workspace", str(self._home / "workspace.yaml")]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603  arguments of our own
-                command,
-                cwd=self._folder,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_stop_with_parent,  # noqa: PLW1509  there is one thread
-            )
+            self._start(log, ["dagster._daemon", "run", "--log-level", "warning", *workspace])
+            webserver = ["keyrotation_pipeline.defs.webserver", *self._door_options(), *workspace]
+            self._start(log, webserver, line=self._door.token)
 
     def wait_until_served(self, stopped: Callable[[], bool]) -> bool:
         """Wait for the web server; False when `stopped` came first.
@@ -77,55 +102,101 @@ class DagsterServices:
         Raises:
             HomeError: the services ended, or do not answer.
         """
+        headers = {} if self._door.token is None else {"Authorization": f"Bearer {self._door.token}"}
+        question = urllib.request.Request(f"{self._door.url}/server_info", headers=headers)  # noqa: S310  loopback
         for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
             if stopped():
                 return False
-            if not self.running():
+            if not self._run():
                 break
             with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"{self.url}/server_info", timeout=5).close()  # noqa: S310  loopback
+                urllib.request.urlopen(question, timeout=5).close()  # noqa: S310  loopback
                 return True
         raise HomeError(f"Dagster does not start; read {self.log} and mend what it says")
 
-    def running(self) -> bool:
-        """Whether the services run."""
-        return self._process is not None and self._process.poll() is None
+    def wait_while_running(self, stopped: Callable[[], bool]) -> None:
+        """Wait until `stopped`.
+
+        Raises:
+            HomeError: a service ended by itself.
+        """
+        for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
+            if stopped():
+                return
+            if not self._run():
+                raise HomeError(f"Dagster ended by itself; read {self.log}, then run `keyrotation up` again")
+
+    def _run(self) -> bool:
+        return all(process.poll() is None for process in self._processes)
 
     def stop(self) -> None:
         """Stop the services and whatever runs they have started; a run that is cut off goes on at the next start."""
-        if self._process is None:
-            return
-        if self.running():
-            self._process.send_signal(signal.SIGINT)
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
-        for force in (signal.SIGTERM, signal.SIGKILL):
-            if self._group_ends(force):
-                break
-        self._process.wait()
+                process.wait(STOP_SECONDS)
+        for process in self._processes:
+            for force in (signal.SIGTERM, signal.SIGKILL):
+                if _group_ends(process.pid, force):
+                    break
+            process.wait()
+        self._address_file.unlink(missing_ok=True)
 
-    def _group_ends(self, force: signal.Signals, seconds: float = 5) -> bool:
-        try:
-            os.killpg(self._group, force)
-            for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=seconds):
-                os.killpg(self._group, 0)
-        except ProcessLookupError:
-            return True
-        return False
+    def _start(self, log: IO[bytes], module_and_arguments: Sequence[str], line: str | None = None) -> None:
+        started = subprocess.Popen(  # noqa: S603  arguments of our own
+            [sys.executable, "-m", *module_and_arguments],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_stop_with_parent,  # noqa: PLW1509  there is one thread
+        )
+        self._processes.append(started)
+        # By a pipe: arguments and environments of processes can be read by others, and go on to runs. If it has ended
+        # already, `wait_until_served` says so.
+        with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", started.stdin) as stdin:
+            stdin.write(f"{line or ''}\n".encode())
+
+    def _door_options(self) -> list[str]:
+        hosts = [option for host in self._door.hosts for option in ("--host", host)]
+        flags = [("--read-only", self._door.read_only), ("--no-token", self._door.token is None)]
+        return ["--port", str(self._door.port), *hosts, *(flag for flag, wanted in flags if wanted)]
 
     @property
-    def _group(self) -> int:
-        return self._process.pid if self._process is not None else 0
+    def _address_file(self) -> Path:
+        return self._home / "address"
+
+    def _keep_address(self) -> None:
+        """For a person whose terminal is gone: readable by the user alone, and removed at the end."""
+        self._address_file.unlink(missing_ok=True)
+        descriptor = os.open(self._address_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{self._door.address}\n")
 
     def _refuse_taken_port(self) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((LOOPBACK, self._port))
+                probe.bind((LOOPBACK, self._door.port))
             except OSError:
                 raise HomeError(
-                    f"port {self._port} of {LOOPBACK} is taken; stop what listens there, or choose another with --port"
+                    f"port {self._door.port} of {LOOPBACK} is taken; stop what listens there, or choose another with "
+                    "--port"
                 ) from None
+
+
+def _group_ends(group: int, force: signal.Signals, seconds: float = 5) -> bool:
+    try:
+        os.killpg(group, force)
+        for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=seconds):
+            os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _stop_with_parent() -> None:

@@ -2,14 +2,18 @@
 
 from keyrotation_pipeline.assembly.home import create_home, create_key_store, database_url, require_home, server_url
 from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline
+from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
 
 __all__ = [
+    "Door",
     "create_home",
     "create_key_store",
+    "dagster_services",
     "database_url",
     "initialise",
     "open_backups",
     "open_pipeline",
+    "random_token",
     "require_home",
     "server_url",
 ]

@@ -94,12 +94,13 @@ def keys_of(demo: Folder) -> set[bytes]:
     return {base64.b64decode(file.read_text()) for file in store.rglob("v*.key")}
 
 
-def leaks(demo: Folder) -> list[str]:
-    """Where any key, raw, hex or base64, or any plaintext stands: files, table dumps, printed output."""
+def leaks(demo: Folder, *secrets: str) -> list[str]:
+    """Where any key, raw, hex or base64, any plaintext or one of `secrets` stands: files, dumps, printed output."""
     home = demo.path / ".keyrotation"
     keys = keys_of(demo)
     assert keys
     forbidden = [form for key in keys for form in (key, key.hex().encode(), base64.b64encode(key).rstrip(b"="))]
+    forbidden += [secret.encode() for secret in secrets]
 
     def leaking(content: bytes) -> bool:
         lowered = content.lower()

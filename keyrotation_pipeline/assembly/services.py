@@ -1,0 +1,44 @@
+"""Dagster's services over a configuration, or over none yet."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from keyrotation_pipeline.adapters.dagster_services import DagsterServices, Door, random_token
+from keyrotation_pipeline.adapters.postgres.server.connection import display_name
+from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
+from keyrotation_pipeline.assembly.home import create_home, database_url
+from keyrotation_pipeline.settings import Settings, home_of
+from keyrotation_pipeline.settings.environment import child_environment, dagster_storage_url
+
+__all__ = ["Door", "dagster_services", "random_token"]
+
+
+@contextmanager
+def dagster_services(path: Path, declared: Settings | None, door: Door) -> Iterator[tuple[DagsterServices, str | None]]:
+    """The services, not started yet, on the servers that they need, and the name of the database; stopped with it.
+
+    Args:
+        path: of the configuration, be it there or not.
+        declared: None while there is no configuration.
+
+    Raises:
+        HomeError: the home cannot be made, or the embedded server cannot run.
+    """
+    home = home_of(path)
+    create_home(home)
+    with ExitStack() as stack:
+        storage = dagster_storage_url() or _embedded_storage(stack, home)
+        variables = {"KEYROTATION_HOME": str(home), "DAGSTER_PG_URL": storage}
+        if declared is not None:
+            url = stack.enter_context(database_url(declared))  # an embedded server stays up for the runs
+            variables["KEYROTATION_CONFIG"] = str(path)
+        services = DagsterServices(home / "dagster", path.parent, door, child_environment(**variables))
+        stack.callback(services.stop)
+        yield services, None if declared is None else display_name(url)
+
+
+def _embedded_storage(stack: ExitStack, home: Path) -> str:
+    """SQLAlchemy URL of the database `dagster` on the home's server; dagster-postgres speaks psycopg2."""
+    server = stack.enter_context(EmbeddedServer(home / "postgres"))
+    return server.url(DAGSTER_DATABASE).replace("postgresql://", "postgresql+psycopg2://", 1)

@@ -1,0 +1,233 @@
+"""Attacks on the UI's port, on Dagster's real web server as `keyrotation up` starts it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from keyrotation_pipeline_tests.web_server import BEARER, BROWSER, TOKEN, Server, serving
+
+pytestmark = pytest.mark.slow
+
+PROXY_NAME = "rotation.clinic.example"
+ADD = """mutation { addDynamicPartition(partitionsDefName: "key_version", partitionKey: "%s", repositorySelector:
+    {repositoryName: "__repository__", repositoryLocationName: "keyrotation_pipeline"}) { __typename } }"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As `keyrotation up`."""
+    with serving(tmp_path_factory.mktemp("ui") / "home") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As `keyrotation up --no-token --read-only --host rotation.clinic.example`."""
+    home = tmp_path_factory.mktemp("proxied") / "home"
+    with serving(home, "--no-token", "--read-only", "--host", PROXY_NAME) as server:
+        yield server
+
+
+def not_the_token(server: Server) -> dict[str, dict[str, str | bytes]]:
+    """What somebody without the token may send as headers, by what it is."""
+    cookie = server.cookie()["cookie"]
+    return {
+        "nothing": {},
+        "another token": {"authorization": "Bearer another"},
+        "the beginning of the token": {"authorization": f"Bearer {TOKEN[:-1]}"},
+        "an empty token": {"authorization": "Bearer"},
+        "the token under another scheme": {"authorization": f"Basic {TOKEN}"},
+        "the token as a cookie": {"cookie": f"keyrotation-{server.port}={TOKEN}"},
+        "an empty cookie": {"cookie": f"keyrotation-{server.port}="},
+        "a cookie of another port": {"cookie": cookie.replace("-", "-1", 1)},
+        "a cookie of another start": {"cookie": cookie[:-1]},
+        "a damaged cookie": {"cookie": 'x="; keyrotation'},
+    }
+
+
+@pytest.mark.parametrize(("method", "path"), [
+    ("GET", "/"), ("GET", "/asset-groups"), ("GET", "/server_info"), ("GET", "/graphql"), ("POST", "/graphql"),
+    ("GET", "/logs/x"), ("GET", "/notebook"), ("GET", "/download_debug/x"), ("GET", "/favicon.png"), ("HEAD", "/"),
+    ("POST", "/report_asset_check/key_version"), ("POST", "/report_asset_materialization/key_version"),
+    ("PUT", "/graphql"), ("OPTIONS", "/graphql"),
+])  # fmt: skip
+def test_nothing_is_served_without_the_token(served: Server, method: str, path: str) -> None:
+    body = {"json": {"query": "{ version }"}} if method == "POST" else {}
+    bytes_above_ascii = {"authorization": b"Bearer \xff\xfe"}
+    for name, headers in {**not_the_token(served), "no text": bytes_above_ascii}.items():
+        answer = served.ask(method, path, headers=headers, **body)
+        assert answer.status_code == 403, name
+        assert method == "HEAD" or "keyrotation up" in answer.text, name
+        assert "set-cookie" not in answer.headers, name
+    assert served.ask(method, path, params={"token": "another"}, **body).status_code == 403
+
+
+def test_the_token_is_not_taken_by_a_post_of_a_form(served: Server) -> None:
+    assert served.ask("POST", "/", params={"token": TOKEN}).status_code == 403
+    assert served.ask("POST", "/", data={"token": TOKEN}).status_code == 403
+
+
+def test_the_bare_address_says_where_the_token_is(served: Server) -> None:
+    answer = served.ask("GET", "/", headers=BROWSER)
+
+    assert answer.status_code == 403
+    assert "text/html" in answer.headers["content-type"]
+    assert "The token is missing" in answer.text
+    assert "the file dagster/address" in answer.text
+
+
+def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address(served: Server) -> None:
+    answer = served.ask("GET", "/asset-groups", params={"token": TOKEN, "a": "1 &2"}, headers=BROWSER)
+    served.client.cookies.clear()
+
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/asset-groups?a=1+%262"
+    name, *flags = answer.headers["set-cookie"].split("; ")
+    assert name.startswith(f"keyrotation-{served.port}=")
+    assert TOKEN not in name
+    assert {flag.lower() for flag in flags} == {"httponly", "path=/", "samesite=strict"}
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_the_exchange_leads_to_no_other_host(served: Server) -> None:
+    answer = served.ask("GET", "//evil.example/", params={"token": TOKEN}, headers=BROWSER)
+    served.client.cookies.clear()
+
+    assert answer.headers["location"] == "/evil.example/"
+
+
+def test_the_cookie_opens_the_ui(served: Server) -> None:
+    page = served.ask("GET", "/asset-groups", headers=BROWSER | served.cookie())
+    answer = served.ask("POST", "/graphql", json={"query": "{ version }"}, headers=served.cookie())
+
+    assert page.status_code == 200
+    assert '<div id="root"' in page.text
+    assert answer.json()["data"]["version"]
+
+
+FOREIGN = {
+    "another site": {"origin": "https://evil.example"},
+    "another port of this machine": {"origin": "http://127.0.0.1:8080"},
+    "a sandboxed frame": {"origin": "null"},
+    "another site, by what browsers say of themselves": {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"},
+    "another port, by what browsers say of themselves": {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
+}
+
+
+@pytest.mark.parametrize("headers", [pytest.param(headers, id=name) for name, headers in FOREIGN.items()])
+def test_a_page_of_another_origin_changes_nothing_even_with_the_cookie(served: Server, headers: dict[str, str]) -> None:
+    body = {"query": ADD % "v801"}
+    answer = served.ask("POST", "/graphql", json=body, headers=served.cookie() | headers)
+
+    assert answer.status_code == 403
+    assert not served.knows("v801")
+    with pytest.raises(InvalidStatus, match="403"):
+        open_socket(served, served.cookie() | headers)
+
+
+def test_a_page_of_another_origin_reads_nothing(served: Server) -> None:
+    headers = served.cookie() | {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+
+    assert served.ask("GET", "/server_info", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "evil.example:3000"])
+def test_a_name_that_was_made_to_point_here_is_refused_even_with_the_token(served: Server, host: str) -> None:
+    for shown in (BEARER, served.cookie()):
+        answer = served.ask("POST", "/graphql", json={"query": ADD % "v802"}, headers={**shown, "host": host})
+        assert answer.status_code == 400
+    assert not served.knows("v802")
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_the_names_of_the_loopback_interface_are_served(served: Server, name: str) -> None:
+    host = f"{name}:{served.port}"
+    headers = served.cookie() | {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
+
+    assert served.ask("POST", "/graphql", json={"query": "{ version }"}, headers=headers).status_code == 200
+
+
+QUERY = ADD % "v803"
+JSON, PLAIN, BARE = ({"content-type": kind} for kind in ("application/json", "text/plain", "application/graphql"))
+
+
+@pytest.mark.parametrize(("method", "options"), [
+    pytest.param("GET", {"params": {"query": QUERY}}, id="GET"),
+    pytest.param("GET", {"params": {"query": QUERY}, "headers": JSON}, id="GET, JSON"),
+    pytest.param("HEAD", {"params": {"query": QUERY}}, id="HEAD"),
+    pytest.param("POST", {"params": {"query": QUERY}}, id="POST with the query in the address"),
+    pytest.param("POST", {"data": {"query": QUERY}}, id="a form"),
+    pytest.param("POST", {"content": QUERY, "headers": BARE}, id="bare GraphQL"),
+    pytest.param("POST", {"content": json.dumps({"query": QUERY}), "headers": PLAIN}, id="text"),
+])  # fmt: skip
+@pytest.mark.parametrize("path", ["/graphql", "/graphql/", "//graphql", "/%67raphql"])
+def test_no_mutation_is_made_but_by_a_post_of_json(
+    served: Server, method: str, path: str, options: dict[str, Any]
+) -> None:
+    headers = served.cookie() | options.get("headers", {})
+    answer = served.ask(method, path, **options | {"headers": headers})
+
+    assert answer.status_code == 405
+    assert not served.knows("v803")
+
+
+def test_a_mutation_by_a_post_of_json_is_made(served: Server) -> None:
+    assert served.with_token(ADD % "v804")["data"]["addDynamicPartition"]["__typename"] == "AddDynamicPartitionSuccess"
+    assert served.knows("v804")
+
+
+def open_socket(server: Server, headers: dict[str, Any]) -> Any:  # noqa: ANN401
+    origin = headers.pop("origin", None)
+    return connect(
+        f"ws://127.0.0.1:{server.port}/graphql", additional_headers=headers, origin=origin, subprotocols=["graphql-ws"]  # type: ignore[list-item]
+    )  # fmt: skip
+
+
+def test_no_websocket_opens_without_the_token(served: Server) -> None:
+    for headers in not_the_token(served).values():
+        with pytest.raises(InvalidStatus, match="403"):
+            open_socket(served, headers)
+
+
+def test_a_websocket_with_the_cookie_answers_and_makes_no_mutation(served: Server) -> None:
+    with open_socket(served, served.cookie() | {"origin": served.url}) as opened:
+        opened.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(opened.recv(timeout=30))["type"] == "connection_ack"
+        opened.send(json.dumps({"type": "start", "id": "1", "payload": {"query": ADD % "v805"}}))
+        assert json.loads(opened.recv(timeout=30))["type"] == "error"
+    assert not served.knows("v805")
+
+
+def test_the_token_is_in_no_argument_environment_log_or_file(served: Server) -> None:
+    served.cookie()
+    home = served.log.parent
+    shown = [Path(f"/proc/{served.process.pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+
+    assert TOKEN.encode() not in b"".join([*shown, *(file.read_bytes() for file in home.rglob("*") if file.is_file())])
+
+
+def test_read_only_forbids_everything_that_changes(proxied: Server) -> None:
+    answer = proxied.ask("POST", "/graphql", json={"query": ADD % "v806"})
+    reported = proxied.ask(
+        "POST", "/report_asset_check/key_version", json={"check_name": "key_reads_back", "passed": True}
+    )
+
+    assert answer.json()["data"]["addDynamicPartition"]["__typename"] == "UnauthorizedError"
+    assert reported.status_code == 401
+
+
+def test_behind_a_proxy_its_name_is_served_and_other_pages_are_still_refused(proxied: Server) -> None:
+    body = {"query": "{ version }"}
+    served_name = {"host": PROXY_NAME, "origin": f"https://{PROXY_NAME}"}
+
+    assert proxied.ask("POST", "/graphql", json=body, headers=served_name).status_code == 200
+    assert (
+        proxied.ask("POST", "/graphql", json=body, headers={**served_name, **FOREIGN["another site"]}).status_code
+        == 403
+    )
+    assert proxied.ask("POST", "/graphql", json=body, headers={"host": "evil.example"}).status_code == 400

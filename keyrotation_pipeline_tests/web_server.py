@@ -1,0 +1,93 @@
+"""Dagster's real web server, started as `keyrotation up` starts it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.dagster_services import INSTANCE_FILES
+from keyrotation_pipeline.ports.clock import attempts
+
+TOKEN = "a-token-of-this-test"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+BROWSER = {"accept": "text/html"}
+START_SECONDS = 180
+SHOW = """{ assetNodes { partitionKeysByDimension { dynamicPartitionsDefinitionName: name partitionKeys } } }"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running web server, and its standard output."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    client: httpx.Client
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
+        """Without a token, unless `options` has one."""
+        return self.client.request(method, f"{self.url}{path}", **options)
+
+    def with_token(self, query: str, variables: dict[str, Any] | None = None) -> Any:  # noqa: ANN401
+        """The answer to a GraphQL query."""
+        answer = self.ask("POST", "/graphql", json={"query": query, "variables": variables}, headers=BEARER)
+        return answer.json()
+
+    def cookie(self) -> dict[str, str]:
+        answer = self.ask("GET", "/", params={"token": TOKEN}, headers=BROWSER)
+        self.client.cookies.clear()  # a test says itself what it shows
+        return {"cookie": answer.headers["set-cookie"].partition(";")[0]}
+
+    def knows(self, partition: str) -> bool:
+        return partition in json.dumps(self.with_token(SHOW))
+
+
+@contextmanager
+def serving(home: Path, *options: str, **variables: str) -> Iterator[Server]:
+    """The server in a Dagster home that is made for it, once it answers."""
+    home.mkdir()
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copyfile(INSTANCE_FILES / name, home / name)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KEYROTATION", "DAGSTER"))}
+    arguments = ["--port", str(port), "--workspace", str(home / "workspace.yaml"), *options]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "keyrotation_pipeline.defs.webserver", *arguments],
+            cwd=home, env={**kept, "DAGSTER_HOME": str(home), **variables},
+            stdin=subprocess.PIPE, stdout=log, stderr=log,
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(f"{TOKEN}\n".encode())
+    process.stdin.close()
+    client = httpx.Client(timeout=60, trust_env=False, verify=False)  # noqa: S501  HTTP; loading them is slow
+    server = Server(port, process, home / "log", client)
+    try:
+        for _ in attempts(SystemClock(), pause_seconds=0.3, patience_seconds=START_SECONDS):
+            assert process.poll() is None, server.log.read_text()
+            try:
+                server.ask("GET", "/server_info")
+                break
+            except httpx.TransportError:
+                continue
+        yield server
+    finally:
+        client.close()
+        process.terminate()
+        process.wait(30)
