@@ -61,7 +61,7 @@ def build_definitions(
         jobs=[*jobs.all(), BACKUP_JOB, RECOVERY_TEST_JOB],
         schedules=[rotation_calendar(jobs), daily_key_backup(time_zone), quarterly_recovery_test(time_zone)],
         sensors=[conductor_sensor(jobs), ledger_mirror, run_failure_alert],
-        resources={"pipeline": pipeline},
+        resources={"pipeline": pipeline.definition()},
         executor=dg.in_process_executor,
     )
 

@@ -116,6 +116,10 @@ class RequestError(KeyRotationError):
     """A request that cannot be opened, found, cancelled or continued."""
 
 
+class LaunchError(KeyRotationError):
+    """A run of Dagster was launched with something that decides."""
+
+
 class OutOfOrderError(KeyRotationError):
     """A step was asked for that the rotation is not at."""
 

@@ -4,12 +4,12 @@ import dagster as dg
 
 from keyrotation_pipeline.defs.launches import ATTEMPT_TAG, ROTATION_TAG, SUBJECT_TAG
 from keyrotation_pipeline.defs.refusals import sentence_of
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.events import EventKind, Note
 
 
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=10)
-def run_failure_alert(context: dg.RunFailureSensorContext, pipeline: PipelineResource) -> dg.SkipReason | None:
+def run_failure_alert(context: dg.RunFailureSensorContext, pipeline: PipelineParameter) -> dg.SkipReason | None:
     """Logs a failed run and appends it to the audit: by run, job and subject, without the text of its error."""
     run = context.dagster_run
     context.log.error("run %s of %s failed; open it in the UI for the reason", run.run_id, run.job_name)

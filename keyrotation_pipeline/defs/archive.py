@@ -6,7 +6,7 @@ from keyrotation_pipeline.defs.names import step_key
 from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
 from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
 from keyrotation_pipeline.defs.performing import perform
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.request import Step
 
 
@@ -17,6 +17,6 @@ from keyrotation_pipeline.model.request import Step
     owners=[SECURITY_OFFICERS],
     deps=[step_key(Step.RETIRED_KEY)],
 )
-def archived_key(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def archived_key(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """7. The old key in the archive, for as long as a database backup may need it: archived, never deleted."""
     return perform(context, pipeline, Step.ARCHIVED_KEY)

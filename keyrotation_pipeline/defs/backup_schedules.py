@@ -6,7 +6,7 @@ import dagster as dg
 
 from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, RECOVERY_TEST
 from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.key_events import RecoveryTestDue
 
 BACKUP_JOB = dg.define_asset_job(
@@ -52,7 +52,7 @@ def quarterly_recovery_test(time_zone: str) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="A recovery test each quarter, or its entry among what is due.",
     )
-    def scheduled(context: dg.ScheduleEvaluationContext, pipeline: PipelineResource) -> dg.RunRequest | dg.SkipReason:
+    def scheduled(context: dg.ScheduleEvaluationContext, pipeline: PipelineParameter) -> dg.RunRequest | dg.SkipReason:
         day = f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
         with refusals():
             if pipeline.has_recovery_key():

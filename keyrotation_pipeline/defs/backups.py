@@ -12,7 +12,7 @@ from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.ports.backups import BackupPlace
 
@@ -44,7 +44,7 @@ def backup_assets(time_zone: str) -> dg.AssetsDefinition:
         partitions_def=dg.DailyPartitionsDefinition(FIRST_DAY, timezone=time_zone, end_offset=1),
         can_subset=True,
     )  # fmt: skip
-    def backups(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
+    def backups(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> Iterator[dg.MaterializeResult[None]]:
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
         with refusals(), pipeline.open_backups(actor_of(context)) as site:
             # A dump without the keys of its moment is no coordinated backup: so the keys come along always.
@@ -66,7 +66,7 @@ def backup_assets(time_zone: str) -> dg.AssetsDefinition:
         fail_window=timedelta(days=TEST_OVERDUE_DAYS), warn_window=timedelta(days=TEST_EXPECTED_DAYS)
     ),
 )
-def recovery_test_asset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def recovery_test_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """The newest backup fetched, decrypted, restored into a scratch server and read; and an older one."""
     with (
         refusals(),
@@ -78,7 +78,7 @@ def recovery_test_asset(context: dg.AssetExecutionContext, pipeline: PipelineRes
 
 
 @dg.asset_check(asset=KEY_BACKUP)
-def backup_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
+def backup_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
     """The newest set, and keys since, are whole in every place, read again now; decryption is not tried."""
     with refusals(), pipeline.open_backups(actor_of(context)) as site:
         wrong = [sentence for place in site.places for sentence in _wrong_in(place)]

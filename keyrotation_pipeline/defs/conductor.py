@@ -16,7 +16,7 @@ from keyrotation_pipeline.defs.launches import (
 )
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
 from keyrotation_pipeline.defs.refusals import sentence_of
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -37,7 +37,7 @@ def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
         jobs=jobs.all(), minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING
     )
     def rotation_conductor(
-        context: dg.SensorEvaluationContext, pipeline: PipelineResource
+        context: dg.SensorEvaluationContext, pipeline: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
         """Carries an approved rotation through its walk: one run a leg, for the rows one run a shard."""
         try:

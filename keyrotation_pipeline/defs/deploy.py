@@ -7,7 +7,7 @@ from keyrotation_pipeline.defs.owners import SITE_RELIABILITY
 from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
 from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.cryptoperiod import rotation_due
 from keyrotation_pipeline.model.request import Step
 
@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.request import Step
     owners=[SITE_RELIABILITY],
     deps=[step_key(Step.KEY_VERSION)],
 )
-def dual_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def dual_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """2. Every application instance is seen to read the new key beside the old one; nothing writes under it yet."""
     return perform(context, pipeline, Step.DUAL_KEY_ROLLOUT)
 
@@ -31,13 +31,13 @@ def dual_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelineResour
     owners=[SITE_RELIABILITY],
     deps=[step_key(Step.DUAL_KEY_ROLLOUT)],
 )
-def primary_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def primary_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """3. The new key is the primary, and every instance is seen to write under it."""
     return perform(context, pipeline, Step.PRIMARY_KEY_ROLLOUT)
 
 
 @dg.asset_check(asset=step_key(Step.PRIMARY_KEY_ROLLOUT))
-def rotation_not_overdue(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
+def rotation_not_overdue(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
     """The primary is younger than 12 months, and no emergency rotation is older than 24 hours; warns a month ahead."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
         primary, now = opened.keys.read().primary, opened.clock.now()

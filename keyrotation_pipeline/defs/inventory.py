@@ -7,7 +7,7 @@ import dagster as dg
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.columns import Finding, TableCount
 from keyrotation_pipeline.requests.inventory import take_inventory
 
@@ -25,7 +25,7 @@ NO_UNDECLARED_CIPHERTEXT = dg.AssetCheckSpec(
     check_specs=[NO_UNDECLARED_CIPHERTEXT],
 )
 def encrypted_columns(
-    context: dg.AssetExecutionContext, pipeline: PipelineResource
+    context: dg.AssetExecutionContext, pipeline: PipelineParameter
 ) -> Iterator[dg.MaterializeResult[None]]:
     """The inventory: values per table and key version counted anew, undeclared columns with such values searched."""
     with refusals(), pipeline.open(actor_of(context)) as opened:

@@ -7,7 +7,7 @@ from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
 from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
 from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS, KeyUsage
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -18,13 +18,13 @@ from keyrotation_pipeline.rotation.keys import require_kept
 
 
 @dg.asset(partitions_def=KEY_VERSIONS, group_name="new_key", kinds={"key", "gpg"}, owners=[SECURITY_OFFICERS])
-def key_version(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def key_version(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """1. The new key: generated, stored, read back, compared and backed up, before anything uses it."""
     return perform(context, pipeline, Step.KEY_VERSION)
 
 
 @dg.asset_check(asset=step_key(Step.KEY_VERSION))
-def key_reads_back(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
+def key_reads_back(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
     """Every key that is not destroyed reads back from the store as the key that was registered, and has a backup."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
         registered = opened.ledger.keys()
@@ -49,7 +49,7 @@ def _wrong_with(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> st
 
 @dg.asset_check(asset=step_key(Step.KEY_VERSION))
 def key_usage_below_gcm_limit(
-    context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+    context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter
 ) -> dg.AssetCheckResult:
     """The primary encrypted fewer than 2^32 values (NIST SP 800-38D), by an upper bound; warns at half."""
     with refusals(), pipeline.open(actor_of(context)) as opened:

@@ -10,7 +10,7 @@ from keyrotation_pipeline.defs.launches import ROTATION_TAG
 from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS, row_partition
 from keyrotation_pipeline.defs.refusals import sentence_of
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.columns import TableName
 from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -23,7 +23,7 @@ UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def ledger_mirror(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
+def ledger_mirror(context: dg.SensorEvaluationContext, pipeline: PipelineParameter) -> dg.SensorResult | dg.SkipReason:
     """Shows steps that the ledger has and Dagster has not: a rotation run by `keyrotation rotate` or `demo`."""
     try:
         with pipeline.open("dagster ledger_mirror") as opened:

@@ -8,7 +8,7 @@ from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
 from keyrotation_pipeline.defs.performing import perform
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.request import Step
 
@@ -25,7 +25,7 @@ def zero_old_rows_proof_asset(tables: Sequence[EncryptedTable]) -> dg.AssetsDefi
         deps=before,
     )
     def zero_old_rows_proof(
-        context: dg.AssetExecutionContext, pipeline: PipelineResource
+        context: dg.AssetExecutionContext, pipeline: PipelineParameter
     ) -> dg.MaterializeResult[None]:
         """5. Sweeps find nothing, every value decrypts, and the database itself refuses the old version from now on."""
         return perform(context, pipeline, Step.ZERO_OLD_ROWS_PROOF, closing=Step.ROWS)

@@ -9,7 +9,7 @@ from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.partitions import row_partitions
 from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyState
@@ -36,7 +36,7 @@ def rows_asset(table: EncryptedTable, shards: int) -> dg.AssetsDefinition:
     )
 
     @dg.multi_asset(specs=[spec], name=rows_op_name(table.name), pool="reencrypt")
-    def rows(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+    def rows(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
         return perform(context, pipeline, Step.ROWS, table=table)
 
     return rows
@@ -56,7 +56,7 @@ def zero_old_rows_check(tables: Sequence[EncryptedTable]) -> dg.AssetChecksDefin
 
     @dg.multi_asset_check(specs=specs, name="zero_old_rows", can_subset=True)
     def zero_old_rows(
-        context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+        context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter
     ) -> Iterator[dg.AssetCheckResult]:
         with refusals(), pipeline.open(actor_of(context)) as opened:
             registered = opened.ledger.keys()

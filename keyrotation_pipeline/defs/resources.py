@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -9,21 +10,34 @@ import dagster as dg
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.defs.run_coordinator import refuse_configured
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
-class PipelineResource(dg.ConfigurableResource[None]):
+@dataclass(frozen=True)
+class PipelineResource:
     """Opens the ports that a configuration names, once a use.
 
-    Dagster stores what a resource is configured with; so that is the path of `keyrotation.toml` alone. Secrets are
-    looked up when the pipeline is opened, and stay in the process that uses them.
+    No `ConfigurableResource`: each field of one can be set by whoever launches a run, and the path of a configuration
+    decides where keys are read and backups go. Secrets are looked up when the pipeline is opened, and stay in the
+    process that uses them.
 
     Args:
         config_file: absolute path; None looks for one as the command line does.
     """
 
     config_file: str | None = None
+
+    def definition(self) -> dg.ResourceDefinition:
+        """What Dagster gives to every asset, check, sensor and schedule: this, for runs without configuration alone."""
+
+        def give(context: dg.InitResourceContext) -> PipelineResource:
+            if context.run is not None:
+                refuse_configured(context.run)
+            return self
+
+        return dg.ResourceDefinition(give, config_schema={}, description="The ports that keyrotation.toml names.")
 
     @contextmanager
     def open(self, actor: str) -> Iterator[Pipeline]:
@@ -57,3 +71,6 @@ class PipelineResource(dg.ConfigurableResource[None]):
 
     def _declared(self) -> settings.Settings:
         return settings.load(Path(self.config_file) if self.config_file else None)
+
+
+PipelineParameter = dg.ResourceParam[PipelineResource]

@@ -7,7 +7,7 @@ from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
 from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
 from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to
 from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.request import Step
 
 
@@ -18,13 +18,13 @@ from keyrotation_pipeline.model.request import Step
     owners=[SECURITY_OFFICERS],
     deps=[step_key(Step.ZERO_OLD_ROWS_PROOF)],
 )
-def retired_key(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def retired_key(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """6. Evidence and approvals taken once more, in one transaction; then the old key leaves the applications."""
     return perform(context, pipeline, Step.RETIRED_KEY)
 
 
 @dg.asset_check(asset=step_key(Step.RETIRED_KEY))
-def every_value_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> dg.AssetCheckResult:
+def every_value_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
     """Every value of every declared column decrypts with the keys that applications have now."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
         ring = opened.keys.read().ring()

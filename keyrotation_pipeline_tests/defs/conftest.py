@@ -30,6 +30,7 @@ worlds: dict[str, FakeWorld] = {}
 places: dict[str, Path] = {}
 
 
+@dataclass(frozen=True)
 class FakePipelineResource(PipelineResource):
     """Opens the fakes that a test registered under `config_file`."""
 
