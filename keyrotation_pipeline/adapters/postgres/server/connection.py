@@ -7,14 +7,39 @@ from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 
 APPLICATION_NAME = "keyrotation"
 
+# A role or database may set any of these to something else; everything that we rely on is set here.
 # row_security off: under FORCE ROW LEVEL SECURITY a count is silently short; off turns that into an error.
 # keyrotation.engine: triggers with the clause that the pre-flight prints stay quiet for our writes.
-SESSION_SETTINGS = (
-    "SET row_security = off; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '1s'; "
-    "SET statement_timeout = 0; SET default_transaction_isolation = 'read committed'; "
-    "SET client_min_messages = warning; SET keyrotation.engine = 'on'; "
-    "SET timezone = 'UTC'; SET search_path = pg_catalog"
-)
+# Encoding, styles, quoting and search path decide how values, times and definitions are written: a fence, say, counts
+# only if its definition reads as we wrote it.
+_PINNED = {
+    "row_security": "off",
+    "idle_in_transaction_session_timeout": "60s",
+    "lock_timeout": "1s",
+    "statement_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "client_min_messages": "warning",
+    "keyrotation.engine": "on",
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "search_path": "pg_catalog",
+}
+# Not every version has these: a session of ours may be idle, or in a transaction, for as long as a long step takes.
+# And a commit of ours is on disk when it returns; stronger settings than "on" stay.
+_PINNED_WHERE_KNOWN = """
+SELECT pg_catalog.set_config(name, CASE name WHEN 'synchronous_commit' THEN 'on' ELSE '0' END, false)
+FROM pg_catalog.pg_settings
+WHERE name IN ('idle_session_timeout', 'transaction_timeout') OR name = 'synchronous_commit' AND setting = 'off'
+"""
+SESSION_SETTINGS = "; ".join(f"SET {name} = '{value}'" for name, value in _PINNED.items()) + ";" + _PINNED_WHERE_KNOWN
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -32,7 +57,7 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
     try:
         connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
         _require_direct(connection, url)
-        connection.execute(SESSION_SETTINGS)
+        connection.execute(SESSION_SETTINGS.encode())
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise DatabaseUnavailableError(

@@ -1,0 +1,109 @@
+"""Settings of roles and databases, and encodings of databases, that must not reach our sessions."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
+from keyrotation_pipeline_tests.servers import Server
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+CLIENTS = EncryptedTable(TableName("public", "clients"), ("Name", "email"))
+AT = datetime(2026, 3, 31, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+@contextmanager
+def hostile(server: Server, name: str, options: str, *settings: str) -> Iterator[str]:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}".encode())
+        for setting in settings:
+            admin.execute(f"ALTER DATABASE {name} SET {setting}".encode())
+        try:
+            yield server.url(name)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def rotate(url: str, between: Callable[[], None] = lambda: None) -> None:
+    """What a rotation does in the database, from the schema to the evidence."""
+    migrate(url)
+    ring = ring_of(1, 2)
+    with connect(url) as connection:
+        ledger = PostgresLedger(connection, SystemClock(), "tester", "clinic@localhost, system identifier 7")
+        ledger.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT), None)
+        (record,) = ledger.keys()
+        assert record.created_at == AT
+        connection.execute('CREATE TABLE public.clients (id numeric PRIMARY KEY, "Name" text, email varchar(200))')
+        rows = [(f"{number}.5", sealed(ring, 1, "Ada"), sealed(ring, 1, "a@x")) for number in range(50)]
+        with connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO public.clients VALUES (%s, %s, %s)", rows)
+        database = PostgresDatabase(url, connection, lambda: connect(url), Limits())
+        between()
+        database.rewrite_shard("0f" * 16, Shard(CLIENTS, 0, 1), ring, V2, lambda _: None)
+        (counted,) = database.count([CLIENTS])
+        assert counted.values_by_version == {V2: 100}
+        assert counted.counted_at.utcoffset() is not None
+        assert database.decrypt_all(CLIENTS, ring, lambda _: None).failures == 0
+        database.fence(CLIENTS, [V1])
+        assert database.fences(CLIENTS) == (V1,)
+        moment = Moment(database.current_xid(), database.barrier())
+        with ledger.transaction():
+            between()
+            assert database.zero_old_rows([CLIENTS], V1, [V1], moment).values == 100
+        stored = connection.execute('SELECT "Name" FROM public.clients LIMIT 1').fetchall()[0][0]
+        assert opened(ring, str(stored)) == ("v2", "Ada")
+
+
+@pytest.mark.parametrize("setting", [
+    "DateStyle = 'German, DMY'", "IntervalStyle = 'sql_standard'", "TimeZone = 'Asia/Kathmandu'",
+    "extra_float_digits = -15", "quote_all_identifiers = on", "search_path = 'decoy'", "client_encoding = 'LATIN1'",
+    "client_encoding = 'SQL_ASCII'", "standard_conforming_strings = off", "array_nulls = off",
+    "bytea_output = 'escape'", "transform_null_equals = on", "statement_timeout = '300ms'",
+    "default_transaction_isolation = 'serializable'",
+])  # fmt: skip
+def test_a_setting_of_the_database_does_not_reach_our_sessions(server: Server, setting: str) -> None:
+    with hostile(server, "hostile_setting", "", setting) as url:
+        rotate(url)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "idle_session_timeout = '300ms'",
+        "transaction_timeout = '300ms'",
+        "idle_in_transaction_session_timeout = '300ms'",
+    ],
+)
+def test_no_time_limit_of_the_database_ends_our_sessions(server: Server, setting: str) -> None:
+    with hostile(server, "hostile_limit", "", setting) as url:
+        rotate(url, between=lambda: time.sleep(0.5))
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP", "UTF8"])
+def test_a_database_of_another_encoding_is_rotated(server: Server, encoding: str) -> None:
+    with hostile(server, "hostile_encoding", f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
+        rotate(url)
+
+
+def test_a_commit_of_ours_is_on_disk_even_where_the_database_does_not_ask_for_it(server: Server) -> None:
+    show = "SHOW synchronous_commit"
+    for setting, expected in (("off", "on"), ("remote_apply", "remote_apply")):
+        with (
+            hostile(server, "hostile_commit", "", f"synchronous_commit = {setting}") as url,
+            connect(url) as connection,
+        ):
+            assert connection.execute(show.encode()).fetchone() == (expected,)
