@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.launches import ATTEMPT_TAG, ROTATION_TAG, SUBJECT_TAG
+from keyrotation_pipeline.defs.launches import ROTATION_TAG, PastRun
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.events import EventKind, Note
@@ -13,15 +13,19 @@ def run_failure_alert(context: dg.RunFailureSensorContext, pipeline: PipelinePar
     """Logs a failed run and appends it to the audit: by run, job and subject, without the text of its error."""
     run = context.dagster_run
     context.log.error("run %s of %s failed; open it in the UI for the reason", run.run_id, run.job_name)
+    # What is not the conductor's own may bear any text, and name a rotation that it is not of.
+    ours = PastRun.believed(run.job_name, run.tags, None)
     facts = {
         "run": run.run_id,
         "job": run.job_name,
-        "subject": run.tags.get(SUBJECT_TAG),
-        "attempt": run.tags.get(ATTEMPT_TAG),
+        "subject": ours.subject if ours else None,
+        "attempt": str(ours.attempt) if ours else None,
     }
     try:
         with pipeline.open("dagster run_failure_alert") as opened:
-            opened.ledger.append(Note(EventKind.RUN_FAILED, facts), run.tags.get(ROTATION_TAG))
+            rotation = run.tags.get(ROTATION_TAG) if ours else None
+            known = rotation if any(each.id == rotation for each in opened.ledger.requests()) else None
+            opened.ledger.append(Note(EventKind.RUN_FAILED, facts), known)
     except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
         return dg.SkipReason(sentence_of(error))
     return None

@@ -8,8 +8,8 @@ import dagster as dg
 from keyrotation_pipeline.defs.jobs import EVIDENCE, Jobs
 from keyrotation_pipeline.defs.launches import (
     ATTEMPT_TAG,
+    CONDUCTOR,
     ROTATION_TAG,
-    SUBJECT_TAG,
     PastRun,
     evidence_request,
     launches,
@@ -34,7 +34,10 @@ def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
     """The sensor `rotation_conductor`."""
 
     @dg.sensor(
-        jobs=jobs.all(), minimum_interval_seconds=SECONDS_BETWEEN_TICKS, default_status=dg.DefaultSensorStatus.RUNNING
+        name=CONDUCTOR,
+        jobs=jobs.all(),
+        minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def rotation_conductor(
         context: dg.SensorEvaluationContext, pipeline: PipelineParameter
@@ -88,7 +91,8 @@ def _past_runs(instance: dg.DagsterInstance, rotation: Walk) -> Iterator[PastRun
     for record in records:
         run = record.dagster_run
         ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None
-        yield PastRun(run.tags.get(SUBJECT_TAG, ""), int(run.tags.get(ATTEMPT_TAG, FIRST_ATTEMPT)), ended_at)
+        if (past := PastRun.believed(run.job_name, run.tags, ended_at)) is not None:
+            yield past
 
 
 def _partition(instance: dg.DagsterInstance, rotation: Walk) -> list[dg.AddDynamicPartitionsRequest]:

@@ -1,5 +1,7 @@
-"""Which runs the conductor starts: pure, from the decision and from the runs so far."""
+"""Which runs the conductor starts, from the decision and from the runs so far."""
 
+import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,12 +11,16 @@ import dagster as dg
 from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.defs.partitions import row_partition
+from keyrotation_pipeline.defs.run_coordinator import BY_HAND_TAG
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.requests.conductor import Task
 
 ROTATION_TAG = "keyrotation/rotation"
 SUBJECT_TAG = "keyrotation/subject"
 ATTEMPT_TAG = "keyrotation/attempt"
+SENSOR_TAG = "dagster/sensor_name"
+CONDUCTOR = "rotation_conductor"
+ATTEMPT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 RETRY = timedelta(minutes=1)
 RETRY_LATER = timedelta(minutes=10)
@@ -28,6 +34,23 @@ class PastRun:
     subject: str
     attempt: int
     ended_at: datetime | None
+
+    @classmethod
+    def believed(cls, job: str, tags: Mapping[str, str], ended_at: datetime | None) -> "PastRun | None":
+        """The run that its tags tell of, if the conductor can have started it; else None.
+
+        Whoever reaches Dagster can put any tag on a run. A run from the UI is marked as such when it is queued, and is
+        nothing that the conductor waits for: what it must not do twice is guarded where it is done.
+        """
+        subject, attempt = tags.get(SUBJECT_TAG, ""), tags.get(ATTEMPT_TAG, "")
+        ours = tags.get(SENSOR_TAG) == CONDUCTOR and BY_HAND_TAG not in tags
+        if not ours or not ATTEMPT.fullmatch(attempt) or job != _job_of(subject):
+            return None
+        return cls(subject, int(attempt), ended_at)
+
+
+def _job_of(subject: str) -> str:
+    return subject if subject in LEGS or subject == EVIDENCE else REENCRYPT_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +94,7 @@ def subject_of(task: Task) -> str:
 def request_for(rotation: Walk, task: Task, attempt: int) -> dg.RunRequest:
     """The run for one due task; a leg goes on from there to its end."""
     subject = subject_of(task)
-    run_key = f"{rotation.id}/{subject}/{attempt}"
+    run_key = _run_key(rotation, subject, attempt)
     tags = {ROTATION_TAG: rotation.id, SUBJECT_TAG: subject, ATTEMPT_TAG: str(attempt)}
     if task.shard is not None:
         return dg.RunRequest(
@@ -97,7 +120,12 @@ def request_for(rotation: Walk, task: Task, attempt: int) -> dg.RunRequest:
 def evidence_request(rotation: Walk) -> dg.RunRequest:
     """Every check once after a finished rotation, whoever ran it."""
     return dg.RunRequest(
-        run_key=f"{rotation.id}/{EVIDENCE}",
+        run_key=_run_key(rotation, EVIDENCE, 1),
         job_name=EVIDENCE,
         tags={ROTATION_TAG: rotation.id, SUBJECT_TAG: EVIDENCE, ATTEMPT_TAG: "1"},
     )
+
+
+def _run_key(rotation: Walk, subject: str, attempt: int) -> str:
+    """Not to be guessed: Dagster never starts a run whose key it has seen, even on a run that somebody made up."""
+    return f"{rotation.id}/{subject}/{attempt}/{secrets.token_hex(8)}"

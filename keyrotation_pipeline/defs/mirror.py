@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.conductor import SECONDS_BETWEEN_TICKS
+from keyrotation_pipeline.defs.conductor import RUNS_LOOKED_AT, SECONDS_BETWEEN_TICKS
 from keyrotation_pipeline.defs.evidence import metadata_of
-from keyrotation_pipeline.defs.launches import ROTATION_TAG
+from keyrotation_pipeline.defs.launches import ROTATION_TAG, PastRun
 from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS, row_partition
 from keyrotation_pipeline.defs.refusals import sentence_of
@@ -51,7 +51,8 @@ def reflect(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult
 
 def _runs_here(instance: dg.DagsterInstance, rotation: Walk) -> bool:
     unfinished = dg.RunsFilter(tags={ROTATION_TAG: rotation.id}, statuses=UNFINISHED)
-    return bool(instance.get_run_records(unfinished, limit=1))
+    runs = (record.dagster_run for record in instance.get_run_records(unfinished, limit=RUNS_LOOKED_AT))
+    return any(PastRun.believed(run.job_name, run.tags, None) is not None for run in runs)
 
 
 def _missing(instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Walk) -> Iterator[dg.AssetMaterialization]:

@@ -7,6 +7,8 @@ from keyrotation_pipeline.errors import LaunchError
 
 # From such a tag Kubernetes would take the image, environment, volumes and service account of the run's pod.
 DECIDING_TAGS = ("dagster-k8s/",)
+# On runs that a person launched in the UI, or whoever reached its port, whatever tags they brought.
+BY_HAND_TAG = "keyrotation/by_hand"
 
 
 class UnconfiguredRunCoordinator(QueuedRunCoordinator):
@@ -19,6 +21,8 @@ class UnconfiguredRunCoordinator(QueuedRunCoordinator):
             LaunchError: it brings a configuration, or a tag that decides how it runs.
         """
         refuse_configured(context.dagster_run)
+        if getattr(context.workspace, "source", None) is not None:  # a request to the web server; the daemon has none
+            self._instance.add_run_tags(context.dagster_run.run_id, {BY_HAND_TAG: "true"})
         return super().submit_run(context)
 
 

@@ -90,7 +90,7 @@ class Dagster:
         return job.execute_in_process(
             instance=self.instance,
             partition_key=wanted.partition_key,
-            tags=dict(wanted.tags),
+            tags={**wanted.tags, "dagster/sensor_name": "rotation_conductor"},  # as the daemon does
             raise_on_error=False,
         )
 

@@ -18,6 +18,8 @@ from keyrotation_pipeline_tests.fakes import V1, V2, FakeKeyStore, FakeLedger
 
 Walked = Callable[[Step | None], Walk]
 
+# As the daemon puts them on the conductor's runs.
+TRUE_TAGS = {"dagster/sensor_name": "rotation_conductor", "keyrotation/attempt": "1"}
 # Made by their own schedule, not by the walk.
 BACKUPS = {dg.AssetKey(name) for name in ("key_backup", "database_backup", "recovery_test")}
 
@@ -92,7 +94,7 @@ def test_shard_runs_evaluate_no_check(dagster: Dagster, walked: Walked) -> None:
 def test_nothing_is_started_while_a_run_for_it_is_in_progress(dagster: Dagster, approved: Walk) -> None:
     [request] = requests(dagster)
     job = dagster.definitions.resolve_job_def(str(request.job_name))
-    dagster.instance.create_run_for_job(job, tags=dict(request.tags), status=dg.DagsterRunStatus.STARTED)
+    dagster.instance.create_run_for_job(job, tags={**TRUE_TAGS, **request.tags}, status=dg.DagsterRunStatus.STARTED)
 
     assert skipped(dagster) == "in progress: introduce_key"
 
@@ -112,7 +114,7 @@ def test_a_blocked_proof_is_tried_again_a_minute_later(dagster: Dagster, walked:
     dagster.world.clock.at = datetime.now(UTC) + timedelta(seconds=61)
     dagster.world.database.locked.clear()
     [again] = requests(dagster)
-    assert again.run_key == f"{rotation.id}/retire_key/2"
+    assert str(again.run_key).startswith(f"{rotation.id}/retire_key/2/")
     assert dagster.run(again).success
 
 
@@ -130,7 +132,7 @@ def test_a_key_store_that_does_not_answer_is_tried_again_a_minute_later(dagster:
     a_minute_later(dagster)
     [again] = requests(dagster)
     dagster.world.keys.unavailable = None
-    assert again.run_key == f"{rotation.id}/retire_key/2"
+    assert str(again.run_key).startswith(f"{rotation.id}/retire_key/2/")
     assert dagster.run(again).success
 
 
@@ -165,7 +167,7 @@ def test_a_damaged_key_store_stops_the_rotation_until_it_is_mended(
 
     (keys.live, keys.primary_version), keys.broken = whole, set()
     [again] = requests(dagster)
-    assert again.run_key == f"{rotation.id}/retire_key/2"
+    assert str(again.run_key).startswith(f"{rotation.id}/retire_key/2/")
     assert dagster.run(again).success
 
 
@@ -236,9 +238,8 @@ def test_steps_of_the_command_line_are_shown_too(dagster: Dagster, walked: Walke
 def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster, walked: Walked) -> None:
     rotation = walked(Step.KEY_VERSION)
     job = dagster.definitions.resolve_job_def("introduce_key")
-    dagster.instance.create_run_for_job(
-        job, tags={"keyrotation/rotation": rotation.id}, status=dg.DagsterRunStatus.STARTED
-    )
+    tags = TRUE_TAGS | {"keyrotation/rotation": rotation.id, "keyrotation/subject": "introduce_key"}
+    dagster.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
 
     assert "every step" in skipped(dagster, "ledger_mirror")
 
@@ -277,3 +278,37 @@ def test_the_fakes_differ_between_versions(dagster: Dagster, walked: Walked) -> 
     states = {record.version: record.state for record in FakeLedger.keys(dagster.world.ledger)}
 
     assert states == {V1: KeyState.ARCHIVED, V2: KeyState.ACTIVE}
+
+
+@pytest.mark.parametrize(("job", "tags"), [
+    pytest.param("introduce_key", {"keyrotation/attempt": "two"}, id="an attempt that is no number"),
+    pytest.param("introduce_key", {"keyrotation/attempt": "-1"}, id="an attempt below one"),
+    pytest.param("introduce_key", {"keyrotation/attempt": "\u0663"}, id="a digit of another script"),
+    pytest.param("introduce_key", {"keyrotation/attempt": "9" * 5000}, id="an attempt of 5000 digits"),
+    pytest.param("introduce_key", {"keyrotation/attempt": ""}, id="an empty attempt"),
+    pytest.param("introduce_key", {"dagster/sensor_name": "another"}, id="another sensor's"),
+    pytest.param("introduce_key", {"dagster/sensor_name": ""}, id="no sensor's"),
+    pytest.param("evidence", {}, id="a job of another subject"),
+    pytest.param("a_job_of_others", {}, id="a job of others"),
+    pytest.param("introduce_key", {"keyrotation/by_hand": "true"}, id="launched by hand, with every tag right"),
+])  # fmt: skip
+def test_a_run_with_forged_tags_neither_stops_the_conductor_nor_is_waited_for(
+    dagster: Dagster, approved: Walk, job: str, tags: dict[str, str]
+) -> None:
+    subject = {"keyrotation/rotation": approved.id, "keyrotation/subject": "introduce_key"}
+    forged = dg.DagsterRun(job_name=job, tags=TRUE_TAGS | subject | tags, status=dg.DagsterRunStatus.STARTED)
+    dagster.instance.add_run(forged)
+
+    assert [request.tags["keyrotation/attempt"] for request in requests(dagster)] == ["1"]
+
+
+def test_nobody_can_take_the_key_of_a_run_beforehand(dagster: Dagster, approved: Walk) -> None:
+    assert requests(dagster)[0].run_key != requests(dagster)[0].run_key
+
+
+def test_a_forged_run_does_not_hide_what_the_command_line_did(dagster: Dagster, walked: Walked) -> None:
+    rotation = walked(None)
+    tags = {"keyrotation/rotation": rotation.id}
+    dagster.instance.add_run(dg.DagsterRun("evidence", tags=tags, status=dg.DagsterRunStatus.STARTED))
+
+    assert isinstance(dagster.tick("ledger_mirror"), dg.SensorResult)

@@ -158,3 +158,14 @@ def test_a_launch_without_a_configuration_is_taken(served: Server) -> None:
     assert told["__typename"] == "LaunchRunSuccess"
     assert {run["runId"]: run["status"] for run in runs(served)}[told["run"]["runId"]] == "QUEUED"
     ask(served, "mutation ($id: String!) { deleteRun(runId: $id) { __typename } }", id=told["run"]["runId"])
+
+
+@pytest.mark.slow
+def test_a_run_from_the_uis_port_is_marked_whatever_tags_it_brings(served: Server) -> None:
+    forged = {"dagster/sensor_name": "rotation_conductor", "keyrotation/rotation": "f" * 32, "keyrotation/by_hand": ""}
+    tags = [{"key": key, "value": value} for key, value in forged.items()]
+    told = ask(served, LAUNCH, selector={**LOCATION, "pipelineName": "evidence"}, config={}, tags=tags)
+    [run] = [run for run in runs(served) if run["runId"] == told["run"]["runId"]]
+
+    assert {"key": "keyrotation/by_hand", "value": "true"} in run["tags"]
+    ask(served, "mutation ($id: String!) { deleteRun(runId: $id) { __typename } }", id=run["runId"])
