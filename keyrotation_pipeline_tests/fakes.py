@@ -28,6 +28,7 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     KeyStoreUnavailableError,
     OutOfOrderError,
+    PreflightError,
     ProofError,
     RequestError,
 )
@@ -403,6 +404,9 @@ class FakeDatabase:
         return self._rewrite(table, target, every, f"sweep {table.name}{' waiting' if wait else ''}")
 
     def _rewrite(self, table: EncryptedTable, target: KeyVersion, share: range, entry: str) -> Rewritten:
+        for problem in self.problems:
+            if problem.fatal:
+                raise PreflightError(problem.sentence)
         self.journal.note(entry)
         name = str(table.name)
         done, skipped, quarantined = list[int](), set[int](), 0

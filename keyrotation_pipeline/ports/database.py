@@ -27,10 +27,18 @@ class CiphertextDatabase(Protocol):
         """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
-        """Walk one shard by page ranges from where it was left, and re-encrypt to `target` what is not."""
+        """Go through one shard by page ranges from where it was left, and re-encrypt to `target` what is not.
+
+        Raises:
+            PreflightError: the table has changed since it was checked, and can no longer be rewritten harmlessly.
+        """
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
-        """Walk a whole table for what was skipped; `wait`: one row a transaction, waiting briefly for its lock."""
+        """Go through a whole table for what was skipped; `wait`: each row in its own transaction, waiting briefly.
+
+        Raises:
+            PreflightError: as `rewrite_shard`.
+        """
 
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """Rows that hold any value under `versions`, in any declared column."""

@@ -50,10 +50,12 @@ class PostgresDatabase:
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
         """See `CiphertextDatabase.rewrite_shard`."""
+        preflight.require_unchanged(self.connection, request, shard.table, target)
         return engine.rewrite_shard(self.connect, request, shard, ring, target, report, self.limits, self.workers)
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         """See `CiphertextDatabase.sweep`."""
+        preflight.require_unchanged(self.connection, request, table, target)
         return engine.sweep(self.connect, request, table, ring, target, self.limits, wait=wait)
 
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:

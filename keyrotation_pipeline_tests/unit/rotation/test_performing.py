@@ -8,8 +8,9 @@ from random import Random
 import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError, PreflightError
 from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
@@ -42,6 +43,17 @@ def test_the_walk_ends_with_every_value_under_the_new_key_and_the_old_one_archiv
     }
     assert world.ledger.event_names()[-2:] == ["step_finished", "status_changed"]
     verify_audit(world.ledger)
+
+
+def test_a_table_that_changed_between_request_and_start_stops_the_walk_before_a_key_is_made(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.database.problems = (Problem("trigger touched of clients would fire; drop it", fatal=True),)
+    with pytest.raises(PreflightError, match="trigger touched"):
+        run(world, rotation)
+    assert world.keys.versions() == (V1,)
+    assert world.ledger.walk(rotation.id).started_at is None
+    world.database.problems = ()
+    assert run(world, rotation)[-1] is WALK[-1]
 
 
 def test_the_store_is_read_once_a_task_and_once_more_where_a_key_is_used(world: FakeWorld) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
 from keyrotation_pipeline.adapters.postgres.preflight import columns, server, server_log, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -65,6 +66,39 @@ def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: 
             continue
         found += [problem for check in TABLE_CHECKS for problem in _outcome(check, subject)]
     return tuple(sorted(dict.fromkeys(found), key=lambda problem: not problem.fatal))
+
+
+_CHECKED = """
+SELECT digest FROM keyrotation.checked_tables WHERE (request, table_name, target_version) = (%s, %s, %s)
+"""
+
+_REMEMBER = """
+INSERT INTO keyrotation.checked_tables (request, table_name, target_version, digest, checked_at)
+VALUES (%s, %s, %s, %s, clock_timestamp())
+ON CONFLICT (request, table_name, target_version) DO UPDATE SET digest = excluded.digest, checked_at = now()
+"""
+
+
+def require_unchanged(connection: Connection, request: str, table: EncryptedTable, target: KeyVersion) -> None:
+    """Run a table's fatal checks again, unless the catalogue says of it what it said when they last passed.
+
+    Args:
+        request: the rotation that is about to write to the table.
+
+    Raises:
+        PreflightError: what has changed would harm the application or the rotation.
+        BlockedError: another session has locked the table.
+    """
+    relations = readable_tree(connection, table)
+    names = (request, str(table.name), target.number)
+    digest = catalogue_digest(connection, relations)
+    if connection.execute(_CHECKED, names).fetchone() == (digest,):
+        return
+    subject = Subject(connection, table, relations, target)
+    problems = [problem for check in TABLE_CHECKS for problem in _outcome(check, subject) if problem.fatal]
+    if problems:
+        raise PreflightError(problems[0].sentence)
+    connection.execute(_REMEMBER, (*names, digest))
 
 
 def _outcome(check: Callable[[Subject], Iterable[Problem]], subject: Subject) -> list[Problem]:
