@@ -6,6 +6,7 @@ from typing import Any
 
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Rewritten
 
@@ -105,6 +106,7 @@ class StoredPageRanges:
 
     def open(self, relation: Relation) -> PageRange:
         """The range as it was left; from the beginning of its slice if the relation was rewritten as a whole since."""
+        _require_there(self._connection, relation)
         names = {**self._names, "oid": relation.oid, "relation": relation.label}
         self._connection.execute(_PLAN, names)
         self._connection.execute(_PLAN_AGAIN, names)
@@ -160,6 +162,7 @@ class WholePageRanges:
 
     def open(self, relation: Relation) -> PageRange:
         """Every page that the relation has now."""
+        _require_there(self._connection, relation)
         filenode, total = self._connection.execute(_WHOLE, (relation.oid,)).fetchall()[0]
         return PageRange(filenode, 0, 0, total)  # type: ignore[arg-type]
 
@@ -173,3 +176,12 @@ class WholePageRanges:
 
     def save(self, relation: Relation, pages: PageRange) -> None:
         """Nothing is stored."""
+
+
+def _require_there(connection: Connection, relation: Relation) -> None:
+    there = connection.execute("SELECT pg_relation_filenode(%s::oid) IS NOT NULL", (relation.oid,)).fetchone()
+    if there != (True,):
+        raise BlockedError(
+            f"table {relation.label} was dropped, or dropped and made anew, while it was re-encrypted; "
+            "run `keyrotation rotate` again, it begins with the table that is there now"
+        )

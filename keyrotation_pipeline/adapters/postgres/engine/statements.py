@@ -57,7 +57,7 @@ WITH written AS (
         FOR {strength} OF held SKIP LOCKED
     ) AS new
     WHERE t.ctid = new.position
-    RETURNING num_nonnulls({values}) AS changed
+    RETURNING {changed} AS changed
 )
 SELECT count(*), coalesce(sum(changed), 0)::bigint,
        extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
@@ -71,7 +71,7 @@ WITH written AS (
     UPDATE ONLY {table} AS t SET {assignments}
     FROM unnest(%(keys)b::text[], {arrays}, {old_arrays}) AS new (key, {values}, {olds})
     WHERE {same_key} AND {same_values}
-    RETURNING num_nonnulls({values}) AS changed
+    RETURNING {changed} AS changed
 )
 SELECT count(*), coalesce(sum(changed), 0)::bigint FROM written
 """
@@ -150,6 +150,8 @@ def statements(
         ),
         "arrays": sql.SQL(", ").join(sql.SQL(f"%(value_{number})b::text[]") for number in range(len(columns))),
         "values": sql.SQL(", ").join(values),
+        # num_nonnulls() takes a hundred arguments at most.
+        "changed": sql.SQL(" + ").join(sql.SQL("({} IS NOT NULL)::int").format(value) for value in values),
         "olds": sql.SQL(", ").join(olds),
         "old_arrays": sql.SQL(", ").join(sql.SQL(f"%(old_{number})b::text[]") for number in range(len(columns))),
         "same_values": sql.SQL(" AND ").join(

@@ -9,7 +9,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
 
 # One scan per column; the order needs memory for `values` entries only.
-_SAMPLE = "SELECT {value} FROM ONLY {relation} WHERE {wanted} ORDER BY random() LIMIT %s"
+_SAMPLE = "SELECT {value} FROM ONLY {relation} WHERE {wanted} ORDER BY random() LIMIT {wanted_values}"
 
 
 def sample(
@@ -25,10 +25,13 @@ def sample(
         for column in table.columns:
             wanted = values - len(found.get(column, ()))
             query = sql.SQL(_SAMPLE).format(
-                value=as_text(column), relation=relation.identifier, wanted=under(column, [version])
+                value=as_text(column),
+                relation=relation.identifier,
+                wanted=under(column, [version]),
+                wanted_values=sql.Literal(wanted),
             )
             with heap_scan(connection, relation.label):
-                rows = connection.execute(query, (wanted,)).fetchall()
+                rows = connection.execute(query).fetchall()
             if rows:
                 found.setdefault(column, []).extend(str(value) for (value,) in rows)
     return {column: tuple(stored) for column, stored in found.items()}

@@ -42,6 +42,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     writes.no_rule_rewrites_updates,
     writes.replica_identity_is_there,
     writes.disk_has_room,
+    values.rows_fit,
     values.values_fit,
     values.domains_accept_target,
     values.checks_accept_target,
@@ -58,14 +59,28 @@ def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: 
         DatabaseUnavailableError: the connection was lost.
     """
     found = [problem for check in SERVER_CHECKS for problem in check(connection)]
+    seen: dict[int, EncryptedTable] = {}
     for table in tables:
         try:
             subject = Subject(connection, table, readable_tree(connection, table), target)
         except (PreflightError, BlockedError) as error:
             found.append(fatal(str(error)))
             continue
+        found += _overlaps(subject, seen)
         found += [problem for check in TABLE_CHECKS for problem in _outcome(check, subject)]
     return tuple(sorted(dict.fromkeys(found), key=lambda problem: not problem.fatal))
+
+
+def _overlaps(subject: Subject, seen: dict[int, EncryptedTable]) -> Iterable[Problem]:
+    """A relation belongs to one declared table only: its rows would be counted and its fence be put twice."""
+    for relation in subject.relations:
+        other = seen.setdefault(relation.oid, subject.table)
+        if other is not subject.table:
+            yield fatal(
+                f"{relation.label} belongs to two declared tables, {other.name} and {subject.table.name}; declare the "
+                "parent alone in [[tables]]"
+            )
+            return
 
 
 _CHECKED = """

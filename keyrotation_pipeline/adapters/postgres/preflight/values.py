@@ -9,13 +9,26 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import has_prefix, longest_under, under_another
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
+    LONGEST_JUDGED_BYTES,
+    as_text,
+    has_prefix,
+    longest_under,
+    under_another,
+)
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.database import Problem
+
+# PostgreSQL builds no message, array or expression of more than 1 GB, and several copies of a row exist at once.
+LARGEST_ROW_BYTES = LONGEST_JUDGED_BYTES
+
+_TOASTED = """
+SELECT pg_relation_size(reltoastrelid) > 0 FROM pg_class WHERE oid = %s::bigint::oid AND reltoastrelid <> 0
+"""
 
 _SHORTEST_PREFIX = len(KeyVersion(1).prefix)
 
@@ -35,6 +48,23 @@ ORDER BY c.conname
 _ALL_COLUMNS = """
 SELECT attname FROM pg_attribute WHERE attrelid = %s::bigint::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
+
+
+def rows_fit(subject: Subject) -> Iterator[Problem]:
+    """No row is so large that it could not be read, judged and written at once."""
+    for relation in subject.heaps:
+        if subject.connection.execute(_TOASTED, (relation.oid,)).fetchone() != (True,):
+            continue
+        sizes = [sql.SQL("coalesce(octet_length({}), 0)").format(as_text(column.name)) for column in relation.columns]
+        query = sql.SQL("SELECT max(({})::bigint) FROM ONLY {}").format(sql.SQL(" + ").join(sizes), relation.identifier)
+        with heap_scan(subject.connection, relation.label):
+            row = subject.connection.execute(query).fetchone()
+        largest = cast("tuple[int | None]", row)[0] or 0
+        if largest > LARGEST_ROW_BYTES:
+            yield fatal(
+                f"a row of {relation.label} holds {largest // 2**20} MiB in its encrypted columns, and more than "
+                f"{LARGEST_ROW_BYTES // 2**20} MiB cannot be re-encrypted at once; move such values out of the table"
+            )
 
 
 def values_fit(subject: Subject) -> Iterator[Problem]:
