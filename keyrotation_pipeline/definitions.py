@@ -8,6 +8,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.defs.alerts import run_failure_alert
 from keyrotation_pipeline.defs.archive import archived_key
 from keyrotation_pipeline.defs.audit import compliance_report, key_rotation_audit
+from keyrotation_pipeline.defs.automation import sensors_and_schedules_run
 from keyrotation_pipeline.defs.backup_schedules import (
     BACKUP_JOB,
     RECOVERY_TEST_JOB,
@@ -54,6 +55,7 @@ def build_definitions(
             key_reads_back,
             key_usage_below_gcm_limit,
             rotation_not_overdue,
+            sensors_and_schedules_run,
             every_value_decrypts,
             backup_decrypts,
             *([zero_old_rows_check(tables)] if tables else []),

@@ -10,7 +10,7 @@ import copy
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -77,6 +77,7 @@ from keyrotation_pipeline.model.request_events import (
 )
 from keyrotation_pipeline.model.rollout import Goal, RolloutMode
 from keyrotation_pipeline.model.stored_keys import DamagedKey, StoredKeys
+from keyrotation_pipeline.model.ticks import Tick
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rollout import Lacking, Told
@@ -824,6 +825,20 @@ def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = 
     return rotation
 
 
+class FakeTicks:
+    """`Ticks` in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Tick] = {}
+
+    def record(self, sensor: str, at: datetime, stopped: Iterable[str]) -> None:
+        before = self.kept[sensor].stopped if sensor in self.kept else {}
+        self.kept[sensor] = Tick(sensor, at, {name: before.get(name, at) for name in stopped})
+
+    def last(self) -> tuple[Tick, ...]:
+        return tuple(self.kept[sensor] for sensor in sorted(self.kept))
+
+
 def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None = None) -> FakeWorld:
     """A world in which v1 is deactivated, v2 active and primary, both registered and backed up, rows as given."""
     journal, clock = Journal(), FakeClock()
@@ -842,5 +857,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     rollout = FakeRollout(keys, clock)
     signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
-    pipeline = Pipeline(tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS)
+    pipeline = Pipeline(
+        tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS, FakeTicks()
+    )
     return FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])

@@ -1,6 +1,13 @@
 """From settings to opened ports: the one place that knows which adapter stands behind which port."""
 
-from keyrotation_pipeline.assembly.home import create_home, create_key_store, database_url, require_home, server_url
+from keyrotation_pipeline.assembly.home import (
+    create_home,
+    create_key_store,
+    database_url,
+    kept_ticks,
+    require_home,
+    server_url,
+)
 from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline
 from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
 
@@ -11,6 +18,7 @@ __all__ = [
     "dagster_services",
     "database_url",
     "initialise",
+    "kept_ticks",
     "open_backups",
     "open_pipeline",
     "random_token",

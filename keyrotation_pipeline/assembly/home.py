@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.settings import Settings
 
@@ -68,3 +69,8 @@ def require_home(home: Path) -> None:
         raise HomeError(f"{home} belongs to another user; run as that user") from None
     if not present:
         raise HomeError(f"there is no home {home} yet; run `keyrotation init` or `keyrotation demo`")
+
+
+def kept_ticks(settings: Settings) -> FileTicks:
+    """The last looks of Dagster's sensors; needs no database."""
+    return FileTicks(settings.home / "ticks")

@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.backups import backup_site, backup_vault
-from keyrotation_pipeline.assembly.home import create_home, create_key_store, database_url, require_home
+from keyrotation_pipeline.assembly.home import create_home, create_key_store, database_url, kept_ticks, require_home
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -114,4 +114,5 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         clock=clock,
         anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory),
         actions=ACTIONS,
+        ticks=kept_ticks(settings),
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.assurance.fleet import returned
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.audit.divergence import divergence, warning
@@ -39,6 +40,7 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
     attention += _returned(pipeline, rotation)
+    attention += standing_still(pipeline.ticks.last(), now)
     protected = protection(pipeline, records, now)
     attention += protected.attention
     attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]

@@ -43,6 +43,7 @@ def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, pipeline: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
         """Carries an approved rotation through its walk: one run a leg, for the rows one run a shard."""
+        pipeline.note_look(CONDUCTOR, context)
         try:
             with pipeline.open("dagster rotation_conductor") as opened:
                 return tick(context.instance, opened)

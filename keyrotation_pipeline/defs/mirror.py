@@ -25,6 +25,7 @@ UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED
 )
 def ledger_mirror(context: dg.SensorEvaluationContext, pipeline: PipelineParameter) -> dg.SensorResult | dg.SkipReason:
     """Shows steps that the ledger has and Dagster has not: a rotation run by `keyrotation rotate` or `demo`."""
+    pipeline.note_look("ledger_mirror", context)
     try:
         with pipeline.open("dagster ledger_mirror") as opened:
             return reflect(context.instance, opened)

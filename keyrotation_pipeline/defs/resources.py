@@ -1,18 +1,22 @@
 """The pipeline as a Dagster resource: the path of a configuration, and nothing that is secret."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorStatus
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ticks import Ticks
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,19 @@ class PipelineResource:
         """
         with backups.recovery_key(self._declared()) as key:
             yield key
+
+    def note_look(self, sensor: str, context: dg.SensorEvaluationContext) -> None:
+        """Keep that a sensor looked, and what is switched off, for `keyrotation status`; never fails a look."""
+        with suppress(Exception):
+            states = context.instance.all_instigator_state(instigator_statuses={InstigatorStatus.STOPPED})
+            here = cast("dg.RepositoryDefinition", context.repository_def)
+            ours = {each.name for each in here.sensor_defs} | {each.name for each in here.schedule_defs}
+            stopped = {state.instigator_name for state in states}
+            self.ticks().record(sensor, SystemClock().now(), stopped & ours)
+
+    def ticks(self) -> Ticks:
+        """Where looks are kept."""
+        return assembly.kept_ticks(self._declared())
 
     def has_recovery_key(self) -> bool:
         """Whether `[recovery]` names a key."""

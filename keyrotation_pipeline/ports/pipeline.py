@@ -13,6 +13,7 @@ from keyrotation_pipeline.ports.database import CiphertextDatabase
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.rollout import Rollout
+from keyrotation_pipeline.ports.ticks import Ticks
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +31,4 @@ class Pipeline:
     clock: Clock
     anchors: Anchors
     actions: Mapping[RequestAction, Action]
+    ticks: Ticks

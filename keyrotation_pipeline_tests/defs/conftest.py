@@ -17,6 +17,7 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.ticks import Ticks
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -47,6 +48,9 @@ class FakePipelineResource(PipelineResource):
         nothing: Any = None
         place = BackupDirectory(places[self.config_file or ""])
         yield BackupSite(pipeline, place, nothing, (), nothing, nothing, 2, 7, Objectives(14400, 90000))
+
+    def ticks(self) -> Ticks:
+        return worlds[self.config_file or ""].pipeline.ticks
 
     def has_recovery_key(self) -> bool:
         return False

@@ -270,7 +270,7 @@ def test_the_calendar_evaluates_every_check_each_morning(dagster: Dagster) -> No
 
     assert schedule.cron_schedule == "0 6 * * *"
     assert schedule.job_name == "evidence"
-    assert len(dagster.check_run().get_asset_check_evaluations()) == 8
+    assert len(dagster.check_run().get_asset_check_evaluations()) == 9
 
 
 def test_the_fakes_differ_between_versions(dagster: Dagster, walked: Walked) -> None:

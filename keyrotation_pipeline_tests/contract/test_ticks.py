@@ -1,0 +1,56 @@
+"""What every `Ticks` does, and what the files in the home do besides."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.ticks import FileTicks
+from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.ports.ticks import Ticks
+from keyrotation_pipeline_tests.fakes import FakeTicks
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
+LATER = NOON + timedelta(minutes=5)
+
+
+@pytest.fixture(params=["fake", "files"])
+def ticks(request: pytest.FixtureRequest, tmp_path: Path) -> Ticks:
+    """Each implementation, empty."""
+    return FakeTicks() if request.param == "fake" else FileTicks(tmp_path / "ticks")
+
+
+def test_where_nothing_looked_there_is_nothing(ticks: Ticks) -> None:
+    assert ticks.last() == ()
+
+
+def test_the_last_look_of_each_sensor_is_kept(ticks: Ticks) -> None:
+    ticks.record("b", NOON, [])
+    ticks.record("a", NOON, [])
+    ticks.record("b", LATER, [])
+
+    assert ticks.last() == (Tick("a", NOON, {}), Tick("b", LATER, {}))
+
+
+def test_what_is_switched_off_is_known_since_it_was_first_seen(ticks: Ticks) -> None:
+    ticks.record("a", NOON, ["daily_key_backup"])
+    ticks.record("a", LATER, ["daily_key_backup", "rotation_conductor"])
+    assert ticks.last()[0].stopped == {"daily_key_backup": NOON, "rotation_conductor": LATER}
+
+    ticks.record("a", LATER, [])
+    assert ticks.last()[0].stopped == {}
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"at": 1, "stopped": {}}', '{"at": "2026", "stopped": []}', "\0"])
+def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    ticks = FileTicks(tmp_path)
+    assert ticks.last() == ()
+
+    ticks.record("a", NOON, [])
+    assert ticks.last() == (Tick("a", NOON, {}),)
+
+
+def test_no_home_is_made_for_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        FileTicks(tmp_path / "home" / "ticks").record("a", NOON, [])

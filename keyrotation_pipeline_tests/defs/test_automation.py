@@ -1,0 +1,73 @@
+"""A stopped conductor, schedule or daemon was seen by nobody: `status`, its exit code and a check tell."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline_tests.defs.conftest import Dagster
+
+
+@pytest.fixture
+def dagster(dagster: Dagster, tmp_path: Path) -> Iterator[Dagster]:
+    """On an instance that keeps what is switched off."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield replace(dagster, instance=instance)
+
+
+def switch_off(instance: dg.DagsterInstance, name: str, kind: InstigatorType) -> None:
+    """As somebody does in the UI."""
+    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="keyrotation_pipeline.definitions"))
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+    data = ScheduleInstigatorData("0 3 * * *") if kind is InstigatorType.SCHEDULE else None
+    instance.add_instigator_state(InstigatorState(origin, kind, InstigatorStatus.STOPPED, data))
+
+
+def amiss(dagster: Dagster) -> list[str]:
+    words = ("Dagster", "rotation_conductor", "daily_key_backup")
+    return [sentence for sentence in overview(dagster.world.pipeline)["attention"] if any(map(sentence.count, words))]
+
+
+def test_without_dagster_nothing_is_missed(dagster: Dagster) -> None:
+    assert amiss(dagster) == []
+
+
+@pytest.mark.parametrize("sensor", ["rotation_conductor", "ledger_mirror"])
+def test_a_daemon_that_is_down_is_told_by_status(dagster: Dagster, sensor: str) -> None:
+    dagster.tick(sensor)
+    assert amiss(dagster) == []
+
+    dagster.world.clock.at += timedelta(hours=1)
+    assert "neither Dagster's daemon nor its sensors have run here since" in amiss(dagster)[0]
+
+
+@pytest.mark.parametrize(("name", "kind", "looks"), [
+    ("rotation_conductor", InstigatorType.SENSOR, "ledger_mirror"),
+    ("daily_key_backup", InstigatorType.SCHEDULE, "rotation_conductor"),
+])  # fmt: skip
+def test_what_is_switched_off_is_told_by_status_and_a_check(
+    dagster: Dagster, name: str, kind: InstigatorType, looks: str
+) -> None:
+    assert dagster.check("sensors_and_schedules_run", "encrypted_columns").passed
+    switch_off(dagster.instance, name, kind)
+    dagster.tick(looks)
+
+    [sentence] = amiss(dagster)
+    assert sentence.startswith(f"{name} is switched off in Dagster since 20")
+    shown = dagster.check("sensors_and_schedules_run", "encrypted_columns")
+    assert (shown.passed, shown.description) == (False, sentence)
+
+
+def test_a_sensor_of_others_that_is_switched_off_is_not_ours_to_tell(dagster: Dagster) -> None:
+    switch_off(dagster.instance, "somebody_elses", InstigatorType.SENSOR)
+    dagster.tick()
+
+    assert amiss(dagster) == []

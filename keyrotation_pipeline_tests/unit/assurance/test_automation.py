@@ -1,0 +1,47 @@
+"""What `status` says of Dagster's daemon, sensors and schedules."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from keyrotation_pipeline.assurance.automation import standing_still
+from keyrotation_pipeline.model.ticks import Tick
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+JUST, LONG_AGO = NOW - timedelta(seconds=30), NOW - timedelta(hours=5)
+MORNING = {"daily_key_backup": LONG_AGO}
+
+
+@pytest.mark.parametrize(("ticks", "sentences"), [
+    pytest.param([], [], id="Dagster never ran here"),
+    pytest.param([Tick("rotation_conductor", JUST, {})], [], id="all is well"),
+    pytest.param(
+        [Tick("ledger_mirror", LONG_AGO, {}), Tick("rotation_conductor", LONG_AGO, {})],
+        ["neither Dagster's daemon nor its sensors have run here since 2026-11-25 07:00 UTC"],
+        id="the daemon is down",
+    ),
+    pytest.param(
+        [Tick("ledger_mirror", JUST, {}), Tick("rotation_conductor", LONG_AGO, {})],
+        ["rotation_conductor has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
+        id="the conductor hangs",
+    ),
+    pytest.param(
+        [Tick("ledger_mirror", JUST, {"rotation_conductor": LONG_AGO}), Tick("rotation_conductor", LONG_AGO, {})],
+        ["rotation_conductor is switched off in Dagster since 2026-11-25 07:00 UTC"],
+        id="the conductor is switched off",
+    ),
+    pytest.param(
+        [Tick("rotation_conductor", JUST, MORNING)],
+        ["daily_key_backup is switched off in Dagster since 2026-11-25 07:00 UTC"],
+        id="a schedule is switched off",
+    ),
+    pytest.param(
+        [Tick("ledger_mirror", LONG_AGO, {"ledger_mirror": JUST}), Tick("rotation_conductor", LONG_AGO, MORNING)],
+        ["neither Dagster's daemon nor its sensors have run here since 2026-11-25 07:00 UTC"],
+        id="what was switched off is old news once nothing looks",
+    ),
+])  # fmt: skip
+def test_each_thing_that_stands_still_is_told_with_since_when(ticks: list[Tick], sentences: list[str]) -> None:
+    told = list(standing_still(ticks, NOW))
+
+    assert [sentence.partition(";")[0].partition(", so no")[0] for sentence in told] == sentences
