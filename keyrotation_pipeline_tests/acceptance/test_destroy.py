@@ -9,6 +9,7 @@ import pytest
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.applications import reporting
 from keyrotation_pipeline_tests.backup_sites import admit, write_configuration
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
@@ -46,7 +47,8 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
 
     rotation = folder.run("request", "--reason", "yearly").strip()
     approve(folder, rotation, officers)
-    folder.run("rotate", rotation)
+    with reporting(database_url, tmp_path / ".keyrotation" / "keys"):
+        folder.run("rotate", rotation)
     backups = tmp_path / ".keyrotation" / "backups"
     (dump,) = backups.glob("database-*.dump.gpg")
     folder.run("destroy", "v1", "--reason", "too early", expect=1)

@@ -23,6 +23,7 @@ from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.applications import reporting
 from keyrotation_pipeline_tests.officers import make_officer, revoke
 
 V1 = KeyVersion(1)
@@ -97,7 +98,7 @@ class Office:
         return rotation
 
     def walk(self, rotation: str, through: Step | None = None) -> None:
-        with self.pipeline() as pipeline:
+        with self.pipeline() as pipeline, reporting(self.database_url, self.folder.path / ".keyrotation" / "keys"):
             for _ in performing.run(pipeline, rotation, lambda _progress: None, through):
                 pass
 

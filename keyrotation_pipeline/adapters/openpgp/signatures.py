@@ -17,7 +17,7 @@ _PACKET = re.compile(rb":(.+?) packet")
 # RFC 9580 section 9.5: SHA-256, SHA-384, SHA-512, SHA3-256, SHA3-512.
 _STRONG_DIGESTS = frozenset({"8", "9", "10", "12", "14"})
 _BINARY_SIGNATURE = "00"
-_SIGN_AGAIN = "sign with `keyrotation approve ID --text | gpg --armor --detach-sign`"
+_SIGN_AGAIN = "sign what `--text` prints with `gpg --armor --detach-sign`"
 
 
 class OfficerSignatures:
