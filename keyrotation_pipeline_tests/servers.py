@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,33 @@ def discard(server: Server) -> None:
     """Stop a server and remove its directory."""
     server.stop()
     shutil.rmtree(server.directory, ignore_errors=True)
+
+
+@contextmanager
+def standby_of(upstream: Server, *settings: str, slot: str | None = None, name: str = "standby") -> Iterator[Server]:
+    """A standby that streams from a server, or from another standby.
+
+    Args:
+        slot: a physical slot that it makes on the primary and uses.
+        name: its application_name.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="krtest-", dir="/tmp"))
+    if upstream.user:
+        shutil.chown(directory, upstream.user, upstream.user)
+    server = Server(upstream.binaries, directory, upstream.user)
+    with_slot = ["-C", "-S", slot] if slot else []
+    conninfo = f"host={upstream.directory} user=postgres application_name={name}"
+    try:
+        server.run(
+            "pg_basebackup", "-D", str(directory / "data"), "-d", conninfo, "-R", "-c", "fast", "-X", "stream",
+            *with_slot,
+        )  # fmt: skip
+        server.start("wal_receiver_status_interval=1", "hot_standby_feedback=off", *settings)
+        yield server
+    finally:
+        with suppress(subprocess.CalledProcessError):  # a test has stopped it
+            server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _listens(path: Path) -> bool:

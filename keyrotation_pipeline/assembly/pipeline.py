@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.assembly.actions import ACTIONS
@@ -78,6 +79,11 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
                 keys.import_keys(pipeline, ring)
 
 
+def _replicas(settings: Settings) -> Replicas:
+    urls = tuple(url.get_secret_value() for url in settings.database.standbys)
+    return Replicas(urls, settings.database.gone_replicas)
+
+
 def _assemble(settings: Settings, url: str, connection: Connection, actor: str) -> Pipeline:
     clock = SystemClock()
     gpg = GnuPG(settings.home / "gnupg")
@@ -91,7 +97,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     )
     store = FileKeyStore(settings.keys_directory)
     workers = WorkerSettings(store, child_environment())
-    database = PostgresDatabase(url, connection, partial(connect, url), limits, workers)
+    database = PostgresDatabase(url, connection, partial(connect, url), limits, workers, _replicas(settings))
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
     ledger = PostgresLedger(connection, clock, actor, str(database.identity()))
     return Pipeline(

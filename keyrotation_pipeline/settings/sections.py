@@ -17,9 +17,16 @@ DEMO_MARKER = "demo.json"
 
 
 class DatabaseSettings(Section):
-    """`[database]`: without a url the embedded PostgreSQL is used."""
+    """`[database]`: without a url the embedded PostgreSQL is used.
+
+    Args:
+        standbys: URLs of standbys that the primary cannot see (cascaded ones), which are asked themselves.
+        gone_replicas: names, as a refusal prints them, of standbys, subscribers and slots that exist no more.
+    """
 
     url: Secret | None = None
+    standbys: tuple[Secret, ...] = ()
+    gone_replicas: tuple[Text, ...] = ()
 
 
 class FileStoreSettings(Section):

@@ -104,8 +104,9 @@ ACCEPTED = [
         id="published with a key",
     ),
     pytest.param(
-        "CREATE TABLE notes (c text); CREATE PUBLICATION inserts FOR TABLE notes WITH (publish = 'insert')",
-        id="published without its updates",
+        "CREATE TABLE notes (c text); CREATE TABLE other (c text);"
+        "CREATE PUBLICATION inserts FOR TABLE other WITH (publish = 'insert')",
+        id="another table is published without its updates",
     ),
     pytest.param(
         "CREATE TABLE notes (c text); ALTER TABLE notes REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR TABLE notes",
@@ -236,6 +237,17 @@ REFUSED = [
         "CREATE TABLE notes (c text); CREATE RULE copy AS ON UPDATE TO notes DO ALSO NOTHING",
         "rule copy of notes rewrites every UPDATE",
         id="rule",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (c text); CREATE PUBLICATION inserts FOR TABLE notes WITH (publish = 'insert')",
+        "publication inserts does not publish updates of table notes",
+        id="published without its updates",
+    ),
+    pytest.param(
+        "CREATE TABLE notes (id int, c text) PARTITION BY LIST (id); CREATE TABLE part PARTITION OF notes DEFAULT;"
+        "CREATE PUBLICATION inserts FOR TABLE part WITH (publish = 'insert, delete')",
+        "publication inserts does not publish updates of table notes",
+        id="a partition published without its updates",
     ),
     pytest.param(
         "CREATE TABLE notes (c text); CREATE PUBLICATION p FOR TABLE notes",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.adapters.postgres import engine, preflight
 from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, samples, usage
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -23,6 +24,7 @@ class PostgresDatabase:
         connection: the control connection, shared with the ledger so that evidence and records commit together.
         connect: opens a further connection, for the engine.
         workers: how the engine starts worker processes; without it, it has none.
+        replicas: what the configuration says of standbys and subscribers.
     """
 
     url: str
@@ -30,6 +32,7 @@ class PostgresDatabase:
     connect: Callable[[], Connection]
     limits: engine.Limits
     workers: engine.WorkerSettings | None = None
+    replicas: Replicas = NONE_DECLARED
 
     def identity(self) -> DatabaseIdentity:
         """Which database this is."""
@@ -38,6 +41,7 @@ class PostgresDatabase:
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """See `CiphertextDatabase.preflight`."""
+        write_down(self.connection)
         return preflight.preflight(self.connection, tables, target)
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
@@ -100,7 +104,7 @@ class PostgresDatabase:
 
     def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
         """See `CiphertextDatabase.holders_of_old_snapshots`."""
-        return horizon.holders(self.connection, moment.xid, moment.lsn)
+        return horizon.holders(self.connection, moment.xid, moment.lsn, self.replicas)
 
     def current_xid(self) -> int:
         """See `CiphertextDatabase.current_xid`."""
@@ -110,4 +114,4 @@ class PostgresDatabase:
         self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], moment: Moment
     ) -> ZeroOldRows:
         """See `CiphertextDatabase.zero_old_rows`."""
-        return proof.zero_old_rows(self.connection, tables, version, retired, moment)
+        return proof.zero_old_rows(self.connection, tables, version, retired, moment, self.replicas)

@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.throttle import reason_to_pause
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
@@ -130,6 +131,7 @@ class Supervisor:
         self._ticked = CLOCK.monotonic()
 
     def _pause_while_there_is_a_reason(self, relation: Relation) -> None:
+        write_down(self.connection)  # a standby that drops out later is missed when the key is to be retired
         while reason := reason_to_pause(self.connection, self.request, relation, self.limits):
             self.wait_a_second(f"pausing: {reason}")
 

@@ -6,7 +6,7 @@ A check yields problems, which are fatal or warnings. A new check is one functio
 from collections.abc import Callable, Iterable, Sequence
 
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
-from keyrotation_pipeline.adapters.postgres.preflight import columns, server, server_log, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight import columns, publications, server, server_log, values, writes
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -41,6 +41,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     writes.triggers_stay_quiet,
     writes.no_rule_rewrites_updates,
     writes.replica_identity_is_there,
+    publications.updates_are_published,
     writes.disk_has_room,
     values.rows_fit,
     values.values_fit,

@@ -4,13 +4,14 @@ Zero old rows on the primary is not yet permission to withdraw a key: an open sn
 standby or a subscriber may still need it. The moment is named twice, as a transaction id for everything that works by
 snapshots and as a WAL position for everything that replays.
 
-Not to be seen from here: sessions of a standby that runs without hot_standby_feedback and without a slot, holdable
-cursors, and copies that left the database (base backups, WAL archives, which is why a key is archived, not deleted).
+Not to be seen from here: sessions of a standby that runs without hot_standby_feedback and is not declared, cascaded
+standbys that are not declared, holdable cursors, and copies that left the database (base backups, WAL archives, which
+is why a key is archived, not deleted).
 """
 
 from collections.abc import Iterator
 
-from keyrotation_pipeline.adapters.postgres.retirement import locks
+from keyrotation_pipeline.adapters.postgres.retirement import locks, replicas
 from keyrotation_pipeline.adapters.postgres.retirement.locks import age
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -20,7 +21,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 _SESSIONS = """
 SELECT pid, coalesce(nullif(application_name, ''), backend_type, 'unnamed'),
        extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start))::bigint,
-       backend_xmin::text::bigint, backend_xid::text::bigint
+       backend_xmin::text::bigint, backend_xid::text::bigint, backend_type = 'walsender'
 FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND backend_type NOT IN ('autovacuum worker', 'parallel worker')
   AND (datname = current_database() OR backend_type = 'walsender' AND datname IS NULL)
@@ -39,13 +40,14 @@ SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::bigint, transactio
 FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
 """
 
-# A slot that has lost its WAL can deliver nothing any more.
+# What a physical slot has received says nothing of what its standby has replayed: without a connection nobody knows. A
+# slot that has lost its WAL delivers nothing any more, and its receiver shows what it has.
 _SLOTS = """
 SELECT slot_name::text, slot_type, active, xmin::text::bigint,
        CASE slot_type WHEN 'logical' THEN coalesce(confirmed_flush_lsn < %(lsn)s::pg_lsn, true)
-            ELSE coalesce(restart_lsn < %(lsn)s::pg_lsn, false) END
+            ELSE NOT active END
 FROM pg_replication_slots
-WHERE (slot_type = 'physical' OR database = current_database()) AND wal_status IS DISTINCT FROM 'lost'
+WHERE (slot_type = 'physical' OR database = current_database()) AND NOT temporary
 ORDER BY slot_name
 """
 
@@ -74,19 +76,31 @@ def current_xid(connection: Connection) -> int:
     return int(str(row[0])) if row else 0
 
 
-def holders(connection: Connection, xid: int, lsn: str) -> tuple[str, ...]:
+def holders(
+    connection: Connection, xid: int, lsn: str, declared: replicas.Replicas = replicas.NONE_DECLARED
+) -> tuple[str, ...]:
     """Who could still show a value replaced before `xid` / `lsn`, one sentence each, each saying what to do.
 
-    A session whose activity this role may not see is such a holder: it cannot be ruled out.
+    Whoever is connected is written down, so that the next question misses it when it is not. A session whose activity
+    this role may not see is such a holder: it cannot be ruled out.
     """
+
+    def sessions_of(standby: Connection) -> tuple[str, ...]:
+        # They are seen there with or without hot_standby_feedback.
+        return (*_old_sessions(standby, xid, next_xid(standby)), *_hidden_sessions(standby))
+
+    replicas.write_down(connection)
     following = next_xid(connection)
-    return (
+    found = (
         *_old_sessions(connection, xid, following),
         *_hidden_sessions(connection),
         *_old_prepared(connection, xid, following),
-        *_old_slots(connection, xid, lsn, following),
+        *_old_slots(connection, xid, lsn, following, declared),
         *_lagging_standbys(connection, lsn),
+        *replicas.absent(connection, declared),
+        *replicas.asked(connection, declared, lsn, sessions_of),
     )
+    return tuple(dict.fromkeys(found))
 
 
 def sessions(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
@@ -121,8 +135,15 @@ def _older(short: object, xid: int, following: int) -> bool:
 
 
 def _old_sessions(connection: Connection, xid: int, following: int) -> Iterator[str]:
-    for pid, application, seconds, xmin, own in connection.execute(_SESSIONS).fetchall():
-        if _older(xmin, xid, following) or _older(own, xid, following):
+    for pid, application, seconds, xmin, own, is_walsender in connection.execute(_SESSIONS).fetchall():
+        if not (_older(xmin, xid, following) or _older(own, xid, following)):
+            continue
+        if is_walsender:
+            yield (
+                f"a session on the standby of {application} (walsender {pid}) is in a transaction that may still see "
+                "old values; find it there and wait until it ends, or end it there"
+            )
+        else:
             yield (
                 f"session {pid} ({application}) is in a transaction that began {age(seconds)} ago and may still see "
                 f"old values; wait until it ends, or end it with SELECT pg_terminate_backend({pid})"
@@ -147,13 +168,22 @@ def _old_prepared(connection: Connection, xid: int, following: int) -> Iterator[
             )
 
 
-def _old_slots(connection: Connection, xid: int, lsn: str, following: int) -> Iterator[str]:
+def _old_slots(
+    connection: Connection, xid: int, lsn: str, following: int, declared: replicas.Replicas
+) -> Iterator[str]:
     for name, kind, active, xmin, behind in connection.execute(_SLOTS, {"lsn": lsn}).fetchall():
-        if behind or _older(xmin, xid, following):
-            state = "active" if active else "inactive"
+        if not (behind or _older(xmin, xid, following)) or f"slot {name}" in declared.gone:
+            continue
+        if active:
             yield (
-                f"{kind} replication slot {name!r} ({state}) has not passed {lsn}, so its receiver may still hold old "
-                "values; wait until it catches up, or drop the slot if nobody uses it"
+                f"{kind} replication slot {name!r} (active) has not passed {lsn}, so its receiver may still hold old "
+                "values; wait until it catches up"
+            )
+        else:
+            yield (
+                f"{kind} replication slot {name!r} is inactive, so what its receiver still shows is unknown; start the "
+                f"receiver and let it catch up, or if it exists no more drop the slot and add 'slot {name}' to "
+                "[database] gone_replicas"
             )
 
 

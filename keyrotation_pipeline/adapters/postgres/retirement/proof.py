@@ -15,6 +15,7 @@ from psycopg.pq import TransactionStatus
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
 from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, locks
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -30,6 +31,7 @@ def zero_old_rows(
     version: KeyVersion,
     retired: Sequence[KeyVersion],
     moment: Moment,
+    declared: Replicas = NONE_DECLARED,
 ) -> ZeroOldRows:
     """Take the evidence that nothing under `version` (or any of `retired`) is left or can be shown by anybody.
 
@@ -39,6 +41,7 @@ def zero_old_rows(
         version: the one to retire.
         retired: every version that the fences must name, `version` among them.
         moment: taken after the fences were validated.
+        declared: what the configuration says of replicas.
 
     Raises:
         ProofError: an unencrypted value, a finding, a quarantined value, or a transaction not fit for this.
@@ -54,7 +57,7 @@ def zero_old_rows(
     for table in tables:
         _require_fence(connection, table, versions, moment.xid)
     _require_nothing_found(connection, tables, retired)
-    if found := horizon.holders(connection, moment.xid, moment.lsn):
+    if found := horizon.holders(connection, moment.xid, moment.lsn, declared):
         raise BlockedError("; ".join(found))
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     proven_at = row[0] if row else None

@@ -1,0 +1,24 @@
+"""Checks of logical replication: what we rewrite must reach whoever subscribes."""
+
+from collections.abc import Iterator
+
+from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
+from keyrotation_pipeline.model.database import Problem
+
+# Partitions are published by themselves, or by their root.
+_WITHOUT_UPDATES = """
+SELECT DISTINCT p.pubname FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
+WHERE NOT p.pubupdate AND to_regclass(format('%%I.%%I', t.schemaname, t.tablename)) = ANY (%s::oid[]::regclass[])
+ORDER BY p.pubname
+"""
+
+
+def updates_are_published(subject: Subject) -> Iterator[Problem]:
+    """A publication without updates never carries a re-encrypted value: its subscribers keep the old one for good."""
+    relations = [relation.oid for relation in subject.relations]
+    for (name,) in subject.connection.execute(_WITHOUT_UPDATES, (relations,)).fetchall():
+        yield fatal(
+            f"publication {name} does not publish updates of table {subject.table.name}, so its subscribers would "
+            f"keep old values for good; ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate'), "
+            "or take the table out of it"
+        )

@@ -1,0 +1,248 @@
+"""Standbys and subscribers, real ones: none that was seen is forgotten, and each must have replayed."""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.retirement import horizon
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas, write_down
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, standby_of, start_server
+from keyrotation_pipeline_tests.waiting import eventually
+
+pytestmark = pytest.mark.slow
+CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name",))
+_names = (f"replicated_{os.getpid()}_{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def primary() -> Iterator[Server]:
+    """A server of this module's own, since whatever replicates from a server concerns all of its databases."""
+    running = start_server(DEBIAN if DEBIAN.exists() else EMBEDDED_18, "max_wal_senders=10", "max_replication_slots=10")
+    yield running
+    discard(running)
+
+
+@pytest.fixture
+def clients(primary: Server) -> Iterator[Connection]:
+    """A migrated database with an old value; its replication slots go when the test ends."""
+    name = next(_names)
+    with psycopg.connect(primary.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        migrate(primary.url(name))
+        with connect(primary.url(name)) as connection:
+            connection.execute("CREATE TABLE public.clients (id int PRIMARY KEY, first_name text)")
+            connection.execute("INSERT INTO public.clients VALUES (1, 'v1:')")
+            yield connection
+        admin.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active")
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def replaced(connection: Connection) -> tuple[int, str]:
+    """Replace the old value; the moment after it."""
+    connection.execute("UPDATE public.clients SET first_name = 'v2:'")
+    return horizon.current_xid(connection), horizon.barrier(connection)
+
+
+def holders(connection: Connection, moment: tuple[int, str], declared: Replicas | None = None) -> tuple[str, ...]:
+    found = horizon.holders(connection, *moment, declared or Replicas())
+    assert not any("pg_terminate_backend" in each for each in found if "walsender" in each or "walreceiver" in each)
+    return found
+
+
+def shown(standby: Server, connection: Connection) -> str:
+    """What the application reads on a standby."""
+    with psycopg.connect(standby.url(str(connection.info.dbname))) as reader:
+        row = reader.execute("SELECT first_name FROM public.clients").fetchone()
+    return str(row and row[0])
+
+
+def set_on(server: Server, name: str, value: str) -> str:
+    """Change a setting of a running server; gives back what it was."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        before = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
+        connection.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        connection.execute("SELECT pg_reload_conf()")
+    return str(before and before[0])
+
+
+def streams(connection: Connection, *names: str) -> bool:
+    """Whether exactly these are connected and have told what they have replayed."""
+    rows = connection.execute(
+        "SELECT application_name FROM pg_stat_replication WHERE replay_lsn IS NOT NULL AND state = 'streaming'"
+    ).fetchall()
+    return sorted(str(name) for (name,) in rows) == sorted(names)
+
+
+def test_a_standby_that_dropped_out_after_it_was_seen_is_not_forgotten(clients: Connection, primary: Server) -> None:
+    with standby_of(primary, name="reports") as standby:
+        assert eventually(lambda: streams(clients, "reports") and shown(standby, clients) == "v1:")
+        write_down(clients)
+        # Its connection goes, and it serves old values to readers all the same.
+        upstream = set_on(standby, "primary_conninfo", "")
+        assert eventually(lambda: streams(clients))
+        moment = replaced(clients)
+        (sentence,) = holders(clients, moment)
+        assert "standby 'reports@local', last seen" in sentence
+        assert "start it again and let it catch up" in sentence
+        assert shown(standby, clients) == "v1:"
+        set_on(standby, "primary_conninfo", upstream)
+        assert eventually(lambda: holders(clients, moment) == ())
+        assert shown(standby, clients) == "v2:"
+
+
+def test_a_standby_that_is_declared_gone_holds_nothing_and_no_other_is_meant_by_it(
+    clients: Connection, primary: Server
+) -> None:
+    with standby_of(primary, name="reports"), standby_of(primary, name="exports"):
+        assert eventually(lambda: streams(clients, "reports", "exports"))
+        write_down(clients)
+    moment = replaced(clients)
+    assert eventually(lambda: streams(clients))
+    assert len(holders(clients, moment)) == 2
+    (left,) = holders(clients, moment, Replicas(gone=("reports@local",)))
+    assert "'exports@local'" in left
+    assert holders(clients, moment, Replicas(gone=("reports@local", "exports@local"))) == ()
+
+
+def test_of_two_standbys_of_one_name_both_must_be_there(clients: Connection, primary: Server) -> None:
+    with standby_of(primary, name="walreceiver"):
+        with standby_of(primary, name="walreceiver"):
+            assert eventually(lambda: streams(clients, "walreceiver", "walreceiver"))
+            write_down(clients)
+        assert eventually(lambda: streams(clients, "walreceiver"))
+        moment = replaced(clients)
+        assert eventually(lambda: len(holders(clients, moment)) == 1)
+        assert "'walreceiver@local'" in holders(clients, moment)[0]
+
+
+def test_what_a_slot_has_received_is_not_what_its_standby_has_replayed(clients: Connection, primary: Server) -> None:
+    with standby_of(primary, slot="late", name="late") as standby:
+        assert eventually(lambda: streams(clients, "late") and shown(standby, clients) == "v1:")
+        set_on(standby, "recovery_min_apply_delay", "1h")
+        moment = replaced(clients)
+        passed = "SELECT restart_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = 'late'"
+        assert eventually(lambda: clients.execute(passed, (moment[1],)).fetchone() == (True,))
+        assert any("'late'" in each and "has not replayed" in each for each in holders(clients, moment))
+        # Now it is stopped: all that is left to see is a slot that has received everything.
+        standby.stop("fast")
+        assert eventually(lambda: streams(clients))
+        found = holders(clients, moment)
+        assert any("physical replication slot 'late' is inactive" in each for each in found)
+        standby.start()
+        assert eventually(lambda: shown(standby, clients) == "v1:")
+
+
+def test_an_inactive_physical_slot_holds_and_dropping_it_is_not_enough(clients: Connection) -> None:
+    clients.execute("SELECT pg_create_physical_replication_slot('unknown', true)")
+    moment = replaced(clients)
+    assert any(
+        "'unknown' is inactive, so what its receiver still shows is unknown" in e for e in holders(clients, moment)
+    )
+    clients.execute("SELECT pg_drop_replication_slot('unknown')")
+    (sentence,) = holders(clients, moment)
+    assert "add 'slot unknown' to [database] gone_replicas" in sentence
+    assert holders(clients, moment, Replicas(gone=("slot unknown",))) == ()
+
+
+def test_a_cascaded_standby_is_declared_and_asked_itself(clients: Connection, primary: Server) -> None:
+    database = str(clients.info.dbname)
+    with standby_of(primary, name="near") as near, standby_of(near, name="far") as far:
+        assert eventually(lambda: streams(clients, "near") and shown(far, clients) == "v1:")
+        declared = Replicas(standbys=(far.url(database),))
+        with psycopg.connect(far.url(database), autocommit=True) as reader:
+            reader.execute("SELECT pg_wal_replay_pause()")
+            moment = replaced(clients)
+            assert eventually(lambda: holders(clients, moment) == ()), "the primary does not see it"
+            (sentence,) = holders(clients, moment, declared)
+            assert "has not replayed" in sentence
+            assert shown(far, clients) == "v1:"
+            # A session there that began before it replayed still shows the old value afterwards.
+            with psycopg.connect(far.url(database)) as old:
+                old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                assert old.execute("SELECT first_name FROM public.clients").fetchone() == ("v1:",)
+                reader.execute("SELECT pg_wal_replay_resume()")
+                assert eventually(lambda: any("on standby" in e for e in holders(clients, moment, declared)))
+            assert eventually(lambda: holders(clients, moment, declared) == ())
+        far.stop("fast")
+        (sentence,) = holders(clients, moment, declared)
+        assert "cannot be asked what it has replayed" in sentence
+
+
+def test_a_declared_standby_of_another_database_or_a_promoted_one_is_refused(
+    clients: Connection, primary: Server, server: Server
+) -> None:
+    moment = replaced(clients)
+    (sentence,) = holders(clients, moment, Replicas(standbys=(server.url(),)))
+    assert "belongs to another database system" in sentence
+    (sentence,) = holders(clients, moment, Replicas(standbys=(primary.url(),)))
+    assert "is no standby any more" in sentence
+
+
+@pytest.fixture
+def subscriber(primary: Server) -> Iterator[Connection]:
+    """A database on another server that subscribes to what the test publishes."""
+    running = start_server(primary.binaries)
+    try:
+        with psycopg.connect(running.url(), autocommit=True) as connection:
+            connection.execute("CREATE TABLE public.clients (id int PRIMARY KEY, first_name text)")
+            yield connection
+    finally:
+        discard(running)
+
+
+def subscribe(subscriber: Connection, clients: Connection, primary: Server) -> None:
+    subscriber.execute(
+        f"CREATE SUBSCRIPTION nightly CONNECTION 'host={primary.directory} user=postgres "
+        f"dbname={clients.info.dbname}' PUBLICATION changes"
+    )
+    assert eventually(lambda: values(subscriber) == ["v1:"])
+
+
+def values(connection: Connection) -> list[str]:
+    return [str(value) for (value,) in connection.execute("SELECT first_name FROM public.clients").fetchall()]
+
+
+def test_a_subscriber_of_inserts_alone_keeps_the_old_value_and_is_refused_before(
+    clients: Connection, subscriber: Connection, primary: Server
+) -> None:
+    clients.execute("CREATE PUBLICATION changes FOR TABLE public.clients WITH (publish = 'insert')")
+    subscribe(subscriber, clients, primary)
+    sentences = [each.sentence for each in preflight(clients, [CLIENTS], KeyVersion(2)) if each.fatal]
+    (sentence,) = [each for each in sentences if "publication changes does not publish updates" in each]
+    moment = replaced(clients)
+    slot = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = 'nightly'"
+    assert eventually(lambda: clients.execute(slot, (moment[1],)).fetchone() == (True,))
+    assert values(subscriber) == ["v1:"]
+    # What the sentence says to do, and the same again.
+    clients.execute(sentence[sentence.index("ALTER") : sentence.index(", or take")].encode())
+    clients.execute("UPDATE public.clients SET first_name = 'v2:'")
+    assert eventually(lambda: values(subscriber) == ["v2:"])
+    assert not [each for each in preflight(clients, [CLIENTS], KeyVersion(2)) if each.fatal]
+    subscriber.execute("DROP SUBSCRIPTION nightly")
+
+
+def test_a_subscriber_that_was_cut_off_with_its_slot_is_not_forgotten(
+    clients: Connection, subscriber: Connection, primary: Server
+) -> None:
+    clients.execute("CREATE PUBLICATION changes FOR TABLE public.clients")
+    subscribe(subscriber, clients, primary)
+    write_down(clients)
+    subscriber.execute("ALTER SUBSCRIPTION nightly DISABLE")
+    drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active"
+    assert eventually(lambda: clients.execute(drop).fetchone() is not None)
+    moment = replaced(clients)
+    (sentence,) = holders(clients, moment)
+    assert "subscriber 'slot nightly', last seen" in sentence
+    assert values(subscriber) == ["v1:"]
+    assert holders(clients, moment, Replicas(gone=("slot nightly",))) == ()
+    subscriber.execute("ALTER SUBSCRIPTION nightly SET (slot_name = NONE)")
+    subscriber.execute("DROP SUBSCRIPTION nightly")
