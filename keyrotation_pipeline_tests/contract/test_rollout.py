@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.rollout import RolloutMode
-from keyrotation_pipeline_tests.contract.rollout_suite import RolloutSuite, Stage
+from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, V1, V2, RolloutSuite, Stage, told_nothing
 from keyrotation_pipeline_tests.fakes import FakeClock, FakeKeyStore, FakeRollout
 
 TTL_SECONDS = 60
@@ -82,3 +82,12 @@ class TestReportedInstances(RolloutSuite):
     @pytest.fixture
     def stage(self, migrated: Connection) -> Stage:
         return TableStage(migrated)
+
+    def test_who_was_not_heard_of_for_a_month_is_forgotten(self, migrated: Connection) -> None:
+        stage = TableStage(migrated)
+        for name, days in (("web-1", 0), ("web-2", 20), ("web-3", 31)):
+            stage.says(name, (V1, V2), V1)
+            stage.is_silent(name, days * 24 * 3600)
+        stage.rollout(RolloutMode.ATTEST, 0).bring(READ_V2, lambda _instances: None, told_nothing)
+        kept = migrated.execute("SELECT instance FROM keyrotation.application_instances ORDER BY 1").fetchall()
+        assert kept == [("web-1",), ("web-2",)]

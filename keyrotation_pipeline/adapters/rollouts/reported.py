@@ -18,6 +18,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 POLL_SECONDS = 0.2
 # Whoever was there within a day, and neither withdrew nor reports, may still be there.
 KNOWN_SECONDS = 24 * 3600
+FORGOTTEN_SECONDS = 30 * KNOWN_SECONDS
 
 # By the server's clock on both sides, so that no other clock can make an instance look alive, silent or gone.
 _HEARD_OF = """
@@ -25,6 +26,10 @@ SELECT instance, reads, writes, reported_at, reported_at <= clock_timestamp() - 
        decrypted
 FROM keyrotation.application_instances
 WHERE reported_at > clock_timestamp() - make_interval(secs => %(known)s) ORDER BY instance
+"""
+
+_FORGET = """
+DELETE FROM keyrotation.application_instances WHERE reported_at < clock_timestamp() - make_interval(secs => %s)
 """
 
 
@@ -57,7 +62,8 @@ class ReportedInstances:
         return tuple(_instance(*row) for row in rows)
 
     def bring(self, goal: Goal, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
-        """See `Rollout.bring`."""
+        """See `Rollout.bring`; what was not heard of for a month is forgotten."""
+        self._connection.execute(_FORGET, (FORGOTTEN_SECONDS,))
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._patience_seconds):
             instances = self.instances()
             sentence = lacking(instances)
