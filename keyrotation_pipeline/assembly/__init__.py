@@ -1,5 +1,6 @@
 """From settings to opened ports: the one place that knows which adapter stands behind which port."""
 
+from keyrotation_pipeline.assembly.finding import search_database, stored_ring
 from keyrotation_pipeline.assembly.home import (
     create_home,
     create_key_store,
@@ -8,7 +9,7 @@ from keyrotation_pipeline.assembly.home import (
     require_home,
     server_url,
 )
-from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline
+from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline, side_databases
 from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
 
 __all__ = [
@@ -23,5 +24,8 @@ __all__ = [
     "open_pipeline",
     "random_token",
     "require_home",
+    "search_database",
     "server_url",
+    "side_databases",
+    "stored_ring",
 ]

@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import Postgr
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.backups import backup_site, backup_vault
@@ -122,3 +123,10 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         actions=ACTIONS,
         ticks=kept_ticks(settings),
     )
+
+
+@contextmanager
+def side_databases(settings: Settings) -> Iterator[DatabaseBeside]:
+    """What makes databases beside the configured one, on the same server."""
+    with database_url(settings) as url:
+        yield DatabaseBeside(url, settings.backup.postgres_binaries)

@@ -1,15 +1,10 @@
 """`init`: the configuration from what is in the database, home, schema, roster and the keys in use."""
 
 import os
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.inventory.declarable import declarable
-from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
-from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.template import configuration
@@ -57,17 +52,15 @@ def _write_configuration(path: Path) -> str:
     if not path.parent.is_dir():
         raise ConfigurationError(f"there is no directory {path.parent}; create it, or correct --config")
     assembly.create_home(home)
-    with assembly.server_url(home, url) as found, closing(connect(found)) as connection:
-        tables, rest = declarable(connection, discover(connection, ()))
-        text = configuration(display_name(found), tables, rest, embedded=url is None)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(text, encoding="utf-8")
-        # A link fails if somebody has written the file meanwhile, where a rename would replace it.
-        try:
-            os.link(unfinished, path)
-        finally:
-            unfinished.unlink()
-        return display_name(found)
+    found = assembly.search_database(home, url)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(configuration(found.name, found.tables, found.rest, embedded=url is None), encoding="utf-8")
+    # A link fails if somebody has written the file meanwhile, where a rename would replace it.
+    try:
+        os.link(unfinished, path)
+    finally:
+        unfinished.unlink()
+    return found.name
 
 
 def _keys_in_use(declared: Settings) -> KeyRing | None:
@@ -75,10 +68,7 @@ def _keys_in_use(declared: Settings) -> KeyRing | None:
     environment = settings.process_environment()
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return KeyRing.from_environment(environment)
-    if not declared.keys_directory.is_dir():
-        return None
-    stored = FileKeyStore(declared.keys_directory).read()
-    return stored.ring() if stored.live else None
+    return assembly.stored_ring(declared)
 
 
 def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:

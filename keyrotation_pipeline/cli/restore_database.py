@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.assurance.side_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.cli import output
@@ -32,14 +31,13 @@ def restore_database_command(
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
     with (
-        assembly.database_url(declared) as url,
+        assembly.side_databases(declared) as databases,
         assembly.open_backups(declared, actor=actor()) as site,
         recovery_key(declared, key, passphrase) as opened,
         reporting(quiet=as_json) as report,
     ):
         name = site.pipeline.database.identity().name
         new = into or f"{name.partition('@')[0][:40]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
-        databases = DatabaseBeside(url, declared.backup.postgres_binaries)
         done = restore_beside(site, databases, opened, new, source, report)
     if as_json:
         output.document({"beside": name, **done.facts()})
