@@ -707,6 +707,9 @@ class FakeLedger:
     def requests(self) -> tuple[Request, ...]:
         return tuple(reversed(self.state.requests.values()))
 
+    def signed_heads(self) -> tuple[AuditHead, ...]:
+        return tuple(AuditHead(*each.audit_head) for each in self.state.requests.values())
+
     def approval_text(self, request: str) -> bytes:
         if request not in self.state.texts:
             raise RequestError(f"there is no rotation {request}; look at `keyrotation status`")
@@ -737,7 +740,7 @@ class FakeLedger:
             return
         if status not in MAY_FOLLOW[stored.status]:
             raise OutOfOrderError(f"request {request} is {stored.status} and cannot become {status}; see its status")
-        self.append(StatusChanged(stored.status, status, by), request)
+        self.append(StatusChanged(stored.status, status, now, by), request)
         self._change(
             request,
             status=status,

@@ -28,8 +28,7 @@ def verify_audit(ledger: Ledger, *anchors: AuditHead) -> AuditHead:
     """
     head = ledger.head()
     # A signed text that says something else than these is refused by whoever acts on it.
-    signed = [AuditHead(*rotation.audit_head) for rotation in ledger.requests()]
-    newest = verify_chain(ledger.events(), [head, *signed, *anchors])
+    newest = verify_chain(ledger.events(), [head, *ledger.signed_heads(), *anchors])
     # Asked again, since others append meanwhile.
     if newest.seq > ledger.head().seq:
         raise AuditError(f"audit event {newest.seq} was added from outside; {_WHAT_TO_DO}")

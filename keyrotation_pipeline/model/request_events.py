@@ -102,6 +102,7 @@ class StatusChanged(Fact):
     kind: ClassVar = EventKind.STATUS_CHANGED
     before: Annotated[RequestStatus, Field(alias="from")]
     after: Annotated[RequestStatus, Field(alias="to")]
+    at: datetime
     by: str | None = None
 
 

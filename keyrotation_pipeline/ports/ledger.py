@@ -103,6 +103,9 @@ class Ledger(Protocol):
     def requests(self) -> tuple[Request, ...]:
         """All, newest first."""
 
+    def signed_heads(self) -> tuple[AuditHead, ...]:
+        """The heads that requests were opened at, as their rows have them: not compared with the audit, but for it."""
+
     def approval_text(self, request: str) -> bytes:
         """The exact bytes that officers sign."""
 

@@ -119,12 +119,12 @@ CHANGES = {
     ),
     "status": Change(
         lambda ledger: ledger.set_status(rotation().id, RequestStatus.RUNNING),
-        StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING),
+        StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING, AT),
         rotation().id,
     ),
     "status because of another": Change(
         lambda ledger: ledger.set_status(rotation().id, RequestStatus.CANCELLED, by=SUCCESSOR.id),
-        StatusChanged(RequestStatus.REQUESTED, RequestStatus.CANCELLED, by=SUCCESSOR.id),
+        StatusChanged(RequestStatus.REQUESTED, RequestStatus.CANCELLED, AT, by=SUCCESSOR.id),
         rotation().id,
     ),
     "promotion": Change(
@@ -187,7 +187,10 @@ class LedgerSuite:
         before = opened.head().seq
         CHANGES[name].make(opened)
         told = newest(opened)
-        assert (told.seq, told.request, told.fact()) == (before + 1, CHANGES[name].request, CHANGES[name].fact)
+        fact = told.fact()
+        if isinstance(fact, StatusChanged):
+            fact = replace(fact, at=AT)
+        assert (told.seq, told.request, fact) == (before + 1, CHANGES[name].request, CHANGES[name].fact)
         assert verify_audit(opened) == opened.head() == AuditHead(before + 1, opened.head().hash)
 
     def test_events_are_read_by_kind_by_request_and_from_a_seq_on(self, opened: Ledger) -> None:
@@ -373,11 +376,16 @@ class LedgerSuite:
 
     def test_a_request_replaces_the_pinned_roster_and_the_audit_says_which(self, opened: Ledger) -> None:
         opened.pin_roster(ROSTER)
-        opened.pin_roster(replace(ROSTER, required=1), rotation().id)
+        policy = opened_as(RequestAction.POLICY)
+        opened.open(policy, TEXT)
+        for officer in ROSTER.officers:
+            opened.add_signature(policy.id, replace(SIGNATURE, officer=officer.fingerprint))
+        opened.set_status(policy.id, RequestStatus.RUNNING)
+        opened.pin_roster(replace(ROSTER, required=1), policy.id)
         assert opened.pinned_roster() == replace(ROSTER, required=1)
         (*_, event) = opened.events()
         told = json.loads(event.body)
-        assert (told["event"], told["request"], told["facts"]["required"]) == ("roster_pinned", rotation().id, 1)
+        assert (told["event"], told["request"], told["facts"]["required"]) == ("roster_pinned", policy.id, 1)
 
     def test_counts_come_back_whole_and_the_last_ones_only(self, ledger: Ledger) -> None:
         ledger.save_counts([replace(COUNT, rows=9, values_by_version={V1: 20})])

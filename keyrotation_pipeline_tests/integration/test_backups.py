@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.destruction import DESTROY
 from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.chain import read_anchor
@@ -24,10 +25,13 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.manifest import parse
+from keyrotation_pipeline.model.request import Request, RequestStatus
+from keyrotation_pipeline.requests.approvals import add_approval, approval_text
+from keyrotation_pipeline.requests.opening import drawn_up
 from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.contract.key_store import archive
-from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer
+from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer, sign_at
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 
@@ -167,12 +171,28 @@ def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) ->
     assert "on this machine only" in here
 
 
-def test_destroyed_versions_are_left_out_and_archived_ones_are_not(local_clinic: Clinic) -> None:
+def signed_destruction(clinic: Clinic, officers: dict[str, DemoOfficer]) -> Request:
+    pipeline = clinic.site.pipeline
+    fingerprint = clinic.ring.material(V1).fingerprint
+    opened = drawn_up(
+        Request, pipeline, DESTROY, source=V1, fingerprint=fingerprint, target=V1, reason="old", requested_by="dba"
+    )
+    pipeline.ledger.open(opened, text := approval_text(pipeline, opened))
+    for role in ("security", "privacy"):
+        add_approval(pipeline, opened, sign_at(officers[role], text, clinic.clock.at))
+    return opened
+
+
+def test_destroyed_versions_are_left_out_and_archived_ones_are_not(
+    local_clinic: Clinic, backup_officers: dict[str, DemoOfficer]
+) -> None:
     ledger = local_clinic.site.pipeline.ledger
     archive(local_clinic.site.pipeline.keys, V1)
     ledger.set_key_state(V1, KeyState.ARCHIVED, None)
     assert [key.version for key in back_up(local_clinic.site).made.keys] == [V1, V2]
-    ledger.set_key_state(V1, KeyState.DESTROYED, None)
+    destroyed = signed_destruction(local_clinic, backup_officers)
+    ledger.set_status(destroyed.id, RequestStatus.RUNNING)
+    ledger.set_key_state(V1, KeyState.DESTROYED, destroyed.id)
     local_clinic.pass_days(1)
     assert [key.version for key in back_up(local_clinic.site).made.keys] == [V2]
 

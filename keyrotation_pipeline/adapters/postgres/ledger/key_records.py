@@ -1,6 +1,6 @@
 """The ledger's key versions and pinned roster."""
 
-from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
+from keyrotation_pipeline.adapters.postgres.ledger.believed import BelievedRows
 from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, key_of, roster_of
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -12,13 +12,18 @@ from keyrotation_pipeline.model.request_events import RosterPinned
 _KEYS = "SELECT version, state, fingerprint, created_at FROM keyrotation.key_versions"
 
 
-class KeyRecords(AuditChain):
+class KeyRecords(BelievedRows):
     """What the ledger knows of keys, and of who may approve."""
 
     def pinned_roster(self) -> Roster | None:
         """See `Ledger.pinned_roster`."""
-        rows = self.query("SELECT required, officers, recipients FROM keyrotation.rosters ORDER BY id DESC LIMIT 1")
-        return roster_of(rows[0]) if rows else None
+        newest = "SELECT required, officers, recipients FROM keyrotation.rosters ORDER BY id DESC LIMIT 1"
+
+        def read() -> Roster | None:
+            rows = self.query(newest)
+            return roster_of(rows[0]) if rows else None
+
+        return self.believed(read, lambda belief: belief.roster, "the newest row of keyrotation.rosters")
 
     def pin_roster(self, roster: Roster, request: str | None = None) -> None:
         """See `Ledger.pin_roster`; the same roster again is no change."""
@@ -41,7 +46,11 @@ class KeyRecords(AuditChain):
 
     def keys(self) -> tuple[KeyRecord, ...]:
         """See `Ledger.keys`."""
-        return tuple(key_of(row) for row in self.query(f"{_KEYS} ORDER BY version"))
+        return self.believed(
+            lambda: tuple(key_of(row) for row in self.query(f"{_KEYS} ORDER BY version")),
+            lambda belief: tuple(belief.keys[version] for version in sorted(belief.keys)),
+            "a row of keyrotation.key_versions",
+        )
 
     def add_key(self, record: KeyRecord, request: str | None) -> None:
         """See `Ledger.add_key`."""
@@ -86,9 +95,9 @@ class KeyRecords(AuditChain):
             self.append(KeyStateChanged(version, record.state, state, record.fingerprint), request)
 
     def _key(self, version: KeyVersion) -> KeyRecord | None:
-        rows = self.query(f"{_KEYS} WHERE version = %s", (version.number,))
-        return key_of(rows[0]) if rows else None
+        return next((record for record in self.keys() if record.version == version), None)
 
     def _require_none_active(self) -> None:
-        for row in self.query(f"{_KEYS} WHERE state = 'active'"):
-            raise OutOfOrderError(f"{key_of(row).version} is still active; it must be deactivated first")
+        for record in self.keys():
+            if record.state is KeyState.ACTIVE:
+                raise OutOfOrderError(f"{record.version} is still active; it must be deactivated first")

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
+from keyrotation_pipeline.adapters.postgres.ledger.believed import BelievedRows
 from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, request_of, row_of
 from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.approval import Signature
+from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.request import MAY_FOLLOW, Request, RequestStatus, StepRecord, Walk
 from keyrotation_pipeline.model.request_events import (
     Blocked,
@@ -43,13 +44,10 @@ _INSERT = """
          %(approval_text)s, %(status)s, %(supersedes)s)
 """
 
-_UNFINISHED = "r.status NOT IN ('cancelled', 'finished') AND r.action IN ('rotate', 'rollback')"
-_WAITING = "r.status = 'requested' AND r.supersedes IS NOT NULL"
-
 _ID_BEGINNING = re.compile(r"[0-9a-f]{6,32}", re.ASCII)
 
 
-class RequestRecords(AuditChain):
+class RequestRecords(BelievedRows):
     """What the ledger knows of requests."""
 
     def open(self, request: Request, text: bytes) -> None:
@@ -74,12 +72,14 @@ class RequestRecords(AuditChain):
             raise RequestError(
                 "a rotation is named by its id or at least its first six hex digits; `keyrotation status` shows it"
             )
-        rows = self.query(f"{_ROTATIONS} WHERE left(r.id, %s) = %s LIMIT 2", (len(beginning), beginning))
+        rows = self.query(
+            "SELECT id FROM keyrotation.rotations WHERE left(id, %s) = %s LIMIT 2", (len(beginning), beginning)
+        )
         if not rows:
             raise _unknown(beginning)
         if len(rows) > 1:
             raise RequestError(f"more than one rotation begins with {beginning}; give more of its id")
-        return request_of(rows[0])
+        return self._request(rows[0]["id"])
 
     def walk(self, request: str) -> Walk:
         """See `Ledger.walk`."""
@@ -87,31 +87,49 @@ class RequestRecords(AuditChain):
 
     def current(self) -> Walk | None:
         """See `Ledger.current`."""
-        rows = self.query(f"{_ROTATIONS} WHERE {_UNFINISHED} AND NOT ({_WAITING})")
-        return _walk(request_of(rows[0])) if rows else None
+        return self._unfinished(waiting=False)
 
     def waiting(self) -> Walk | None:
         """See `Ledger.waiting`."""
-        rows = self.query(f"{_ROTATIONS} WHERE {_UNFINISHED} AND {_WAITING}")
-        return _walk(request_of(rows[0])) if rows else None
+        return self._unfinished(waiting=True)
 
     def requests(self) -> tuple[Request, ...]:
         """See `Ledger.requests`."""
-        return tuple(request_of(row) for row in self.query(f"{_ROTATIONS} ORDER BY r.requested_at DESC, r.id"))
+        rows = self.believed(
+            lambda: {row["id"]: request_of(row) for row in self.query(_ROTATIONS)},
+            lambda belief: belief.requests,
+            "a row of keyrotation.rotations or keyrotation.rotation_steps",
+        )
+        return tuple(sorted(rows.values(), key=lambda each: (-each.requested_at.timestamp(), each.id)))
+
+    def signed_heads(self) -> tuple[AuditHead, ...]:
+        """See `Ledger.signed_heads`."""
+        rows = self.query("SELECT DISTINCT audit_seq, audit_hash FROM keyrotation.rotations ORDER BY audit_seq")
+        return tuple(AuditHead(row["audit_seq"], row["audit_hash"]) for row in rows)
 
     def approval_text(self, request: str) -> bytes:
         """See `Ledger.approval_text`."""
-        row = self._one_rotation("SELECT approval_text FROM keyrotation.rotations WHERE id = %s", request)
-        return bytes(row["approval_text"])
+
+        def read() -> bytes:
+            row = self._one_rotation("SELECT approval_text FROM keyrotation.rotations WHERE id = %s", request)
+            return bytes(row["approval_text"])
+
+        where = f"the text of request {request} in keyrotation.rotations"
+        return self.believed(read, lambda belief: belief.texts.get(request, b""), where)
 
     def signatures(self, request: str) -> tuple[Signature, ...]:
         """See `Ledger.signatures`; in order of time."""
-        rows = self.query(
-            "SELECT officer, signature, signed_at FROM keyrotation.signatures WHERE request = %s"
-            " ORDER BY signed_at, officer",
-            (request,),
-        )
-        return tuple(Signature(row["officer"], bytes(row["signature"]), row["signed_at"]) for row in rows)
+
+        def read() -> tuple[Signature, ...]:
+            rows = self.query(
+                "SELECT officer, signature, signed_at FROM keyrotation.signatures WHERE request = %s"
+                " ORDER BY signed_at, officer",
+                (request,),
+            )
+            return tuple(Signature(row["officer"], bytes(row["signature"]), row["signed_at"]) for row in rows)
+
+        where = f"a signature of request {request} in keyrotation.signatures"
+        return self.believed(read, lambda belief: belief.signatures.get(request, ()), where)
 
     def add_signature(self, request: str, signature: Signature) -> None:
         """See `Ledger.add_signature`."""
@@ -158,14 +176,15 @@ class RequestRecords(AuditChain):
                 raise OutOfOrderError(
                     f"rotation {request} is {before} and cannot become {status}; see `keyrotation status`"
                 )
+            now = self.clock.now()
             self.query(
                 "UPDATE keyrotation.rotations SET status = %(status)s,"
                 " started_at = CASE WHEN %(status)s = 'running' THEN coalesce(started_at, %(now)s) ELSE started_at END,"
                 " finished_at = CASE WHEN %(status)s IN ('cancelled', 'finished') THEN %(now)s END"
                 " WHERE id = %(id)s",
-                {"status": str(status), "now": self.clock.now(), "id": request},
+                {"status": str(status), "now": now, "id": request},
             )
-            self.append(StatusChanged(before, status, by), request)
+            self.append(StatusChanged(before, status, now, by), request)
 
     def set_promotion(self, request: str, xid: int) -> None:
         """See `Ledger.set_promotion`; a second time is no change."""
@@ -189,7 +208,26 @@ class RequestRecords(AuditChain):
             if changed:
                 self.append(Unblocked() if sentence is None else Blocked(sentence), request)
 
-    def _one_rotation(self, statement: str, request: str) -> Mapping[str, Any]:
+    def _request(self, request: str) -> Request:
+        found: Request | None = self.believed(
+            lambda: request_of(self._one_rotation(f"{_ROTATIONS} WHERE r.id = %s", request)),
+            lambda belief: belief.requests.get(request),
+            f"request {request} in keyrotation.rotations, or a step or a signature of it,",
+        )
+        if found is None:
+            raise _unknown(request)
+        return found
+
+    def _unfinished(self, *, waiting: bool) -> Walk | None:
+        """By the audit and not by the rows, of which one may say that it is over, or be gone."""
+        for stored in self.belief().requests.values():
+            if isinstance(stored, Walk) and not stored.is_over and stored.waits_to_supersede is waiting:
+                found = _walk(self._request(stored.id))
+                # Somebody may have ended or started it just now.
+                return found if not found.is_over and found.waits_to_supersede is waiting else None
+        return None
+
+    def _one_rotation(self, statement: LiteralString, request: str) -> Mapping[str, Any]:
         rows = self.query(statement, (request,))
         if not rows:
             raise _unknown(request)

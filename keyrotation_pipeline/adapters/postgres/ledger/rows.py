@@ -8,6 +8,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import Row
+from keyrotation_pipeline.audit.replay import by_name
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
@@ -51,7 +52,7 @@ def request_of(row: Row) -> Request:
     }
     if not action.walks:
         return Request(**content)
-    steps = tuple(_step_of(step) for step in row["steps"])
+    steps = tuple(sorted(map(_step_of, row["steps"]), key=by_name))
     return Walk(**content, steps=steps, promotion_xid=row["promotion_xid"])
 
 

@@ -1,4 +1,4 @@
-"""Whoever owns the database can write all of it, and still puts nobody else in the officers' place."""
+"""Whoever owns the database can write all of it, and gains neither an office nor a deed that nobody signed."""
 
 import json
 import shutil
@@ -7,11 +7,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.postgres.ledger.believed import _HEARD
+from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.destruction import DESTROY
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError, KeyRotationError
@@ -20,17 +24,23 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import Request, RequestStatus, Step
+from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded, StatusChanged
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.approvals import add_approval, approval_text
+from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.opening import drawn_up
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.officers import at_instant, make_officer
 
 V1 = KeyVersion(1)
 NOT_SEEN = "is not the one that this home has seen"
 NOT_IN_BACKUPS = "is not the one that a backup's manifest has seen"
+NOT_TOLD = "row of keyrotation.rosters is not what the audit says"
 NOT_SIGNED = "was not signed by officers of the one before"
 
 
@@ -129,7 +139,7 @@ def event_and_row_forged(office: Office) -> None:
 
 def policy_with_own_signatures(office: Office) -> None:
     office.configure("Eve", "Mal")
-    forged_policy(office, ("Eve", "Eve"), ("Mal", "Mal"))
+    forged_policy(office, ("Eve", "Ada"), ("Mal", "Ben"))
 
 
 def policy_that_one_officer_signed_and_whose_other_signature_is_filed_under_another(office: Office) -> None:
@@ -138,23 +148,25 @@ def policy_that_one_officer_signed_and_whose_other_signature_is_filed_under_anot
 
 
 def forged_policy(office: Office, *signers: tuple[str, str]) -> None:
-    """A policy with signatures by whom, filed under whom, pinned as the program itself would."""
+    """A policy with signatures by whom, filed under whom, begun and pinned as the program itself would."""
     with office.pipeline() as pipeline:
+        officers = {officer.name: officer.fingerprint for officer in pinned_roster(pipeline).officers}
         policy = open_policy(pipeline, reason="take over", requested_by="owner")
         text = pipeline.ledger.approval_text(policy.id)
         for name, filed_as in signers:
-            signature = Signature(filed_as, office.people[name].sign(text), datetime.now(UTC))
+            signature = Signature(officers[filed_as], office.people[name].sign(text), datetime.now(UTC))
             pipeline.ledger.add_signature(policy.id, signature)
+        pipeline.ledger.set_status(policy.id, RequestStatus.RUNNING)
         pipeline.ledger.pin_roster(pipeline.signatures.roster(), policy.id)
 
 
 @pytest.mark.parametrize(
     ("attack", "sentence"),
     [
-        (removed_row_and_init_again, NOT_SIGNED),
+        (removed_row_and_init_again, NOT_TOLD),
         (schema_made_anew, NOT_IN_BACKUPS),
         (schema_made_anew_without_backups, NOT_SEEN),
-        (event_and_row_forged, NOT_SIGNED),
+        (event_and_row_forged, NOT_TOLD),
         (policy_with_own_signatures, NOT_SIGNED),
         (policy_that_one_officer_signed_and_whose_other_signature_is_filed_under_another, NOT_SIGNED),
     ],
@@ -172,7 +184,7 @@ def test_a_roster_from_before_a_change_cannot_be_pinned_again_without_signatures
     office.configure("Ada", "Ben")
     with office.pipeline() as pipeline:
         pipeline.ledger.pin_roster(pipeline.signatures.roster(), "forged")
-        with pytest.raises(AuditError, match=NOT_SIGNED):
+        with pytest.raises(AuditError, match=NOT_TOLD):
             require_roster(pipeline)
 
 
@@ -231,8 +243,137 @@ def test_a_policy_that_was_signed_for_another_audit_pins_nothing_here(office: Of
     office.initialise()
     office.configure("Ada", "Cem")
     with office.pipeline() as pipeline:
-        for fact in (*opened, *signed, *pinned):
+        started = StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING, datetime.now(UTC))
+        for fact in (*opened, *signed, started, *pinned):
             assert fact is not None
             pipeline.ledger.append(fact, policy)
+        with office.owner() as owner:
+            owner.execute("DELETE FROM keyrotation.rosters")
+            (roster,) = pinned
+            assert isinstance(roster, RosterPinned)
+            owner.execute(
+                "INSERT INTO keyrotation.rosters (pinned_at, required, officers, recipients) VALUES (now(), 2, %s, %s)",
+                [json.dumps(roster.as_json()[part]) for part in ("officers", "recipients")],
+            )
         with pytest.raises(AuditError, match=NOT_SIGNED):
             pinned_roster(pipeline)
+
+
+# --- rows and events of requests and keys ---------------------------------------------------------------------------
+
+NOT_SAID = "is not what the audit says, so somebody has written to it from outside"
+
+
+def signed_rotation(office: Office) -> str:
+    with office.pipeline() as pipeline:
+        rotation = open_request(pipeline, reason="yearly", requested_by="test")
+        for name in ("Ada", "Ben"):
+            add_approval(pipeline, rotation, office.people[name].sign(pipeline.ledger.approval_text(rotation.id)))
+    return rotation.id
+
+
+def run(office: Office, rotation: str, through: Step | None = None) -> None:
+    with office.pipeline() as pipeline:
+        for _ in performing.run(pipeline, rotation, lambda _progress: None, through):
+            pass
+
+
+@pytest.mark.parametrize("with_event", [False, True], ids=["row alone", "row and event"])
+def test_a_cancelled_request_with_its_signatures_is_not_revived(office: Office, with_event: bool) -> None:
+    rotation = signed_rotation(office)
+    with office.pipeline() as pipeline:
+        cancel(pipeline, pipeline.ledger.request(rotation))
+    with office.owner() as owner:
+        owner.execute("UPDATE keyrotation.rotations SET status = 'requested', finished_at = NULL")
+    if with_event:
+        with office.pipeline() as pipeline:
+            back = StatusChanged(RequestStatus.CANCELLED, RequestStatus.REQUESTED, datetime.now(UTC))
+            pipeline.ledger.append(back, rotation)
+    with pytest.raises(AuditError, match=NOT_SAID):
+        run(office, rotation)
+    with office.pipeline() as pipeline:
+        assert [str(version) for version in pipeline.keys.read().versions] == ["v1"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE keyrotation.rotations SET promotion_xid = 1",
+        "UPDATE keyrotation.rotations SET started_at = requested_at",
+        "UPDATE keyrotation.rotations SET finish_by = finish_by + interval '9 years'",
+        "UPDATE keyrotation.rotations SET approval_text = approval_text || 'x'::bytea",
+        "DELETE FROM keyrotation.signatures WHERE ctid = (SELECT min(ctid) FROM keyrotation.signatures)",
+        "UPDATE keyrotation.signatures SET signature = 'x'::bytea",
+        "UPDATE keyrotation.rotation_steps SET facts = '{}'",
+        """INSERT INTO keyrotation.rotation_steps (request, step, finished_at, facts)
+           SELECT id, 'zero_old_rows_proof', now(), '{}' FROM keyrotation.rotations""",
+        """INSERT INTO keyrotation.rotation_steps (request, step, finished_at, facts)
+           SELECT id, 'dual_key_rollout', now(), '{}' FROM keyrotation.rotations""",
+    ],
+)
+def test_a_walk_does_not_go_on_from_rows_that_no_event_explains(office: Office, statement: LiteralString) -> None:
+    rotation = signed_rotation(office)
+    run(office, rotation, Step.KEY_VERSION)
+    with office.owner() as owner:
+        owner.execute(statement)
+    with pytest.raises(AuditError, match=NOT_SAID):
+        run(office, rotation)
+
+
+def destroyed_by_row(office: Office) -> None:
+    with office.owner() as owner:
+        owner.execute("UPDATE keyrotation.key_versions SET state = 'destroyed'")
+
+
+def destroyed_by_row_and_event(office: Office) -> None:
+    with office.pipeline() as pipeline:
+        for state in (KeyState.COMPROMISED, KeyState.DESTROYED):
+            pipeline.ledger.set_key_state(V1, state, None)
+
+
+def destroyed_by_a_request_that_nobody_signed(office: Office) -> None:
+    with office.pipeline() as pipeline:
+        (record,) = pipeline.ledger.keys()
+        request = drawn_up(
+            Request,
+            pipeline,
+            DESTROY,
+            source=V1,
+            fingerprint=record.fingerprint,
+            target=V1,
+            reason="x",
+            requested_by="x",
+        )
+        pipeline.ledger.open(request, approval_text(pipeline, request))
+        pipeline.ledger.set_key_state(V1, KeyState.COMPROMISED, request.id)
+        pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
+        pipeline.ledger.set_key_state(V1, KeyState.DESTROYED, request.id)
+
+
+@pytest.mark.parametrize(
+    "attack", [destroyed_by_row, destroyed_by_row_and_event, destroyed_by_a_request_that_nobody_signed]
+)
+def test_no_key_is_left_out_of_a_backup_because_it_is_called(office: Office, attack: Callable[[Office], None]) -> None:
+    attack(office)
+    with (
+        assembly.open_backups(settings.load(office.file), actor="test") as site,
+        pytest.raises(AuditError, match=NOT_SAID),
+    ):
+        back_up(site)
+
+
+def test_a_request_whose_row_is_gone_still_is_the_unfinished_one(office: Office) -> None:
+    signed_rotation(office)
+    with office.owner() as owner:
+        owner.execute("DELETE FROM keyrotation.rotations")
+    with office.pipeline() as pipeline, pytest.raises(KeyRotationError):
+        open_request(pipeline, reason="another", requested_by="test")
+
+
+def test_an_event_that_was_changed_or_cut_out_is_noticed_before_anything_is_done(office: Office) -> None:
+    rotation = signed_rotation(office)
+    with office.owner() as owner:
+        owner.execute("DELETE FROM keyrotation.audit_events WHERE seq = 2")
+    _HEARD.clear()  # as in another process
+    with pytest.raises(AuditError, match="does not follow event 1"):
+        run(office, rotation)

@@ -1,0 +1,52 @@
+"""Rows compared with what the audit makes of them: a row that nobody's event explains is believed by nobody."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
+from keyrotation_pipeline.audit.replay import Belief
+from keyrotation_pipeline.errors import AuditError
+
+Value = TypeVar("Value")
+# Others change rows and events together, but one may do so between our two looks.
+_LOOKS = 5
+# What this process has heard of each database; it goes on where it was, however often the ledger is opened.
+_HEARD: dict[str, Belief] = {}
+
+
+class BelievedRows(AuditChain):
+    """The part of the ledger that replays the audit."""
+
+    def belief(self) -> Belief:
+        """What the audit makes one believe now.
+
+        Raises:
+            AuditError: its events do not follow each other.
+        """
+        heard = _HEARD.get(self.database, Belief())
+        events = self.events(after_seq=max(heard.head.seq - 1, 0))
+        if heard.head.seq:
+            # Another database of the same name, or a transaction that was undone since: then from the beginning.
+            last = next(events, None)
+            if last is None or (last.seq, last.hash) != (heard.head.seq, heard.head.hash):
+                heard, events = Belief(), self.events()
+        belief = heard.hear(events)
+        _HEARD[self.database] = belief
+        return belief
+
+    def believed(self, read: Callable[[], Value], told: Callable[[Belief], Value], where: str) -> Value:
+        """What rows say, if the audit tells the same.
+
+        Args:
+            where: the table and the row, for the sentence.
+
+        Raises:
+            AuditError: it does not.
+        """
+        for _ in range(_LOOKS):
+            if (rows := read()) == told(self.belief()):
+                return rows
+        raise AuditError(
+            f"{where} is not what the audit says, so somebody has written to it from outside; keep this database as it "
+            "is, and run `keyrotation audit verify`"
+        )

@@ -1,0 +1,241 @@
+"""Replay: what the audit makes one believe of rosters, requests, keys and steps.
+
+Whoever owns the database can write rows, and events. So a row is believed only if it is what its events make of it. An
+event is believed only if it could happen when it did: nothing comes back that was over, and what no officer may do
+alone (another roster, a destroyed key) is done by a request of that kind, which enough officers have signed. Whether
+their signatures are good is asked of whoever has their certificates: here is nothing but events.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from keyrotation_pipeline.audit.events import Entry, entry_of
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, hash_of
+from keyrotation_pipeline.model.events import Fact, Note
+from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.request import MAY_FOLLOW, Request, RequestAction, RequestStatus, StepRecord, Walk
+from keyrotation_pipeline.model.request_events import (
+    Blocked,
+    PromotionRecorded,
+    RequestOpened,
+    RosterPinned,
+    SignatureAdded,
+    StatusChanged,
+    StepFinished,
+    Unblocked,
+)
+
+# Another roster is pinned by a signed change of the rules, or again after the database was restored.
+_PINNING = frozenset({RequestAction.POLICY, RequestAction.RECONCILE})
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What is believed after the events heard so far.
+
+    Args:
+        head: the last of them.
+        requests: by id, each as the ledger must show it; a `Walk` with its steps in order of name.
+        texts: the exact bytes to sign, by request.
+        signatures: by request, in order of time.
+        faults: a phrase for each event that cannot have happened, and changed nothing.
+    """
+
+    head: AuditHead = field(default_factory=lambda: AuditHead(0, GENESIS))
+    roster: Roster | None = None
+    keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
+    requests: dict[str, Request] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    signatures: dict[str, tuple[Signature, ...]] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+
+    def hear(self, events: Iterable[AuditEvent]) -> "Belief":
+        """What is believed after these events too, which follow those heard before; this one stays as it is.
+
+        Raises:
+            AuditError: one does not follow the one before, was changed, or cannot be read.
+        """
+        after = _Hearing(
+            self.head, self.roster, dict(self.keys), dict(self.requests), dict(self.texts), dict(self.signatures), []
+        )
+        for event in events:
+            after.hear(event)
+        faults = (*self.faults, *after.faults)
+        return Belief(after.head, after.roster, after.keys, after.requests, after.texts, after.signatures, faults)
+
+
+class _ImpossibleError(Exception):
+    """An event that cannot have happened; the rest of a sentence that begins with the event."""
+
+
+@dataclass(slots=True)
+class _Hearing:
+    """A belief while it is made."""
+
+    head: AuditHead
+    roster: Roster | None
+    keys: dict[KeyVersion, KeyRecord]
+    requests: dict[str, Request]
+    texts: dict[str, bytes]
+    signatures: dict[str, tuple[Signature, ...]]
+    faults: list[str]
+
+    def hear(self, event: AuditEvent) -> None:
+        follows = event.seq == self.head.seq + 1 and event.previous == self.head.hash
+        entry = entry_of(event)
+        if not follows or entry.seq != event.seq or hash_of(event.previous, event.body) != event.hash:
+            raise AuditError(
+                f"audit event {event.seq} does not follow event {self.head.seq}, or one of them was changed; "
+                "run `keyrotation audit verify`"
+            )
+        self.head = AuditHead(event.seq, event.hash)
+        try:
+            self._apply(entry)
+        except _ImpossibleError as error:
+            self.faults.append(f"event {entry.seq} ({entry.kind}) {error}")
+
+    def _apply(self, entry: Entry) -> None:
+        fact = entry.fact()
+        if (rule := _RULES.get(type(fact))) is not None:
+            rule(self, entry.request, fact)
+
+    def known(self, request: str | None) -> Request:
+        """A request that was opened before."""
+        if request is None or request not in self.requests:
+            raise _ImpossibleError("is of a request that was never opened")
+        return self.requests[request]
+
+    def require_signed(self, request: str | None, *actions: RequestAction) -> Request:
+        """A running request to do one of these, with signatures of enough officers."""
+        stored, roster = self.known(request), self.roster
+        officers = {officer.fingerprint for officer in roster.officers} if roster else set()
+        _require(stored.action in actions, f"is by a request to {stored.action}")
+        _require(stored.status is RequestStatus.RUNNING, f"is by a request that is {stored.status}")
+        enough = roster is not None and len(officers.intersection(stored.approvals)) >= roster.required
+        # Whoever reconciles a restored database may be officer by a roster that it has lost.
+        _require(enough or stored.action is RequestAction.RECONCILE, "is by a request that too few have signed")
+        return stored
+
+
+def by_name(step: StepRecord) -> tuple[str, str, int]:
+    """What finished steps are ordered by, to be compared."""
+    return step.step, step.table or "", -1 if step.shard is None else step.shard
+
+
+def _pinned(heard: _Hearing, request: str | None, fact: RosterPinned) -> None:
+    if heard.roster is not None:
+        heard.require_signed(request, *_PINNING)
+    heard.roster = fact.roster
+
+
+def _opened(heard: _Hearing, request: str | None, fact: RequestOpened) -> None:
+    if request is None or request in heard.requests:
+        raise _ImpossibleError("opens a request that is there already")
+    content: dict[str, Any] = {
+        "id": request,
+        "type": fact.type,
+        "action": fact.action,
+        "source": fact.source,
+        "source_fingerprint": fact.fingerprint,
+        "target": fact.target,
+        "reason": fact.reason,
+        "incident": fact.incident,
+        "requested_by": fact.requested_by,
+        "requested_at": fact.requested_at,
+        "start_by": fact.start_by,
+        "finish_by": fact.finish_by,
+        "audit_head": (fact.audit_head.seq, fact.audit_head.hash),
+        "status": RequestStatus.REQUESTED,
+        "approvals": (),
+        "supersedes": fact.supersedes,
+    }
+    heard.requests[request] = Walk(**content) if fact.action.walks else Request(**content)
+    heard.texts[request] = fact.approval_text.encode()
+
+
+def _signed(heard: _Hearing, request: str | None, fact: SignatureAdded) -> None:
+    stored = heard.known(request)
+    _require(not stored.is_over, f"signs a request that is {stored.status}")
+    _require(fact.officer not in stored.approvals, "is a second signature of one officer")
+    added = Signature(fact.officer, bytes.fromhex(fact.signature), fact.signed_at)
+    signatures = sorted((*heard.signatures.get(stored.id, ()), added), key=lambda each: (each.signed_at, each.officer))
+    heard.signatures[stored.id] = tuple(signatures)
+    heard.requests[stored.id] = replace(stored, approvals=tuple(each.officer for each in signatures))
+
+
+def _moved(heard: _Hearing, request: str | None, fact: StatusChanged) -> None:
+    stored = heard.known(request)
+    _require(fact.before is stored.status, f"changes a request that is {stored.status}, not {fact.before}")
+    _require(fact.after in MAY_FOLLOW[stored.status], f"makes a request that is {stored.status} {fact.after}")
+    over = fact.after in {RequestStatus.CANCELLED, RequestStatus.FINISHED}
+    started_at = stored.started_at or (fact.at if fact.after is RequestStatus.RUNNING else None)
+    heard.requests[stored.id] = replace(
+        stored, status=fact.after, started_at=started_at, finished_at=fact.at if over else None
+    )
+
+
+def _finished(heard: _Hearing, request: str | None, fact: StepFinished) -> None:
+    walk = _walk(heard, request)
+    _require(walk.done(fact.step, fact.table, fact.shard) is None, "finishes a step again")
+    record = StepRecord(fact.step, fact.table, fact.shard, fact.finished_at, fact.facts)
+    heard.requests[walk.id] = replace(walk, steps=tuple(sorted((*walk.steps, record), key=by_name)))
+
+
+def _promoted(heard: _Hearing, request: str | None, fact: PromotionRecorded) -> None:
+    walk = _walk(heard, request)
+    _require(walk.promotion_xid is None, "records a promotion again")
+    heard.requests[walk.id] = replace(walk, promotion_xid=fact.xid)
+
+
+def _blocked(heard: _Hearing, request: str | None, fact: Blocked | Unblocked) -> None:
+    stored = heard.known(request)
+    heard.requests[stored.id] = replace(stored, blocked_by=fact.sentence if isinstance(fact, Blocked) else None)
+
+
+def _registered(heard: _Hearing, _request: str | None, fact: KeyRegistered) -> None:
+    _require(fact.version not in heard.keys, f"registers {fact.version} again")
+    _require(fact.state is not KeyState.DESTROYED, f"registers {fact.version} as destroyed")
+    heard.keys[fact.version] = KeyRecord(fact.version, fact.state, fact.fingerprint, fact.created_at)
+
+
+def _state_changed(heard: _Hearing, request: str | None, fact: KeyStateChanged) -> None:
+    record = heard.keys.get(fact.version)
+    if record is None or (record.state, record.fingerprint) != (fact.before, fact.fingerprint):
+        raise _ImpossibleError(f"changes {fact.version}, which is not registered so")
+    _require(fact.after in ALLOWED_TRANSITIONS[record.state], f"makes {fact.version} {fact.after} from {record.state}")
+    if fact.after is KeyState.DESTROYED:
+        by = heard.require_signed(request, RequestAction.DESTROY)
+        _require(by.source == fact.version, f"destroys {fact.version} by a request to destroy {by.source}")
+    heard.keys[fact.version] = replace(record, state=fact.after)
+
+
+def _walk(heard: _Hearing, request: str | None) -> Walk:
+    stored = heard.known(request)
+    if not isinstance(stored, Walk):
+        raise _ImpossibleError(f"is a step of a request to {stored.action}, which has none")
+    return stored
+
+
+def _require(holds: bool, otherwise: str) -> None:  # noqa: FBT001  reads as a sentence
+    if not holds:
+        raise _ImpossibleError(otherwise)
+
+
+# What changes nothing that is believed (intents, notes) has no rule.
+_RULES: dict[type[Fact | Note | None], Callable[[_Hearing, str | None, Any], None]] = {
+    RosterPinned: _pinned,
+    RequestOpened: _opened,
+    SignatureAdded: _signed,
+    StatusChanged: _moved,
+    StepFinished: _finished,
+    PromotionRecorded: _promoted,
+    Blocked: _blocked,
+    Unblocked: _blocked,
+    KeyRegistered: _registered,
+    KeyStateChanged: _state_changed,
+}
