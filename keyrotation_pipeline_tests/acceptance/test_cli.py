@@ -352,7 +352,7 @@ def test_a_rotation_of_empty_tables_takes_seconds(clinic: Clinic) -> None:
 
 def test_audit_verify_leads_through_an_anchor_and_finds_a_forged_one(clinic: Clinic) -> None:
     clinic.initialise()
-    (manifest,) = (clinic.folder.path / ".keyrotation" / "backups").glob("*-v1-*.json")
+    (manifest,) = (clinic.folder.path / ".keyrotation" / "backups").glob("backup-*.json")
     assert "leads through the anchor" in clinic.run("audit", "verify", "--anchor", str(manifest))
     forged = clinic.folder.path / "forged.json"
     forged.write_text(json.dumps({"seq": 3, "head": "0" * 64}))
