@@ -81,6 +81,7 @@ from keyrotation_pipeline.model.ticks import Tick
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rollout import Lacking, Told
+from keyrotation_pipeline.requests.approvals import approval_text
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
@@ -811,21 +812,38 @@ class FakeWorld:
     def report(self, progress: Progress) -> None:
         self.reported.append(progress)
 
+    def keys_are(self, states: Mapping[KeyVersion, KeyState]) -> None:
+        """Before anything was requested: the ledger knows these versions, with the keys of the key store."""
+        records = (KeyRecord(each, state, self.keys.get(each).fingerprint, START) for each, state in states.items())
+        self.ledger.begin_with(self.ledger.pinned_roster(), *records)
+
 
 ROSTER = Roster(2, (Officer("Ada", "A" * 40), Officer("Ben", "B" * 40)), ("F" * 40,))
 
 
-def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2) -> Walk:
-    """A running rotation, promoted already, as the ledger of `world` then holds it."""
-    rotation = Walk(
+def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2, *, promoted: bool = True) -> Walk:
+    """The running rotation of a world, signed by both officers and promoted already, as its ledger holds it."""
+    if (running := world.ledger.current()) is not None:
+        return running
+    head = world.ledger.head()
+    opened = Walk(
         id="0f" * 16, type=RotationType.ROUTINE, action=RequestAction.ROTATE, source=source,
         source_fingerprint=world.ledger.state.keys[source].fingerprint, target=target, reason="yearly", incident=None,
         requested_by="test", requested_at=START, start_by=START + timedelta(days=7),
-        finish_by=START + timedelta(days=60), audit_head=(0, GENESIS), status=RequestStatus.RUNNING,
-        approvals=("A" * 40, "B" * 40), started_at=START, promotion_xid=900,
+        finish_by=START + timedelta(days=60), audit_head=(head.seq, head.hash), status=RequestStatus.REQUESTED,
+        approvals=(),
     )  # fmt: skip
-    world.ledger.state.requests[rotation.id] = rotation
-    return rotation
+    noted, world.ledger.journal = world.ledger.journal, Journal()
+    text = approval_text(world.pipeline, opened)
+    world.ledger.open(opened, text)
+    for officer in ROSTER.officers:
+        signature = FakeSignatures.sign(officer.fingerprint, text)
+        world.ledger.add_signature(opened.id, Signature(officer.fingerprint, signature, START))
+    world.ledger.set_status(opened.id, RequestStatus.RUNNING)
+    if promoted:
+        world.ledger.set_promotion(opened.id, 900)
+    world.ledger.journal = noted
+    return world.ledger.walk(opened.id)
 
 
 class FakeTicks:
@@ -847,10 +865,6 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     journal, clock = Journal(), FakeClock()
     keys = FakeKeyStore({V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}, V2, journal)
     ledger = FakeLedger(clock, journal)
-    for version, state in ((V1, KeyState.DEACTIVATED), (V2, KeyState.ACTIVE)):
-        ledger.state.keys[version] = KeyRecord(version, state, keys.get(version).fingerprint, START)
-    ledger.pin_roster(ROSTER)
-    journal.entries.clear()
     vault = FakeVault()
     for version in keys.live:
         vault.store_key(version, keys.get(version), ledger.head())
@@ -863,4 +877,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     pipeline = Pipeline(
         tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS, FakeTicks()
     )
-    return FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
+    world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
+    ledger.state.roster = ROSTER
+    world.keys_are({V1: KeyState.DEACTIVATED, V2: KeyState.ACTIVE})
+    return world

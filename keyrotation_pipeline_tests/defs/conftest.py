@@ -134,8 +134,7 @@ def dagster(tmp_path: Path) -> Iterator[Dagster]:
     world.keys.live.pop(V2)
     world.keys.primary_version = V1
     world.vault.backups.pop(V2)
-    world.ledger.state.keys = {V1: world.ledger.state.keys[V1]}
-    world.ledger.set_key_state(V1, KeyState.ACTIVE, None)
+    world.keys_are({V1: KeyState.ACTIVE})
     worlds["test"] = world
     places["test"] = tmp_path / "backups"
     with dg.DagsterInstance.ephemeral() as instance:

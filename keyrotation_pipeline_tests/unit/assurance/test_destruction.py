@@ -119,7 +119,7 @@ class Clinic:
 def clinic_of() -> Clinic:
     world = fake_pipeline({"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]})
     world.keys.archive(V1)
-    world.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
+    world.keys_are({V1: KeyState.ARCHIVED, V2: KeyState.ACTIVE})
     copies = {KEY_FILE: b"", f"{KEY_FILE}.json": b"", OF_V10: b""}
     local = FakePlace("directory backups", world.journal, dict(copies))
     another = KEY_FILE.replace("0105", "0106")

@@ -1,7 +1,5 @@
 """A world in which nothing was requested yet, and the ways to request and sign in it."""
 
-from dataclasses import replace
-
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, Walk
@@ -15,9 +13,9 @@ ADA, BEN = (officer.fingerprint for officer in ROSTER.officers)
 def before_any_rotation() -> FakeWorld:
     """Before any rotation: v1 is the only key, the primary and active."""
     world = fake_pipeline({"clients": [{"first_name": "v1:Zoe", "email": "v1:zoe@example.org"}]})
-    del world.keys.live[V2], world.ledger.state.keys[V2]
+    del world.keys.live[V2]
     world.keys.primary_version = V1
-    world.ledger.state.keys[V1] = replace(world.ledger.state.keys[V1], state=KeyState.ACTIVE)
+    world.keys_are({V1: KeyState.ACTIVE})
     return world
 
 

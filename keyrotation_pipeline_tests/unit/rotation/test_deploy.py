@@ -20,7 +20,7 @@ from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, Proce
 def world() -> FakeWorld:
     """v2 is the primary, v3 is made, both instances read it and write v2."""
     made = fake_pipeline({"clients": [{"first_name": "v2:Ada", "email": "v1:a@b"}], "visits": [{"first_name": ""}]})
-    create_key_version(made.pipeline, rotation_of(made, V2, V3), made.report)
+    create_key_version(made.pipeline, rotation_of(made, V2, V3, promoted=False), made.report)
     made.journal.entries.clear()
     made.reported.clear()
     seen(made, web_1=V2, web_2=V2)
@@ -29,9 +29,7 @@ def world() -> FakeWorld:
 
 @pytest.fixture
 def rotation(world: FakeWorld) -> Walk:
-    started = replace(rotation_of(world, V2, V3), promotion_xid=None)
-    world.ledger.state.requests[started.id] = started
-    return started
+    return rotation_of(world)
 
 
 def seen(world: FakeWorld, reads: tuple[KeyVersion, ...] = (V1, V2, V3), **writes: KeyVersion) -> None:
