@@ -1,9 +1,11 @@
 """What is encrypted where, under which key version."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
+from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
@@ -32,6 +34,7 @@ def encrypted_columns(
         taken = take_inventory(opened)
         counts, findings = taken.counts, taken.findings
         seq = opened.ledger.head().seq
+        status = overview(opened)
     yield dg.MaterializeResult(
         metadata={
             "tables": dg.MetadataValue.table([_record(count) for count in counts], schema=_SCHEMA),
@@ -40,9 +43,21 @@ def encrypted_columns(
             "unencrypted": sum(count.unencrypted for count in counts),
             "unreadable": sum(count.unreadable for count in counts),
             "audit_seq": seq,
+            **_status_metadata(status),
         },
         check_results=[_no_undeclared(findings)],
     )
+
+
+def _status_metadata(status: Mapping[str, Any]) -> Mapping[str, dg.MetadataValue]:
+    """What `keyrotation status` says at this moment."""
+    rotation = status["rotation"] or {"phase": "none is open", "waiting_for": None}
+    attention = "\n".join(f"- {sentence}" for sentence in status["attention"])
+    return {
+        "attention": dg.MetadataValue.md(attention or "nothing is overdue, blocked or stale"),
+        "rotation": dg.MetadataValue.text(rotation["phase"]),
+        "waiting_for": dg.MetadataValue.text(rotation["waiting_for"] or "nothing"),
+    }
 
 
 _SCHEMA = dg.TableSchema(

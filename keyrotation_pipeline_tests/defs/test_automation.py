@@ -13,6 +13,7 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 
 
@@ -71,3 +72,17 @@ def test_a_sensor_of_others_that_is_switched_off_is_not_ours_to_tell(dagster: Da
     dagster.tick()
 
     assert amiss(dagster) == []
+
+
+def test_the_inventory_shows_what_status_says(dagster: Dagster, approved: Walk) -> None:
+    dagster.world.ledger.set_status(approved.id, RequestStatus.PAUSED)
+    switch_off(dagster.instance, "daily_key_backup", InstigatorType.SCHEDULE)
+    dagster.tick()
+    [event] = dagster.check_run().get_asset_materialization_events()
+    shown = {name: value.value for name, value in event.materialization.metadata.items()}
+    said = overview(dagster.world.pipeline)
+
+    assert all(f"- {sentence}" in str(shown["attention"]) for sentence in amiss(dagster))
+    assert "daily_key_backup is switched off" in str(shown["attention"])
+    assert (shown["rotation"], shown["waiting_for"]) == (said["rotation"]["phase"], said["rotation"]["waiting_for"])
+    assert f"keyrotation resume {approved.id}" in str(shown["waiting_for"])
