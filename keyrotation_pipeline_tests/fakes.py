@@ -130,6 +130,7 @@ class FakeKeyStore:
     Args:
         unavailable, damaged: what every call then says.
         broken: live versions whose entry is not a key.
+        sent: what a writer that died had sent.
         reads: how often the store was read.
     """
 
@@ -141,6 +142,7 @@ class FakeKeyStore:
     unavailable: str | None = None
     damaged: str | None = None
     broken: set[KeyVersion] = field(default_factory=set)
+    sent: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     reads: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -202,7 +204,7 @@ class FakeKeyStore:
         if self.damaged is not None:
             raise KeyStoreDamagedError(self.damaged)
         broken = {version: DamagedKey(f"{version} is not a key; restore it") for version in self.broken}
-        return StoredKeys.of({**self.live, **broken}, self.shelf, self.primary_version)
+        return StoredKeys.of({**self.live, **broken}, self.shelf, self.primary_version, pending=self.sent)
 
     def __reduce__(self) -> tuple[Callable[[int], "FakeKeyStore"], tuple[int]]:
         # What travels is how to find it: this process keeps every fake that was pickled.

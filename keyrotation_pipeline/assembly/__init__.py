@@ -1,25 +1,27 @@
 """From settings to opened ports: the one place that knows which adapter stands behind which port."""
 
-from keyrotation_pipeline.assembly.finding import search_database, stored_ring
+from keyrotation_pipeline.assembly.finding import search_database
 from keyrotation_pipeline.assembly.home import (
     create_home,
-    create_key_store,
     database_url,
     kept_ticks,
     require_home,
     server_url,
 )
+from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, keys_in_store
 from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline, side_databases
 from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
 
 __all__ = [
     "Door",
+    "convert_key_store",
     "create_home",
     "create_key_store",
     "dagster_services",
     "database_url",
     "initialise",
     "kept_ticks",
+    "keys_in_store",
     "open_backups",
     "open_pipeline",
     "random_token",
@@ -27,5 +29,4 @@ __all__ = [
     "search_database",
     "server_url",
     "side_databases",
-    "stored_ring",
 ]

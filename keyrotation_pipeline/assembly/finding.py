@@ -1,18 +1,15 @@
-"""What is there before anything is set up: tables with values of ours, and keys in the store."""
+"""What is there before anything is set up: tables with values of ours."""
 
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.inventory.declarable import declarable
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.assembly.home import server_url
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding
-from keyrotation_pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +36,3 @@ def search_database(home: Path, url: str | None) -> Found:
     with server_url(home, url) as found, closing(connect(found)) as connection:
         tables, rest = declarable(connection, discover(connection, ()))
         return Found(display_name(found), tables, rest)
-
-
-def stored_ring(settings: Settings) -> KeyRing | None:
-    """The keys that the application's key files hold already; None if there are none."""
-    if not settings.keys_directory.is_dir():
-        return None
-    stored = FileKeyStore(settings.keys_directory).read()
-    return stored.ring() if stored.live else None

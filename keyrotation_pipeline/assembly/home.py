@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.errors import HomeError
@@ -35,11 +34,6 @@ def server_url(home: Path, url: str | None) -> Iterator[str]:
     require_home(home)
     with EmbeddedServer(home / "postgres") as server:
         yield server.url()
-
-
-def create_key_store(settings: Settings) -> None:
-    """Make the key store where it is lost, or was never made; an existing one is left as it is."""
-    FileKeyStore.create(settings.keys_directory)
 
 
 def create_home(home: Path) -> None:

@@ -6,7 +6,6 @@ from functools import partial
 
 from keyrotation_pipeline.adapters.backups.anchors import KeptAnchors
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings
@@ -18,7 +17,8 @@ from keyrotation_pipeline.adapters.postgres.server.side_database import Database
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.backups import backup_site, backup_vault
-from keyrotation_pipeline.assembly.home import create_home, create_key_store, database_url, kept_ticks, require_home
+from keyrotation_pipeline.assembly.home import create_home, database_url, kept_ticks, require_home
+from keyrotation_pipeline.assembly.keystores import create_key_store, open_key_store
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -96,7 +96,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         duty_cycle=speed.duty_cycle,
         hours=settings.allowed_hours,
     )
-    store = FileKeyStore(settings.keys_directory)
+    store = open_key_store(settings)
     workers = WorkerSettings(store, child_environment())
     database = PostgresDatabase(url, connection, partial(connect, url), limits, workers, _replicas(settings))
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]

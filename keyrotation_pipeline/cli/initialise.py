@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
@@ -17,7 +19,19 @@ from keyrotation_pipeline.settings import Settings
 FILL_IN = "fill in [approvals] (and check [[tables]]) there, then run `keyrotation init` again"
 
 
-def init(*, config: Config = None, as_json: Json = False) -> None:
+def init(
+    *,
+    convert: Annotated[
+        bool,
+        typer.Option(
+            "--convert",
+            help="Turn one plain key in AWS Secrets Manager into the versioned JSON that a rotation needs.",
+            show_default=False,
+        ),
+    ] = False,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
     """Set up configuration, home, schema, officers and keys.
 
     Writes a commented keyrotation.toml from what is found in the database, unless one is there. Then makes the schema
@@ -36,6 +50,8 @@ def init(*, config: Config = None, as_json: Json = False) -> None:
     declared = settings.load(path)
     if not declared.approvals.officers:
         raise ConfigurationError(f"{path} names no officers yet; {FILL_IN}")
+    if convert:
+        assembly.convert_key_store(declared)
     assembly.initialise(declared, _keys_in_use(declared), actor=actor())
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
@@ -64,11 +80,11 @@ def _write_configuration(path: Path) -> str:
 
 
 def _keys_in_use(declared: Settings) -> KeyRing | None:
-    """The keys in the environment, else those that the application's key files hold already; None if there are none."""
+    """The keys in the environment, else those that the application's key store holds already; None if none are."""
     environment = settings.process_environment()
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return KeyRing.from_environment(environment)
-    return assembly.stored_ring(declared)
+    return assembly.keys_in_store(declared)
 
 
 def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from keyrotation_pipeline.errors import KeyStoreDamagedError
@@ -31,12 +31,14 @@ class StoredKeys:
         archived: what they do not get, in order; a version that is in both places is live.
         primary: the version that writes use; None before the first was named.
         revision: names this content; a change that is decided from it carries it.
+        pending: keys that a writer which died had sent, and which nobody gets until they are added again.
     """
 
     live: Mapping[KeyVersion, Entry]
     archived: Mapping[KeyVersion, Entry]
     primary: KeyVersion | None
     revision: str
+    pending: Mapping[KeyVersion, KeyMaterial] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -45,11 +47,12 @@ class StoredKeys:
         archived: Mapping[KeyVersion, Entry],
         primary: KeyVersion | None,
         revision: str | None = None,
+        pending: Mapping[KeyVersion, KeyMaterial] | None = None,
     ) -> Self:
         """The entries in order. Without a revision of the store's own, the content gives one."""
         live = dict(sorted(live.items()))
         archived = {version: entry for version, entry in sorted(archived.items()) if version not in live}
-        return cls(live, archived, primary, revision or _revision(live, archived, primary))
+        return cls(live, archived, primary, revision or _revision(live, archived, primary), pending or {})
 
     def __contains__(self, version: object) -> bool:
         return version in self.live or version in self.archived

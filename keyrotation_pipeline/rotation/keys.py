@@ -124,10 +124,15 @@ def _taken_up(
         raise KeyStoreError(f"the key store holds {version} in its archive; move it away, as no version is used again")
     if registered is not None:
         return stored.registered(registered)
+    intended = recorded(pipeline.ledger, KeyCreationIntended)
     if version not in stored.live:
+        sent = stored.pending.get(version)
+        if sent is not None and KeyCreationIntended(version, sent.fingerprint) in intended:
+            _require_read_back(pipeline.keys.add(version, sent, stored.revision), version, sent)
+            return sent
         return None
     material = stored.material(version)
-    if KeyCreationIntended(version, material.fingerprint) not in recorded(pipeline.ledger, KeyCreationIntended):
+    if KeyCreationIntended(version, material.fingerprint) not in intended:
         raise KeyStoreError(
             f"the key store holds a {version} ({material.fingerprint[:16]}) that was not made here; take it out"
         )

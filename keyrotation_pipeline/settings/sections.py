@@ -36,9 +36,10 @@ class FileStoreSettings(Section):
 
 
 class AwsStoreSettings(Section):
-    """`[keys.aws-secrets-manager]`, as boto3 takes them."""
+    """`[keys.aws-secrets-manager]`: the secret, how archived ones are named, and the rest as boto3 takes it."""
 
     secret_id: Text
+    archive_prefix: Text | None = None
     region_name: Text | None = None
     endpoint_url: Text | None = None
 
@@ -60,7 +61,13 @@ class KeysSettings(Section):
 
     @model_validator(mode="after")
     def _available(self) -> Self:
-        if self.store != "file":
+        if self.store == "aws-secrets-manager":
+            if self.aws is None:
+                raise ConfigurationError(
+                    '[keys] store = "aws-secrets-manager" needs to know which secret; add [keys.aws-secrets-manager] '
+                    'with secret_id = "…"'
+                )
+        elif self.store != "file":
             raise ConfigurationError(
                 f'[keys] store = "{self.store}" is not available in this version; write store = "file"'
             )

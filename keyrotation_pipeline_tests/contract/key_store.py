@@ -282,7 +282,7 @@ class KeyStoreContract:
     def test_of_writers_that_race_from_one_revision_one_wins_and_the_others_are_told(self, place: Place) -> None:
         store = filled(place.open())
         outcomes = self.race(place, [KeyVersion(number) for number in range(20, 20 + RACERS)], store.read().revision)
-        assert sorted(outcomes.values()) == ["KeyStoreConflictError"] * (RACERS - 1) + ["stored"]
+        assert sorted(outcomes.values()) == ["KeyStoreConflictError"] * (RACERS - 1) + ["stored"], outcomes
         (winner,) = (version for version, outcome in outcomes.items() if outcome == "stored")
         read = store.read()
         assert shape(read) == ((V1, V2, winner), (V3,), V2)

@@ -7,6 +7,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.ports.keys import KeyStore
+from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.contract.key_loss import KeyLossContract
 from keyrotation_pipeline_tests.fakes import FakeKeyStore
 
@@ -22,3 +23,13 @@ class TestFileKeyStoreLoses(KeyLossContract):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], KeyStore]:
         return lambda: FileKeyStore.create(tmp_path / "keys")
+
+
+class TestAwsKeyStoreLoses(KeyLossContract):
+    @pytest.fixture
+    def open_store(self, new_secret: Callable[[], TestSecret]) -> Callable[[], KeyStore]:
+        """The secret was deleted, and made again as `restore-key` does."""
+        secret = new_secret()
+        secret.client.delete_secret(SecretId=secret.name, ForceDeleteWithoutRecovery=True)
+        secret.open().create()
+        return secret.open

@@ -10,6 +10,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.key_events import KeyCreationIntended
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.rotation.keys import create_key_version, import_keys
@@ -126,6 +127,19 @@ def test_a_key_that_nobody_announced_is_refused(world: FakeWorld, rotation: Walk
         create_key_version(world.pipeline, rotation, world.report)
     assert "v3" not in states(world)
     assert V3 not in world.vault.backups
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "of nobody"])
+def test_a_key_that_a_dead_attempt_had_sent_is_completed_if_it_was_announced(
+    world: FakeWorld, rotation: Walk, announced: bool
+) -> None:
+    sent = KeyMaterial.generate()
+    world.keys.sent = {V3: sent}
+    if announced:
+        world.ledger.append(KeyCreationIntended(V3, sent.fingerprint), rotation.id)
+    made = create_key_version(world.pipeline, rotation, world.report)
+    assert (made.fingerprint == sent.fingerprint) is announced
+    assert world.keys.live[V3].fingerprint == made.fingerprint == fingerprints(world)["v3"]
 
 
 def test_a_key_that_was_exchanged_after_it_was_announced_is_refused(world: FakeWorld, rotation: Walk) -> None:

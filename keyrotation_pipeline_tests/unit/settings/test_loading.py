@@ -159,6 +159,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "not available in this version",
             id="store of a later version",
         ),
+        pytest.param(
+            TABLE + '[keys]\nstore = "aws-secrets-manager"',
+            "needs to know which secret; add [keys.aws-secrets-manager] with secret_id",
+            id="store in AWS without its secret",
+        ),
         pytest.param(TABLE + '[reencryption]\nshards = "4"', "[reencryption] shards: input", id="text for a number"),
         pytest.param(TABLE + "[reencryption]\nshards = true", "[reencryption] shards: input", id="truth for a number"),
         pytest.param(TABLE + "[reencryption]\nshards = 0", "[reencryption] shards: input", id="number out of range"),
