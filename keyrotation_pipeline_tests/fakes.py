@@ -548,6 +548,7 @@ class LedgerState:
     counts: dict[str, TableCount] = field(default_factory=dict)
     roster: Roster | None = None
     seed_rows: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
+    audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
 
 
 @dataclass
@@ -574,7 +575,7 @@ class FakeLedger:
     @contextmanager
     def _at_once(self) -> Iterator[None]:
         before = copy.copy(self.state)
-        for name in ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows"):
+        for name in ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows", "audit_rows"):
             setattr(before, name, copy.copy(getattr(self.state, name)))
         try:
             yield
@@ -783,6 +784,9 @@ class FakeLedger:
         kept = (self.state.counts.get(str(table.name)) for table in tables)
         return tuple(count for count in kept if count is not None and count.table in tables)
 
+    def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:
+        return tuple(self.state.audit_rows.items())
+
     def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
         if self.state.seed_rows.get(rotation.id, (0, None))[1] is not None:
             return
@@ -792,6 +796,7 @@ class FakeLedger:
             completed_at, records_reencrypted, rotation.reason,
         )  # fmt: skip
         self.append(written, rotation.id)
+        self.state.audit_rows[rotation.id] = written
         self.state.seed_rows[rotation.id] = (records_reencrypted, completed_at)
 
 

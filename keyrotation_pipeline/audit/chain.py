@@ -61,8 +61,13 @@ def verify_chain(events: Iterable[AuditEvent], anchors: Iterable[AuditHead] = ()
     if (furthest := max(expected, default=0)) > last.seq:
         faults.append(f"{_span(last.seq + 1, furthest)} cut off")
     if faults:
-        raise AuditError(f"the audit does not verify: {_some(faults)}; {_WHAT_TO_DO}")
+        raise AuditError(summary(faults))
     return AuditHead(last.seq, last.hash)
+
+
+def summary(faults: list[str]) -> str:
+    """The sentence for what is wrong with an audit; names the first few."""
+    return f"the audit does not verify: {_some(faults)}; {_WHAT_TO_DO}"
 
 
 def read_anchor(text: str) -> AuditHead:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.audit.chain import read_anchor, verify_audit
+from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import AuditError
@@ -35,7 +36,7 @@ def verify(
     anchors = [_read(anchor)] if anchor else []
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.database.identity().name
-        head = verify_audit(pipeline.ledger, *anchors)
+        head = verify_everything(pipeline, *anchors)
     if as_json:
         output.document({"database": database, "verified": True, "seq": head.seq, "head": head.hash})
         return

@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import ShardProgress
 from keyrotation_pipeline.model.request import Request, RequestStatus, StepRecord, Walk
+from keyrotation_pipeline.model.request_events import RotationAuditWritten
 
 
 class Ledger(Protocol):
@@ -138,5 +139,8 @@ class Ledger(Protocol):
         """The last counts kept, for those tables that have been counted."""
 
     # the seed's table
+    def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:
+        """Every row of `key_rotation_audit` as it is, with the request that it names."""
+
     def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
         """Insert or complete the row of `key_rotation_audit` for this rotation."""

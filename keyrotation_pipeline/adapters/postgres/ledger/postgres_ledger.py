@@ -10,6 +10,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.progress import ShardProgress
 from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.request_events import RotationAuditWritten
 
 _SHARDS = """
     SELECT table_name, shard, sum(next_page - first_page)::bigint AS done_pages,
@@ -78,6 +79,14 @@ class PostgresLedger(KeyRecords, RequestRecords):
             for table in tables
             if (row := kept.get(str(table.name))) and row["counts"]["columns"] == list(table.columns)
         )
+
+    def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:
+        """See `Ledger.rotation_audit`."""
+        rows = self.query(
+            "SELECT id::text, rotation_date, old_key_version, new_key_version, rotation_type, initiated_by,"
+            " completion_date, records_reencrypted, notes, request FROM keyrotation.key_rotation_audit"
+        )
+        return tuple((row["request"], audit_row_of(row)) for row in rows)
 
     def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
         """See `Ledger.write_rotation_audit`; UTC without a zone, as the seed has it; a complete row stays."""
