@@ -160,6 +160,17 @@ class DamagedBackupError(RecoveryError):
     """A backup file is truncated, corrupt, or holds something else than its manifest says."""
 
 
+class UnsignedBackupError(RecoveryError):
+    """A backup is not known to be ours: its manifest is not signed by the pipeline, or is another than was recorded."""
+
+    def __init__(self, name: str, place: str, reason: str) -> None:
+        super().__init__(
+            f"the manifest {name} in {place} {reason}, so the set may be forged and is not touched; find out who wrote "
+            "it, and use another set. In a disaster an officer may vouch for it: `gpg -ab` over the manifest, then "
+            "--trust-unsigned FILE"
+        )
+
+
 class WrongRecipientError(RecoveryError):
     """A backup is not encrypted to the recovery key at hand."""
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.assembly.actions import ACTIONS
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.audit.events import require_indexed
 from keyrotation_pipeline.errors import (
     ApprovalError,
@@ -78,7 +79,9 @@ from keyrotation_pipeline.model.request_events import (
 from keyrotation_pipeline.model.rollout import Goal, RolloutMode
 from keyrotation_pipeline.model.stored_keys import DamagedKey, StoredKeys
 from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rollout import Lacking, Told
 from keyrotation_pipeline.requests.approvals import approval_text
@@ -296,6 +299,26 @@ class FakeSignatures:
 
     def roster(self) -> Roster:
         return self.configured
+
+
+@dataclass
+class FakeSigner:
+    """`ManifestSigner` whose signature names key and text."""
+
+    public: str = "public"
+
+    def sign(self, manifest: bytes) -> bytes:
+        return f"{self.public} signed ".encode() + manifest
+
+    def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
+        return signature == f"{public} signed ".encode() + manifest
+
+
+def fake_seals(ledger: Ledger, signatures: SignatureVerifier) -> Seals:
+    """Seals of a pipeline that has pinned its key."""
+    seals = Seals(FakeSigner(), ledger, signatures)
+    seals.pin()
+    return seals
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """From settings to what backups and recovery need; `assembly` opens the database around it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps, EncryptedKeys
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
 from keyrotation_pipeline.ports.backups import BackupPlace, BackupVault, RecoveryKey
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
 S3_SCHEME = "s3://"
 
 
-def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock) -> BackupVault:
+def signing_key(settings: Settings) -> SigningKey:
+    """The pipeline's own key, which signs manifests."""
+    return SigningKey(settings.home / "backup-signing-key.pem")
+
+
+def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock, seals: Seals) -> BackupVault:
     """Where a rotation backs its new key up: the local directory, and the bucket if there is one.
 
     Args:
@@ -39,14 +46,15 @@ def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock
     """
     local = BackupDirectory(settings.backup_directory)
     key_files = EncryptedKeys(local, _recipients(settings, ledger))
-    return KeyVault(database, local, _offsite(settings, clock), key_files, clock, ledger.pinned_roster)
+    return KeyVault(database, local, _offsite(settings, clock), key_files, clock, seals, ledger.pinned_roster)
 
 
-def backup_site(settings: Settings, url: str, pipeline: Pipeline) -> BackupSite:
+def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequence[bytes] = ()) -> BackupSite:
     """Everything that a backup, a recovery test and a restored key take.
 
     Args:
         url: of the application's database.
+        vouching: see `Seals`.
     """
     local, recipients = BackupDirectory(settings.backup_directory), _recipients(settings, pipeline.ledger)
     source = PostgresDump(url, partial(connect, url), settings.backup.postgres_binaries)
@@ -54,6 +62,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline) -> BackupSite:
         pipeline=pipeline,
         local=local,
         key_files=EncryptedKeys(local, recipients),
+        seals=Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, vouching),
         offsite=_offsite(settings, pipeline.clock),
         dumps=EncryptedDumps(local, source, recipients),
         restorer=ScratchServers(settings.home / "recovery", settings.backup.postgres_binaries),

@@ -1,6 +1,6 @@
 """The ports of a rotation, opened from settings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 
@@ -16,9 +16,10 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.assembly.actions import ACTIONS
-from keyrotation_pipeline.assembly.backups import backup_site, backup_vault
+from keyrotation_pipeline.assembly.backups import backup_site, backup_vault, signing_key
 from keyrotation_pipeline.assembly.home import create_home, database_url, kept_ticks, require_home
 from keyrotation_pipeline.assembly.keystores import create_key_store, open_key_store
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -47,10 +48,14 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
 
 
 @contextmanager
-def open_backups(settings: Settings, *, actor: str) -> Iterator[BackupSite]:
-    """Every port, and what backups and recovery need besides, until the context ends; raises as `open_pipeline`."""
+def open_backups(settings: Settings, *, actor: str, vouching: Sequence[bytes] = ()) -> Iterator[BackupSite]:
+    """Every port, and what backups and recovery need besides, until the context ends; raises as `open_pipeline`.
+
+    Args:
+        vouching: officers' signatures over manifests that they take for ours in a disaster.
+    """
     with database_url(settings) as url, open_pipeline(settings, actor=actor) as pipeline:
-        yield backup_site(settings, url, pipeline)
+        yield backup_site(settings, url, pipeline, vouching)
 
 
 def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
@@ -71,10 +76,12 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
 
     create_home(settings.home)
     create_key_store(settings)
+    signing_key(settings).create()
     with database_url(settings) as url:
         migrate(url)
         with open_pipeline(settings, actor=actor) as pipeline:
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
+            Seals(signing_key(settings), pipeline.ledger, pipeline.signatures).pin()
             pinned_roster(pipeline)  # which keeps it outside the database
             if ring is not None:
                 keys.import_keys(pipeline, ring)
@@ -101,13 +108,17 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     database = PostgresDatabase(url, connection, partial(connect, url), limits, workers, _replicas(settings))
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
     ledger = PostgresLedger(connection, clock, actor, str(database.identity()))
+    signatures = OfficerSignatures(
+        gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
+    )
+    seals = Seals(signing_key(settings), ledger, signatures)
     return Pipeline(
         tables=settings.encrypted_tables,
         shards=speed.shards,
         ledger=ledger,
         database=database,
         keys=store,
-        vault=backup_vault(settings, ledger, str(database.identity()), clock),
+        vault=backup_vault(settings, ledger, str(database.identity()), clock, seals),
         rollout=ReportedInstances(
             connection,
             settings.rollout.mode,
@@ -115,11 +126,9 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
             settings.rollout.timeout_seconds,
             clock,
         ),
-        signatures=OfficerSignatures(
-            gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
-        ),
+        signatures=signatures,
         clock=clock,
-        anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory),
+        anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory, seals),
         actions=ACTIONS,
         ticks=kept_ticks(settings),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.assurance import retention
-from keyrotation_pipeline.assurance.sets import copy_set, write_manifest
+from keyrotation_pipeline.assurance.sets import copy_set
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyRotationError
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, dump_name, free_stamp
@@ -68,7 +68,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         dump, not_dumped = _dump(site, stamp) if database else (None, [])
         roster = pinned_roster(site.pipeline)
         made = BackupSet(stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest)
-        write_manifest(site.local, made)
+        site.seals.write(site.local, made)
         places, not_copied = _copied(site, made)
         removed = retention.remove_expired(site, made.made_at)
         done = BackupMade(made, places, removed, tuple(_warnings(site)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.copies import read_key
 from keyrotation_pipeline.assurance.restored import sampled_under
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import (
@@ -56,7 +57,7 @@ def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple
     refused: KeyRotationError | None = None
     for place in site.places:
         try:
-            for copy in _copies(place, version, record):
+            for copy in _copies(place, site.seals, version, record):
                 try:
                     return read_key(place, copy, key), f"{copy.file.name} in {place.description}"
                 except KeyRotationError as error:
@@ -71,9 +72,9 @@ def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple
     )
 
 
-def _copies(place: BackupPlace, version: KeyVersion, record: KeyRecord | None) -> Iterator[KeyCopy]:
+def _copies(place: BackupPlace, seals: Seals, version: KeyVersion, record: KeyRecord | None) -> Iterator[KeyCopy]:
     """Every copy of the registered key in a place, newest first."""
-    for made in sets_of(place):
+    for made in sets_of(place, seals):
         for copy in made.keys:
             if copy.version == version and (record is None or copy.fingerprint == record.fingerprint):
                 yield copy

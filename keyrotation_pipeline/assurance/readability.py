@@ -85,11 +85,11 @@ class _Keys:
     def _read(self, site: BackupSite) -> Iterator[KeptSets]:
         for place in site.places:
             try:
-                kept = kept_sets(place)
+                kept = kept_sets(place, site.seals)
             except BackupError as error:
                 self.problems.append(str(error))
                 continue
-            self.problems += [f"the manifest {name} in {place.description} is damaged" for name in kept.damaged]
+            self.problems += map(str, kept.refused.values())
             yield kept
 
     def _read_store(self, pipeline: Pipeline) -> StoredKeys | None:
@@ -138,7 +138,7 @@ def kept_dumps_that_need(site: BackupSite, version: KeyVersion) -> tuple[str, ..
         f"{made.dump.file.name} in {place.description}"
         for place in site.places
         for names in (place.names(),)
-        for made in kept_sets(place).sets
+        for made in kept_sets(place, site.seals).sets
         if made.dump is not None and version in made.dump.versions and made.dump.file.name in names
     )
 
@@ -147,7 +147,7 @@ def unlisted_dumps(site: BackupSite) -> tuple[str, ...]:
     """Every kept database backup that no intact manifest names, so that nothing says which keys it needs."""
     unlisted = []
     for place in site.places:
-        listed = {made.dump.file.name for made in kept_sets(place).sets if made.dump is not None}
+        listed = {made.dump.file.name for made in kept_sets(place, site.seals).sets if made.dump is not None}
         dumps = [name for name in place.names() if is_dump(name)]
         unlisted += [f"{name} in {place.description}" for name in dumps if name not in listed]
     return tuple(unlisted)

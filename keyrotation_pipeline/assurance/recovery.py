@@ -18,7 +18,6 @@ from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import (
     BackupError,
-    DamagedBackupError,
     FingerprintMismatchError,
     KeyRotationError,
     MissingVersionError,
@@ -181,8 +180,8 @@ def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryR
     clock, registered = site.pipeline.clock, site.pipeline.ledger.keys()
     with site.restorer.workspace() as workspace:
         begun = clock.now()
-        kept = kept_sets(place)
-        made, dump = _newest(kept)
+        kept = kept_sets(place, site.seals)
+        made, dump = _newest(kept, site.seals.newest_with_dump)
         keys = recovered_keys(place, made, key, registered)
         newest = _restored(site, place, made, dump, keys, key, workspace)
         recovered = clock.now()
@@ -202,15 +201,23 @@ def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryR
     )
 
 
-def _newest(kept: KeptSets) -> tuple[BackupSet, DatabaseCopy]:
+def _newest(kept: KeptSets, sealed: str | None) -> tuple[BackupSet, DatabaseCopy]:
+    """The newest set; nothing that is damaged, forged or missing is passed over for an older one.
+
+    Args:
+        sealed: manifest of the newest set by the audit.
+    """
     made = kept.newest
-    if kept.damaged and (made is None or _is_newer(kept.damaged[0], made)):
-        raise DamagedBackupError(
-            f"the manifest {kept.damaged[0]} in {kept.place.description} is damaged; run `keyrotation backup`, and "
-            "find out what damaged it"
-        )
+    for name, why in kept.refused.items():
+        if made is None or _is_newer(name, made):
+            raise why
     if made is None or made.dump is None:
         raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
+    if sealed is not None and _is_newer(sealed, made):
+        raise BackupError(
+            f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
+            "`keyrotation backup`, and find out who removed it"
+        )
     return made, made.dump
 
 
@@ -248,7 +255,7 @@ def _restored(
             f"{dump.file.name} needs the key {missing[0]}, which no recovered backup holds; find a backup of "
             f"{missing[0]}, or its values in that dump are lost"
         )
-    target = workspace / dump.file.name
+    target = workspace / "dump"
     fetch(place, dump.file, target)
     with site.restorer.restored(dump, target, key) as restored:
         require_all_there(restored.database, dump)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.assurance.sets import is_intact, sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
-from keyrotation_pipeline.model.backups import StoredFile, in_order, stamp_in
+from keyrotation_pipeline.model.backups import StoredFile, in_order, signature_name, stamp_in
 from keyrotation_pipeline.model.events import EventKind, Note
 
 
@@ -53,7 +53,7 @@ def _expired(site: BackupSite, limit: datetime) -> Iterator[str]:
 
 def _local_copies(site: BackupSite) -> Iterator[_Local]:
     names = set(site.local.names())
-    for made in sets_of(site.local):
+    for made in sets_of(site.local, site.seals):
         if made.dump is not None and made.dump.file.name in names:
             yield _Local((made.database,), made.made_at, made.dump.file)
         for copy in made.keys:
@@ -64,6 +64,6 @@ def _local_copies(site: BackupSite) -> Iterator[_Local]:
 def _empty_manifests(site: BackupSite, limit: datetime, gone: set[str]) -> Iterator[str]:
     """Old manifests of which no file is left; damaged ones stay, to be seen."""
     left = set(site.local.names()) - gone
-    for made in sets_of(site.local):
+    for made in sets_of(site.local, site.seals):
         if made.made_at < limit and left.isdisjoint(file.name for file in made.files):
-            yield made.name
+            yield from (made.name, signature_name(made.name))

@@ -1,22 +1,26 @@
 """The sets of a place: written, copied to another place, and read back by their manifests."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from keyrotation_pipeline.errors import BackupError, ManifestError
-from keyrotation_pipeline.model.backups import BackupSet, StoredFile, in_order, is_manifest, stamp_in
-from keyrotation_pipeline.model.manifest import parse, render
+from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.errors import BackupError, KeyRotationError, ManifestError, UnsignedBackupError
+from keyrotation_pipeline.model.backups import BackupSet, StoredFile, in_order, is_manifest, signature_name, stamp_in
 from keyrotation_pipeline.ports.backups import BackupPlace, LocalPlace
 
 
 @dataclass(frozen=True, slots=True)
 class KeptSets:
-    """The sets of one place, newest first, and the manifests there that cannot be read."""
+    """The sets of one place, newest first, and what else lies there under the name of a manifest.
+
+    Args:
+        refused: by name, newest first: why it is damaged, or not known to be ours.
+    """
 
     place: BackupPlace
     sets: tuple[BackupSet, ...]
-    damaged: tuple[str, ...]
+    refused: Mapping[str, KeyRotationError]
 
     @property
     def newest(self) -> BackupSet | None:
@@ -29,39 +33,30 @@ class KeptSets:
         return tuple(each for each in self.sets if self.newest is None or each.made_at >= self.newest.made_at)
 
 
-def kept_sets(place: BackupPlace) -> KeptSets:
+def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
     """What a place keeps, by its manifests.
 
     Raises:
         BackupError: the place cannot be read.
     """
-    sets, damaged = [], []
+    sets, refused = [], {}
     for name in _manifests(place):
         try:
-            sets.append(parse(name, place.read(name)))
-        except ManifestError:
-            damaged.append(name)
-    return KeptSets(place, tuple(sets), tuple(damaged))
+            sets.append(seals.read(place, name))
+        except (ManifestError, UnsignedBackupError) as error:
+            refused[name] = error
+    return KeptSets(place, tuple(sets), refused)
 
 
-def sets_of(place: BackupPlace) -> Iterator[BackupSet]:
-    """The sets of a place, newest first, read as they are asked for; a damaged manifest vouches for nothing.
+def sets_of(place: BackupPlace, seals: Seals) -> Iterator[BackupSet]:
+    """The sets of a place, newest first, read as they are asked for; what is damaged, or not ours, is passed over.
 
     Raises:
         BackupError: the place cannot be read.
     """
     for name in _manifests(place):
-        with suppress(ManifestError):
-            yield parse(name, place.read(name))
-
-
-def write_manifest(local: LocalPlace, made: BackupSet) -> None:
-    """Make files of the local place a set. The manifest comes last: what has none is not a set.
-
-    Raises:
-        BackupError: it cannot be written.
-    """
-    local.write(made.name, render(made))
+        with suppress(ManifestError, UnsignedBackupError):
+            yield seals.read(place, name)
 
 
 def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
@@ -72,7 +67,8 @@ def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
     """
     for file in made.files:
         place.put(file.name, local.path(file.name))
-    place.put(made.name, local.path(made.name))
+    for name in (signature_name(made.name), made.name):
+        place.put(name, local.path(name))
 
 
 def is_intact(place: BackupPlace, file: StoredFile) -> bool:

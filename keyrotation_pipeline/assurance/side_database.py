@@ -12,7 +12,7 @@ from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, MissingVersionError, UnreadableSampleError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.backups import BackupPlace, NewDatabases, RecoveryKey
@@ -68,7 +68,7 @@ def restore_beside(
         ring = _ring(site.pipeline, dump)
         intent = {"database": into, "dump": dump.file.name, "place": place.description}
         ledger.append(Note(EventKind.DATABASE_RESTORE_INTENDED, intent))
-        target = workspace / dump.file.name
+        target = workspace / "dump"
         fetch(place, dump.file, target)
         with databases.restored(into, dump.file.name, target, key) as restored:
             require_all_there(restored.database, dump)
@@ -95,12 +95,16 @@ def _found(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet
     refused: KeyRotationError | None = None
     for place in reversed(site.places):
         try:
-            sets = kept_sets(place).sets
+            kept = kept_sets(place, site.seals)
         except BackupError as error:  # the place does not answer
             refused = error
             continue
+        if wanted is not None:
+            refused = next((why for name, why in kept.refused.items() if _is_of(name, wanted)), refused)
         found += [
-            (place, made, made.dump) for made in sets if made.dump and wanted in {None, made.dump.file.name, made.name}
+            (place, made, made.dump)
+            for made in kept.sets
+            if made.dump is not None and wanted in {None, made.dump.file.name, made.name}
         ]
     if found:
         return max(found, key=lambda each: each[1].made_at)
@@ -109,6 +113,10 @@ def _found(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet
     places = " or ".join(place.description for place in site.places)
     what = f"{wanted} is not" if wanted else "no backup of the database is"
     raise BackupError(f"{what} in {places}; `keyrotation restore-key --survey` lists those that there are")
+
+
+def _is_of(manifest: str, wanted: str) -> bool:
+    return stamp_in(manifest) == stamp_in(wanted)
 
 
 def _ring(pipeline: Pipeline, dump: DatabaseCopy) -> KeyRing:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.ports.backups import BackupPlace, DatabaseDumps, DumpRestorer, KeyFiles, LocalPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -21,6 +22,7 @@ class BackupSite:
     Args:
         local: the directory in which sets are made.
         key_files: makes files of keys in it; `dumps` those of the database.
+        seals: signs manifests, and tells ours from others.
         offsite: further places, each of which gets a copy.
         recipients: how many can decrypt what is made.
         keep_local_days: local files older than this go when a newer one is verified.
@@ -29,6 +31,7 @@ class BackupSite:
     pipeline: Pipeline
     local: LocalPlace
     key_files: KeyFiles
+    seals: Seals
     offsite: tuple[BackupPlace, ...]
     dumps: DatabaseDumps
     restorer: DumpRestorer

@@ -29,7 +29,7 @@ def backup(
     with assembly.open_backups(declared, actor=actor()) as site:
         database = site.pipeline.database.identity().name
         if listed:
-            _list(database, [kept_sets(place) for place in site.places], as_json=as_json)
+            _list(database, [kept_sets(place, site.seals) for place in site.places], as_json=as_json)
             return
         made = back_up(site, database=not keys_only)
     if as_json:
@@ -75,14 +75,14 @@ def _list(database: str, kept: list[KeptSets], *, as_json: bool) -> None:
     ]
     output.table(("Manifest", "Made (UTC)", "Keys", "Database", "Needs", "Place"), rows)
     for each in kept:
-        for name in each.damaged:
-            output.line(f"{name} in {each.place.description} is damaged", style="bold red")
+        for why in each.refused.values():
+            output.line(str(why), style="bold red")
 
 
 def _document(kept: KeptSets) -> dict[str, Any]:
     return {
         "place": kept.place.description,
-        "damaged": list(kept.damaged),
+        "refused": {name: str(why) for name, why in kept.refused.items()},
         "sets": [
             {
                 "manifest": made.name,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assembly.backups import signing_key
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.template import configuration
@@ -55,7 +56,7 @@ def init(
     assembly.initialise(declared, _keys_in_use(declared), actor=actor())
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
-        summary = _summary(pipeline, path)
+        summary = {**_summary(pipeline, path), "backup_key": signing_key(declared).public}
     if as_json:
         output.document(summary)
     else:
@@ -121,6 +122,8 @@ def _show(summary: dict[str, Any]) -> None:
     output.line(f"keys      {versions}; primary {summary['primary']}")
     officers = ", ".join(summary["officers"])
     output.line(f"officers  {officers}; {summary['approvals_required']} must approve; pinned")
+    output.line(f"backups   are signed by {summary['backup_key']}")
+    output.line("          keep this line in the safe: by it an empty machine tells your backups from forged ones")
     for table in summary["tables"]:
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
         output.line(f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}")

@@ -31,6 +31,16 @@ KeyFile = Annotated[
     ),
 ]
 
+Trusted = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust-unsigned",
+        metavar="FILE",
+        help="An officer's signature over the manifest of a set that is not signed by this pipeline.",
+        show_default=False,
+    ),
+]
+
 
 def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json: Json = False) -> None:
     """Restore the newest backup in a scratch server, and read it."""
@@ -58,6 +68,7 @@ def restore_key_command(
         ),
     ] = None,
     *,
+    trusted: Trusted = None,
     look: Annotated[
         bool, typer.Option("--survey", help="Only say what can be read, and from where.", show_default=False)
     ] = False,
@@ -76,7 +87,10 @@ def restore_key_command(
         _survey(declared, as_json=as_json)
         return
     passphrase = passphrase_for(declared, key)
-    with assembly.open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
+    with (
+        assembly.open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
+        recovery_key(declared, key, passphrase) as opened,
+    ):
         assembly.create_key_store(declared)
         database = site.pipeline.database.identity().name
         done = [_restore(declared, site, version, source, opened) for version in wanted]
@@ -90,6 +104,18 @@ def restore_key_command(
             f"{each.version} ({each.fingerprint[:16]}) is {state} again, from {each.source}; {each.decrypted:,} values "
             "decrypted with it before"
         )
+
+
+def vouching(files: list[Path] | None) -> tuple[bytes, ...]:
+    """Officers' signatures over manifests.
+
+    Raises:
+        BackupError: a file cannot be read.
+    """
+    try:
+        return tuple(file.read_bytes() for file in files or ())
+    except OSError as error:
+        raise BackupError(f"file {error.filename} cannot be read; correct --trust-unsigned") from None
 
 
 def _restore(

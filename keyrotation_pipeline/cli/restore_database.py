@@ -10,7 +10,7 @@ from keyrotation_pipeline.assurance.side_database import RestoredBeside, restore
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.recovery import KeyFile, passphrase_for
+from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, vouching
 
 
 def restore_database_command(
@@ -24,6 +24,7 @@ def restore_database_command(
         typer.Option("--into", metavar="DATABASE", help="Name of the new database; else made.", show_default=False),
     ] = None,
     key: KeyFile = None,
+    trusted: Trusted = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -32,7 +33,7 @@ def restore_database_command(
     passphrase = passphrase_for(declared, key)
     with (
         assembly.side_databases(declared) as databases,
-        assembly.open_backups(declared, actor=actor()) as site,
+        assembly.open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
         recovery_key(declared, key, passphrase) as opened,
         reporting(quiet=as_json) as report,
     ):

@@ -8,6 +8,7 @@ import dagster as dg
 
 from keyrotation_pipeline.assurance.backup import BackupMade, back_up
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
 from keyrotation_pipeline.defs.performing import actor_of
@@ -81,7 +82,7 @@ def recovery_test_asset(context: dg.AssetExecutionContext, pipeline: PipelinePar
 def backup_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
     """The newest set, and keys since, are whole in every place, read again now; decryption is not tried."""
     with refusals(), pipeline.open_backups(actor_of(context)) as site:
-        wrong = [sentence for place in site.places for sentence in _wrong_in(place)]
+        wrong = [sentence for place in site.places for sentence in _wrong_in(place, site.seals)]
         places = ", ".join(place.description for place in site.places)
         alone = site.recipients < 2  # noqa: PLR2004  two people
     told = f"every file of the newest set downloads with its hash from {places}; {NOT_DECRYPTED}"
@@ -95,13 +96,13 @@ def backup_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelinePa
     )
 
 
-def _wrong_in(place: BackupPlace) -> Iterator[str]:
+def _wrong_in(place: BackupPlace, seals: Seals) -> Iterator[str]:
     try:
-        kept = kept_sets(place)
+        kept = kept_sets(place, seals)
     except BackupError as error:
         yield str(error)
         return
-    yield from (f"the manifest {name} in {place.description} is damaged" for name in kept.damaged)
+    yield from map(str, kept.refused.values())
     if not kept.sets:
         yield f"{place.description} has no backup; run `keyrotation backup`"
         return

@@ -177,6 +177,11 @@ def manifest_name(stamp: str) -> str:
     return f"backup-{stamp}.json"
 
 
+def signature_name(manifest: str) -> str:
+    """``backup-20261124-030000.json.sig``."""
+    return f"{manifest}.sig"
+
+
 def dump_name(stamp: str) -> str:
     """``database-20261124-030000.dump.gpg``."""
     return f"database-{stamp}.dump.gpg"

@@ -82,6 +82,24 @@ class Encryptor(Protocol):
         """
 
 
+class ManifestSigner(Protocol):
+    """The pipeline's own key, by which a backup is known to be ours."""
+
+    @property
+    def public(self) -> str:
+        """Its public half: base64 of the SubjectPublicKeyInfo.
+
+        Raises:
+            BackupError: there is no key here.
+        """
+
+    def sign(self, manifest: bytes) -> bytes:
+        """A detached signature; raises as `public`."""
+
+    def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
+        """Whether a signature is over exactly this, by this key; needs no key here."""
+
+
 class Anchors(Protocol):
     """What was written down outside the database: audit heads, by which one that was restored is known, and the roster.
 

@@ -9,15 +9,21 @@ from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Officer, PinnedRoster, Roster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.ports.backups import Anchors
-from keyrotation_pipeline_tests.fakes import FakeAnchors
+from keyrotation_pipeline_tests.fakes import FakeAnchors, fake_pipeline, fake_seals
 
 FIRST = PinnedRoster(1, Roster(2, (Officer("Ada", "A" * 40, "mQAQZGE="), Officer("Bén", "B" * 40)), ("F" * 40,)))
 LATER = PinnedRoster(9, Roster(3, FIRST.roster.officers[::-1], ()))
 
 
+def files(tmp_path: Path) -> KeptAnchors:
+    world = fake_pipeline()
+    seals = fake_seals(world.ledger, world.pipeline.signatures)
+    return KeptAnchors(tmp_path / "anchors", tmp_path / "backups", seals)
+
+
 @pytest.fixture(params=["files", "fake"])
 def anchors(request: pytest.FixtureRequest, tmp_path: Path) -> Anchors:
-    return KeptAnchors(tmp_path / "anchors", tmp_path / "backups") if request.param == "files" else FakeAnchors()
+    return files(tmp_path) if request.param == "files" else FakeAnchors()
 
 
 def test_nothing_is_kept_at_first(anchors: Anchors) -> None:
@@ -43,4 +49,4 @@ def test_a_damaged_roster_vouches_for_nobody_and_stops(tmp_path: Path, content: 
     (tmp_path / "anchors").mkdir()
     (tmp_path / "anchors" / "roster.json").write_bytes(content)
     with pytest.raises(AuditError, match=r"roster\.json, which says who may approve, is damaged"):
-        KeptAnchors(tmp_path / "anchors", tmp_path / "backups").roster()
+        files(tmp_path).roster()

@@ -21,7 +21,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline_tests.contract.backup_vault_suite import ANCHOR, V2, BackupVaultSuite
-from keyrotation_pipeline_tests.fakes import FakeClock, FakeVault
+from keyrotation_pipeline_tests.fakes import FakeClock, FakeVault, fake_pipeline, fake_seals
 from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer
 
 NAME, MANIFEST = "encryption-key-v2-20260105-090000.bin.gpg", "backup-20260105-090000.json"
@@ -46,9 +46,9 @@ def vault_of(directory: Path, gpg: GnuPG, certificates: list[Path], clock: FakeC
     """A vault in one directory, for recipients that are pinned."""
     roster = Roster(2, (), tuple(gpg.read_certificate(each).fingerprint for each in certificates))
     local = BackupDirectory(directory)
-    return KeyVault(
-        "clinic", local, (), EncryptedKeys(local, BackupRecipients(gpg, certificates, lambda: roster)), clock
-    )
+    world = fake_pipeline()
+    key_files = EncryptedKeys(local, BackupRecipients(gpg, certificates, lambda: roster))
+    return KeyVault("clinic", local, (), key_files, clock, fake_seals(world.ledger, world.pipeline.signatures))
 
 
 @pytest.fixture
@@ -118,6 +118,7 @@ def test_only_the_owner_can_read_files_and_directory_and_nothing_else_is_left(va
     assert {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()} == {
         NAME: 0o600,
         MANIFEST: 0o600,
+        f"{MANIFEST}.sig": 0o600,
     }
 
 
@@ -126,7 +127,7 @@ def test_the_key_is_in_no_file_in_any_form(vault: KeyVault, tmp_path: Path) -> N
     vault.store_key(V2, material, ANCHOR)
     forms = (raw_of(material), base64_of(material).encode(), raw_of(material).hex().encode())
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 2
+    assert len(files) == 3
     assert [path.name for path in files if any(form in path.read_bytes() for form in forms)] == []
 
 

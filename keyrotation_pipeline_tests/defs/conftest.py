@@ -21,7 +21,7 @@ from keyrotation_pipeline.ports.ticks import Ticks
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline, fake_seals
 
 ROWS: dict[str, list[dict[str, str | None]]] = {
     "clients": [{"first_name": "v1:Ada", "email": "v1:ada@example.org"}, {"first_name": "v1:Ben", "email": None}],
@@ -47,7 +47,8 @@ class FakePipelineResource(PipelineResource):
         pipeline = worlds[self.config_file or ""].pipeline
         nothing: Any = None
         place = BackupDirectory(places[self.config_file or ""])
-        yield BackupSite(pipeline, place, nothing, (), nothing, nothing, 2, 7, Objectives(14400, 90000))
+        seals = fake_seals(pipeline.ledger, pipeline.signatures)
+        yield BackupSite(pipeline, place, nothing, seals, (), nothing, nothing, 2, 7, Objectives(14400, 90000))
 
     def ticks(self) -> Ticks:
         return worlds[self.config_file or ""].pipeline.ticks

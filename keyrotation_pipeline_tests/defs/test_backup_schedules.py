@@ -15,10 +15,10 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarterly_recovery_test
 from keyrotation_pipeline.defs.backups import backup_assets
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import BackupSet, KeyCopy, StoredFile
+from keyrotation_pipeline.model.backups import BackupSet, KeyCopy, StoredFile, signature_name
 from keyrotation_pipeline.model.manifest import render
 from keyrotation_pipeline_tests.defs.conftest import Dagster, places
-from keyrotation_pipeline_tests.fakes import V1
+from keyrotation_pipeline_tests.fakes import V1, FakeSigner
 
 HEAD = AuditHead(1, "0" * 64)
 
@@ -150,6 +150,7 @@ def test_backup_decrypts_reads_again_and_claims_no_more_than_it_did(
     sha256 = "ab530a13e45914982b79f9b7e3fba994cfd1f3fb22f71cea1afbf02b460c6d1d"  # of b"message"
     made = a_set(StoredFile(KEY_FILE, sha256, 7, ("F" * 40,)))
     place.write(made.name, render(made))
+    place.write(signature_name(made.name), FakeSigner().sign(render(made)))
     if content is not None:
         place.write(KEY_FILE, content)
     found = dagster.check("backup_decrypts", "key_backup")

@@ -43,6 +43,7 @@ def test_a_set_holds_every_key_and_the_database_under_one_stamp_in_both_places(
     stamp = f"{clinic.clock.at:%Y%m%d-%H%M%S}"
     files = {
         f"backup-{stamp}.json",
+        f"backup-{stamp}.json.sig",
         f"database-{stamp}.dump.gpg",
         *(f"encryption-key-{version}-{stamp}.bin.gpg" for version in ("v1", "v2")),
     }
@@ -126,7 +127,7 @@ def test_a_pg_dump_that_dies_leaves_no_dump_and_says_so_though_its_pipe_closed_c
     with pytest.raises(BackupError, match=sentence):
         back_up(site)
     assert [path.name for path in local_clinic.backups.iterdir() if "database" in path.name] == []
-    kept = kept_sets(site.local)
+    kept = kept_sets(site.local, site.seals)
     assert kept.newest is None
     assert len(kept.sets[0].keys) == 2  # the keys are backed up all the same
     assert "backup_incomplete" in [json.loads(event.body)["event"] for event in site.pipeline.ledger.events()]
@@ -144,7 +145,7 @@ def test_one_lost_key_is_an_error_but_the_others_are_backed_up(local_clinic: Cli
     (local_clinic.settings.keys_directory / "v1.key").unlink()
     with pytest.raises(BackupError, match=r"is incomplete: .*holds no v1"):
         back_up(local_clinic.site)
-    made, *_ = kept_sets(local_clinic.site.local).sets
+    made, *_ = kept_sets(local_clinic.site.local, local_clinic.site.seals).sets
     assert [key.version for key in made.keys] == [V2]
     assert made.dump is not None
 
@@ -161,8 +162,8 @@ def test_a_bucket_that_does_not_answer_is_an_error_but_the_local_set_is_there(
     bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Suspended"})
     with pytest.raises(BackupError, match=r"is incomplete: bucket .* is not versioned"):
         back_up(clinic.site)
-    assert kept_sets(clinic.site.local).newest is not None
-    assert kept_sets(clinic.site.offsite[0]).newest is None
+    assert kept_sets(clinic.site.local, clinic.site.seals).newest is not None
+    assert kept_sets(clinic.site.offsite[0], clinic.site.seals).newest is None
 
 
 def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) -> None:
@@ -220,7 +221,7 @@ def test_local_files_older_than_seven_days_go_once_a_newer_one_is_verified(local
     assert all(first in name for name in removed)
     assert {name.split("-")[0] for name in removed} == {"backup", "database", "encryption"}
     assert stamps(local_clinic) == {second, day(local_clinic)}
-    assert [made.name for made in kept_sets(local_clinic.site.local).sets] == [
+    assert [made.name for made in kept_sets(local_clinic.site.local, local_clinic.site.seals).sets] == [
         f"backup-{each}-{local_clinic.clock.at:%H%M%S}.json" for each in (day(local_clinic), second)
     ]
 

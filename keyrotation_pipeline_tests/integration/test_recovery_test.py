@@ -24,13 +24,15 @@ from keyrotation_pipeline.errors import (
     LostRowsError,
     MissingVersionError,
     UnreadableSampleError,
+    UnsignedBackupError,
     WrongRecipientError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import BackupSet, is_manifest, signature_name
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.manifest import parse, render
+from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.contract.key_store import archive
@@ -142,11 +144,17 @@ def damaged(clinic: Clinic, bucket: TestBucket, beginning: str, damage: Callable
 
 
 def with_manifest(clinic: Clinic, bucket: TestBucket, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the newest manifest in the bucket, as somebody would who covers their traces."""
-    name = next(n for n in reversed(clinic.site.local.names()) if n.startswith("backup-"))
+    """Change the newest manifest and have it signed again, as a mistake of our own would."""
+    name = max(n for n in clinic.site.local.names() if is_manifest(n))
     manifest = json.loads(bucket.content(name))
     change(manifest)
-    bucket.overwrite(name, json.dumps(manifest).encode())
+    seal_again(clinic, bucket, parse(name, json.dumps(manifest).encode()))
+
+
+def seal_again(clinic: Clinic, bucket: TestBucket, made: BackupSet) -> None:
+    clinic.site.seals.write(clinic.site.local, made)
+    for name in (made.name, signature_name(made.name)):
+        bucket.overwrite(name, clinic.site.local.read(name))
 
 
 def cut(content: bytes) -> bytes:
@@ -272,9 +280,9 @@ def dump_of_something_else(clinic: Clinic, bucket: TestBucket, change: str) -> N
     assert after.dump is not None
     file = replace(after.dump.file, name=before.dump.file.name)
     bucket.overwrite(before.dump.file.name, bucket.content(after.dump.file.name))
-    bucket.overwrite(before.name, render(replace(before, dump=replace(before.dump, file=file))))
-    bucket.delete(after.name)
-    assert parse(before.name, bucket.content(before.name)).dump is not None
+    for name in (after.name, signature_name(after.name)):
+        bucket.delete(name)
+    seal_again(clinic, bucket, replace(before, dump=replace(before.dump, file=file)))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +316,7 @@ def test_a_damaged_newest_manifest_is_not_passed_over_for_an_older_set(clinic: C
     clinic.pass_days(1)
     newest = back_up(clinic.site).made
     bucket.overwrite(newest.name, b"{")
-    with pytest.raises(DamagedBackupError, match=f"the manifest {newest.name} in s3://.* is damaged"):
+    with pytest.raises(UnsignedBackupError, match=f"{newest.name} in s3://.* is not the one that the audit recorded"):
         run_test(clinic)
 
 

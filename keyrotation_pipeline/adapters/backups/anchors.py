@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import sets_of
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError, BackupError
@@ -27,8 +28,9 @@ class KeptAnchors:
         backups: the local directory of backups, whose manifests each name the head and the roster of their moment.
     """
 
-    def __init__(self, directory: Path, backups: Path) -> None:
+    def __init__(self, directory: Path, backups: Path, seals: Seals) -> None:
         self._directory = directory
+        self._seals = seals
         self._own = BackupDirectory(directory)
         self._backups = BackupDirectory(backups)
 
@@ -60,7 +62,7 @@ class KeptAnchors:
 
     def roster_digests(self) -> frozenset[str]:
         """See `Anchors.roster_digests`; a damaged manifest vouches for nothing."""
-        return frozenset(made.roster for made in sets_of(self._backups) if made.roster is not None)
+        return frozenset(made.roster for made in sets_of(self._backups, self._seals) if made.roster is not None)
 
 
 def _heads_in(place: BackupDirectory) -> Iterator[AuditHead]:

@@ -7,7 +7,8 @@ counts as backed up only where every place has it.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from keyrotation_pipeline.assurance.sets import copy_set, sets_of, write_manifest
+from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.assurance.sets import copy_set, sets_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
@@ -31,6 +32,7 @@ class KeyVault:
     offsite: tuple[BackupPlace, ...]
     key_files: KeyFiles
     clock: Clock
+    seals: Seals
     pinned: Callable[[], Roster | None] = lambda: None
 
     def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
@@ -39,7 +41,7 @@ class KeyVault:
         copy = self.key_files.make(version, material, stamp)
         roster = self.pinned()
         made = BackupSet(stamp, self.database, (copy,), None, anchor, roster.digest if roster else None)
-        write_manifest(self.local, made)
+        self.seals.write(self.local, made)
         for place in self.offsite:
             copy_set(self.local, place, made)
         return key_backup_in(made, copy)
@@ -55,7 +57,7 @@ class KeyVault:
     def _backups(self, version: KeyVersion, fingerprint: str) -> Iterator[KeyBackup]:
         """By the manifests of each place, newest first; the local ones cost nothing to read."""
         for place in (self.local, *self.offsite):
-            for made in sets_of(place):
+            for made in sets_of(place, self.seals):
                 for copy in made.keys:
                     if (copy.version, copy.fingerprint) == (version, fingerprint):
                         yield key_backup_in(made, copy)

@@ -13,10 +13,25 @@ import pytest
 from keyrotation_pipeline.assurance.destruction import Destruction, destroy, open_destruction, pending
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, KeyStoreError, RequestError
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    BackupError,
+    BlockedError,
+    KeyRotationError,
+    KeyStoreError,
+    RequestError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredFile, TableContent, dump_name, stamp_of
+from keyrotation_pipeline.model.backups import (
+    BackupSet,
+    DatabaseCopy,
+    StoredFile,
+    TableContent,
+    dump_name,
+    signature_name,
+    stamp_of,
+)
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.keys import KeyState
@@ -28,10 +43,12 @@ from keyrotation_pipeline_tests.fakes import (
     V1,
     V2,
     V3,
+    FakeSigner,
     FakeWorld,
     Journal,
     ProcessKilled,
     fake_pipeline,
+    fake_seals,
     rotation_of,
 )
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, request, sign
@@ -54,6 +71,8 @@ class FakePlace:
         return tuple(sorted(self.files))
 
     def read(self, name: str) -> bytes:
+        if name not in self.files:
+            raise BackupError(f"{name} is not in {self.description}; name another")
         return self.files[name]
 
     def locked_until(self, name: str) -> datetime | None:
@@ -125,7 +144,8 @@ def clinic_of() -> Clinic:
     another = KEY_FILE.replace("0105", "0106")
     bucket = FakePlace("s3://bucket/", world.journal, {**copies, another: b""}, {KEY_FILE: LOCKED_UNTIL})
     site = BackupSite(
-        world.pipeline, local, None, (bucket,), None, None, 2, 7, Objectives(1, 1)  # type: ignore[arg-type]
+        world.pipeline, local, None, fake_seals(world.ledger, world.pipeline.signatures), (bucket,),  # type: ignore[arg-type]
+        None, None, 2, 7, Objectives(1, 1),  # type: ignore[arg-type]
     )  # fmt: skip
     return Clinic(world, local, bucket, site)
 
@@ -146,7 +166,7 @@ def manifest(*versions: KeyVersion) -> tuple[str, str, bytes]:
 
 def keep_dump(place: FakePlace, *versions: KeyVersion) -> None:
     dump, name, content = manifest(*versions)
-    place.files |= {dump: b"", name: content}
+    place.files |= {dump: b"", name: content, signature_name(name): FakeSigner().sign(content)}
 
 
 # --- what it does ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,88 @@
+"""The pipeline's own key, which signs manifests: Ed25519 in a file of the home, made by `init`.
+
+A signature is the plain 64 bytes over the manifest's bytes, so that a machine with nothing but openssl can check it
+(``openssl pkeyutl -verify -pubin -inkey backup.pub -rawin -in MANIFEST -sigfile MANIFEST.sig``). Source: RFC 8032.
+"""
+
+import base64
+import binascii
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_private_key,
+)
+
+from keyrotation_pipeline.adapters.backups.directory import private_file
+from keyrotation_pipeline.errors import BackupError
+
+
+class SigningKey:
+    """`ManifestSigner` over a file of mode 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def create(self) -> None:
+        """Make the key, if there is none.
+
+        Raises:
+            BackupError: the operating system refuses.
+        """
+        if self._path.exists():
+            return
+        unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}.unfinished")
+        text = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        try:
+            with private_file(unfinished) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            # A link fails if somebody has made a key meanwhile, where a rename would replace it.
+            with suppress(FileExistsError):
+                self._path.hardlink_to(unfinished)
+            unfinished.unlink()
+        except OSError as error:
+            raise BackupError(f"{self._path} cannot be made ({error.strerror}); mend that and run it again") from None
+
+    @property
+    def public(self) -> str:
+        """See `ManifestSigner.public`."""
+        der = self._private().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return base64.b64encode(der).decode()
+
+    def sign(self, manifest: bytes) -> bytes:
+        """See `ManifestSigner.sign`."""
+        return self._private().sign(manifest)
+
+    def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
+        """See `ManifestSigner.verifies`."""
+        try:
+            key = load_der_public_key(base64.b64decode(public, validate=True))
+            if not isinstance(key, Ed25519PublicKey):
+                return False
+            key.verify(signature, manifest)
+        except (InvalidSignature, UnsupportedAlgorithm, ValueError, binascii.Error):
+            return False
+        return True
+
+    def _private(self) -> Ed25519PrivateKey:
+        try:
+            key = load_pem_private_key(self._path.read_bytes(), None)
+        except OSError:
+            raise BackupError(
+                f"the key that signs backups, {self._path}, cannot be read; run `keyrotation init`"
+            ) from None
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise BackupError(f"{self._path} is no Ed25519 key; move it away and run `keyrotation init`")
+        return key

@@ -1,0 +1,237 @@
+"""Whoever owns the bucket replaces, adds, removes and re-dates: no key, no code, no file, no false green."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
+from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.key_loss import newest_key
+from keyrotation_pipeline.assurance.recovery import recovery_test
+from keyrotation_pipeline.assurance.sets import kept_sets
+from keyrotation_pipeline.errors import KeyRotationError, UnsignedBackupError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import (
+    BackupSet,
+    dump_name,
+    is_manifest,
+    key_file_name,
+    manifest_name,
+    signature_name,
+)
+from keyrotation_pipeline.model.manifest import render
+from keyrotation_pipeline_tests.backup_sites import Clinic
+from keyrotation_pipeline_tests.buckets import TestBucket
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+FUTURE = "20991231-235959"
+
+
+@dataclass
+class Attacker:
+    """Has the bucket, the public certificates and a signing key of their own; two sets of ours are there."""
+
+    clinic: Clinic
+    bucket: TestBucket
+    older: BackupSet
+    newest: BackupSet
+    key: SigningKey
+
+    def encrypted(self, plaintext: bytes) -> bytes:
+        gpg = GnuPG(self.clinic.directory / "attacker")
+        return gpg.encrypt(plaintext, [gpg.read_certificate(self.clinic.officer.certificate)])
+
+    def a_key(self) -> bytes:
+        return self.encrypted(base64_of(KeyMaterial.generate()).encode())
+
+    def put_manifest(self, name: str, text: bytes, signature: bytes | None) -> None:
+        self.bucket.overwrite(name, text)
+        if signature is None:
+            self.bucket.delete(signature_name(name))
+        else:
+            self.bucket.overwrite(signature_name(name), signature)
+
+    def forge(self, stamp: str, *, signature: bytes | None = None) -> None:
+        """A whole set under a stamp: the newest one's content, with a key and a dump of the attacker's."""
+        text = render(self.newest).decode().replace(self.newest.stamp, stamp)
+        made_at = f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]}T{stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]}+00:00"
+        content = json.loads(text) | {"made_at": made_at}
+        manifest = json.dumps(content).encode()
+        for version in (V1, V2):
+            self.bucket.overwrite(
+                key_file_name(version, stamp), self.encrypted(base64_of(KeyMaterial.generate()).encode())
+            )
+        self.bucket.overwrite(dump_name(stamp), self.encrypted(b"PGDMP"))
+        self.put_manifest(manifest_name(stamp), manifest, self.key.sign(manifest) if signature is None else signature)
+
+    def rewrite(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """The newest manifest changed, and signed with the attacker's key."""
+        content = json.loads(render(self.newest))
+        change(content)
+        text = json.dumps(content).encode()
+        self.put_manifest(self.newest.name, text, self.key.sign(text))
+
+    def swap(self, name: str, other: str) -> None:
+        first, second = self.bucket.content(name), self.bucket.content(other)
+        self.bucket.overwrite(name, second)
+        self.bucket.overwrite(other, first)
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            self.bucket.delete(name)
+
+    def names(self, made: BackupSet) -> tuple[str, ...]:
+        return (*(file.name for file in made.files), made.name, signature_name(made.name))
+
+    @property
+    def dump(self) -> str:
+        assert self.newest.dump is not None
+        return self.newest.dump.file.name
+
+    def key_file(self, version: KeyVersion) -> str:
+        return key_file_name(version, self.newest.stamp)
+
+
+@pytest.fixture
+def attacker(clinic: Clinic, bucket: TestBucket) -> Attacker:
+    older = back_up(clinic.site).made
+    clinic.pass_days(1)
+    key = SigningKey(clinic.directory / "attacker.pem")
+    key.create()
+    return Attacker(clinic, bucket, older, back_up(clinic.site).made, key)
+
+
+def in_first_key(name: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["keys"][0].update({name: value})
+
+
+def older_under_the_newest_name(a: Attacker) -> None:
+    a.put_manifest(a.newest.name, a.bucket.content(a.older.name), a.bucket.content(signature_name(a.older.name)))
+
+
+def re_dated(a: Attacker) -> None:
+    """Our own manifest and signature, to the letter, under the name of a later day."""
+    a.put_manifest(
+        manifest_name(FUTURE), a.bucket.content(a.older.name), a.bucket.content(signature_name(a.older.name))
+    )
+
+
+ATTACKS: dict[str, Callable[[Attacker], object]] = {
+    "a set of their own, signed by their own key": lambda a: a.forge(FUTURE),
+    "a set of their own with the signature of ours": lambda a: a.forge(
+        FUTURE, signature=a.bucket.content(signature_name(a.newest.name))
+    ),
+    "a set of their own with an empty signature": lambda a: a.forge(FUTURE, signature=b""),
+    "a set of their own with a huge signature": lambda a: a.forge(FUTURE, signature=os.urandom(1 << 20)),
+    "a set of the next second": lambda a: a.forge(f"{a.newest.stamp}-2"),
+    "our newest replaced by theirs": lambda a: a.forge(a.newest.stamp),
+    "our older set under a later day": re_dated,
+    "our older manifest under the newest's name": older_under_the_newest_name,
+    "a file of our manifest named by an absolute path": lambda a: a.rewrite(
+        in_first_key("file", str(a.clinic.directory / "planted"))
+    ),
+    "a file of our manifest named by a path upwards": lambda a: a.rewrite(in_first_key("file", "../../keys/v1.key")),
+    "a key's fingerprint changed": lambda a: a.rewrite(in_first_key("fingerprint", "0" * 64)),
+    "no table in our manifest": lambda a: a.rewrite(lambda content: content["dump"].update(tables=[], versions=[])),
+    "one byte more in our manifest": lambda a: a.bucket.overwrite(a.newest.name, render(a.newest) + b" "),
+    "our manifest cut off": lambda a: a.bucket.overwrite(a.newest.name, render(a.newest)[:-40]),
+    "our manifest emptied": lambda a: a.bucket.overwrite(a.newest.name, b""),
+    "our manifest as deep as can be": lambda a: a.bucket.overwrite(a.newest.name, b"[" * 200_000),
+    "our signature removed": lambda a: a.remove(signature_name(a.newest.name)),
+    "our signature replaced": lambda a: a.bucket.overwrite(signature_name(a.newest.name), os.urandom(64)),
+    "our manifest removed": lambda a: a.remove(a.newest.name),
+    "our newest set removed, so that an older one is the newest": lambda a: a.remove(*a.names(a.newest)),
+    "everything removed": lambda a: a.remove(*a.names(a.newest), *a.names(a.older)),
+    "our dump removed": lambda a: a.remove(a.dump),
+    "our dump replaced by theirs": lambda a: a.bucket.overwrite(a.dump, a.encrypted(b"PGDMP")),
+    "our dump replaced by an older one of ours": lambda a: a.swap(a.dump, dump_name(a.older.stamp)),
+    "our dump cut off": lambda a: a.bucket.overwrite(a.dump, a.bucket.content(a.dump)[:-1]),
+    "a key removed": lambda a: a.remove(a.key_file(V1)),
+    "a key replaced by theirs": lambda a: a.bucket.overwrite(a.key_file(V1), a.a_key()),
+    "two keys exchanged": lambda a: a.swap(a.key_file(V1), a.key_file(V2)),
+}
+
+
+def files_outside(clinic: Clinic) -> dict[str, bytes]:
+    """What lies around, but for the backups, their records and gpg's passing files."""
+    skipped = {"backups", "gnupg", "recovery", "anchors", "attacker"}
+    return {
+        str(path): path.read_bytes()
+        for path in clinic.directory.rglob("*")
+        if path.is_file() and skipped.isdisjoint(path.relative_to(clinic.directory).parts)
+    }
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attacker_who_owns_the_bucket_gets_nothing_and_no_false_green(attacker: Attacker, attack: str) -> None:
+    clinic = attacker.clinic
+    ATTACKS[attack](attacker)
+    before = files_outside(clinic)
+    with clinic.recovery_key() as key, pytest.raises(KeyRotationError) as refused:
+        recovery_test(clinic.site, key)
+    assert "\n" not in str(refused.value)
+    assert files_outside(clinic) == before
+    assert [json.loads(event.body)["event"] for event in clinic.site.pipeline.ledger.events()][-1] == (
+        "recovery_test_failed"
+    )
+    # A key that comes back is the registered one, whatever lies there.
+    with clinic.recovery_key() as key:
+        for version in (V1, V2):
+            assert newest_key(clinic.site, version, key)[0] == clinic.ring.material(version)
+
+
+def test_a_forged_set_is_refused_by_its_name_and_none_of_its_files_is_fetched(
+    attacker: Attacker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacker.forge(FUTURE)
+    monkeypatch.setattr(
+        attacker.clinic.site.offsite[0], "fetch", lambda name, _target: pytest.fail(f"it fetched {name}")
+    )
+    with (
+        attacker.clinic.recovery_key() as key,
+        pytest.raises(UnsignedBackupError, match=f"{manifest_name(FUTURE)} in s3://.* not this pipeline's"),
+    ):
+        recovery_test(attacker.clinic.site, key)
+
+
+def test_other_things_in_the_bucket_do_not_matter(attacker: Attacker) -> None:
+    for name in ("notes.txt", "backup-x.json", "backup-20991231-235959.json.sig", "database-x.dump.gpg", "é\u202e.gpg"):
+        attacker.bucket.overwrite(name, b"x")
+    with attacker.clinic.recovery_key() as key:
+        assert recovery_test(attacker.clinic.site, key).made == attacker.newest
+
+
+def test_officers_may_vouch_for_a_set_whose_key_is_lost_and_the_audit_names_who_did(
+    attacker: Attacker, backup_officers: dict[str, Any]
+) -> None:
+    """As after a disaster in which the signature was lost, too."""
+    clinic = attacker.clinic
+    text = attacker.bucket.content(attacker.newest.name)
+    attacker.bucket.delete(signature_name(attacker.newest.name))
+    place, ledger, officers = clinic.site.offsite[0], clinic.site.pipeline.ledger, clinic.site.pipeline.signatures
+
+    def believed(*signatures: bytes) -> list[str]:
+        seals = type(clinic.site.seals)(attacker.key, ledger, officers, signatures)
+        return [made.name for made in kept_sets(place, seals).sets if made.name == attacker.newest.name]
+
+    assert believed() == []
+    assert believed(backup_officers["recovery"].sign(text)) == []  # who may decrypt may not vouch
+    assert believed(backup_officers["security"].sign(text + b" ")) == []
+    assert believed(backup_officers["security"].sign(text)) == [attacker.newest.name]
+    trusted = [json.loads(event.body) for event in ledger.events() if "unsigned_backup_trusted" in event.body]
+    assert [event["facts"]["manifest"] for event in trusted] == [attacker.newest.name]
+
+
+def test_the_audit_has_the_hash_of_every_manifest_and_the_public_key(attacker: Attacker) -> None:
+    events = [json.loads(event.body) for event in attacker.clinic.site.pipeline.ledger.events()]
+    sealed = {each["facts"]["manifest"] for each in events if each["event"] == "backup_sealed"}
+    assert sealed == {name for name in attacker.clinic.site.local.names() if is_manifest(name)}
+    (pinned,) = [each["facts"]["public"] for each in events if each["event"] == "backup_key_pinned"]
+    assert pinned == SigningKey(attacker.clinic.settings.home / "backup-signing-key.pem").public
