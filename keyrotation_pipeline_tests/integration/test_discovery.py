@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -236,3 +237,70 @@ def test_discovery_works_within_a_running_transaction_and_leaves_it_sound(connec
         assert [each.relation for each in discover(connection, ())] == ["notes", "remote"]
         connection.execute("INSERT INTO public.notes VALUES ('after')")
     assert connection.execute("SELECT count(*) FROM public.notes").fetchone() == (2,)
+
+
+CODED = {
+    "JSON": lambda c: f"\\u{ord(c):04x}",
+    "URL": lambda c: f"%{ord(c):02X}",
+    "URL twice": lambda c: f"%25{ord(c):02X}",
+    "HTML": lambda c: f"&#{ord(c)};",
+    "HTML in hex, twice": lambda c: f"&amp;#x{ord(c):x};",
+}
+
+
+@pytest.mark.parametrize("scheme", CODED)
+@pytest.mark.parametrize("every", [False, True], ids=["special characters", "every character"])
+def test_a_value_in_escaped_text_is_found(connection: Connection, value: str, scheme: str, every: bool) -> None:
+    text = "".join(c if c.isalnum() and not every else CODED[scheme](c) for c in value)
+    connection.execute("CREATE TABLE public.notes (c text)")
+    connection.execute("INSERT INTO public.notes VALUES (%s)", (f"see https://clinic/?q={text} there",))
+    (found,) = discover(connection, ())
+    assert (found.relation, found.column, found.values + found.near_misses) == ("notes", "c", 1)
+
+
+@pytest.mark.parametrize("place", [70, 5 * 2**20, 4 * 2**20 - 30], ids=["near the beginning", "far in", "at a border"])
+@pytest.mark.parametrize("kind", ["text", "bytea"])
+def test_a_value_deep_in_a_large_cell_is_found(connection: Connection, value: str, kind: str, place: int) -> None:
+    connection.execute(f"CREATE TABLE public.notes (c {kind})".encode())
+    filled = f"{'x ' * (place // 2)}{value}{' y' * 2**20}"
+    connection.execute("INSERT INTO public.notes VALUES (%s)", (filled.encode() if kind == "bytea" else filled,))
+    (found,) = discover(connection, ())
+    assert (found.relation, found.column) == ("notes", "c")
+    assert found.values >= 1
+
+
+@pytest.mark.parametrize("place", [0, 2**20 - 20, 3 * 2**20], ids=["beginning", "at a border", "far in"])
+def test_a_value_in_a_large_object_is_found(connection: Connection, value: str, place: int) -> None:
+    connection.execute("SELECT lo_from_bytea(0, %s)", (b"\x00\xff" * (place // 2) + value.encode() + b"\x00" * 9,))
+    connection.execute("SELECT lo_from_bytea(0, %s)", (b"v1: nothing of ours" * 9,))
+    (found,) = discover(connection, ())
+    assert (found.relation, found.values, found.reason) == ("large objects", 1, "large objects hold encrypted values")
+
+
+def test_large_objects_that_cannot_be_read_are_told(connection: Connection, database_url: str) -> None:
+    connection.execute("SELECT lo_from_bytea(0, 'x')")
+    role = f"reader_of_{connection.info.dbname}"
+    connection.execute(f"CREATE ROLE {role} LOGIN".encode())
+    with connect(make_conninfo(database_url, user=role)) as limited:
+        (found,) = discover(limited, ())
+    connection.execute(f"DROP ROLE {role}".encode())
+    assert found.reason.startswith("1 large object(s) cannot be read by role reader_of_")
+    assert found.blocks([V1])
+
+
+@pytest.mark.parametrize(
+    ("script", "place", "part"),
+    [
+        ("CREATE TABLE public.notes (c text DEFAULT '{}')", "notes", "c (default)"),
+        ("CREATE TABLE public.notes (c text CONSTRAINT good CHECK (c <> '{}'))", "notes", "constraint good"),
+        ("CREATE VIEW public.shown AS SELECT '{}'::text AS c", "shown", "view definition"),
+        ("CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS $$ SELECT '{}' $$", "f", "function body"),
+        ("CREATE TABLE public.notes (c text); COMMENT ON TABLE public.notes IS '{}'", "pg_class", "comment"),
+    ],
+)
+def test_a_value_in_a_definition_is_found(
+    connection: Connection, value: str, script: str, place: str, part: str
+) -> None:
+    connection.execute(script.replace("{}", value).encode())
+    (found,) = discover(connection, ())
+    assert (found.relation, found.column, found.values) == (place, part, 1)

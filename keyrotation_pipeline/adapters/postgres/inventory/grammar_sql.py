@@ -29,15 +29,30 @@ EMPTY, UNENCRYPTED, NEAR_MISS = 0, -1, -2
 LONGEST_JUDGED_BYTES = 128 * 1024 * 1024
 _NEAR_MISS_CHARS = 64
 
+# Characters as they may stand in JSON, in URLs (%3A, %253A) and in HTML (&#58; &#x3a; &colon;), also escaped twice.
+# Everything is matched as it is, since decoding a text would cost more than searching it.
+_AND = "&(?:amp;)*"
+_COLON = rf"(?:\\*:|\\+u003[aA]|%(?:25)*3[aA]|{_AND}(?:#0*58|#[xX]0*3[aA]|colon);)"
+_V = rf"(?:[vV]|\\+u00[57]6|%(?:25)*[57]6|{_AND}(?:#0*(?:86|118)|#[xX]0*[57]6);)"
+_DIGIT = rf"(?:[0-9]|\\+u003[0-9]|%(?:25)*3[0-9]|{_AND}(?:#0*(?:4[89]|5[0-7])|#[xX]0*3[0-9]);)"
+_ESCAPES = r"\\%&"
+
 # One of our values anywhere in a text: version, nonce and the characters that a tag has at least. Loose about the
-# version's spelling and white space (near-misses), and about JSON that writes / and + as \/ and \u002B.
+# version's spelling and white space (near-misses), and about what is escaped.
 # Groups: white space at the very beginning, version, end of the nonce.
 ANYWHERE = (
-    rf"(^\s+)?([vV][0-9]+\s*:\s*)(?:[A-Za-z0-9+/]{{{NONCE_CHARS}}}|[A-Za-z0-9+/]*\\[A-Za-z0-9+/\\]*)(\s*:\s*)"
-    rf"[A-Za-z0-9+/\\]{{{SHORTEST_UNPADDED_CHARS}}}"
+    rf"(^\s+)?({_V}{_DIGIT}+\s*{_COLON}\s*)"
+    rf"(?:[A-Za-z0-9+/]{{{NONCE_CHARS}}}|[A-Za-z0-9+/]*[{_ESCAPES}][A-Za-z0-9+/{_ESCAPES}#;]*)"
+    rf"(\s*{_COLON}\s*)[A-Za-z0-9+/{_ESCAPES}#;]{{{SHORTEST_UNPADDED_CHARS}}}"
 )
-# The version of a value that ANYWHERE has found, if it is spelt as ours are.
-EXACT_PREFIX = f"^{PREFIX_PATTERN}$"
+# The two groups of a value that is spelt as ours are, whatever is escaped in it.
+EXACT_PREFIX = f"^{VERSION_PATTERN}{_COLON}$"
+EXACT_END = f"^{_COLON}$"
+
+# A text is searched in pieces of so many characters: to match a text takes four bytes per character, and may take no
+# more than 1 GB. Pieces overlap by more than a match can be long, unless white space fills it.
+PIECE_CHARS = 4 * 1024 * 1024
+_OVERLAP_CHARS = 1024
 
 # How many characters the prefix of a value has, its colon included; 0 where it has none.
 _PREFIX_LENGTH = f"strpos(left({{value}}, {LONGEST_PREFIX_CHARS}), ':')"
@@ -117,6 +132,27 @@ def longest_under(column: str, version: KeyVersion) -> sql.Composed:
     return sql.SQL(
         f"max(octet_length({{value}}) - {_PREFIX_LENGTH} + {{prefix_chars}}) FILTER (WHERE {{has_prefix}})"
     ).format(value=as_text(column), has_prefix=has_prefix(column), prefix_chars=sql.Literal(len(version.prefix)))
+
+
+def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -> sql.Composed:
+    """A subquery of one column `text`: the whole, or where it is large its overlapping pieces.
+
+    Args:
+        whole: the text.
+        size: its length, in the units that `piece` counts in.
+        piece: the part that begins at `{start}` and has `{length}` units, with these two as names `start` and `length`.
+    """
+    return sql.SQL(
+        "(SELECT {whole} AS text WHERE {size} <= {chars} UNION ALL "
+        "SELECT {piece} FROM generate_series(1, {size}, {chars}) AS start, (VALUES ({length})) AS l (length) "
+        "WHERE {size} > {chars})"
+    ).format(
+        whole=whole,
+        size=size,
+        piece=piece,
+        chars=sql.Literal(PIECE_CHARS),
+        length=sql.Literal(PIECE_CHARS + _OVERLAP_CHARS),
+    )
 
 
 def as_text(column: str) -> sql.Composed:

@@ -1,0 +1,82 @@
+"""Our values outside of the columns of relations: in large objects, and in the definitions that the catalogue keeps."""
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import ANYWHERE
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.model.columns import Finding
+
+_READABLE = """
+(SELECT rolsuper FROM pg_roles WHERE rolname = current_user) OR pg_has_role(m.lomowner, 'USAGE') OR EXISTS (
+    SELECT FROM aclexplode(m.lomacl) AS entry WHERE entry.privilege_type = 'SELECT'
+    AND (entry.grantee = 0 OR pg_has_role(entry.grantee, 'USAGE')))
+"""
+
+# In pieces that overlap by more than a match can be long. (OFFSET 0: rights are looked at before anything is read.)
+_IN_LARGE_OBJECTS = """
+SELECT count(*) FROM (SELECT m.oid FROM pg_largeobject_metadata m WHERE {readable} OFFSET 0) AS object, LATERAL (
+    WITH RECURSIVE piece(place, data) AS (
+        SELECT 0::bigint, lo_get(object.oid, 0, {bytes})
+        UNION ALL
+        SELECT place + {step}, lo_get(object.oid, place + {step}, {bytes}) FROM piece WHERE octet_length(data) = {bytes}
+    )
+    SELECT bool_or(encode(data, 'escape') COLLATE "C" ~ {anywhere}) AS found FROM piece
+) AS searched WHERE found
+"""
+_PIECE_BYTES, _STEP_BYTES = 1024 * 1024, 1024 * 1024 - 1024
+
+_UNREADABLE = "SELECT count(*) FROM pg_largeobject_metadata m WHERE NOT ({readable})"
+
+# Whoever inserts a row without the column writes its default; the others are found by whoever reads the schema.
+_IN_DEFINITIONS = """
+WITH own(oid) AS (
+    SELECT oid FROM pg_namespace
+    WHERE nspname <> ALL (ARRAY['information_schema', 'keyrotation']) AND nspname !~ '^pg_'
+), definition(place, part, text) AS (
+    SELECT a.attrelid::regclass::text, a.attname || ' (default)', pg_get_expr(d.adbin, d.adrelid)
+    FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+    UNION ALL SELECT conrelid::regclass::text, format('constraint %%s', conname), pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE contype = 'c'
+    UNION ALL SELECT oid::regclass::text, 'view definition', pg_get_viewdef(oid)
+    FROM pg_class WHERE relkind IN ('v', 'm') AND relnamespace IN (SELECT oid FROM own)
+    UNION ALL SELECT proname, 'function body', prosrc FROM pg_proc WHERE pronamespace IN (SELECT oid FROM own)
+    UNION ALL SELECT indrelid::regclass::text, format('index %%s', indexrelid::regclass), pg_get_indexdef(indexrelid)
+    FROM pg_index WHERE indexprs IS NOT NULL OR indpred IS NOT NULL
+    UNION ALL SELECT polrelid::regclass::text, format('policy %%s', polname),
+        concat(pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)) FROM pg_policy
+    UNION ALL SELECT classoid::regclass::text, 'comment', description FROM pg_description WHERE objoid >= 16384
+)
+SELECT regexp_replace(place, '^public\\.', ''), part, count(*) FROM definition
+WHERE text COLLATE "C" ~ %s GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
+
+def in_large_objects(connection: Connection) -> Iterator[Finding]:
+    """Large objects that hold a value of ours, and those that cannot be read."""
+    readable = sql.SQL(_READABLE)
+    searched = sql.SQL(_IN_LARGE_OBJECTS).format(
+        readable=readable,
+        bytes=sql.Literal(_PIECE_BYTES),
+        step=sql.Literal(_STEP_BYTES),
+        anywhere=sql.Literal(ANYWHERE),
+    )
+    with heap_scan(connection, "large objects"):
+        (found,) = connection.execute(searched).fetchall()[0]
+        (unreadable,) = connection.execute(sql.SQL(_UNREADABLE).format(readable=readable)).fetchall()[0]
+    if found:
+        yield Finding("large objects", "*", int(str(found)), 0, (), "large objects hold encrypted values")
+    if unreadable:
+        role = connection.info.user
+        reason = f"{unreadable} large object(s) cannot be read by role {role}; GRANT SELECT ON LARGE OBJECT … TO {role}"
+        yield Finding("large objects", "*", 0, 0, (), reason)
+
+
+def in_definitions(connection: Connection) -> Iterator[Finding]:
+    """Defaults, constraints, views, functions, indexes, policies and comments with a value of ours in them."""
+    with heap_scan(connection, "the catalogue"):
+        found = connection.execute(_IN_DEFINITIONS, (ANYWHERE,)).fetchall()
+    for place, part, number in found:
+        yield Finding(str(place), str(part), int(str(number)), 0, (), "a definition holds an encrypted value")
