@@ -5,13 +5,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DatabaseIdentity:
-    """The database that is talked to: ``name@host`` without a password, and the cluster's system identifier."""
+    """The database that is talked to.
+
+    Args:
+        name: ``name@host``, without a password.
+        system_identifier: of the cluster.
+        superuser: the role that we act as, if it is a superuser, as officers should know before they sign.
+    """
 
     name: str
     system_identifier: str
+    superuser: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name}, system identifier {self.system_identifier}"
+
+    def signed(self) -> str:
+        """As the text for signing says it."""
+        power = (
+            "" if self.superuser is None else f", as {self.superuser}, a superuser, so that code in it has all power"
+        )
+        return f"{self}{power}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         request=request.id,
         action=action.name,
         authorises=action.authorises(pipeline, request),
-        database=str(pipeline.database.identity()),
+        database=pipeline.database.identity().signed(),
         key_store=pipeline.keys.description,
         source=action.source(pipeline, request, stored),
         target=action.target(pipeline, request, stored),

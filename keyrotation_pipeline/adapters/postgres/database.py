@@ -15,6 +15,11 @@ from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
 
+_IDENTITY = """
+SELECT (SELECT system_identifier::text FROM pg_control_system()),
+       (SELECT rolname FROM pg_roles WHERE rolname = current_user AND rolsuper)
+"""
+
 
 @dataclass(frozen=True)
 class PostgresDatabase:
@@ -36,8 +41,9 @@ class PostgresDatabase:
 
     def identity(self) -> DatabaseIdentity:
         """Which database this is."""
-        row = self.connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
-        return DatabaseIdentity(display_name(self.url), str(row[0]) if row else "unknown")
+        row = self.connection.execute(_IDENTITY).fetchone()
+        identifier, superuser = row or ("unknown", None)
+        return DatabaseIdentity(display_name(self.url), str(identifier), None if superuser is None else str(superuser))
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """See `CiphertextDatabase.preflight`."""

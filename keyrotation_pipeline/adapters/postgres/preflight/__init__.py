@@ -6,7 +6,15 @@ A check yields problems, which are fatal or warnings. A new check is one functio
 from collections.abc import Callable, Iterable, Sequence
 
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
-from keyrotation_pipeline.adapters.postgres.preflight import columns, publications, server, server_log, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight import (
+    code,
+    columns,
+    publications,
+    server,
+    server_log,
+    values,
+    writes,
+)
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -25,6 +33,7 @@ SERVER_CHECKS: tuple[Callable[[Connection], Iterable[Problem]], ...] = (
     server.no_slot_holds_snapshots,
     server.standbys_are_known,
     server_log.no_ciphertext_is_logged,
+    code.role_is_no_superuser,
 )
 
 TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
@@ -38,7 +47,8 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     writes.role_may_fence,
     writes.fence_name_is_free,
     writes.row_security_does_not_apply,
-    writes.triggers_stay_quiet,
+    code.triggers_stay_quiet,
+    code.no_foreign_code_runs,
     writes.no_rule_rewrites_updates,
     writes.replica_identity_is_there,
     publications.updates_are_published,

@@ -1,12 +1,12 @@
-"""Checks of what happens when the engine updates a row: rights, triggers, rules, row security, replication, room."""
+"""Checks of what happens when the engine updates a row: rights, rules, row security, replication, room."""
 
 from collections.abc import Iterator
 
+from keyrotation_pipeline.adapters.postgres.preflight.code import TRIGGER_CLAUSE
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.model.database import Problem
 
-TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
 # Smaller tables need no forecast of disk space.
 FORECAST_FROM_BYTES = 2**30
 
@@ -21,22 +21,6 @@ FROM pg_class c WHERE c.oid = %s::bigint::oid
 _FENCE_NAME_TAKEN = """
 SELECT FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s
 AND (contype <> 'c' OR pg_get_constraintdef(oid) NOT LIKE '%%keyrotation: key version%%')
-"""
-
-# tgtype 16: fires on UPDATE; 1: for each row. An UPDATE of a partition fires its row triggers, also those inherited
-# from a parent, but no statement trigger of a parent. A trigger on UPDATE OF a generated column fires for the columns
-# that it is generated from.
-_TRIGGERS = """
-SELECT t.tgname, t.tgqual IS NOT NULL
-FROM pg_trigger t
-WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0
-  AND t.tgparentid = 0 AND (%(kind)s = 'r' OR t.tgtype & 1 <> 0)
-  AND (cardinality(t.tgattr::int2[]) = 0 OR EXISTS (
-      SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY(t.tgattr)
-      AND (a.attname = ANY(%(columns)s) OR a.attgenerated <> '')))
-  AND NOT (t.tgqual IS NOT NULL
-           AND split_part(pg_get_triggerdef(t.oid), ' EXECUTE ', 1) LIKE '%%keyrotation.engine%%')
-ORDER BY t.tgname
 """
 
 _RULES = """
@@ -108,18 +92,6 @@ def row_security_does_not_apply(subject: Subject) -> Iterator[Problem]:
             yield fatal(
                 f"row-level security of {relation.label} applies to role {role} and would hide rows from it; "
                 f"ALTER ROLE {role} BYPASSRLS, or rotate as an owner without FORCE ROW LEVEL SECURITY"
-            )
-
-
-def triggers_stay_quiet(subject: Subject) -> Iterator[Problem]:
-    """No trigger fires on our UPDATE, since it changes nothing that an application can see."""
-    for relation in subject.relations:
-        parameters = {"oid": relation.oid, "kind": relation.kind, "columns": subject.columns}
-        for trigger, conditional in subject.connection.execute(_TRIGGERS, parameters):
-            rest = ", joined by AND to the condition that it has" if conditional else ""
-            yield fatal(
-                f"trigger {trigger} of {relation.label} would fire for every re-encrypted row; "
-                f"create it anew with {TRIGGER_CLAUSE}{rest}"
             )
 
 

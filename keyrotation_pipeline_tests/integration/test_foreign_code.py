@@ -1,0 +1,182 @@
+"""A table's owner cannot run code as the pipeline's role: it is refused before the first row is written."""
+
+import re
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.preflight.code import never_fires_for_us
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+
+NOTES = EncryptedTable(TableName("public", "notes"), ("c",))
+OURS = "current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on'"
+# What the owner of the table would have us run.
+TAKES = """
+    CREATE FUNCTION public.takes(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql
+        AS 'BEGIN RAISE NOTICE ''as %'', current_user; RETURN true; END';
+    CREATE FUNCTION public.rewrites() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+"""
+
+
+def problems(connection: Connection, *, fatal: bool) -> list[str]:
+    return [each.sentence for each in preflight(connection, [NOTES], KeyVersion(2)) if each.fatal is fatal]
+
+
+@pytest.fixture
+def roles(connection: psycopg.Connection[tuple[object, ...]], database_url: str) -> Iterator[tuple[str, str, str]]:
+    """A role that owns the table, the pipeline's role as the runbook makes it, and a URL for that."""
+    name = connection.info.dbname
+    owner, ours = f"owner_{name}", f"pipeline_{name}"
+    connection.execute(f"CREATE ROLE {owner}; CREATE ROLE {ours} LOGIN IN ROLE {owner}")
+    connection.execute(f"GRANT CREATE, USAGE ON SCHEMA public TO {owner}; GRANT pg_read_all_stats TO {ours}")
+    yield owner, ours, make_conninfo(database_url, user=ours)
+    connection.execute(f"DROP OWNED BY {owner}, {ours}; DROP ROLE {ours}; DROP ROLE {owner}")
+
+
+def owned(connection: psycopg.Connection[tuple[object, ...]], owner: str, script: str) -> None:
+    with connection.transaction():
+        connection.execute(f"SET LOCAL ROLE {owner}; SET LOCAL search_path = public")
+        connection.execute(script)
+
+
+FOREIGN = [
+    pytest.param(
+        f"{TAKES} CREATE TABLE notes (id int, c text, CHECK (takes(c)))",
+        r"constraint notes_c_check of public\.notes calls public\.takes\(text\)", id="CHECK",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE DOMAIN sealed AS text CHECK (takes(VALUE)); CREATE TABLE notes (id int, c sealed)",
+        r"constraint sealed_check of .*notes calls public\.takes\(text\)", id="CHECK of a domain",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE TABLE notes (id int, c text, g boolean GENERATED ALWAYS AS (takes(c)) STORED)",
+        r"generated column g of public\.notes calls public\.takes\(text\)", id="generated column",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE TABLE notes (id int, c text); CREATE INDEX ours ON notes (takes(c))",
+        r"index ours of public\.notes calls public\.takes\(text\)", id="expression index",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE TABLE notes (id int, c text); CREATE INDEX ours ON notes (id) WHERE takes(c)",
+        r"index ours of public\.notes calls public\.takes\(text\)", id="partial index",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE TABLE notes (id int, c text); CREATE POLICY mine ON notes USING (takes(c))",
+        r"policy mine of public\.notes calls public\.takes\(text\)", id="policy",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE FUNCTION public.like_it(text, text) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true';"
+        "CREATE OPERATOR public.=== (LEFTARG = text, RIGHTARG = text, FUNCTION = public.like_it);"
+        "CREATE TABLE notes (id int, c text, CHECK (c === 'x'))",
+        r"constraint notes_c_check of public\.notes calls public\.like_it\(text,text\)", id="operator in a CHECK",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE TABLE notes (id int, c text); CREATE TRIGGER t BEFORE UPDATE ON notes FOR EACH ROW"
+        f" WHEN ({OURS} AND takes(NEW.c)) EXECUTE FUNCTION rewrites()",
+        r"trigger t of public\.notes calls public\.takes\(text\)", id="condition beside our clause",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "sentence"), FOREIGN)
+def test_a_function_of_the_tables_owner_that_our_writes_would_run_is_refused(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], script: str, sentence: str
+) -> None:
+    owner, ours, url = roles
+    owned(connection, owner, script)
+    with connect(url) as mine:
+        found = problems(mine, fatal=True)
+    assert len(found) == 1
+    assert re.search(sentence, found[0])
+    assert f"of role {owner}, which would run as {ours}" in found[0]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        pytest.param("current_setting('keyrotation.engine', true) = 'on'", id="fires for us alone"),
+        pytest.param(f"{OURS} OR true", id="or anything"),
+        pytest.param(f"NOT ({OURS})", id="the reverse"),
+        pytest.param(f"({OURS} AND NEW.id > 0) OR NEW.c <> ''", id="our clause in a branch"),
+        pytest.param(f"({OURS} AND NEW.id > 0) IS NOT TRUE", id="our clause denied"),
+        pytest.param(
+            "NEW.c <> 'current_setting(''keyrotation.engine'', true) IS DISTINCT FROM ''on'''", id="as a text"
+        ),
+        pytest.param(
+            "current_setting('keyrotation.engine', true) IS DISTINCT FROM 'off'", id="compared with something else"
+        ),
+    ],
+)
+def test_a_trigger_that_names_our_setting_and_fires_for_us_is_refused(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], condition: str
+) -> None:
+    owner, _, url = roles
+    owned(
+        connection, owner, f"{TAKES} CREATE TABLE notes (id int, c text); CREATE TRIGGER t BEFORE UPDATE ON notes "
+        f"FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION rewrites()",
+    )  # fmt: skip
+    with connect(url) as mine:
+        (found,) = problems(mine, fatal=True)
+    assert "trigger t of notes would fire for every re-encrypted row" in found
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        pytest.param(f"t BEFORE UPDATE ON notes FOR EACH ROW WHEN ({OURS})", id="our clause"),
+        pytest.param(f"t AFTER UPDATE ON notes FOR EACH ROW WHEN ({OURS} AND NEW.id > 3)", id="ours first"),
+        pytest.param(
+            f"t AFTER UPDATE ON notes FOR EACH ROW WHEN (NEW.id > 3 AND OLD.c <> NEW.c AND {OURS})", id="ours last"
+        ),
+        pytest.param("t BEFORE INSERT ON notes FOR EACH ROW", id="another event"),
+    ],
+)
+def test_a_trigger_that_never_fires_for_us_may_run_whatever_its_owner_likes(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], trigger: str
+) -> None:
+    owner, _, url = roles
+    owned(
+        connection, owner,
+        f"{TAKES} CREATE TABLE notes (id int, c text); CREATE TRIGGER {trigger} EXECUTE FUNCTION rewrites()",
+    )  # fmt: skip
+    with connect(url) as mine:
+        assert problems(mine, fatal=True) == []
+
+
+def test_names_that_look_like_our_clause_are_no_clause() -> None:
+    condition = "(current_setting('keyrotation.engine'::text, true) IS DISTINCT FROM 'on'::text)"
+    clause, head, tail = (
+        f"WHEN ({condition})",
+        "CREATE TRIGGER t BEFORE UPDATE ON n",
+        "FOR EACH ROW EXECUTE FUNCTION f()",
+    )
+    for definition in (
+        f'CREATE TRIGGER "a {clause} EXECUTE FUNCTION b" BEFORE UPDATE ON n {tail}',
+        f'CREATE TRIGGER t BEFORE UPDATE ON "n {clause} EXECUTE FUNCTION b" {tail}',
+        f"{head} FOR EACH ROW EXECUTE FUNCTION f('{clause.replace(chr(39), chr(39) * 2)}')",
+        f"{head} FOR EACH ROW WHEN ({condition.replace('current', 'public.current')}) EXECUTE FUNCTION f()",
+    ):
+        assert not never_fires_for_us(definition)
+    assert never_fires_for_us(f"{head} FOR EACH ROW {clause} EXECUTE FUNCTION f()")
+
+
+def test_a_superuser_is_told_to_make_a_role_and_officers_sign_that_it_is_one(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], database_url: str
+) -> None:
+    owner, ours, url = roles
+    owned(connection, owner, "CREATE TABLE notes (id int, c text)")
+    with connect(database_url) as root, connect(url) as mine:
+        assert any("role postgres is a superuser" in each for each in problems(root, fatal=False))
+        assert not any("superuser" in each for each in problems(mine, fatal=False))
+        database = PostgresDatabase(database_url, root, lambda: connect(database_url), Limits())
+        assert database.identity().signed().endswith(", as postgres, a superuser, so that code in it has all power")
+        database = PostgresDatabase(url, mine, lambda: connect(url), Limits())
+        assert "superuser" not in database.identity().signed()
+        assert ours in str(mine.info.user)
