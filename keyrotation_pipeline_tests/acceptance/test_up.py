@@ -64,6 +64,11 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
         wait_until(lambda: bool(runs_of(ui, backfill)), ROTATION_SECONDS)
         wait_until(lambda: runs_of(ui, backfill)[0]["status"] == "FAILURE", ROTATION_SECONDS)
         assert "nothing of a rotation can be decided at launch" in str(runs_of(ui, backfill))
+        looked = {file.stem: json.loads(file.read_text()) for file in (settings.home / "ticks").glob("*.json")}
+        assert {name: look["stopped"] for name, look in looked.items()} == {
+            "ledger_mirror": {},
+            "rotation_conductor": {},
+        }
         token_shown = [
             pid for pid in family(process.pid) if ui.token in environ_of(pid) + Path(f"/proc/{pid}/cmdline").read_text()
         ]
