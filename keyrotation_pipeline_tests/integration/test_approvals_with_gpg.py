@@ -49,7 +49,7 @@ def signing(tmp_path: Path) -> Signing:
     world.ledger.begin_with(signatures.roster(), *world.ledger.keys())
     pipeline = replace(world.pipeline, signatures=signatures, clock=SystemClock())
     rotation = replace(
-        rotation_of(world, V2, V3),
+        rotation_of(fake_pipeline(), V2, V3),  # as it is asked for; signed by others here
         approvals=(),
         started_at=None,
         requested_at=REQUESTED_AT,
