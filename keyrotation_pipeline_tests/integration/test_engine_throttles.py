@@ -123,6 +123,9 @@ def test_a_standby_that_lags_is_waited_for_by_name(primary_and_standby: tuple[Se
     with connect(primary.url()) as connection:
         migrate(primary.url())
         fill(connection, engine, 6000)
+        # Commits of the application wait for it: what it replays late on purpose, nobody here feels.
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        connection.execute("SELECT pg_reload_conf()")
     with psycopg.connect(standby.url(), autocommit=True) as replica, in_the_background(engine) as done:
         replica.execute("SELECT pg_wal_replay_pause()")
         assert eventually(lambda: any("pausing: " in each.note for each in engine.progress))

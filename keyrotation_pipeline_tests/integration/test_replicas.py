@@ -8,6 +8,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.engine import Limits, throttle
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement import horizon
@@ -185,6 +187,43 @@ def test_a_declared_standby_of_another_database_or_a_promoted_one_is_refused(
     assert "belongs to another database system" in sentence
     (sentence,) = holders(clients, moment, Replicas(standbys=(primary.url(),)))
     assert "is no standby any more" in sentence
+
+
+def test_a_deliberately_delayed_standby_does_not_stop_the_walk(clients: Connection, primary: Server) -> None:
+    limits = Limits(max_replica_lag_seconds=1.0)
+    (relation,) = heaps(clients, CLIENTS)
+
+    def reason() -> str:
+        replaced(clients)  # its lag grows only while there is something to replay
+        return throttle.reason_to_pause(clients, "a" * 32, relation, limits)
+
+    with standby_of(primary, "recovery_min_apply_delay=1h", name="late"):
+        late = "SELECT replay_lag > interval '2 s' FROM pg_stat_replication"
+        assert eventually(lambda: reason() == "" and clients.execute(late).fetchone() == (True,))
+        assert reason() == ""
+        # One that commits wait for is another matter.
+        set_on(primary, "synchronous_standby_names", "late")
+        try:
+            assert eventually(lambda: reason().startswith("standby late is"))
+        finally:
+            set_on(primary, "synchronous_standby_names", "")
+
+
+@pytest.mark.parametrize("seen", [pytest.param(False, id="hidden"), pytest.param(True, id="granted")])
+def test_a_role_that_could_not_see_who_holds_an_old_snapshot_is_refused_before_the_first_row(
+    clients: Connection, primary: Server, seen: bool
+) -> None:
+    clients.execute("CREATE ROLE blind LOGIN")
+    clients.execute("GRANT pg_read_all_stats TO blind" if seen else "SELECT 1")
+    clients.execute("ALTER TABLE public.clients OWNER TO blind")
+    try:
+        with connect(primary.url(str(clients.info.dbname), "blind")) as blind:
+            found = [each.sentence for each in preflight(blind, [CLIENTS], KeyVersion(2)) if each.fatal]
+        hidden = [each for each in found if "would be hidden from this role when the old key is to be retired" in each]
+        assert bool(hidden) is not seen
+        assert all("session(s) of postgres" in each and "GRANT pg_read_all_stats" in each for each in hidden)
+    finally:
+        clients.execute("REASSIGN OWNED BY blind TO postgres; DROP OWNED BY blind; DROP ROLE blind")
 
 
 @pytest.fixture

@@ -8,12 +8,17 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.retirement.locks import age
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
-# replay_lag stands still while a standby replays nothing, and is NULL to roles without pg_monitor: so besides it the
-# time since the standby last was where we are now. A standby that is at the end of the WAL has no lag.
+# What the application feels: a standby that is slow to write or flush keeps WAL here, and one that is named in
+# synchronous_standby_names keeps commits waiting, under remote_apply for its replay too. Replay alone may be late on
+# purpose (recovery_min_apply_delay), and would be so for ever. Hidden from roles without pg_read_all_stats.
 _LAG = """
-SELECT coalesce(nullif(application_name, ''), 'a standby'), extract(epoch FROM replay_lag)::float8
-FROM pg_stat_replication WHERE state = 'streaming' AND replay_lag > make_interval(secs => %s)
-ORDER BY replay_lag DESC LIMIT 1
+SELECT coalesce(nullif(application_name, ''), 'unnamed'), extract(epoch FROM lag)::float8
+FROM (
+    SELECT application_name,
+           greatest(write_lag, flush_lag, CASE WHEN sync_state <> 'async' THEN replay_lag END) AS lag
+    FROM pg_stat_replication WHERE state = 'streaming'
+) AS standby
+WHERE lag > make_interval(secs => %s) ORDER BY lag DESC LIMIT 1
 """
 
 # Compared with its size when the rotation began to rewrite it.
@@ -45,7 +50,7 @@ def reason_to_pause(connection: Connection, request: str, relation: Relation, li
     if limits.hours is not None and not limits.hours.include(SystemClock().now()):
         return f"outside of the allowed hours {limits.hours}"
     if limits.max_replica_lag_seconds > 0 and (late := _first(connection, _LAG, (limits.max_replica_lag_seconds,))):
-        return f"{late[0]} replays {late[1]:.0f} s late, more than {limits.max_replica_lag_seconds:g} s"
+        return f"standby {late[0]} is {late[1]:.0f} s late, more than {limits.max_replica_lag_seconds:g} s"
     if limits.growth > 0 and _first(connection, _GROWTH, (relation.oid, limits.growth, request, relation.label)) == (
         True,
     ):

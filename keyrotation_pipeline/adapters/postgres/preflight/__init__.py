@@ -32,6 +32,7 @@ SERVER_CHECKS: tuple[Callable[[Connection], Iterable[Problem]], ...] = (
     server.no_prepared_transaction,
     server.no_slot_holds_snapshots,
     server.standbys_are_known,
+    server.sessions_are_visible,
     server_log.no_ciphertext_is_logged,
     code.role_is_no_superuser,
 )

@@ -42,6 +42,22 @@ WHERE (xmin IS NOT NULL OR NOT active) AND (database IS NULL OR database = curre
 """
 
 
+# Without pg_read_all_stats a role sees of another role's session only who it is.
+_HIDDEN = """
+SELECT count(*), string_agg(DISTINCT usename::text, ', '),
+       (SELECT count(*) FROM pg_stat_replication WHERE state IS NULL)
+FROM pg_stat_activity WHERE usesysid IS NOT NULL AND backend_type IS NULL AND datname = current_database()
+"""
+
+_SEES_ALL = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')"
+
+_LATE = """
+SELECT coalesce(nullif(application_name, ''), 'unnamed'), extract(epoch FROM replay_lag)::bigint
+FROM pg_stat_replication WHERE replay_lag > make_interval(secs => %s) ORDER BY 1
+"""
+LATE_SECONDS = 60
+
+
 def is_reached_directly(connection: Connection) -> Iterator[Problem]:
     """There is no pooler between: our session settings would not hold there, and a count could be wrong.
 
@@ -136,6 +152,27 @@ def standbys_are_known(connection: Connection) -> Iterator[Problem]:
         yield warning(
             f"{standbys} standby(s) or subscriber(s) replicate from here: VACUUM can cancel their readers without "
             "hot_standby_feedback, and the old key is retired only when each has caught up; watch their lag"
+        )
+    for name, seconds in connection.execute(_LATE, (LATE_SECONDS,)):
+        yield warning(
+            f"standby {name} replays {_minutes(seconds)} late, on purpose perhaps (recovery_min_apply_delay), and the "
+            "old key cannot be retired before it has replayed everything; shorten its delay before the end"
+        )
+
+
+def sessions_are_visible(connection: Connection) -> Iterator[Problem]:
+    """Retirement rules out old snapshots and late standbys, so their owners must not be hidden from this role."""
+    sessions, roles, standbys = connection.execute(_HIDDEN).fetchone() or (0, "", 0)
+    if sessions or standbys:
+        whose = f"{sessions} session(s) of {roles}" if sessions else f"what {standbys} standby(s) have replayed"
+        yield fatal(
+            f"{whose} would be hidden from this role when the old key is to be retired, and so would be the lag of "
+            "standbys while rows are re-encrypted; GRANT pg_read_all_stats to the role that runs keyrotation"
+        )
+    elif connection.execute(_SEES_ALL).fetchone() != (True,):
+        yield warning(
+            "sessions of other roles and the lag of standbys are hidden from this role, so the old key is not retired "
+            "while there are any; GRANT pg_read_all_stats to the role that runs keyrotation"
         )
 
 
