@@ -112,6 +112,12 @@ def discard(server: Server) -> None:
     shutil.rmtree(server.directory, ignore_errors=True)
 
 
+def loopback_address(number: int) -> str:
+    """An address of this machine that only this process's servers use: the whole of 127.0.0.0/8 is loopback."""
+    high, low = divmod(os.getpid() % 62_500, 250)
+    return f"127.{100 + number}.{high + 1}.{low + 1}"
+
+
 @contextmanager
 def standby_of(upstream: Server, *settings: str, slot: str | None = None, name: str = "standby") -> Iterator[Server]:
     """A standby that streams from a server, or from another standby.

@@ -8,7 +8,7 @@ class DatabaseIdentity:
     """The database that is talked to.
 
     Args:
-        name: ``name@host``, without a password.
+        name: ``name@host``, without a password. The host is information: after a failover it is another.
         system_identifier: of the cluster.
         superuser: the role that we act as, if it is a superuser, as officers should know before they sign.
     """
@@ -21,11 +21,11 @@ class DatabaseIdentity:
         return f"{self.name}, system identifier {self.system_identifier}"
 
     def signed(self) -> str:
-        """As the text for signing says it."""
+        """As the text for signing says it: by what stays the same wherever the database is reached."""
         power = (
             "" if self.superuser is None else f", as {self.superuser}, a superuser, so that code in it has all power"
         )
-        return f"{self}{power}"
+        return f"{self.name.rpartition('@')[0]}, system identifier {self.system_identifier}{power}"
 
 
 @dataclass(frozen=True, slots=True)

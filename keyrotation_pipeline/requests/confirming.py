@@ -102,7 +102,7 @@ def _text(pipeline: Pipeline, walk: Walk, goal: Goal, gone: tuple[Gone, ...], be
     return ConfirmationText(
         request=walk.id,
         goal=goal,
-        database=str(pipeline.database.identity()),
+        database=pipeline.database.identity().signed(),
         key_store=pipeline.keys.description,
         keys=[f"{version} {stored.material(version).fingerprint}" for version in goal.versions],
         gone=gone,
