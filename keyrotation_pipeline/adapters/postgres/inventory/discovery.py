@@ -10,7 +10,7 @@ same row, which are declared or searched), temporary tables, the schema keyrotat
 that is compressed, encrypted, or encoded as base64, hex or UTF-16; values that are divided among several cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -153,6 +153,17 @@ def discover(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[
         except (BlockedError, PreflightError) as error:
             findings.append(Finding(relation.label, "*", 0, 0, (), str(error)))
     return (*findings, *elsewhere.in_large_objects(connection), *elsewhere.in_definitions(connection))
+
+
+def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[str]:
+    """Why `discover` could not search a relation, one sentence each, without searching any."""
+    for relation in _searched(connection, tables):
+        columns = sql.SQL(", ").join(map(sql.Identifier, relation.columns))
+        try:
+            with heap_scan(connection, relation.label):
+                connection.execute(sql.SQL("SELECT {} FROM ONLY {} LIMIT 0").format(columns, relation.identifier))
+        except (BlockedError, PreflightError) as error:
+            yield str(error)
 
 
 def _searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_Searched]:

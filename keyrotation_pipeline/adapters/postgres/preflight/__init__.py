@@ -5,6 +5,7 @@ A check yields problems, which are fatal or warnings. A new check is one functio
 
 from collections.abc import Callable, Iterable, Sequence
 
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
 from keyrotation_pipeline.adapters.postgres.preflight import (
     code,
@@ -80,7 +81,17 @@ def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: 
             continue
         found += _overlaps(subject, seen)
         found += [problem for check in TABLE_CHECKS for problem in _outcome(check, subject)]
+    found += _unsearchable(connection, tables)
     return tuple(sorted(dict.fromkeys(found), key=lambda problem: not problem.fatal))
+
+
+def _unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> list[Problem]:
+    """Retirement searches every relation for undeclared values, and one that it cannot read blocks it."""
+    try:
+        found = list(unsearchable(connection, tables))
+    except (PreflightError, BlockedError):
+        return []  # of a declared table, which is told of beside this
+    return [fatal(f"every relation is searched before the old key is retired: {each}") for each in found]
 
 
 def _overlaps(subject: Subject, seen: dict[int, EncryptedTable]) -> Iterable[Problem]:

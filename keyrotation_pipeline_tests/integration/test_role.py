@@ -1,0 +1,107 @@
+"""The role of docs/operations.md, by its own SQL: it can do what a rotation asks, and what it lacks is said before."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, ring_of, sealed, table_of
+from keyrotation_pipeline_tests.servers import Server, discard, start_server
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+CLIENTS = table_of("clients", "first_name")
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """A server of this module's own: roles belong to the whole of one."""
+    running = start_server()
+    yield running
+    discard(running)
+
+
+@pytest.fixture
+def clinic(own_server: Server) -> Iterator[Connection]:
+    """The database `clinic` as its superuser sees it, its tables owned by `clinic_owner`, and the documented role."""
+    (script,) = re.findall(r"```sql\n(CREATE ROLE keyrotation.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    with psycopg.connect(own_server.url(), autocommit=True) as admin:
+        admin.execute("CREATE ROLE clinic_owner; CREATE ROLE app LOGIN IN ROLE clinic_owner")
+        admin.execute("CREATE DATABASE clinic OWNER clinic_owner")
+        admin.execute(script.encode())
+        with connect(own_server.url("clinic")) as connection:
+            connection.execute("CREATE TABLE public.clients (id int PRIMARY KEY, first_name text)")
+            connection.execute("ALTER TABLE public.clients OWNER TO clinic_owner")
+            yield connection
+        admin.execute("DROP DATABASE clinic WITH (FORCE)")
+        admin.execute("DROP ROLE keyrotation, app, clinic_owner")
+
+
+@pytest.fixture
+def role(own_server: Server, clinic: Connection) -> Iterator[Connection]:
+    """A connection of the documented role to a migrated database."""
+    migrate(own_server.url("clinic", "keyrotation"))
+    with connect(own_server.url("clinic", "keyrotation")) as connection:
+        yield connection
+
+
+def fatal(connection: Connection) -> list[str]:
+    return [each.sentence for each in preflight(connection, [CLIENTS], V2) if each.fatal]
+
+
+def test_the_documented_role_passes_the_preflight_rewrites_fences_and_proves(
+    own_server: Server, clinic: Connection, role: Connection
+) -> None:
+    ring, url = ring_of(1, 2), own_server.url("clinic", "keyrotation")
+    insert(clinic, "public.clients", [(number, sealed(ring, 1, "Ada")) for number in range(20)])
+    with psycopg.connect(own_server.url("clinic", "app")):  # a session whose activity is another role's
+        assert fatal(role) == []
+        engine = Engine(url, ring)
+        assert engine.shard(CLIENTS).rows == 20
+        assert engine.sweep(CLIENTS).rows == 0
+        fence.fence(role, CLIENTS, [V1])
+        moment = Moment(horizon.current_xid(role), horizon.barrier(role))
+        with role.transaction():
+            evidence = proof.zero_old_rows(role, [CLIENTS], V1, [V1], moment)
+        assert (evidence.old_values, evidence.values) == (0, 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        pytest.param("REVOKE pg_read_all_stats FROM keyrotation", "GRANT pg_read_all_stats", id="sessions are hidden"),
+        pytest.param(
+            "CREATE TABLE public.notes (c text)",
+            "searched before the old key is retired: .*notes cannot be read by role keyrotation",
+            id="a relation of another owner",
+        ),
+        pytest.param(
+            "CREATE SCHEMA lab CREATE TABLE results (c jsonb)", "lab.results cannot be read", id="another schema"
+        ),
+        pytest.param(
+            "CREATE TABLE public.notes (id int, c text); GRANT SELECT (id) ON public.notes TO keyrotation",
+            "notes cannot be read", id="one column only",
+        ),
+        pytest.param(
+            "CREATE MATERIALIZED VIEW public.shown AS SELECT first_name FROM public.clients", "shown cannot be read",
+            id="a materialized view",
+        ),
+    ],
+)  # fmt: skip
+def test_what_retirement_will_need_is_tried_before_the_first_row(
+    own_server: Server, clinic: Connection, role: Connection, change: str, sentence: str
+) -> None:
+    with psycopg.connect(own_server.url("clinic", "app")):
+        assert fatal(role) == []
+        for statement in change.split("; "):
+            clinic.execute(statement.encode())
+        (found,) = fatal(role)
+    assert re.search(sentence, found)
