@@ -22,9 +22,7 @@ class DatabaseIdentity:
 
     def signed(self) -> str:
         """As the text for signing says it: by what stays the same wherever the database is reached."""
-        power = (
-            "" if self.superuser is None else f", as {self.superuser}, a superuser, so that code in it has all power"
-        )
+        power = "" if self.superuser is None else f", as superuser {self.superuser}, so that code in it has all power"
         return f"{self.name.rpartition('@')[0]}, system identifier {self.system_identifier}{power}"
 
 

@@ -50,6 +50,7 @@ KILLER = """
 import os, random, signal, sys, time
 from keyrotation_pipeline.adapters.postgres import engine as _
 from keyrotation_pipeline_tests.integration import encrypted_rows
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline_tests.integration.encrypted_rows import *
 url, kills, seed, *keys = sys.argv[1:]
 ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))

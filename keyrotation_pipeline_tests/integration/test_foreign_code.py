@@ -176,7 +176,7 @@ def test_a_superuser_is_told_to_make_a_role_and_officers_sign_that_it_is_one(
         assert any("role postgres is a superuser" in each for each in problems(root, fatal=False))
         assert not any("superuser" in each for each in problems(mine, fatal=False))
         database = PostgresDatabase(database_url, root, lambda: connect(database_url), Limits())
-        assert database.identity().signed().endswith(", as postgres, a superuser, so that code in it has all power")
+        assert database.identity().signed().endswith(", as superuser postgres, so that code in it has all power")
         database = PostgresDatabase(url, mine, lambda: connect(url), Limits())
         assert "superuser" not in database.identity().signed()
         assert ours in str(mine.info.user)

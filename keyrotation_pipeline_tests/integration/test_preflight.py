@@ -412,6 +412,7 @@ def test_a_schema_that_may_not_be_used_is_named(connection: Connection, limited:
 def test_row_security_that_applies_to_us_is_refused(connection: Connection, limited: Connection, forced: bool) -> None:
     run(connection, "CREATE TABLE notes (c text); ALTER TABLE notes ENABLE ROW LEVEL SECURITY")
     role = limited.info.user
+    run(connection, f"GRANT pg_read_all_stats TO {role}")
     if forced:
         run(connection, f"ALTER TABLE notes OWNER TO {role}")
         assert fatal(limited) == []
