@@ -294,6 +294,7 @@ def test_a_paused_or_cancelled_rotation_stops_the_rewrite_within_a_second_or_so(
 
 KILLED = """
 import os, sys
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
