@@ -1,17 +1,21 @@
 """The daily backup: every key that anything may still need, and the database beside them, at one moment."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.assurance import retention
 from keyrotation_pipeline.assurance.sets import copy_set
 from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.errors import BackupError, KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, dump_name, free_stamp
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.request import RequestAction, RequestStatus
 from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 
 FEWEST_RECIPIENTS = 2
@@ -58,15 +62,16 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
 
     Raises:
         BackupError: something could not be backed up; says what, and what was.
+        AuditError: a key is called destroyed, but the signatures on that are not those of officers.
         BlockedError: another backup is under way.
     """
     ledger = site.pipeline.ledger
     with ledger.lock("backup"):
         site.local.require_usable()
         stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
+        roster = pinned_roster(site.pipeline)
         keys, lost = _keys(site, stamp)
         dump, not_dumped = _dump(site, stamp) if database else (None, [])
-        roster = pinned_roster(site.pipeline)
         made = BackupSet(stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest)
         site.seals.write(site.local, made)
         places, not_copied = _copied(site, made)
@@ -84,6 +89,7 @@ def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]
     """A file of every key that is not destroyed: rows, snapshots and kept dumps may need each of them."""
     registered = site.pipeline.ledger.keys()
     records = [record for record in registered if record.state is not KeyState.DESTROYED]
+    _require_signed_destructions(site.pipeline, {record.version for record in registered if record not in records})
     if not records:
         raise BackupError("there is no key to back up; run `keyrotation init`")
     stored = site.pipeline.keys.read()
@@ -96,6 +102,14 @@ def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]
     if not copies:
         raise BackupError(f"no key can be backed up: {'; '.join(failures)}")
     return tuple(copies), failures
+
+
+def _require_signed_destructions(pipeline: Pipeline, destroyed: Set[KeyVersion]) -> None:
+    """A key is left out only if officers signed its destruction: whoever owns the database can write all the rest."""
+    for request in pipeline.ledger.requests():
+        begun = request.status in {RequestStatus.RUNNING, RequestStatus.FINISHED}
+        if request.action == RequestAction.DESTROY and begun and request.source in destroyed:
+            require_signatures(pipeline, request.id)
 
 
 def _key(site: BackupSite, stored: StoredKeys, record: KeyRecord, stamp: str) -> KeyCopy:

@@ -85,8 +85,18 @@ def _audit_rows(ledger: Ledger) -> Iterator[str]:
         yield f"the row of request {request} in key_rotation_audit was removed"
 
 
-def _signatures(pipeline: Pipeline) -> Iterator[str]:
-    """Verify every signature over the text that was opened, by the roster that was pinned when it was added."""
+def require_signatures(pipeline: Pipeline, request: str) -> None:
+    """Verify the signatures on one request anew, whatever its state: the replay only counts them.
+
+    Raises:
+        AuditError: one is not by the officer that it is filed under, or not over this text.
+    """
+    if faults := [*_signatures(pipeline, request)]:
+        raise AuditError(summary(faults))
+
+
+def _signatures(pipeline: Pipeline, request: str | None = None) -> Iterator[str]:
+    """Verify every signature (or those on `request`) by the roster that was pinned when it was added."""
     roster: Roster | None = None
     texts: dict[str | None, bytes] = {}
     for entry in entries(pipeline.ledger, RosterPinned.kind, RequestOpened.kind, SignatureAdded.kind):
@@ -95,7 +105,7 @@ def _signatures(pipeline: Pipeline) -> Iterator[str]:
                 roster = pinned.roster
             case RequestOpened(approval_text=text):
                 texts[entry.request] = text.encode()
-            case SignatureAdded() as added:
+            case SignatureAdded() as added if request in {None, entry.request}:
                 who = f"the signature of {added.officer[-16:]} on request {entry.request} (event {entry.seq})"
                 officers = roster.officers if roster else ()
                 try:

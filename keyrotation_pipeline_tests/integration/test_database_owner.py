@@ -34,6 +34,7 @@ from keyrotation_pipeline.requests.opening import drawn_up
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.keys import import_keys
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.officers import at_instant, make_officer
 
@@ -358,6 +359,37 @@ def test_no_key_is_left_out_of_a_backup_because_it_is_called(office: Office, att
     with (
         assembly.open_backups(settings.load(office.file), actor="test") as site,
         pytest.raises(AuditError, match=NOT_SAID),
+    ):
+        back_up(site)
+
+
+def test_no_key_is_left_out_of_a_backup_by_signatures_that_no_officer_made(office: Office) -> None:
+    """Request, signatures, status and state, all with events of right hashes: only gpg can tell."""
+    second = KeyVersion(2)
+    with office.pipeline() as pipeline:
+        import_keys(pipeline, KeyRing({V1: office.key, second: KeyMaterial.generate()}, V1))
+        *_, record = pipeline.ledger.keys()
+        request = drawn_up(
+            Request,
+            pipeline,
+            DESTROY,
+            source=second,
+            fingerprint=record.fingerprint,
+            target=second,
+            reason="x",
+            requested_by="x",
+        )
+        text = approval_text(pipeline, request)
+        pipeline.ledger.open(request, text)
+        for officer, forger in zip(pinned_roster(pipeline).officers, ("Mal", "Eve"), strict=True):
+            signature = Signature(officer.fingerprint, office.people[forger].sign(text), datetime.now(UTC))
+            pipeline.ledger.add_signature(request.id, signature)
+        pipeline.ledger.set_key_state(second, KeyState.COMPROMISED, request.id)
+        pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
+        pipeline.ledger.set_key_state(second, KeyState.DESTROYED, request.id)
+    with (
+        assembly.open_backups(settings.load(office.file), actor="test") as site,
+        pytest.raises(AuditError, match=r"the signature of .* does not verify"),
     ):
         back_up(site)
 
