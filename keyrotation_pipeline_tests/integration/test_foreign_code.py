@@ -9,6 +9,7 @@ from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.preflight.code import never_fires_for_us
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -37,7 +38,7 @@ def roles(connection: psycopg.Connection[tuple[object, ...]], database_url: str)
     connection.execute(f"CREATE ROLE {owner}; CREATE ROLE {ours} LOGIN IN ROLE {owner}")
     connection.execute(f"GRANT CREATE, USAGE ON SCHEMA public TO {owner}; GRANT pg_read_all_stats TO {ours}")
     yield owner, ours, make_conninfo(database_url, user=ours)
-    connection.execute(f"DROP OWNED BY {owner}, {ours}; DROP ROLE {ours}; DROP ROLE {owner}")
+    connection.execute(f"DROP OWNED BY {owner}, {ours} CASCADE; DROP ROLE {ours}; DROP ROLE {owner}")
 
 
 def owned(connection: psycopg.Connection[tuple[object, ...]], owner: str, script: str) -> None:
@@ -81,6 +82,16 @@ FOREIGN = [
         f"{TAKES} CREATE TABLE notes (id int, c text); CREATE TRIGGER t BEFORE UPDATE ON notes FOR EACH ROW"
         f" WHEN ({OURS} AND takes(NEW.c)) EXECUTE FUNCTION rewrites()",
         r"trigger t of public\.notes calls public\.takes\(text\)", id="condition beside our clause",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE TABLE notes (id int, c text) PARTITION BY LIST (takes(id::text));"
+        "CREATE TABLE part PARTITION OF notes FOR VALUES IN (true)",
+        r"partition key of public\.notes calls public\.takes\(text\)", id="partition key",
+    ),
+    pytest.param(
+        "CREATE TYPE kind AS ENUM ('a'); CREATE FUNCTION says(kind) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';"
+        "CREATE CAST (kind AS text) WITH FUNCTION says(kind); CREATE TABLE notes (id kind PRIMARY KEY, c text)",
+        r"cast from public\.kind to text of public\.notes calls public\.says\(public\.kind\)", id="cast of a key",
     ),
 ]  # fmt: skip
 
@@ -165,6 +176,28 @@ def test_names_that_look_like_our_clause_are_no_clause() -> None:
     ):
         assert not never_fires_for_us(definition)
     assert never_fires_for_us(f"{head} FOR EACH ROW {clause} EXECUTE FUNCTION f()")
+
+
+def test_a_search_calls_no_cast_that_the_owner_of_a_type_has_made(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str]
+) -> None:
+    """What the column holds is found all the same."""
+    owner, _, url = roles
+    owned(
+        connection,
+        owner,
+        """CREATE SEQUENCE called; CREATE TYPE pair AS (a text, b int);
+        CREATE FUNCTION peek(pair) RETURNS text LANGUAGE plpgsql
+            AS 'BEGIN PERFORM nextval(''public.called''); RETURN NULL; END';
+        CREATE CAST (pair AS text) WITH FUNCTION peek(pair);
+        CREATE TABLE other (p pair); CREATE TABLE notes (id int, c text)""",
+    )
+    value = f"v1:{'A' * 16}:{'A' * 24}"
+    connection.execute("INSERT INTO public.other VALUES (ROW(%s, 1)::public.pair), (NULL)", (value,))
+    with connect(url) as mine:
+        (found,) = discover(mine, [NOTES])
+    assert connection.execute("SELECT is_called FROM public.called").fetchone() == (False,)
+    assert (found.relation, found.column, found.values) == ("other", "p", 1)
 
 
 def test_a_superuser_is_told_to_make_a_role_and_officers_sign_that_it_is_one(

@@ -53,15 +53,18 @@ WITH RECURSIVE bearing(oid) AS (
 )
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text,
        array_agg(a.attname::text ORDER BY a.attnum),
-       array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE format_type(a.atttypid, NULL) = 'bytea')
+       array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE format_type(a.atttypid, NULL) = 'bytea'),
+       array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE t.typnamespace <> 'pg_catalog'::regnamespace)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-JOIN bearing b ON b.oid = a.atttypid
+JOIN bearing b ON b.oid = a.atttypid JOIN pg_type t ON t.oid = a.atttypid
 WHERE c.relkind IN ('r', 'm', 'f') AND c.relispopulated AND c.relpersistence <> 't'
   AND n.nspname <> ALL(ARRAY['information_schema', 'keyrotation']) AND n.nspname !~ '^pg_'
 GROUP BY c.oid, n.nspname, c.relname, c.relkind
 ORDER BY n.nspname, c.relname
 """
+
+_Row = tuple[int, str, str, str, list[str], list[str] | None, list[str] | None]
 
 # A value that stands alone is told by its class, which is ten times as fast as taking hits apart. The parts of a hit:
 # white space before it at the very beginning, the version, what ends the nonce. (OFFSET 0: each class is judged once.)
@@ -86,7 +89,12 @@ _MATERIALIZED = (
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """One relation and its columns that could hold our values; `binary` are those of type bytea."""
+    """One relation and its columns that could hold our values.
+
+    Args:
+        binary: those of type bytea.
+        of_users: those whose type is not PostgreSQL's own, so that somebody may have made casts for it.
+    """
 
     oid: int
     schema: str
@@ -94,6 +102,7 @@ class _Searched:
     kind: str
     columns: tuple[str, ...]
     binary: frozenset[str]
+    of_users: frozenset[str]
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -130,7 +139,8 @@ class _Searched:
                 sql.SQL("octet_length({})").format(name),
                 sql.SQL("encode(substr({}, start, length), 'escape')").format(name),
             )
-        text = sql.SQL("{}::text").format(name)
+        # concat() takes the type's output function: a cast runs code of the type's owner, and could hide what is there.
+        text = sql.SQL("concat({})" if column in self.of_users else "{}::text").format(name)
         size = sql.SQL("octet_length({})").format(text)
         return text, size, sql.SQL("substr({}, start, length)").format(text)
 
@@ -172,16 +182,16 @@ def _searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[
         for relation in readable_tree(connection, table):
             declared.setdefault(relation.oid, set()).update(table.columns)
     found = []
-    for oid, schema, name, kind, columns, binary in _catalog(connection):
+    for oid, schema, name, kind, columns, binary, of_users in _catalog(connection):
         undeclared = tuple(column for column in columns if column not in declared.get(oid, ()))
         if undeclared:
-            found.append(_Searched(oid, schema, name, kind, undeclared, frozenset(binary or ())))
+            types = frozenset(binary or ()), frozenset(of_users or ())
+            found.append(_Searched(oid, schema, name, kind, undeclared, *types))
     return found
 
 
-def _catalog(connection: Connection) -> list[tuple[int, str, str, str, list[str], list[str] | None]]:
-    rows = connection.execute(_COLUMNS).fetchall()
-    return cast("list[tuple[int, str, str, str, list[str], list[str] | None]]", rows)
+def _catalog(connection: Connection) -> list[_Row]:
+    return cast("list[_Row]", connection.execute(_COLUMNS).fetchall())
 
 
 def _search(connection: Connection, relation: _Searched) -> list[Finding]:

@@ -49,6 +49,12 @@ evaluated(what, relation, classid, objid, besides) AS (
     UNION ALL SELECT 'generated column ' || attname, adrelid, 'pg_attrdef'::regclass, d.oid, 0
     FROM pg_attrdef d JOIN tree ON adrelid = tree.oid
     JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum AND attgenerated <> ''
+    UNION ALL SELECT format('cast from %%s to %%s', castsource::regtype, casttarget::regtype),
+                     (SELECT min(oid::bigint) FROM tree)::oid, 'pg_cast'::regclass, k.oid, 0
+    FROM pg_cast k WHERE castsource IN (SELECT oid FROM type) OR casttarget IN (SELECT oid FROM type)
+    UNION ALL SELECT 'partition key', partrelid, 'pg_class'::regclass, partrelid, 0
+    FROM pg_partitioned_table
+    WHERE partrelid IN (SELECT relid FROM tree CROSS JOIN LATERAL pg_partition_ancestors(tree.oid))
     UNION ALL SELECT 'index ' || relname, indrelid, 'pg_class'::regclass, indexrelid, 0
     FROM pg_index JOIN tree ON indrelid = tree.oid JOIN pg_class c ON c.oid = indexrelid
     UNION ALL SELECT 'policy ' || polname, polrelid, 'pg_policy'::regclass, p.oid, 0
