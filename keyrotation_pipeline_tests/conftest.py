@@ -20,6 +20,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.aws_secrets import new_secret  # noqa: F401
 from keyrotation_pipeline_tests.buckets import bucket, locking_bucket, s3_url  # noqa: F401
+from keyrotation_pipeline_tests.clusters import cluster, new_key_secrets  # noqa: F401
 from keyrotation_pipeline_tests.officers import privacy_officer, recovery_officer, security_officer  # noqa: F401
 from keyrotation_pipeline_tests.servers import Server, discard, start_server
 

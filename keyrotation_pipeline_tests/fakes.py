@@ -335,7 +335,18 @@ class FakeRollout:
     running: tuple[Instance, ...] | None = None
     mode: RolloutMode = RolloutMode.ATTEST
     timeout_seconds: float = 0.0
+    problems: tuple[Problem, ...] = ()
     meanwhile: Callable[[], None] = lambda: None
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        return ()
+
+    def preflight(self, target: KeyVersion) -> tuple[Problem, ...]:
+        return self.problems
+
+    def waiting(self) -> Mapping[str, str]:
+        return {}
 
     def instances(self) -> tuple[Instance, ...]:
         if self.running is not None:

@@ -14,11 +14,11 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrate
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
-from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.backups import backup_site, backup_vault, signing_key
 from keyrotation_pipeline.assembly.home import create_home, database_url, kept_ticks, require_home
 from keyrotation_pipeline.assembly.keystores import create_key_store, open_key_store
+from keyrotation_pipeline.assembly.rollouts import open_rollout
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -119,13 +119,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         database=database,
         keys=store,
         vault=backup_vault(settings, ledger, str(database.identity()), clock, seals),
-        rollout=ReportedInstances(
-            connection,
-            settings.rollout.mode,
-            settings.rollout.instance_ttl_seconds,
-            settings.rollout.timeout_seconds,
-            clock,
-        ),
+        rollout=open_rollout(settings, connection, store, clock),
         signatures=signatures,
         clock=clock,
         anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory, seals),

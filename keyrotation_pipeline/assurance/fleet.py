@@ -16,12 +16,14 @@ from keyrotation_pipeline.rotation import performing
 def fleet(pipeline: Pipeline) -> dict[str, Any]:
     """The object of `rollout --json`; `attention` has a sentence for each instance with a key that it must not have."""
     stored, walk = pipeline.keys.read(), superseding.next_up(pipeline)
+    waiting = pipeline.rollout.waiting()
     return {
         "generated_at": instant(pipeline.clock.now()),
         "database": pipeline.database.identity().name,
         "mode": str(pipeline.rollout.mode),
         "primary": str(stored.primary) if stored.primary else None,
         "instances": [_document(instance) for instance in pipeline.rollout.instances()],
+        "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
         "waiting_for": performing.waiting_for(pipeline, walk) if walk else None,
         "attention": returned(pipeline, stored, walk),
     }
@@ -45,6 +47,8 @@ def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None) -> list[
 
 
 def _amiss(instance: Instance, primary: KeyVersion, withdrawn: set[KeyVersion]) -> str | None:
+    if instance.writes is None:
+        return None
     if instance.writes != primary:
         return (
             f"instance {instance.name} writes {instance.writes} while {primary} is the primary, so its writes are "
@@ -62,7 +66,7 @@ def _document(instance: Instance) -> dict[str, Any]:
     return {
         "instance": instance.name,
         "reads": names(instance.reads),
-        "writes": str(instance.writes),
+        "writes": None if instance.writes is None else str(instance.writes),
         "reported_at": instant(instance.reported_at),
         "silent": instance.silent,
         "decrypted": {

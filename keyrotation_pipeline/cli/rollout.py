@@ -28,6 +28,8 @@ def rollout(*, config: Config = None, as_json: Json = False) -> None:
         return
     output.heading(content["database"])
     output.line(f"primary {content['primary'] or 'none'}; [rollout] mode {content['mode']}")
+    for workload, waits in content["workloads"].items():
+        output.line(f"{workload}: {waits or 'rolled out'}")
     if content["instances"]:
         columns = ("Instance", "Reads", "Writes", "Last heard of", "Still decrypted")
         output.table(columns, map(_row, content["instances"]))
@@ -79,14 +81,14 @@ def confirm(
 def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
     """What the applications have to do for a rotation, or who says that they did, a line each."""
     mode = pipeline.rollout.mode
-    yield mode.rule(walk.source, walk.target)
+    yield mode.rule(walk.source, walk.target, pipeline.rollout.workloads)
     match mode:
         case RolloutMode.ATTEST:
             yield "each application instance reports itself by:"
             yield from (f"  {code}" for code in LINES_OF_CODE)
         case RolloutMode.CONFIRM:
             yield f"after each of the three rollouts: {confirming(walk.id)}"
-        case RolloutMode.NONE:
+        case RolloutMode.KUBERNETES | RolloutMode.NONE:
             pass
 
 
@@ -98,8 +100,8 @@ def _row(instance: dict[str, Any]) -> tuple[str, ...]:
     silent = ", silent" if instance["silent"] else ""
     return (
         instance["instance"],
-        ", ".join(instance["reads"]),
-        instance["writes"],
+        ", ".join(instance["reads"]) or "not known",
+        instance["writes"] or "not known",
         f"{instance['reported_at'][:16].replace('T', ' ')}{silent}",
         "; ".join(decrypted) or "-",
     )

@@ -88,7 +88,7 @@ def _show_next(pipeline: Pipeline, rotation: Walk, *, as_json: bool) -> None:
     due = [str(task) for task in decision.tasks]
     later = [str(step) for step in WALK if rotation.done(step) is None and step is not decision.tasks[0].step]
     if as_json:
-        rule = pipeline.rollout.mode.rule(rotation.source, rotation.target)
+        rule = pipeline.rollout.mode.rule(rotation.source, rotation.target, pipeline.rollout.workloads)
         output.document({"id": rotation.id, "due": due, "later": later, "rollout": rule, "waiting_for": waits})
         return
     for task in due:

@@ -41,6 +41,7 @@ max_replica_lag_seconds = 5
 #   "attest"   each instance reports itself; the rotation waits for all, and until one does. In the application:
 #                  from keyrotation_pipeline.encrypted_type import attest
 #                  attest(engine, key_ring)   # once a process, with its SQLAlchemy engine and EncryptedType's key ring
+#   "kubernetes"  workloads in Kubernetes get new Pods; see "Kubernetes" in docs/operations.md
 #   "confirm"  after each rollout an officer signs what `keyrotation confirm ID --text` prints
 #   "none"     nobody looks, and an application that does not read the new key in time fails; officers sign that
 mode = "attest"

@@ -24,6 +24,26 @@ def variable_of(version: KeyVersion) -> str:
     return FIRST_KEY_VARIABLE if version.number == 1 else f"{FIRST_KEY_VARIABLE}_V{version.number}"
 
 
+def version_in(name: str) -> KeyVersion | None:
+    """The version that a variable holds; None for a variable that is not about keys.
+
+    Raises:
+        InvalidKeyError: the variable is misnamed.
+    """
+    if name == FIRST_KEY_VARIABLE:
+        return KeyVersion(1)
+    match = _NUMBERED.fullmatch(name)
+    if match is None:
+        return None
+    number = int(match[1])
+    if not 1 <= number <= MAX_VERSION_NUMBER:
+        raise InvalidKeyError(f"{name} is not a name under which a key is read; versions are 1 to {MAX_VERSION_NUMBER}")
+    version = KeyVersion(number)
+    if name != variable_of(version):
+        raise InvalidKeyError(f"{name} is not a name under which a key is read; call it {variable_of(version)}")
+    return version
+
+
 def keys_in(environment: Mapping[str, str]) -> dict[KeyVersion, KeyMaterial]:
     """Every key that is set.
 
@@ -32,7 +52,7 @@ def keys_in(environment: Mapping[str, str]) -> dict[KeyVersion, KeyMaterial]:
     """
     keys = {}
     for name in sorted(environment):
-        version = _version_of(name) if environment[name].strip() else None
+        version = version_in(name) if environment[name].strip() else None
         if version is not None:
             keys[version] = _material(name, environment[name])
     if not keys:
@@ -66,22 +86,6 @@ def _named_primary(name: str, keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVers
             f"{PRIMARY_VARIABLE} is {primary}, but {variable_of(primary)} is not set; set it, or name another primary"
         )
     return primary
-
-
-def _version_of(name: str) -> KeyVersion | None:
-    """The version that a variable holds; None for a variable that is not about keys."""
-    if name == FIRST_KEY_VARIABLE:
-        return KeyVersion(1)
-    match = _NUMBERED.fullmatch(name)
-    if match is None:
-        return None
-    number = int(match[1])
-    if not 1 <= number <= MAX_VERSION_NUMBER:
-        raise InvalidKeyError(f"{name} is not a name under which a key is read; versions are 1 to {MAX_VERSION_NUMBER}")
-    version = KeyVersion(number)
-    if name != variable_of(version):
-        raise InvalidKeyError(f"{name} is not a name under which a key is read; call it {variable_of(version)}")
-    return version
 
 
 def _material(name: str, text: str) -> KeyMaterial:

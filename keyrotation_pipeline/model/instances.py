@@ -1,4 +1,4 @@
-"""Application instances, as they report themselves."""
+"""Application instances, as they report themselves, or are seen from outside."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,16 +17,18 @@ class Decrypted:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One application instance as it last reported itself.
+    """One application instance as it was last seen.
 
     Args:
+        reads: none: not known.
+        writes: None: not known.
         reported_at: aware, by the clock of the database.
         silent: it has not been heard of for so long that it may have ended, or may still run.
     """
 
     name: str
     reads: tuple[KeyVersion, ...]
-    writes: KeyVersion
+    writes: KeyVersion | None
     reported_at: datetime
     silent: bool = False
     decrypted: tuple[Decrypted, ...] = ()

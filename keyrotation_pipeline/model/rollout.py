@@ -19,12 +19,24 @@ class RolloutMode(StrEnum):
     """By what a rollout is seen to be done, as `[rollout] mode` names it."""
 
     ATTEST = "attest"
+    KUBERNETES = "kubernetes"
     CONFIRM = "confirm"
     NONE = "none"
 
-    def rule(self, source: KeyVersion, target: KeyVersion) -> str:
-        """What officers sign about it, in words."""
+    def rule(self, source: KeyVersion, target: KeyVersion, workloads: Sequence[str] = ()) -> str:
+        """What officers sign about it, in words.
+
+        Args:
+            workloads: that the rollout itself gives new Pods to.
+        """
         match self:
+            case RolloutMode.KUBERNETES:
+                return (
+                    f"kubernetes: {', '.join(workloads)} get a new Pod template for each rollout; writes move to "
+                    f"{target} only when every Pod that gets the keys was started with {target}, terminating ones "
+                    f"included, and every instance that reports itself reads it; {source} is archived when all are "
+                    "without it"
+                )
             case RolloutMode.ATTEST:
                 return (
                     f"attest: writes move to {target} only when every application instance reports that it reads "
@@ -63,7 +75,9 @@ class Goal:
     versions: tuple[KeyVersion, ...]
 
     def met_by(self, instance: Instance) -> bool:
-        """Whether an instance was there when it was last heard of."""
+        """Whether an instance was there when it was last heard of; of one that is not known, it is not."""
+        if instance.writes is None:
+            return False
         match self.aim:
             case Aim.READS:
                 return set(self.versions) <= set(instance.reads)
@@ -145,7 +159,7 @@ def lack_of(goal: Goal, mode: RolloutMode, instances: Sequence[Instance], confir
     return Lack(
         lagging,
         silent,
-        unseen=mode is RolloutMode.ATTEST and not alive and not silent and not confirmed,
+        unseen=mode is not RolloutMode.CONFIRM and not alive and not silent and not confirmed,
         unconfirmed=mode is RolloutMode.CONFIRM and not confirmed,
     )
 
@@ -177,6 +191,8 @@ def confirming(request: str) -> str:
 
 
 def _reported(instance: Instance, goal: Goal) -> str:
+    if instance.writes is None:
+        return "not known what it reads"
     if goal.aim is Aim.WRITES:
         return f"writes {instance.writes}"
     return f"reads {', '.join(map(str, instance.reads))}"

@@ -1,8 +1,10 @@
 """Which application instances are there, and which key versions do they use?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.rollout import Goal, RolloutMode
 
@@ -18,6 +20,16 @@ class Rollout(Protocol):
     @property
     def mode(self) -> RolloutMode:
         """By what a rollout is seen to be done."""
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """The names of what the rollout itself gives new Pods to; none: applications come by the keys by themselves."""
+
+    def preflight(self, target: KeyVersion) -> tuple[Problem, ...]:
+        """What would keep applications from coming by a new version."""
+
+    def waiting(self) -> Mapping[str, str]:
+        """What each workload that is not rolled out still waits for, by its name."""
 
     def instances(self) -> tuple[Instance, ...]:
         """Every instance that is alive, terminating ones too; and the silent ones that may still run."""

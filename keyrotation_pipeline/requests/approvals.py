@@ -74,7 +74,7 @@ def stored_source(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> 
 
 
 def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster) -> ApprovalText:
-    action = pipeline.actions[request.action]
+    action, rollout = pipeline.actions[request.action], pipeline.rollout
     return ApprovalText(
         request=request.id,
         action=action.name,
@@ -84,7 +84,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         source=action.source(pipeline, request, stored),
         target=action.target(pipeline, request, stored),
         columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
-        rollout=pipeline.rollout.mode.rule(request.source, request.target) if action.steps else None,
+        rollout=rollout.mode.rule(request.source, request.target, rollout.workloads) if action.steps else None,
         required=roster.required,
         officers=tuple(officer.fingerprint for officer in roster.officers),
         recipients=roster.recipients,

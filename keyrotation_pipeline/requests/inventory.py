@@ -43,7 +43,7 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
     Raises:
         PreflightError: the first fatal problem, and how many more there are.
     """
-    problems = pipeline.database.preflight(pipeline.tables, target)
+    problems = (*pipeline.rollout.preflight(target), *pipeline.database.preflight(pipeline.tables, target))
     sentences = [problem.sentence for problem in problems if problem.fatal]
     if sentences:
         more = len(sentences) - 1

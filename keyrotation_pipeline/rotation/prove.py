@@ -93,7 +93,9 @@ def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remainin
 
 def _stale_writers(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> str:
     stale = [
-        f"{each.name} (writes {each.writes})" for each in pipeline.rollout.instances() if each.writes != rotation.target
+        f"{each.name} (writes {each.writes or 'what is not known'})"
+        for each in pipeline.rollout.instances()
+        if each.writes != rotation.target
     ]
     if stale:
         return f"restart {_some(stale)}, then run this step again"

@@ -1,9 +1,10 @@
 """What `keyrotation.toml` may hold, a class a section, with the checks that need more than one value."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
@@ -14,6 +15,7 @@ from keyrotation_pipeline.settings.values import Count, Positive, Secret, Sectio
 
 FILE_NAME = "keyrotation.toml"
 DEMO_MARKER = "demo.json"
+_KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 class DatabaseSettings(Section):
@@ -44,11 +46,43 @@ class AwsStoreSettings(Section):
     endpoint_url: Text | None = None
 
 
-class KubernetesStoreSettings(Section):
-    """`[keys.kubernetes-secret]`."""
+def kubernetes_name(text: str) -> str:
+    """Check the name of an object or a namespace."""
+    if not _KUBERNETES_NAME.fullmatch(text):
+        raise ConfigurationError(
+            f"{text!r} cannot be the name of anything in Kubernetes; write small letters, digits, - and ."
+        )
+    return text
 
-    namespace: Text
-    name: Text
+
+KubernetesName = Annotated[Text, AfterValidator(kubernetes_name)]
+
+
+class KubernetesStoreSettings(Section):
+    """`[keys.kubernetes-secret]`: the Secret, and the one for archived keys, which may be in another namespace.
+
+    `kubeconfig` and `context` are as kubectl takes them; without both: in the cluster, else as KUBECONFIG says.
+    """
+
+    namespace: KubernetesName
+    name: KubernetesName
+    archive_name: KubernetesName | None = None
+    archive_namespace: KubernetesName | None = None
+    kubeconfig: SettingPath | None = None
+    context: Text | None = None
+
+    @model_validator(mode="after")
+    def _two(self) -> Self:
+        if self.archive == (self.namespace, self.name):
+            raise ConfigurationError(
+                "[keys.kubernetes-secret] archive_name is that of the Secret which applications get; name another"
+            )
+        return self
+
+    @property
+    def archive(self) -> tuple[str, str]:
+        """Namespace and name of the archive."""
+        return self.archive_namespace or self.namespace, self.archive_name or f"{self.name}-archive"
 
 
 class KeysSettings(Section):
@@ -61,15 +95,15 @@ class KeysSettings(Section):
 
     @model_validator(mode="after")
     def _available(self) -> Self:
-        if self.store == "aws-secrets-manager":
-            if self.aws is None:
-                raise ConfigurationError(
-                    '[keys] store = "aws-secrets-manager" needs to know which secret; add [keys.aws-secrets-manager] '
-                    'with secret_id = "…"'
-                )
-        elif self.store != "file":
+        if self.store == "aws-secrets-manager" and self.aws is None:
             raise ConfigurationError(
-                f'[keys] store = "{self.store}" is not available in this version; write store = "file"'
+                '[keys] store = "aws-secrets-manager" needs to know which secret; add [keys.aws-secrets-manager] '
+                'with secret_id = "…"'
+            )
+        if self.store == "kubernetes-secret" and self.kubernetes is None:
+            raise ConfigurationError(
+                '[keys] store = "kubernetes-secret" needs to know which Secret; add [keys.kubernetes-secret] with '
+                'namespace = "…" and name = "…"'
             )
         return self
 
@@ -124,22 +158,32 @@ class ApprovalsSettings(Section):
     officers: tuple[OfficerSettings, ...] = ()
 
 
+class WorkloadSettings(Section):
+    """One `[[rollout.workloads]]`: what runs the application in Kubernetes, and the container that gets the keys."""
+
+    kind: Literal["Deployment", "StatefulSet", "DaemonSet"]
+    name: KubernetesName
+    container: KubernetesName
+
+
 class RolloutSettings(Section):
     """`[rollout]`: by what a rollout is seen to be done, when an instance counts as silent, how long one may take."""
 
     mode: RolloutMode = RolloutMode.ATTEST
     instance_ttl_seconds: Positive = 60
     timeout_seconds: Positive = 600
+    workloads: tuple[WorkloadSettings, ...] = ()
 
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _available(cls, mode: object) -> object:
-        if mode == "kubernetes":
+    @model_validator(mode="after")
+    def _workloads(self) -> Self:
+        if (self.mode is RolloutMode.KUBERNETES) != bool(self.workloads):
             raise ConfigurationError(
-                '[rollout] mode = "kubernetes" is not available in this version; write "attest" and have each '
-                'instance report itself, or "confirm" and let an officer say so'
+                '[rollout] mode = "kubernetes" and [[rollout.workloads]] go together; add the other one, or leave both '
+                "out"
             )
-        return mode
+        if twice := repeated(f"{each.kind}/{each.name}" for each in self.workloads):
+            raise ConfigurationError(f"{twice} stands in two [[rollout.workloads]]; keep one")
+        return self
 
 
 class File(Section):
@@ -154,6 +198,15 @@ class File(Section):
     backup: BackupSettings = BackupSettings()
     recovery: RecoverySettings = RecoverySettings()
     time_zone: Annotated[Text, AfterValidator(known_time_zone)] = "UTC"
+
+    @model_validator(mode="after")
+    def _rollout_of_a_secret(self) -> Self:
+        if self.rollout.workloads and self.keys.store != "kubernetes-secret":
+            raise ConfigurationError(
+                '[rollout] mode = "kubernetes" brings Pods what is in a Kubernetes Secret; write [keys] store = '
+                '"kubernetes-secret", or [rollout] mode = "attest"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _tables_once(self) -> Self:

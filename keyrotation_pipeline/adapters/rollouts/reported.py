@@ -9,6 +9,7 @@ import psycopg
 
 from keyrotation_pipeline.errors import BlockedError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.instances import Decrypted, Instance
 from keyrotation_pipeline.model.rollout import Goal, RolloutMode
 from keyrotation_pipeline.ports.clock import Clock, attempts
@@ -56,14 +57,31 @@ class ReportedInstances:
         """See `Rollout.mode`."""
         return self._mode
 
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """See `Rollout.workloads`: applications are started by others."""
+        return ()
+
+    def preflight(self, _target: KeyVersion) -> tuple[Problem, ...]:
+        """See `Rollout.preflight`."""
+        return ()
+
+    def waiting(self) -> Mapping[str, str]:
+        """See `Rollout.waiting`."""
+        return {}
+
+    def forget(self) -> None:
+        """Forget what was not heard of for a month."""
+        self._connection.execute(_FORGET, (FORGOTTEN_SECONDS,))
+
     def instances(self) -> tuple[Instance, ...]:
         """See `Rollout.instances`; one that has not reported for a day is gone, unless it comes back."""
         rows = self._connection.execute(_HEARD_OF, {"ttl": self._ttl_seconds, "known": KNOWN_SECONDS}).fetchall()
         return tuple(_instance(*row) for row in rows)
 
     def bring(self, goal: Goal, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
-        """See `Rollout.bring`; what was not heard of for a month is forgotten."""
-        self._connection.execute(_FORGET, (FORGOTTEN_SECONDS,))
+        """See `Rollout.bring`."""
+        self.forget()
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._patience_seconds):
             instances = self.instances()
             sentence = lacking(instances)

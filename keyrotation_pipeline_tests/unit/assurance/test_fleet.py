@@ -63,6 +63,7 @@ def test_the_fleet_says_who_reads_and_writes_what_and_who_still_needs_an_old_ver
                 "decrypted": {},
             },
         ],
+        "workloads": {},
         "waiting_for": None,
         "attention": [],
     }

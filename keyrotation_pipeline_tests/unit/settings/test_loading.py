@@ -53,6 +53,13 @@ recipients = ["officers/recovery.asc"]
 keep_local_days = 7
 """
 
+WORKLOAD = """
+[[rollout.workloads]]
+kind = "Deployment"
+name = "api"
+container = "web"
+"""
+
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,15 +156,45 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ),
         pytest.param(
             TABLE + '[rollout]\nmode = "kubernetes"',
-            '[rollout] mode = "kubernetes" is not available in this version; write "attest"',
-            id="a rollout mode of a later version",
+            '[rollout] mode = "kubernetes" and [[rollout.workloads]] go together',
+            id="Kubernetes without workloads",
+        ),
+        pytest.param(
+            TABLE + WORKLOAD,
+            '[rollout] mode = "kubernetes" and [[rollout.workloads]] go together',
+            id="workloads without Kubernetes",
+        ),
+        pytest.param(
+            TABLE + '[rollout]\nmode = "kubernetes"' + WORKLOAD,
+            'write [keys] store = "kubernetes-secret"',
+            id="workloads whose keys are elsewhere",
+        ),
+        pytest.param(
+            TABLE + '[rollout]\nmode = "kubernetes"' + WORKLOAD * 2,
+            "Deployment/api stands in two [[rollout.workloads]]",
+            id="a workload twice",
+        ),
+        pytest.param(
+            TABLE + '[rollout]\nmode = "kubernetes"' + WORKLOAD.replace("Deployment", "Job"),
+            "kind: input should be 'Deployment'",
+            id="a workload of another kind",
         ),
         pytest.param(TABLE + '[rollout]\nmode = "trust"', "[rollout] mode: input should be", id="unknown mode"),
         pytest.param(TABLE + '[keys]\nstore = "s3"', "[keys] store: input should be 'file'", id="unknown store"),
         pytest.param(
             TABLE + '[keys]\nstore = "kubernetes-secret"',
-            "not available in this version",
-            id="store of a later version",
+            "needs to know which Secret; add [keys.kubernetes-secret] with namespace",
+            id="store in Kubernetes without its Secret",
+        ),
+        pytest.param(
+            TABLE + '[keys.kubernetes-secret]\nnamespace = "pazpaz"\nname = "a/b"',
+            "'a/b' cannot be the name of anything in Kubernetes",
+            id="a name that is none in Kubernetes",
+        ),
+        pytest.param(
+            TABLE + '[keys.kubernetes-secret]\nnamespace = "pazpaz"\nname = "keys"\narchive_name = "keys"',
+            "archive_name is that of the Secret which applications get; name another",
+            id="an archive that applications get",
         ),
         pytest.param(
             TABLE + '[keys]\nstore = "aws-secrets-manager"',

@@ -1,0 +1,265 @@
+"""Applications that get their keys from a Kubernetes Secret: a new Pod template for each rollout, until it is seen.
+
+An annotation of the template names the keys that the Secret held when the template was made, by their fingerprints, and
+the primary. Kubernetes copies it to each Pod that it starts from that template, so that a Pod tells what it was started
+with. A Pod that gets the Secret and has no such annotation is one of which nobody knows what it reads.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from keyrotation_pipeline.adapters.cluster import POD, REPLICA_SET, WORKLOADS, Cluster, RefusalError, UnreachableError
+from keyrotation_pipeline.adapters.rollouts import progress, templates
+from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
+from keyrotation_pipeline.adapters.rollouts.templates import Workload
+from keyrotation_pipeline.errors import BlockedError, InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.rollout import Aim, Goal, RolloutMode
+from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.ports.clock import Clock, attempts
+from keyrotation_pipeline.ports.keys import KeyStore
+from keyrotation_pipeline.ports.rollout import Lacking, Told
+
+ANNOTATION = "keyrotation/keys"
+POLL_SECONDS = 0.5
+_NAMED_AT_MOST = 3
+_POD_NAMES = {"Deployment": "-[a-z0-9]{1,10}-[a-z0-9]{5}", "StatefulSet": "-[0-9]+", "DaemonSet": "-[a-z0-9]{5}"}
+Json = dict[str, Any]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Which workloads get their keys from which Secret."""
+
+    namespace: str
+    secret: str
+    workloads: tuple[Workload, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The namespace at one moment.
+
+    Args:
+        pods: that have not ended, and get the Secret or are of a workload.
+    """
+
+    keys: StoredKeys
+    found: dict[Workload, Json]
+    pods: tuple[Json, ...]
+    replica_sets: Sequence[Json]
+
+    def pods_of(self, workload: Workload) -> list[Json]:
+        selector = self.found[workload]["spec"]["selector"]
+        return [pod for pod in self.pods if progress.selects(selector, progress.labels_of(pod))]
+
+    def newest_of(self, workload: Workload) -> list[Json]:
+        found = self.found[workload]
+        return [pod for pod in self.pods_of(workload) if progress.is_newest(found, self.replica_sets, pod)]
+
+
+class KubernetesRollout:
+    """`Rollout` over workloads of one namespace, and over what reports itself from anywhere else.
+
+    Args:
+        keys: that the Secret holds.
+        reported: instances that call `attest`, in Pods or not; one that lags is believed.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        fleet: Fleet,
+        keys: KeyStore,
+        reported: ReportedInstances,
+        timeout_seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._cluster = cluster
+        self._fleet = fleet
+        self._keys = keys
+        self._reported = reported
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+
+    @property
+    def mode(self) -> RolloutMode:
+        """See `Rollout.mode`."""
+        return RolloutMode.KUBERNETES
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """See `Rollout.workloads`."""
+        return tuple(map(str, self._fleet.workloads))
+
+    def preflight(self, target: KeyVersion) -> tuple[Problem, ...]:
+        """See `Rollout.preflight`."""
+        return tuple(Problem(sentence, fatal=True) for sentence in self._problems(self._look(), (target,)))
+
+    def waiting(self) -> Mapping[str, str]:
+        """See `Rollout.waiting`."""
+        look = self._look()
+        return {str(each): waits for each in self._fleet.workloads if (waits := _unfinished(look, each))}
+
+    def instances(self) -> tuple[Instance, ...]:
+        """See `Rollout.instances`: every Pod that gets the Secret, and what reports itself."""
+        return self._instances(self._look())
+
+    def bring(self, goal: Goal, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+        """See `Rollout.bring`. Workloads get their new template one after another, so that a bad one stops at once."""
+        self._reported.forget()
+        sentence: str | None = None
+        for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
+            look = self._look()
+            if problems := self._problems(look, () if goal.aim is Aim.WITHOUT else goal.versions):
+                raise BlockedError(problems[0])
+            instances = self._instances(look)
+            lacks = lacking(instances)  # which ends the wait of a request that was paused
+            sentence = self._roll(look) or lacks
+            report(sum(goal.met_by(each) for each in instances if not each.silent), len(instances), sentence or "")
+            if sentence is None:
+                return instances
+        raise BlockedError(sentence)
+
+    def _roll(self, look: _Look) -> str | None:
+        """Give the first workload that has it not its new template; gives back what it waits for, None: nothing."""
+        wanted = _described(look.keys)
+        for workload in self._fleet.workloads:
+            template = look.found[workload]["spec"]["template"]
+            if (template["metadata"].get("annotations") or {}).get(ANNOTATION) != wanted:
+                self._annotate(workload, wanted)
+                return f"{workload}: its new template has not been observed yet; wait, and run the rotation again"
+            newest = look.newest_of(workload)
+            if why := progress.failed(look.found[workload], newest):
+                raise BlockedError(f"the rollout of {workload} failed: {why}; repair it, and run the rotation again")
+            if waits := _unfinished(look, workload):
+                return f"{workload}: {waits}; see `kubectl rollout status {str(workload).lower()}`, and run it again"
+        return None
+
+    def _annotate(self, workload: Workload, text: str) -> None:
+        difference = {"spec": {"template": {"metadata": {"annotations": {ANNOTATION: text}}}}}
+        kind, namespace = WORKLOADS[workload.kind], self._fleet.namespace
+        _called(f"patch {workload}", lambda: self._cluster.patch(kind, namespace, workload.name, difference))
+
+    def _look(self) -> _Look:
+        # The keys first: a template must not promise more than Pods get that start from it.
+        keys, namespace = self._keys.read(), self._fleet.namespace
+        found = {each: self._found(each) for each in self._fleet.workloads}
+        replica_sets = _called("list ReplicaSets", lambda: self._cluster.every(REPLICA_SET, namespace))
+        selectors = [each["spec"]["selector"] for each in found.values()]
+        pods = tuple(
+            pod
+            for pod in _called("list Pods", lambda: self._cluster.every(POD, namespace))
+            if not progress.is_over(pod)
+            and (
+                templates.uses(pod["spec"], self._fleet.secret)
+                or any(progress.selects(selector, progress.labels_of(pod)) for selector in selectors)
+            )
+        )
+        return _Look(keys, found, pods, replica_sets)
+
+    def _found(self, workload: Workload) -> Json:
+        kind, namespace = WORKLOADS[workload.kind], self._fleet.namespace
+        return _called(f"get {workload}", lambda: self._cluster.get(kind, namespace, workload.name))
+
+    def _problems(self, look: _Look, versions: Sequence[KeyVersion]) -> list[str]:
+        needed = sorted({*look.keys.live, *versions})
+        sentences = [
+            sentence
+            for workload in self._fleet.workloads
+            for sentence in templates.problems(workload, look.found[workload], self._fleet.secret, needed)
+        ]
+        return [*sentences, *self._undeclared(look)]
+
+    def _undeclared(self, look: _Look) -> list[str]:
+        """Pods that get the Secret, will be made again, and are of no declared workload. One of a Job only ends."""
+        declared = {str(pod["metadata"]["uid"]) for each in look.found for pod in look.pods_of(each)}
+        kinds = {"ReplicaSet", "ReplicationController", *WORKLOADS}
+        return [
+            f"Pod {pod['metadata']['name']} gets Secret {self._fleet.secret}, and {owner['kind']} {owner['name']} is "
+            "of no workload in [[rollout.workloads]]; add that there, or take the Secret from it"
+            for pod in look.pods
+            if str(pod["metadata"]["uid"]) not in declared
+            for owner in pod["metadata"].get("ownerReferences") or ()
+            if owner.get("controller") and owner["kind"] in kinds
+        ]
+
+    def _instances(self, look: _Look) -> tuple[Instance, ...]:
+        now = self._clock.now()
+        pods = tuple(_instance(pod, look.keys, now) for pod in look.pods)
+        return (*pods, *(each for each in self._reported.instances() if not self._has_ended(each, look)))
+
+    def _has_ended(self, instance: Instance, look: _Look) -> bool:
+        """Whether a silent instance was a process of a Pod that is gone, or was made again since."""
+        name = instance.name.partition("/")[0]
+        ours = (re.escape(each.name) + _POD_NAMES[each.kind] for each in self._fleet.workloads)
+        if not instance.silent or not any(re.fullmatch(each, name) for each in ours):
+            return False
+        started = (
+            datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+            for pod in look.pods
+            if pod["metadata"]["name"] == name
+        )
+        return all(at > instance.reported_at for at in started)
+
+
+def _unfinished(look: _Look, workload: Workload) -> str | None:
+    """What keeps a workload from running its newest template and nothing else."""
+    if waits := progress.pending(look.found[workload]):
+        return waits
+    newest = {pod["metadata"]["uid"] for pod in look.newest_of(workload)}
+    old = [str(pod["metadata"]["name"]) for pod in look.pods_of(workload) if pod["metadata"]["uid"] not in newest]
+    return f"of an older template is {', '.join(old[:_NAMED_AT_MOST])}, which has not ended" if old else None
+
+
+def _described(keys: StoredKeys) -> str:
+    """The text of the annotation."""
+    live = (f"{each}={key.fingerprint[:16]}" for each, key in keys.live.items() if isinstance(key, KeyMaterial))
+    return " ".join((*live, f"primary={keys.primary}"))
+
+
+def _instance(pod: Json, keys: StoredKeys, now: datetime) -> Instance:
+    name = str(pod["metadata"]["name"])
+    unknown = Instance(name, (), None, now)
+    told = (pod["metadata"].get("annotations") or {}).get(ANNOTATION)
+    if not told:
+        return unknown
+    try:
+        named = dict(part.split("=", 1) for part in told.split())
+        primary = KeyVersion.parse(named.pop("primary"))
+        prints = {KeyVersion.parse(version): fingerprint for version, fingerprint in named.items()}
+    except (InvalidKeyError, KeyError, ValueError):
+        return unknown
+    reads = (version for version, fingerprint in prints.items() if not _is_another(keys, version, fingerprint))
+    return replace(unknown, reads=tuple(sorted(reads)), writes=primary)
+
+
+def _is_another(keys: StoredKeys, version: KeyVersion, fingerprint: str) -> bool:
+    """Whether the store holds another key under a version than the Pod was started with."""
+    entry = keys.live.get(version)
+    return isinstance(entry, KeyMaterial) and entry.fingerprint[:16] != fingerprint
+
+
+def _called(what: str, call: Callable[[], _T]) -> _T:
+    try:
+        return call()
+    except RefusalError as refusal:
+        match refusal.status:
+            case HTTPStatus.NOT_FOUND:
+                why = "there is none; correct [[rollout.workloads]]"
+            case HTTPStatus.FORBIDDEN | HTTPStatus.UNAUTHORIZED:
+                why = f"HTTP {refusal.status}: this account may not; give it the Role in deploy/kubernetes"
+            case _:
+                why = f"HTTP {refusal.status}; see to its cause"
+        failure = f"the cluster refuses to {what} ({why}), and run the rotation again"
+    except UnreachableError as error:
+        failure = f"the cluster cannot be asked to {what}: {error}, and run the rotation again"
+    raise BlockedError(failure) from None

@@ -1,0 +1,169 @@
+"""How far a rollout is, by what the API says of a workload and its Pods: the rules of `kubectl rollout status`."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Json = dict[str, Any]
+
+# A container that waits for one of these reasons does not start by itself; ContainerCreating, PodInitializing do.
+_STUCK = frozenset(
+    {
+        "CrashLoopBackOff",
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "ImageInspectError",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+_QUOTA = re.compile(r"exceeded quota: ([-a-z0-9.]+)")
+
+
+def pending(found: Json) -> str | None:
+    """What a workload's rollout still waits for; None: it is complete."""
+    status = found.get("status") or {}
+    if status.get("observedGeneration", 0) < found["metadata"].get("generation", 0):
+        return "its new template has not been observed yet"
+    match found["kind"]:
+        case "Deployment":
+            return _deployment(found["spec"], status)
+        case "StatefulSet":
+            return _stateful_set(found["spec"], status)
+        case _:
+            return _daemon_set(status)
+
+
+def failed(found: Json, pods: Sequence[Json]) -> str | None:
+    """Why a rollout will not complete by itself; None: nothing says so.
+
+    Args:
+        pods: of the newest template.
+    """
+    if stuck := trouble(pods):
+        return stuck
+    if (found.get("status") or {}).get("observedGeneration", 0) < found["metadata"].get("generation", 0):
+        return None  # what its conditions say is of an older template
+    conditions = {each["type"]: each for each in (found.get("status") or {}).get("conditions") or ()}
+    failure, progress = conditions.get("ReplicaFailure") or {}, conditions.get("Progressing") or {}
+    if failure.get("status") == "True":
+        quota = _QUOTA.search(str(failure.get("message")))
+        why = f"quota {quota[1]} is used up" if quota else str(failure.get("reason"))
+        return f"its Pods cannot be made ({why})"
+    if progress.get("reason") == "ProgressDeadlineExceeded":
+        waits = ", ".join(str(pod["metadata"]["name"]) for pod in pods if not _is_ready(pod))
+        return f"its progress deadline has passed, and not ready is {waits or 'one of its Pods'}"
+    return None
+
+
+def trouble(pods: Iterable[Json]) -> str | None:
+    """The first container that does not start, with the reason and, of one that ended, how; never what it printed."""
+    for pod in pods:
+        status = pod.get("status") or {}
+        for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+            reason = ((each.get("state") or {}).get("waiting") or {}).get("reason")
+            if reason in _STUCK:
+                ended = (each.get("lastState") or {}).get("terminated") or {}
+                code = f", last exit code {ended['exitCode']}" if "exitCode" in ended else ""
+                return f"Pod {pod['metadata']['name']}, container {each['name']}: {reason}{code}"
+    return None
+
+
+def is_newest(found: Json, replica_sets: Sequence[Json], pod: Json) -> bool:
+    """Whether a Pod is of a workload's present template, as its controller has made it.
+
+    Args:
+        replica_sets: of the namespace; a Deployment's Pods belong to these.
+    """
+    match found["kind"]:
+        case "Deployment":
+            return any(
+                _owns(found, each) and _template(each) == _template(found) and _owns(each, pod) for each in replica_sets
+            )
+        case "StatefulSet":
+            revision = (found.get("status") or {}).get("updateRevision")
+            return labels_of(pod).get("controller-revision-hash") == revision
+        case _:
+            generation = (found["metadata"].get("annotations") or {}).get("deprecated.daemonset.template.generation")
+            return labels_of(pod).get("pod-template-generation") == generation
+
+
+def labels_of(thing: Json) -> Json:
+    """Its labels."""
+    return thing["metadata"].get("labels") or {}
+
+
+def _owns(owner: Json, thing: Json) -> bool:
+    owners = thing["metadata"].get("ownerReferences") or ()
+    return any(each["uid"] == owner["metadata"]["uid"] for each in owners)
+
+
+def _template(owner: Json) -> Json:
+    """The Pod template without the label by which a Deployment tells its ReplicaSets apart."""
+    template = owner["spec"]["template"]
+    labels = {name: value for name, value in labels_of(template).items() if name != "pod-template-hash"}
+    return {**template, "metadata": {**template["metadata"], "labels": labels}}
+
+
+def is_over(pod: Json) -> bool:
+    """Whether every container of a Pod has ended for good."""
+    return (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+
+
+def selects(selector: Json, labels: Json) -> bool:
+    """Whether a workload's selector takes a Pod with these labels."""
+    wanted = (selector.get("matchLabels") or {}).items()
+    return all(labels.get(name) == value for name, value in wanted) and all(
+        _holds(each, labels) for each in selector.get("matchExpressions") or ()
+    )
+
+
+def _holds(expression: Json, labels: Json) -> bool:
+    name, values = expression["key"], expression.get("values") or ()
+    match expression["operator"]:
+        case "In":
+            return labels.get(name) in values
+        case "NotIn":
+            return labels.get(name) not in values
+        case "Exists":
+            return name in labels
+        case _:
+            return name not in labels
+
+
+def _deployment(spec: Json, status: Json) -> str | None:
+    wanted, replicas = spec.get("replicas", 1), status.get("replicas", 0)
+    updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+    if updated < wanted:
+        return f"{updated} of {wanted} Pods are new"
+    if replicas > updated:
+        return f"{replicas - updated} old Pods have not ended"
+    return f"{available} of {updated} new Pods are available" if available < updated else None
+
+
+def _stateful_set(spec: Json, status: Json) -> str | None:
+    wanted, ready = spec.get("replicas", 1), status.get("readyReplicas", 0)
+    updated = status.get("updatedReplicas", 0)
+    if updated < wanted:
+        return f"{updated} of {wanted} Pods are new"
+    if ready < wanted:
+        return f"{ready} of {wanted} Pods are ready"
+    if status.get("updateRevision") != status.get("currentRevision"):
+        return "its new revision is not the current one yet"
+    return None
+
+
+def _daemon_set(status: Json) -> str | None:
+    wanted, updated = status.get("desiredNumberScheduled", 0), status.get("updatedNumberScheduled", 0)
+    available = status.get("numberAvailable", 0)
+    if updated < wanted:
+        return f"{updated} of {wanted} Pods are new"
+    return f"{available} of {wanted} new Pods are available" if available < wanted else None
+
+
+def _is_ready(pod: Json) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)

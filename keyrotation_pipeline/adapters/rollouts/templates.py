@@ -1,0 +1,147 @@
+"""What a Pod template must be like, so that its Pods see a new key, and still start when an old one is gone."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One of `[[rollout.workloads]]`: what runs instances of the application, and in which container."""
+
+    kind: str
+    name: str
+    container: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+def problems(workload: Workload, found: Json, secret: str, versions: Iterable[KeyVersion]) -> list[str]:
+    """Why a rollout of a workload could not bring it to these versions, a sentence each.
+
+    Args:
+        found: the workload as the API has it.
+        secret: the name of the one that holds the keys.
+    """
+    keys = [variable_of(version) for version in versions]
+    pod = found["spec"]["template"]["spec"]
+    return [f"{workload}: {each}" for each in (*_strategy(found["spec"]), *_wiring(pod, workload, secret, keys))]
+
+
+def uses(pod: Json, secret: str) -> bool:
+    """Whether a Pod gets anything from a Secret.
+
+    Args:
+        pod: the ``spec`` of a Pod or of a template.
+    """
+    volumes = any(_items_of(volume, secret) is not None for volume in pod.get("volumes") or ())
+    return volumes or any(
+        _is_whole(source, secret, prefixed=True) for each in _containers(pod) for source in each.get("envFrom") or ()
+    ) or any(ref["name"] == secret for each in _containers(pod) for _, ref in _references(each))  # fmt: skip
+
+
+def _strategy(spec: Json) -> Iterator[str]:
+    if spec.get("paused"):
+        yield "its rollout is paused; run `kubectl rollout resume` for it"
+    strategy = spec.get("updateStrategy") or {}
+    if strategy.get("type") == "OnDelete":
+        yield "it replaces Pods only when somebody deletes them; give it the update strategy RollingUpdate"
+    if (strategy.get("rollingUpdate") or {}).get("partition"):
+        yield "its partition keeps Pods on an older template; set it to 0"
+
+
+def _wiring(pod: Json, workload: Workload, secret: str, keys: Sequence[str]) -> Iterator[str]:
+    yield from _required(pod, secret, keys)
+    container = next((each for each in _containers(pod) if each["name"] == workload.container), None)
+    if container is None:
+        yield f"it has no container {workload.container}; correct [[rollout.workloads]]"
+        return
+    wanted = (*keys, PRIMARY_VARIABLE)
+    own = [each["name"] for each in container.get("env") or () if each["name"] in wanted]
+    referred = [name for name, ref in _references(container) if (ref["name"], ref.get("key")) == (secret, name)]
+    if foreign := [name for name in own if name not in referred]:
+        yield f"container {workload.container} sets {foreign[0]} itself; take it from entry {foreign[0]} of {secret}"
+    if any(_is_whole(source, secret) for source in container.get("envFrom") or ()) or _mounts(
+        pod, container, secret, wanted
+    ):
+        return
+    if missing := [name for name in wanted if name not in own]:
+        yield (
+            f"container {workload.container} would not get {missing[0]} from {secret}; add it to its template with "
+            "envFrom, as a volume, or by a secretKeyRef with `optional: true` for each entry"
+        )
+
+
+def _required(pod: Json, secret: str, keys: Sequence[str]) -> Iterator[str]:
+    """Entries without which its Pods do not start, in whatever container."""
+    for container in _containers(pod):
+        for _, ref in _references(container):
+            if ref["name"] == secret and ref.get("key") in keys and not ref.get("optional"):
+                yield (
+                    f"container {container['name']} does not start without {ref['key']} of {secret}; write "
+                    "`optional: true` at its secretKeyRef"
+                )
+    for volume in pod.get("volumes") or ():
+        for source in _sources(volume, secret):
+            listed = [item["key"] for item in source.get("items") or () if item["key"] in keys]
+            if listed and not source.get("optional"):
+                yield (
+                    f"volume {volume['name']} does not mount without {listed[0]} of {secret}; write "
+                    "`optional: true` there, or leave `items` out"
+                )
+
+
+def _mounts(pod: Json, container: Json, secret: str, wanted: Iterable[str]) -> bool:
+    """Whether a container has the whole Secret, or every entry that is wanted, as files."""
+    whole = {mount["name"] for mount in container.get("volumeMounts") or () if not _is_part(mount)}
+    for volume in pod.get("volumes") or ():
+        items = _items_of(volume, secret)
+        if volume["name"] in whole and items is not None and (not items or set(wanted) <= items):
+            return True
+    return False
+
+
+def _is_part(mount: Json) -> bool:
+    return bool(mount.get("subPath") or mount.get("subPathExpr"))
+
+
+def _items_of(volume: Json, secret: str) -> set[str] | None:
+    """The entries of a Secret that a volume has; empty: every one; None: it has nothing of it."""
+    sources = list(_sources(volume, secret))
+    if not sources:
+        return None
+    if any(not source.get("items") for source in sources):
+        return set()
+    return {item["key"] for source in sources for item in source["items"] if item["path"] == item["key"]}
+
+
+def _sources(volume: Json, secret: str) -> Iterator[Json]:
+    direct = volume.get("secret") or {}
+    if direct.get("secretName") == secret:
+        yield direct
+    for source in (volume.get("projected") or {}).get("sources") or ():
+        if (source.get("secret") or {}).get("name") == secret:
+            yield source["secret"]
+
+
+def _is_whole(source: Json, secret: str, *, prefixed: bool = False) -> bool:
+    named = (source.get("secretRef") or {}).get("name") == secret
+    return named and (prefixed or not source.get("prefix"))
+
+
+def _references(container: Json) -> Iterator[tuple[str, Json]]:
+    """Each variable that is an entry of a Secret, with the reference."""
+    for each in container.get("env") or ():
+        ref = (each.get("valueFrom") or {}).get("secretKeyRef")
+        if ref and ref.get("name"):
+            yield str(each["name"]), ref
+
+
+def _containers(pod: Json) -> list[Json]:
+    return [*(pod.get("initContainers") or ()), *(pod.get("containers") or ())]

@@ -1,0 +1,291 @@
+"""The rollout over workloads in Kubernetes, over HTTP: a stand-in of the API server, or a real one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
+from keyrotation_pipeline.adapters.rollouts.templates import Workload
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.rollout import Aim, Goal, RolloutMode
+from keyrotation_pipeline_tests.clusters import TestKeySecrets, exchanging, refusing
+from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, key, set_primary
+from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_nothing
+from keyrotation_pipeline_tests.fleets import BROKEN, TestFleet
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.adapters.rollouts.kubernetes import KubernetesRollout
+
+WRITE_V2, WITHOUT_V1 = Goal(Aim.WRITES, (V2,)), Goal(Aim.WITHOUT, (V1,))
+KIND = ["Deployment", "StatefulSet", "DaemonSet"]
+
+
+class NobodyReports(ReportedInstances):
+    """`ReportedInstances` of which a test says what is in the table."""
+
+    def __init__(self) -> None:
+        self.rows: tuple[Instance, ...] = ()
+
+    def forget(self) -> None:
+        pass
+
+    def instances(self) -> tuple[Instance, ...]:
+        return self.rows
+
+
+class ControllersClock(SystemClock):
+    """A pause in which the controllers of the cluster work."""
+
+    def __init__(self, fleet: TestFleet) -> None:
+        self._fleet = fleet
+
+    def sleep(self, _seconds: float) -> None:
+        self._fleet.tick()
+
+
+@dataclass
+class Stage:
+    """A fleet whose Secret holds v1, the primary; and v2, stored and not read by anybody."""
+
+    fleet: TestFleet
+    reported: NobodyReports = field(default_factory=NobodyReports)
+    told: list[str] = field(default_factory=list)
+
+    def rollout(self, *workloads: Workload, timeout_seconds: float = 60) -> "KubernetesRollout":
+        from keyrotation_pipeline.adapters.cluster import Access, Cluster  # noqa: PLC0415
+        from keyrotation_pipeline.adapters.rollouts.kubernetes import Fleet, KubernetesRollout  # noqa: PLC0415
+
+        secrets = self.fleet.secrets
+        fleet = Fleet(secrets.cluster.namespace, secrets.name, workloads or tuple(self.fleet.workloads))
+        cluster, clock = Cluster(Access(secrets.kubeconfig)), ControllersClock(self.fleet)
+        return KubernetesRollout(cluster, fleet, secrets.open(), self.reported, timeout_seconds, clock)
+
+    def bring(self, goal: Goal, **options: float) -> tuple[Instance, ...]:
+        def lacking(instances: Sequence[Instance]) -> str | None:
+            names = [each.name for each in instances if not goal.met_by(each)]
+            return f"{', '.join(names)} lags" if names else None
+
+        def report(_done: int, _total: int, note: str) -> None:
+            self.told.append(note)
+
+        return self.rollout(**options).bring(goal, lacking, report)
+
+
+@pytest.fixture
+def stage(new_key_secrets: Callable[[], TestKeySecrets]) -> Iterator[Stage]:
+    secrets = new_key_secrets()
+    store = secrets.open()
+    add(store, V1, key(1))
+    set_primary(store, V1)
+    fleet = TestFleet(secrets)
+    yield Stage(fleet)
+    fleet.stop()
+
+
+def add_second(stage: Stage) -> None:
+    add(stage.fleet.secrets.open(), V2, key(2))
+
+
+def seen(instances: Sequence[Instance]) -> set[tuple[tuple[KeyVersion, ...], KeyVersion | None]]:
+    return {(each.reads, each.writes) for each in instances}
+
+
+@pytest.mark.parametrize("kind", KIND)
+def test_each_rollout_replaces_every_pod_and_is_waited_for_until_it_is_seen(stage: Stage, kind: str) -> None:
+    workload = stage.fleet.start(kind, replicas=2)
+    assert seen(stage.rollout().instances()) == {((), None)}, "a Pod from before says nothing of itself"
+    store = stage.fleet.secrets.open()
+    add_second(stage)
+    before = {pod["metadata"]["uid"] for pod in stage.fleet.pods(workload)}
+    for goal, change, state in (
+        (READ_V2, lambda: None, ((V1, V2), V1)),
+        (WRITE_V2, lambda: set_primary(store, V2), ((V1, V2), V2)),
+        (WITHOUT_V1, lambda: archive(store, V1), ((V2,), V2)),
+    ):
+        change()
+        assert seen(stage.bring(goal)) == {state}
+        after = {pod["metadata"]["uid"] for pod in stage.fleet.pods(workload)}
+        assert not before & after
+        before = after
+        assert stage.rollout().waiting() == {}
+    assert f"{workload}: its new template has not been observed yet" in stage.told[0]
+    assert stage.told[-1] == ""
+
+
+def test_the_same_rollout_again_changes_nothing(stage: Stage) -> None:
+    workload = stage.fleet.start()
+    add_second(stage)
+    stage.bring(READ_V2)
+    before = stage.fleet.found(workload)["metadata"]
+    stage.bring(READ_V2)
+    assert stage.fleet.found(workload)["metadata"]["generation"] == before["generation"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        pytest.param(BROKEN, r"Pod api-.*, container api: (CrashLoopBackOff|RunContainerError)", id="crash loop"),
+        pytest.param(
+            {"image": "localhost/none:no-such-tag"},
+            r"Pod api-.*, container api: (ImagePullBackOff|Err)",
+            id="bad image",
+        ),
+    ],
+)
+def test_a_rollout_that_fails_stops_before_the_next_workload_and_goes_on_after_the_repair(
+    stage: Stage, broken: dict[str, Any], why: str
+) -> None:
+    first, second = stage.fleet.start(replicas=2), stage.fleet.start()
+    add_second(stage)
+    stage.fleet.change(first, **broken)
+    with pytest.raises(BlockedError, match=f"the rollout of {first} failed: {why}") as caught:
+        stage.bring(READ_V2)
+    assert "repair it, and run the rotation again" in str(caught.value)
+    assert "SECRET-TEXT" not in str(caught.value)
+    assert stage.fleet.found(second)["metadata"]["generation"] == 1, "the second was not touched"
+    stage.fleet.change(first)
+    assert seen(stage.bring(READ_V2)) == {((V1, V2), V1)}
+
+
+def test_a_pod_that_terminates_is_still_an_instance(stage: Stage) -> None:
+    """It may write until it has ended."""
+    if stage.fleet.cluster.standin is None:
+        pytest.skip("needs a controller that can be held")
+    workload = stage.fleet.start()
+    [before] = stage.fleet.pods(workload)
+    add_second(stage)
+    while "deletionTimestamp" not in before["metadata"]:
+        with pytest.raises(BlockedError):
+            stage.bring(READ_V2, timeout_seconds=0)
+        stage.fleet.tick()
+        before = stage.fleet.cluster.ask("GET", f"pods/{before['metadata']['name']}")
+    status = stage.fleet.found(workload)["status"]
+    assert (status["replicas"], status["updatedReplicas"], status["availableReplicas"]) == (1, 1, 1), (
+        "kubectl is content"
+    )
+    assert seen(stage.rollout().instances()) == {((), None), ((V1, V2), V1)}
+    with pytest.raises(
+        BlockedError, match=f"of an older template is {before['metadata']['name']}, which has not ended"
+    ):
+        stage.bring(READ_V2, timeout_seconds=0)
+    stage.fleet.tick()
+    assert seen(stage.bring(READ_V2, timeout_seconds=0)) == {((V1, V2), V1)}
+
+
+def test_a_wait_that_takes_too_long_says_what_for(stage: Stage) -> None:
+    workload = stage.fleet.start()
+    add_second(stage)
+    with pytest.raises(BlockedError, match=rf"{workload}: its new template has not been observed"):
+        stage.bring(READ_V2, timeout_seconds=0)
+
+
+def test_whoever_judges_can_end_the_wait_before_anything_is_changed(stage: Stage) -> None:
+    workload = stage.fleet.start()
+    add_second(stage)
+
+    def paused(_instances: Sequence[Instance]) -> str | None:
+        raise BlockedError("the rotation was paused; resume it")
+
+    with pytest.raises(BlockedError, match="paused"):
+        stage.rollout().bring(READ_V2, paused, told_nothing)
+    assert stage.fleet.found(workload)["metadata"]["generation"] == 1
+
+
+def test_a_pod_of_another_key_under_the_same_version_does_not_read_it(stage: Stage) -> None:
+    stage.fleet.start()
+    add_second(stage)
+    stage.bring(READ_V2)
+    from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of  # noqa: PLC0415
+
+    stage.fleet.secrets.overwrite({"ENCRYPTION_MASTER_KEY_V2": base64_of(key(9))})
+    assert seen(stage.rollout().instances()) == {((V1,), V1)}
+
+
+# --- before anything is changed -------------------------------------------------------------------------------------
+
+
+def test_a_workload_that_would_not_get_the_key_is_refused(stage: Stage) -> None:
+    workload = stage.fleet.start(envFrom=[])
+    [problem] = stage.rollout().preflight(V2)
+    assert problem.fatal
+    assert problem.sentence.startswith(f"{workload}: container api would not get ENCRYPTION_MASTER_KEY from")
+    add_second(stage)
+    with pytest.raises(BlockedError, match="would not get ENCRYPTION_MASTER_KEY"):
+        stage.bring(READ_V2)
+    assert stage.fleet.found(workload)["metadata"]["generation"] == 1
+
+
+def test_a_workload_that_gets_the_keys_and_is_not_declared_is_refused(stage: Stage) -> None:
+    declared, forgotten = stage.fleet.start(), stage.fleet.start()
+    [problem] = stage.rollout(declared).preflight(V2)
+    assert f"Pod {forgotten.name}-" in problem.sentence
+    assert "of no workload in [[rollout.workloads]]; add that there" in problem.sentence
+
+
+def test_a_pod_of_nobody_that_gets_the_keys_is_an_instance_of_which_nobody_knows(stage: Stage) -> None:
+    secrets = stage.fleet.secrets
+    stage.fleet.start()
+    add_second(stage)
+    stage.bring(READ_V2)
+    container = stage.fleet._container()
+    spec = {"containers": [container], "hostNetwork": True, "terminationGracePeriodSeconds": 0}
+    secrets.cluster.ask("POST", "pods", {"metadata": {"name": "by-hand"}, "spec": spec})
+    try:
+        assert stage.rollout().preflight(V2) == ()
+        assert [each.writes for each in stage.rollout().instances() if each.name == "by-hand"] == [None]
+    finally:
+        secrets.cluster.ask("DELETE", "pods/by-hand")
+
+
+def test_a_workload_that_is_not_there_is_refused(stage: Stage) -> None:
+    rollout = stage.rollout(Workload("Deployment", "nobody", "api"))
+    with pytest.raises(BlockedError, match=r"get Deployment/nobody \(there is none; correct \[\[rollout.workloads\]\]"):
+        rollout.preflight(V2)
+
+
+@pytest.mark.parametrize(("status", "sentence"), [(403, "this account may not; give it the Role"), (503, "HTTP 503")])
+def test_what_the_cluster_refuses_is_said_without_its_own_text(stage: Stage, status: int, sentence: str) -> None:
+    stage.fleet.start()
+    keys = stage.fleet.secrets.open().read()
+    rollout = stage.rollout()
+
+    def refuse(pool: Any, method: str, path: str, send: Callable[[], Any]) -> Any:  # noqa: ANN401 - urllib3's
+        return send() if "/secrets/" in path else refusing(status)(pool, method, path, send)
+
+    with exchanging(refuse), pytest.raises(BlockedError, match=sentence) as caught:
+        rollout.instances()
+    assert "SECRET-TEXT" not in str(caught.value)
+    assert keys.primary == V1
+
+
+# --- instances that report themselves -------------------------------------------------------------------------------
+
+
+def test_what_reports_itself_is_believed_and_what_ended_with_its_pod_is_gone(stage: Stage) -> None:
+    workload = stage.fleet.start()
+    [pod] = stage.fleet.pods(workload)
+    now = datetime.now(UTC)
+    long_ago, later = now - timedelta(days=20_000), now + timedelta(hours=1)
+
+    def row(name: str, at: datetime, *, silent: bool) -> Instance:
+        return Instance(name, (V1,), V1, at, silent)
+
+    gone, kept = f"{workload.name}-0123456789-abcde/1-aa", [
+        row("a-virtual-machine/1-aa", now, silent=True),
+        row(f"{workload.name}-0123456789-abcde/1-bb", now, silent=False),
+        row(f"{pod['metadata']['name']}/1-aa", later, silent=True),
+    ]  # fmt: skip
+    stage.reported.rows = (
+        row(gone, now, silent=True),
+        row(f"{pod['metadata']['name']}/1-bb", long_ago, silent=True),
+        *kept,
+    )
+    names = [each.name for each in stage.rollout().instances()]
+    assert names == [pod["metadata"]["name"], *(each.name for each in kept)]
+    assert stage.rollout().mode is RolloutMode.KUBERNETES

@@ -1,0 +1,139 @@
+"""The stand-in over HTTP: one server a test session, on a port of its own."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from keyrotation_pipeline_tests.kubernetes_standin.controller import Controller
+from keyrotation_pipeline_tests.kubernetes_standin.objects import KINDS, Json, Key, Objects, RefusedError, merged
+from keyrotation_pipeline_tests.kubernetes_standin.rights import Rights
+from keyrotation_pipeline_tests.waiting import eventually
+
+ADMIN_TOKEN = "admin"
+MERGES = {
+    "application/merge-patch+json": False,
+    "application/strategic-merge-patch+json": True,
+    "application/apply-patch+yaml": True,
+}
+
+
+@dataclass
+class Standin:
+    """The objects, and who may do what."""
+
+    objects: Objects = field(default_factory=Objects)
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.rights = Rights(self.objects)
+        self.controller = Controller(self.objects)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def app(self) -> Starlette:
+        groups = sorted({("api" if "/" not in group else "apis", group) for group, _ in KINDS.values()})
+        routes = [Route("/api/v1/namespaces", self.answer, methods=["POST"])]
+        routes.append(Route("/api/v1/namespaces/{namespace}", self.answer, methods=["GET", "DELETE"]))
+        for root, group in groups:
+            base = f"/{root}/{group}/namespaces/{{namespace}}/{{plural}}"
+            routes.append(Route(base, self.answer, methods=["GET", "POST"]))
+            routes.append(Route(f"{base}/{{name}}", self.answer, methods=["GET", "PUT", "PATCH", "DELETE"]))
+            routes.append(Route(f"{base}/{{name}}/{{part}}", self.answer, methods=["POST", "PUT", "PATCH"]))
+        return Starlette(routes=routes)
+
+    async def answer(self, request: Request) -> Response:
+        body = await request.body()
+        return await run_in_threadpool(self._answer, request, body)
+
+    def _answer(self, request: Request, body: bytes) -> Response:
+        try:
+            content = json.loads(body) if body else None
+            self._require_allowed(request)
+            return JSONResponse(self._act(request, content), 201 if request.method == "POST" else 200)
+        except RefusedError as refused:
+            status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+            status |= {"message": str(refused), "reason": refused.reason, "code": str(refused.status)}
+            return JSONResponse({**status, "code": refused.status}, refused.status)
+
+    def _require_allowed(self, request: Request) -> None:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token == ADMIN_TOKEN:
+            return
+        where = request.path_params
+        verb = {"GET": "get" if "name" in where else "list", "POST": "create", "PUT": "update"}.get(
+            request.method, request.method.lower()
+        )
+        self.rights.require(token, verb, where)
+
+    def _act(self, request: Request, content: Any) -> Json:  # noqa: ANN401 - JSON
+        where = request.path_params
+        if "plural" not in where:
+            return self._namespace(request.method, where, content)
+        plural, namespace, name = where["plural"], where["namespace"], where.get("name")
+        if plural not in KINDS:
+            raise RefusedError(404, "NotFound", "the server could not find the requested resource")
+        if where.get("part") == "token":
+            return {"kind": "TokenRequest", "status": {"token": self.rights.token(namespace, str(name))}}
+        if name is not None:
+            return self._one(request, (plural, namespace, name), content)
+        if request.method == "POST":
+            return self.objects.create(plural, namespace, content)
+        group, kind = KINDS[plural]
+        version = {"resourceVersion": str(self.objects.version)}
+        items = self.objects.every(plural, namespace)
+        return {"kind": f"{kind}List", "apiVersion": group, "metadata": version, "items": items}
+
+    def _one(self, request: Request, which: Key, content: Any) -> Json:  # noqa: ANN401 - JSON
+        part = request.path_params.get("part", "")
+        match request.method:
+            case "GET":
+                return self.objects.get(*which)
+            case "DELETE":
+                return self.objects.delete(*which)
+            case "PUT":
+                return self.objects.patch(*which, lambda _before: content, part)
+        by_name = MERGES.get(request.headers.get("content-type", "").partition(";")[0])
+        if by_name is None:
+            raise RefusedError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
+        return self.objects.patch(*which, lambda before: merged(before, content, by_name=bool(by_name)), part)
+
+    def _namespace(self, method: str, where: dict[str, Any], content: Any) -> Json:  # noqa: ANN401 - JSON
+        name = where.get("namespace") or content["metadata"]["name"]
+        with self.objects.lock:
+            if method == "POST":
+                self.objects.namespaces.add(name)
+            elif name not in self.objects.namespaces:
+                raise RefusedError(404, "NotFound", f'namespaces "{name}" not found')
+            elif method == "DELETE":
+                self.objects.namespaces.discard(name)
+                for key in [each for each in self.objects.kept if each[1] == name]:
+                    del self.objects.kept[key]
+        return {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
+
+
+@contextmanager
+def serving(standin: Standin) -> Iterator[Standin]:
+    """The stand-in, answering."""
+    config = uvicorn.Config(standin.app(), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert eventually(lambda: server.started)
+    standin.port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield standin
+    finally:
+        server.should_exit = True
+        thread.join(10)
