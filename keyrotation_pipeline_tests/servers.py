@@ -46,16 +46,23 @@ class Server:
 
     def run(self, tool: str, *arguments: str) -> None:
         environment = {**os.environ, "LD_LIBRARY_PATH": str(self.binaries.parent / "lib"), "LC_ALL": "C.UTF-8"}
-        subprocess.run(
-            [self.binaries / tool, *arguments],
-            check=True,
-            user=self.user,
-            cwd=self.directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        # A file, not a pipe: what pg_ctl starts would keep a pipe open.
+        with tempfile.TemporaryFile() as said:
+            try:
+                subprocess.run(
+                    [self.binaries / tool, *arguments],
+                    check=True,
+                    user=self.user,
+                    cwd=self.directory,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                )
+            except subprocess.CalledProcessError as error:
+                said.seek(0)
+                error.add_note(said.read().decode(errors="replace"))
+                raise
 
     def start(self, *settings: str) -> None:
         data = str(self.directory / "data")

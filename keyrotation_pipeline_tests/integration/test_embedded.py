@@ -30,6 +30,25 @@ with EmbeddedServer(Path(sys.argv[1])):
 """
 
 
+# In an /etc of its own, on which no user of the server exists yet, many processes ask for that user at once.
+MANY_ASK = """
+set -e
+cp -a /etc "$1/etc"; rm -f "$1"/etc/*.lock
+sed -i /^pgserver:/d "$1"/etc/passwd "$1"/etc/shadow "$1"/etc/group "$1"/etc/gshadow
+mount --bind "$1/etc" /etc
+for n in 1 2 3 4 5 6; do "$2" -c "$3" & started="$started $!"; done
+for each in $started; do wait "$each"; done
+"""
+ASK = """
+import pwd, time
+from keyrotation_pipeline.adapters.postgres.server.account import Account
+account = Account.of_server()
+for _ in range(200):
+    assert pwd.getpwuid(account.uid).pw_name == "pgserver"
+    time.sleep(0.002)
+"""
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / "home"
@@ -135,6 +154,16 @@ def test_as_root_programs_that_another_user_cannot_reach_are_run_from_a_copy_and
         assert copy.stat().st_uid == 0
         assert not any(each.stat().st_mode & 0o022 for each in (copy, *copy.rglob("*")))
     assert stat.S_IMODE(barred.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0,
+    reason="only root makes a user, and an /etc of its own needs mount namespaces",
+)
+def test_as_root_processes_that_start_together_on_a_new_machine_find_one_user(tmp_path: Path) -> None:
+    script = ["unshare", "-m", "sh", "-c", MANY_ASK, "sh", str(tmp_path), sys.executable, ASK]
+    asked = subprocess.run(script, capture_output=True, text=True, check=False, timeout=120)
+    assert asked.returncode == 0, asked.stderr
 
 
 def test_no_variable_of_ours_reaches_the_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

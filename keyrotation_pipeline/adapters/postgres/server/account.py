@@ -1,6 +1,7 @@
 """Who may run a PostgreSQL server, and how that account reaches what lies where it may not go by path."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pwd
@@ -46,8 +47,10 @@ class Account:
         """
         if os.geteuid() != 0:
             return cls(os.geteuid(), os.getegid(), switch=False)
-        if SERVER_USER not in {entry.pw_name for entry in pwd.getpwall()}:
-            _create_user()
+        # Another process may be making the user just now: until `useradd` has ended, the user is there and gone again.
+        with _alone():
+            if SERVER_USER not in {entry.pw_name for entry in pwd.getpwall()}:
+                _create_user()
         entry = pwd.getpwnam(SERVER_USER)
         return cls(entry.pw_uid, entry.pw_gid, switch=True)
 
@@ -148,6 +151,22 @@ def _copy_of(installation: Installation) -> Path:
             if not target.is_dir():  # else somebody has made the same one meanwhile
                 raise
     return target
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time; without a lock where root cannot even write to `PROGRAMS`."""
+    try:
+        PROGRAMS.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(PROGRAMS, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _create_user() -> None:
