@@ -66,16 +66,16 @@ def start():
         os._exit(0)
     return child
 
-# What a walk takes that nobody kills: the moments of the others follow from it. A slow machine gets a limit, or the
-# kills alone would take minutes there; what is left after the last kill runs to its end.
+# The moments of the kills follow from what a walk takes that nobody kills. They reach far into it: its first third is
+# connections and checks. A slow machine gets a limit, and what is left after the last kill runs to its end.
 began = time.monotonic()
 os.waitpid(start(), 0)
-whole = min(time.monotonic() - began, 3)
+whole = min(time.monotonic() - began, 2)
 rotation = 1
 while died < int(kills) or rotation < 3:
     child = start()
     if died < int(kills):
-        time.sleep(chance.uniform(0, 0.35) * whole)
+        time.sleep(chance.uniform(0, 0.8) * whole)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
