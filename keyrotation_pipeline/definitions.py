@@ -18,6 +18,7 @@ from keyrotation_pipeline.defs.backup_schedules import (
 from keyrotation_pipeline.defs.backups import backup_assets, backup_decrypts, recovery_test_asset
 from keyrotation_pipeline.defs.conductor import conductor_sensor
 from keyrotation_pipeline.defs.deploy import dual_key_rollout, primary_key_rollout, rotation_not_overdue
+from keyrotation_pipeline.defs.incidents import alert_delivery, incident_flag
 from keyrotation_pipeline.defs.inventory import encrypted_columns
 from keyrotation_pipeline.defs.jobs import build_jobs
 from keyrotation_pipeline.defs.keys import key_reads_back, key_usage_below_gcm_limit, key_version
@@ -62,7 +63,7 @@ def build_definitions(
         ],
         jobs=[*jobs.all(), BACKUP_JOB, RECOVERY_TEST_JOB],
         schedules=[rotation_calendar(jobs), daily_key_backup(time_zone), quarterly_recovery_test(time_zone)],
-        sensors=[conductor_sensor(jobs), ledger_mirror, run_failure_alert],
+        sensors=[conductor_sensor(jobs), ledger_mirror, run_failure_alert, incident_flag, alert_delivery],
         resources={"pipeline": pipeline.definition()},
         executor=dg.in_process_executor,
     )

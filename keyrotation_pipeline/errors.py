@@ -219,5 +219,9 @@ class OpenPGPError(KeyRotationError):
     """gpg is missing or refuses a certificate, a signature or a message."""
 
 
+class IncidentError(KeyRotationError):
+    """A flag or an incident that cannot be right, or that does not take what is asked."""
+
+
 class AlertError(KeyRotationError):
     """A channel did not take an alert."""

@@ -10,7 +10,7 @@ import copy
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -51,6 +51,7 @@ from keyrotation_pipeline.model.columns import (
 )
 from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.incident import Flag
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
@@ -594,6 +595,7 @@ class FakeLedger:
     state: LedgerState = field(default_factory=LedgerState)
     depth: int = 0
     locks: set[str] = field(default_factory=set)
+    flags: list[Flag] = field(default_factory=list)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -718,7 +720,10 @@ class FakeLedger:
         if other.is_over or other.action.walks != request.action.walks:
             return False
         if request.action.walks:
-            return other.waits_to_supersede == request.waits_to_supersede
+            both_wait = other.waits_to_supersede and request.waits_to_supersede
+            return other.waits_to_supersede == request.waits_to_supersede and (
+                not both_wait or other.type is request.type
+            )
         return other.action is request.action and request.action is not RequestAction.DESTROY
 
     def request(self, request: str) -> Request:
@@ -737,7 +742,8 @@ class FakeLedger:
         return next((each for each in self._unfinished() if not each.waits_to_supersede), None)
 
     def waiting(self) -> Walk | None:
-        return next((each for each in self._unfinished() if each.waits_to_supersede), None)
+        waiting = [each for each in self._unfinished() if each.waits_to_supersede]
+        return min(waiting, key=lambda each: each.type is not RotationType.EMERGENCY, default=None)
 
     def _unfinished(self) -> list[Walk]:
         return [each for each in self.state.requests.values() if isinstance(each, Walk) and not each.is_over]
@@ -802,6 +808,9 @@ class FakeLedger:
 
     def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
         return ()
+
+    def raised_flags(self, taken: Collection[str]) -> tuple[Flag, ...]:
+        return tuple(flag for flag in self.flags if flag.key not in taken)
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
         before = {name: replace(count, counted_at=START) for name, count in self.state.counts.items()}

@@ -1,5 +1,6 @@
 """From settings to opened ports: the one place that knows which adapter stands behind which port."""
 
+from keyrotation_pipeline.assembly.alerts import alert_channels, flag_sources
 from keyrotation_pipeline.assembly.finding import search_database
 from keyrotation_pipeline.assembly.home import (
     create_home,
@@ -14,11 +15,13 @@ from keyrotation_pipeline.assembly.services import Door, dagster_services, rando
 
 __all__ = [
     "Door",
+    "alert_channels",
     "convert_key_store",
     "create_home",
     "create_key_store",
     "dagster_services",
     "database_url",
+    "flag_sources",
     "initialise",
     "kept_ticks",
     "keys_in_store",

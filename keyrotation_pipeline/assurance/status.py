@@ -6,6 +6,8 @@ from typing import Any
 
 from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.assurance.fleet import returned
+from keyrotation_pipeline.assurance.incidents_now import incidents_now
+from keyrotation_pipeline.assurance.listing import pending_requests
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.audit.divergence import divergence, warning
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
@@ -28,8 +30,12 @@ COUNTS_STALE_AFTER = timedelta(days=7)
 ROWS_SHARE = 0.7
 
 
-def overview(pipeline: Pipeline) -> dict[str, Any]:
-    """The object of `status --json`; `attention` has one sentence for each thing overdue, blocked or stale."""
+def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> dict[str, Any]:
+    """The object of `status --json`; `attention` has one sentence for each thing overdue, blocked or stale.
+
+    Args:
+        urgent_too: whether `attention` also has what incidents say, which alerts tell by themselves.
+    """
     now = pipeline.clock.now()
     records, rotation, head = pipeline.ledger.keys(), superseding.next_up(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
@@ -43,6 +49,8 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
     attention += standing_still(pipeline.ticks.last(), now)
     protected = protection(pipeline, records, now)
     attention += protected.attention
+    open_incidents, urgent = incidents_now(pipeline, now)
+    attention += urgent if urgent_too else []
     attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
     return {
         "schema": SCHEMA,
@@ -54,7 +62,9 @@ def overview(pipeline: Pipeline) -> dict[str, Any]:
         "rotation": _rotation_document(pipeline, rotation, counts) if rotation else None,
         "last_backup": instant(protected.last_backup),
         "last_recovery_test": instant(protected.last_recovery_test),
-        "incidents_open": 0,
+        "incidents_open": len(open_incidents),
+        "incidents": open_incidents,
+        "requests": pending_requests(pipeline),
         "audit": {"seq": head.seq, "head": head.hash},
         "next_rotation_due": instant(due.at) if due else None,
         "attention": attention,

@@ -11,6 +11,7 @@ from keyrotation_pipeline.cli import (
     backups,
     demo,
     destroy,
+    incident,
     initialise,
     inspection,
     policy,
@@ -40,6 +41,8 @@ app.command()(inspection.inventory)
 app.command()(status.status)
 app.command()(requests.request)
 app.command()(requests.approve)
+app.command("requests")(requests.requests)
+app.command()(requests.history)
 app.command()(rotate.rotate)
 app.command()(rollout.confirm)
 app.command()(rollout.rollout)
@@ -55,6 +58,7 @@ app.command("restore-key")(recovery.restore_key_command)
 app.command("restore-database")(restore_database.restore_database_command)
 app.command("reconcile")(reconcile.reconcile_command)
 app.command("destroy")(destroy.destroy_command)
+app.add_typer(incident.app, name="incident")
 app.add_typer(audit.app, name="audit")
 
 

@@ -1,17 +1,20 @@
-"""`audit verify`: the chain of events, against itself and against what was written down elsewhere."""
+"""`audit verify`: the chain of events against itself and what was written down elsewhere; `audit log`: what it says."""
 
+from collections import deque
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.events import EventKind
 
 app = typer.Typer(help="The hash-chained audit of all that was done.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -44,6 +47,55 @@ def verify(
     output.line(f"{head.seq:,} events verified, up to {head.hash}")
     if anchor:
         output.line(f"the chain leads through the anchor of {anchor.name}, event {anchors[0].seq:,}")
+
+
+@app.command()
+def log(
+    *,
+    request: Annotated[
+        str | None,
+        typer.Option("--request", metavar="ID", help="Only what belongs to this request.", show_default=False),
+    ] = None,
+    event: Annotated[
+        str | None, typer.Option("--event", metavar="NAME", help="Only events of this name.", show_default=False)
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--last", metavar="N", min=1, help="Only the newest N.", show_default=False)
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """List the events, oldest first; `audit verify` says whether they are to be believed."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        database = pipeline.database.identity().name
+        wanted = pipeline.ledger.request(request).id if request is not None else None
+        kinds = [_kind(event)] if event is not None else []
+        listed = list(deque(entries(pipeline.ledger, *kinds, request=wanted), maxlen=last))
+    if as_json:
+        output.documents([_document(entry) for entry in listed])
+        return
+    output.heading(database)
+    for entry in listed:
+        about = f"  {entry.request[:12]}" if entry.request else ""
+        output.line(f"{entry.seq:>6}  {output.seconds(entry.at)}  {entry.kind}{about}  {entry.actor}")
+
+
+def _kind(name: str) -> EventKind:
+    if name not in set(EventKind):
+        raise AuditError(f"no event has the name {name[:40]!r}; `keyrotation audit log` shows their names")
+    return EventKind(name)
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    return {
+        "seq": entry.seq,
+        "at": output.instant(entry.at),
+        "actor": entry.actor,
+        "event": entry.kind,
+        "request": entry.request,
+        "facts": dict(entry.facts),
+    }
 
 
 def _read(path: Path) -> AuditHead:

@@ -14,7 +14,20 @@ from keyrotation_pipeline.model.facts import instant, names
 
 PIPE_WIDTH = 200
 
-__all__ = ["console", "document", "heading", "instant", "line", "minutes", "names", "note", "table"]
+__all__ = [
+    "clock",
+    "console",
+    "document",
+    "documents",
+    "heading",
+    "instant",
+    "line",
+    "minutes",
+    "names",
+    "note",
+    "seconds",
+    "table",
+]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -59,9 +72,24 @@ def document(content: Mapping[str, Any]) -> None:
     sys.stdout.write(f"{json.dumps(content, indent=2, ensure_ascii=False)}\n")
 
 
+def documents(content: Sequence[Mapping[str, Any]]) -> None:
+    """One JSON list of objects on stdout."""
+    sys.stdout.write(f"{json.dumps(list(content), indent=2, ensure_ascii=False)}\n")
+
+
 def minutes(at: datetime | None) -> str:
     """``2026-11-24 15:30``, in UTC, as text has times."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else "never"
+
+
+def seconds(at: datetime) -> str:
+    """The same to the second."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def clock(iso: str | None) -> str:
+    """The same of an ISO time in UTC."""
+    return iso[:16].replace("T", " ") if iso else "never"
 
 
 def _cell(value: object) -> str:

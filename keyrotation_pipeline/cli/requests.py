@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.listing import past_requests, pending_requests
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor, signature_in
 from keyrotation_pipeline.cli.rollout import duties
@@ -87,6 +88,44 @@ def approve(
     output.line(f"approved by {officer}: {count} of {required}")
     if count >= required:
         output.line(f"next: {command}")
+
+
+def requests(*, config: Config = None, as_json: Json = False) -> None:
+    """List every pending request, with who has signed it and who has not."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        listed, database = pending_requests(pipeline), pipeline.database.identity().name
+    if as_json:
+        output.documents(listed)
+        return
+    output.heading(database)
+    for each in listed:
+        reason = each["reason"] if each["incident"] is None else f"{each['incident']}: {each['reason']}"
+        output.line(f"{each['id']}  {each['type']} {each['action']}, {each['from']} to {each['to']}, {each['status']}")
+        output.line(f"  reason   {reason}")
+        output.line(f"  signed   {', '.join(each['signed_by']) or 'nobody'} ({each['required']} must)")
+        output.line(f"  missing  {', '.join(each['missing']) or 'nobody'}")
+        output.line(f"  start by {output.clock(each['start_by'])} UTC, finish by {output.clock(each['finish_by'])} UTC")
+    if not listed:
+        output.line("no request is pending")
+
+
+def history(*, config: Config = None, as_json: Json = False) -> None:
+    """List past rotations and other requests, with how long each took."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        listed, database = past_requests(pipeline), pipeline.database.identity().name
+    if as_json:
+        output.documents(listed)
+        return
+    output.heading(database)
+    rows = [
+        (each["id"], f"{each['type']} {each['action']}", each["from"], each["to"], output.clock(each["started_at"]),
+         "-" if each["seconds"] is None else f"{each['seconds']:,.0f} s", "-" if each["rows"] is None else each["rows"],
+         each["outcome"])
+        for each in listed
+    ]  # fmt: skip
+    output.table(("Request", "What", "From", "To", "Started", "Took", "Rows", "Outcome"), rows)
 
 
 def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:

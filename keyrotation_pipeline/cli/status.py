@@ -55,20 +55,27 @@ def _show(pipeline: Pipeline, *, as_json: bool) -> dict[str, Any]:
 
 
 def _as_text(content: dict[str, Any]) -> None:
-    output.heading(f"{content['database']}  {_clock(content['generated_at'])} UTC")
+    output.heading(f"{content['database']}  {output.clock(content['generated_at'])} UTC")
     output.line()
-    due = _clock(content["next_rotation_due"])
+    due = output.clock(content["next_rotation_due"])
     output.line(f"Primary   {content['primary'] or 'none'}, next rotation due by {due}")
     for key in content["key_versions"]:
         output.line(f"Key       {key['version']:<4} {key['state']:<15} {key['fingerprint']}")
-    output.line(
-        f"Backup    {_clock(content['last_backup'])}; proven to restore {_clock(content['last_recovery_test'])}"
-    )
+    proven = output.clock(content["last_recovery_test"])
+    output.line(f"Backup    {output.clock(content['last_backup'])}; proven to restore {proven}")
     output.line(f"Audit     {content['audit']['seq']:,} events, head {content['audit']['head'][:16]}")
     output.line()
     _show_tables(content)
     output.line()
     _show_rotation(content["rotation"])
+    for each in content["incidents"]:
+        output.line(f"Incident  {each['id']}, {each['type']}, {each['status']}; {each['clock']}", style="bold red")
+    for each in content["requests"]:
+        if content["rotation"] is None or each["id"] != content["rotation"]["id"]:
+            missing = ", ".join(each["missing"])
+            output.line(
+                f"Request   {each['id']}, {each['action']} of {each['from']}; not signed by {missing or 'nobody'}"
+            )
     for sentence in content["attention"]:
         output.line(f"Attention {sentence}", style="bold red")
 
@@ -85,7 +92,7 @@ def _show_tables(content: dict[str, Any]) -> None:
             "-" if table["unencrypted"] is None else table["unencrypted"],
             "-" if table["unreadable"] is None else table["unreadable"],
             ", ".join(table["fenced_against"]) or "-",
-            _clock(table["counted_at"]),
+            output.clock(table["counted_at"]),
         )
         for table in content["tables"]
     ]
@@ -106,11 +113,6 @@ def _show_rotation(rotation: dict[str, Any] | None) -> None:
         output.line(f"          waits: {rotation['waiting_for']}")
     else:
         output.line(f"          next: keyrotation rotate {rotation['id']}")
-
-
-def _clock(iso: str | None) -> str:
-    """``2026-11-24 15:30`` of an ISO time."""
-    return iso[:16].replace("T", " ") if iso else "never"
 
 
 def _duration(seconds: int) -> str:

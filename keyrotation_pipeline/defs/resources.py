@@ -14,7 +14,9 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
+from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.ticks import Ticks
 
@@ -81,6 +83,14 @@ class PipelineResource:
     def ticks(self) -> Ticks:
         """Where looks are kept."""
         return assembly.kept_ticks(self._declared())
+
+    def channels(self) -> Channels:
+        """Every way to tell people."""
+        return assembly.alert_channels(self._declared())
+
+    def flag_sources(self) -> tuple[FlagSource, ...]:
+        """What raises flags besides our own table."""
+        return assembly.flag_sources(self._declared())
 
     def has_recovery_key(self) -> bool:
         """Whether `[recovery]` names a key."""

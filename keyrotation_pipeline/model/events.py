@@ -56,6 +56,14 @@ class EventKind(StrEnum):
     DATABASE_RESTORE_INTENDED = "database_restore_intended"
     DATABASE_RESTORED = "database_restored_beside"
     RUN_FAILED = "dagster_run_failed"
+    INCIDENT_OPENED = "incident_opened"
+    FLAG_REPEATED = "incident_flag_repeated"
+    FLAG_SET_ASIDE = "incident_flag_set_aside"
+    EMERGENCY_PREPARED = "emergency_request_prepared"
+    INCIDENT_ACKNOWLEDGED = "incident_acknowledged"
+    INCIDENT_CLOSED = "incident_closed"
+    ALERT_TOLD = "alert_told"
+    CHANNEL_FAILED = "alert_channel_failed"
 
 
 class Fact:

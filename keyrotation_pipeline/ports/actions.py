@@ -39,6 +39,7 @@ class Action:
         withdraw: takes back what a walk that was opened has done, when it is cancelled; raises RequestError where it
             can only go on. None: such a request changes nothing before it is carried out.
         is_one_way: whether a walk that has begun can only go on.
+        approved: what follows at once when enough officers have signed; it may be done again when the walk starts.
         steps: what each step of the walk does; empty: it does not walk.
     """
 
@@ -53,4 +54,5 @@ class Action:
     renewal: Callable[[Request], str]
     withdraw: Callable[["Pipeline", Walk], None] | None = None
     is_one_way: Callable[["Pipeline", Walk], bool] = lambda _pipeline, _walk: False
+    approved: Callable[["Pipeline", Request], None] = lambda _pipeline, _request: None
     steps: Mapping[Step, StepFunction] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """What was requested, signed, done and recorded?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -10,6 +10,7 @@ from keyrotation_pipeline.model.approval import Roster, Signature
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.incident import Flag
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import ShardProgress
 from keyrotation_pipeline.model.request import Request, RequestStatus, StepRecord, Walk
@@ -99,7 +100,10 @@ class Ledger(Protocol):
         """The unfinished rotation or rollback, if any; not one that only waits to supersede another."""
 
     def waiting(self) -> Walk | None:
-        """The rotation or rollback that waits for its start, to undo another or to take it over, if any."""
+        """The rotation or rollback that waits for its start, to undo another or to take it over, if any.
+
+        An emergency may wait beside a routine one; then it is that.
+        """
 
     def requests(self) -> tuple[Request, ...]:
         """All, newest first."""
@@ -130,6 +134,13 @@ class Ledger(Protocol):
 
     def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
         """Where the walks of a rotation are."""
+
+    # flags
+    def raised_flags(self, taken: Collection[str]) -> tuple[Flag, ...]:
+        """Flags of incidents that tools have raised and that are not among the taken ones, oldest first.
+
+        At most a few hundred at once. Nothing of them is believed to be well formed.
+        """
 
     # counts
     def save_counts(self, counts: Sequence[TableCount]) -> None:

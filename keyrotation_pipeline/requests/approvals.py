@@ -41,7 +41,10 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
     if verified.officer in request.approvals:
         raise ApprovalError(f"{name} has signed this request already; another officer must sign it too")
     pipeline.ledger.add_signature(request.id, Signature(verified.officer, signature, verified.signed_at))
-    return name, len(pipeline.ledger.request(request.id).approvals)
+    request = pipeline.ledger.request(request.id)
+    if len(request.approvals) >= roster.required:
+        pipeline.actions[request.action].approved(pipeline, request)
+    return name, len(request.approvals)
 
 
 def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:

@@ -89,13 +89,17 @@ def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
             raise ApprovalError(f"{name} has {len(text)} characters; write it with at most {longest}")
 
 
-def require_none_waiting(pipeline: Pipeline) -> None:
+def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None:
     """Refuse to open a request beside one that waits to undo another or to take it over.
+
+    Args:
+        emergency: what is opened is one; only another emergency is in its way.
 
     Raises:
         RequestError: names it.
     """
-    if (waiting := pipeline.ledger.waiting()) is not None:
+    waiting = pipeline.ledger.waiting()
+    if waiting is not None and (waiting.type is RotationType.EMERGENCY or not emergency):
         raise RequestError(
             f"request {waiting.id} ({waiting.action} {waiting.source} to {waiting.target}) waits for its start; "
             f"approve it with `keyrotation approve {waiting.id} --text`, or cancel it"

@@ -79,8 +79,11 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
 
 
 def _active(pipeline: Pipeline) -> KeyRecord:
-    registered = pipeline.ledger.keys()
-    active = next((record for record in registered if record.state is KeyState.ACTIVE), None)
+    registered, primary = pipeline.ledger.keys(), pipeline.keys.read().primary
+    # In an emergency the primary may be compromised, and no version active.
+    active = next((record for record in registered if record.state is KeyState.ACTIVE), None) or next(
+        (record for record in registered if record.version == primary), None
+    )
     if active is None:
         raise RequestError("no key is registered as active yet; run `keyrotation init`")
     return active

@@ -1,14 +1,15 @@
 """Succession: a request starts, and the one that it supersedes ends with the very same commit.
 
-A rollback supersedes the rotation that it undoes. A continuation supersedes a request whose signatures have run out
-after its key became the primary: it asks for the same, and goes on where that one stands.
+A rollback supersedes the rotation that it undoes. A continuation asks for the same as the request that it supersedes,
+and goes on where that one stands: because its signatures have run out after its key became the primary, or because an
+incident makes an emergency of it. An emergency whose incident is about the new key too supersedes it with a fresh one.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.holding_still import standstill
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -24,16 +25,34 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
         RequestError: what it was to supersede was cancelled, or needs no continuation any more.
         BlockedError: a step of that is still running.
     """
+    # Where whoever added the last signature died before this.
+    pipeline.actions[rotation.action].approved(pipeline, rotation)
     with ExitStack() as held:
         former = _stopped(pipeline, rotation, held)
         with pipeline.ledger.transaction():
             if former is not None and not former.is_over:
                 pipeline.ledger.set_status(former.id, RequestStatus.CANCELLED, by=rotation.id)
+            for other in _waiting(pipeline):
+                if other.id != rotation.id and rotation.type is RotationType.EMERGENCY:
+                    pipeline.ledger.set_status(other.id, RequestStatus.CANCELLED, by=rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
-            if former is not None and former.action == rotation.action:
+            if former is not None and continues(former, rotation):
                 _take_over(pipeline, former, rotation)
             pipeline.ledger.write_rotation_audit(pipeline.ledger.walk(rotation.id), 0, None)
     return pipeline.ledger.walk(rotation.id)
+
+
+def continues(former: Request, request: Request) -> bool:
+    """Whether both ask for the same, so that the one can go on where the other stands."""
+    return (former.action, former.source, former.target) == (request.action, request.source, request.target)
+
+
+def is_stranded(pipeline: Pipeline, request: Request) -> bool:
+    """Whether a request waits for its start that can never begin: what it was to go on with was given up."""
+    if not request.waits_to_supersede or request.supersedes is None:
+        return False
+    former = pipeline.ledger.request(request.supersedes)
+    return former.status is RequestStatus.CANCELLED and continues(former, request)
 
 
 def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
@@ -41,25 +60,37 @@ def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
     yield rotation
     if rotation.supersedes is not None:
         former = pipeline.ledger.walk(rotation.supersedes)
-        if former.action == rotation.action:
+        if continues(former, rotation):
             yield from lineage(pipeline, former)
 
 
 def taking_over(pipeline: Pipeline, request: Request) -> str:
-    """How the sentence begins by which a request takes another over; empty where it takes none over."""
+    """How the sentence begins by which a request takes another over, or ends it; empty where it does neither."""
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
-    if former is None or former.action != request.action:
+    if former is None:
         return ""
-    return f"take over {former.action} {former.id} where it stands: "
+    if continues(former, request):
+        return f"take over {former.action} {former.id} where it stands: "
+    return f"end {former.action} {former.id}: " if request.type is RotationType.EMERGENCY else ""
 
 
 def next_up(pipeline: Pipeline) -> Walk | None:
-    """The request to work at: one that waits to supersede another as soon as it is signed, else the unfinished one."""
-    waiting, current = pipeline.ledger.waiting(), pipeline.ledger.current()
-    if waiting is None:
+    """The request to work at: one that waits to supersede another as soon as it is signed, else the unfinished one.
+
+    Of two that are signed, the emergency.
+    """
+    waiting, current = _waiting(pipeline), pipeline.ledger.current()
+    if not waiting:
         return current
-    ready = len(waiting.approvals) >= pinned_roster(pipeline).required and pipeline.clock.now() <= waiting.start_by
-    return waiting if ready or current is None else current
+    required, now = pinned_roster(pipeline).required, pipeline.clock.now()
+    ready = [each for each in waiting if len(each.approvals) >= required and now <= each.start_by]
+    return next(iter(ready), current) or waiting[0]
+
+
+def _waiting(pipeline: Pipeline) -> list[Walk]:
+    """Every walk that waits to supersede another, the emergency first."""
+    walks = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and each.waits_to_supersede]
+    return sorted(walks, key=lambda each: each.type is not RotationType.EMERGENCY)
 
 
 def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None:
@@ -73,11 +104,16 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
         held.enter_context(standstill(pipeline, former))
         # It may have ended while it was waited for.
         former = pipeline.ledger.walk(former.id)
-    if former.status is RequestStatus.CANCELLED:
+    if former.status is RequestStatus.CANCELLED and not _is_fresh(former, rotation):
         raise RequestError(f"rotation {former.id} was cancelled; run `keyrotation cancel {rotation.id}` too")
-    if former.status is RequestStatus.FINISHED and former.action == rotation.action:
+    if former.status is RequestStatus.FINISHED and continues(former, rotation):
         raise RequestError(f"rotation {former.id} is finished; run `keyrotation cancel {rotation.id}`")
     return former
+
+
+def _is_fresh(former: Walk, rotation: Walk) -> bool:
+    """Whether an emergency goes to a key of its own, whatever became of the former."""
+    return rotation.type is RotationType.EMERGENCY and not continues(former, rotation)
 
 
 def _take_over(pipeline: Pipeline, former: Walk, rotation: Walk) -> None:

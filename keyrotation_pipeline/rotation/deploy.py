@@ -10,10 +10,11 @@ from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import RotationType, Step, Walk
+from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.model.rollout import Aim, Goal
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.compromising import held_compromised
 from keyrotation_pipeline.requests.superseding import lineage
 from keyrotation_pipeline.rotation.keys import record_of, require_kept
 from keyrotation_pipeline.rotation.rollout import bring
@@ -119,11 +120,11 @@ def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, 
 
 def _record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
     """Move both states together; the source first, since only one version may be active."""
-    emergency = rotation.type is RotationType.EMERGENCY
+    lost = held_compromised(pipeline, rotation)
     with pipeline.ledger.transaction():
         source, target = record_of(pipeline, rotation.source), record_of(pipeline, rotation.target)
         if source is not None and source.state is not KeyState.COMPROMISED:
-            state = KeyState.COMPROMISED if emergency else KeyState.DEACTIVATED
+            state = KeyState.COMPROMISED if rotation.source in lost else KeyState.DEACTIVATED
             pipeline.ledger.set_key_state(rotation.source, state, rotation.id)
         if target is not None and target.state is not KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)

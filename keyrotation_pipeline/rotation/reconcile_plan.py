@@ -71,7 +71,7 @@ def plan(pipeline: Pipeline) -> Plan:
     """Look at rows, key store, ledger and anchors as they are, and decide.
 
     Raises:
-        KeyStoreError: the key store names no primary, or one that is compromised or destroyed.
+        KeyStoreError: the key store names no primary, or one that is destroyed.
     """
     records = pipeline.ledger.keys()
     registered = {record.version: record for record in records}
@@ -80,7 +80,7 @@ def plan(pipeline: Pipeline) -> Plan:
     in_rows = _in_rows(pipeline)
     known = sorted({*registered, *stored.versions})
     states = {
-        version: KeyState.ACTIVE
+        version: _state_of_primary(registered.get(version))
         if version == primary
         else _state(registered.get(version), needed=version in in_rows, live=version in stored.live)
         for version in known
@@ -90,6 +90,11 @@ def plan(pipeline: Pipeline) -> Plan:
     starved = tuple(version for version in in_rows if version in stored.archived)
     found = divergence(pipeline, stored)
     return Plan(found, primary, in_rows, states, missing, starved, ends, lost_roster(pipeline))
+
+
+def _state_of_primary(record: KeyRecord | None) -> KeyState:
+    """Active; what officers have called compromised stays so until its rotation has replaced it."""
+    return KeyState.COMPROMISED if record is not None and record.state is KeyState.COMPROMISED else KeyState.ACTIVE
 
 
 def _state(record: KeyRecord | None, *, needed: bool, live: bool) -> KeyState:
@@ -107,7 +112,7 @@ def _primary(stored: StoredKeys, registered: Mapping[KeyVersion, KeyRecord]) -> 
     if primary is None:
         raise KeyStoreError("the key store names no primary; put the keys back with `keyrotation restore-key` first")
     record = registered.get(primary)
-    if record is not None and record.state in FINAL:
+    if record is not None and record.state is KeyState.DESTROYED:
         raise KeyStoreError(
             f"the key store's primary {primary} is {record.state} in the database; name another version there first"
         )

@@ -7,6 +7,7 @@ from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -34,7 +35,7 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
     """The key ring, if rows may be written under the target: key before rows (invariant 2).
 
     Raises:
-        OutOfOrderError: the target is not registered, or not the primary.
+        OutOfOrderError: the target is not registered, compromised, or not the primary.
         KeyStoreDamagedError: what the store gives back is another key than was registered.
         BackupError: no intact backup of exactly this key is in the vault.
     """
@@ -44,6 +45,11 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
     if record is None:
         raise OutOfOrderError(
             f"no key {target} is registered; run `keyrotation rotate {rotation.id}` from its first step"
+        )
+    if record.state is KeyState.COMPROMISED:
+        raise OutOfOrderError(
+            f"{target} is compromised, so nothing is encrypted under it any more; carry out the emergency request that "
+            "`keyrotation requests` shows"
         )
     stored = pipeline.keys.read()
     ring = stored.ring()

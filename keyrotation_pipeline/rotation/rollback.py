@@ -22,6 +22,7 @@ from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
+from keyrotation_pipeline.requests.compromising import hold_compromised, in_words
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.superseding import taking_over
@@ -224,7 +225,8 @@ def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:
     source, target = request.source, request.target
-    beginning = taking_over(pipeline, request) or f"end rotation {request.supersedes} and undo it: "
+    beginning = in_words(pipeline, request)
+    beginning += taking_over(pipeline, request) or f"end rotation {request.supersedes} and undo it: "
     return (
         f"{beginning}make {target} the primary again, from the archive if it is there, re-encrypt {source} to "
         f"{target}, fence, withdraw and archive {source}"
@@ -266,5 +268,6 @@ ROLLBACK = Action(
     renewal=renewal_of_walk,
     withdraw=_refuse_to_cancel,
     is_one_way=lambda _pipeline, _rotation: True,
+    approved=hold_compromised,
     steps=STEPS_BACK,
 )

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import TableCount
+from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.incident_events import EmergencyPrepared
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.request_events import CancelIntended
@@ -14,6 +17,7 @@ from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
+from keyrotation_pipeline.requests.compromising import hold_compromised, in_words
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
@@ -45,12 +49,14 @@ def open_request(
     """Open a rotation from the primary to a version that was never used, for officers to sign.
 
     While a request is past its dates with its key the primary, what is opened is its continuation: the same again,
-    which goes on where that one stands.
+    which goes on where that one stands. So is an emergency while a rotation or a rollback runs, unless its target is
+    held to be compromised too: then it ends that one, and moves on to a fresh version.
 
     Args:
         reason: one plain line; officers sign it.
         requested_by: who asks, as `key_rotation_audit.initiated_by` shows it.
-        incident: makes it an emergency: to be finished within 24 hours.
+        incident: makes it an emergency, to be finished within 24 hours. One that was opened says which versions are
+            compromised; any other means the one that is being left.
         start_by: aware; default 30 days from now.
         finish_by: aware; default 90 days from now.
 
@@ -64,38 +70,55 @@ def open_request(
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, incident)
     require_consistent(pipeline, pipeline.keys.read())
-    opening.require_none_waiting(pipeline)
-    former = _stuck(pipeline)
-    if former is None:
-        source = _source(pipeline)
-        target, counts = _target(pipeline)
-    else:
-        source, target, counts = _registered(pipeline)[former.source], former.target, ()
-        incident = incident or former.incident
+    opening.require_none_waiting(pipeline, emergency=incident is not None)
+    known = incidents(pipeline.ledger).by_id.get((incident or "").upper())
+    former = _stuck(pipeline) if incident is None else pipeline.ledger.current()
+    continued = former if former is not None and _is_sound(pipeline, former.target, known) else None
+    source, target, counts = _ends(pipeline, continued)
     rotation = opening.drawn_up(
         Walk,
         pipeline,
-        ROTATE if former is None else pipeline.actions[former.action],
+        ROTATE if continued is None else pipeline.actions[continued.action],
         source=source.version,
         fingerprint=source.fingerprint,
         target=target,
         reason=reason,
         requested_by=requested_by,
-        incident=incident,
+        incident=known.id if known is not None else incident or (continued.incident if continued is not None else None),
         start_by=start_by,
         finish_by=finish_by,
         supersedes=None if former is None else former.id,
     )
-    pipeline.ledger.open(rotation, approval_text(pipeline, rotation))
-    pipeline.ledger.save_counts(counts)
+    text = approval_text(pipeline, rotation)
+    with pipeline.ledger.transaction():
+        pipeline.ledger.open(rotation, text)
+        if known is not None:
+            pipeline.ledger.append(EmergencyPrepared(known.id, rotation.id), rotation.id)
+        pipeline.ledger.save_counts(counts)
     return rotation
+
+
+def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVersion, tuple[TableCount, ...]]:
+    """From which key to which, and the counts that a new version was chosen by."""
+    if continued is not None:
+        return _registered(pipeline)[continued.source], continued.target, ()
+    source = _source(pipeline)
+    return source, *_target(pipeline)
+
+
+def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None) -> bool:
+    """Whether a walk's target may still become the primary: neither known nor now held to be compromised."""
+    record = _registered(pipeline).get(target)
+    lost = record is not None and record.state is KeyState.COMPROMISED
+    return not lost and (incident is None or target not in incident.versions)
 
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:
     # Whatever is live and older goes with the source: nothing may be left under any version but the target.
     older = " and every older version" if request.source.number > 1 else ""
+    beginning = f"{in_words(pipeline, request)}{taking_over(pipeline, request)}"
     return (
-        f"{taking_over(pipeline, request)}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
+        f"{beginning}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
         f"archive {request.source}{older}"
     )
 
@@ -115,7 +138,8 @@ def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
     if rotation.target in stored.live:
         pipeline.keys.archive(rotation.target, stored.revision)
     with pipeline.ledger.transaction():
-        if rotation.target in _registered(pipeline):
+        record = _registered(pipeline).get(rotation.target)
+        if record is not None and record.state is not KeyState.COMPROMISED:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ARCHIVED, rotation.id)
         pipeline.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
 
@@ -201,5 +225,6 @@ ROTATE = Action(
     renewal=renewal_of_walk,
     withdraw=_withdraw,
     is_one_way=_is_promoted,
+    approved=hold_compromised,
     steps=STEPS,
 )

@@ -69,7 +69,7 @@ def parse(text: str, path: Path) -> Settings:
         raise ConfigurationError(
             f"{path.name} is not valid TOML: {str(error)[:1].lower()}{str(error)[1:]}; correct it"
         ) from None
-    context = {"directory": path.parent, "section": "database"}
+    context = {"directory": path.parent}
     try:
         file = File.model_validate(content, context=context)
     except ValidationError as error:

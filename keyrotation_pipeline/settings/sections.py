@@ -10,6 +10,7 @@ from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.settings.alerts import AlertsSettings, ContactSettings, IncidentsSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
 from keyrotation_pipeline.settings.values import Count, Positive, Secret, Section, SettingPath, Text, repeated
 
@@ -197,6 +198,9 @@ class File(Section):
     rollout: RolloutSettings = RolloutSettings()
     backup: BackupSettings = BackupSettings()
     recovery: RecoverySettings = RecoverySettings()
+    alerts: AlertsSettings = AlertsSettings()
+    contacts: tuple[ContactSettings, ...] = ()
+    incidents: IncidentsSettings = IncidentsSettings()
     time_zone: Annotated[Text, AfterValidator(known_time_zone)] = "UTC"
 
     @model_validator(mode="after")
@@ -217,6 +221,16 @@ class File(Section):
             )
         if twice := repeated(str(TableName.parse(table.name)) for table in self.tables):
             raise ConfigurationError(f"table {twice} stands in two [[tables]]; put its columns into one")
+        return self
+
+    @model_validator(mode="after")
+    def _mail_has_a_server(self) -> Self:
+        mailed = [contact.name for contact in self.contacts if contact.email is not None]
+        if self.alerts.smtp is None and mailed:
+            raise ConfigurationError(
+                f"[[contacts]] {mailed[0]} has an email, but nothing says by which server; add [alerts.smtp] with "
+                'host = "…" and sender = "…"'
+            )
         return self
 
 

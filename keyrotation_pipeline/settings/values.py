@@ -16,9 +16,9 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
     return Path(os.path.normpath(info.context["directory"] / path.expanduser())) if info.context else path
 
 
-def _secret(value: object, info: ValidationInfo) -> SecretStr:
+def _secret(value: object, info: ValidationInfo, section: str) -> SecretStr:
     """Follow ``{ env = "NAME" }`` or ``{ file = "PATH" }`` to the secret; a bare string may stand only without one."""
-    setting = f"[{info.context['section']}] {info.field_name}" if info.context else str(info.field_name)
+    setting = f"[{section}] {info.field_name}"
     match value:
         case {"env": str(name), **rest} if not rest:
             found = os.environ.get(name)
@@ -56,8 +56,17 @@ def repeated(names: Iterable[str]) -> str | None:
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
+def secret_in(section: str) -> BeforeValidator:
+    """What looks a secret of this section up."""
+
+    def look_up(value: object, info: ValidationInfo) -> SecretStr:
+        return _secret(value, info, section)
+
+    return BeforeValidator(look_up)
+
+
 SettingPath = Annotated[Path, AfterValidator(_absolute)]
-Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+Secret = Annotated[SecretStr, secret_in("database")]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[StrictInt, Field(ge=0)]
 Positive = Annotated[StrictInt, Field(ge=1)]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
+from keyrotation_pipeline.adapters.postgres.ledger.raised_flags import RaisedFlags
 from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
 from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_facts, count_of, jsonb
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
@@ -36,7 +37,7 @@ _ROTATION_AUDIT = """
 """
 
 
-class PostgresLedger(KeyRecords, RequestRecords):
+class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
     """`Ledger` in the schema `keyrotation` of the application's database.
 
     Args (of the constructor, see `LedgerSession`): the control connection, a clock, the actor and the database's

@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, request_of
 from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.request import MAY_FOLLOW, Request, RequestStatus, StepRecord, Walk
+from keyrotation_pipeline.model.request import MAY_FOLLOW, Request, RequestStatus, RotationType, StepRecord, Walk
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     PromotionRecorded,
@@ -220,7 +220,8 @@ class RequestRecords(BelievedRows):
 
     def _unfinished(self, *, waiting: bool) -> Walk | None:
         """By the audit and not by the rows, of which one may say that it is over, or be gone."""
-        for stored in self.belief().requests.values():
+        known = sorted(self.belief().requests.values(), key=lambda each: each.type is not RotationType.EMERGENCY)
+        for stored in known:
             if isinstance(stored, Walk) and not stored.is_over and stored.waits_to_supersede is waiting:
                 found = _walk(self._request(stored.id))
                 # Somebody may have ended or started it just now.

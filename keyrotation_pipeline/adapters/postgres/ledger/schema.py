@@ -4,7 +4,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import PreflightError
 
 # The newest revision in migrations/versions: what `migrate` brings a database to.
-HEAD = "0008"
+HEAD = "0009"
 
 
 def require_migrated(connection: Connection) -> None:

@@ -1,0 +1,1 @@
+"""Where flags of incidents rise besides our own table."""

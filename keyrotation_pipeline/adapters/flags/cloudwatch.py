@@ -1,0 +1,74 @@
+"""CloudWatch alarms: each change of one into the state ALARM is a flag."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.model.incident import Flag
+
+_CONFIG = Config(connect_timeout=10, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
+# DescribeAlarms takes so many names at once.
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedAlarm:
+    """One alarm by its name, and the type of the incident that it tells of."""
+
+    name: str
+    type: str
+
+
+class CloudWatchAlarms:
+    """`FlagSource` over the alarms that the configuration names.
+
+    Args:
+        region_name, endpoint_url: as boto3 takes them.
+    """
+
+    def __init__(
+        self, alarms: Sequence[WatchedAlarm], region_name: str | None = None, endpoint_url: str | None = None
+    ) -> None:
+        self._types: Mapping[str, str] = {alarm.name: alarm.type for alarm in alarms}
+        self._region_name = region_name
+        self._endpoint_url = endpoint_url
+
+    def raised(self) -> tuple[Flag, ...]:
+        """See `FlagSource.raised`; an alarm that goes back and comes again is another flag."""
+        try:
+            found = [alarm for names in self._pages() for alarm in self._alarms(names)]
+        except (ClientError, BotoCoreError) as error:
+            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+            raise IncidentError(
+                f"CloudWatch does not tell its alarms ({code}); check [incidents] and the right "
+                "cloudwatch:DescribeAlarms"
+            ) from None
+        return tuple(self._flag(alarm) for alarm in sorted(found, key=lambda each: str(each["AlarmName"])))
+
+    def _pages(self) -> list[list[str]]:
+        names = list(self._types)
+        return [names[first : first + _AT_ONCE] for first in range(0, len(names), _AT_ONCE)]
+
+    def _alarms(self, names: list[str]) -> list[Mapping[str, Any]]:
+        client: Any = boto3.client(
+            "cloudwatch", region_name=self._region_name, endpoint_url=self._endpoint_url, config=_CONFIG
+        )
+        answer = client.describe_alarms(AlarmNames=names, AlarmTypes=["MetricAlarm", "CompositeAlarm"], MaxRecords=100)
+        found: list[Mapping[str, Any]] = [*answer.get("MetricAlarms", []), *answer.get("CompositeAlarms", [])]
+        return [alarm for alarm in found if alarm["StateValue"] == "ALARM" and alarm["AlarmName"] in self._types]
+
+    def _flag(self, alarm: Mapping[str, Any]) -> Flag:
+        # The reason of an alarm is made of metrics, and may hold anything; its name is ours.
+        name, since = alarm["AlarmName"], alarm.get("StateTransitionedTimestamp") or alarm["StateUpdatedTimestamp"]
+        return Flag(
+            key=f"alarm {name} {since.isoformat()}",
+            source=f"CloudWatch alarm {name}",
+            type=self._types[name],
+            description=f"the CloudWatch alarm {name} went into the state ALARM at {since:%Y-%m-%d %H:%M:%S} UTC",
+            discovered_at=since,
+        )

@@ -1,0 +1,53 @@
+"""From settings to the ways to tell people, and to what raises flags elsewhere."""
+
+from collections.abc import Iterator
+
+from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.model.contacts import ContactRole
+from keyrotation_pipeline.ports.alerts import AlertChannel
+from keyrotation_pipeline.ports.flags import FlagSource
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.alerts import SmtpSettings
+
+
+def alert_channels(settings: Settings) -> Channels:
+    """Every way to tell people; nothing is connected yet."""
+    by_role: dict[ContactRole, tuple[AlertChannel, ...]] = {}
+    for contact in settings.contacts:
+        if contact.email is not None and settings.alerts.smtp is not None:
+            mail = _mail(settings.alerts.smtp, contact.email)
+            by_role[contact.role] = (*by_role.get(contact.role, ()), mail)
+    return Channels(tuple(_common(settings)), by_role, tuple(each.contact for each in settings.contacts))
+
+
+def flag_sources(settings: Settings) -> tuple[FlagSource, ...]:
+    """What raises flags besides `keyrotation.incident_flag`."""
+    declared = settings.incidents
+    if not declared.alarms:
+        return ()
+    from keyrotation_pipeline.adapters.flags.cloudwatch import (  # noqa: PLC0415  boto3 takes a second to import
+        CloudWatchAlarms,
+        WatchedAlarm,
+    )
+
+    alarms = [WatchedAlarm(each.name, str(each.type)) for each in declared.alarms]
+    return (CloudWatchAlarms(alarms, declared.region_name, declared.endpoint_url),)
+
+
+def _common(settings: Settings) -> Iterator[AlertChannel]:
+    alerts = settings.alerts
+    if alerts.sns_topic_arn is not None:
+        from keyrotation_pipeline.adapters.alerts.sns import SnsTopic  # noqa: PLC0415  as above
+
+        yield SnsTopic(alerts.sns_topic_arn, alerts.endpoint_url)
+    if alerts.webhook_url is not None:
+        from keyrotation_pipeline.adapters.alerts.webhook import Webhook  # noqa: PLC0415  requests, likewise
+
+        yield Webhook(alerts.webhook_url.get_secret_value())
+
+
+def _mail(smtp: SmtpSettings, address: str) -> AlertChannel:
+    from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer  # noqa: PLC0415  only where there is mail
+
+    password = smtp.password.get_secret_value() if smtp.password is not None else None
+    return Mail(SmtpServer(smtp.host, smtp.port, smtp.starttls, smtp.user, password), smtp.sender, [address])

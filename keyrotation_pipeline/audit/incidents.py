@@ -1,0 +1,172 @@
+"""Incidents as the audit tells them: whatever a row says, only events open, acknowledge and close one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.incident import Incident, IncidentStatus
+from keyrotation_pipeline.model.incident_events import (
+    AlertTold,
+    ChannelFailed,
+    EmergencyPrepared,
+    FlagRepeated,
+    FlagSetAside,
+    IncidentAcknowledged,
+    IncidentClosed,
+    IncidentOpened,
+)
+from keyrotation_pipeline.ports.ledger import Ledger
+
+_KINDS = (
+    EventKind.INCIDENT_OPENED,
+    EventKind.FLAG_REPEATED,
+    EventKind.FLAG_SET_ASIDE,
+    EventKind.EMERGENCY_PREPARED,
+    EventKind.INCIDENT_ACKNOWLEDGED,
+    EventKind.INCIDENT_CLOSED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Incidents:
+    """Every incident, and every flag that was taken.
+
+    Args:
+        by_id: in the order in which they were opened.
+        flags: keys of the flags that were taken, each once.
+        news: digest of what was reported, and the incident that it opened.
+        set_aside: flags that nobody can act on, each with the moment and the reason.
+    """
+
+    by_id: dict[str, Incident] = field(default_factory=dict)
+    flags: set[str] = field(default_factory=set)
+    news: dict[str, str] = field(default_factory=dict)
+    set_aside: dict[str, tuple[datetime, str]] = field(default_factory=dict)
+
+    def hear(self, fact: Fact | Note | None, at: datetime) -> None:
+        """Take one event in, which follows those heard before."""
+        if (rule := _RULES.get(type(fact))) is not None:
+            rule(self, fact, at)
+
+    @property
+    def unfinished(self) -> tuple[Incident, ...]:
+        """Those that nobody has closed, oldest first."""
+        return tuple(each for each in self.by_id.values() if each.status is not IncidentStatus.CLOSED)
+
+    def incident(self, name: str) -> Incident:
+        """One by its id, in whatever case.
+
+        Raises:
+            IncidentError: there is none.
+        """
+        if (found := self.by_id.get(name.strip().upper())) is None:
+            raise IncidentError(
+                f"there is no incident {name[:40]!r}; `keyrotation incident list` shows those there are"
+            )
+        return found
+
+
+def incidents(ledger: Ledger) -> Incidents:
+    """What the audit makes one believe of incidents."""
+    heard = Incidents()
+    for entry in entries(ledger, *_KINDS):
+        heard.hear(entry.fact(), entry.at)
+    return heard
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Which alerts were told by which channel, and which channels fail since when.
+
+    Args:
+        alerts: (alert's key, channel).
+        failing: by channel: since when, and why.
+    """
+
+    alerts: set[tuple[str, str]] = field(default_factory=set)
+    failing: dict[str, tuple[datetime, str]] = field(default_factory=dict)
+
+
+def told(ledger: Ledger) -> Told:
+    """What was told; a channel that takes an alert fails no longer."""
+    heard = Told()
+    for entry in entries(ledger, EventKind.ALERT_TOLD, EventKind.CHANNEL_FAILED):
+        match entry.fact():
+            case AlertTold(alert=alert, channel=channel):
+                heard.alerts.add((alert, channel))
+                heard.failing.pop(channel, None)
+            case ChannelFailed(channel=channel, reason=reason):
+                heard.failing.setdefault(channel, (entry.at, reason))
+    return heard
+
+
+def _opened(heard: Incidents, fact: IncidentOpened, _at: datetime) -> None:
+    # The first of an id stays; nobody replaces an incident by a second event.
+    heard.by_id.setdefault(
+        fact.id,
+        Incident(
+            id=fact.id,
+            type=fact.type,
+            description=fact.description,
+            discovered_at=fact.discovered_at,
+            opened_at=fact.opened_at,
+            reported_by=fact.reported_by,
+            versions=fact.versions,
+            scope=fact.scope,
+            impact=fact.impact,
+            flag=fact.flag,
+        ),
+    )
+    heard.news.setdefault(fact.news, fact.id)
+    if fact.flag is not None:
+        heard.flags.add(fact.flag)
+
+
+def _repeated(heard: Incidents, fact: FlagRepeated, _at: datetime) -> None:
+    heard.flags.add(fact.flag)
+
+
+def _set_aside(heard: Incidents, fact: FlagSetAside, at: datetime) -> None:
+    heard.flags.add(fact.flag)
+    heard.set_aside[fact.flag] = (at, fact.reason)
+
+
+def _prepared(heard: Incidents, fact: EmergencyPrepared, _at: datetime) -> None:
+    _change(heard, fact.incident, request=fact.request)
+
+
+def _acknowledged(heard: Incidents, fact: IncidentAcknowledged, _at: datetime) -> None:
+    incident = heard.by_id.get(fact.incident)
+    if incident is not None and incident.acknowledged_at is None:
+        _change(heard, fact.incident, acknowledged_at=fact.at, acknowledged_by=fact.by)
+
+
+def _closed(heard: Incidents, fact: IncidentClosed, _at: datetime) -> None:
+    _change(
+        heard,
+        fact.incident,
+        closed_at=fact.at,
+        closed_by=fact.by,
+        root_cause=fact.root_cause,
+        remediation=fact.remediation,
+        lessons=fact.lessons,
+    )
+
+
+def _change(heard: Incidents, incident: str, **changes: Any) -> None:  # noqa: ANN401  fields of an incident
+    if (found := heard.by_id.get(incident)) is not None and found.closed_at is None:
+        heard.by_id[incident] = replace(found, **changes)
+
+
+_RULES: dict[type[Fact | Note | None], Callable[[Incidents, Any, datetime], None]] = {
+    IncidentOpened: _opened,
+    FlagRepeated: _repeated,
+    FlagSetAside: _set_aside,
+    EmergencyPrepared: _prepared,
+    IncidentAcknowledged: _acknowledged,
+    IncidentClosed: _closed,
+}

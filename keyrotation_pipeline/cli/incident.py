@@ -1,0 +1,258 @@
+"""`incident`: from the flag to the end of an incident."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.incidents.handling import acknowledge, close
+from keyrotation_pipeline.incidents.notices import notices
+from keyrotation_pipeline.incidents.opening import open_incident, prepare
+from keyrotation_pipeline.incidents.report import incident_report
+from keyrotation_pipeline.incidents.telling import tell
+from keyrotation_pipeline.model.deadlines import Deadline, carried_by
+from keyrotation_pipeline.model.facts import instant
+from keyrotation_pipeline.model.incident import Flag, Incident, IncidentType
+from keyrotation_pipeline.model.request import Request, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.incident_clock import clock_of, pace_of
+
+app = typer.Typer(
+    help="Incidents: the emergency rotation against the clock.", no_args_is_help=True, rich_markup_mode=None
+)
+IncidentId = Annotated[str, typer.Argument(metavar="ID", help="Such as INC-2026-001.")]
+
+
+@app.callback()
+def incident() -> None:
+    """Incidents: the emergency rotation against the clock."""
+
+
+@app.command("open")
+def open_command(
+    type_: Annotated[str, typer.Option("--type", metavar="TYPE", help=f"One of {', '.join(IncidentType)}.")],
+    description: Annotated[
+        str, typer.Option("--description", help="What happened, in one plain line; officers sign it.")
+    ],
+    discovered_at: Annotated[
+        str,
+        typer.Option("--discovered-at", metavar="WHEN", help="ISO 8601, or now; without offset in time_zone."),
+    ],
+    scope: Annotated[str | None, typer.Option("--scope", help="What was reached.", show_default=False)] = None,
+    impact: Annotated[
+        str | None, typer.Option("--impact", help="Low, medium or high, and why.", show_default=False)
+    ] = None,
+    key_version: Annotated[
+        list[str] | None,
+        typer.Option("--key-version", metavar="VERSION", help="Compromised version; may be given again."),
+    ] = None,
+    *,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Open an incident and prepare its emergency request; no key changes before officers have signed.
+
+    Prints the incident's id and the request's id. Without --key-version the key that is in use, or being left, is held
+    to be compromised; for unauthorized_access, server_compromise and insider every live one.
+    """
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        at = _moment(discovered_at, declared.time_zone, pipeline.clock.now())
+        flag = Flag("", actor(), type_, description, at, scope, impact, tuple(key_version or ()))
+        opened = open_incident(pipeline, flag)
+        if not as_json:
+            sys.stdout.write(f"{opened.id}\n")
+            sys.stdout.flush()  # it is open, whatever becomes of its request
+        request = prepare(pipeline, opened, actor())
+        database, required = pipeline.database.identity().name, pinned_roster(pipeline).required
+        channels = assembly.alert_channels(declared)
+        failures = tell(pipeline, channels, notices(pipeline, channels.contacts))
+    for failure in failures:
+        output.note(f"not told: {failure}")
+    if as_json:
+        named = output.names(opened.versions)
+        output.document({"database": database, "id": opened.id, "request": request.id, "versions": named})
+        return
+    sys.stdout.write(f"{request.id}\n")
+    held = ", ".join(map(str, opened.versions))
+    output.note(
+        f"{database}: {opened.id} is open; {held} is held to be compromised once {required} officers have signed"
+    )
+    output.note(
+        f"sign: keyrotation approve {request.id} --text | gpg -ab | keyrotation approve {request.id} --signature -"
+    )
+    output.note(f"then: keyrotation rotate {request.id}, or let `keyrotation up` do it")
+
+
+@app.command("list")
+def list_command(*, config: Config = None, as_json: Json = False) -> None:
+    """List every incident, the newest last."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        known, requests = incidents(pipeline.ledger), pipeline.ledger.requests()
+        carriers = {each.id: carried_by(each, requests) for each in known.by_id.values()}
+        database = pipeline.database.identity().name
+    if as_json:
+        output.documents([_summary(each, carriers[each.id]) for each in known.by_id.values()])
+        return
+    output.heading(database)
+    rows = [
+        (each.id, each.type, each.status, output.minutes(each.discovered_at), ", ".join(map(str, each.versions)),
+         _carried(carriers[each.id]))
+        for each in known.by_id.values()
+    ]  # fmt: skip
+    output.table(("Incident", "Type", "Status", "Discovered", "Versions", "Request"), rows)
+    for flag, (at, reason) in known.set_aside.items():
+        output.line(f"put aside  flag {flag}, {output.minutes(at)}: {reason}")
+
+
+@app.command()
+def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
+    """Show one incident against its clock."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        found = incidents(pipeline.ledger).incident(name)
+        requests, now = pipeline.ledger.requests(), pipeline.clock.now()
+        clock, pace = clock_of(pipeline, found, requests), pace_of(pipeline, found, requests, now)
+        carrier, database = carried_by(found, requests), pipeline.database.identity().name
+    if as_json:
+        stages = [_stage(each, now) for each in clock]
+        output.document({**_details(found, carrier), "stages": stages, "pace": str(pace) if pace else None})
+        return
+    output.heading(database)
+    for label, value in _details(found, carrier).items():
+        if value not in {None, ""} or label == "request":
+            shown = ", ".join(value) if isinstance(value, list) else value
+            output.line(f"{label.replace('_', ' '):<16}{shown or 'none is prepared yet'}")
+    for deadline in clock:
+        output.line(f"{deadline.stage.replace('_', ' '):<22}{_left(deadline, now)}")
+    if pace is not None:
+        output.line(f"rows: {pace}")
+
+
+@app.command()
+def ack(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
+    """Acknowledge an incident: you have taken it up, and nobody further is called."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        _show_changed(pipeline, acknowledge(pipeline, name, actor()), as_json=as_json)
+
+
+@app.command("close")
+def close_command(
+    name: IncidentId,
+    root_cause: Annotated[str | None, typer.Option("--root-cause", help="For the report.", show_default=False)] = None,
+    remediation: Annotated[
+        str | None, typer.Option("--remediation", help="For the report.", show_default=False)
+    ] = None,
+    lessons: Annotated[str | None, typer.Option("--lessons", help="For the report.", show_default=False)] = None,
+    *,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Close an incident whose rotation is over, or whose request was cancelled."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        texts = {"root_cause": root_cause, "remediation": remediation, "lessons": lessons}
+        _show_changed(pipeline, close(pipeline, name, actor(), **texts), as_json=as_json)
+
+
+@app.command()
+def report(
+    name: IncidentId,
+    *,
+    html: Annotated[bool, typer.Option("--html", help="An HTML page instead of Markdown.", show_default=False)] = False,
+    file: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write it there.", show_default=False)
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Print the incident report, in the seed's form, from what the audit holds."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        written = incident_report(pipeline, name)
+    text = written.html() if html else written.markdown()
+    if file is None:
+        sys.stdout.write(text)
+    else:
+        file.write_text(text, encoding="utf-8")
+        output.note(f"written to {file}")
+
+
+def _show_changed(pipeline: Pipeline, changed: Incident, *, as_json: bool) -> None:
+    if as_json:
+        output.document(_details(changed, carried_by(changed, pipeline.ledger.requests())))
+        return
+    output.heading(pipeline.database.identity().name)
+    output.line(f"{changed.id} is {changed.status}")
+
+
+def _moment(text: str, time_zone: str, now: datetime) -> datetime:
+    if text.strip().lower() == "now":
+        return now
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise IncidentError(
+            "--discovered-at is no moment; write it as 2026-11-24T09:30, with an offset or in time_zone, or `now`"
+        ) from None
+    return at if at.tzinfo is not None else at.replace(tzinfo=ZoneInfo(time_zone))
+
+
+def _summary(found: Incident, carrier: Request | None) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "type": str(found.type),
+        "status": str(found.status),
+        "discovered_at": instant(found.discovered_at),
+        "request": carrier.id if carrier is not None else None,
+        "versions": output.names(found.versions),
+    }
+
+
+def _details(found: Incident, carrier: Request | None) -> dict[str, Any]:
+    return {
+        **_summary(found, carrier),
+        "phase": phase_of(carrier) if isinstance(carrier, Walk) else None,
+        "description": found.description,
+        "scope": found.scope,
+        "impact": found.impact,
+        "reported_by": found.reported_by,
+        "opened_at": instant(found.opened_at),
+        "acknowledged_at": instant(found.acknowledged_at),
+        "acknowledged_by": found.acknowledged_by,
+        "closed_at": instant(found.closed_at),
+        "closed_by": found.closed_by,
+    }
+
+
+def _carried(carrier: Request | None) -> str:
+    return f"{carrier.id} ({phase_of(carrier)})" if isinstance(carrier, Walk) else "-"
+
+
+def _stage(deadline: Deadline, now: datetime) -> dict[str, Any]:
+    return {
+        "stage": str(deadline.stage),
+        "due_at": instant(deadline.due_at),
+        "reached_at": instant(deadline.reached_at),
+        "seconds_left": deadline.seconds_left(now),
+    }
+
+
+def _left(deadline: Deadline, now: datetime) -> str:
+    if deadline.reached_at is not None:
+        late = " (late)" if deadline.reached_at > deadline.due_at else ""
+        return f"reached {output.minutes(deadline.reached_at)} UTC{late}"
+    seconds = deadline.seconds_left(now) or 0
+    hours, minutes = divmod(abs(seconds) // 60, 60)
+    return f"{hours} h {minutes:02d} min {'left' if seconds > 0 else 'LATE'}, due {output.minutes(deadline.due_at)} UTC"

@@ -1,0 +1,55 @@
+"""Sensors over incidents: flags are taken, and people are told."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.defs.refusals import sentence_of
+from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.incidents.notices import notices
+from keyrotation_pipeline.incidents.telling import tell
+from keyrotation_pipeline.incidents.watching import look
+
+SECONDS_BETWEEN_LOOKS = 10
+SECONDS_BETWEEN_DELIVERIES = 20
+
+
+@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_LOOKS, default_status=dg.DefaultSensorStatus.RUNNING)
+def incident_flag(context: dg.SensorEvaluationContext, pipeline: PipelineParameter) -> dg.SkipReason:
+    """Takes each flag once, opens the incident, and prepares the emergency request that two officers sign."""
+    pipeline.note_look("incident_flag", context)
+    try:
+        with pipeline.open("dagster incident_flag") as opened:
+            return dg.SkipReason(str(look(opened, pipeline.flag_sources(), "dagster incident_flag")))
+    except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
+        return dg.SkipReason(sentence_of(error))
+
+
+@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_DELIVERIES, default_status=dg.DefaultSensorStatus.RUNNING)
+def alert_delivery(context: dg.SensorEvaluationContext, pipeline: PipelineParameter) -> dg.SkipReason:
+    """Tells people what is news, each piece once by each channel; one that is down is told of in `status`."""
+    pipeline.note_look("alert_delivery", context)
+    try:
+        channels = pipeline.channels()
+        failed = list(_failed_checks(context))
+        with pipeline.open("dagster alert_delivery") as opened:
+            attention = overview(opened, urgent_too=False)["attention"]
+            news = notices(opened, channels.contacts, attention, failed)
+            failures = tell(opened, channels, news)
+        return dg.SkipReason("; ".join(failures) or "everybody is told")
+    except Exception as error:  # noqa: BLE001  as above
+        return dg.SkipReason(sentence_of(error))
+
+
+def _failed_checks(context: dg.SensorEvaluationContext) -> Iterator[tuple[str, str]]:
+    """Each of our checks whose last evaluation failed, by name, with its sentence."""
+    here = context.repository_def
+    if here is None:
+        return
+    keys = list(here.asset_graph.asset_check_keys)
+    latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    for key, record in latest.items():
+        evaluation = record.event.asset_check_evaluation if record.event is not None else None
+        if evaluation is not None and not evaluation.passed:
+            yield f"{key.asset_key.to_user_string()}/{key.name}", evaluation.description or "see it in Dagster's UI"

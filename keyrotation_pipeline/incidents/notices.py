@@ -1,0 +1,208 @@
+"""What people must be told now: pure facts of the ledger, each piece of news under one key."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+
+from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.audit.incidents import incidents, told
+from keyrotation_pipeline.incidents.telling import Notice
+from keyrotation_pipeline.model.alert import SUBJECT_CHARS, Alert, Severity
+from keyrotation_pipeline.model.contacts import ESCALATION, Contact, ContactRole
+from keyrotation_pipeline.model.deadlines import Deadline, Stage, carried_by
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.incident import Incident, IncidentStatus
+from keyrotation_pipeline.model.request import Request, RotationType, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.incident_clock import clock_of
+
+# What is older is history; a new channel is not told of it.
+NEWS_FOR = timedelta(days=1)
+ON_CALL = frozenset({ContactRole.ON_CALL})
+SIGNERS = frozenset({ContactRole.SECURITY_OFFICER, ContactRole.OFFICER})
+
+
+def notices(
+    pipeline: Pipeline,
+    contacts: Sequence[Contact] = (),
+    attention: Iterable[str] = (),
+    failed_checks: Iterable[tuple[str, str]] = (),
+) -> tuple[Notice, ...]:
+    """Everything that is news now, whether it was told before or not; see `tell`.
+
+    Args:
+        attention: what `status` says is overdue, blocked or stale.
+        failed_checks: asset and name of each check of Dagster whose last evaluation failed, with its sentence.
+    """
+    writer = _Writer(pipeline)
+    return (
+        *writer.of_incidents(contacts),
+        *writer.of_flags(),
+        *writer.of_plans(),
+        *writer.of_runs(),
+        *writer.of_channels(),
+        *writer.of_checks(failed_checks),
+        *writer.of_attention(attention),
+    )
+
+
+class _Writer:
+    """Writes notices of one moment."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._now = pipeline.clock.now()
+        self._database = pipeline.database.identity().name
+        self._requests = pipeline.ledger.requests()
+        self._incidents = incidents(pipeline.ledger)
+
+    def of_incidents(self, contacts: Sequence[Contact]) -> Iterator[Notice]:
+        for incident in self._incidents.unfinished:
+            carrier = carried_by(incident, self._requests)
+            clock = clock_of(self._pipeline, incident, self._requests)
+            yield self._opened(incident, contacts)
+            yield from self._to_sign(incident, carrier, clock)
+            yield from self._escalated(incident)
+            yield from self._late(incident, clock)
+            yield from self._breach_assessment(incident, clock)
+
+    def of_flags(self) -> Iterator[Notice]:
+        for flag, (at, reason) in self._incidents.set_aside.items():
+            if self._now - at < NEWS_FOR:
+                text = f"The flag {flag} was put aside and opens no incident: {reason}."
+                yield self._notice(f"flag/{flag}/set-aside", Severity.WARNING, "A flag was put aside", text, ON_CALL)
+
+    def of_plans(self) -> Iterator[Notice]:
+        """The announcement of a planned rotation, once it is signed.
+
+        Source: the seed procedure, section 3.1, step 5.
+        """
+        required = pinned_roster(self._pipeline).required
+        for each in self._requests:
+            planned = isinstance(each, Walk) and each.type is RotationType.ROUTINE and not each.is_over
+            if planned and len(each.approvals) >= required:
+                yield self._notice(
+                    f"rotation/{each.id}/planned",
+                    Severity.INFO,
+                    f"Scheduled encryption key rotation {each.source} to {each.target}",
+                    f"A routine {each.action} from {each.source} to {each.target} is approved. It starts by "
+                    f"{each.start_by:%Y-%m-%d %H:%M} UTC and must be finished by {each.finish_by:%Y-%m-%d %H:%M} UTC.\n"
+                    "Expected impact: none (zero downtime).\nWatch error rates, and report authentication or data "
+                    f"access issues at once. Reason: {each.reason}. Request {each.id}, by {each.requested_by}.",
+                    frozenset({ContactRole.DATABASE_ADMINISTRATOR}),
+                )
+
+    def of_runs(self) -> Iterator[Notice]:
+        for entry in entries(self._pipeline.ledger, EventKind.RUN_FAILED):
+            if self._now - entry.at < NEWS_FOR:
+                job, subject = entry.facts.get("job"), entry.facts.get("subject")
+                what = f"{job} ({subject})" if subject else f"{job}"
+                yield self._notice(
+                    f"run/{job}/{subject}/{entry.at:%Y-%m-%d}",
+                    Severity.WARNING,
+                    f"A run of {job} failed",
+                    f"The run {entry.facts.get('run')} of {what} failed. Open it in Dagster's UI for the reason; "
+                    "`keyrotation status` says what is waited for.",
+                    ON_CALL,
+                )
+
+    def of_channels(self) -> Iterator[Notice]:
+        for channel, (since, reason) in told(self._pipeline.ledger).failing.items():
+            text = f"Alerts do not reach {channel} since {since:%Y-%m-%d %H:%M} UTC: {reason}."
+            key = f"channel/{channel}/{since:%Y-%m-%dT%H:%M:%S}"
+            yield self._notice(key, Severity.WARNING, "An alert channel is down", text, ON_CALL)
+
+    def of_checks(self, failed: Iterable[tuple[str, str]]) -> Iterator[Notice]:
+        for check, sentence in failed:
+            key = f"check/{check}/{self._now:%Y-%m-%d}"
+            yield self._notice(key, Severity.WARNING, f"The check {check} fails", f"{check}: {sentence}", ON_CALL)
+
+    def of_attention(self, attention: Iterable[str]) -> Iterator[Notice]:
+        """Each sentence once a week, as long as it stands; numbers and dates in it do not make it news."""
+        for sentence in attention:
+            digest = hashlib.sha256(re.sub(r"[0-9]+", "", sentence).encode()).hexdigest()[:16]
+            year, week, _ = self._now.isocalendar()
+            key = f"attention/{digest}/{year}-{week:02d}"
+            yield self._notice(key, Severity.WARNING, "Key rotation needs attention", f"{sentence}.", ON_CALL)
+
+    def _opened(self, incident: Incident, contacts: Sequence[Contact]) -> Notice:
+        people = "".join(f"\n  {contact}" for contact in contacts)
+        return self._notice(
+            f"incident/{incident.id}/opened",
+            Severity.CRITICAL,
+            f"Incident {incident.id}: {incident.type}",
+            f"{incident.description}\nReported by {incident.reported_by}, discovered "
+            f"{incident.discovered_at:%Y-%m-%d %H:%M} UTC. Scope: {incident.scope or 'not known'}. Impact: "
+            f"{incident.impact or 'not known'}. Held to be compromised once signed: {_list(incident)}.\n"
+            f"Take it up with `keyrotation incident ack {incident.id}`; its clock: `keyrotation incident show "
+            f"{incident.id}`.{f'{chr(10)}Contacts:{people}' if people else ''}",
+            ON_CALL,
+        )
+
+    def _to_sign(self, incident: Incident, carrier: Request | None, clock: Sequence[Deadline]) -> Iterator[Notice]:
+        """The exact text, and how to sign it, to whoever signs."""
+        if carrier is None or carrier.is_over or clock[0].reached_at is not None:
+            return
+        text = self._pipeline.ledger.approval_text(carrier.id).decode()
+        yield self._notice(
+            f"incident/{incident.id}/sign/{carrier.id}",
+            Severity.CRITICAL,
+            f"Incident {incident.id}: sign the emergency request",
+            f"Two officers sign exactly this text; until then no key changes:\n\n{text}\n"
+            f"keyrotation approve {carrier.id} --text | gpg -ab | keyrotation approve {carrier.id} --signature -",
+            SIGNERS,
+        )
+
+    def _escalated(self, incident: Incident) -> Iterator[Notice]:
+        if incident.status is not IncidentStatus.OPEN:
+            return
+        for role, after in ESCALATION:
+            if self._now >= incident.opened_at + after:
+                minutes = int(after.total_seconds() // 60)
+                yield self._notice(
+                    f"incident/{incident.id}/escalated/{role}",
+                    Severity.CRITICAL,
+                    f"Incident {incident.id}: not acknowledged for {minutes} minutes",
+                    f"Nobody has taken up {incident.id} ({incident.type}) within {minutes} minutes, so it goes to the "
+                    f"{role}. Take it up with `keyrotation incident ack {incident.id}`.",
+                    frozenset({role}),
+                )
+
+    def _late(self, incident: Incident, clock: Sequence[Deadline]) -> Iterator[Notice]:
+        for deadline in clock:
+            if (percent := deadline.passed_percent(self._now)) is not None:
+                stage, over = deadline.stage.replace("_", " "), percent == 100  # noqa: PLR2004
+                yield self._notice(
+                    f"incident/{incident.id}/{deadline.stage}/{percent}",
+                    Severity.CRITICAL if over else Severity.WARNING,
+                    f"Incident {incident.id}: {percent} % of the time to be {stage}",
+                    f"{incident.id} is not {stage} yet; that is due by {deadline.due_at:%Y-%m-%d %H:%M} UTC. "
+                    f"See `keyrotation incident show {incident.id}`.",
+                    ON_CALL | {ContactRole.SECURITY_OFFICER} if over else ON_CALL,
+                )
+
+    def _breach_assessment(self, incident: Incident, clock: Sequence[Deadline]) -> Iterator[Notice]:
+        assessed = next(each for each in clock if each.stage is Stage.ASSESSED)
+        if assessed.reached_at is not None or self._now >= assessed.due_at:
+            yield self._notice(
+                f"incident/{incident.id}/breach-assessment",
+                Severity.CRITICAL,
+                f"Incident {incident.id}: assess whether it is a breach",
+                f"{incident.id} ({incident.type}) was discovered {incident.discovered_at:%Y-%m-%d %H:%M} UTC. "
+                "Assess it by 45 CFR 164.402; notices to individuals are due without unreasonable delay, and at most "
+                "60 calendar days after discovery.",
+                frozenset({ContactRole.COMPLIANCE_OFFICER}),
+            )
+
+    def _notice(
+        self, key: str, severity: Severity, subject: str, text: str, roles: frozenset[ContactRole] = frozenset()
+    ) -> Notice:
+        # A name in a subject may be of any length, and of any characters.
+        plain = "".join(character if character.isprintable() else " " for character in subject)[:SUBJECT_CHARS].strip()
+        return Notice(Alert(key, severity, plain, text, self._database, self._now), roles)
+
+
+def _list(incident: Incident) -> str:
+    return ", ".join(map(str, incident.versions))

@@ -1,0 +1,202 @@
+"""Opening incidents and taking flags. Neither changes a key: that takes officers' signatures on the request."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from keyrotation_pipeline.audit.incidents import Incidents, incidents
+from keyrotation_pipeline.errors import BlockedError, IncidentError, KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.incident import Flag, Incident, Reported, checked
+from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRepeated, FlagSetAside, IncidentOpened
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import RequestStatus, RotationType, Walk
+from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.compromising import held_compromised
+from keyrotation_pipeline.requests.superseding import is_stranded
+from keyrotation_pipeline.rotation.rotate import open_request
+
+LOCK = "incidents"
+PATIENCE_SECONDS = 20.0
+PAUSE_SECONDS = 0.2
+_LIVE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE, KeyState.DEACTIVATED})
+_UNKNOWN = frozenset({KeyState.DESTROYED})
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one flag: the incident that it opened or repeats, or why it was put aside."""
+
+    flag: str
+    incident: str | None
+    set_aside: str | None = None
+    repeated: bool = False
+
+
+def open_incident(pipeline: Pipeline, flag: Flag) -> Incident:
+    """Open an incident that somebody reports at the command line; its request is still to be prepared.
+
+    Args:
+        flag: its key is not used.
+
+    Raises:
+        IncidentError: a part of it is missing or wrong, or an incident was opened for the same before.
+    """
+    reported = checked(flag, pipeline.clock.now())
+    with _alone(pipeline):
+        known = incidents(pipeline.ledger)
+        if (same := known.news.get(flag.news)) is not None:
+            raise IncidentError(f"{same} was opened for exactly this already; see `keyrotation incident show {same}`")
+        return _open(pipeline, known, reported, news=flag.news, flag=None)
+
+
+def take_flags(pipeline: Pipeline, flags: Iterable[Flag]) -> tuple[Taken, ...]:
+    """Take each flag exactly once: one event each, which a crash leaves either there or not."""
+    taken: list[Taken] = []
+    with _alone(pipeline):
+        known = incidents(pipeline.ledger)
+        for flag in flags:
+            if flag.key not in known.flags:
+                taken.append(_take(pipeline, known, flag))
+                known.flags.add(flag.key)
+    return tuple(taken)
+
+
+def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
+    """Prepare what still lacks an emergency request; gives back a sentence for each that cannot be prepared now."""
+    sentences = []
+    requests = {each.id: each for each in pipeline.ledger.requests()}
+    for incident in incidents(pipeline.ledger).unfinished:
+        prepared = requests.get(incident.request or "")
+        if prepared is not None and not is_stranded(pipeline, prepared):
+            continue
+        try:
+            prepare(pipeline, incident, requested_by)
+        except KeyRotationError as error:
+            sentences.append(f"no emergency request could be prepared for {incident.id}: {error}")
+    return tuple(sentences)
+
+
+def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
+    """The emergency request of an incident, with everything filled in for officers to sign; the same one each time.
+
+    One that is open for another incident serves, if it holds the same versions compromised.
+
+    Raises:
+        IncidentError: nothing that is in use is compromised.
+        KeyRotationError: it cannot be opened now; see `open_request`.
+    """
+    if incident.request is not None:
+        prepared = pipeline.ledger.walk(incident.request)
+        if not is_stranded(pipeline, prepared):
+            return prepared
+        pipeline.ledger.set_status(prepared.id, RequestStatus.CANCELLED)
+    if (serving := _serving(pipeline, incident)) is not None:
+        pipeline.ledger.append(EmergencyPrepared(incident.id, serving.id), serving.id)
+        return serving
+    _require_in_use(pipeline, incident)
+    return open_request(pipeline, reason=incident.reason, requested_by=requested_by, incident=incident.id)
+
+
+def _take(pipeline: Pipeline, known: Incidents, flag: Flag) -> Taken:
+    if (same := known.news.get(flag.news)) is not None:
+        pipeline.ledger.append(FlagRepeated(flag.key, same))
+        return Taken(flag.key, same, repeated=True)
+    try:
+        incident = _open(pipeline, known, checked(flag, pipeline.clock.now()), news=flag.news, flag=flag.key)
+    except IncidentError as error:
+        pipeline.ledger.append(FlagSetAside(flag.key, str(error)))
+        return Taken(flag.key, None, str(error))
+    return Taken(flag.key, incident.id)
+
+
+def _open(pipeline: Pipeline, known: Incidents, reported: Reported, *, news: str, flag: str | None) -> Incident:
+    now = pipeline.clock.now()
+    versions = reported.versions or _suspected(pipeline, reported)
+    _require_registered(pipeline, versions)
+    year = f"INC-{now:%Y}-"
+    number = 1 + max((int(name.removeprefix(year)) for name in known.by_id if name.startswith(year)), default=0)
+    fact = IncidentOpened(
+        id=f"{year}{number:03d}",
+        type=reported.type,
+        description=reported.description,
+        discovered_at=reported.discovered_at,
+        opened_at=now,
+        reported_by=reported.source,
+        versions=versions,
+        scope=reported.scope,
+        impact=reported.impact,
+        flag=flag,
+        news=news,
+    )
+    pipeline.ledger.append(fact)
+    known.hear(fact, now)
+    return known.by_id[fact.id]
+
+
+def _suspected(pipeline: Pipeline, reported: Reported) -> tuple[KeyVersion, ...]:
+    """Without a word on it: the key that is being left or in use; every live one, where whoever reached one had all."""
+    registered, walk = pipeline.ledger.keys(), pipeline.ledger.current()
+    if reported.type.reaches_every_key:
+        if live := tuple(each.version for each in registered if each.state in _LIVE):
+            return live
+    elif walk is not None:
+        return (walk.source,)
+    active = next((each.version for each in registered if each.state is KeyState.ACTIVE), None)
+    in_use = active or pipeline.keys.read().primary
+    if in_use is None:
+        raise IncidentError("no key is in use yet; run `keyrotation init`")
+    return (in_use,)
+
+
+def _require_registered(pipeline: Pipeline, versions: Iterable[KeyVersion]) -> None:
+    registered = pipeline.ledger.keys()
+    known = {each.version for each in registered if each.state not in _UNKNOWN}
+    for version in versions:
+        if version not in known:
+            raise IncidentError(f"{version} is not a key that there is; `keyrotation status` shows those there are")
+
+
+def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
+    """An open emergency request that holds everything compromised that this incident does."""
+    for each in pipeline.ledger.requests():
+        if not isinstance(each, Walk) or each.type is not RotationType.EMERGENCY or each.is_over:
+            continue
+        if set(incident.versions) <= set(held_compromised(pipeline, each)) and not is_stranded(pipeline, each):
+            return each
+    return None
+
+
+def _require_in_use(pipeline: Pipeline, incident: Incident) -> None:
+    walk = pipeline.ledger.current()
+    used = {*pipeline.keys.read().live, *({walk.source, walk.target} if walk is not None else ())}
+    if used.isdisjoint(incident.versions):
+        named = ", ".join(map(str, incident.versions))
+        raise IncidentError(
+            f"{named} is not live in the key store, so no rotation replaces it; destroy it with `keyrotation destroy` "
+            "once no backup needs it, or open an incident about the version in use"
+        )
+
+
+@contextmanager
+def _alone(pipeline: Pipeline) -> Iterator[None]:
+    """One at a time opens incidents, or two would get one id.
+
+    Raises:
+        BlockedError: another process is at it for longer than that takes.
+    """
+    with ExitStack() as held:
+        _take_lock(pipeline, held)
+        yield
+
+
+def _take_lock(pipeline: Pipeline, held: ExitStack) -> None:
+    for _ in attempts(pipeline.clock, pause_seconds=PAUSE_SECONDS, patience_seconds=PATIENCE_SECONDS):
+        try:
+            held.enter_context(pipeline.ledger.lock(LOCK))
+        except BlockedError as blocked:
+            refusal = blocked
+        else:
+            return
+    raise refusal

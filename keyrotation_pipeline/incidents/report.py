@@ -1,0 +1,214 @@
+"""The incident report: the seed's document, filled in from the audit; what people must judge is left to them.
+
+Source: the seed procedure, section 5.3, step 3.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+
+from keyrotation_pipeline.audit.events import Entry, entries
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.model.deadlines import Deadline, carried_by
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.incident_events import (
+    EmergencyPrepared,
+    IncidentAcknowledged,
+    IncidentClosed,
+    IncidentOpened,
+)
+from keyrotation_pipeline.model.key_events import KeyStateChanged
+from keyrotation_pipeline.model.request import Request, Step, Walk
+from keyrotation_pipeline.model.request_events import (
+    Blocked,
+    RequestOpened,
+    SignatureAdded,
+    StatusChanged,
+    StepFinished,
+)
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.incident_clock import clock_of
+from keyrotation_pipeline.rotation.reporting import records_reencrypted
+
+FOR_PEOPLE = "(to be filled in by the officers: keyrotation incident close takes it)"
+_TOLD = (
+    EventKind.REQUEST_OPENED,
+    EventKind.SIGNATURE_ADDED,
+    EventKind.STATUS_CHANGED,
+    EventKind.KEY_STATE_CHANGED,
+    EventKind.STEP_FINISHED,
+    EventKind.BLOCKED,
+)
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|])")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and its lines."""
+
+    heading: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The document before it takes a form."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+
+    def markdown(self) -> str:
+        """As Markdown; whatever people wrote is plain text in it."""
+        head = "\n".join(f"- **{name}:** {_plain(value)}" for name, value in self.facts)
+        body = "".join(
+            f"\n## {section.heading}\n\n" + "".join(f"- {_plain(line)}\n" for line in section.lines)
+            for section in self.sections
+        )
+        return f"# {_plain(self.title)}\n\n{head}\n{body}"
+
+    def html(self) -> str:
+        """As one HTML page without any script or address."""
+        head = "".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in self.facts)
+        body = "".join(
+            f"<h2>{escape(section.heading)}</h2><ul>{''.join(f'<li>{escape(line)}' for line in section.lines)}</ul>"
+            for section in self.sections
+        )
+        style = "body{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto}th{text-align:left;padding-right:1em}"
+        return (
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(self.title)}</title>"
+            f"<style>{style}</style><h1>{escape(self.title)}</h1><table>{head}</table>{body}\n"
+        )
+
+
+def incident_report(pipeline: Pipeline, name: str) -> Report:
+    """The report of an incident as it stands, anchored at the audit's head, by which two versions are told apart.
+
+    Raises:
+        IncidentError: there is no such incident.
+    """
+    incident = incidents(pipeline.ledger).incident(name)
+    requests = pipeline.ledger.requests()
+    carrier, clock = carried_by(incident, requests), clock_of(pipeline, incident, requests)
+    head = pipeline.ledger.head()
+    facts = (
+        ("Incident ID", incident.id),
+        ("Date", f"{incident.discovered_at:%Y-%m-%d}"),
+        ("Type", str(incident.type)),
+        ("Status", str(incident.status)),
+        ("Severity", incident.impact or "not assessed"),
+        ("Database", pipeline.database.identity().name),
+        ("Version of this report", f"audit event {head.seq} {head.hash}"),
+    )
+    sections = (
+        Section("Summary", tuple(_summary(incident, carrier))),
+        Section("Timeline", tuple(_timeline(pipeline, incident, carrier))),
+        Section("Impact", tuple(_impact(incident, carrier, clock))),
+        Section("Root Cause", (incident.root_cause or FOR_PEOPLE,)),
+        Section("Remediation", tuple(_remediation(incident, carrier))),
+        Section("Lessons Learned", tuple(_lessons(incident, clock))),
+    )
+    return Report(f"Incident report {incident.id}", facts, sections)
+
+
+def _summary(incident: Incident, carrier: Request | None) -> Iterator[str]:
+    yield f"{incident.description} (reported by {incident.reported_by})"
+    yield f"Held to be compromised: {', '.join(map(str, incident.versions))}"
+    if incident.scope is not None:
+        yield f"Scope: {incident.scope}"
+    if carrier is None:
+        yield "No emergency rotation was prepared"
+    else:
+        yield f"Emergency {carrier.action} {carrier.id}, {carrier.source} to {carrier.target}: {carrier.status}"
+
+
+def _timeline(pipeline: Pipeline, incident: Incident, carrier: Request | None) -> Iterator[str]:
+    told = [(incident.discovered_at, "discovered"), *_own_events(pipeline, incident)]
+    if carrier is not None:
+        roster = pinned_roster(pipeline)
+        names = {officer.fingerprint: officer.name for officer in roster.officers}
+        found = ((entry.at, _sentence(entry, names)) for entry in entries(pipeline.ledger, *_TOLD, request=carrier.id))
+        told += [(at, sentence) for at, sentence in found if sentence]
+    for at, sentence in sorted(told, key=lambda each: each[0]):
+        yield f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: {sentence}"
+
+
+def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[datetime, str]]:
+    kinds = (
+        EventKind.INCIDENT_OPENED,
+        EventKind.EMERGENCY_PREPARED,
+        EventKind.INCIDENT_ACKNOWLEDGED,
+        EventKind.INCIDENT_CLOSED,
+    )
+    for entry in entries(pipeline.ledger, *kinds):
+        match entry.fact():
+            case IncidentOpened(id=incident.id, flag=flag):
+                yield entry.at, f"incident opened{f' from flag {flag}' if flag else ''}"
+            case EmergencyPrepared(incident=incident.id, request=request):
+                yield entry.at, f"emergency request {request} prepared"
+            case IncidentAcknowledged(incident=incident.id, by=by):
+                yield entry.at, f"acknowledged by {by}"
+            case IncidentClosed(incident=incident.id, by=by):
+                yield entry.at, f"closed by {by}"
+
+
+def _sentence(entry: Entry, names: dict[str, str]) -> str:
+    """What an event says; empty for a shard, of which there are many."""
+    sentence = ""
+    match entry.fact():
+        case RequestOpened(source=source, target=target):
+            sentence = f"emergency rotation {source} to {target} requested"
+        case SignatureAdded(officer=officer):
+            sentence = f"signed by {names.get(officer, officer)}"
+        case StatusChanged(after=after):
+            sentence = f"rotation {after}"
+        case KeyStateChanged(version=version, after=after):
+            sentence = f"{version} became {after}"
+        case StepFinished(step=step, table=None):
+            sentence = f"{step} finished"
+        case Blocked(sentence=reason):
+            sentence = f"blocked: {reason}"
+    return sentence
+
+
+def _impact(incident: Incident, carrier: Request | None, clock: Sequence[Deadline]) -> Iterator[str]:
+    yield f"Assessed by people: {incident.impact or 'not yet'}"
+    if isinstance(carrier, Walk):
+        promoted = carrier.done(Step.PRIMARY_KEY_ROLLOUT)
+        until = f"{promoted.finished_at:%Y-%m-%d %H:%M:%S} UTC" if promoted else "now: writes have not moved yet"
+        since = f"{incident.discovered_at:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"Applications still wrote under the compromised key from discovery ({since}) until {until}"
+        yield f"Rows re-encrypted: {records_reencrypted(carrier)}"
+    for deadline in clock:
+        if deadline.reached_at is None:
+            yield f"Not {deadline.stage.replace('_', ' ')}; due by {deadline.due_at:%Y-%m-%d %H:%M} UTC"
+        else:
+            late = "late" if deadline.reached_at > deadline.due_at else "in time"
+            yield f"{deadline.stage.replace('_', ' ').capitalize()}: {deadline.reached_at:%Y-%m-%d %H:%M} UTC, {late}"
+    yield "Whether it is a breach that must be notified is decided by 45 CFR 164.402 to 164.414, with counsel"
+    yield "Rotation does not cure ciphertext that was copied before: old dumps and exports stay readable by that key"
+
+
+def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:
+    if isinstance(carrier, Walk) and (retired := carrier.done(Step.RETIRED_KEY)) is not None:
+        yield (
+            f"{carrier.source} was replaced by {carrier.target} and taken from the applications "
+            f"{retired.finished_at:%Y-%m-%d %H:%M} UTC; the database refuses it"
+        )
+    yield incident.remediation or FOR_PEOPLE
+
+
+def _lessons(incident: Incident, clock: Sequence[Deadline]) -> Iterator[str]:
+    last = clock[-1]
+    if last.reached_at is not None:
+        hours = (last.reached_at - incident.discovered_at).total_seconds() / 3600
+        yield f"From discovery to retirement it took {hours:,.1f} hours; the procedure allows 48"
+    yield incident.lessons or FOR_PEOPLE
+
+
+def _plain(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", text)

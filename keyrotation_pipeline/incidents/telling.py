@@ -1,0 +1,84 @@
+"""Telling people: each alert once by each channel; a channel that is down is noted, and stops nothing."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.audit.incidents import Told, told
+from keyrotation_pipeline.errors import AlertError, BlockedError
+from keyrotation_pipeline.model.alert import Alert
+from keyrotation_pipeline.model.contacts import Contact, ContactRole
+from keyrotation_pipeline.model.incident_events import AlertTold, ChannelFailed
+from keyrotation_pipeline.ports.alerts import AlertChannel
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+LOCK = "alerts"
+# Dagster ends a sensor's look after a minute; what is left is told at the next.
+BUDGET_SECONDS = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An alert, and who must get it besides everybody who listens to the common channels."""
+
+    alert: Alert
+    roles: frozenset[ContactRole] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Every way to tell people.
+
+    Args:
+        common: take every alert: a topic, a webhook.
+        by_role: mail to whoever has the role.
+        contacts: the emergency contact list, for people to call.
+    """
+
+    common: tuple[AlertChannel, ...] = ()
+    by_role: Mapping[ContactRole, tuple[AlertChannel, ...]] = field(default_factory=dict)
+    contacts: tuple[Contact, ...] = ()
+
+    def of(self, notice: Notice) -> Iterator[AlertChannel]:
+        """Each channel once."""
+        chosen = [*self.common, *(each for role in sorted(notice.roles) for each in self.by_role.get(role, ()))]
+        yield from {channel.name: channel for channel in chosen}.values()
+
+
+def tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Notice]) -> tuple[str, ...]:
+    """Hand over what was not told yet; gives back a sentence for each channel that does not take it.
+
+    An alert is noted after it was delivered, so that a crash between the two tells it twice rather than never.
+    """
+    try:
+        with pipeline.ledger.lock(LOCK):
+            return _tell(pipeline, channels, notices)
+    except BlockedError:
+        return ()  # another process is telling them
+
+
+def _tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Notice]) -> tuple[str, ...]:
+    known, down = told(pipeline.ledger), dict[str, str]()
+    until = pipeline.clock.monotonic() + BUDGET_SECONDS
+    for notice, channel in _open(known, channels, notices):
+        if channel.name in down or pipeline.clock.monotonic() > until:
+            continue
+        try:
+            channel.deliver(notice.alert)
+        except AlertError as error:
+            down[channel.name] = str(error)
+            if channel.name not in known.failing:
+                pipeline.ledger.append(ChannelFailed(channel.name, str(error)))
+        else:
+            pipeline.ledger.append(AlertTold(notice.alert.key, channel.name))
+    return tuple(down.values())
+
+
+def _open(known: Told, channels: Channels, notices: Iterable[Notice]) -> list[tuple[Notice, AlertChannel]]:
+    """What each channel is to get; those that failed before come last, since they may take their time."""
+    pairs = [
+        (notice, channel)
+        for notice in notices
+        for channel in channels.of(notice)
+        if (notice.alert.key, channel.name) not in known.alerts
+    ]
+    return sorted(pairs, key=lambda pair: pair[1].name in known.failing)

@@ -1,0 +1,47 @@
+"""One look at everything that raises flags: each is taken once, and each incident gets its emergency request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.incidents.opening import Taken, prepare_requests, take_flags
+from keyrotation_pipeline.ports.flags import FlagSource
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+# Whoever raises flags without end keeps one look busy for so long, and not the next ones from ending.
+ROUNDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look took, and a sentence for each thing that did not go as it should."""
+
+    taken: tuple[Taken, ...]
+    trouble: tuple[str, ...]
+
+    def __str__(self) -> str:
+        opened = [each.incident for each in self.taken if each.incident is not None and not each.repeated]
+        aside = sum(each.set_aside is not None for each in self.taken)
+        repeated = sum(each.repeated for each in self.taken)
+        parts = [f"opened {', '.join(filter(None, opened))}"] if opened else []
+        parts += [f"{repeated} repeated"] if repeated else []
+        parts += [f"{aside} put aside"] if aside else []
+        return "; ".join((*parts, *self.trouble)) or "no new flag is up"
+
+
+def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -> Look:
+    """Take what is up. A source that does not answer keeps the others from nothing."""
+    taken: list[Taken] = []
+    trouble: list[str] = []
+    for _ in range(ROUNDS):
+        if not (rows := pipeline.ledger.raised_flags(incidents(pipeline.ledger).flags)):
+            break
+        taken += take_flags(pipeline, rows)
+    for source in sources:
+        try:
+            taken += take_flags(pipeline, source.raised())
+        except KeyRotationError as error:
+            trouble.append(str(error))
+    trouble += prepare_requests(pipeline, requested_by)
+    return Look(tuple(taken), tuple(trouble))

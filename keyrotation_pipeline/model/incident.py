@@ -1,0 +1,187 @@
+"""An incident: what raised it, which key versions it holds to be compromised, and where it stands."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from keyrotation_pipeline.errors import ApprovalError, IncidentError, InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import require_plain
+
+LONGEST_TEXT_CHARS = 800
+LONGEST_SOURCE_CHARS = 255
+# Hosts differ by seconds, and a tool may round up; more is a wrong clock or a wrong date.
+CLOCKS_DIFFER_BY = timedelta(minutes=5)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+# 32 bytes in base64 or hex, or a value of ours: a description is stored, sent and signed, and must hold neither.
+_SECRET = re.compile(r"v[0-9]+:[A-Za-z0-9+/]{16}:|[A-Za-z0-9+/_-]{43}=|[0-9A-Fa-f]{64}", re.ASCII)
+
+
+class IncidentType(StrEnum):
+    """What happened. Source: the seed procedure, section 2.2, a type for each of its five triggers."""
+
+    KEY_EXPOSED = "key_exposed"
+    UNAUTHORIZED_ACCESS = "unauthorized_access"
+    SERVER_COMPROMISE = "server_compromise"
+    INSIDER = "insider"
+    LIBRARY_ADVISORY = "library_advisory"
+
+    @property
+    def reaches_every_key(self) -> bool:
+        """Whether whoever reached one key has reached every live one; otherwise the key that is being left."""
+        return self in {IncidentType.UNAUTHORIZED_ACCESS, IncidentType.SERVER_COMPROMISE, IncidentType.INSIDER}
+
+
+class IncidentStatus(StrEnum):
+    """Where an incident stands. What its rotation does is told by that."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """What somebody or something reports; nothing of it is believed to be well formed.
+
+    Args:
+        key: by which it is taken once: ``row 17``, or an alarm and the moment of its change.
+        discovered_at: None: missing, or no moment that can be right.
+        versions: names of key versions, if the reporter knows them.
+    """
+
+    key: str
+    source: str | None
+    type: str | None
+    description: str | None
+    discovered_at: datetime | None
+    scope: str | None = None
+    impact: str | None = None
+    versions: tuple[str, ...] = ()
+
+    @property
+    def news(self) -> str:
+        """Digest of all but the key: two flags with the same news report the same thing."""
+        at = None if self.discovered_at is None else self.discovered_at.astimezone(UTC).isoformat()
+        content = [self.source, self.type, self.description, at, self.scope, self.impact, list(self.versions)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A flag whose every part was checked."""
+
+    source: str
+    type: IncidentType
+    description: str
+    discovered_at: datetime
+    scope: str | None
+    impact: str | None
+    versions: tuple[KeyVersion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One incident, as the audit tells it.
+
+    Args:
+        id: ``INC-2026-001``.
+        versions: held to be compromised as soon as officers have signed.
+        flag: key of the flag that opened it; None: somebody opened it on the command line.
+        request: the emergency request that was prepared for it.
+        acknowledged_by: who took it up first.
+    """
+
+    id: str
+    type: IncidentType
+    description: str
+    discovered_at: datetime
+    opened_at: datetime
+    reported_by: str
+    versions: tuple[KeyVersion, ...]
+    scope: str | None = None
+    impact: str | None = None
+    flag: str | None = None
+    request: str | None = None
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    closed_at: datetime | None = None
+    closed_by: str | None = None
+    root_cause: str | None = None
+    remediation: str | None = None
+    lessons: str | None = None
+
+    @property
+    def status(self) -> IncidentStatus:
+        """Open until somebody takes it up, and never open again once closed."""
+        if self.closed_at is not None:
+            return IncidentStatus.CLOSED
+        return IncidentStatus.OPEN if self.acknowledged_at is None else IncidentStatus.ACKNOWLEDGED
+
+    @property
+    def reason(self) -> str:
+        """Why, as officers sign it."""
+        return f"{self.type}: {self.description}"
+
+
+def checked(flag: Flag, now: datetime) -> Reported:
+    """The flag, if each part of it is what it must be.
+
+    Raises:
+        IncidentError: a part is missing or wrong; names it, and never shows it.
+    """
+    types = ", ".join(IncidentType)
+    if flag.type not in set(IncidentType):
+        raise IncidentError(f"its type is not one of {types}; raise it again with one of them")
+    return Reported(
+        source=_plain("source", flag.source, LONGEST_SOURCE_CHARS),
+        type=IncidentType(flag.type),
+        description=_plain("description", flag.description, LONGEST_TEXT_CHARS),
+        discovered_at=_moment(flag.discovered_at, now),
+        scope=None if flag.scope is None else _plain("scope", flag.scope, LONGEST_TEXT_CHARS),
+        impact=None if flag.impact is None else _plain("impact", flag.impact, LONGEST_TEXT_CHARS),
+        versions=tuple(map(_version, flag.versions)),
+    )
+
+
+def plain_text(name: str, text: str) -> str:
+    """A text for people that is stored and sent.
+
+    Raises:
+        IncidentError: it is empty, too long, not one plain line, or holds what looks like a key or a stored value.
+    """
+    return _plain(name, text, LONGEST_TEXT_CHARS)
+
+
+def _plain(name: str, text: str | None, longest: int) -> str:
+    if text is None or not text.strip():
+        raise IncidentError(f"its {name} is missing; write it in one plain line")
+    if len(text) > longest:
+        raise IncidentError(f"its {name} has more than {longest} characters; write it shorter")
+    try:
+        require_plain(name, text)
+    except ApprovalError:
+        raise IncidentError(
+            f"its {name} holds line breaks, invisible characters or spaces around; write it in one plain line"
+        ) from None
+    if _SECRET.search(text):
+        raise IncidentError(f"its {name} holds what looks like a key or a stored value; say where it is instead")
+    return text
+
+
+def _moment(at: datetime | None, now: datetime) -> datetime:
+    if at is None or at.tzinfo is None or at < EARLIEST:
+        raise IncidentError("its discovered_at is missing or no date since 2000; say when it was discovered")
+    if at > now + CLOCKS_DIFFER_BY:
+        raise IncidentError("its discovered_at lies in the future; correct it, and the clock that it came from")
+    return min(at, now).astimezone(UTC).replace(microsecond=0)
+
+
+def _version(name: str) -> KeyVersion:
+    try:
+        return KeyVersion.parse(name)
+    except InvalidKeyError:
+        raise IncidentError("one of its key versions is no version; write v1, v2 …") from None

@@ -1,0 +1,100 @@
+"""What the audit says of incidents, and of the alerts about them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from keyrotation_pipeline.model.events import EventKind, Fact
+from keyrotation_pipeline.model.facts import Version
+from keyrotation_pipeline.model.incident import IncidentType
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentOpened(Fact):
+    """An incident, from a flag or from the command line; no key is changed by it.
+
+    Args:
+        flag: key of the flag; None: opened on the command line.
+        news: digest of what the flag reported, by which a repetition is known.
+    """
+
+    kind: ClassVar = EventKind.INCIDENT_OPENED
+    id: str
+    type: IncidentType
+    description: str
+    discovered_at: datetime
+    opened_at: datetime
+    reported_by: str
+    versions: tuple[Version, ...]
+    scope: str | None
+    impact: str | None
+    flag: str | None
+    news: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlagRepeated(Fact):
+    """A flag that reports what an incident was opened for already."""
+
+    kind: ClassVar = EventKind.FLAG_REPEATED
+    flag: str
+    incident: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlagSetAside(Fact):
+    """A flag that nobody can act on, and why; never with its content."""
+
+    kind: ClassVar = EventKind.FLAG_SET_ASIDE
+    flag: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmergencyPrepared(Fact):
+    """The request that officers are to sign for an incident."""
+
+    kind: ClassVar = EventKind.EMERGENCY_PREPARED
+    incident: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentAcknowledged(Fact):
+    """Somebody has taken an incident up."""
+
+    kind: ClassVar = EventKind.INCIDENT_ACKNOWLEDGED
+    incident: str
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentClosed(Fact):
+    """An incident is over, with what people say of it."""
+
+    kind: ClassVar = EventKind.INCIDENT_CLOSED
+    incident: str
+    by: str
+    at: datetime
+    root_cause: str | None
+    remediation: str | None
+    lessons: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AlertTold(Fact):
+    """A channel took an alert: by its key, never its text."""
+
+    kind: ClassVar = EventKind.ALERT_TOLD
+    alert: str
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFailed(Fact):
+    """A channel does not take alerts since now."""
+
+    kind: ClassVar = EventKind.CHANNEL_FAILED
+    channel: str
+    reason: str

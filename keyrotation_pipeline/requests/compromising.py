@@ -1,0 +1,48 @@
+"""What an emergency request holds to be compromised, and the moment from which that counts: when enough have signed."""
+
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import Request, RequestStatus, RotationType
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import require_authorised
+
+_BEYOND = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
+
+
+def held_compromised(pipeline: Pipeline, request: Request) -> tuple[KeyVersion, ...]:
+    """The versions that a request calls compromised: those of its incident, else what it leaves; none if routine."""
+    if request.type is not RotationType.EMERGENCY:
+        return ()
+    known = incidents(pipeline.ledger).by_id.get(request.incident or "")
+    return (request.source,) if known is None else known.versions
+
+
+def in_words(pipeline: Pipeline, request: Request) -> str:
+    """How the sentence begins that officers sign; empty for a routine request."""
+    versions = held_compromised(pipeline, request)
+    return f"hold {', '.join(map(str, versions))} compromised, never to be the primary again; " if versions else ""
+
+
+def hold_compromised(pipeline: Pipeline, request: Request) -> None:
+    """Call the versions compromised that enough officers have signed for; again is no change.
+
+    A walk that still makes one of them the primary, or encrypts under it, is paused with the same commit.
+
+    Raises:
+        ApprovalError, RequestError: the signatures do not count.
+    """
+    versions = held_compromised(pipeline, request)
+    if not versions:
+        return
+    require_authorised(pipeline, request, pipeline.keys.read())
+    with pipeline.ledger.transaction():
+        registered = pipeline.ledger.keys()
+        for record in registered:
+            if record.version in versions and record.state not in _BEYOND:
+                pipeline.ledger.set_key_state(record.version, KeyState.COMPROMISED, request.id)
+        walk = pipeline.ledger.current()
+        if walk is None or walk.id == request.id or walk.target not in versions:
+            return
+        if walk.status is RequestStatus.RUNNING:
+            pipeline.ledger.set_status(walk.id, RequestStatus.PAUSED, by=request.id)

@@ -1,0 +1,93 @@
+"""The sections about incidents: who is told, and where flags rise besides our own table."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.model.contacts import Contact, ContactRole
+from keyrotation_pipeline.model.incident import IncidentType
+from keyrotation_pipeline.settings.values import Positive, Section, Text, secret_in
+
+_ARN = re.compile(r"arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]{1,256}", re.ASCII)
+_ADDRESS = re.compile(r"[^\s@,;<>\"]{1,64}@[^\s@,;<>\"]{1,255}")
+
+
+def _topic(arn: str) -> str:
+    if not _ARN.fullmatch(arn):
+        raise ConfigurationError(
+            '[alerts] sns_topic_arn is no ARN of a topic; write "arn:aws:sns:<region>:<account>:<name>"'
+        )
+    return arn
+
+
+def _address(text: str) -> str:
+    if not _ADDRESS.fullmatch(text):
+        raise ConfigurationError(f'"{text}" is no mail address; write one plain address')
+    return text
+
+
+def _role(name: object) -> object:
+    """A role as the seed's contact list writes it, too: ``HIPAA Compliance Officer``, ``On-Call Engineer``."""
+    if not isinstance(name, str):
+        return name
+    plain = name.strip().lower().replace(" ", "-").replace("_", "-")
+    plain = plain.removeprefix("hipaa-").removesuffix("-engineer")
+    if plain not in set(ContactRole):
+        raise ConfigurationError(f'[[contacts]] role = "{name}" is not known; write one of {", ".join(ContactRole)}')
+    return ContactRole(plain)
+
+
+Address = Annotated[str, AfterValidator(_address)]
+AlertSecret = Annotated[SecretStr, secret_in("alerts")]
+SmtpSecret = Annotated[SecretStr, secret_in("alerts.smtp")]
+
+
+class SmtpSettings(Section):
+    """`[alerts.smtp]`: the server by which contacts get mail. `starttls = false` is for this machine's own server."""
+
+    host: Text
+    sender: Address
+    port: Positive = 587
+    starttls: bool = True
+    user: Text | None = None
+    password: SmtpSecret | None = None
+
+
+class AlertsSettings(Section):
+    """`[alerts]`: the common channels, which take every alert."""
+
+    sns_topic_arn: Annotated[str, AfterValidator(_topic)] | None = None
+    endpoint_url: Text | None = None
+    webhook_url: AlertSecret | None = None
+    smtp: SmtpSettings | None = None
+
+
+class ContactSettings(Section):
+    """One `[[contacts]]` of the emergency contact list; with an address it gets mail by `[alerts.smtp]`."""
+
+    role: Annotated[ContactRole, BeforeValidator(_role)]
+    name: Text
+    email: Address | None = None
+    phone: Text | None = None
+
+    @property
+    def contact(self) -> Contact:
+        """As a value."""
+        return Contact(self.role, self.name, self.email, self.phone)
+
+
+class AlarmSettings(Section):
+    """One `[[incidents.alarms]]`: a CloudWatch alarm, and the type of the incident that it tells of."""
+
+    name: Text
+    type: IncidentType
+
+
+class IncidentsSettings(Section):
+    """`[incidents]`: where flags rise besides `keyrotation.incident_flag`; region and endpoint as boto3 takes them."""
+
+    alarms: tuple[AlarmSettings, ...] = ()
+    region_name: Text | None = None
+    endpoint_url: Text | None = None

@@ -1,0 +1,191 @@
+"""A flag that a tool raises, and everything that follows: incident, request, two signatures, retired key, report."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.defs.incidents import incident_flag
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.applications import reporting
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+SEPARATE_LINES = 2
+
+
+@dataclass
+class Clinic:
+    """Twenty rows under v1, and two officers."""
+
+    folder: Folder
+    database_url: str
+    officers: tuple[DemoOfficer, ...]
+
+    @property
+    def file(self) -> Path:
+        return self.folder.path / "keyrotation.toml"
+
+    @contextmanager
+    def pipeline(self) -> Iterator[Pipeline]:
+        with assembly.open_pipeline(settings.load(self.file), actor="test") as pipeline:
+            yield pipeline
+
+    def sign(self, request: str) -> None:
+        with self.pipeline() as pipeline:
+            text = pipeline.ledger.approval_text(request)
+            for officer in self.officers:
+                add_approval(pipeline, pipeline.ledger.request(request), officer.sign(text))
+
+    def walk(self, request: str, through: Step | None = None) -> None:
+        keys = self.folder.path / ".keyrotation" / "keys"
+        with self.pipeline() as pipeline, reporting(self.database_url, keys):
+            for _ in performing.run(pipeline, request, lambda _progress: None, through):
+                pass
+
+    def states(self) -> dict[KeyVersion, KeyState]:
+        with self.pipeline() as pipeline:
+            registered = pipeline.ledger.keys()
+            return {record.version: record.state for record in registered}
+
+    def shown(self, *arguments: str) -> str:
+        """What a command prints, in this process: a new one takes seconds to start."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # typer, of the click that it uses
+            from typer.testing import CliRunner  # noqa: PLC0415
+
+            from keyrotation_pipeline.cli.application import app  # noqa: PLC0415
+        result = CliRunner().invoke(app, [*arguments, "--config", str(self.file)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def sensor_looks(self) -> str:
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_sensor_context(instance, resources={"pipeline": PipelineResource(str(self.file))})
+            result = incident_flag(context)
+        assert isinstance(result, dg.SkipReason)
+        return str(result.skip_message)
+
+
+@pytest.fixture
+def clinic(
+    tmp_path: Path,
+    database_url: str,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    already_migrated: str,
+) -> Clinic:
+    ring = KeyRing({V1: KeyMaterial.generate()}, V1)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE clients (id int PRIMARY KEY, first_name text)")
+        for number in range(20):
+            connection.execute("INSERT INTO clients VALUES (%s, %s)", (number, encrypt(ring, f"Zoe {number}")))
+    officers = (security_officer, privacy_officer)
+    named = "".join(
+        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    )
+    clinic = Clinic(Folder(tmp_path, []), database_url, officers)
+    clinic.file.write_text(
+        f'database.url = "{database_url}"\n[approvals]\nrequired = 2\n{named}'
+        '[reencryption]\nshards = 1\n[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
+    )
+    assembly.initialise(settings.load(clinic.file), ring, actor="test")
+    return clinic
+
+
+def test_a_flag_of_a_tool_leads_to_the_retired_key_and_the_report(clinic: Clinic) -> None:
+    raise_flags(clinic)
+    told = clinic.sensor_looks()
+    assert told == "opened INC-2026-001; 1 repeated; 2 put aside".replace("2026", told[11:15])
+    assert clinic.sensor_looks() == "no new flag is up"
+    assert clinic.states() == {V1: KeyState.ACTIVE}
+
+    (pending,) = json.loads(clinic.shown("requests", "--json"))
+    assert (pending["type"], pending["from"], pending["to"]) == ("emergency", "v1", "v2")
+    assert (pending["signed_by"], len(pending["missing"])) == ([], 2)
+    clinic.sign(pending["id"])
+    assert clinic.states() == {V1: KeyState.COMPROMISED}
+    clinic.walk(pending["id"])
+
+    status = json.loads(clinic.shown("status", "--json"))
+    states = {key["version"]: key["state"] for key in status["key_versions"]}
+    assert (status["primary"], states) == ("v2", {"v1": "compromised", "v2": "active"})
+    assert (status["incidents_open"], status["tables"][0]["fenced_against"]) == (1, ["v1"])
+    (incident,) = json.loads(clinic.shown("incident", "list", "--json"))
+    assert (incident["request"], incident["versions"]) == (pending["id"], ["v1"])
+    report = clinic.shown("incident", "report", incident["id"])
+    for heading in ("Summary", "Timeline", "Impact", "Root Cause", "Remediation", "Lessons Learned"):
+        assert f"\n## {heading}\n" in report
+    assert (
+        report.index("v1 became compromised")
+        < report.index("dual_key_rollout finished")
+        < report.index("retired_key finished")
+    )
+    clinic.shown("audit", "verify")
+
+
+def raise_flags(clinic: Clinic) -> None:
+    """As a tool does that may insert flags and nothing else: one, the same again, and two that are malformed."""
+    rows = [
+        ("SIEM", "key_exposed", "the key stands in a log file", "2026-01-02 03:04+00"),
+        ("SIEM", "key_exposed", "the key stands in a log file", "2026-01-02 03:04+00"),
+        ("SIEM", "fire", "something", "2026-01-02 03:04+00"),
+        ("SIEM", "insider", "when?", "infinity"),
+    ]
+    with psycopg.connect(clinic.database_url, autocommit=True) as owner:
+        role = f"siem_{owner.info.dbname}"
+        owner.execute(f"CREATE ROLE {role}")
+        owner.execute(f"GRANT USAGE ON SCHEMA keyrotation TO {role}")
+        owner.execute(
+            f"GRANT INSERT (source, type, description, discovered_at, scope, impact, key_versions)"
+            f" ON keyrotation.incident_flag TO {role}"
+        )
+        owner.execute(f"SET ROLE {role}")
+        for row in rows:
+            owner.execute(
+                "INSERT INTO keyrotation.incident_flag (source, type, description, discovered_at)"
+                " VALUES (%s, %s, %s, %s)",
+                row,
+            )
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            owner.execute("SELECT * FROM keyrotation.audit_events")
+        owner.execute("RESET ROLE")
+        owner.execute(f"DROP OWNED BY {role}")
+        owner.execute(f"DROP ROLE {role}")
+
+
+def test_an_incident_at_the_command_line_takes_over_what_runs(clinic: Clinic) -> None:
+    with clinic.pipeline() as pipeline:
+        routine = open_request(pipeline, reason="yearly", requested_by="test").id
+    opened = clinic.folder.run(
+        "incident", "open", "--type", "key_exposed", "--description", "in a ticket", "--discovered-at", "now"
+    ).split()
+    assert len(opened) == SEPARATE_LINES
+    clinic.sign(opened[1])
+    clinic.walk(opened[1], Step.KEY_VERSION)
+    past = {each["id"]: each["outcome"] for each in json.loads(clinic.shown("history", "--json"))}
+    assert past == {routine: "cancelled"}
+    assert "is acknowledged" in clinic.shown("incident", "ack", opened[0])
+    clinic.shown("cancel", opened[1])
+    clinic.shown("incident", "close", opened[0], "--root-cause", "a ticket")
+    events = [each["event"] for each in json.loads(clinic.shown("audit", "log", "--json"))]
+    assert events[-1] == "incident_closed"
+    assert json.loads(clinic.shown("status", "--json"))["incidents_open"] == 0

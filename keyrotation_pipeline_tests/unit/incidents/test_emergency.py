@@ -1,0 +1,249 @@
+"""From the flag to the retired key: what a flag changes, what signatures change, and what is taken over."""
+
+import pytest
+
+from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.errors import BlockedError, IncidentError, OutOfOrderError, RequestError
+from keyrotation_pipeline.incidents.handling import acknowledge, close
+from keyrotation_pipeline.incidents.opening import open_incident, prepare, prepare_requests
+from keyrotation_pipeline.model.incident import IncidentStatus
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import WALK, RequestStatus, RotationType, Step
+from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.policy import open_policy
+from keyrotation_pipeline.rotation import rollback
+from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
+from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, ProcessKilled
+from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, opened, raised, signed, walk
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    return before_any_rotation()
+
+
+def state(world: FakeWorld, version: object) -> KeyState:
+    return world.ledger.state.keys[version].state  # type: ignore[index]
+
+
+def test_a_flag_alone_changes_no_key_and_prepares_the_request(world: FakeWorld) -> None:
+    before = (dict(world.keys.live), dict(world.ledger.state.keys))
+    incident, prepared = opened(world)
+    assert (dict(world.keys.live), dict(world.ledger.state.keys)) == before
+    assert (incident.id, incident.versions) == ("INC-2026-001", (V1,))
+    assert (prepared.type, prepared.incident, prepared.source, prepared.target) == ("emergency", incident.id, V1, V2)
+    text = world.ledger.approval_text(prepared.id).decode()
+    assert "Authorises: hold v1 compromised, never to be the primary again; create v2" in text
+    assert f"Reason: incident {incident.id}: key_exposed: the key stands in a log file\n" in text
+
+
+def test_the_last_signature_marks_the_version_before_anything_runs(world: FakeWorld) -> None:
+    _, prepared = opened(world)
+    sign(world, prepared, ADA)
+    assert state(world, V1) is KeyState.ACTIVE
+    sign(world, prepared, BEN)
+    assert state(world, V1) is KeyState.COMPROMISED
+
+
+def test_a_whole_emergency_leaves_the_version_compromised_and_the_incident_to_be_closed(world: FakeWorld) -> None:
+    incident, prepared = opened(world)
+    with pytest.raises(IncidentError, match="which is not over"):
+        close(world.pipeline, incident.id, "ada")
+    assert walk(world, signed(world, prepared)).status is RequestStatus.FINISHED
+    assert (state(world, V1), world.keys.primary(), world.keys.archived()) == (KeyState.COMPROMISED, V2, (V1,))
+    acknowledge(world.pipeline, incident.id, "ben")
+    closed = close(world.pipeline, incident.id.lower(), "ada", root_cause="a bug")
+    assert (closed.status, closed.acknowledged_by, closed.root_cause) == (IncidentStatus.CLOSED, "ben", "a bug")
+    assert incidents(world.ledger).unfinished == ()
+    verify_audit(world.ledger)
+
+
+@pytest.mark.parametrize("through", WALK[: WALK.index(Step.KEY_ROTATION_AUDIT)])
+def test_an_emergency_takes_a_routine_rotation_over_from_any_step(world: FakeWorld, through: Step) -> None:
+    routine = approved(world)
+    done = {record.step for record in walk(world, routine, through).steps}
+    _, prepared = opened(world)
+    assert (prepared.supersedes, prepared.source, prepared.target) == (routine.id, V1, V2)
+    assert (
+        "compromised, never to be the primary again; take over rotate"
+        in world.ledger.approval_text(prepared.id).decode()
+    )
+    finished = walk(world, signed(world, prepared))
+    former = world.ledger.walk(routine.id)
+    assert (former.status, finished.status) == (RequestStatus.CANCELLED, RequestStatus.FINISHED)
+    for step in done & superseding.TAKEN_OVER:
+        assert finished.done(step) == former.done(step)
+    assert (state(world, V1), world.keys.primary(), world.keys.archived()) == (KeyState.COMPROMISED, V2, (V1,))
+    assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
+    with pytest.raises(RequestError, match="cancelled"):
+        sign(world, former, ADA)
+
+
+@pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS])
+def test_an_incident_on_the_new_key_too_moves_on_to_a_fresh_one(world: FakeWorld, through: Step) -> None:
+    routine = approved(world)
+    walk(world, routine, through)
+    incident, prepared = opened(world, type="server_compromise")
+    assert incident.versions == (V1, V2)
+    assert (prepared.target, prepared.source) == (V3, world.keys.primary())
+    signed(world, prepared)
+    assert {state(world, V1), state(world, V2)} == {KeyState.COMPROMISED}
+    routine = world.ledger.walk(routine.id)
+    assert routine.status is RequestStatus.PAUSED
+    walk(world, prepared)
+    assert (world.keys.primary(), world.keys.archived()) == (V3, (V1, V2))
+    assert {state(world, V1), state(world, V2)} == {KeyState.COMPROMISED}
+    assert world.database.rows == {"clients": [{"first_name": "v3:Zoe", "email": "v3:zoe@example.org"}]}
+
+
+def test_nothing_is_encrypted_under_a_compromised_version(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.PRIMARY_KEY_ROLLOUT)
+    ring_fit_for_rows(world.pipeline, routine)
+    _, prepared = opened(world, versions=("v2",))
+    signed(world, prepared)
+    with pytest.raises(OutOfOrderError, match="v2 is compromised"):
+        ring_fit_for_rows(world.pipeline, routine)
+
+
+@pytest.mark.parametrize("through", [None, Step.KEY_VERSION, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS])
+def test_an_emergency_takes_a_rollback_over_while_its_target_is_sound(world: FakeWorld, through: Step | None) -> None:
+    rotation = approved(world)
+    walk(world, rotation, Step.ROWS)
+    undoing = rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+    if through is not None:
+        walk(world, signed(world, undoing), through)
+    # A rollback that waits stands beside the rotation that it is to undo.
+    versions = ("v2",) if through is not None else ("v1",)
+    _, prepared = opened(world, versions=versions)
+    assert (prepared.action, prepared.target) == (("rollback", V1) if through is not None else ("rotate", V2))
+    walk(world, signed(world, prepared))
+    assert world.ledger.walk(undoing.id).status is RequestStatus.CANCELLED
+    assert world.keys.primary() == prepared.target
+
+
+def test_a_rollback_to_a_compromised_version_is_ended_by_a_fresh_one(world: FakeWorld) -> None:
+    rotation = approved(world)
+    walk(world, rotation, Step.ROWS)
+    undoing = rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+    walk(world, signed(world, undoing), Step.PRIMARY_KEY_ROLLOUT)
+    _, prepared = opened(world, versions=("v1",))
+    assert (prepared.action, prepared.source, prepared.target) == ("rotate", V1, V3)
+    walk(world, signed(world, prepared))
+    assert (world.keys.primary(), state(world, V1)) == (V3, KeyState.COMPROMISED)
+
+
+def test_a_take_over_that_dies_at_any_change_ends_the_same_when_it_is_run_again(world: FakeWorld) -> None:
+    walk(world, approved(world), Step.PRIMARY_KEY_ROLLOUT)
+    _, prepared = opened(world)
+    deaths, allowed = 0, 0
+    while world.ledger.walk(prepared.id).status is not RequestStatus.FINISHED:
+        world.journal.die_at = len(world.journal.entries) + allowed
+        before = (world.ledger.walk(prepared.id).steps, world.ledger.walk(prepared.id).approvals)
+        try:
+            for officer in ROSTER.officers:
+                if officer.fingerprint not in world.ledger.walk(prepared.id).approvals:
+                    sign(world, prepared, officer.fingerprint)
+            walk(world, prepared)
+        except ProcessKilled:
+            deaths += 1
+            world.ledger.locks.clear()
+            now = (world.ledger.walk(prepared.id).steps, world.ledger.walk(prepared.id).approvals)
+            allowed = allowed + 1 if now == before else 0
+    world.journal.die_at = None
+    assert deaths > len(WALK)
+    assert (state(world, V1), world.keys.primary(), world.keys.archived()) == (KeyState.COMPROMISED, V2, (V1,))
+    verify_audit(world.ledger)
+
+
+def test_one_request_serves_every_incident_about_the_same_versions(world: FakeWorld) -> None:
+    first, prepared = opened(world)
+    second = open_incident(world.pipeline, raised(2))
+    assert prepare(world.pipeline, second, "test").id == prepared.id
+    assert [each.request for each in incidents(world.ledger).by_id.values()] == [prepared.id] * 2
+    assert (first.id, second.id) == ("INC-2026-001", "INC-2026-002")
+
+
+def test_an_incident_about_more_versions_waits_until_the_first_request_is_signed_or_given_up(world: FakeWorld) -> None:
+    walk(world, approved(world), Step.KEY_VERSION)
+    _, first = opened(world)
+    open_incident(world.pipeline, raised(2, type="insider"))
+    (sentence,) = prepare_requests(world.pipeline, "test")
+    assert f"no emergency request could be prepared for INC-2026-002: request {first.id}" in sentence
+    walk(world, signed(world, first), Step.KEY_VERSION)
+    assert prepare_requests(world.pipeline, "test") == ()
+    second = incidents(world.ledger).by_id["INC-2026-002"].request
+    assert second is not None
+    assert world.ledger.walk(second).target == V3
+
+
+def test_a_request_that_can_never_start_is_prepared_anew(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.KEY_VERSION)
+    _, prepared = opened(world)
+    cancel(world.pipeline, routine)
+    assert prepare_requests(world.pipeline, "test") == ()
+    anew = incidents(world.ledger).by_id["INC-2026-001"].request
+    assert anew is not None
+    assert anew != prepared.id
+    assert walk(world, signed(world, world.ledger.walk(anew))).target == V3
+
+
+def test_a_request_that_officers_have_cancelled_is_not_prepared_again_by_itself(world: FakeWorld) -> None:
+    incident, prepared = opened(world)
+    cancel(world.pipeline, prepared)
+    assert prepare_requests(world.pipeline, "test") == ()
+    assert incidents(world.ledger).by_id[incident.id].request == prepared.id
+    asked = request(world, incident=incident.id.lower())
+    assert (asked.type, asked.incident) == (RotationType.EMERGENCY, incident.id)
+    assert incidents(world.ledger).by_id[incident.id].request == asked.id
+
+
+def test_what_is_not_in_use_needs_no_rotation(world: FakeWorld) -> None:
+    walk(world, approved(world))
+    incident = open_incident(world.pipeline, raised(1, versions=("v1",)))
+    with pytest.raises(IncidentError, match="v1 is not live in the key store"):
+        prepare(world.pipeline, incident, "test")
+
+
+def test_a_routine_rotation_that_has_ended_meanwhile_needs_no_take_over(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.ROWS)
+    _, prepared = opened(world)
+    walk(world, routine)
+    signed(world, prepared)
+    assert state(world, V1) is KeyState.COMPROMISED
+    with pytest.raises(RequestError, match="is finished"):
+        walk(world, prepared)
+
+
+def test_a_routine_request_cannot_be_opened_beside_an_incident(world: FakeWorld) -> None:
+    opened(world)
+    with pytest.raises(RequestError):
+        request(world)
+
+
+def test_a_policy_can_be_asked_for_while_the_primary_is_compromised(world: FakeWorld) -> None:
+    signed(world, opened(world)[1])
+    world.signatures.configured = type(ROSTER)(
+        2, (*ROSTER.officers, type(ROSTER.officers[0])("Cem", "C" * 40)), ("F" * 40,)
+    )
+    assert open_policy(world.pipeline, reason="Cem comes", requested_by="test").source == V1
+
+
+def test_the_same_is_not_opened_twice(world: FakeWorld) -> None:
+    open_incident(world.pipeline, FLAG)
+    with pytest.raises(IncidentError, match="INC-2026-001 was opened for exactly this already"):
+        open_incident(world.pipeline, FLAG)
+
+
+def test_a_compromised_target_is_never_promoted(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.DUAL_KEY_ROLLOUT)
+    signed(world, opened(world, versions=("v2",))[1])
+    world.ledger.set_status(routine.id, RequestStatus.RUNNING)
+    with pytest.raises(BlockedError, match="v2 is compromised and never becomes the primary"):
+        walk(world, routine, Step.PRIMARY_KEY_ROLLOUT)

@@ -1,0 +1,147 @@
+"""Who is told what and when: once by each channel, to whom appendix B names, and never in the way of a rotation."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+
+from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.errors import AlertError
+from keyrotation_pipeline.incidents.handling import acknowledge
+from keyrotation_pipeline.incidents.notices import notices
+from keyrotation_pipeline.incidents.telling import Channels, tell
+from keyrotation_pipeline.model.alert import Alert
+from keyrotation_pipeline.model.contacts import Contact, ContactRole
+from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline_tests.fakes import FakeWorld
+from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed, walk
+from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
+
+
+@dataclass
+class FakeChannel:
+    """`AlertChannel` that keeps what it took, or refuses."""
+
+    name: str
+    down: bool = False
+    took: list[Alert] = field(default_factory=list)
+
+    def deliver(self, alert: Alert) -> None:
+        if self.down:
+            raise AlertError(f"{self.name} does not answer; check it")
+        self.took.append(alert)
+
+    @property
+    def keys(self) -> list[str]:
+        return [each.key for each in self.took]
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    return before_any_rotation()
+
+
+@dataclass
+class People:
+    world: FakeWorld
+    topic: FakeChannel = field(default_factory=lambda: FakeChannel("topic"))
+    mail: dict[ContactRole, FakeChannel] = field(
+        default_factory=lambda: {role: FakeChannel(f"mail to {role}") for role in ContactRole}
+    )
+
+    def told(self, after: timedelta = timedelta(0), **also: list[str]) -> tuple[str, ...]:
+        self.world.clock.at += after
+        by_role = {role: (channel,) for role, channel in self.mail.items()}
+        channels = Channels((self.topic,), by_role, (Contact(ContactRole.ON_CALL, "Zoe", phone="+1 555 0100"),))
+        news = notices(self.world.pipeline, channels.contacts, **also)  # type: ignore[arg-type]
+        return tell(self.world.pipeline, channels, news)
+
+
+def test_the_officers_get_the_exact_text_to_sign(world: FakeWorld) -> None:
+    incident, prepared = opened(world)
+    people = People(world)
+    assert people.told() == ()
+    (to_sign,) = people.mail[ContactRole.OFFICER].took
+    assert to_sign.key == f"incident/{incident.id}/sign/{prepared.id}"
+    assert world.ledger.approval_text(prepared.id).decode() in to_sign.text
+    assert f"keyrotation approve {prepared.id} --text | gpg -ab" in to_sign.text
+    (called,) = people.mail[ContactRole.ON_CALL].took
+    assert "on-call: Zoe, +1 555 0100" in called.text
+
+
+def test_escalation_goes_on_until_somebody_acknowledges(world: FakeWorld) -> None:
+    incident, _ = opened(world)
+    people, lead = People(world), ContactRole.DEVOPS_LEAD
+    people.told(timedelta(minutes=29))
+    assert people.mail[lead].keys == []
+    people.told(timedelta(minutes=1))
+    assert people.mail[lead].keys == [f"incident/{incident.id}/escalated/devops-lead"]
+    acknowledge(world.pipeline, incident.id, "zoe")
+    people.told(timedelta(hours=1))
+    assert f"incident/{incident.id}/escalated/security-officer" not in people.topic.keys
+
+
+def test_each_threshold_of_the_clock_is_told_once(world: FakeWorld) -> None:
+    incident, _ = opened(world)  # discovered an hour ago
+    people = People(world)
+    for _ in range(60):
+        people.told(timedelta(hours=1))
+    told = Counter(people.topic.keys)
+    stages = {key.split("/")[2] for key in told if key.rsplit("/", 1)[1] in {"50", "80", "100"}}
+    assert stages == {"assessed", "dual_key", "reencrypted", "retired_and_audited"}
+    assert all(
+        told[f"incident/{incident.id}/{stage}/{percent}"] == 1
+        for stage in ("dual_key", "reencrypted")
+        for percent in (50, 80, 100)
+    )
+    assert set(told.values()) == {1}
+
+
+def test_compliance_is_told_when_officers_have_signed(world: FakeWorld) -> None:
+    incident, prepared = opened(world)
+    people = People(world)
+    people.told()
+    assert people.mail[ContactRole.COMPLIANCE_OFFICER].took == []
+    signed(world, prepared)
+    people.told()
+    assert people.mail[ContactRole.COMPLIANCE_OFFICER].keys == [f"incident/{incident.id}/breach-assessment"]
+
+
+def test_a_channel_that_is_down_is_visible_stops_nothing_and_is_tried_again(world: FakeWorld) -> None:
+    _, prepared = opened(world)
+    people = People(world, FakeChannel("topic", down=True))
+    assert people.told() == ("topic does not answer; check it",)
+    assert people.mail[ContactRole.ON_CALL].keys
+    people.told()
+    assert world.ledger.event_names().count("alert_channel_failed") == 1
+    assert any("alerts do not reach topic since" in each for each in overview(world.pipeline)["attention"])
+    walk(world, signed(world, prepared))
+    people.topic.down = False
+    people.told()
+    assert people.topic.keys
+    assert not any("alerts do not reach" in each for each in overview(world.pipeline)["attention"])
+
+
+def test_a_planned_rotation_is_announced_when_it_is_signed(world: FakeWorld) -> None:
+    rotation = approved(world)
+    people = People(world)
+    people.told()
+    (announced,) = people.mail[ContactRole.DATABASE_ADMINISTRATOR].took
+    assert announced.key == f"rotation/{rotation.id}/planned"
+    assert "zero downtime" in announced.text
+
+
+def test_failures_checks_and_attention_are_told_once_in_their_time(world: FakeWorld) -> None:
+    people = People(world)
+    for _ in range(3):
+        facts = {"run": "r", "job": "backup", "subject": None, "attempt": None}
+        world.ledger.append(Note(EventKind.RUN_FAILED, facts))
+        people.told(attention=["the last backup is of 2026-01-01"], failed_checks=[("a/b", "it fails")])  # type: ignore[list-item]
+    assert [key.split("/")[0] for key in people.topic.keys] == ["run", "check", "attention"]
+    people.told(timedelta(days=8), attention=["the last backup is of 2026-01-09"])
+    assert [key.split("/")[0] for key in people.topic.keys] == ["run", "check", "attention", "attention"]
+
+
+def test_nothing_is_news_where_nothing_happened(world: FakeWorld) -> None:
+    assert notices(world.pipeline) == ()
