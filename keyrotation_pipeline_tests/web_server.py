@@ -1,4 +1,4 @@
-"""Dagster's real web server, started as `keyrotation up` starts it."""
+"""Dagster's real web server behind our door, with a code server of its own."""
 
 import json
 import os
@@ -22,6 +22,7 @@ TOKEN = "a-token-of-this-test"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 BROWSER = {"accept": "text/html"}
 START_SECONDS = 180
+WORKSPACE = Path(__file__).parent.parent / "workspace.yaml"  # with a code server of its own
 SHOW = """{ assetNodes { partitionKeysByDimension { dynamicPartitionsDefinitionName: name partitionKeys } } }"""
 
 
@@ -60,13 +61,12 @@ class Server:
 def serving(home: Path, *options: str, **variables: str) -> Iterator[Server]:
     """The server in a Dagster home that is made for it, once it answers."""
     home.mkdir()
-    for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copyfile(INSTANCE_FILES / name, home / name)
+    shutil.copyfile(INSTANCE_FILES / "dagster.yaml", home / "dagster.yaml")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KEYROTATION", "DAGSTER"))}
-    arguments = ["--port", str(port), "--workspace", str(home / "workspace.yaml"), *options]
+    arguments = ["--port", str(port), "--workspace", str(WORKSPACE), *options]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "keyrotation_pipeline.defs.webserver", *arguments],

@@ -1,4 +1,4 @@
-"""Dagster's web server and daemon as child processes that never outlive us."""
+"""Dagster's code server, web server and daemon as child processes that never outlive us."""
 
 import contextlib
 import ctypes
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,10 @@ STOP_SECONDS = 20
 LOOK_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
 INSTANCE_FILES = Path(__file__).parent / "dagster_instance"
+SOCKET_VARIABLE = "KEYROTATION_CODE_SERVER"  # as our workspace.yaml has it
+# `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
+MAX_SOCKET_PATH_BYTES = 103
+LOCATION = ("--module-name", "keyrotation_pipeline.definitions", "--location-name", "keyrotation_pipeline")
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -63,7 +68,7 @@ class Door:
 
 
 class DagsterServices:
-    """Dagster's daemon, and its UI on loopback behind a door.
+    """Dagster's code server, its daemon, and its UI on loopback behind a door.
 
     Args:
         home: Dagster's home; it gets our `dagster.yaml` and `workspace.yaml`, the services' log, and the address.
@@ -77,54 +82,77 @@ class DagsterServices:
         self._folder = folder
         self._door = door
         self._environment = {**environment, "DAGSTER_HOME": str(home)}
+        self._cleanup = contextlib.ExitStack()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._code_server: subprocess.Popen[bytes] | None = None
+        self._socket = home / "code.sock"
 
     def start(self) -> None:
-        """Start the services; `wait_until_served` says when they answer.
+        """Start the code server; `wait_until_served` starts the others, which are its clients, when it answers.
 
         Raises:
             HomeError: the port is taken.
         """
         self._refuse_taken_port()
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._home.chmod(0o700)  # whoever reaches the socket runs code as us
         for name in ("dagster.yaml", "workspace.yaml"):
             shutil.copyfile(INSTANCE_FILES / name, self._home / name)
         self._keep_address()
-        workspace = ["--workspace", str(self._home / "workspace.yaml")]
-        with self.log.open("wb") as log:
-            self._start(log, ["dagster._daemon", "run", "--log-level", "warning", *workspace])
-            webserver = ["keyrotation_pipeline.defs.webserver", *self._door_options(), *workspace]
-            self._start(log, webserver, line=self._door.token)
+        self._choose_socket()
+        self.log.write_bytes(b"")
+        self._start_code_server()
 
     def wait_until_served(self, stopped: Callable[[], bool]) -> bool:
-        """Wait for the web server; False when `stopped` came first.
+        """Start what is left, and wait for the web server; False when `stopped` came first.
 
         Raises:
             HomeError: the services ended, or do not answer.
         """
-        headers = {} if self._door.token is None else {"Authorization": f"Bearer {self._door.token}"}
-        question = urllib.request.Request(f"{self._door.url}/server_info", headers=headers)  # noqa: S310  loopback
+        if not self._wait_for(self._code_is_served, stopped):
+            return False
+        workspace = ["--workspace", str(self._home / "workspace.yaml")]
+        self._start(["dagster._daemon", "run", "--log-level", "warning", *workspace])
+        self._start(["keyrotation_pipeline.defs.webserver", *self._door_options(), *workspace], line=self._door.token)
+        return self._wait_for(self._page_is_served, stopped)
+
+    def wait_while_running(self, stopped: Callable[[], bool]) -> None:
+        """Wait until `stopped`; a code server that ends meanwhile is started again.
+
+        Raises:
+            HomeError: another service ended by itself, or the code server does not come back.
+        """
+        for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
+            if stopped():
+                return
+            if self._code_server is not None and self._code_server.poll() is not None:
+                self._start_code_server()
+                self._wait_for(self._code_is_served, stopped)
+            elif not self._run():
+                raise HomeError(f"Dagster ended by itself; read {self.log}, then run `keyrotation up` again")
+
+    def _wait_for(self, served: Callable[[], bool], stopped: Callable[[], bool]) -> bool:
         for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
             if stopped():
                 return False
             if not self._run():
                 break
-            with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(question, timeout=5).close()  # noqa: S310  loopback
+            if served():
                 return True
         raise HomeError(f"Dagster does not start; read {self.log} and mend what it says")
 
-    def wait_while_running(self, stopped: Callable[[], bool]) -> None:
-        """Wait until `stopped`.
+    def _code_is_served(self) -> bool:
+        """Whether the code is loaded: the code server listens only then."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._socket)) == 0
 
-        Raises:
-            HomeError: a service ended by itself.
-        """
-        for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
-            if stopped():
-                return
-            if not self._run():
-                raise HomeError(f"Dagster ended by itself; read {self.log}, then run `keyrotation up` again")
+    def _page_is_served(self) -> bool:
+        headers = {} if self._door.token is None else {"Authorization": f"Bearer {self._door.token}"}
+        question = urllib.request.Request(f"{self._door.url}/server_info", headers=headers)  # noqa: S310  loopback
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(question, timeout=5).close()  # noqa: S310  loopback
+            return True
+        return False
 
     def _run(self) -> bool:
         return all(process.poll() is None for process in self._processes)
@@ -138,28 +166,45 @@ class DagsterServices:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
         for process in self._processes:
-            for force in (signal.SIGTERM, signal.SIGKILL):
-                if _group_ends(process.pid, force):
-                    break
-            process.wait()
+            _end_group(process)
         self._address_file.unlink(missing_ok=True)
+        self._socket.unlink(missing_ok=True)
+        self._cleanup.close()
 
-    def _start(self, log: IO[bytes], module_and_arguments: Sequence[str], line: str | None = None) -> None:
-        started = subprocess.Popen(  # noqa: S603  arguments of our own
-            [sys.executable, "-m", *module_and_arguments],
-            cwd=self._folder,
-            env=self._environment,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_stop_with_parent,  # noqa: PLW1509  there is one thread
-        )
+    def _start_code_server(self) -> None:
+        """As `dagster dev` does: one that loads the code anew when the UI asks for it."""
+        if self._code_server is not None:
+            self._processes.remove(self._code_server)
+            _end_group(self._code_server)
+        self._socket.unlink(missing_ok=True)
+        options = ["--socket", str(self._socket), "--use-python-environment-entry-point", "--log-level", "warning"]
+        self._code_server = self._start(["dagster", "code-server", "start", *LOCATION, *options])
+
+    def _start(self, module_and_arguments: Sequence[str], line: str | None = None) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            started = subprocess.Popen(  # noqa: S603  arguments of our own
+                [sys.executable, "-m", *module_and_arguments],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_stop_with_parent,  # noqa: PLW1509  there is one thread
+            )
         self._processes.append(started)
         # By a pipe: arguments and environments of processes can be read by others, and go on to runs. If it has ended
         # already, `wait_until_served` says so.
         with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", started.stdin) as stdin:
             stdin.write(f"{line or ''}\n".encode())
+        return started
+
+    def _choose_socket(self) -> None:
+        """In the home, which nobody else can enter; where its path is too long, in a directory made for it."""
+        if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH_BYTES:
+            made = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="keyrotation-"))
+            self._socket = Path(made) / self._socket.name
+        self._environment[SOCKET_VARIABLE] = str(self._socket)
 
     def _door_options(self) -> list[str]:
         hosts = [option for host in self._door.hosts for option in ("--host", host)]
@@ -189,6 +234,14 @@ class DagsterServices:
                 ) from None
 
 
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End whatever a process has started, and wait for it itself."""
+    for force in (signal.SIGTERM, signal.SIGKILL):
+        if _group_ends(process.pid, force):
+            break
+    process.wait()
+
+
 def _group_ends(group: int, force: signal.Signals, seconds: float = 5) -> bool:
     try:
         os.killpg(group, force)
@@ -202,5 +255,7 @@ def _group_ends(group: int, force: signal.Signals, seconds: float = 5) -> bool:
 def _stop_with_parent() -> None:
     """In the child: end when the parent dies, however it dies, and listen to SIGINT even if the parent ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # The sockets that Dagster itself makes take orders from whoever may write to them.
+    os.umask(os.umask(0o077) | 0o022)
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGINT)

@@ -64,6 +64,7 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
         wait_until(lambda: bool(runs_of(ui, backfill)), ROTATION_SECONDS)
         wait_until(lambda: runs_of(ui, backfill)[0]["status"] == "FAILURE", ROTATION_SECONDS)
         assert "nothing of a rotation can be decided at launch" in str(runs_of(ui, backfill))
+        assert len([pid for pid in family(process.pid) if " api grpc " in command_of(pid)]) == 1
         looked = {file.stem: json.loads(file.read_text()) for file in (settings.home / "ticks").glob("*.json")}
         assert {name: look["stopped"] for name, look in looked.items()} == {
             "ledger_mirror": {},
@@ -100,6 +101,10 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
             partitions(Ui(ui.url, "another"))
         assert "rows/clients" not in partitions(ui)
         assert "zero_old_rows_proof" in partitions(ui)
+        [code_server] = code_servers(process.pid)
+        os.kill(code_server, signal.SIGKILL)
+        wait_until(lambda: code_servers(process.pid) not in ([], [code_server]) and bool(partitions(ui)), START_SECONDS)
+        started |= set(family(process.pid)) - {process.pid}
         process.kill()
         process.wait()
         wait_until(lambda: not any(Path(f"/proc/{pid}/environ").exists() and environ_of(pid) for pid in started), 40)
@@ -213,6 +218,19 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def code_servers(pid: int) -> list[int]:
+    """Of the descendants of a process; web server and daemon share one."""
+    commands = {each: command_of(each) for each in family(pid)}
+    return [each for each, command in commands.items() if "code-server start" in command]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def environ_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
@@ -225,9 +243,6 @@ def processes_about(path: Path) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
+            command = command_of(int(entry.name))
             found += [command] if str(path) in command else []
     return found

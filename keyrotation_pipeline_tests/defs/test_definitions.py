@@ -10,8 +10,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
+from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-from keyrotation_pipeline.adapters.dagster_services import INSTANCE_FILES
+from keyrotation_pipeline.adapters.dagster_services import INSTANCE_FILES, LOCATION, SOCKET_VARIABLE
 from keyrotation_pipeline.definitions import build_definitions, declared_definitions
 from keyrotation_pipeline.defs.names import rows_key, rows_op_name
 from keyrotation_pipeline.defs.resources import PipelineResource
@@ -147,6 +149,20 @@ def test_workspace_and_dg_name_the_same_location() -> None:
     assert re.findall("location_name: (.+)", workspace) == [project["code_location_name"]]
 
 
-@pytest.mark.parametrize("name", ["dagster.yaml", "workspace.yaml"])
-def test_up_uses_the_very_files_of_the_top_level(name: str) -> None:
-    assert (INSTANCE_FILES / name).read_text() == (TOP / name).read_text()
+def test_up_uses_the_very_instance_of_the_top_level() -> None:
+    assert (INSTANCE_FILES / "dagster.yaml").read_text() == (TOP / "dagster.yaml").read_text()
+
+
+def test_web_server_and_daemon_of_up_share_one_code_server_of_the_same_location(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The daemon starts a code server that it manages itself anew every minute, and leaves one that is given to it."""
+    monkeypatch.setenv(SOCKET_VARIABLE, "/run/code.sock")
+    [origin] = WorkspaceFileTarget([str(INSTANCE_FILES / "workspace.yaml")]).create_origins()
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["dg"]["project"]
+
+    assert isinstance(origin, GrpcServerCodeLocationOrigin)
+    assert (origin.socket, origin.location_name) == ("/run/code.sock", project["code_location_name"])
+    assert (
+        "--module-name", project["code_location_target_module"], "--location-name", project["code_location_name"]
+    ) == LOCATION  # fmt: skip
