@@ -195,6 +195,10 @@ class LostRowsError(RecoveryError):
     """A restored table is empty, or short of rows or values that it held."""
 
 
+class IncompleteRestoreError(RecoveryError):
+    """A dump cannot be restored whole on this host, or pg_restore could not restore all of it."""
+
+
 class BlockedError(KeyRotationError):
     """The rotation must wait for something outside it, which the message names."""
 

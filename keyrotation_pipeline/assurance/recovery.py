@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keyrotation_pipeline.assurance.copies import fetch, read_key
-from keyrotation_pipeline.assurance.restored import Sampled, require_all_there, sampled
+from keyrotation_pipeline.assurance.restored import Sampled, require_all_there, require_no_failure, sampled
 from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import (
@@ -34,6 +34,7 @@ from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
 
 # Of whoever uses the workspace for restoring.
 LOCK = "recovery-test"
+NOT_LISTED = "its set is of an earlier version that lists only the declared tables, so nothing else was compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,18 @@ class DumpTested:
 
     Args:
         sampled: values decrypted, per table, column and key version.
-        ignored_errors: statements that pg_restore passed over (roles, extensions); every row was there all the same.
+        relations: how many were compared with the dump's snapshot, every row counted; None: the set does not list them.
+        left_out: what was left out on purpose, since it holds no row and needs power or another server.
         server: into which it was restored.
-        warning: that it is another kind of server than the one that was dumped; None: it is not.
+        warning: what the server, or what was compared, may hide; None: nothing.
     """
 
     name: str
     made_at: datetime
     rows: Mapping[str, int]
     sampled: Sampled
-    ignored_errors: int
+    relations: int | None
+    left_out: tuple[str, ...]
     server: str
     warning: str | None
 
@@ -62,7 +65,8 @@ class DumpTested:
             "made_at": self.made_at,
             "rows": dict(self.rows),
             "decrypted": self.sampled,
-            "ignored_errors": self.ignored_errors,
+            "relations": self.relations,
+            "left_out": list(self.left_out),
             "server": self.server,
             "warning": self.warning,
         }
@@ -218,6 +222,11 @@ def _newest(kept: KeptSets, sealed: str | None) -> tuple[BackupSet, DatabaseCopy
             f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
             "`keyrotation backup`, and find out who removed it"
         )
+    if made.dump.content is None:
+        raise BackupError(
+            f"{made.name} is of an earlier version and does not list what its dump holds, so nobody can tell whether "
+            "all of it is restored; run `keyrotation backup`"
+        )
     return made, made.dump
 
 
@@ -258,14 +267,24 @@ def _restored(
     target = workspace / "dump"
     fetch(place, dump.file, target)
     with site.restorer.restored(dump, target, key) as restored:
-        require_all_there(restored.database, dump)
+        require_no_failure(restored, dump)
+        require_all_there(restored, dump)
         read: Sampled = {}
         if keys:
             read = sampled(restored.database, dump, KeyRing(keys, max(keys)))
     target.unlink()
     rows = {str(content.table.name): content.rows for content in dump.tables}
+    relations = None if dump.content is None else len(dump.content.relations)
+    warnings = [restored.warning, None if dump.content else NOT_LISTED]
     return DumpTested(
-        dump.file.name, made.made_at, rows, read, restored.ignored_errors, restored.server, restored.warning
+        dump.file.name,
+        made.made_at,
+        rows,
+        read,
+        relations,
+        restored.left_out,
+        restored.server,
+        "; ".join(filter(None, warnings)) or None,
     )
 
 

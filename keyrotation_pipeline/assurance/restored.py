@@ -1,27 +1,51 @@
 """Is a restored database the one that was dumped? Every row counted, values of every column and version decrypted."""
 
-from keyrotation_pipeline.errors import KeyRotationError, LostRowsError, PreflightError, UnreadableSampleError
+from collections.abc import Mapping, Sequence
+
+from keyrotation_pipeline.errors import (
+    IncompleteRestoreError,
+    KeyRotationError,
+    LostRowsError,
+    PreflightError,
+    UnreadableSampleError,
+)
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.backups import DatabaseCopy, TableContent
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, TableContent
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
+from keyrotation_pipeline.ports.backups import RestoredDump
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 
 SAMPLE_VALUES = 20
+MOST_SHOWN = 10
 # Values decrypted, by table, column and version.
 Sampled = dict[str, dict[str, dict[str, int]]]
 
 
-def require_all_there(database: CiphertextDatabase, dump: DatabaseCopy) -> None:
+def require_no_failure(restored: RestoredDump, dump: DatabaseCopy) -> None:
+    """Refuse a restore in which pg_restore passed anything over that it was not told to leave out.
+
+    Raises:
+        IncompleteRestoreError: names what, and the server.
+    """
+    if restored.failures:
+        raise IncompleteRestoreError(
+            f"{dump.file.name} does not restore whole into {restored.server}: {_joined(restored.failures)}; "
+            f"install what is missing (the package postgresql-{dump.server_major} has PostgreSQL's own extensions and "
+            "ICU), or name the programs of a server like the source's in [backup] postgres_binaries"
+        )
+
+
+def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
     """Refuse a restored database that does not hold what was counted in the dump's own snapshot.
 
     Raises:
-        LostRowsError: names table, column and numbers.
+        LostRowsError: names relation, column and numbers.
     """
     for content in dump.tables:
         try:
-            (count,) = database.count([content.table])
+            (count,) = restored.database.count([content.table])
         except PreflightError:
             raise LostRowsError(
                 f"table {content.table.name} is not in what {dump.file.name} restores, but had {content.rows:,} rows; "
@@ -29,6 +53,8 @@ def require_all_there(database: CiphertextDatabase, dump: DatabaseCopy) -> None:
             ) from None
         _require_rows(content, count, dump)
         _require_values(content, count, dump)
+    if dump.content is not None:
+        _require_relations(dump.content, restored.content, dump)
 
 
 def sampled(database: CiphertextDatabase, dump: DatabaseCopy, ring: KeyRing) -> Sampled:
@@ -89,3 +115,28 @@ def _require_values(content: TableContent, count: TableCount, dump: DatabaseCopy
                     f"column {content.table.name}.{column} has {found:,} values under {version} in what "
                     f"{dump.file.name} restores, but had {number:,}; use an older backup"
                 )
+
+
+def _require_relations(wanted: DatabaseContent, found: DatabaseContent, dump: DatabaseCopy) -> None:
+    there: Mapping[TableName, RelationContent] = {each.name: each for each in found.relations}
+    lost = [sentence for each in wanted.relations if (sentence := _lost(each, there.get(each.name)))]
+    if wanted.large_objects != found.large_objects:
+        lost.append(f"{found.large_objects:,} large objects of {wanted.large_objects:,}")
+    if lost:
+        raise LostRowsError(
+            f"{dump.file.name} restores less than was dumped: {_joined(lost)}; use an older backup, and see what "
+            "pg_restore says"
+        )
+
+
+def _lost(wanted: RelationContent, found: RelationContent | None) -> str | None:
+    if found is None or found.kind != wanted.kind:
+        return f"no {wanted.kind} {wanted.name}"
+    if found.rows != wanted.rows:
+        return f"{found.rows or 0:,} rows of {wanted.rows or 0:,} in {wanted.kind} {wanted.name}"
+    return None
+
+
+def _joined(phrases: Sequence[str]) -> str:
+    more = len(phrases) - MOST_SHOWN
+    return "; ".join([*phrases[:MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])])

@@ -7,7 +7,7 @@ from typing import Any
 
 from keyrotation_pipeline.assurance.copies import fetch
 from keyrotation_pipeline.assurance.recovery import LOCK
-from keyrotation_pipeline.assurance.restored import require_all_there
+from keyrotation_pipeline.assurance.restored import MOST_SHOWN, require_all_there, require_no_failure
 from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, MissingVersionError, UnreadableSampleError
@@ -25,7 +25,7 @@ class RestoredBeside:
 
     Args:
         values: how many decrypted, by table; all of them.
-        ignored_errors: statements that pg_restore went on after.
+        failures: what pg_restore could not restore; no row is missing all the same.
     """
 
     database: str
@@ -34,7 +34,7 @@ class RestoredBeside:
     place: str
     rows: Mapping[str, int]
     values: Mapping[str, int]
-    ignored_errors: int
+    failures: tuple[str, ...]
 
     def facts(self) -> Mapping[str, Any]:
         """As the audit holds it."""
@@ -45,7 +45,7 @@ class RestoredBeside:
             "place": self.place,
             "rows": dict(self.rows),
             "values_decrypted": dict(self.values),
-            "ignored_errors": self.ignored_errors,
+            "failures": list(self.failures[:MOST_SHOWN]),
         }
 
 
@@ -61,6 +61,7 @@ def restore_beside(
         BackupError: there is no such dump.
         MissingVersionError: the dump needs a key that the key store does not hold.
         LostRowsError, UnreadableSampleError: the new database is not what was dumped; it is left to be looked at.
+        IncompleteRestoreError: every row is there and every value decrypts, but something else could not be restored.
     """
     ledger = site.pipeline.ledger
     with ledger.lock(LOCK), site.restorer.workspace() as workspace:
@@ -71,7 +72,7 @@ def restore_beside(
         target = workspace / "dump"
         fetch(place, dump.file, target)
         with databases.restored(into, dump.file.name, target, key) as restored:
-            require_all_there(restored.database, dump)
+            require_all_there(restored, dump)
             values = {}
             for content in dump.tables:
                 counted = restored.database.decrypt_all(content.table, ring, report)
@@ -82,10 +83,9 @@ def restore_beside(
                     )
                 values[str(content.table.name)] = counted.values
         rows = {str(content.table.name): content.rows for content in dump.tables}
-        done = RestoredBeside(
-            into, dump.file.name, made.made_at, place.description, rows, values, restored.ignored_errors
-        )
+        done = RestoredBeside(into, dump.file.name, made.made_at, place.description, rows, values, restored.failures)
         ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
+        require_no_failure(restored, dump)
         return done
 
 

@@ -52,8 +52,7 @@ def _show(name: str, done: RestoredBeside) -> None:
     output.line(f"into      {done.database}; {name} is as it was")
     for table, rows in done.rows.items():
         output.line(f"table     {table}: {rows:,} rows, all {done.values[table]:,} values decrypt")
-    if done.ignored_errors:
-        output.line(f"pg_restore passed over {done.ignored_errors} statement(s), such as for roles that are not here")
-    output.line("Owners and privileges are not restored: set them as your application needs them. To switch:")
+    output.line("Owners, privileges and tablespaces are not restored: set them as your application needs them.")
+    output.line("To switch:")
     output.line(f"  stop the application; let it and [database] url name {done.database}; then")
     output.line("  keyrotation reconcile     since approvals, key states and audit are of an earlier time there")

@@ -156,6 +156,8 @@ def _report_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "manifest": report.made.name,
         "restored": report.newest.name,
         "rows": dict(report.newest.rows),
+        "relations": report.newest.relations or 0,
+        "left_out": list(report.newest.left_out),
         "server": report.newest.server,
         "warning": report.newest.warning or "none",
         "values_decrypted": report.newest.sampled,

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import count
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 
 # In every name of a set's files: when it was made, in UTC, and a number where one second saw several sets.
 STAMP = r"\d{8}-\d{6}(?:-[2-9]|-[1-9]\d{1,3})?"
@@ -57,17 +58,51 @@ class TableContent:
         return frozenset(version for column in self.values.values() for version, number in column.items() if number)
 
 
+class RelationKind(StrEnum):
+    """What a dump restores a relation as."""
+
+    TABLE = "table"
+    PARTITIONED_TABLE = "partitioned table"
+    MATERIALIZED_VIEW = "materialized view"
+    UNPOPULATED_VIEW = "materialized view without data"
+    VIEW = "view"
+    SEQUENCE = "sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class RelationContent:
+    """One relation of a database; `rows` are its own, without those of partitions and children, and of tables only.
+
+    The rows of a materialized view are computed anew when it is restored, and a sequence goes on while it is dumped.
+    """
+
+    name: TableName
+    kind: RelationKind
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseContent:
+    """Every relation of a database that pg_dump takes, in the order of their names, and how many large objects."""
+
+    relations: tuple[RelationContent, ...]
+    large_objects: int
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseCopy:
     """One encrypted dump in pg_dump's custom format, and what was counted in the very snapshot that it shows.
 
     Args:
+        tables: the declared ones.
         server_major: version of the server that was dumped, ``18``.
+        content: everything; None in a manifest from before it was counted.
     """
 
     file: StoredFile
     tables: tuple[TableContent, ...]
     server_major: int
+    content: DatabaseContent | None
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:

@@ -9,8 +9,11 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     BackupSet,
+    DatabaseContent,
     DatabaseCopy,
     KeyCopy,
+    RelationContent,
+    RelationKind,
     StoredFile,
     TableContent,
     dump_name,
@@ -20,8 +23,9 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 
-SCHEMA: Final = 2
-# A thousand tables of a hundred columns under ten versions need a tenth of it.
+# 2 did not list every relation.
+SCHEMA: Final = 3
+# A thousand tables of a hundred columns under ten versions need a tenth of it, and so do fifty thousand partitions.
 LARGEST_BYTES = 64 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -56,10 +60,23 @@ class _Table(_Document):
     values: dict[Identifier, dict[Version, Number]]
 
 
+class _Relation(_Document):
+    in_schema: Identifier = Field(alias="schema")
+    relation: Identifier
+    kind: Annotated[RelationKind, Field(strict=False)]
+    rows: Number | None
+
+
+class _Content(_Document):
+    relations: tuple[_Relation, ...]
+    large_objects: Number
+
+
 class _Dump(_File):
     server_major: Annotated[int, Field(ge=1, lt=1000)]
     versions: tuple[Version, ...]
     tables: tuple[_Table, ...]
+    content: _Content | None = None
 
 
 class _Audit(_Document):
@@ -68,7 +85,7 @@ class _Audit(_Document):
 
 
 class _Manifest(_Document):
-    format: Literal[2] = Field(alias="schema")
+    format: Literal[2, 3] = Field(alias="schema")
     made_at: Annotated[str, Field(max_length=40)]
     database: Annotated[str, Field(min_length=1, max_length=500)]
     keys: tuple[_Key, ...]
@@ -79,8 +96,9 @@ class _Manifest(_Document):
 
 def render(made: BackupSet) -> bytes:
     """The manifest of a set."""
+    listed = made.dump is None or made.dump.content is not None
     content = _Manifest(
-        schema=SCHEMA,
+        schema=SCHEMA if listed else 2,
         made_at=made.made_at.isoformat(),
         database=made.database,
         keys=tuple(
@@ -125,7 +143,10 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
     dump = None
     if content.dump is not None:
         dump = DatabaseCopy(
-            _stored(content.dump), tuple(map(_table_content, content.dump.tables)), content.dump.server_major
+            _stored(content.dump),
+            tuple(map(_table_content, content.dump.tables)),
+            content.dump.server_major,
+            _database_content(content.dump.content),
         )
     anchor = AuditHead(content.audit.seq, content.audit.head)
     return BackupSet(stamp, content.database, keys, dump, anchor, content.roster)
@@ -144,6 +165,8 @@ def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
         raise ManifestError(name, "there is no such moment") from None
     if content.made_at != told:
         raise ManifestError(name, "it was made at another time than its name says")
+    if content.dump and content.format >= SCHEMA and content.dump.content is None:
+        raise ManifestError(name, "it does not list what its dump holds")
     if content.dump and made.dump and content.dump.versions != tuple(map(str, made.dump.versions)):
         raise ManifestError(name, "its key versions are not those of its tables")
 
@@ -179,8 +202,26 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
         server_major=dump.server_major,
         versions=tuple(map(str, dump.versions)),
         tables=tables,
+        content=None if dump.content is None else _content_document(dump.content),
         **_file_fields(dump.file),
     )
+
+
+def _content_document(content: DatabaseContent) -> _Content:
+    relations = tuple(
+        _Relation(schema=each.name.schema, relation=each.name.table, kind=each.kind, rows=each.rows)
+        for each in content.relations
+    )
+    return _Content(relations=relations, large_objects=content.large_objects)
+
+
+def _database_content(document: _Content | None) -> DatabaseContent | None:
+    if document is None:
+        return None
+    relations = tuple(
+        RelationContent(TableName(each.in_schema, each.relation), each.kind, each.rows) for each in document.relations
+    )
+    return DatabaseContent(relations, document.large_objects)
 
 
 def _table_content(document: _Table) -> TableContent:

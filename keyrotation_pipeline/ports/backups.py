@@ -11,7 +11,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import DatabaseCopy, KeyBackup, KeyCopy, TableContent
+from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, KeyBackup, KeyCopy, TableContent
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 
@@ -217,6 +217,7 @@ class DumpUnderWay:
     stream: IO[bytes]
     tables: tuple[TableContent, ...]
     server_major: int
+    content: DatabaseContent
 
 
 class DumpSource(Protocol):
@@ -264,13 +265,17 @@ class RestoredDump:
     """A dump restored into a database of its own.
 
     Args:
-        ignored_errors: statements that pg_restore went on after.
+        content: everything in it, counted.
+        failures: what pg_restore could not restore: a phrase each, without content.
+        left_out: what it was told to leave out: a phrase each.
         server: into which it was restored, in one plain phrase.
         warning: what is to be said of that server; None: nothing.
     """
 
     database: CiphertextDatabase
-    ignored_errors: int
+    content: DatabaseContent
+    failures: tuple[str, ...]
+    left_out: tuple[str, ...]
     server: str
     warning: str | None = None
 
@@ -284,8 +289,11 @@ class DumpRestorer(Protocol):
     def restored(self, dump: DatabaseCopy, file: Path, key: RecoveryKey) -> AbstractContextManager[RestoredDump]:
         """The dump, which lies in `file`, in a scratch server, which is wiped when the context ends.
 
+        What the dump says runs there as a role without power.
+
         Raises:
             DamagedBackupError, WrongRecipientError: the dump cannot be decrypted or restored.
+            IncompleteRestoreError: no server on this host can take all of it; names what to install.
         """
 
 

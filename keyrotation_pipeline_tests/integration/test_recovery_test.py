@@ -270,8 +270,12 @@ def test_a_value_that_does_not_decrypt_is_named_by_column_and_version(clinic: Cl
     assert "v1:" not in str(refused.value)
 
 
+UNDECLARED = "CREATE TABLE public.visits AS SELECT 1 AS id; SELECT lo_from_bytea(0, 'x'); CREATE SEQUENCE public.bills"
+
+
 def dump_of_something_else(clinic: Clinic, bucket: TestBucket, change: str) -> None:
     """Put a dump into the bucket that was made after `change`, under the manifest of the one before."""
+    clinic.connection.execute(UNDECLARED)
     before = back_up(clinic.site).made
     clinic.connection.execute(change)
     clinic.pass_days(1)
@@ -294,15 +298,28 @@ def dump_of_something_else(clinic: Clinic, bucket: TestBucket, change: str) -> N
         pytest.param(
             "UPDATE public.clients SET email = NULL", r"clients\.email has 0 values under v2 .*had 2", id="values lost"
         ),
+        pytest.param("DELETE FROM public.visits", "0 rows of 1 in table visits", id="an undeclared table is empty"),
+        pytest.param(
+            "DROP TABLE public.visits; DROP SEQUENCE public.bills; SELECT lo_unlink(oid) FROM pg_largeobject_metadata",
+            "restores less than was dumped: .*no sequence bills; no table visits; 0 large objects of 1",
+            id="what was not declared is lost",
+        ),
     ],
 )
 def test_a_table_that_lost_what_it_held_is_named(
     clinic: Clinic, bucket: TestBucket, change: str, sentence: str
 ) -> None:
-    with pytest.raises(BackupError) if change.startswith("DROP") else nullcontext():
+    with pytest.raises(BackupError) if change == "DROP TABLE public.clients" else nullcontext():
         dump_of_something_else(clinic, bucket, change)
         with pytest.raises(LostRowsError, match=sentence):
             run_test(clinic)
+
+
+def test_a_set_that_does_not_list_its_relations_is_refused_as_the_newest(clinic: Clinic, bucket: TestBucket) -> None:
+    back_up(clinic.site)
+    with_manifest(clinic, bucket, lambda manifest: manifest["dump"].pop("content") and manifest.update(schema=2))
+    with pytest.raises(BackupError, match=r"does not list what its dump holds, .*; run `keyrotation backup`"):
+        run_test(clinic)
 
 
 def test_without_any_backup_the_test_fails_and_says_what_to_run(clinic: Clinic) -> None:

@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import IncompleteRestoreError
 from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, start_server
 
@@ -75,14 +76,45 @@ def test_a_dump_of_an_older_server_with_extensions_is_restored_into_one_of_its_v
 ) -> None:
     debian_clinic.connection.execute(
         """
+        CREATE SCHEMA tools;
         CREATE EXTENSION citext SCHEMA public; CREATE EXTENSION "uuid-ossp" SCHEMA public;
-        CREATE TABLE public.visits (id uuid DEFAULT public.uuid_generate_v4(), who public.citext);
-        INSERT INTO public.visits (who) VALUES ('Ada'::public.citext)
+        CREATE EXTENSION ltree SCHEMA tools; CREATE EXTENSION pg_stat_statements SCHEMA tools;
+        CREATE EXTENSION postgres_fdw SCHEMA public;
+        CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw;
+        CREATE TABLE public.visits (
+            id uuid DEFAULT public.uuid_generate_v4(), who public.citext, place tools.ltree, day date,
+            town text COLLATE "de-x-icu"
+        ) PARTITION BY RANGE (day);
+        CREATE TABLE public.visits_2025 PARTITION OF public.visits FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+        CREATE TABLE public.visits_2026 PARTITION OF public.visits FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+        INSERT INTO public.visits (who, place, day, town) VALUES
+            ('Ada'::public.citext, 'a.b'::tools.ltree, '2025-06-01', 'Ödenburg'), ('Ben', 'a.c', '2026-06-01', 'Zell');
+        CREATE INDEX ON public.visits USING gist (place tools.gist_ltree_ops);
+        CREATE MATERIALIZED VIEW public.days AS SELECT day, count(*) FROM public.visits GROUP BY day;
+        CREATE MATERIALIZED VIEW public.later AS SELECT day FROM public.visits WITH NO DATA;
+        CREATE VIEW tools.load AS SELECT calls FROM tools.pg_stat_statements;
+        ALTER TABLE public.visits ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+        CREATE PUBLICATION everything FOR ALL TABLES;
         """
     )
+    debian_clinic.connection.execute("SELECT lo_from_bytea(0, 'a scan'), lo_from_bytea(0, 'another')")
     report = run_test(debian_clinic)
     assert report.newest.server == f"PostgreSQL {DEBIAN_MAJOR} ({DEBIAN})"
-    assert (report.newest.warning, report.newest.ignored_errors) == (None, 0)
+    assert report.newest.warning is None
+    assert [each.split(" - ")[0] for each in report.newest.left_out] == ["EXTENSION", "SERVER", "PUBLICATION"]
+    dump = report.made.dump
+    assert dump is not None
+    assert dump.content is not None
+    assert dump.content.large_objects == 2
+    kinds = {str(each.name): (each.kind, each.rows) for each in dump.content.relations}
+    assert {name: kinds[name] for name in ("visits", "visits_2025", "days", "later", "tools.load")} == {
+        "visits": ("partitioned table", None),
+        "visits_2025": ("table", 1),
+        "days": ("materialized view", None),
+        "later": ("materialized view without data", None),
+        "tools.load": ("view", None),
+    }
+    assert report.newest.relations == len(kinds)
 
 
 @pytest.mark.external_postgres
@@ -96,3 +128,35 @@ def test_without_a_server_of_its_version_it_is_restored_into_the_embedded_one_an
     assert report.newest.server == "PostgreSQL 18 (embedded)"
     assert f"postgresql-{DEBIAN_MAJOR}" in str(report.newest.warning)
     assert report.newest.sampled["clients"] == {"name": {"v1": 4}, "email": {"v2": 2}}
+
+
+@pytest.mark.external_postgres
+@of_debian[1]
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        pytest.param(
+            "CREATE EXTENSION citext SCHEMA public",
+            rf"needs the extension citext, which PostgreSQL 18 \(embedded\) does not have; .*postgresql-{DEBIAN_MAJOR}",
+            id="an extension",
+        ),
+        pytest.param(
+            'CREATE TABLE public.towns (name text COLLATE "de-x-icu")',
+            rf"does not restore whole .*: TABLE towns .*de-x-icu.*; .*postgresql-{DEBIAN_MAJOR}",
+            id="a collation of ICU",
+        ),
+    ],
+)
+def test_what_the_embedded_server_cannot_take_fails_the_test_and_the_package_is_named(
+    debian_clinic: Clinic, monkeypatch: pytest.MonkeyPatch, change: str, sentence: str
+) -> None:
+    monkeypatch.setattr(installation, "packaged", lambda _major: [])
+    debian_clinic.connection.execute(change.encode())
+    with pytest.raises(IncompleteRestoreError, match=sentence):
+        run_test(debian_clinic)
+
+
+@pytest.mark.parametrize("named", [None, pytest.param(DEBIAN, marks=of_debian)])
+def test_no_server_older_than_the_dump_is_taken(named: Path | None) -> None:
+    with pytest.raises(IncompleteRestoreError, match="install the package postgresql-99"):
+        for_dumps_of(named, 99)

@@ -56,7 +56,7 @@ class EncryptedDumps:
             sha256, size_bytes = _copied(message, file)
         stored = StoredFile(name, sha256, size_bytes, recipients)
         _require_as_written(self.place, self.encryptor, stored)
-        return DatabaseCopy(stored, dump.tables, dump.server_major)
+        return DatabaseCopy(stored, dump.tables, dump.server_major, dump.content)
 
 
 def _require_as_written(place: LocalPlace, encryptor: Encryptor, file: StoredFile) -> None:

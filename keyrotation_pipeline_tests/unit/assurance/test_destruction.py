@@ -159,7 +159,7 @@ def manifest(*versions: KeyVersion) -> tuple[str, str, bytes]:
     """Names of a dump and of its manifest, and the manifest."""
     table = EncryptedTable(TableName("public", "clients"), ("email",))
     content = TableContent(table, 1, {"email": dict.fromkeys(versions, 1)})
-    dump = DatabaseCopy(StoredFile(dump_name(stamp_of(START)), "0" * 64, 1, ("F" * 40,)), (content,), 18)
+    dump = DatabaseCopy(StoredFile(dump_name(stamp_of(START)), "0" * 64, 1, ("F" * 40,)), (content,), 18, None)
     made = BackupSet(stamp_of(START), "clinic", (), dump, clinic_of().world.ledger.head())
     return dump.file.name, made.name, render(made)
 

@@ -10,8 +10,11 @@ from keyrotation_pipeline.errors import ManifestError
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     BackupSet,
+    DatabaseContent,
     DatabaseCopy,
     KeyCopy,
+    RelationContent,
+    RelationKind,
     StoredFile,
     TableContent,
     dump_name,
@@ -33,7 +36,15 @@ def a_file(name: str) -> StoredFile:
 def a_set(stamp: str = STAMP) -> BackupSet:
     keys = tuple(KeyCopy(version, "cd" * 32, a_file(key_file_name(version, stamp))) for version in (V1, V2))
     table = EncryptedTable(TableName("bil\nling", 'In"voices'), ("no te",))
-    dump = DatabaseCopy(a_file(dump_name(stamp)), (TableContent(table, 7, {"no te": {V1: 3, V2: 4}}),), 18)
+    content = DatabaseContent(
+        (
+            RelationContent(TableName("bil\nling", 'In"voices'), RelationKind.TABLE, 7),
+            RelationContent(TableName("public", "é"), RelationKind.UNPOPULATED_VIEW),
+        ),
+        large_objects=2,
+    )
+    tables = (TableContent(table, 7, {"no te": {V1: 3, V2: 4}}),)
+    dump = DatabaseCopy(a_file(dump_name(stamp)), tables, 18, content)
     return BackupSet(stamp, "clinic@host (7)", keys, dump, AuditHead(41, "5" * 64), "7" * 64)
 
 
@@ -42,6 +53,15 @@ def test_what_is_written_is_what_is_read(stamp: str) -> None:
     made = a_set(stamp)
     assert parse(made.name, render(made)) == made
     assert made.made_at == START
+
+
+def test_a_set_of_the_version_before_is_read_but_does_not_say_what_its_dump_holds() -> None:
+    content = json.loads(render(a_set())) | {"schema": 2}
+    del content["dump"]["content"]
+    dump = parse(a_set().name, json.dumps(content).encode()).dump
+    assert dump is not None
+    assert dump.content is None
+    assert dump.tables == (a_set().dump or dump).tables
 
 
 def test_a_set_without_a_dump_is_one() -> None:
@@ -78,6 +98,8 @@ def in_table(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         pytest.param(in_key("file", key_file_name(V2, STAMP)), id="the file of another version"),
         pytest.param(in_key("file", key_file_name(V1, "20250101-000000")), id="the file of another set"),
         pytest.param(in_key("version", "v2"), id="a version twice"),
+        pytest.param(in_dump("content", None), id="no list of what the dump holds"),
+        pytest.param(in_dump("content", {"relations": []}), id="no number of large objects"),
         pytest.param(in_key("version", "v01"), id="no version"),
         pytest.param(in_key("sha256", "AB" * 32), id="a hash in capitals"),
         pytest.param(in_key("sha256", "ab"), id="a short hash"),

@@ -70,9 +70,10 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
 def is_direct(connection: Connection) -> bool:
     """Whether the process that answered the login is the one that executes statements.
 
-    A pooler answers the login itself, with a process id of its own (PostgreSQL protocol, BackendKeyData).
+    A pooler answers the login itself, with a process id of its own (PostgreSQL protocol, BackendKeyData). The search
+    path is still what role and database set, so the function is named with its schema.
     """
-    return connection.execute("SELECT pg_backend_pid()").fetchone() == (connection.info.backend_pid,)
+    return connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone() == (connection.info.backend_pid,)
 
 
 def _require_direct(connection: Connection, url: str) -> None:

@@ -1,4 +1,4 @@
-"""A dump of the whole database as a stream, and what the declared columns hold in the very snapshot that it shows."""
+"""A dump of the whole database as a stream, and what was counted in the very snapshot that it shows."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from keyrotation_pipeline.adapters.postgres.inventory import census
+from keyrotation_pipeline.adapters.postgres.inventory import census, contents
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.errors import BackupError
@@ -49,10 +49,11 @@ class PostgresDump:
             programs.require_not_older(major)
             connection.execute(_SNAPSHOT)
             snapshot = str(connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
-            contents = tuple(map(_content, census.count(connection, tables)))
+            counted = tuple(map(_content, census.count(connection, tables)))
+            everything = contents.count(connection)
             options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
             with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
-                yield DumpUnderWay(stream, contents, major)
+                yield DumpUnderWay(stream, counted, major, everything)
 
 
 @contextmanager

@@ -208,6 +208,14 @@ class EmbeddedServer:
         except OSError:
             return not Path("/proc/self").exists()
 
+    def write_access(self, lines: str) -> None:
+        """Say who may log in (`pg_hba.conf`) from the next reload on."""
+        path = self._data / "pg_hba.conf"
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(lines)
+        self._account.own(unfinished)
+        unfinished.rename(path)
+
     def _answers(self) -> bool:
         try:
             with psycopg.connect(self.url("postgres"), connect_timeout=5):

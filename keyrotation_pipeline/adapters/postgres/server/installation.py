@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.errors import HomeError, IncompleteRestoreError
 
 # Where Debian's and PostgreSQL's own packages put the programs of one version.
 _PACKAGED = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
@@ -88,14 +88,26 @@ def for_dumps_of(named: Path | None, major: int) -> tuple[Installation, str | No
     Returns:
         The one named, else one of the dump's version on this host, else the embedded one; with the last a warning, if
         its version is another.
+
+    Raises:
+        IncompleteRestoreError: whatever is here is older than the dump; says what to install.
     """
     for directory in (*([named] if named else []), *packaged(major)):
-        if (found := Installation.in_directory(directory)) is not None:
+        found = Installation.in_directory(directory)
+        if found is not None and int(found.major) >= major:
             return found, None
-    embedded = Installation.of_wheel()
+    embedded, install = (
+        Installation.of_wheel(),
+        (f"install the package postgresql-{major}, or name its programs in [backup] postgres_binaries"),
+    )
+    if int(embedded.major) < major:
+        raise IncompleteRestoreError(
+            f"the dump is of PostgreSQL {major}, and no server of that version is on this host (the embedded one is "
+            f"{embedded.major}); {install}"
+        )
     if embedded.major == str(major):
         return embedded, None
     return embedded, (
         f"no server of PostgreSQL {major} is on this host, so the dump of one was restored into the embedded "
-        f"{embedded.major}; install the package postgresql-{major}, or name its programs in [backup] postgres_binaries"
+        f"{embedded.major}; {install}"
     )

@@ -12,9 +12,10 @@ from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.inventory import contents
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.adapters.postgres.server.scratch import restore
+from keyrotation_pipeline.adapters.postgres.server.restoring import entries, restore
 from keyrotation_pipeline.errors import PreflightError, RequestError
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
 
@@ -42,12 +43,14 @@ class DatabaseBeside:
             )
         with closing(connect(self._url)) as connection:
             programs = Programs.of_server(self._binaries, connection.info.server_version // 10000)
+            listed = entries(programs, name, dump, key)
             self._create(connection, database)
         url = make_conninfo(self._url, dbname=database)
-        ignored = restore(programs, url, name, dump, key)
+        done = restore(programs, url, name, dump, key, listed)
         with closing(connect(url)) as connection:
             opened = PostgresDatabase(url, connection, partial(connect, url), Limits())
-            yield RestoredDump(opened, ignored, display_name(url))
+            content = contents.count(connection)
+            yield RestoredDump(opened, content, done.failures, done.left_out, display_name(url))
 
     def _create(self, connection: Connection, database: str) -> None:
         # From template0, as pg_restore wants it: a template of one's own may hold what the dump holds, too.

@@ -1,0 +1,63 @@
+"""Everything that a dump of a database restores: every relation, the rows of every table, the large objects."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.model.backups import DatabaseContent, RelationContent, RelationKind
+from keyrotation_pipeline.model.columns import TableName
+
+# As pg_dump takes them: no system schemas, no temporary tables, and not what an extension brings along.
+# Foreign tables have no rows of their own, and recovery tests leave them out.
+_RELATIONS = """
+SELECT n.nspname, c.relname, c.relkind::text, c.relispopulated
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm', 'v', 'S') AND c.relpersistence <> 't'
+  AND left(n.nspname, 3) <> 'pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d
+                  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
+"""
+_LARGE_OBJECTS = "SELECT count(*) FROM pg_largeobject_metadata"
+_KINDS = {
+    "r": RelationKind.TABLE,
+    "p": RelationKind.PARTITIONED_TABLE,
+    "m": RelationKind.MATERIALIZED_VIEW,
+    "v": RelationKind.VIEW,
+    "S": RelationKind.SEQUENCE,
+}
+
+
+def count(connection: Connection) -> DatabaseContent:
+    """Count everything anew, in the snapshot of the running transaction, if there is one.
+
+    Raises:
+        PreflightError: a table cannot be read.
+        BlockedError: another session has locked one.
+    """
+    ((large_objects,),) = _rows(connection, _LARGE_OBJECTS)
+    return DatabaseContent(tuple(_relations(connection)), large_objects)
+
+
+def _relations(connection: Connection) -> Iterator[RelationContent]:
+    for schema, relation, kind, populated in _rows(connection, _RELATIONS):
+        name = TableName(schema, relation)
+        if kind == "r":
+            yield RelationContent(name, RelationKind.TABLE, _count(connection, name))
+        elif kind == "m" and not populated:
+            yield RelationContent(name, RelationKind.UNPOPULATED_VIEW)
+        else:
+            yield RelationContent(name, _KINDS[kind])
+
+
+def _count(connection: Connection, name: TableName) -> int:
+    query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(name.schema, name.table))
+    with heap_scan(connection, f"table {name}"):
+        return int(str(connection.execute(query).fetchall()[0][0]))
+
+
+def _rows(connection: Connection, query: str) -> list[Any]:
+    return connection.execute(query.encode()).fetchall()

@@ -1,0 +1,126 @@
+"""Which extensions a dump needs, and who may create them in a scratch server.
+
+Restored SQL runs as a role without power. That role creates trusted extensions itself (PostgreSQL 13 and later). A few
+of PostgreSQL's own need a superuser though they give nobody any power: the superuser creates those beforehand, in a
+database that is still empty, by their names and never by text of the dump.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.programs import Programs
+from keyrotation_pipeline.adapters.postgres.server.restoring import Entry, beginning
+from keyrotation_pipeline.errors import IncompleteRestoreError
+from keyrotation_pipeline.model.backups import DatabaseCopy
+from keyrotation_pipeline.ports.backups import RecoveryKey
+
+# Of contrib: types, indexes, triggers and statistics; none opens a file, a connection or another session.
+BY_SUPERUSER = frozenset({
+    "amcheck", "autoinc", "bloom", "earthdistance", "insert_username", "moddatetime", "pg_buffercache",
+    "pg_freespacemap", "pg_prewarm", "pg_stat_statements", "pg_visibility", "pgrowlocks", "pgstattuple", "refint",
+    "sslinfo",
+})  # fmt: skip
+# These reach other servers or files, and hold no rows.
+REACHING_OUT = frozenset({"dblink", "file_fdw", "postgres_fdw"})
+# Others hold no row either, and a role without power cannot create them. Names of kinds end at a blank.
+_LEFT_OUT = (
+    "EVENT TRIGGER - ", "PUBLICATION ", "SUBSCRIPTION ", "FOREIGN DATA WRAPPER - ", "SERVER - ", "USER MAPPING - ",
+    "FOREIGN TABLE ",
+)  # fmt: skip
+_COMMENTED = ("EXTENSION", "EVENT TRIGGER", "PUBLICATION", "SUBSCRIPTION", "FOREIGN DATA WRAPPER", "SERVER")
+_EXTENSION = "EXTENSION - "
+_IDENTIFIER = r'(?:"((?:[^"]|"")+)"|([a-z_][a-z0-9_$]*))'
+_CREATE = re.compile(rf"^CREATE EXTENSION IF NOT EXISTS {_IDENTIFIER} WITH SCHEMA {_IDENTIFIER};$", re.MULTILINE)
+_BUILT_IN = frozenset({"public", "pg_catalog"})
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """An extension that a dump creates, and the schema that it lies in."""
+
+    name: str
+    schema: str
+
+
+def needed(listed: Sequence[Entry]) -> frozenset[str]:
+    """Names of the extensions that are to be restored."""
+    return frozenset(filter(None, map(_extension, listed))) - REACHING_OUT
+
+
+def by_superuser(
+    programs: Programs, name: str, dump: Path, key: RecoveryKey, listed: Sequence[Entry]
+) -> tuple[Extension, ...]:
+    """Those that a superuser has to create beforehand; each in the schema that the dump's text names.
+
+    Raises:
+        DamagedBackupError, WrongRecipientError: as `restoring.entries`.
+    """
+    if not needed(listed) & BY_SUPERUSER:
+        return ()
+    told = beginning(programs, name, dump, key, "--schema-only", "--file=-")
+    found = {_name(*line[:2]): _name(*line[2:]) for line in reversed(_CREATE.findall(told))}
+    return tuple(Extension(each, found[each]) for each in sorted(BY_SUPERUSER.intersection(found)))
+
+
+def require_available(connection: Connection, dump: DatabaseCopy, listed: Sequence[Entry], server: str) -> None:
+    """Refuse a server that lacks an extension, or could create one only with power that restored SQL must not have.
+
+    Raises:
+        IncompleteRestoreError: names the extension, and what to install.
+    """
+    offered = {str(extension): powerless for extension, powerless in connection.execute(_OFFERED)}
+    name, major = dump.file.name, dump.server_major
+    if missing := sorted(needed(listed) - set(offered)):
+        raise IncompleteRestoreError(
+            f"{name} needs the extension {', '.join(missing)}, which {server} does not have; install the package "
+            f"postgresql-{major} (it has PostgreSQL's own extensions; others have packages of their own), or name the "
+            "programs of a server that has them in [backup] postgres_binaries"
+        )
+    if refused := sorted(each for each in needed(listed) - BY_SUPERUSER if not offered[each]):
+        raise IncompleteRestoreError(
+            f"{name} needs the extension {', '.join(refused)}, which only a superuser can create, and a recovery test "
+            "restores without power; try this dump by hand with `keyrotation restore-database`"
+        )
+
+
+def create(connection: Connection, extensions: Sequence[Extension], owner: str) -> None:
+    """Create extensions, and their schemas for `owner`, in a database that is empty."""
+    for schema in sorted({each.schema for each in extensions} - _BUILT_IN):
+        statement = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}")
+        connection.execute(statement.format(sql.Identifier(schema), sql.Identifier(owner)))
+    for each in extensions:
+        statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} SCHEMA {} CASCADE")
+        connection.execute(statement.format(sql.Identifier(each.name), sql.Identifier(each.schema)))
+
+
+def is_left_out(entry: Entry, created: Sequence[Extension]) -> bool:
+    """Whether an entry is not restored into a scratch server: it is there already, or needs power and holds no row."""
+    if (extension := _extension(entry)) is not None:
+        return extension in REACHING_OUT
+    schemas = {each.schema for each in created} - _BUILT_IN
+    return entry.text.startswith((*_LEFT_OUT, *_comments(), *(f"SCHEMA - {schema} " for schema in schemas)))
+
+
+def _comments() -> Iterator[str]:
+    yield from (f"COMMENT - {kind} " for kind in _COMMENTED)
+
+
+def _extension(entry: Entry) -> str | None:
+    # The owner, which comes last, is empty.
+    text = entry.text
+    return text.removeprefix(_EXTENSION).rpartition(" ")[0] if text.startswith(_EXTENSION) else None
+
+
+def _name(quoted: str, plain: str) -> str:
+    return quoted.replace('""', '"') if quoted else plain
+
+
+_OFFERED = """
+SELECT v.name, bool_or(v.trusted OR NOT v.superuser) FROM pg_available_extension_versions v
+JOIN pg_available_extensions e ON e.name = v.name AND e.default_version = v.version GROUP BY v.name
+"""

@@ -1,0 +1,176 @@
+"""A dump decrypted into pg_restore: what of it is restored, and what pg_restore could not restore.
+
+pg_restore goes on after a statement that fails. What may be missing is therefore decided before, by leaving entries of
+the dump's table of contents out; any error after that is a failure.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from psycopg.conninfo import conninfo_to_dict
+
+from keyrotation_pipeline.adapters.postgres.server.programs import Programs
+from keyrotation_pipeline.errors import DamagedBackupError
+from keyrotation_pipeline.ports.backups import RecoveryKey
+
+# A line of `pg_restore --list`: number, two oids, and kind, schema (or -), name, owner. Newlines in names are blanks.
+_LISTED = re.compile(r"(\d+); \d+ \d+ (.+)")
+# What pg_restore says of an entry that fails.
+_ENTRY = re.compile(r"pg_restore: from TOC entry \d+; \d+ \d+ (.+)")
+_ERROR = re.compile(r"pg_restore: error: ")
+_IGNORED = re.compile(r"pg_restore: warning: errors ignored on restore: (\d+)")
+# The rest of a server's message could quote a row; these say only which object or right is missing.
+_REASON = re.compile(
+    r'(?:extension|type|collation|function|operator|language|relation|schema|role|access method) "?[\w.()\[\], -]+"? '
+    r'(?:for encoding "\w+" )?(?:does not exist|already exists|is not available)'
+    r'|permission denied (?:for|to) [\w "]+|must be (?:superuser|owner|able) [\w "]+|[\w ]+ not supported in this build'
+)
+_MOST_NAMED = 1000
+_LONGEST = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a dump's table of contents; `text` is kind, schema (or ``-``), name and owner, a blank between."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How a restore ended: a phrase for each entry that failed, and for each that was left out on purpose."""
+
+    failures: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+class _ReadEnoughError(Exception):
+    """The beginning of a dump was read; the rest need not be decrypted."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__()
+        self.told = told
+
+
+def is_comment_on_extension(entry: Entry) -> bool:
+    """Whether only the extension's owner could restore it; it says what the extension itself says."""
+    return entry.text.startswith("COMMENT - EXTENSION ")
+
+
+def entries(programs: Programs, name: str, dump: Path, key: RecoveryKey) -> tuple[Entry, ...]:
+    """The table of contents of a dump, of which only the beginning is decrypted: so it is not known to be authentic.
+
+    Raises:
+        DamagedBackupError, WrongRecipientError: it cannot be decrypted, or what it says is not a dump.
+    """
+    found = map(_LISTED.fullmatch, beginning(programs, name, dump, key, "--list").split("\n"))
+    return tuple(Entry(int(line[1]), line[2]) for line in found if line)
+
+
+def beginning(programs: Programs, name: str, dump: Path, key: RecoveryKey, *options: str) -> str:
+    """What pg_restore prints with `options`, for which it must need no more than a dump's table of contents.
+
+    Raises:
+        As `entries`.
+    """
+    try:
+        with key.decrypting(name, dump) as plaintext:
+            _read_beginning(programs.command("pg_restore", *options), plaintext, programs.environment())
+    except _ReadEnoughError as enough:
+        return enough.told
+    raise _unreadable(name)
+
+
+def _read_beginning(command: Sequence[str], plaintext: IO[bytes], environment: dict[str, str]) -> None:
+    done = _run(command, plaintext, environment)
+    if done.returncode == 0:
+        raise _ReadEnoughError(done.stdout.decode(errors="replace"))
+
+
+def restore(
+    programs: Programs,
+    url: str,
+    name: str,
+    dump: Path,
+    key: RecoveryKey,
+    listed: Sequence[Entry],
+    is_left_out: Callable[[Entry], bool] = is_comment_on_extension,
+) -> Restored:
+    """Decrypt a dump into the empty database at `url`, without owners, privileges, labels and tablespaces.
+
+    Args:
+        listed: its table of contents.
+
+    Raises:
+        DamagedBackupError, WrongRecipientError: it cannot be decrypted, or what it says is not a dump.
+    """
+    # gpg tells only at its end whether what it gave was authentic: so nothing is concluded inside the block.
+    with tempfile.TemporaryFile() as wanted, key.decrypting(name, dump) as plaintext:
+        wanted.write(b"".join(b"%d;\n" % each.number for each in listed if not is_left_out(each)))
+        wanted.seek(0)
+        code, told = _pg_restore(programs, url, wanted, plaintext)
+    if code and not _IGNORED.search(told):
+        raise _unreadable(name)
+    left_out = tuple(_shown(each.text) for each in listed if is_left_out(each) and not _is_small(each))
+    return Restored(_failures(code, told), left_out)
+
+
+def _is_small(entry: Entry) -> bool:
+    """Whether it need not be told: a comment, or a schema that is there already."""
+    return entry.text.startswith(("COMMENT ", "SCHEMA "))
+
+
+def _pg_restore(programs: Programs, url: str, wanted: IO[bytes], plaintext: IO[bytes]) -> tuple[int, str]:
+    database = str(conninfo_to_dict(url)["dbname"])
+    # It names the entry of an error only when it is verbose.
+    options = (
+        "--verbose",
+        "--no-owner",
+        "--no-privileges",
+        "--no-security-labels",
+        "--no-tablespaces",
+        "--no-password",
+    )
+    command = programs.command("pg_restore", *options, f"--use-list=/dev/fd/{wanted.fileno()}", "--dbname", database)
+    done = _run(command, plaintext, programs.environment(url), (wanted.fileno(),))
+    return done.returncode, done.stderr.decode(errors="replace")
+
+
+def _run(
+    command: Sequence[str], plaintext: IO[bytes], environment: dict[str, str], descriptors: Sequence[int] = ()
+) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(  # noqa: S603  arguments of our own
+        command, stdin=plaintext, capture_output=True, check=False, env=environment, pass_fds=descriptors
+    )
+
+
+def _failures(code: int, told: str) -> tuple[str, ...]:
+    """A phrase for each error that pg_restore tells of; at least one if it ended badly."""
+    failures, entry = [], "an entry"
+    for line in told.split("\n"):
+        if found := _ENTRY.fullmatch(line):
+            entry = _shown(found[1])
+        elif _ERROR.match(line):
+            reason = _REASON.search(line)
+            failures.append(f"{entry} ({_shown(reason[0])})" if reason else entry)
+    total = int(ignored[1]) if (ignored := _IGNORED.search(told)) else len(failures)
+    more = max(total, len(failures), 1 if code else 0) - len(failures[:_MOST_NAMED])
+    return (*failures[:_MOST_NAMED], *([f"{more} more"] if more else []))
+
+
+def _shown(text: str) -> str:
+    printable = "".join(each if each.isprintable() else "?" for each in text.strip())
+    return printable if len(printable) <= _LONGEST else f"{printable[:_LONGEST]}…"
+
+
+def _unreadable(name: str) -> DamagedBackupError:
+    return DamagedBackupError(
+        f"{name} decrypts, but pg_restore cannot read it; use another copy or an older backup, and a pg_restore "
+        "that is not older than the pg_dump that wrote it"
+    )

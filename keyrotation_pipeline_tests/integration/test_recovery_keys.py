@@ -1,0 +1,80 @@
+"""Recovery keys as officers have them: revoked, with a passphrase, behind an agent; and messages with one byte off."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
+from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
+from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, RecoveryKeyError, WrongRecipientError
+from keyrotation_pipeline_tests.officers import make_officer, revoke
+
+PLAINTEXT = os.urandom(300_000)
+
+
+def encrypted(directory: Path, *recipients: DemoOfficer) -> bytes:
+    gpg = GnuPG(directory / "gnupg")
+    return gpg.encrypt(PLAINTEXT, [gpg.read_certificate(each.certificate) for each in recipients])
+
+
+def test_a_key_that_was_revoked_since_still_opens_what_was_encrypted_to_it(tmp_path: Path) -> None:
+    officer = make_officer(tmp_path, "Revoked Officer")
+    message = encrypted(tmp_path, officer)
+    revoke(officer)
+    with imported_key(officer.gpg("--export-secret-keys"), None) as key:
+        assert key.decrypt("x.gpg", message) == PLAINTEXT
+
+
+def test_the_agent_of_a_home_decrypts_and_is_left_as_it_was(
+    tmp_path: Path, recovery_officer: DemoOfficer, privacy_officer: DemoOfficer
+) -> None:
+    message, other = encrypted(tmp_path, recovery_officer), encrypted(tmp_path, privacy_officer)
+    with short_path(recovery_officer.home) as home:
+        for _ in range(2):
+            assert agent_key(home, None).decrypt("x.gpg", message) == PLAINTEXT
+        with pytest.raises(WrongRecipientError, match=r"x\.gpg is not encrypted to the recovery key of"):
+            agent_key(home, None).decrypt("x.gpg", other)
+    assert recovery_officer.decrypt(message) == PLAINTEXT
+
+
+def test_the_agents_passphrase_is_given_through_a_pipe_and_a_wrong_one_is_said_to_be_one(tmp_path: Path) -> None:
+    officer = make_officer(tmp_path, "Agent Officer")
+    message = encrypted(tmp_path, officer)
+    # Both keys of the certificate, one after the other, get a passphrase; before, they had none.
+    command = "--pinentry-mode=loopback", "--command-fd=0", "--status-fd=2", "--change-passphrase", officer.name
+    officer.gpg(*command, text=b"\nhorse\n" * 4)
+    with short_path(officer.home) as home:
+        with pytest.raises(RecoveryKeyError, match="the passphrase does not open the recovery key"):
+            agent_key(home, b"donkey").decrypt("x.gpg", message)
+        assert agent_key(home, b"horse").decrypt("x.gpg", message) == PLAINTEXT
+
+
+def test_a_home_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecoveryKeyError, match=r"there is no GnuPG home .*nowhere; correct"):
+        agent_key(tmp_path / "nowhere", None)
+
+
+def test_one_byte_off_anywhere_in_a_message_is_never_taken_for_what_was_encrypted(
+    tmp_path: Path, recovery_officer: DemoOfficer, privacy_officer: DemoOfficer
+) -> None:
+    message = encrypted(tmp_path, privacy_officer, recovery_officer)
+    listed = recovery_officer.gpg("--list-packets", text=message).decode(errors="replace")
+    packets = [int(number) for number in re.findall(r"# off=(\d+)", listed) if int(number) < len(message)]
+    assert len(packets) >= 3  # a session key for each, then the data
+    headers = {start + byte for start in packets[:3] for byte in (0, 1, 2, 3, 11, 40)}
+    body = {len(message) * part // 8 for part in range(1, 8)}
+    regions = {*headers, *body, *(len(message) - behind for behind in (1, 10, 20, 21, 22, 40))}
+    harmless = range(packets[0], packets[1])
+    with imported_key(recovery_officer.gpg("--export-secret-keys"), None) as key:
+        for place in sorted(each for each in regions if each < len(message)):
+            damaged = message[:place] + bytes([message[place] ^ 1]) + message[place + 1 :]
+            try:
+                assert key.decrypt("x.gpg", damaged) == PLAINTEXT
+            except (DamagedBackupError, WrongRecipientError):
+                continue
+            except KeyRotationError as error:
+                pytest.fail(f"byte {place}: {error}")
+            assert place in harmless, f"byte {place} may be changed"

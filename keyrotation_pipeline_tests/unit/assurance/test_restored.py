@@ -1,0 +1,68 @@
+"""A restore is believed when every relation and row of the snapshot is there, and pg_restore passed nothing over."""
+
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from keyrotation_pipeline.assurance.restored import require_all_there, require_no_failure
+from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError
+from keyrotation_pipeline.model.backups import (
+    DatabaseContent,
+    DatabaseCopy,
+    RelationContent,
+    RelationKind,
+    StoredFile,
+)
+from keyrotation_pipeline.model.columns import TableName
+from keyrotation_pipeline.ports.backups import RestoredDump
+from keyrotation_pipeline.ports.database import CiphertextDatabase
+
+VISITS = RelationContent(TableName("public", "visits"), RelationKind.TABLE, 7)
+EMPTY = RelationContent(TableName("public", "empty"), RelationKind.TABLE, 0)
+TOTALS = RelationContent(TableName("billing", "totals"), RelationKind.MATERIALIZED_VIEW)
+SNAPSHOT = DatabaseContent((TOTALS, EMPTY, VISITS), large_objects=2)
+DUMP = DatabaseCopy(StoredFile("database-x.dump.gpg", "0" * 64, 1, ("F" * 40,)), (), 18, SNAPSHOT)
+
+
+def restored(content: DatabaseContent = SNAPSHOT, failures: tuple[str, ...] = ()) -> RestoredDump:
+    # No table is declared, so nothing is asked of the database.
+    return RestoredDump(cast("CiphertextDatabase", None), content, failures, (), "PostgreSQL 18 (embedded)")
+
+
+def test_what_is_as_it_was_is_believed_and_so_is_more() -> None:
+    more = RelationContent(TableName("public", "more"), RelationKind.TABLE, 1)
+    require_all_there(restored(), DUMP)
+    require_all_there(restored(replace(SNAPSHOT, relations=(*SNAPSHOT.relations, more))), DUMP)
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        pytest.param((EMPTY, VISITS), "no materialized view billing.totals", id="a view is missing"),
+        pytest.param((TOTALS, VISITS), "no table empty", id="an empty table is missing"),
+        pytest.param((TOTALS, EMPTY, replace(VISITS, rows=0)), "0 rows of 7 in table visits", id="a table is empty"),
+        pytest.param((TOTALS, EMPTY, replace(VISITS, rows=8)), "8 rows of 7 in table visits", id="a row too many"),
+        pytest.param(
+            (replace(TOTALS, kind=RelationKind.UNPOPULATED_VIEW), EMPTY, VISITS),
+            "no materialized view billing.totals",
+            id="a view has no data",
+        ),
+    ],
+)
+def test_every_relation_is_compared(found: tuple[RelationContent, ...], sentence: str) -> None:
+    with pytest.raises(LostRowsError, match=f"restores less than was dumped: {sentence}"):
+        require_all_there(restored(replace(SNAPSHOT, relations=found)), DUMP)
+
+
+def test_large_objects_are_counted() -> None:
+    with pytest.raises(LostRowsError, match="1 large objects of 2"):
+        require_all_there(restored(replace(SNAPSHOT, large_objects=1)), DUMP)
+
+
+def test_a_failure_is_shown_and_is_one() -> None:
+    require_no_failure(restored(), DUMP)
+    with pytest.raises(
+        IncompleteRestoreError, match=r"does not restore whole into .*: EXTENSION citext; .*postgresql-18"
+    ):
+        require_no_failure(restored(failures=("EXTENSION citext",)), DUMP)
