@@ -14,8 +14,10 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.ticks import Ticks
 from keyrotation_pipeline.requests.approvals import add_approval
@@ -29,6 +31,7 @@ ROWS: dict[str, list[dict[str, str | None]]] = {
 }
 worlds: dict[str, FakeWorld] = {}
 places: dict[str, Path] = {}
+channels: dict[str, Channels] = {}
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ class FakePipelineResource(PipelineResource):
 
     def has_recovery_key(self) -> bool:
         return False
+
+    def channels(self) -> Channels:
+        return channels["test"]
+
+    def flag_sources(self) -> tuple[FlagSource, ...]:
+        return ()
 
 
 @dataclass
@@ -138,6 +147,7 @@ def dagster(tmp_path: Path) -> Iterator[Dagster]:
     world.keys_are({V1: KeyState.ACTIVE})
     worlds["test"] = world
     places["test"] = tmp_path / "backups"
+    channels["test"] = Channels()
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
             world.pipeline.tables, world.pipeline.shards, FakePipelineResource(config_file="test")

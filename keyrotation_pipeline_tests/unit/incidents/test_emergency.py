@@ -14,6 +14,7 @@ from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.requests.policy import open_policy
 from keyrotation_pipeline.rotation import rollback
+from keyrotation_pipeline.rotation.reconcile_plan import plan
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, opened, raised, signed, walk
@@ -247,3 +248,19 @@ def test_a_compromised_target_is_never_promoted(world: FakeWorld) -> None:
     world.ledger.set_status(routine.id, RequestStatus.RUNNING)
     with pytest.raises(BlockedError, match="v2 is compromised and never becomes the primary"):
         walk(world, routine, Step.PRIMARY_KEY_ROLLOUT)
+
+
+def test_a_rotation_to_a_compromised_version_can_be_given_up(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.DUAL_KEY_ROLLOUT)
+    _, prepared = opened(world, versions=("v2",))
+    signed(world, prepared)
+    cancel(world.pipeline, world.ledger.walk(prepared.id))
+    cancel(world.pipeline, routine)
+    assert (world.keys.versions(), state(world, V2)) == ((V1,), KeyState.COMPROMISED)
+
+
+def test_a_restored_database_is_reconciled_while_its_primary_is_compromised(world: FakeWorld) -> None:
+    signed(world, opened(world)[1])
+    decided = plan(world.pipeline)
+    assert (decided.primary, decided.states[V1]) == (V1, KeyState.COMPROMISED)

@@ -1,0 +1,55 @@
+"""CloudWatch alarms as flags, against moto's server."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.model.incident import checked
+from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION, s3_url  # noqa: F401
+
+
+@pytest.fixture
+def cloudwatch(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:  # noqa: F811
+    import boto3  # noqa: PLC0415
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    client: Any = boto3.client("cloudwatch", endpoint_url=s3_url, region_name=REGION)
+    for name in ("key-access", "quiet", "of-somebody-else"):
+        client.put_metric_alarm(
+            AlarmName=name, MetricName="EncryptionKeyAccess", Namespace="pazpaz", Period=3600, EvaluationPeriods=1,
+            Statistic="Sum", Threshold=100, ComparisonOperator="GreaterThanThreshold",
+        )  # fmt: skip
+    yield client
+    client.delete_alarms(AlarmNames=["key-access", "quiet", "of-somebody-else"])
+
+
+def test_each_change_into_alarm_is_one_flag(cloudwatch: Any, s3_url: str) -> None:  # noqa: ANN401, F811
+    from keyrotation_pipeline.adapters.flags.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+
+    watched = [WatchedAlarm("key-access", "unauthorized_access"), WatchedAlarm("quiet", "insider")]
+    source = CloudWatchAlarms(watched, REGION, s3_url)
+    assert source.raised() == ()
+    for name in ("key-access", "of-somebody-else"):
+        cloudwatch.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="test")
+    (flag,) = source.raised()
+    assert source.raised() == (flag,)
+    assert flag.key.startswith("alarm key-access 20")
+    assert checked(flag, datetime.now(UTC)).type == "unauthorized_access"
+    cloudwatch.set_alarm_state(AlarmName="key-access", StateValue="OK", StateReason="test")
+    assert source.raised() == ()
+    cloudwatch.set_alarm_state(AlarmName="key-access", StateValue="ALARM", StateReason="again")
+    (again,) = source.raised()
+    assert again.key != flag.key
+
+
+def test_one_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keyrotation_pipeline.adapters.flags.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(IncidentError, match=r"CloudWatch does not tell its alarms \(EndpointConnectionError\)"):
+        CloudWatchAlarms([WatchedAlarm("a", "insider")], REGION, "http://127.0.0.1:9").raised()

@@ -1,0 +1,48 @@
+"""What Dagster does by itself about incidents: flags are taken, and people are told."""
+
+import dagster as dg
+
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
+from keyrotation_pipeline_tests.fakes import V1
+from keyrotation_pipeline_tests.unit.incidents.cases import FLAG
+from keyrotation_pipeline_tests.unit.incidents.test_telling import FakeChannel
+
+
+def said(dagster: Dagster, sensor: str) -> str:
+    result = dagster.tick(sensor)
+    assert isinstance(result, dg.SkipReason)
+    return str(result.skip_message)
+
+
+def test_the_sensor_takes_a_flag_once_and_prepares_the_request(dagster: Dagster) -> None:
+    dagster.world.ledger.flags = [FLAG]
+    assert said(dagster, "incident_flag").startswith("opened INC-")
+    assert said(dagster, "incident_flag") == "no new flag is up"
+    (incident,) = incidents(dagster.world.ledger).unfinished
+    assert (incident.versions, dagster.world.keys.primary()) == ((V1,), V1)
+    current = dagster.world.ledger.current()
+    assert current is not None
+    assert current.id == incident.request
+    assert "needs 2 more approval(s)" in said(dagster, "rotation_conductor")
+
+
+def test_a_failed_check_is_told_once_and_one_that_passes_is_not(dagster: Dagster) -> None:
+    topic = FakeChannel("topic")
+    channels["test"] = Channels((topic,))
+    dagster.world.database.rows["clients"][0]["first_name"] = "no value of ours"
+    dagster.check_run()
+    for _ in range(2):
+        assert said(dagster, "alert_delivery") == "everybody is told"
+    told = [key for key in topic.keys if key.startswith("check/")]
+    assert len(told) == len(set(told))
+    assert any("every_value_decrypts" in key for key in told)
+    assert not any("rotation_not_overdue" in key for key in told)
+
+
+def test_a_channel_that_is_down_is_told_of_by_the_look(dagster: Dagster) -> None:
+    channels["test"] = Channels((FakeChannel("topic", down=True),))
+    dagster.world.ledger.flags = [FLAG]
+    said(dagster, "incident_flag")
+    assert said(dagster, "alert_delivery") == "topic does not answer; check it"

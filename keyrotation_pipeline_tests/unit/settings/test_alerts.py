@@ -1,0 +1,67 @@
+"""The sections about incidents: what they take, and the sentence for what they do not."""
+
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline import assembly
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.model.contacts import ContactRole
+from keyrotation_pipeline.settings import Settings, parse
+
+TABLE = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
+SMTP = '[alerts.smtp]\nhost = "mail.example"\nsender = "keys@clinic.example"\n'
+ARN = "arn:aws:sns:us-east-1:123456789012:security"
+
+
+def parsed(tmp_path: Path, text: str) -> Settings:
+    return parse(TABLE + text, tmp_path / "keyrotation.toml")
+
+
+def test_every_channel_and_contact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", "https://chat.example/T0000-hook")
+    text = (
+        f'[alerts]\nsns_topic_arn = "{ARN}"\nwebhook_url = {{ env = "HOOK" }}\n{SMTP}'
+        '[[contacts]]\nrole = "HIPAA Compliance Officer"\nname = "Ada"\nemail = "ada@clinic.example"\n'
+        '[[contacts]]\nrole = "on-call"\nname = "Rotation"\nphone = "+1 555 0100"\n'
+        '[[incidents.alarms]]\nname = "key-access"\ntype = "insider"\n'
+    )
+    declared = parsed(tmp_path, text)
+    assert "T0000-hook" not in repr(declared)
+    channels = assembly.alert_channels(declared)
+    assert [each.name for each in channels.common] == [f"SNS topic {ARN}", "webhook at chat.example"]
+    (mail,) = channels.by_role[ContactRole.COMPLIANCE_OFFICER]
+    assert mail.name == "mail by mail.example to ada@clinic.example"
+    assert [str(each) for each in channels.contacts][1] == "on-call: Rotation, +1 555 0100"
+    assert len(assembly.flag_sources(declared)) == 1
+
+
+def test_without_the_sections_nobody_is_told_and_nothing_is_watched(tmp_path: Path) -> None:
+    declared = parsed(tmp_path, "")
+    assert assembly.alert_channels(declared).common == ()
+    assert assembly.flag_sources(declared) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param('[alerts]\nsns_topic = "x"', "did you mean 'sns_topic_arn'", id="misspelt"),
+        pytest.param('[alerts]\nsns_topic_arn = "security"', "is no ARN of a topic", id="no ARN"),
+        pytest.param('[alerts]\nwebhook_url = { env = "UNSET" }', r"\[alerts\] webhook_url names .* UNSET", id="unset"),
+        pytest.param(
+            f'{SMTP}[[contacts]]\nrole = "boss"\nname = "A"', r"role = \"boss\" is not known; write one of", id="role"
+        ),
+        pytest.param(
+            f'{SMTP}[[contacts]]\nrole = "on-call"\nname = "A"\nemail = "a@b, c@d"',
+            "no mail address",
+            id="two addresses",
+        ),
+        pytest.param(
+            '[[contacts]]\nrole = "on-call"\nname = "A"\nemail = "a@b.c"', r"add \[alerts.smtp\]", id="no mail server"
+        ),
+        pytest.param('[[incidents.alarms]]\nname = "a"\ntype = "fire"', "type", id="type of an alarm"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        parsed(tmp_path, text)
