@@ -66,6 +66,23 @@ def test_a_trigger_made_after_the_request_moves_no_row(
     assert write(cases) > 0
 
 
+def test_code_that_somebody_else_slips_in_later_is_noticed_where_the_digest_says_nothing(cases: Cases) -> None:
+    """By a domain below that of a column, which was harmless when the table was checked."""
+    other = f"other_{cases.connection.info.dbname}"
+    cases.connection.execute(
+        f"""CREATE ROLE {other}; CREATE DOMAIN public.short AS text; CREATE DOMAIN public.code AS public.short;
+        CREATE FUNCTION public.takes(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+        ALTER FUNCTION public.takes(text) OWNER TO {other}; ALTER TABLE public.cases ADD code public.code""".encode()
+    )
+    try:
+        cases.shard(0)
+        cases.connection.execute("ALTER DOMAIN public.short ADD CHECK (public.takes(VALUE))")
+        with pytest.raises(PreflightError, match=r"constraint short_check of public\.cases calls public\.takes"):
+            cases.shard()
+    finally:
+        cases.connection.execute(f"DROP FUNCTION public.takes CASCADE; DROP ROLE {other}".encode())
+
+
 @pytest.mark.parametrize(
     ("change", "changes_digest"),
     [

@@ -93,6 +93,25 @@ FOREIGN = [
         "CREATE CAST (kind AS text) WITH FUNCTION says(kind); CREATE TABLE notes (id kind PRIMARY KEY, c text)",
         r"cast from public\.kind to text of public\.notes calls public\.says\(public\.kind\)", id="cast of a key",
     ),
+    pytest.param(
+        f"{TAKES} CREATE DOMAIN odd AS text CHECK (takes(VALUE));"
+        "CREATE TABLE notes (id int, c text, CHECK ((c::odd) IS NOT NULL))",
+        r"constraint odd_check of public\.notes calls public\.takes\(text\)", id="CHECK of a domain in a CHECK",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE DOMAIN odd AS text CHECK (takes(VALUE)); CREATE TYPE pair AS (a odd, b int);"
+        "CREATE TABLE notes (id pair, c text)",
+        r"constraint odd_check of public\.notes calls public\.takes\(text\)", id="CHECK of a domain in a composite",
+    ),
+    pytest.param(
+        f"{TAKES} CREATE DOMAIN odd AS text CHECK (takes(VALUE)); CREATE TABLE notes (id odd[], c text)",
+        r"constraint odd_check of public\.notes calls public\.takes\(text\)", id="CHECK of a domain in an array",
+    ),
+    pytest.param(
+        "CREATE FUNCTION apart(text, text) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT 0.0::float8';"
+        "CREATE TYPE span AS RANGE (subtype = text, subtype_diff = apart); CREATE TABLE notes (id int, c text, s span)",
+        r"type of column s of public\.notes calls public\.apart\(text,text\)", id="distance of a range",
+    ),
 ]  # fmt: skip
 
 
@@ -159,6 +178,77 @@ def test_a_trigger_that_never_fires_for_us_may_run_whatever_its_owner_likes(
     )  # fmt: skip
     with connect(url) as mine:
         assert problems(mine, fatal=True) == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(
+            "CREATE FUNCTION new_id() RETURNS text LANGUAGE sql AS 'SELECT ''x''';"
+            "CREATE DOMAIN uid AS text DEFAULT new_id(); CREATE TABLE notes (id uid, n text DEFAULT new_id(), c text)",
+            id="a default, which no UPDATE evaluates",
+        ),
+        pytest.param(
+            "CREATE TYPE kind AS ENUM ('a'); CREATE FUNCTION says(kind) RETURNS text LANGUAGE sql AS 'SELECT ''x''';"
+            "CREATE CAST (kind AS text) WITH FUNCTION says(kind); CREATE TABLE notes (id int, c text)",
+            id="a cast from a type that the table does not have",
+        ),
+        pytest.param(
+            f"{TAKES} CREATE TABLE notes (id int, c text); CREATE STATISTICS s ON (takes(c)) FROM notes",
+            id="statistics, which are made as the table's owner",
+        ),
+    ],
+)
+def test_what_our_writes_do_not_run_is_no_danger(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], script: str
+) -> None:
+    owner, _, url = roles
+    owned(connection, owner, script)
+    with connect(url) as mine:
+        assert problems(mine, fatal=True) == []
+
+
+def test_the_operator_class_of_an_index_is_looked_into(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str]
+) -> None:
+    owner, _, url = roles
+    owned(connection, owner, "CREATE TABLE notes (id int, c text, n text)")
+    connection.execute(
+        f"""CREATE FUNCTION public.compare(text, text) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 0';
+        CREATE OPERATOR CLASS public.odd FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
+            OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 public.compare(text, text);
+        CREATE INDEX sorted ON public.notes (n public.odd);
+        ALTER FUNCTION public.compare(text, text) OWNER TO {owner}"""
+    )
+    with connect(url) as mine:
+        [found] = problems(mine, fatal=True)
+    assert "index sorted of public.notes calls public.compare(text,text) of role" in found
+
+
+def test_an_event_trigger_and_what_stands_on_our_own_tables_must_be_of_a_trusted_role(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str]
+) -> None:
+    owner, ours, url = roles
+    owned(connection, owner, f"{TAKES} CREATE TABLE notes (id int, c text)")
+    connection.execute(
+        f"""CREATE FUNCTION public.looks() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+        CREATE EVENT TRIGGER looking ON ddl_command_end EXECUTE FUNCTION public.looks();
+        ALTER FUNCTION public.looks() OWNER TO {owner};
+        CREATE SCHEMA keyrotation AUTHORIZATION {ours}; CREATE TABLE keyrotation.audit_events (id int);
+        CREATE TABLE keyrotation.rotations (id int); ALTER TABLE keyrotation.rotations OWNER TO {ours};
+        ALTER TABLE keyrotation.audit_events OWNER TO {owner};
+        CREATE TRIGGER t BEFORE UPDATE ON keyrotation.rotations FOR EACH ROW EXECUTE FUNCTION public.rewrites()"""
+    )
+    try:
+        with connect(url) as mine:
+            found = problems(mine, fatal=True)
+    finally:
+        connection.execute("DROP EVENT TRIGGER looking")
+    assert [sentence.partition(",")[0] for sentence in found] == [
+        f"event trigger looking calls public.looks() of role {owner}",
+        f"table keyrotation.audit_events belongs to role {owner}",
+        f"the function of trigger t of keyrotation.rotations belongs to role {owner}",
+    ]
 
 
 def test_names_that_look_like_our_clause_are_no_clause() -> None:

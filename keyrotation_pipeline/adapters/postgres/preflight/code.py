@@ -8,6 +8,11 @@ that owner could do so anyway: a superuser, or our role.
 import re
 from collections.abc import Iterator
 
+from keyrotation_pipeline.adapters.postgres.preflight.functions import (
+    foreign_event_triggers,
+    foreign_functions,
+    foreign_parts_of_ours,
+)
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.database import Problem
@@ -33,45 +38,6 @@ WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal AND t.tgenabled IN
 ORDER BY t.tgname
 """
 
-# What PostgreSQL evaluates for a row that we write, and the functions in it: called by name, or behind an operator. Of
-# a trigger only the condition: its own function does not run for us, or the trigger is refused by itself.
-_FOREIGN_CODE = """
-WITH RECURSIVE tree(oid) AS (SELECT unnest(%s::bigint[]::oid[])),
-type(oid) AS (
-    SELECT a.atttypid FROM pg_attribute a JOIN tree ON a.attrelid = tree.oid WHERE a.attnum > 0 AND NOT a.attisdropped
-    UNION SELECT t.typbasetype FROM pg_type t JOIN type ON t.oid = type.oid WHERE t.typbasetype <> 0),
-evaluated(what, relation, classid, objid, besides) AS (
-    SELECT 'constraint ' || conname, conrelid, 'pg_constraint'::regclass, c.oid, 0::oid
-    FROM pg_constraint c JOIN tree ON conrelid = tree.oid WHERE contype IN ('c', 'x')
-    UNION ALL SELECT 'constraint ' || conname, (SELECT min(oid::bigint) FROM tree)::oid, 'pg_constraint'::regclass,
-                     c.oid, 0
-    FROM pg_constraint c JOIN type ON contypid = type.oid
-    UNION ALL SELECT 'generated column ' || attname, adrelid, 'pg_attrdef'::regclass, d.oid, 0
-    FROM pg_attrdef d JOIN tree ON adrelid = tree.oid
-    JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum AND attgenerated <> ''
-    UNION ALL SELECT format('cast from %%s to %%s', castsource::regtype, casttarget::regtype),
-                     (SELECT min(oid::bigint) FROM tree)::oid, 'pg_cast'::regclass, k.oid, 0
-    FROM pg_cast k WHERE castsource IN (SELECT oid FROM type) OR casttarget IN (SELECT oid FROM type)
-    UNION ALL SELECT 'partition key', partrelid, 'pg_class'::regclass, partrelid, 0
-    FROM pg_partitioned_table
-    WHERE partrelid IN (SELECT relid FROM tree CROSS JOIN LATERAL pg_partition_ancestors(tree.oid))
-    UNION ALL SELECT 'index ' || relname, indrelid, 'pg_class'::regclass, indexrelid, 0
-    FROM pg_index JOIN tree ON indrelid = tree.oid JOIN pg_class c ON c.oid = indexrelid
-    UNION ALL SELECT 'policy ' || polname, polrelid, 'pg_policy'::regclass, p.oid, 0
-    FROM pg_policy p JOIN tree ON polrelid = tree.oid
-    UNION ALL SELECT 'trigger ' || tgname, tgrelid, 'pg_trigger'::regclass, t.oid, tgfoid
-    FROM pg_trigger t JOIN tree ON tgrelid = tree.oid
-    WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 16 <> 0)
-SELECT DISTINCT e.what, e.relation::regclass::text, p.oid::regprocedure::text, owner.rolname
-FROM evaluated e
-JOIN pg_depend d ON d.classid = e.classid AND d.objid = e.objid
-LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
-JOIN pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
-JOIN pg_roles owner ON owner.oid = p.proowner
-WHERE p.oid <> e.besides AND NOT owner.rolsuper AND owner.rolname <> current_user
-ORDER BY 1, 2, 3
-"""
-
 _SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
 
 
@@ -93,10 +59,30 @@ def no_foreign_code_runs(subject: Subject) -> Iterator[Problem]:
     """Whatever the server evaluates for our writes is owned by a superuser or by our role."""
     role = subject.connection.info.user
     oids = [relation.oid for relation in subject.relations]
-    for what, relation, function, owner in subject.connection.execute(_FOREIGN_CODE, (oids,)):
+    for what, relation, function, owner in foreign_functions(subject.connection, oids):
         yield fatal(
             f"{what} of {relation} calls {function} of role {owner}, which would run as {role} for every re-encrypted "
-            f"row; ALTER FUNCTION {function} OWNER TO a superuser or {role}, or drop the {str(what).partition(' ')[0]}"
+            f"row; ALTER FUNCTION {function} OWNER TO a superuser or {role}, or drop the {what.partition(' ')[0]}"
+        )
+
+
+def no_foreign_event_trigger_fires(connection: Connection) -> Iterator[Problem]:
+    """No event trigger runs a function of another role when we add a fence."""
+    role = connection.info.user
+    for name, function, owner in foreign_event_triggers(connection):
+        yield fatal(
+            f"event trigger {name} calls {function} of role {owner}, which would run as {role} when a fence is added; "
+            f"ALTER FUNCTION {function} OWNER TO a superuser or {role}"
+        )
+
+
+def schema_is_ours(connection: Connection) -> Iterator[Problem]:
+    """Nobody but our role and superusers can put code on the tables that we keep our own records in."""
+    role = connection.info.user
+    for what, owner in foreign_parts_of_ours(connection):
+        yield fatal(
+            f"{what} belongs to role {owner}, whose code would run as {role} whenever something is recorded; "
+            f"ALTER it to OWNER TO {role}, or connect as {owner}"
         )
 
 

@@ -1,0 +1,125 @@
+"""Which functions PostgreSQL runs for our writes, and who owns them.
+
+What a function of a trusted role calls itself cannot be known in general (a body in PL/pgSQL is text until it runs). So
+the rule is by owner: a function of a superuser or of our role may call anything, which is its owner's word.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+
+# From each thing that is evaluated for a row that we write, along the catalogue's own dependencies, to the functions in
+# it: called by name, behind an operator, in the constraint of a domain that is cast to, in the operator class of an
+# index, or to read and write a type. Not followed: what functions themselves depend on. Of a trigger only the condition
+# counts: its own function does not run for us, or the trigger is refused by itself. Defaults are not evaluated by an
+# UPDATE, and statistics as the table's owner.
+_FOREIGN = """
+WITH RECURSIVE tree(oid) AS (SELECT unnest(%s::bigint[]::oid[])),
+start(what, relation, classid, objid) AS (
+    SELECT 'type of column ' || attname, attrelid, 'pg_type'::regclass::oid, atttypid
+    FROM pg_attribute JOIN tree ON attrelid = tree.oid WHERE attnum > 0 AND NOT attisdropped
+    UNION ALL SELECT 'constraint ' || conname, conrelid, 'pg_constraint'::regclass, c.oid
+    FROM pg_constraint c JOIN tree ON conrelid = tree.oid WHERE contype IN ('c', 'x')
+    UNION ALL SELECT 'generated column ' || attname, adrelid, 'pg_attrdef'::regclass, d.oid
+    FROM pg_attrdef d JOIN tree ON adrelid = tree.oid
+    JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum AND attgenerated <> ''
+    UNION ALL SELECT 'partition key', partrelid, 'pg_class'::regclass, partrelid
+    FROM pg_partitioned_table
+    WHERE partrelid IN (SELECT relid FROM tree CROSS JOIN LATERAL pg_partition_ancestors(tree.oid))
+    UNION ALL SELECT 'index ' || relname, indrelid, 'pg_class'::regclass, indexrelid
+    FROM pg_index JOIN tree ON indrelid = tree.oid JOIN pg_class c ON c.oid = indexrelid
+    UNION ALL SELECT 'policy ' || polname, polrelid, 'pg_policy'::regclass, p.oid
+    FROM pg_policy p JOIN tree ON polrelid = tree.oid
+    UNION ALL SELECT 'trigger ' || tgname, tgrelid, 'pg_trigger'::regclass, t.oid
+    FROM pg_trigger t JOIN tree ON tgrelid = tree.oid
+    WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 16 <> 0),
+reached(what, relation, classid, objid) AS (
+    SELECT * FROM start
+    UNION
+    SELECT coalesce(next.what, r.what), r.relation, next.classid, next.objid
+    FROM reached r CROSS JOIN LATERAL (
+        SELECT NULL, refclassid, refobjid FROM pg_depend
+        WHERE classid = r.classid AND objid = r.objid
+          AND NOT EXISTS (SELECT FROM pg_trigger t WHERE r.classid = 'pg_trigger'::regclass AND t.oid = r.objid
+                          AND refclassid = 'pg_proc'::regclass AND refobjid = t.tgfoid)
+          AND CASE r.classid
+              WHEN 'pg_proc'::regclass THEN false
+              WHEN 'pg_type'::regclass THEN refclassid = 'pg_type'::regclass
+              ELSE refclassid IN ('pg_type'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass,
+                                  'pg_opclass'::regclass) END
+        UNION ALL SELECT NULL, 'pg_proc'::regclass, unnest(ARRAY[typinput, typoutput, typreceive, typsend]::oid[])
+        FROM pg_type t WHERE r.classid = 'pg_type'::regclass AND t.oid = r.objid
+        UNION ALL SELECT NULL, 'pg_class'::regclass, typrelid
+        FROM pg_type t WHERE r.classid = 'pg_type'::regclass AND t.oid = r.objid AND typrelid <> 0
+        UNION ALL SELECT NULL, 'pg_proc'::regclass, unnest(ARRAY[rngcanonical, rngsubdiff]::oid[])
+        FROM pg_range WHERE r.classid = 'pg_type'::regclass AND rngtypid = r.objid
+        UNION ALL SELECT 'constraint ' || conname, 'pg_constraint'::regclass, c.oid
+        FROM pg_constraint c WHERE r.classid = 'pg_type'::regclass AND contypid = r.objid
+        UNION ALL SELECT NULL, 'pg_proc'::regclass, amproc::oid
+        FROM pg_opclass o JOIN pg_amproc ON amprocfamily = opcfamily
+        WHERE r.classid = 'pg_opclass'::regclass AND o.oid = r.objid
+        UNION ALL SELECT NULL, 'pg_operator'::regclass, amopopr
+        FROM pg_opclass o JOIN pg_amop ON amopfamily = opcfamily
+        WHERE r.classid = 'pg_opclass'::regclass AND o.oid = r.objid
+    ) next(what, classid, objid)),
+type(oid) AS (SELECT objid FROM reached WHERE classid = 'pg_type'::regclass
+              UNION SELECT oid FROM pg_type WHERE oid::bigint < 16384),  -- the server's own
+called(what, relation, function) AS (
+    SELECT what, relation, objid FROM reached WHERE classid = 'pg_proc'::regclass
+    UNION ALL SELECT format('cast from %%s to %%s', castsource::regtype, casttarget::regtype),
+                     (SELECT min(oid::bigint) FROM tree)::oid, castfunc
+    FROM pg_cast WHERE castsource IN (SELECT oid FROM type) AND casttarget IN (SELECT oid FROM type))
+SELECT DISTINCT what, relation::regclass::text, p.oid::regprocedure::text, owner.rolname
+FROM called JOIN pg_proc p ON p.oid = called.function JOIN pg_roles owner ON owner.oid = p.proowner
+WHERE NOT owner.rolsuper AND owner.rolname <> current_user
+ORDER BY 1, 2, 3
+"""
+
+# They run for what we define: fences, the schema, a scratch database.
+_EVENT_TRIGGERS = """
+SELECT evtname, p.oid::regprocedure::text, owner.rolname
+FROM pg_event_trigger JOIN pg_proc p ON p.oid = evtfoid JOIN pg_roles owner ON owner.oid = p.proowner
+WHERE evtenabled IN ('O', 'A') AND NOT owner.rolsuper AND owner.rolname <> current_user
+ORDER BY 1
+"""
+
+# Whoever owns a table of ours, or the schema, can put a trigger on it; so can whoever was granted that.
+_OURS = """
+WITH ours AS (
+    SELECT 'schema keyrotation' AS what, nspowner AS owner FROM pg_namespace WHERE nspname = 'keyrotation'
+    UNION ALL SELECT 'table ' || c.oid::regclass, c.relowner FROM pg_class c
+    WHERE c.relnamespace = to_regnamespace('keyrotation') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    UNION ALL SELECT format('the function of trigger %s of %s', t.tgname, t.tgrelid::regclass), p.proowner
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE NOT t.tgisinternal AND c.relnamespace = to_regnamespace('keyrotation'))
+SELECT what, rolname FROM ours JOIN pg_roles r ON r.oid = owner
+WHERE NOT rolsuper AND rolname <> current_user ORDER BY 1
+"""
+
+
+class ForeignFunction(NamedTuple):
+    """A function that would run as our role, and what calls it."""
+
+    what: str
+    relation: str
+    function: str
+    owner: str
+
+
+def foreign_functions(connection: Connection, oids: Sequence[int]) -> Iterator[ForeignFunction]:
+    """Functions of other roles that a write to these relations would run."""
+    for row in connection.execute(_FOREIGN, (list(oids),)):
+        yield ForeignFunction(*map(str, row))
+
+
+def foreign_event_triggers(connection: Connection) -> Iterator[tuple[str, str, str]]:
+    """Event triggers whose function is of another role: name, function, owner."""
+    for name, function, owner in connection.execute(_EVENT_TRIGGERS):
+        yield str(name), str(function), str(owner)
+
+
+def foreign_parts_of_ours(connection: Connection) -> Iterator[tuple[str, str]]:
+    """What in the schema `keyrotation` belongs to another role, and to which."""
+    for what, owner in connection.execute(_OURS):
+        yield str(what), str(owner)
