@@ -22,6 +22,7 @@ from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.audit.events import require_indexed
 from keyrotation_pipeline.errors import (
     ApprovalError,
+    AuditError,
     BlockedError,
     FenceError,
     InvalidKeyError,
@@ -262,14 +263,18 @@ class FakeAnchors:
     kept: AuditHead | None = None
     kept_roster: PinnedRoster | None = None
     digests: frozenset[str] = frozenset()
+    is_damaged: bool = False
 
     def heads(self) -> tuple[AuditHead, ...]:
-        return (*self.written, *([self.kept] if self.kept else []))
+        found = {*self.written, *([self.kept] if self.kept else [])}
+        return tuple(sorted(found, key=lambda head: (head.seq, head.hash)))
 
     def keep(self, head: AuditHead) -> None:
         self.kept = head
 
     def roster(self) -> PinnedRoster | None:
+        if self.is_damaged:
+            raise AuditError("the roster that was kept is damaged; put it back from a backup")
         return self.kept_roster
 
     def keep_roster(self, pinned: PinnedRoster) -> None:
@@ -281,16 +286,26 @@ class FakeAnchors:
 
 @dataclass
 class FakeSignatures:
-    """`SignatureVerifier` that takes ``b"signed by <fingerprint>: " + text`` for a signature."""
+    """`SignatureVerifier` that takes ``b"signed by <fingerprint>: " + text`` for a signature.
+
+    Args:
+        revoked: fingerprints of revoked certificates.
+        expired: since when certificates are, by fingerprint.
+        lone_officer_allowed: a roster may ask for one signature only.
+    """
 
     configured: Roster
     signed_at: datetime = START
+    revoked: set[str] = field(default_factory=set)
+    expired: dict[str, datetime] = field(default_factory=dict)
+    lone_officer_allowed: bool = True
 
     def verify(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
     ) -> VerifiedSignature:
         for officer in officers:
             if signature == self.sign(officer.fingerprint, text):
+                self._require_valid(officer, at)
                 return VerifiedSignature(officer.fingerprint, self.signed_at)
         raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
 
@@ -299,7 +314,23 @@ class FakeSignatures:
         return f"signed by {fingerprint}: ".encode() + text
 
     def roster(self) -> Roster:
+        officers, required = self.configured.officers, self.configured.required
+        for officer in officers:
+            self._require_valid(officer, None)
+        if len({officer.fingerprint for officer in officers}) < len(officers):
+            raise ApprovalError("two officers have the same certificate; give each one of their own")
+        if required < (1 if self.lone_officer_allowed else 2):
+            raise ApprovalError(f"[approvals] required is {required}; two people must agree, so set it to 2 or more")
+        if len(officers) < required:
+            raise ApprovalError(f"{required} approvals are required of {len(officers)} officer(s); name more")
         return self.configured
+
+    def _require_valid(self, officer: Officer, at: datetime | None) -> None:
+        if officer.fingerprint in self.revoked:
+            raise ApprovalError(f"the certificate of {officer.name} is revoked; name a new one")
+        since = self.expired.get(officer.fingerprint)
+        if since is not None and (at is None or at >= since):
+            raise ApprovalError(f"the certificate of {officer.name} has expired; extend it")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps, EncryptedKeys
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
@@ -45,7 +46,7 @@ def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock
         database: name and system identifier.
     """
     local = BackupDirectory(settings.backup_directory)
-    key_files = EncryptedKeys(local, _recipients(settings, ledger))
+    key_files = EncryptedKeys(local, _recipients(settings, ledger, clock))
     return KeyVault(database, local, _offsite(settings, clock), key_files, clock, seals, ledger.pinned_roster)
 
 
@@ -56,7 +57,8 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         url: of the application's database.
         vouching: see `Seals`.
     """
-    local, recipients = BackupDirectory(settings.backup_directory), _recipients(settings, pipeline.ledger)
+    local = BackupDirectory(settings.backup_directory)
+    recipients = _recipients(settings, pipeline.ledger, pipeline.clock)
     source = PostgresDump(url, partial(connect, url), settings.backup.postgres_binaries)
     return BackupSite(
         pipeline=pipeline,
@@ -99,7 +101,7 @@ def recovery_key(
             yield key
     elif recovery.secret_key is not None:
         secret = recovery.secret_key.read("[recovery] secret_key")
-        gpg = GnuPG(settings.home / "gnupg")
+        gpg = GnuPG(settings.home / "gnupg", SystemClock())
         officers = [gpg.read_certificate(officer.certificate).fingerprint for officer in settings.approvals.officers]
         with imported_key(secret, passphrase, officers=officers, decrypts_only=True) as key:
             yield key
@@ -125,8 +127,8 @@ def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, byt
     return name, _opened(known.model_copy(update={"bucket": bucket, "prefix": folder}), clock).read(name)
 
 
-def _recipients(settings: Settings, ledger: Ledger) -> BackupRecipients:
-    return BackupRecipients(GnuPG(settings.home / "gnupg"), settings.recipients, ledger.pinned_roster)
+def _recipients(settings: Settings, ledger: Ledger, clock: Clock) -> BackupRecipients:
+    return BackupRecipients(GnuPG(settings.home / "gnupg", clock), settings.recipients, ledger.pinned_roster)
 
 
 def _offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:

@@ -94,7 +94,7 @@ def _replicas(settings: Settings) -> Replicas:
 
 def _assemble(settings: Settings, url: str, connection: Connection, actor: str) -> Pipeline:
     clock = SystemClock()
-    gpg = GnuPG(settings.home / "gnupg")
+    gpg = GnuPG(settings.home / "gnupg", clock)
     speed = settings.reencryption
     limits = Limits(
         workers=speed.workers,

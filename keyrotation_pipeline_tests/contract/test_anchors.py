@@ -1,52 +1,93 @@
-"""What a home keeps of audit and roster outside the database."""
+"""The fake anchors and those in files pass the same suite."""
 
+from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from keyrotation_pipeline.adapters.backups.anchors import KeptAnchors
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.approval import Officer, PinnedRoster, Roster
+from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.ports.backups import Anchors
-from keyrotation_pipeline_tests.fakes import FakeAnchors, fake_pipeline, fake_seals
-
-FIRST = PinnedRoster(1, Roster(2, (Officer("Ada", "A" * 40, "mQAQZGE="), Officer("Bén", "B" * 40)), ("F" * 40,)))
-LATER = PinnedRoster(9, Roster(3, FIRST.roster.officers[::-1], ()))
+from keyrotation_pipeline.model.backups import BackupSet, stamp_of
+from keyrotation_pipeline_tests.contract.anchors_suite import HEAD, AnchorsSuite, Stage
+from keyrotation_pipeline_tests.fakes import START, FakeAnchors, FakeSigner, fake_pipeline, fake_seals
 
 
-def files(tmp_path: Path) -> KeptAnchors:
-    world = fake_pipeline()
-    seals = fake_seals(world.ledger, world.pipeline.signatures)
-    return KeptAnchors(tmp_path / "anchors", tmp_path / "backups", seals)
+class FakeStage:
+    """What a test writes down is what there is."""
+
+    def __init__(self) -> None:
+        self.fake = FakeAnchors()
+
+    def anchors(self) -> FakeAnchors:
+        return self.fake
+
+    def back_up(self, head: AuditHead, roster: PinnedRoster | None) -> None:
+        self.fake.written.append(head)
+        self.fake.digests |= {roster.roster.digest} if roster else set()
+
+    def forge_backup(self, roster: PinnedRoster) -> None:
+        """The fake knows only what is vouched for."""
+
+    def damage_roster(self) -> None:
+        self.fake.is_damaged = True
+
+    def damage_head(self) -> None:
+        self.fake.kept = None
 
 
-@pytest.fixture(params=["files", "fake"])
-def anchors(request: pytest.FixtureRequest, tmp_path: Path) -> Anchors:
-    return files(tmp_path) if request.param == "files" else FakeAnchors()
+class FileStage:
+    """A home, and the manifests of backups beside it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.own = directory / "anchors"
+        self.backups = BackupDirectory(directory / "backups")
+        world = fake_pipeline()
+        self.ledger, self.signatures = world.ledger, world.pipeline.signatures
+        self.seals = fake_seals(self.ledger, self.signatures)
+        self.numbers = count()
+
+    def anchors(self) -> KeptAnchors:
+        return KeptAnchors(self.own, self.own.parent / "backups", fake_seals(self.ledger, self.signatures))
+
+    def back_up(self, head: AuditHead, roster: PinnedRoster | None) -> None:
+        self.seals.write(self.backups, self.made(head, roster))
+
+    def forge_backup(self, roster: PinnedRoster) -> None:
+        elsewhere = fake_pipeline()
+        strangers = Seals(FakeSigner("a stranger's"), elsewhere.ledger, self.signatures)
+        strangers.write(self.backups, self.made(HEAD, roster))
+
+    def made(self, head: AuditHead, roster: PinnedRoster | None) -> BackupSet:
+        stamp = stamp_of(START + timedelta(seconds=next(self.numbers)))
+        return BackupSet(stamp, "clinic", (), None, head, roster.roster.digest if roster else None)
+
+    def damage_roster(self) -> None:
+        (self.own / "roster.json").write_bytes(b"{")
+
+    def damage_head(self) -> None:
+        (self.own / "audit-head.json").write_bytes(b"\xff{")
 
 
-def test_nothing_is_kept_at_first(anchors: Anchors) -> None:
-    assert (anchors.heads(), anchors.roster(), anchors.roster_digests()) == ((), None, frozenset())
+class TestFakeAnchors(AnchorsSuite):
+    @pytest.fixture
+    def stage(self) -> Stage:
+        return FakeStage()
 
 
-def test_the_newest_head_and_the_newest_roster_are_kept_beside_each_other(anchors: Anchors) -> None:
-    for head, pinned in ((AuditHead(1, "a" * 64), FIRST), (AuditHead(9, "b" * 64), LATER)):
-        anchors.keep(head)
-        anchors.keep_roster(pinned)
-        assert (anchors.heads(), anchors.roster()) == ((head,), pinned)
+class TestKeptAnchors(AnchorsSuite):
+    @pytest.fixture
+    def stage(self, tmp_path: Path) -> Stage:
+        return FileStage(tmp_path)
 
-
-def test_a_roster_is_kept_with_its_certificates(anchors: Anchors) -> None:
-    anchors.keep_roster(FIRST)
-    kept = anchors.roster()
-    assert kept is not None
-    assert [officer.certificate for officer in kept.roster.officers] == ["mQAQZGE=", ""]
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"seq": 1, "roster": {"required": 2}}'])
-def test_a_damaged_roster_vouches_for_nobody_and_stops(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "anchors").mkdir()
-    (tmp_path / "anchors" / "roster.json").write_bytes(content)
-    with pytest.raises(AuditError, match=r"roster\.json, which says who may approve, is damaged"):
-        files(tmp_path).roster()
+    @pytest.mark.parametrize("content", [b"", b"{}", b'{"seq": 1, "roster": {"required": 2}}'])
+    def test_a_roster_that_is_no_roster_is_named_by_its_file(self, tmp_path: Path, content: bytes) -> None:
+        stage = FileStage(tmp_path)
+        stage.own.mkdir()
+        (stage.own / "roster.json").write_bytes(content)
+        with pytest.raises(AuditError, match=r"roster\.json, which says who may approve, is damaged"):
+            stage.anchors().roster()

@@ -11,6 +11,7 @@ import pytest
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedKeys
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -34,7 +35,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gpg(tmp_path: Path) -> GnuPG:
-    return GnuPG(tmp_path / "gnupg")
+    return GnuPG(tmp_path / "gnupg", SystemClock())
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ class ForgetfulGnuPG(GnuPG):
     """Encrypts to all recipients but the last, or to one too many."""
 
     def __init__(self, home: Path, one_more: Path | None = None) -> None:
-        super().__init__(home)
+        super().__init__(home, SystemClock())
         self._one_more = one_more
 
     def encrypt(self, plaintext: bytes, recipients: list) -> bytes:  # type: ignore[type-arg, override]

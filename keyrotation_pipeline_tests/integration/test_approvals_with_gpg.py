@@ -44,7 +44,7 @@ def signing(tmp_path: Path) -> Signing:
     born = at_instant(REQUESTED_AT - timedelta(days=30))
     ada, ben, eve = (make_officer(tmp_path, name, extra=born) for name in ("Ada", "Ben", "Eve"))
     officers = [("Ada", ada.certificate), ("Ben", ben.certificate)]
-    signatures = OfficerSignatures(GnuPG(tmp_path / "gnupg"), officers, 2, [ada.certificate])
+    signatures = OfficerSignatures(GnuPG(tmp_path / "gnupg", SystemClock()), officers, 2, [ada.certificate])
     world = fake_pipeline()
     world.ledger.begin_with(signatures.roster(), *world.ledger.keys())
     pipeline = replace(world.pipeline, signatures=signatures, clock=SystemClock())

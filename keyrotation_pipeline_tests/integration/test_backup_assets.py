@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline import settings
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.definitions import build_definitions
@@ -121,7 +122,7 @@ def test_an_officers_key_must_not_stay_on_a_machine(clinic: Clinic, security_off
 
 def test_a_wrong_passphrase_is_said_to_be_one(clinic: Clinic) -> None:
     certificate, secret = decrypting_key(clinic.directory)
-    gpg = GnuPG(clinic.directory / "g")
+    gpg = GnuPG(clinic.directory / "g", SystemClock())
     message = gpg.encrypt(b"text", [gpg.read_certificate(certificate)])
     declared = settings.load(with_recovery(clinic, secret))
     with recovery_key(declared) as key:

@@ -9,6 +9,7 @@ import pytest
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
@@ -261,7 +262,7 @@ def test_files_of_others_in_the_directory_are_left_alone(local_clinic: Clinic) -
 
 def test_an_expired_recipient_stops_the_backup(local_clinic: Clinic, tmp_path: Path) -> None:
     gone: DemoOfficer = make_expired_officer(tmp_path / "gone", "Gone")
-    gpg, dumps = GnuPG(tmp_path / "g"), local_clinic.site.dumps
+    gpg, dumps = GnuPG(tmp_path / "g", SystemClock()), local_clinic.site.dumps
     assert isinstance(dumps, EncryptedDumps)
     roster = Roster(2, (), (gpg.read_certificate(gone.certificate).fingerprint,))
     dumps = replace(dumps, encryptor=BackupRecipients(gpg, [gone.certificate], lambda: roster))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.key_loss import newest_key
@@ -45,7 +46,7 @@ class Attacker:
     key: SigningKey
 
     def encrypted(self, plaintext: bytes) -> bytes:
-        gpg = GnuPG(self.clinic.directory / "attacker")
+        gpg = GnuPG(self.clinic.directory / "attacker", SystemClock())
         return gpg.encrypt(plaintext, [gpg.read_certificate(self.clinic.officer.certificate)])
 
     def a_key(self) -> bytes:

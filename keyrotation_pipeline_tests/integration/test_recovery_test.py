@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
@@ -249,7 +250,7 @@ def test_a_backup_of_another_key_is_a_fingerprint_mismatch(clinic: Clinic, bucke
 
 def test_a_file_that_decrypts_to_something_else_than_a_key_is_named(clinic: Clinic, bucket: TestBucket) -> None:
     back_up(clinic.site)
-    gpg = GnuPG(clinic.directory / "g")
+    gpg = GnuPG(clinic.directory / "g", SystemClock())
     message = gpg.encrypt(b"c2hvcnQ=\n", [gpg.read_certificate(clinic.officer.certificate)])
     bucket.overwrite(name := file_in(clinic, "encryption-key-v1"), message)
 

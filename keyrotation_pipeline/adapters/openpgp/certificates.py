@@ -10,7 +10,8 @@ from pathlib import Path
 from keyrotation_pipeline.errors import OpenPGPError
 
 # Of a colon listing (doc/DETAILS of GnuPG): kinds of lines, and where in a line things stand.
-_PRIMARY_KEY, _SUBKEY = b"pub", b"sub"
+_PRIMARY_KEY, _SUBKEY, _USER_ID, _USER_ATTRIBUTE = b"pub", b"sub", b"uid", b"uat"
+_EXPIRING = frozenset({_PRIMARY_KEY, _SUBKEY, _USER_ID, _USER_ATTRIBUTE})
 _VALIDITY, _KEY_ID, _EXPIRES_AT, _CONTENT, _CAPABILITIES = 1, 4, 6, 9, 11
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})|\\([nrfvb0])")
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"f": b"\f", b"v": b"\v", b"b": b"\b", b"0": b"\0"}
@@ -28,6 +29,7 @@ class Certificate:
         can_sign: some key of it, neither expired nor revoked, may sign.
         can_encrypt: the same for encryption.
         encryption_keys: long key ids (16 hex digits) of its keys for encryption, which a message names.
+        expiries: when each of its keys and user ids expires, past dates too.
         content: the file's bytes.
     """
 
@@ -40,6 +42,7 @@ class Certificate:
     can_sign: bool
     can_encrypt: bool
     encryption_keys: tuple[str, ...]
+    expiries: tuple[datetime, ...]
     content: bytes = field(repr=False)
 
     @property
@@ -79,6 +82,13 @@ def listing(output: bytes) -> Listing:
     return [line.split(b":") for line in output.split(b"\n") if line]
 
 
+def date_of(text: str) -> datetime | None:
+    """A date as gpg writes it, in seconds since 1970 or as ``20260105T120000``; None: it is never."""
+    if "T" in text:
+        return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return datetime.fromtimestamp(int(text), UTC) if text not in {"", "0"} else None
+
+
 def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificate:
     """A certificate from its colon listing: validity ``r`` or ``e``; capitals among the capabilities are usable ones.
 
@@ -86,19 +96,24 @@ def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificat
         OpenPGPError: a user id holds what could make a line read differently from what it says.
     """
     primary = next(line for line in lines if line[0] == _PRIMARY_KEY)
-    usable, expires = primary[_CAPABILITIES].decode(), primary[_EXPIRES_AT]
+    usable = primary[_CAPABILITIES].decode()
     keys = [line for line in lines if line[0] in {_PRIMARY_KEY, _SUBKEY}]
     return Certificate(
         path=path,
         # That of the primary key comes first.
         fingerprint=next(line[_CONTENT].decode() for line in lines if line[0] == b"fpr"),
-        user_ids=tuple(_user_id(path, line[_CONTENT]) for line in lines if line[0] == b"uid"),
-        expires_at=datetime.fromtimestamp(int(expires), UTC) if expires.isdigit() else None,
+        user_ids=tuple(_user_id(path, line[_CONTENT]) for line in lines if line[0] == _USER_ID),
+        expires_at=date_of(primary[_EXPIRES_AT].decode()),
         expired=primary[_VALIDITY] == b"e",
         revoked=primary[_VALIDITY] == b"r",
         can_sign="S" in usable,
         can_encrypt="E" in usable,
         encryption_keys=tuple(key[_KEY_ID].decode() for key in keys if b"e" in key[_CAPABILITIES]),
+        expiries=tuple(
+            expiry
+            for line in lines
+            if line[0] in _EXPIRING and (expiry := date_of(line[_EXPIRES_AT].decode())) is not None
+        ),
         content=content,
     )
 

@@ -9,14 +9,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, listed_certificate, listing
+from keyrotation_pipeline.adapters.openpgp.memory import Memory
 from keyrotation_pipeline.adapters.openpgp.runner import Status, gpg_binary, run, streaming
 from keyrotation_pipeline.errors import OpenPGPError
+from keyrotation_pipeline.ports.clock import Clock
 
 # No agent (its socket's path has at most 107 characters), no network, no web of trust.
 _OPTIONS = (
@@ -57,10 +59,13 @@ class GnuPG:
     Args:
         home: created when needed, mode 0700, a path of any length; holds public certificates only, and only while
             they are used.
+        clock: by which what was read of a certificate is judged again.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, clock: Clock) -> None:
         self._home = home
+        self.clock = clock
+        self._read: Memory[Certificate] = Memory(clock)
 
     @contextmanager
     def keyring(self, certificates: Sequence[Certificate] = (), at: datetime | None = None) -> Iterator[Keyring]:
@@ -120,6 +125,10 @@ class GnuPG:
         Raises:
             OpenPGPError: not a certificate, several of them, a secret key, or a user id that hides text.
         """
+        certificate = self._read.answer(content, lambda: self._shown(content, path))
+        return replace(certificate, path=path)
+
+    def _shown(self, content: bytes, path: Path) -> tuple[Certificate, Sequence[datetime]]:
         with self.keyring() as ring:
             shown = ring.run("--with-colons", "--with-fingerprint", "--show-keys", stdin=content)
         lines = listing(shown.output)
@@ -131,7 +140,8 @@ class GnuPG:
         if kinds.count(b"pub") != 1:
             reason = "holds several certificates" if b"pub" in kinds else "is not an OpenPGP certificate"
             raise OpenPGPError(f"{path} {reason}; export exactly one with `gpg --export --armor FINGERPRINT`")
-        return listed_certificate(path, content, lines)
+        certificate = listed_certificate(path, content, lines)
+        return certificate, certificate.expiries
 
     def encrypt(self, plaintext: bytes, recipients: Sequence[Certificate]) -> bytes:
         """Encrypt to every recipient; the plaintext goes to gpg through a pipe and nowhere else.

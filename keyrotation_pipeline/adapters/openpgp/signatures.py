@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.openpgp.certificates import Certificate
+from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, date_of
 from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG, Keyring
+from keyrotation_pipeline.adapters.openpgp.memory import Memory
 from keyrotation_pipeline.adapters.openpgp.runner import Status
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
@@ -44,6 +45,7 @@ class OfficerSignatures:
         self._required = required
         self._recipients = tuple(recipients)
         self._lone_officer_allowed = lone_officer_allowed
+        self._verified: Memory[VerifiedSignature] = Memory(gpg.clock)
 
     def roster(self) -> Roster:
         """See `SignatureVerifier.roster`."""
@@ -78,22 +80,41 @@ class OfficerSignatures:
     def verify(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
     ) -> VerifiedSignature:
-        """See `SignatureVerifier.verify`."""
-        with self._gpg.keyring(self._certificates(officers), at=at) as ring:
+        """See `SignatureVerifier.verify`; what counts now is not verified anew while nothing changes."""
+        certificates = self._certificates(officers)
+        if at is not None:
+            return self._verify(text, signature, officers, certificates, at)[0]
+        question = (text, signature, tuple(officers), tuple((each.fingerprint, each.content) for each in certificates))
+        return self._verified.answer(question, lambda: self._verify(text, signature, officers, certificates))
+
+    def _verify(
+        self,
+        text: bytes,
+        signature: bytes,
+        officers: Sequence[Officer],
+        certificates: Sequence[Certificate],
+        at: datetime | None = None,
+    ) -> tuple[VerifiedSignature, list[datetime]]:
+        """Have gpg verify a signature; gives back also the dates on which its answer may change."""
+        expiries: list[datetime] = []
+        with self._gpg.keyring(certificates, at=at) as ring:
             _require_one_detached_signature(ring, signature)
             beside = ring.home / "signature"
             beside.write_bytes(signature)
             status = ring.run("--verify", str(beside), "-", stdin=text)
             for officer in officers:
                 if officer.fingerprint in _claimed(status):
-                    _require_officer(officer.name, ring.certificate(officer.fingerprint))
+                    certificate = ring.certificate(officer.fingerprint)
+                    _require_officer(officer.name, certificate)
+                    expiries += certificate.expiries
         _require_one_good_signature(status)
-        _, _, signed_at, _, _, _, _, digest, kind, signer = status.all("VALIDSIG")[0]
+        _, _, signed_at, expires_at, _, _, _, digest, kind, signer = status.all("VALIDSIG")[0]
         if digest not in _STRONG_DIGESTS:
             raise ApprovalError("the signature uses a weak digest; sign again with `gpg --digest-algo SHA512`")
         if kind != _BINARY_SIGNATURE:
             raise ApprovalError(f"the signature is one in text mode, which other bytes would match too; {_SIGN_AGAIN}")
-        return VerifiedSignature(signer, datetime.fromtimestamp(int(signed_at), UTC))
+        expiries += [expiry for expiry in [date_of(expires_at)] if expiry is not None]
+        return VerifiedSignature(signer, datetime.fromtimestamp(int(signed_at), UTC)), expiries
 
     def _certificates(self, officers: Sequence[Officer]) -> tuple[Certificate, ...]:
         """What was pinned of these officers, then what the configuration has of them; gpg makes one of both."""

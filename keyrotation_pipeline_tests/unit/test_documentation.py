@@ -1,0 +1,25 @@
+"""What the pages name is there: files of the code, and the decisions in their index."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+PAGES = sorted(path.relative_to(TOP) for path in (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")))
+FILES = [path.relative_to(TOP).as_posix() for path in TOP.glob("*/**/*.py")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_python_file_that_a_page_names_is_there(page: Path) -> None:
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", (TOP / page).read_text()))
+    missing = {name for name in named if not any(f"/{each}".endswith(f"/{name}") for each in FILES)}
+    assert not missing
+
+
+def test_the_index_of_decisions_lists_each_by_its_title() -> None:
+    listed = dict(re.findall(r"\]\((\d{4}-.+?\.md)\) \| (.+?) \|", (TOP / "docs/adr/README.md").read_text()))
+    titles = {
+        path.name: re.sub(r"^# \d+\. ", "", path.read_text().splitlines()[0]) for path in TOP.glob("docs/adr/[0-9]*.md")
+    }
+    assert listed == titles
