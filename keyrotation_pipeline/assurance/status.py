@@ -1,8 +1,7 @@
-"""Where everything stands, as one object: what `status --json` prints and the text of `status` is made from."""
+"""Where everything stands, found out: what the command line and Dagster show as status."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.assurance.fleet import returned
@@ -14,24 +13,23 @@ from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
-from keyrotation_pipeline.model.facts import instant, names
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import ShardProgress
 from keyrotation_pipeline.model.request import WALK, Step, Walk
+from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import performing
 
-SCHEMA = 1
 COUNTS_STALE_AFTER = timedelta(days=7)
 # What the walk of rows is of a rotation's whole time, by the demo's measure; the other steps share the rest.
 ROWS_SHARE = 0.7
 
 
-def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> dict[str, Any]:
-    """The object of `status --json`; `attention` has one sentence for each thing overdue, blocked or stale.
+def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
+    """Look at everything; a thing that cannot be looked at is told in `attention`, beside all others.
 
     Args:
         urgent_too: whether `attention` also has what incidents say, which alerts tell by themselves.
@@ -52,23 +50,21 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> dict[str, Any]:
     open_incidents, urgent = incidents_now(pipeline, now)
     attention += urgent if urgent_too else []
     attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
-    return {
-        "schema": SCHEMA,
-        "generated_at": instant(now),
-        "database": pipeline.database.identity().name,
-        "key_versions": [_key_document(record) for record in records],
-        "primary": str(primary) if primary else None,
-        "tables": [_table_document(pipeline, table, counts.get(table), records) for table in pipeline.tables],
-        "rotation": _rotation_document(pipeline, rotation, counts) if rotation else None,
-        "last_backup": instant(protected.last_backup),
-        "last_recovery_test": instant(protected.last_recovery_test),
-        "incidents_open": len(open_incidents),
-        "incidents": open_incidents,
-        "requests": pending_requests(pipeline),
-        "audit": {"seq": head.seq, "head": head.hash},
-        "next_rotation_due": instant(due.at) if due else None,
-        "attention": attention,
-    }
+    return Status(
+        generated_at=now,
+        database=pipeline.database.identity().name,
+        key_versions=records,
+        primary=primary,
+        tables=tuple(_table(pipeline, table, counts.get(table), records) for table in pipeline.tables),
+        rotation=_rotation(pipeline, rotation, counts) if rotation else None,
+        last_backup=protected.last_backup,
+        last_recovery_test=protected.last_recovery_test,
+        incidents=tuple(open_incidents),
+        requests=tuple(pending_requests(pipeline)),
+        audit=head,
+        next_rotation_due=due.at if due else None,
+        attention=tuple(attention),
+    )
 
 
 def _primary(pipeline: Pipeline) -> tuple[KeyVersion | None, list[str]]:
@@ -149,56 +145,33 @@ def _amiss(table: EncryptedTable, count: TableCount | None, records: Sequence[Ke
     return sentences
 
 
-def _key_document(record: KeyRecord) -> dict[str, Any]:
-    return {
-        "version": str(record.version),
-        "state": str(record.state),
-        "fingerprint": record.fingerprint[:16],
-        "created_at": instant(record.created_at),
-    }
-
-
-def _table_document(
+def _table(
     pipeline: Pipeline, table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord]
-) -> dict[str, Any]:
-    values = {record.version: 0 for record in records} | (count.values_by_version if count else {})
-    return {
-        "table": str(table.name),
-        "columns": list(table.columns),
-        "rows": count.rows if count else None,
-        "values_by_version": {str(version): values[version] for version in sorted(values)} if count else {},
-        "unencrypted": count.unencrypted if count else None,
-        "unreadable": count.unreadable if count else None,
-        "fenced_against": _fences(pipeline, table),
-        "counted_at": instant(count.counted_at) if count else None,
-    }
+) -> TableStatus:
+    values = {record.version: 0 for record in records} | count.values_by_version if count else {}
+    ordered = {version: values[version] for version in sorted(values)}
+    return TableStatus(table, count, ordered, _fences(pipeline, table))
 
 
-def _fences(pipeline: Pipeline, table: EncryptedTable) -> list[str]:
+def _fences(pipeline: Pipeline, table: EncryptedTable) -> tuple[KeyVersion, ...]:
     try:
-        return names(pipeline.database.fences(table))
+        return pipeline.database.fences(table)
     except KeyRotationError:
-        return []  # the table is not there, which counting it says
+        return ()  # the table is not there, which counting it says
 
 
-def _rotation_document(pipeline: Pipeline, rotation: Walk, counts: dict[EncryptedTable, TableCount]) -> dict[str, Any]:
-    walked = pipeline.ledger.shard_progress(rotation.id)
+def _rotation(pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount]) -> RotationStatus:
+    walked = pipeline.ledger.shard_progress(walk.id)
     weights = {str(table.name): max(count.rows, 1) for table, count in counts.items()}
-    rows_done = _rows_done(pipeline, rotation, walked, weights)
-    return {
-        "id": rotation.id,
-        "type": rotation.kind,
-        "phase": phase_of(rotation),
-        "from": str(rotation.source),
-        "to": str(rotation.target),
-        "approvals": len(rotation.approvals),
-        "approvals_required": pinned_roster(pipeline).required,
-        "started_at": instant(rotation.started_at),
-        "progress": _progress(rotation, rows_done),
-        "eta_seconds": _eta_seconds(rotation, rows_done, walked, sum(weights.values())),
-        "waiting_for": performing.waiting_for(pipeline, rotation),
-        "blocked_by": rotation.blocked_by,
-    }
+    rows_done = _rows_done(pipeline, walk, walked, weights)
+    return RotationStatus(
+        walk=walk,
+        phase=phase_of(walk),
+        approvals_required=pinned_roster(pipeline).required,
+        progress=_progress(walk, rows_done),
+        eta_seconds=_eta_seconds(walk, rows_done, walked, sum(weights.values())),
+        waiting_for=performing.waiting_for(pipeline, walk),
+    )
 
 
 def _rows_done(pipeline: Pipeline, rotation: Walk, walked: Sequence[ShardProgress], weights: dict[str, int]) -> float:

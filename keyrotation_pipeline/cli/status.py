@@ -1,7 +1,8 @@
 """`status`: where everything stands, for a person at 3 a.m., for cron and for programs."""
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -9,6 +10,8 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 WATCH_SECONDS = 2.0
@@ -34,85 +37,85 @@ def status(
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         if count:
             pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
-        content = _show(pipeline, as_json=as_json)
+        shown = _show(pipeline, as_json=as_json)
         while watch:
             pipeline.clock.sleep(WATCH_SECONDS)
             if sys.stdout.isatty():
                 output.console().clear()
-            content = _show(pipeline, as_json=as_json)
-    if exit_code and content["attention"]:
+            shown = _show(pipeline, as_json=as_json)
+    if exit_code and shown.attention:
         raise typer.Exit(1)
 
 
-def _show(pipeline: Pipeline, *, as_json: bool) -> dict[str, Any]:
-    content = overview(pipeline)
+def _show(pipeline: Pipeline, *, as_json: bool) -> Status:
+    shown = overview(pipeline)
     if as_json:
-        output.document(content)
+        output.document(shown.as_json())
     else:
-        _as_text(content)
+        _as_text(shown)
     sys.stdout.flush()
-    return content
+    return shown
 
 
-def _as_text(content: dict[str, Any]) -> None:
-    output.heading(f"{content['database']}  {output.clock(content['generated_at'])} UTC")
+def _as_text(shown: Status) -> None:
+    minutes = output.minutes
+    output.heading(f"{shown.database}  {minutes(shown.generated_at)} UTC")
     output.line()
-    due = output.clock(content["next_rotation_due"])
-    output.line(f"Primary   {content['primary'] or 'none'}, next rotation due by {due}")
-    for key in content["key_versions"]:
-        output.line(f"Key       {key['version']:<4} {key['state']:<15} {key['fingerprint']}")
-    proven = output.clock(content["last_recovery_test"])
-    output.line(f"Backup    {output.clock(content['last_backup'])}; proven to restore {proven}")
-    output.line(f"Audit     {content['audit']['seq']:,} events, head {content['audit']['head'][:16]}")
+    output.line(f"Primary   {shown.primary or 'none'}, next rotation due by {minutes(shown.next_rotation_due)}")
+    for key in shown.key_versions:
+        output.line(f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}")
+    output.line(f"Backup    {minutes(shown.last_backup)}; proven to restore {minutes(shown.last_recovery_test)}")
+    output.line(f"Audit     {shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
     output.line()
-    _show_tables(content)
+    _show_tables(shown)
     output.line()
-    _show_rotation(content["rotation"])
-    for each in content["incidents"]:
-        output.line(f"Incident  {each['id']}, {each['type']}, {each['status']}; {each['clock']}", style="bold red")
-    for each in content["requests"]:
-        if content["rotation"] is None or each["id"] != content["rotation"]["id"]:
-            missing = ", ".join(each["missing"])
-            output.line(
-                f"Request   {each['id']}, {each['action']} of {each['from']}; not signed by {missing or 'nobody'}"
-            )
-    for sentence in content["attention"]:
+    _show_rotation(shown.rotation)
+    for incident in shown.incidents:
+        told = f"{incident['id']}, {incident['type']}, {incident['status']}; {incident['clock']}"
+        output.line(f"Incident  {told}", style="bold red")
+    for each in shown.other_requests:
+        missing = ", ".join(each["missing"]) or "nobody"
+        output.line(f"Request   {each['id']}, {each['action']} of {each['from']}; not signed by {missing}")
+    for sentence in shown.attention:
         output.line(f"Attention {sentence}", style="bold red")
 
 
-def _show_tables(content: dict[str, Any]) -> None:
-    versions = [key["version"] for key in content["key_versions"]]
-    others = {version for table in content["tables"] for version in table["values_by_version"]}
-    versions += sorted(others.difference(versions))
-    rows = [
-        (
-            table["table"],
-            "-" if table["rows"] is None else table["rows"],
-            *(table["values_by_version"].get(version, "-") for version in versions),
-            "-" if table["unencrypted"] is None else table["unencrypted"],
-            "-" if table["unreadable"] is None else table["unreadable"],
-            ", ".join(table["fenced_against"]) or "-",
-            output.clock(table["counted_at"]),
+def _show_tables(shown: Status) -> None:
+    versions = sorted(
+        {version for table in shown.tables for version in table.values_by_version}.union(
+            key.version for key in shown.key_versions
         )
-        for table in content["tables"]
-    ]
-    output.table(("Table", "Rows", *versions, "Unencrypted", "Unreadable", "Fenced against", "Counted"), rows)
+    )
+    output.table(
+        ("Table", "Rows", *output.names(versions), "Unencrypted", "Unreadable", "Fenced against", "Counted"),
+        [_table_row(table, versions) for table in shown.tables],
+    )
 
 
-def _show_rotation(rotation: dict[str, Any] | None) -> None:
+def _table_row(table: TableStatus, versions: Sequence[KeyVersion]) -> tuple[object, ...]:
+    count, fenced = table.count, ", ".join(output.names(table.fenced_against)) or "-"
+    if count is None:
+        return (table.table.name, *("-" * (len(versions) + 3)), fenced, output.minutes(None))
+    values = (table.values_by_version.get(version, "-") for version in versions)
+    counted = output.minutes(count.counted_at)
+    return (table.table.name, count.rows, *values, count.unencrypted, count.unreadable, fenced, counted)
+
+
+def _show_rotation(rotation: RotationStatus | None) -> None:
     if rotation is None:
         output.line('Rotation  none is open; the next begins with: keyrotation request --reason "…"')
         return
-    output.line(f"Rotation  {rotation['id']}, {rotation['type']}, {rotation['from']} to {rotation['to']}")
-    eta = "" if rotation["eta_seconds"] is None else f", about {_duration(rotation['eta_seconds'])} of rows left"
-    output.line(f"          phase {rotation['phase']}, {rotation['progress']:.0%}{eta}")
-    output.line(f"          approvals {rotation['approvals']} of {rotation['approvals_required']}")
-    if rotation["blocked_by"]:
-        output.line(f"          blocked: {rotation['blocked_by']}")
-    if rotation["waiting_for"]:
-        output.line(f"          waits: {rotation['waiting_for']}")
+    walk = rotation.walk
+    output.line(f"Rotation  {walk.id}, {walk.kind}, {walk.source} to {walk.target}")
+    eta = "" if rotation.eta_seconds is None else f", about {_duration(rotation.eta_seconds)} of rows left"
+    output.line(f"          phase {rotation.phase}, {rotation.progress:.0%}{eta}")
+    output.line(f"          approvals {len(walk.approvals)} of {rotation.approvals_required}")
+    if walk.blocked_by:
+        output.line(f"          blocked: {walk.blocked_by}")
+    if rotation.waiting_for:
+        output.line(f"          waits: {rotation.waiting_for}")
     else:
-        output.line(f"          next: keyrotation rotate {rotation['id']}")
+        output.line(f"          next: keyrotation rotate {walk.id}")
 
 
 def _duration(seconds: int) -> str:

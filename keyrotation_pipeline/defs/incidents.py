@@ -34,7 +34,7 @@ def alert_delivery(context: dg.SensorEvaluationContext, pipeline: PipelineParame
         channels = pipeline.channels()
         failed = list(_failed_checks(context))
         with pipeline.open("dagster alert_delivery") as opened:
-            attention = overview(opened, urgent_too=False)["attention"]
+            attention = overview(opened, urgent_too=False).attention
             news = notices(opened, channels.contacts, attention, failed)
             failures = tell(opened, channels, news)
         return dg.SkipReason("; ".join(failures) or "everybody is told")

@@ -1,7 +1,6 @@
 """What is encrypted where, under which key version."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import dagster as dg
 
@@ -11,6 +10,7 @@ from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.columns import Finding, TableCount
+from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.requests.inventory import take_inventory
 
 NO_UNDECLARED_CIPHERTEXT = dg.AssetCheckSpec(
@@ -49,14 +49,14 @@ def encrypted_columns(
     )
 
 
-def _status_metadata(status: Mapping[str, Any]) -> Mapping[str, dg.MetadataValue]:
+def _status_metadata(status: Status) -> Mapping[str, dg.MetadataValue]:
     """What `keyrotation status` says at this moment."""
-    rotation = status["rotation"] or {"phase": "none is open", "waiting_for": None}
-    attention = "\n".join(f"- {sentence}" for sentence in status["attention"])
+    rotation = status.rotation
+    attention = "\n".join(f"- {sentence}" for sentence in status.attention)
     return {
         "attention": dg.MetadataValue.md(attention or "nothing is overdue, blocked or stale"),
-        "rotation": dg.MetadataValue.text(rotation["phase"]),
-        "waiting_for": dg.MetadataValue.text(rotation["waiting_for"] or "nothing"),
+        "rotation": dg.MetadataValue.text(rotation.phase if rotation else "none is open"),
+        "waiting_for": dg.MetadataValue.text((rotation and rotation.waiting_for) or "nothing"),
     }
 
 

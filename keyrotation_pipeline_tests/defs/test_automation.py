@@ -34,7 +34,7 @@ def switch_off(instance: dg.DagsterInstance, name: str, kind: InstigatorType) ->
 
 def amiss(dagster: Dagster) -> list[str]:
     words = ("Dagster", "rotation_conductor", "daily_key_backup")
-    return [sentence for sentence in overview(dagster.world.pipeline)["attention"] if any(map(sentence.count, words))]
+    return [sentence for sentence in overview(dagster.world.pipeline).attention if any(map(sentence.count, words))]
 
 
 def test_without_dagster_nothing_is_missed(dagster: Dagster) -> None:
@@ -80,9 +80,10 @@ def test_the_inventory_shows_what_status_says(dagster: Dagster, approved: Walk) 
     dagster.tick()
     [event] = dagster.check_run().get_asset_materialization_events()
     shown = {name: value.value for name, value in event.materialization.metadata.items()}
-    said = overview(dagster.world.pipeline)
+    said = overview(dagster.world.pipeline).rotation
+    assert said is not None
 
     assert all(f"- {sentence}" in str(shown["attention"]) for sentence in amiss(dagster))
     assert "daily_key_backup is switched off" in str(shown["attention"])
-    assert (shown["rotation"], shown["waiting_for"]) == (said["rotation"]["phase"], said["rotation"]["waiting_for"])
+    assert (shown["rotation"], shown["waiting_for"]) == (said.phase, said.waiting_for)
     assert f"keyrotation resume {approved.id}" in str(shown["waiting_for"])

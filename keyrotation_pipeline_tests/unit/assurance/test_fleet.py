@@ -31,7 +31,13 @@ def run(world: FakeWorld, through: Step | None = None) -> str:
 
 
 def amiss(world: FakeWorld) -> list[str]:
-    return [sentence for sentence in overview(world.pipeline)["attention"] if sentence.startswith("instance ")]
+    return [sentence for sentence in overview(world.pipeline).attention if sentence.startswith("instance ")]
+
+
+def waiting_for(world: FakeWorld) -> str | None:
+    rotation = overview(world.pipeline).rotation
+    assert rotation is not None
+    return rotation.waiting_for
 
 
 def test_the_fleet_says_who_reads_and_writes_what_and_who_still_needs_an_old_version(rotated: FakeWorld) -> None:
@@ -93,11 +99,10 @@ def test_what_a_rotation_waits_for_is_said_by_the_rotation_alone() -> None:
     world = before_any_rotation()
     run(world, Step.RETIRED_KEY)
     world.rollout.running = (Instance("web-1", (V1, V2), V2, START),)
-    content = overview(world.pipeline)
     assert amiss(world) == []
-    assert "web-1 (reads v1, v2): not seen to be without v1" in content["rotation"]["waiting_for"]
+    assert "web-1 (reads v1, v2): not seen to be without v1" in str(waiting_for(world))
     world.rollout.running = None
-    assert overview(world.pipeline)["rotation"]["waiting_for"] is None
+    assert waiting_for(world) is None
 
 
 def test_status_says_what_is_waited_for_before_anybody_ran_into_it() -> None:
@@ -106,5 +111,5 @@ def test_status_says_what_is_waited_for_before_anybody_ran_into_it() -> None:
     with pytest.raises(BlockedError):
         run(world)
     world.ledger.block(world.ledger.requests()[0].id, None)
-    assert "no application instance reports itself" in overview(world.pipeline)["rotation"]["waiting_for"]
+    assert "no application instance reports itself" in str(waiting_for(world))
     assert "no application instance reports itself" in fleet(world.pipeline)["waiting_for"]

@@ -115,12 +115,12 @@ def test_a_channel_that_is_down_is_visible_stops_nothing_and_is_tried_again(worl
     assert people.mail[ContactRole.ON_CALL].keys
     people.told()
     assert world.ledger.event_names().count("alert_channel_failed") == 1
-    assert any("alerts do not reach topic since" in each for each in overview(world.pipeline)["attention"])
+    assert any("alerts do not reach topic since" in each for each in overview(world.pipeline).attention)
     walk(world, signed(world, prepared))
     people.topic.down = False
     people.told()
     assert people.topic.keys
-    assert not any("alerts do not reach" in each for each in overview(world.pipeline)["attention"])
+    assert not any("alerts do not reach" in each for each in overview(world.pipeline).attention)
 
 
 def test_a_planned_rotation_is_announced_when_it_is_signed(world: FakeWorld) -> None:

@@ -1,0 +1,142 @@
+"""Where everything stands, as one value: the command line, Dagster and `status --json` all show this."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.facts import instant, names
+from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.request import Walk
+
+SCHEMA = 1
+SHOWN_FINGERPRINT_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """One declared table.
+
+    Args:
+        count: as it was last taken; None: never.
+        values_by_version: in order of version, with 0 for a registered version without values; empty if never counted.
+        fenced_against: versions that the database refuses at this moment.
+    """
+
+    table: EncryptedTable
+    count: TableCount | None
+    values_by_version: Mapping[KeyVersion, int]
+    fenced_against: tuple[KeyVersion, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As `status --json` has it."""
+        count = self.count
+        return {
+            "table": str(self.table.name),
+            "columns": list(self.table.columns),
+            "rows": count.rows if count else None,
+            "values_by_version": {str(version): number for version, number in self.values_by_version.items()},
+            "unencrypted": count.unencrypted if count else None,
+            "unreadable": count.unreadable if count else None,
+            "fenced_against": names(self.fenced_against),
+            "counted_at": instant(count.counted_at) if count else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RotationStatus:
+    """The rotation that is open.
+
+    Args:
+        phase: the step that it is in, or what it is before and after all of them.
+        progress: 0 to 1.
+        eta_seconds: how long the rows still take; None before and after they are re-encrypted.
+        waiting_for: why it does not go on by itself; None if it does.
+    """
+
+    walk: Walk
+    phase: str
+    approvals_required: int
+    progress: float
+    eta_seconds: int | None
+    waiting_for: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As `status --json` has it."""
+        return {
+            "id": self.walk.id,
+            "type": self.walk.kind,
+            "phase": self.phase,
+            "from": str(self.walk.source),
+            "to": str(self.walk.target),
+            "approvals": len(self.walk.approvals),
+            "approvals_required": self.approvals_required,
+            "started_at": instant(self.walk.started_at),
+            "progress": self.progress,
+            "eta_seconds": self.eta_seconds,
+            "waiting_for": self.waiting_for,
+            "blocked_by": self.walk.blocked_by,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where everything stands.
+
+    Args:
+        database: its name and host; never a password.
+        primary: None where the key store names none or cannot be read, which `attention` says.
+        incidents: those that nobody has closed, as `incident list --json` has them.
+        requests: those that are not over, as `requests --json` has them.
+        attention: one sentence for each thing that is overdue, blocked or stale.
+    """
+
+    generated_at: datetime
+    database: str
+    key_versions: tuple[KeyRecord, ...]
+    primary: KeyVersion | None
+    tables: tuple[TableStatus, ...]
+    rotation: RotationStatus | None
+    last_backup: datetime | None
+    last_recovery_test: datetime | None
+    incidents: tuple[Mapping[str, Any], ...]
+    requests: tuple[Mapping[str, Any], ...]
+    audit: AuditHead
+    next_rotation_due: datetime | None
+    attention: tuple[str, ...]
+
+    @property
+    def other_requests(self) -> tuple[Mapping[str, Any], ...]:
+        """The requests besides the rotation."""
+        return tuple(each for each in self.requests if not self.rotation or each["id"] != self.rotation.walk.id)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `status --json`, which programs read: a change of it is a new `schema`."""
+        return {
+            "schema": SCHEMA,
+            "generated_at": instant(self.generated_at),
+            "database": self.database,
+            "key_versions": [
+                {
+                    "version": str(record.version),
+                    "state": str(record.state),
+                    "fingerprint": record.fingerprint[:SHOWN_FINGERPRINT_CHARS],
+                    "created_at": instant(record.created_at),
+                }
+                for record in self.key_versions
+            ],
+            "primary": str(self.primary) if self.primary else None,
+            "tables": [table.as_json() for table in self.tables],
+            "rotation": self.rotation.as_json() if self.rotation else None,
+            "last_backup": instant(self.last_backup),
+            "last_recovery_test": instant(self.last_recovery_test),
+            "incidents_open": len(self.incidents),
+            "incidents": list(self.incidents),
+            "requests": list(self.requests),
+            "audit": {"seq": self.audit.seq, "head": self.audit.hash},
+            "next_rotation_due": instant(self.next_rotation_due),
+            "attention": list(self.attention),
+        }
