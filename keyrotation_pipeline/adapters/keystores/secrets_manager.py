@@ -5,7 +5,7 @@ same client request token, by which AWS knows that it is the same request.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,18 @@ class SecretsManager:
         """
         request = {"VersionStage": stage, "RemoveFromVersionId": source}
         self._call("update_secret_version_stage", secret, request | ({"MoveToVersionId": target} if target else {}))
+
+    def take_off(self, secret: str, stage: str, version: str) -> None:
+        """Take a label off a version; where it is not, an earlier attempt or somebody else has taken it off."""
+        with suppress(StaleVersionError):
+            self.move(secret, stage, source=version)
+
+    def forget_previous(self, secret: str) -> None:
+        """Take AWSPREVIOUS off: AWS leaves the old text readable under it."""
+        _, stages = self.describe(secret)
+        for version, labels in stages.items():
+            if PREVIOUS in labels:
+                self.take_off(secret, PREVIOUS, version)
 
     def tag(self, secret: str, tags: Mapping[str, str]) -> None:
         """Set tags, and leave the others."""

@@ -6,17 +6,15 @@ from itertools import product
 
 import pytest
 
-from keyrotation_pipeline.incidents.breach import (
-    CAVEATS,
+from keyrotation_pipeline.incidents.breach import CAVEATS, Outcome, decide_breach
+from keyrotation_pipeline.incidents.breach_facts import (
     Affected,
     Answer,
     Exclusion,
     IncidentFacts,
     LawEnforcementDelay,
-    Outcome,
     RiskAssessment,
     Role,
-    decide_breach,
 )
 
 YES, NO, UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN

@@ -1,0 +1,101 @@
+"""Archived keys in AWS, each in a secret of its own.
+
+Which archives there are is told by tags of the live secret, since the list of secrets may lack new ones for minutes;
+the list tells of those whose tag was lost.
+"""
+
+import re
+from collections.abc import Mapping
+
+from keyrotation_pipeline.adapters.keystores.aws_texts import DESTROYED, entry, request_token
+from keyrotation_pipeline.adapters.keystores.secrets_manager import CURRENT, MissingSecretError, SecretsManager
+from keyrotation_pipeline.errors import KeyStoreDamagedError
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry
+from keyrotation_pipeline.ports.clock import Clock
+
+_INDEX = "keyrotation-archived-"
+
+Archives = Mapping[KeyVersion, tuple[str, ...]]
+
+
+class AwsArchive:
+    """The archive of one live secret.
+
+    Args:
+        live: name of that secret, whose tags tell of archives.
+        prefix: with which names of archives begin.
+    """
+
+    def __init__(self, aws: SecretsManager, live: str, prefix: str, clock: Clock) -> None:
+        self._aws = aws
+        self._live = live
+        self._prefix = prefix
+        self._clock = clock
+
+    def names(self, tags: Mapping[str, str]) -> Archives:
+        """The names of the secrets in which each version was archived.
+
+        Args:
+            tags: of the live secret.
+        """
+        pattern = re.compile(rf"{re.escape(self._prefix)}({VERSION_PATTERN})-archived-[0-9]{{8}}")
+        told = [name for tag, name in tags.items() if tag.startswith(_INDEX)]
+        found: dict[KeyVersion, set[str]] = {}
+        for name in (*told, *self._aws.names(self._prefix)):
+            if (match := pattern.fullmatch(name)) is not None:
+                found.setdefault(KeyVersion.parse(match[1]), set()).add(name)
+        return {version: tuple(sorted(names)) for version, names in found.items()}
+
+    def read(self, archives: Archives) -> dict[KeyVersion, Entry]:
+        """What is in the archives; nothing of a version whose key is gone for good."""
+        entries: dict[KeyVersion, Entry] = {}
+        for version, names in archives.items():
+            for name in names:
+                found = self._entry(version, name)
+                if found is not None:
+                    entries.setdefault(version, found)
+        return entries
+
+    def keep(self, version: KeyVersion, material: KeyMaterial, known: tuple[str, ...]) -> None:
+        """Make sure that a key is in an archive and reads back from there; then say in a tag where it is.
+
+        Args:
+            known: archives of this version that there are.
+
+        Raises:
+            KeyStoreDamagedError: it does not read back.
+        """
+        day = self._clock.now().date()
+        name = f"{self._prefix}{version}-archived-{day:%Y%m%d}"
+        kept = [each for each in known if self._entry(version, each) == material]
+        if kept:
+            name = kept[0]
+        else:
+            about = {"Status": "Archived", "RotationDate": day.isoformat()}
+            self._aws.create(name, base64_of(material), request_token(name, material.fingerprint), about)
+        if self._entry(version, name) != material:
+            raise KeyStoreDamagedError(
+                f"secret {name} does not hold the key that is to be archived there; find out what it holds"
+            )
+        self._aws.tag(self._live, {f"{_INDEX}{version}": name})
+
+    def destroy(self, version: KeyVersion, known: tuple[str, ...]) -> None:
+        """Put another text in the place of an archived key, and take every label off the version that holds it."""
+        for name in known:
+            if self._aws.read(name).text != DESTROYED:
+                self._aws.put(name, DESTROYED, request_token(DESTROYED, name), CURRENT)
+            self._aws.forget_previous(name)
+        self._aws.untag(self._live, f"{_INDEX}{version}")
+
+    def _entry(self, version: KeyVersion, name: str) -> Entry | None:
+        """The key in an archive; None where it is gone for good, by us or by whoever deleted the secret."""
+        try:
+            text = self._aws.read(name).text
+        except MissingSecretError:
+            return None
+        except KeyStoreDamagedError as error:
+            return DamagedKey(str(error))
+        return None if text == DESTROYED else entry(f"secret {name}", str(version), text)
