@@ -22,6 +22,12 @@ Config = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.", show_default=False)]
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="Id of the rotation, or its first six digits or more.")]
+TextToSign = Annotated[
+    bool, typer.Option("--text", help="Print the exact text to sign, and nothing else.", show_default=False)
+]
+SignatureFile = Annotated[
+    str | None, typer.Option("--signature", metavar="FILE", help="Add a detached OpenPGP signature; - is stdin.")
+]
 
 
 def actor() -> str:
@@ -33,12 +39,21 @@ def actor() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def signature_in(name: str) -> bytes:
-    """The detached signature in a file, or on standard input where it is named ``-``.
+def given_signature(*, text: bool, signature: str | None) -> bytes:
+    """The detached signature in a file, or on standard input where it is named ``-``; empty where `text` is asked for.
+
+    To be read before a database is opened: the program that signs may need its user for a while.
 
     Raises:
+        BadParameter: both are given, or neither.
         ApprovalError: the file cannot be read.
     """
+    if text == (signature is not None):
+        raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
+    return b"" if signature is None else _signature_in(signature)
+
+
+def _signature_in(name: str) -> bytes:
     if name == "-":
         return sys.stdin.buffer.read()
     try:

@@ -8,7 +8,15 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.listing import past_requests, pending_requests
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor, signature_in
+from keyrotation_pipeline.cli.options import (
+    Config,
+    Json,
+    RequestId,
+    SignatureFile,
+    TextToSign,
+    actor,
+    given_signature,
+)
 from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.cancelling import cancel as give_up
@@ -55,12 +63,8 @@ def request(
 def approve(
     request_id: RequestId,
     *,
-    text: Annotated[
-        bool, typer.Option("--text", help="Print the exact text to sign, and nothing else.", show_default=False)
-    ] = False,
-    signature: Annotated[
-        str | None, typer.Option("--signature", metavar="FILE", help="Add a detached OpenPGP signature; - is stdin.")
-    ] = None,
+    text: TextToSign = False,
+    signature: SignatureFile = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -68,10 +72,7 @@ def approve(
 
     keyrotation approve ID --text | gpg -ab | keyrotation approve ID --signature -
     """
-    if text == (signature is not None):
-        raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
-    # Read before a database is opened: the program that signs may need its user for a while.
-    content = b"" if signature is None else signature_in(signature)
+    content = given_signature(text=text, signature=signature)
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.request(request_id)

@@ -2,14 +2,20 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.fleet import fleet
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor, signature_in
+from keyrotation_pipeline.cli.options import (
+    Config,
+    Json,
+    RequestId,
+    SignatureFile,
+    TextToSign,
+    actor,
+    given_signature,
+)
 from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.model.rollout import LINES_OF_CODE, RolloutMode, confirming
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -46,12 +52,8 @@ def rollout(*, config: Config = None, as_json: Json = False) -> None:
 def confirm(
     request_id: RequestId,
     *,
-    text: Annotated[
-        bool, typer.Option("--text", help="Print the exact text to sign, and nothing else.", show_default=False)
-    ] = False,
-    signature: Annotated[
-        str | None, typer.Option("--signature", metavar="FILE", help="Add a detached OpenPGP signature; - is stdin.")
-    ] = None,
+    text: TextToSign = False,
+    signature: SignatureFile = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -59,10 +61,7 @@ def confirm(
 
     keyrotation confirm ID --text | gpg -ab | keyrotation confirm ID --signature -
     """
-    if text == (signature is not None):
-        raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
-    # Read before a database is opened: the program that signs may need its user for a while.
-    content = b"" if signature is None else signature_in(signature)
+    content = given_signature(text=text, signature=signature)
     with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
         walk = pipeline.ledger.walk(request_id)
         if text:

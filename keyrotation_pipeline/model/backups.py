@@ -235,8 +235,3 @@ def is_manifest(name: str) -> bool:
 def is_dump(name: str) -> bool:
     """Whether a file's name is that of an encrypted dump."""
     return _DUMP.fullmatch(name) is not None
-
-
-def is_key_file(name: str, version: KeyVersion) -> bool:
-    """Whether a file's name is that of an encrypted key of this version."""
-    return (found := _KEY_FILE.fullmatch(name)) is not None and found[1] == str(version)

@@ -1,8 +1,9 @@
 """The roster: who may approve, how many must, and who can read backups.
 
-Whoever owns the database can write any roster there, and any audit event. So the roster is what the first event that
-pinned one says, and later ones only as far as officers of the roster before signed for each: verified anew, up to what
-this home has seen before. What it has seen, it keeps outside the database, as backups do by a digest.
+Whoever owns the database can write any roster there, and any audit event. So the first event that pinned a roster is
+believed, and a later one only if officers of the roster before it signed for it. Their signatures are verified anew,
+back to the roster that this home has seen before. The home keeps what it has seen outside the database; a backup keeps
+the digest.
 """
 
 from collections.abc import Sequence
@@ -96,10 +97,8 @@ def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
 
 
 def _require_signed_on(pipeline: Pipeline, pins: Sequence[_Pin], kept: PinnedRoster | None) -> None:
-    """Every roster since the one that is kept, or since the first, was signed by officers of the one before it."""
-    seen = [
-        kept is None or (pin.pinned.seq, pin.pinned.roster.digest) == (kept.seq, kept.roster.digest) for pin in pins
-    ]
+    """Require that each roster since the kept one, or since the first, was signed by officers of the one before."""
+    seen = [kept is None or pin.pinned.is_same(kept) for pin in pins]
     if True not in seen:
         raise _another("this home")
     for before, pin in pairwise(pins[seen.index(True) :]):
@@ -131,7 +130,7 @@ def _is_signed(pipeline: Pipeline, before: Roster, pin: _Pin) -> bool:
 
 
 def _heads_before(pipeline: Pipeline, seq: int) -> set[str]:
-    """The audit's event of that number, as a text names it that was signed for this audit and no other."""
+    """How a text that was signed for this audit, and for no other, names the event of that number."""
     if seq == 0:
         return {f"0 {GENESIS}"}
     return {f"{event.seq} {event.hash}" for event in islice(pipeline.ledger.events(after_seq=seq - 1), 1)}

@@ -42,6 +42,7 @@ class LockRetry:
         Raises:
             BlockedError: neither this action nor another has succeeded for longer than the limit.
         """
+        # Not by `attempts`: the limit runs since the last success of any action, whichever it was.
         while True:
             try:
                 return action()

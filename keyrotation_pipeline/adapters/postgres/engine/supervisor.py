@@ -18,6 +18,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.request import RotationType, Step
+from keyrotation_pipeline.ports.clock import attempts
 
 _STATUS = "SELECT status FROM keyrotation.rotations WHERE id = %s"
 _TYPE = "SELECT type FROM keyrotation.rotations WHERE id = %s"
@@ -83,8 +84,7 @@ class Supervisor:
             self._vacuums[relation.oid] = vacuum
             if vacuum.wanted and not vacuum.allowed:
                 self._tell(f"{relation.label} is rewritten in strides, as the role may not vacuum it")
-        obey(self.connection, self.request)
-        self._pause_while_there_is_a_reason(relation)
+        self._obey_and_pause(relation)
 
     def finish(self, pages: PageRange) -> None:
         """Leave a relation or slice that is done."""
@@ -103,7 +103,8 @@ class Supervisor:
         self._pages = pages
         pause = self.batch_size.seconds_to_wait(rows)
         while pause > 0:
-            # In steps, so that a pause or a cancellation does not wait for a slow cap.
+            # In steps, so that a pause or a cancellation does not wait for a slow cap. Not by `attempts`: it is known
+            # beforehand how long this lasts, and what is due meanwhile does not make it longer.
             CLOCK.sleep(min(pause, TICK_SECONDS))
             pause -= TICK_SECONDS
             self._tick(relation, save)
@@ -125,15 +126,19 @@ class Supervisor:
             self._saved = now
         if now - self._ticked < TICK_SECONDS:
             return
-        obey(self.connection, self.request)
-        self._pause_while_there_is_a_reason(relation)
+        self._obey_and_pause(relation)
         self._tell()
         self._ticked = CLOCK.monotonic()
 
-    def _pause_while_there_is_a_reason(self, relation: Relation) -> None:
+    def _obey_and_pause(self, relation: Relation) -> None:
+        """Wait as long as there is a reason to, obeying all the while."""
         write_down(self.connection)  # a standby that drops out later is missed when the key is to be retired
-        while reason := reason_to_pause(self.connection, self.request, relation, self.limits):
-            self.wait_a_second(f"pausing: {reason}")
+        for _ in attempts(CLOCK, pause_seconds=TICK_SECONDS):
+            obey(self.connection, self.request)
+            reason = reason_to_pause(self.connection, self.request, relation, self.limits)
+            if not reason:
+                return
+            self._tell(f"pausing: {reason}")
 
     def _tell(self, note: str = "") -> None:
         done = self._earlier_pages + (self._pages.next - self._pages.first if self._pages else 0)
