@@ -1,1 +1,1 @@
-"""What is shown to auditors: the compliance report."""
+"""What assures that keys can be recovered, and are gone when they must be: backups, tests, destruction, status."""

@@ -105,7 +105,7 @@ def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]
 
 
 def _require_signed_destructions(pipeline: Pipeline, destroyed: Set[KeyVersion]) -> None:
-    """A key is left out only if officers signed its destruction: whoever owns the database can write all the rest."""
+    """A key is left out only if officers signed its destruction: the database's owner can write everything else."""
     for request in pipeline.ledger.requests():
         begun = request.status in {RequestStatus.RUNNING, RequestStatus.FINISHED}
         if request.action == RequestAction.DESTROY and begun and request.source in destroyed:

@@ -28,14 +28,14 @@ from keyrotation_pipeline.rotation.keys import record_of
 
 DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroyed)
 LOCK = "destroy"
-# That of `backup`: one that is under way may just be copying the key.
+# The lock of `backup`: a backup that is under way may be copying the key right now.
 BACKUP_LOCK = "backup"
 DESTROYABLE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
 
 
 @dataclass(frozen=True, slots=True)
 class HeldCopy:
-    """An encrypted copy of the key outside the local directory; None: nobody is kept from removing it."""
+    """An encrypted copy of the key outside the local directory. `locked_until` None: anybody may remove it."""
 
     name: str
     place: str
@@ -146,7 +146,7 @@ def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: s
 def _require_destroyable(
     site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool = False
 ) -> KeyRecord:
-    """The version's record, if it may go: everything is looked at anew, and whatever cannot be known refuses."""
+    """The version's record, if it may be destroyed. Everything is looked at anew; what cannot be known is a refusal."""
     record = _require_state(site, stored, version, begun=begun)
     _require_not_in_use(site.pipeline, stored, version)
     if version in stored.archived:

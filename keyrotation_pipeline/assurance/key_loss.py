@@ -81,7 +81,7 @@ def _copies(place: BackupPlace, seals: Seals, version: KeyVersion, record: KeyRe
 
 
 def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, source: str) -> KeyRestored:
-    """Put a lost key back where the ledger says that it belongs; the same again is no change.
+    """Put a lost key back where the ledger says that it belongs; repeating it changes nothing.
 
     Raises:
         FingerprintMismatchError: it is not the key that is registered.

@@ -1,4 +1,4 @@
-"""Keys are lost, perhaps all: what can still be read, table by table, and from which backups."""
+"""When keys are lost, perhaps all: what can still be read, table by table, and from which backups."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

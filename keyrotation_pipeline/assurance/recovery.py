@@ -32,7 +32,7 @@ from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
 
-# Of whoever uses the workspace for restoring.
+# The lock of whoever uses the workspace for restoring.
 LOCK = "recovery-test"
 NOT_LISTED = "its set is of an earlier version that lists only the declared tables, so nothing else was compared"
 

@@ -3,7 +3,7 @@
 Whoever owns the database can write rows, and events. So a row is believed only if it is what its events make of it. An
 event is believed only if it could happen when it did: nothing comes back that was over, and what no officer may do
 alone (another roster, a destroyed key) is done by a request of that kind, which enough officers have signed. Whether
-their signatures are good is asked of whoever has their certificates: here is nothing but events.
+the signatures are good is checked where the certificates are: this module sees only events.
 """
 
 from collections.abc import Callable, Iterable
@@ -70,7 +70,7 @@ class Belief:
 
 
 class _ImpossibleError(Exception):
-    """An event that cannot have happened; the rest of a sentence that begins with the event."""
+    """An event that cannot have happened. Its text is the rest of a sentence that begins with the event."""
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class _Hearing:
         _require(stored.action in actions, f"is by a request to {stored.action}")
         _require(stored.status is RequestStatus.RUNNING, f"is by a request that is {stored.status}")
         enough = roster is not None and len(officers.intersection(stored.approvals)) >= roster.required
-        # Whoever reconciles a restored database may be officer by a roster that it has lost.
+        # Who reconciles a restored database may be an officer by a roster that the database has lost.
         _require(enough or stored.action is RequestAction.RECONCILE, "is by a request that too few have signed")
         return stored
 

@@ -20,7 +20,7 @@ from keyrotation_pipeline.model.request_events import (
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-# Hosts differ by seconds, and a clock may be set right; more is told.
+# Clocks of hosts differ by seconds, and one may be corrected; a larger difference is reported.
 CLOCKS_DIFFER_BY = timedelta(hours=1)
 
 

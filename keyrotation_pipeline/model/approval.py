@@ -17,7 +17,7 @@ class Officer:
     """One officer: a name to show and the primary-key fingerprint that identifies the certificate.
 
     Args:
-        certificate: base64 of the public certificate when the roster was read; who an officer is does not hang on it.
+        certificate: base64 of the public certificate when the roster was read; it does not decide who an officer is.
     """
 
     name: str

@@ -59,7 +59,7 @@ class TableCount:
 
     `empty` counts stored ``''``; `unencrypted` every other value outside the grammar, near-misses (``v01:`` …)
     among them, which `near_misses` counts apart. `unreadable` is the number of values in quarantine.
-    `by_column` is the same as `values_by_version`, a column.
+    `by_column` is the same as `values_by_version`, per column.
     """
 
     table: EncryptedTable

@@ -21,7 +21,7 @@ class DatabaseIdentity:
         return f"{self.name}, system identifier {self.system_identifier}"
 
     def signed(self) -> str:
-        """As the text for signing says it: by what stays the same wherever the database is reached."""
+        """As the text for signing says it: by what stays the same however the database is reached."""
         power = "" if self.superuser is None else f", as superuser {self.superuser}, so that code in it has all power"
         return f"{self.name.rpartition('@')[0]}, system identifier {self.system_identifier}{power}"
 

@@ -10,7 +10,7 @@ from keyrotation_pipeline.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class AllowedHours:
-    """From `start` to before `end`, each day, past midnight if `end` is the earlier one; the same twice is always."""
+    """From `start` until just before `end`, each day; past midnight if `end` is earlier. Equal ones: the whole day."""
 
     start: time
     end: time

@@ -16,7 +16,7 @@ class KeyUsage:
             had encrypted every column.
         by_rotations: values that the pipeline itself re-encrypted to this version.
 
-    Source: NIST SP 800-38D, section 8.3: at most 2^32 invocations a key with random 96-bit IVs.
+    Source: NIST SP 800-38D, section 8.3: at most 2^32 invocations per key with random 96-bit IVs.
     """
 
     version: KeyVersion

@@ -10,7 +10,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
 class Step(StrEnum):
-    """The walk, in order. Each is a Dagster asset of the same name (`ROWS`: one a table)."""
+    """The walk, in order. Each is a Dagster asset of the same name (`ROWS`: one per table)."""
 
     KEY_VERSION = "key_version"
     DUAL_KEY_ROLLOUT = "dual_key_rollout"

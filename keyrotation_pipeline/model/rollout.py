@@ -8,7 +8,7 @@ from enum import StrEnum
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.instances import Instance
 
-# What an application has to do, as everybody is told who asks for a rotation.
+# What applications have to do, as everybody who asks for a rotation is told.
 LINES_OF_CODE = (
     "from keyrotation_pipeline.encrypted_type import attest",
     "attest(engine, key_ring)  # once a process, with its SQLAlchemy engine and what EncryptedType was given",
@@ -16,7 +16,7 @@ LINES_OF_CODE = (
 
 
 class RolloutMode(StrEnum):
-    """By what a rollout is seen to be done, as `[rollout] mode` names it."""
+    """How it is known that a rollout is done, as `[rollout] mode` names it."""
 
     ATTEST = "attest"
     KUBERNETES = "kubernetes"
@@ -75,7 +75,7 @@ class Goal:
     versions: tuple[KeyVersion, ...]
 
     def met_by(self, instance: Instance) -> bool:
-        """Whether an instance was there when it was last heard of; of one that is not known, it is not."""
+        """Whether an instance had reached the goal when it last reported itself; one that never did had not."""
         if instance.writes is None:
             return False
         match self.aim:
@@ -125,7 +125,7 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """What keeps a rollout from being done; false: it is.
+    """What keeps a rollout from being done; false when it is done.
 
     Args:
         lagging: instances that report, and report something else than the goal.

@@ -22,7 +22,8 @@ class SignatureVerifier(Protocol):
             at: as of when certificates must be valid, for what was carried out then; None: now.
 
         Raises:
-            ApprovalError: bad, over another text, or by an unknown, expired or revoked certificate; each its sentence.
+            ApprovalError: bad, over another text, or by an unknown, expired or revoked certificate. Each has its own
+                sentence.
         """
 
     def roster(self) -> Roster:

@@ -27,7 +27,7 @@ class CiphertextDatabase(Protocol):
         """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
-        """Go through one shard by page ranges from where it was left, and re-encrypt to `target` what is not.
+        """Go through one shard by page ranges, from where it was left, and re-encrypt to `target` what is not under it.
 
         Raises:
             PreflightError: the table has changed since it was checked, and can no longer be rewritten harmlessly.
@@ -59,12 +59,12 @@ class CiphertextDatabase(Protocol):
         """Make the table refuse exactly these versions on every declared column, and validate that.
 
         Raises:
-            BlockedError: the lock was not to be had without queueing; names who holds it.
+            BlockedError: the lock could not be taken without queueing; names who holds it.
             ProofError: validation found an old value; the fence is dropped again.
         """
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
-        """Let the table take values under `version` again (a rollback); again is no change."""
+        """Let the table take values under `version` again (a rollback); repeating it changes nothing."""
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         """The versions that the table's validated and intact fence refuses on every declared column."""

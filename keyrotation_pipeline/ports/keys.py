@@ -10,10 +10,10 @@ from keyrotation_pipeline.model.stored_keys import StoredKeys
 class KeyStore(Protocol):
     """Where keys live: the live ones, which applications get, and the archived ones, which they do not get.
 
-    Each change names the revision that it was decided from. If the store was changed since, the change is refused and
-    nothing is done. What is already as asked for is no change, whatever the revision. A process may die within a
-    change: a key is then still in at least one place, and the same change again completes it. Each change gives back
-    the store as it reads afterwards.
+    Each change names the revision that it was decided from. If the store was changed since, the change is refused
+    and nothing is done. If the store is as asked for already, nothing changes, whatever the revision. A process may
+    die within a change: a key is then still in at least one place, and the same change again completes it. Each
+    change gives back the store as it reads afterwards.
 
     A store can be pickled: what travels is how to open it, never a key.
 

@@ -27,7 +27,7 @@ class Ledger(Protocol):
         """Everything recorded and proven inside commits together or not at all."""
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """Hold a session lock that dies with the process.
+        """Hold a session lock, which ends with the process.
 
         Raises:
             BlockedError: another process holds it.
@@ -70,7 +70,7 @@ class Ledger(Protocol):
         """Every version ever registered, in order."""
 
     def add_key(self, record: KeyRecord, request: str | None) -> None:
-        """Register a version; the same again is no change; a different fingerprint is refused."""
+        """Register a version; repeating it changes nothing; a different fingerprint is refused."""
 
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
         """Move a version to a state that may follow its present one; the same state again is no change."""
@@ -121,7 +121,7 @@ class Ledger(Protocol):
         """Store one officer's signature; a second by the same officer is refused."""
 
     def finish_step(self, request: str, record: StepRecord) -> None:
-        """Record a finished step or shard; again is no change."""
+        """Record a finished step or shard; repeating it changes nothing."""
 
     def set_status(self, request: str, status: RequestStatus, by: str | None = None) -> None:
         """Change where a request stands as a whole; `by` is the request that makes it so, if another does."""

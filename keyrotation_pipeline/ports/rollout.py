@@ -8,14 +8,14 @@ from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.rollout import Goal, RolloutMode
 
-# What is still lacking, in a sentence, by the instances as they are now; None: nothing. Raises to end the wait.
+# Says what is still lacking, from the instances as they are now; None: nothing. It may raise, to end the wait.
 Lacking = Callable[[Sequence[Instance]], str | None]
-# Instances that are where they should be, instances in all, and what is waited for.
+# Told how many instances are where they should be, how many there are, and what is waited for.
 Told = Callable[[int, int, str], None]
 
 
 class Rollout(Protocol):
-    """How applications come by the keys, and how each is seen to have them."""
+    """How applications get the keys, and how it is known that each has them."""
 
     @property
     def mode(self) -> RolloutMode:

@@ -11,7 +11,7 @@ class Ticks(Protocol):
     """The last look of every sensor, kept where no Dagster is needed to read it."""
 
     def record(self, sensor: str, at: datetime, stopped: Iterable[str]) -> None:
-        """Keep a look; of what it found switched off, since when is kept from the look before."""
+        """Keep a look. What it found switched off has been so since the first of the looks that found it so."""
 
     def last(self) -> tuple[Tick, ...]:
         """The last look of every sensor, by name; none where Dagster never ran."""

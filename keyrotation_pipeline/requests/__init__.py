@@ -1,1 +1,1 @@
-"""Requests: opened, signed, paused, superseded; and the decision what comes next."""
+"""Requests: opened, signed, paused, superseded; and the decision about what comes next."""

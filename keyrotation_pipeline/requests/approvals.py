@@ -121,7 +121,7 @@ def verified_signature(
 
     Args:
         since: aware; an earlier signature does not count.
-        what: began at that moment, as the refusal says.
+        what: what began at that moment, as the refusal names it.
 
     Raises:
         ApprovalError: it does not count; each reason its own sentence.

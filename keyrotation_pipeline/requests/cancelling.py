@@ -1,16 +1,16 @@
-"""Giving a request up, while that takes nothing away that is needed."""
+"""Cancelling a request, as long as nothing needs what it has made."""
 
 from contextlib import ExitStack
 
 from keyrotation_pipeline.model.request import Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-# No step may run, and be at its middle, while a request is cancelled.
+# No step may be running while a request is cancelled.
 STEPS_BEFORE_ROWS = (Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT)
 
 
 def cancel(pipeline: Pipeline, request: Request) -> None:
-    """Give a request up, and withdraw its key if one was made; that version is never used again. Again is no change.
+    """Cancel a request, and withdraw its key if one was made; that version is never used again. Repeatable.
 
     Raises:
         RequestError: writes may have moved to the new key; then the way out is forward.

@@ -32,7 +32,7 @@ def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shar
 
     Args:
         required: signatures that the pinned roster asks for.
-        shards: shards a table.
+        shards: per table.
         now: aware; a request past its dates has nothing that is due.
     """
     if (waiting_for := _waiting_for(rotation, required, now)) is not None:
@@ -44,7 +44,7 @@ def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shar
 
 
 def command_of_walk(request: Request) -> str:
-    """What carries an approved rotation or rollback out."""
+    """The command that carries out an approved rotation or rollback."""
     return f"keyrotation rotate {request.id}"
 
 

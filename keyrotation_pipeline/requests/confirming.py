@@ -20,7 +20,7 @@ from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.superseding import lineage
 
-# The events with which each rollout begins: kind, and of a finished step which.
+# The events with which each rollout begins: their kind and, for a finished step, its name.
 _BEGINNINGS: Mapping[Aim, frozenset[tuple[EventKind, Step | None]]] = {
     Aim.READS: frozenset({(EventKind.STEP_FINISHED, Step.KEY_VERSION)}),
     Aim.WRITES: frozenset(

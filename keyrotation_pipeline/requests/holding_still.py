@@ -1,4 +1,4 @@
-"""Standstill: no step of a request is at its middle while this is held."""
+"""Standstill: while this is held, no step of a request is running."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +20,7 @@ def standstill(pipeline: Pipeline, rotation: Request) -> Iterator[None]:
     """Hold the lock of every step and shard of a request that may not begin a new one: it is paused, or over.
 
     Raises:
-        BlockedError: a step is still running; names who is at it.
+        BlockedError: a step is still running; names who runs it.
     """
     until = pipeline.clock.monotonic() + PATIENCE_SECONDS
     with ExitStack() as held:

@@ -1,4 +1,4 @@
-"""Opening a request, whatever it asks for: its id, its dates, its texts, and that no other stands in its way."""
+"""Opening a request, whatever it asks for: its id, dates and texts, and the check that no other is in its way."""
 
 import os
 from datetime import datetime, timedelta
@@ -72,7 +72,7 @@ def pending(pipeline: Pipeline, action: RequestAction) -> tuple[Request, ...]:
 
 
 def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
-    """Refuse texts that two people could read differently, or that are kept nowhere whole.
+    """Refuse texts that two people could read differently, or that are too long to be kept whole.
 
     Raises:
         ApprovalError: names which, and why.

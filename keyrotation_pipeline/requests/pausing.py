@@ -6,7 +6,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 def pause(pipeline: Pipeline, rotation: Walk) -> None:
-    """Begin no further step of a rotation; the walk over rows stops within a second. Again is no change.
+    """Begin no further step of a rotation; re-encryption stops within a second. Repeatable.
 
     Raises:
         RequestError: it is over, or a rollback that only waits for its signatures.

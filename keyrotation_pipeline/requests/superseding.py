@@ -65,7 +65,7 @@ def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
 
 
 def taking_over(pipeline: Pipeline, request: Request) -> str:
-    """How the sentence begins by which a request takes another over, or ends it; empty where it does neither."""
+    """The beginning of the sentence of a request that takes another over, or ends it; empty for any other request."""
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
     if former is None:
         return ""
@@ -102,7 +102,7 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
         pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
     if not former.is_over:
         held.enter_context(standstill(pipeline, former))
-        # It may have ended while it was waited for.
+        # It may have ended while we waited for it.
         former = pipeline.ledger.walk(former.id)
     if former.status is RequestStatus.CANCELLED and not _is_fresh(former, rotation):
         raise RequestError(f"rotation {former.id} was cancelled; run `keyrotation cancel {rotation.id}` too")

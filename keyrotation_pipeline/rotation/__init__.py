@@ -1,1 +1,1 @@
-"""The procedure, a file a step, each importing only earlier steps; `walk` strings them together."""
+"""The procedure: one file per step, each importing only earlier steps; `performing` runs them one by one."""

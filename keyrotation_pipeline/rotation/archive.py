@@ -1,4 +1,4 @@
-"""Archive the retired key: see that it is out of the applications, kept, readable and backed up; then say so."""
+"""Archive the retired key: check that applications let it go, and that it is kept and backed up; record that."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +15,12 @@ from keyrotation_pipeline.requests.confirming import goal_at
 from keyrotation_pipeline.rotation.keys import backed_up
 from keyrotation_pipeline.rotation.rollout import bring
 
-# Compromised stays compromised, whatever shelf the key lies on; the others are archived already, or gone.
+# A compromised version stays compromised, wherever its key is kept; the others are archived already, or gone.
 FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 def archive_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Bring every instance to let go the keys that retirement withdrew, check each, and record it as archived.
+    """Wait until no instance has the keys that retirement withdrew, check each key, and record it as archived.
 
     A key without an intact backup gets one: old database backups need it for as long as they are kept.
 
@@ -41,7 +41,7 @@ def archive_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[s
 
 
 def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[KeyRecord, ...]:
-    """The source, and what else lies in the archive without being recorded so: a crash loses none of them."""
+    """The source, and any other version in the archive that is not recorded as archived: a crash loses none of them."""
     registered = pipeline.ledger.keys()
 
     def concerned(version: KeyVersion, state: KeyState) -> bool:

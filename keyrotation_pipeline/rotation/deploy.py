@@ -50,7 +50,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_promotion(pipeline, rotation)
     instances = bring_to_write(pipeline, rotation, report)
-    # Row versions of later transactions are known by it to be written since promotion: so it comes last.
+    # By this number, row versions of later transactions are known to be written since promotion. So it comes last.
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
     return {"primary": str(rotation.target), "instances": len(instances), "names": names_of(instances)}

@@ -1,7 +1,7 @@
 """Keys: generated or imported, stored, read back, compared and backed up, and only then registered.
 
-Each function may die anywhere and be called again: what is found half done is taken up where it was left, and what
-nobody announced is refused.
+Each function may die at any line and be called again: it completes what is half done, and refuses a key that no
+recorded intent explains.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
 
 
 def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
-    """Take the keys that the application uses today into the key store and the ledger; the same again is no change.
+    """Take the keys that the application uses today into the key store and the ledger; repeating it changes nothing.
 
     Args:
         pipeline: its key store and ledger may know none, some or all of the keys.
@@ -99,7 +99,7 @@ def require_registered_keys(pipeline: Pipeline) -> None:
 
 
 def require_kept(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
-    """The intact backup of a key that the store holds as it was registered: the one check of both.
+    """Check that the store holds the registered key and that an intact backup of it exists; give the backup back.
 
     Raises:
         KeyStoreDamagedError: the store holds no such key, or another one.
@@ -176,7 +176,7 @@ def _require_read_back(stored: StoredKeys, version: KeyVersion, material: KeyMat
 
 
 def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, request: str | None) -> KeyBackup:
-    """The intact backup of a key that there is, or a new one.
+    """The intact backup of a key: the existing one, or a new one.
 
     Raises:
         BackupError: it is not there after it was written.

@@ -18,7 +18,7 @@ from keyrotation_pipeline.rotation import reencrypt, rollout
 
 
 def next_decision(pipeline: Pipeline, rotation: Walk) -> Decision:
-    """The conductor's decision for a rotation as it stands now; nothing is due that only a signature can help."""
+    """The conductor's decision for a rotation as it stands now. A task that only lacks a signature is not due."""
     roster = pinned_roster(pipeline)
     decision = decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
     if decision.tasks and (sentence := rollout.waits_for_officer(pipeline, rotation, decision.tasks[0].step)):

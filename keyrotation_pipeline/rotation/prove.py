@@ -1,6 +1,6 @@
 """Prove that nothing is left under an old key version: sweep, look, decrypt everything, and fence what is gone.
 
-Each part may run again from the start at any time: sweeps find nothing, and a fence that stands is left standing.
+Each part may run again from the start at any time: sweeps then find nothing, and an intact fence is left as it is.
 """
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
@@ -56,7 +56,7 @@ def _sweep(
     retired: tuple[KeyVersion, ...],
     report: Report,
 ) -> int:
-    """Sweep past what is locked, twice at most, then wait for what is left; gives back the rows rewritten."""
+    """Sweep at most twice without waiting for locked rows, then wait for those left; gives back the rows rewritten."""
     rewritten, remaining = 0, OldRows(0, 0)
     for sweep in range(QUICK_SWEEPS + 1):
         waiting = sweep == QUICK_SWEEPS

@@ -1,4 +1,4 @@
-"""Reconcile: a database that was restored to an earlier state, and the key store that was not, made one again.
+"""Reconcile: make a database that was restored to an earlier state agree with the key store, which was not.
 
 Nothing is re-encrypted here. Afterwards every value can be read, every key is registered as what it is, and the next
 rotation brings everything under one version as always.
@@ -56,11 +56,11 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
 
 
 def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
-    """Carry out what officers signed, if it still is what the facts ask for; again after a crash.
+    """Carry out what officers signed, if the facts still ask for exactly that; may be repeated after a crash.
 
     Raises:
         ApprovalError: too few signatures, or something has changed since.
-        BlockedError: a step of an earlier rotation is still running, or a key or a table's lock is not to be had.
+        BlockedError: a step of an earlier rotation is still running, a key is missing, or a table stays locked.
     """
     with pipeline.ledger.lock(LOCK), ExitStack() as held:
         require_authorised(pipeline, rotation, pipeline.keys.read())

@@ -1,7 +1,8 @@
-"""What is to become of a database that was restored: decided from what its rows need and what the key store holds.
+"""How a restored database and the key store are to agree: decided from what rows need and what the store holds.
 
 The key store is right about the primary, since applications write under it. The rows are right about which keys must be
-live. The plan names ends and not ways, so that it stays the same while it is carried out, and after any crash.
+live. The plan says what must hold at the end, not how to get there. So it stays the same while it is carried out, and
+after any crash.
 """
 
 from collections.abc import Mapping

@@ -90,7 +90,7 @@ def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Proven:
 
 
 def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Report) -> NoReturn:
-    """Somebody changed a fence after the proof: refuse, but leave a whole proof behind, or nobody could go on.
+    """Somebody changed a fence after the proof. Refuse, but prove everything again first, or nobody could go on.
 
     The repetition is in the audit with what was found, so that the change does not pass in silence.
     """
@@ -125,7 +125,7 @@ def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
 
 
 def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyBackup:
-    """The live check of the key under which everything now is: it reads back as registered and is backed up."""
+    """Check at this moment the key under which all values now are: it reads back as registered and is backed up."""
     target, registered = rotation.target, record_of(pipeline, rotation.target)
     if registered is None or stored.primary != target:
         raise KeyStoreError(

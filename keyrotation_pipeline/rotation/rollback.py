@@ -1,8 +1,9 @@
 """Rollback: the primary back to the version before, and every row with it, so that nothing written since is lost.
 
-It is the walk of a rotation with source and target exchanged. What is different: the target is a key that was used
-before, and comes back from wherever it is; rows under it are as they should be; and the fences against it fall before
-anything is written under it again. The version that is undone is withdrawn, and its number never used again.
+It is the walk of a rotation with source and target exchanged. Three things are different. The target is a key that was
+used before, and is brought back from wherever it is. Rows under it are as they should be. The fences against it are
+dropped before anything is written under it again. The version that is undone is withdrawn, and its number never used
+again.
 """
 
 from collections.abc import Mapping
@@ -84,7 +85,7 @@ def open_rollback(
 
 
 def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
-    """Give the applications the key of the version before again, from the archive if it is there.
+    """Give the key of the earlier version to the applications again, from the archive if it is there.
 
     Raises:
         RequestError: it is compromised or destroyed.
@@ -108,7 +109,7 @@ def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMad
 
 
 def roll_out_old_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Wait until every application instance is seen to read the version before.
+    """Wait until every application instance is seen to read the earlier version.
 
     Raises:
         BlockedError: an instance does not read it in time.
@@ -118,7 +119,7 @@ def roll_out_old_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapp
 
 
 def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Let the tables take the version before again, make it the primary, and wait until every instance writes it.
+    """Let the tables accept the earlier version again, make it the primary, and wait until every instance writes it.
 
     Raises:
         RequestError: it was compromised or destroyed meanwhile.
@@ -234,7 +235,7 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
 
 
 def _target(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> str:
-    """With its fingerprint, since the key is there already."""
+    """The line `To`: with the fingerprint, since the key exists already."""
     return f"{request.target} {stored.material(request.target).fingerprint}"
 
 
@@ -247,7 +248,7 @@ def _refuse_to_cancel(_pipeline: Pipeline, rotation: Walk) -> None:
     )
 
 
-# The way back is the same walk with source and target exchanged, but for how it begins and what it reports.
+# The same walk with source and target exchanged; only its beginning and its report are different.
 STEPS_BACK: Mapping[Step, StepFunction] = {
     **STEPS,
     Step.KEY_VERSION: bring_back_key,

@@ -1,4 +1,4 @@
-"""Bring every application instance to where a step needs it, and say what keeps it from there.
+"""Bring every application instance to the state that a step needs, and say what is still lacking.
 
 No instance seen is not every instance: where none reports, or one fell silent, an officer confirms it by signature.
 """
@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.rollout import Confirmation, Goal, RolloutMode, 
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import confirmation_of, goal_at
 
-# At these steps applications are waited for; at the retirement those that write are looked at once more.
+# These steps wait for applications; the retirement looks once more at those that write.
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
 
@@ -39,12 +39,12 @@ def lacking(pipeline: Pipeline, rotation: Walk, goal: Goal) -> str | None:
 
 
 def waited_for(pipeline: Pipeline, rotation: Walk, step: Step) -> str | None:
-    """What the applications still lack for a step that is due; None: nothing, or they do not matter to it."""
+    """What the applications still lack for a step that is due; None: nothing, or the step does not depend on them."""
     return lacking(pipeline, rotation, goal_at(pipeline, rotation)) if step in STEPS else None
 
 
 def waits_for_officer(pipeline: Pipeline, rotation: Walk, step: Step) -> str | None:
-    """The same, where only a signature can help, so that nothing is gained by beginning the step."""
+    """The same, but only where a signature is what is lacking, so that it is of no use to begin the step."""
     return waited_for(pipeline, rotation, step) if pipeline.rollout.mode is RolloutMode.CONFIRM else None
 
 

@@ -48,9 +48,9 @@ def open_request(
 ) -> Walk:
     """Open a rotation from the primary to a version that was never used, for officers to sign.
 
-    While a request is past its dates with its key the primary, what is opened is its continuation: the same again,
-    which goes on where that one stands. So is an emergency while a rotation or a rollback runs, unless its target is
-    held to be compromised too: then it ends that one, and moves on to a fresh version.
+    If an unfinished request is past its dates, and its key is the primary already, then this opens its continuation:
+    the same request again, which goes on from where the other one stands. An emergency does so while any rotation or
+    rollback runs. But if the target of that is held to be compromised too, it ends it and moves on to a fresh version.
 
     Args:
         reason: one plain line; officers sign it.
@@ -130,7 +130,7 @@ def _is_promoted(pipeline: Pipeline, rotation: Walk) -> bool:
 
 
 def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
-    """Cancel a rotation, and put its key away if it was made."""
+    """Cancel a rotation, and archive its key if one was made."""
     _require_cancellable(pipeline, rotation)
     stored = pipeline.keys.read()
     require_consistent(pipeline, stored)
@@ -174,7 +174,7 @@ def _stuck(pipeline: Pipeline) -> Walk | None:
 
 
 def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
-    """Whether its signatures count no longer, by their date or because the roster or another signed fact changed."""
+    """Whether its signatures no longer count: their date has passed, or the roster or a signed fact has changed."""
     if pipeline.clock.now() > rotation.finish_by:
         return True
     return pipeline.ledger.approval_text(rotation.id) != approval_text(pipeline, rotation)
@@ -195,7 +195,7 @@ def _registered(pipeline: Pipeline) -> dict[KeyVersion, KeyRecord]:
 
 
 def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
-    """The new version, fit for every table, and the counts that it was chosen by."""
+    """The new version, which every table can take, and the counts from which it was chosen."""
     # The pre-flight comes before the count, which could only fail on what the pre-flight explains.
     require_preflight(pipeline, expected := _next_version(pipeline, ()))
     counts = pipeline.database.count(pipeline.tables)

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
@@ -114,7 +115,7 @@ def forged_dump(connection: Connection, url: str, statements: list[str], directo
 
 @contextmanager
 def restored(dump: bytes, major: int, tmp_path: Path, officer: DemoOfficer) -> Iterator[RestoredDump]:
-    gpg = GnuPG(tmp_path / "gnupg")
+    gpg = GnuPG(tmp_path / "gnupg", SystemClock())
     file = tmp_path / "dump"
     file.write_bytes(gpg.encrypt(dump, [gpg.read_certificate(officer.certificate)]))
     copy = DatabaseCopy(StoredFile("database-x.dump.gpg", "", 1, ()), (), major, DatabaseContent((), 0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
@@ -16,7 +17,7 @@ PLAINTEXT = os.urandom(300_000)
 
 
 def encrypted(directory: Path, *recipients: DemoOfficer) -> bytes:
-    gpg = GnuPG(directory / "gnupg")
+    gpg = GnuPG(directory / "gnupg", SystemClock())
     return gpg.encrypt(PLAINTEXT, [gpg.read_certificate(each.certificate) for each in recipients])
 
 
