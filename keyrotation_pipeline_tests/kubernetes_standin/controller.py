@@ -28,12 +28,20 @@ class Controller:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
+        self._settled_at = -1
 
     def tick(self) -> None:
-        """One step for each workload."""
+        """One step for each workload, unless nothing changed since a tick that had nothing to do."""
         with self._objects.lock:
-            for key in [each for each in self._objects.kept if each[0] in WITH_TEMPLATE]:
-                self._step(key, self._objects.get(*key))
+            before = self._objects.version
+            if before == self._settled_at:
+                return
+            self._step_each()
+            self._settled_at = before if self._objects.version == before else -1
+
+    def _step_each(self) -> None:
+        for key in [each for each in self._objects.kept if each[0] in WITH_TEMPLATE]:
+            self._step(key, self._objects.get(*key))
 
     @contextmanager
     def running(self) -> Iterator[None]:

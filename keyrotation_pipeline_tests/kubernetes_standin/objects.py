@@ -132,6 +132,7 @@ class Objects:
         with self.lock:
             gone = self.get(plural, namespace, name)
             del self.kept[plural, namespace, name]
+            self.version = next(self._versions)
             self._note("DELETED", plural, gone)
             self.changed(plural, gone)
             return gone
