@@ -34,10 +34,10 @@ class TestFleet:
     def cluster(self) -> TestCluster:
         return self.secrets.cluster
 
-    def start(self, kind: str = "Deployment", replicas: int = 1, **parts: Any) -> Workload:  # noqa: ANN401 - JSON
+    def start(self, kind: str = "Deployment", replicas: int = 1, name: str = "", **parts: Any) -> Workload:  # noqa: ANN401
         """Make a workload; its container gets the whole Secret unless `parts` of the container say otherwise."""
-        name = f"api-{next(_numbers)}"
-        labels = {"app": name}
+        name = name or f"api-{next(_numbers)}"
+        labels = {"app": name, "kind": kind}
         spec: dict[str, Any] = {
             "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [self._container(**parts)]}},

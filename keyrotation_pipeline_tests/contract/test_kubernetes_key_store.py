@@ -257,3 +257,18 @@ def test_a_writer_that_lost_the_race_is_told(secrets: TestKeySecrets) -> None:
     with exchanging(overtake), pytest.raises(KeyStoreConflictError):
         store.set_primary(V1, decided)
     assert shape(store.read()) == ((V1, V2, V4), (V3,), V2)
+
+
+def test_both_secrets_are_read_as_they_stood_together(secrets: TestKeySecrets) -> None:
+    store = filled(secrets.open())
+    moved: list[str] = []
+
+    def move(_pool: object, method: str, path: str, send: Callable[[], object]) -> object:
+        if path.endswith("-archive") and not moved:
+            moved.append(path)
+            archive(secrets.open(), V1)
+        return send()
+
+    with exchanging(move):
+        read = store.read()
+    assert shape(read) == ((V2,), (V1, V3), V2)
