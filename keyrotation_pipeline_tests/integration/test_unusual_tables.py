@@ -1,6 +1,7 @@
 """Tables at the limits: each is rotated to its end, or refused by a sentence before a row of it is written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -96,6 +97,25 @@ def test_a_row_too_large_to_be_rewritten_at_once_is_refused(
     database.connection.execute("UPDATE public.cases SET b = a")
     (fatal,) = [each.sentence for each in database.preflight([two], V2) if each.fatal]
     assert fatal.startswith("a row of cases holds 4 MiB in its encrypted columns, and more than 3 MiB cannot be")
+
+
+def test_a_row_that_became_too_large_after_the_preflight_stops_the_walk_with_one_sentence(
+    database: PostgresDatabase, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "LARGEST_ROW_BYTES", 3 * 2**20)
+    database.connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text)")
+    database.connection.execute("INSERT INTO public.cases VALUES (1, %s)", (sealed(ring, 1, "x"),))
+    assert [each for each in database.preflight([CASES], V2) if each.fatal] == []
+    database.connection.execute("INSERT INTO public.cases VALUES (2, %s)", (sealed(ring, 1, "x" * 4 * 2**20),))
+    small = replace(database, limits=Limits(largest_row_bytes=3 * 2**20))
+    told = "a row of cases holds 5 MiB in its encrypted columns, and more than 3 MiB cannot be re-encrypted at once; "
+    with pytest.raises(PreflightError, match=told):
+        small.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
+    with pytest.raises(PreflightError, match=told):
+        small.sweep(REQUEST, CASES, ring, V2, wait=True)
+    database.connection.execute("DELETE FROM public.cases WHERE id = 2")
+    small.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
+    assert database.count([CASES])[0].values_by_version == {V2: 1}
 
 
 def test_a_detach_that_is_not_finished_is_refused(database: PostgresDatabase, database_url: str) -> None:

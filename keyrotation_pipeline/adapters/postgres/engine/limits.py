@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.model.hours import AllowedHours
 
 _NEVER = 2**62
@@ -16,12 +17,14 @@ class Limits:
         workers: processes that share a shard.
         max_rows_per_second: rows that one shard may rewrite in a second; 0 is no cap.
         max_replica_lag_seconds: pause while a standby lags more than this; 0: standbys are not looked at.
+        delayed_standbys: names of standbys that may lag.
         hours: when rows may be rewritten; None: always.
         duty_cycle: share of the time in which one worker keeps the database busy; it rests in the other.
         statement_seconds: how long one write should take; the rows per batch follow from it. Nobody waits longer than
             this for the rows of a batch.
         max_pages: pages read at once.
         batch_bytes: stored bytes read at once. A single row that is larger is read alone.
+        largest_row_bytes: a row with more in its encrypted columns stops the walk.
         lock_retry_seconds: how long a table that others have locked (`VACUUM FULL`, `ALTER TABLE`) is tried again.
         straggler_attempts: how often one page range is tried again because of rows that others keep writing.
         vacuum_pages: smaller relations are not vacuumed, and so many pages at least lie between two vacuums.
@@ -34,11 +37,13 @@ class Limits:
     workers: int = 1
     max_rows_per_second: float = 0
     max_replica_lag_seconds: float = 5.0
+    delayed_standbys: tuple[str, ...] = ()
     hours: AllowedHours | None = None
     duty_cycle: float = 0.35
     statement_seconds: float = 0.0002
     max_pages: int = 128
     batch_bytes: int = 4 * 1024 * 1024
+    largest_row_bytes: int = LONGEST_JUDGED_BYTES
     lock_retry_seconds: float = 60.0
     straggler_attempts: int = 20
     vacuum_pages: int = 256

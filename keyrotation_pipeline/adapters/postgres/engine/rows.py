@@ -8,6 +8,7 @@ from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidA
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
 from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
+from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.progress import Rewritten
 
 
@@ -74,9 +75,21 @@ def _written(context: RewriteContext, write: bytes, new: NewValues, quarantined:
 
 
 def listed(context: RewriteContext, first: int, end: int) -> list[tuple[bytes, int]]:
-    """Position and size in bytes of each row that has to be rewritten in the pages from `first` to before `end`."""
+    """Position and size in bytes of each row that has to be rewritten in the pages from `first` to before `end`.
+
+    Raises:
+        PreflightError: one is so large that the server might refuse to read or write it at once.
+    """
     span = {"first": position(first), "end": position(end)}
-    return [(row, size) for _, size, row in context.run(context.statements.list_rows, span)]
+    rows = [(row, size) for _, size, row in context.run(context.statements.list_rows, span)]
+    largest, limit = max((size for _, size in rows), default=0), context.limits.largest_row_bytes
+    if largest > limit:
+        raise PreflightError(
+            f"a row of {context.relation.label} holds {largest // 2**20} MiB in its encrypted columns, and more than "
+            f"{limit // 2**20} MiB cannot be re-encrypted at once; move such values out of the table, then run "
+            "`keyrotation rotate` again, it goes on from here"
+        )
+    return rows
 
 
 def by_size(rows: Sequence[tuple[bytes, int]], limit_bytes: int) -> Iterator[list[bytes]]:

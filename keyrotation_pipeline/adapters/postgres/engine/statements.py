@@ -137,7 +137,7 @@ def statements(
     parts = {
         "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
         "table": _quoted(relation.schema, relation.name),
-        "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}::text), 0)").format(c) for c in columns),
+        "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}::text), 0)::bigint").format(c) for c in columns),
         "pages": sql.SQL("t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid"),
         "stride": _stride(strides),
         "wanted": sql.SQL(" OR ").join(_wanted(column, target) for column in columns),

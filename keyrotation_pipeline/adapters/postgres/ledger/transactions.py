@@ -9,6 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.adapters.postgres.server.encodings import codec_of, readable, storable
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.ports.clock import Clock
 
@@ -76,8 +77,9 @@ class LedgerSession:
         """
         try:
             with self.connection.cursor(row_factory=dict_row) as cursor:
-                cursor.execute(statement, parameters)
-                return list(cursor.fetchall()) if cursor.description else []
+                codec = codec_of(self.connection)
+                cursor.execute(statement, storable(parameters, codec))
+                return [readable(row, codec) for row in cursor.fetchall()] if cursor.description else []
         except psycopg.errors.InsufficientPrivilege:
             raise PreflightError(
                 f"the database role may not use the schema keyrotation of {self._name()}; "

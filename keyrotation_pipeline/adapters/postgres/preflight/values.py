@@ -55,8 +55,10 @@ def rows_fit(subject: Subject) -> Iterator[Problem]:
     for relation in subject.heaps:
         if subject.connection.execute(_TOASTED, (relation.oid,)).fetchone() != (True,):
             continue
-        sizes = [sql.SQL("coalesce(octet_length({}), 0)").format(as_text(column.name)) for column in relation.columns]
-        query = sql.SQL("SELECT max(({})::bigint) FROM ONLY {}").format(sql.SQL(" + ").join(sizes), relation.identifier)
+        sizes = [
+            sql.SQL("coalesce(octet_length({}), 0)::bigint").format(as_text(column.name)) for column in relation.columns
+        ]
+        query = sql.SQL("SELECT max({}) FROM ONLY {}").format(sql.SQL(" + ").join(sizes), relation.identifier)
         with heap_scan(subject.connection, relation.label):
             row = subject.connection.execute(query).fetchone()
         largest = cast("tuple[int | None]", row)[0] or 0
