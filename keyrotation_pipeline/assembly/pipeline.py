@@ -100,6 +100,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         workers=speed.workers,
         max_rows_per_second=speed.max_rows_per_second,
         max_replica_lag_seconds=speed.max_replica_lag_seconds,
+        delayed_standbys=settings.database.delayed_standbys,
         duty_cycle=speed.duty_cycle,
         hours=settings.allowed_hours,
     )

@@ -25,11 +25,14 @@ class DatabaseSettings(Section):
     Args:
         standbys: URLs of standbys that the primary cannot see (cascaded ones), which are asked themselves.
         gone_replicas: names, as a refusal prints them, of standbys, subscribers and slots that exist no more.
+        delayed_standbys: names, as a pause prints them, of standbys that may be late while rows are re-encrypted.
+            Before a key is retired they must have replayed everything, as all others.
     """
 
     url: Secret | None = None
     standbys: tuple[Secret, ...] = ()
     gone_replicas: tuple[Text, ...] = ()
+    delayed_standbys: tuple[Text, ...] = ()
 
 
 class FileStoreSettings(Section):

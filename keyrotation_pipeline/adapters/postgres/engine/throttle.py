@@ -6,20 +6,23 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.retirement.locks import age
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import STANDBY_NAME
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
 # What the application feels: a standby that is slow to write or flush keeps WAL here, and one that is named in
 # synchronous_standby_names keeps commits waiting, under remote_apply for its replay too. Replay alone may be late on
-# purpose (recovery_min_apply_delay), and would be so for ever. Hidden from roles without pg_read_all_stats.
-_LAG = """
-SELECT coalesce(nullif(application_name, ''), 'unnamed'), extract(epoch FROM lag)::float8
+# purpose (recovery_min_apply_delay), and would be so for ever; one that is declared delayed may be late with all of it.
+# Hidden from roles without pg_read_all_stats.
+_LAG = f"""
+SELECT name, extract(epoch FROM lag)::float8
 FROM (
-    SELECT application_name,
-           greatest(write_lag, flush_lag, CASE WHEN sync_state <> 'async' THEN replay_lag END) AS lag
-    FROM pg_stat_replication WHERE state = 'streaming'
+    SELECT {STANDBY_NAME} AS name,
+           greatest(r.write_lag, r.flush_lag, CASE WHEN r.sync_state <> 'async' THEN r.replay_lag END) AS lag
+    FROM pg_stat_replication r LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
+    WHERE r.state = 'streaming'
 ) AS standby
-WHERE lag > make_interval(secs => %s) ORDER BY lag DESC LIMIT 1
-"""
+WHERE lag > make_interval(secs => %s) AND name <> ALL (%s::text[]) ORDER BY lag DESC LIMIT 1
+"""  # noqa: S608  text of our own
 
 # Compared with its size when the rotation began to rewrite it.
 _GROWTH = """
@@ -49,7 +52,8 @@ def reason_to_pause(connection: Connection, request: str, relation: Relation, li
     """One phrase that names who or what we wait for; empty if there is no reason to pause."""
     if limits.hours is not None and not limits.hours.include(SystemClock().now()):
         return f"outside of the allowed hours {limits.hours}"
-    if limits.max_replica_lag_seconds > 0 and (late := _first(connection, _LAG, (limits.max_replica_lag_seconds,))):
+    patience = (limits.max_replica_lag_seconds, list(limits.delayed_standbys))
+    if limits.max_replica_lag_seconds > 0 and (late := _first(connection, _LAG, patience)):
         return f"standby {late[0]} is {late[1]:.0f} s late, more than {limits.max_replica_lag_seconds:g} s"
     if limits.growth > 0 and _first(connection, _GROWTH, (relation.oid, limits.growth, request, relation.label)) == (
         True,
