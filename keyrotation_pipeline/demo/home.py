@@ -9,9 +9,9 @@ from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.settings import DEMO_MARKER, Settings, config_path, home_of, load
 
 ROLLOUT = """\
-# The demo's application reports itself while it runs; between two demos there is none to wait for.
+# The demo's application reports itself while it runs, and withdraws itself when it ends.
 [rollout]
-mode = "none"
+mode = "attest"
 
 """
 OFFICERS = ("Security Officer", "Privacy Officer")
