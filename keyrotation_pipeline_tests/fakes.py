@@ -41,6 +41,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer, PinnedRoster, Roster, Signature, VerifiedSignature
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
 from keyrotation_pipeline.model.backups import KeyBackup
+from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, BlindSpots
 from keyrotation_pipeline.model.columns import (
     EncryptedTable,
     Finding,
@@ -56,8 +57,8 @@ from keyrotation_pipeline.model.incident import Flag
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
-from keyrotation_pipeline.model.progress import Progress, Report, Rewritten, ShardProgress
-from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.progress import Progress, Report, Rewritten, ShardProgress, Wait
+from keyrotation_pipeline.model.proof import AccountedReplica, DecryptedCount, Moment, ZeroOldRows
 from keyrotation_pipeline.model.request import (
     MAY_FOLLOW,
     Request,
@@ -429,6 +430,8 @@ class FakeDatabase:
     writes: int = 0
     xid: int = 1000
     decrypted: list[str] = field(default_factory=list)
+    unseen: BlindSpots = field(default_factory=lambda: BlindSpots(NEVER_SEARCHED))
+    replicas: tuple[AccountedReplica, ...] = ()
     proven_with: list[Moment] = field(default_factory=list)
 
     def identity(self) -> DatabaseIdentity:
@@ -463,6 +466,9 @@ class FakeDatabase:
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
         return self.findings
+
+    def blind_spots(self) -> BlindSpots:
+        return self.unseen
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
         total = len(self.rows[str(shard.table.name)])
@@ -585,7 +591,8 @@ class FakeDatabase:
         if found := self.holders_of_old_snapshots(moment):
             raise BlockedError("; ".join(found))
         values = sum(sum(count.values_by_version.values()) for count in self.count(tables))
-        return ZeroOldRows(version, tuple(str(table.name) for table in tables), 0, values, moment.lsn, START)
+        names = tuple(str(table.name) for table in tables)
+        return ZeroOldRows(version, names, 0, values, moment.lsn, START, self.replicas)
 
 
 def version_of(value: str | None) -> KeyVersion | None:
@@ -627,6 +634,7 @@ class FakeLedger:
     depth: int = 0
     locks: set[str] = field(default_factory=set)
     flags: list[Flag] = field(default_factory=list)
+    noted_waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -842,6 +850,16 @@ class FakeLedger:
 
     def raised_flags(self, taken: Collection[str]) -> tuple[Flag, ...]:
         return tuple(flag for flag in self.flags if flag.key not in taken)
+
+    def note_wait(self, request: str, place: str, waiting_for: str) -> None:
+        before = self.noted_waits.get((request, place))
+        self.noted_waits[request, place] = Wait(place, waiting_for, before.since if before else self.clock.now())
+
+    def end_wait(self, request: str, place: str) -> None:
+        self.noted_waits.pop((request, place), None)
+
+    def waits(self, request: str) -> tuple[Wait, ...]:
+        return tuple(wait for (each, _), wait in self.noted_waits.items() if each == request)
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
         before = {name: replace(count, counted_at=START) for name, count in self.state.counts.items()}

@@ -1,7 +1,7 @@
 """Where everything stands, found out: what the command line and Dagster show as status."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.assurance.fleet import returned
@@ -9,13 +9,15 @@ from keyrotation_pipeline.assurance.incidents_now import incidents_now
 from keyrotation_pipeline.assurance.listing import pending_requests
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.audit.divergence import divergence, warning
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import ShardProgress
-from keyrotation_pipeline.model.request import WALK, Step, Walk
+from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
@@ -170,8 +172,22 @@ def _rotation(pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, Ta
         approvals_required=pinned_roster(pipeline).required,
         progress=_progress(walk, rows_done),
         eta_seconds=_eta_seconds(walk, rows_done, walked, sum(weights.values())),
-        waiting_for=performing.waiting_for(pipeline, walk),
+        waiting_for=_waiting_for(pipeline, walk),
     )
+
+
+def _waiting_for(pipeline: Pipeline, rotation: Walk) -> str | None:
+    """Why a rotation stands still at this moment, and since when, as far as anybody knows."""
+    if sentence := performing.waiting_for(pipeline, rotation):
+        paused = rotation.status is RequestStatus.PAUSED
+        changes = list(recorded(pipeline.ledger, StatusChanged, rotation.id)) if paused else []
+        return f"{sentence}{_since(changes[-1].at)}" if changes else sentence
+    waits = pipeline.ledger.waits(rotation.id)
+    return "; ".join(f"{each.place}: {each.waiting_for}{_since(each.since)}" for each in waits) or None
+
+
+def _since(at: datetime) -> str:
+    return f" (since {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def _rows_done(pipeline: Pipeline, rotation: Walk, walked: Sequence[ShardProgress], weights: dict[str, int]) -> float:

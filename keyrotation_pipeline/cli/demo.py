@@ -61,7 +61,7 @@ def _tell(outcome: "DemoOutcome") -> None:
         output.line("The proof does NOT hold; see the figures above and `keyrotation status`.", style="bold red")
         return
     output.line(
-        f"Every value is under {rotation.target}, {rotation.source} is archived, and nothing was lost.",
+        f"Every value of these columns is under {rotation.target}, {rotation.source} is archived, nothing was lost.",
         style="bold green",
     )
     output.line("Next:")

@@ -9,16 +9,17 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.columns import Finding, QuarantinedValue, TableCount
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.requests.inventory import take_inventory
+from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 
 
 def inventory(*, config: Config = None, as_json: Json = False) -> None:
     """Count values by key version, and search undeclared columns.
 
-    Shows every declared column with its values per key version, undeclared columns that hold encrypted values, and
-    values that do not decrypt or are not encrypted, by table, key and column.
+    Shows every declared column with its values per key version, undeclared columns that hold encrypted values, values
+    that do not decrypt or are not encrypted, by table, key and column, and what was not searched.
     """
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
@@ -26,12 +27,13 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
         taken = take_inventory(pipeline)
         records = pipeline.ledger.keys()
     if as_json:
-        output.document(_inventory_document(database, taken.counts, taken.findings, taken.quarantine))
+        output.document(_inventory_document(database, taken))
         return
     output.heading(database)
     _show_columns(taken.counts, [record.version for record in records])
     _show_findings(taken.findings)
     _show_quarantine(taken.quarantine)
+    _show_blind_spots(taken.blind_spots)
 
 
 def verify(*, config: Config = None, as_json: Json = False) -> None:
@@ -65,12 +67,10 @@ def _verify_document(database: str, done: Sequence[DecryptedCount]) -> dict[str,
     return {"database": database, "tables": tables, "failures": sum(each.failures for each in done)}
 
 
-def _inventory_document(
-    database: str, counts: Sequence[TableCount], findings: Sequence[Finding], quarantined: Sequence[QuarantinedValue]
-) -> dict[str, Any]:
+def _inventory_document(database: str, taken: Inventory) -> dict[str, Any]:
     return {
         "database": database,
-        "tables": [_table_document(count) for count in counts],
+        "tables": [_table_document(count) for count in taken.counts],
         "undeclared": [
             {
                 "relation": finding.relation,
@@ -80,12 +80,15 @@ def _inventory_document(
                 "versions": output.names(finding.versions),
                 "reason": finding.reason,
             }
-            for finding in findings
+            for finding in taken.findings
         ],
         "quarantine": [
             {"table": str(each.table), "key": each.key, "column": each.column, "reason": each.reason}
-            for each in quarantined
+            for each in taken.quarantine
         ],
+        "not_searched": [{"what": each.what, "names": list(each.names)} for each in taken.blind_spots.unsearched],
+        "not_seen": list(taken.blind_spots.unseen),
+        "replicas_declared_gone": list(taken.blind_spots.gone),
     }
 
 
@@ -135,12 +138,20 @@ def _show_columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]
 
 def _show_findings(findings: Sequence[Finding]) -> None:
     if not findings:
-        output.line("no undeclared column holds encrypted values")
+        output.line("no undeclared column that was searched holds encrypted values")
         return
     output.line()
     rows = [(each.relation, each.column, each.values, each.near_misses, each.reason) for each in findings]
     output.table(("Undeclared", "Column", "Values", "Near-misses", "What it is"), rows)
     output.line("declare what can be re-encrypted under [[tables]]; remove or refresh the rest")
+
+
+def _show_blind_spots(blind_spots: BlindSpots) -> None:
+    output.line()
+    for each in blind_spots.unsearched:
+        output.line(f"not searched: {each}")
+    for replica in blind_spots.unseen:
+        output.line(f"not seen: {replica}")
 
 
 def _show_quarantine(quarantined: Sequence[QuarantinedValue]) -> None:

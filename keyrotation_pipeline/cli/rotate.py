@@ -1,6 +1,7 @@
 """`rotate`: the next phases, one after another, without a daemon."""
 
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -80,6 +81,15 @@ def _remark(record: StepRecord) -> str:
             return ""
 
 
+def limits_of_proof(rotation: Walk) -> Iterator[str]:
+    """What the retirement of a finished rotation has not looked at, in two lines."""
+    record = rotation.done(Step.RETIRED_KEY)
+    facts = record.facts if record else {}
+    for name, key in (("not searched", "not_searched"), ("not seen", "not_seen")):
+        if told := facts.get(key):
+            yield f"{name}: {'; '.join(told)}"
+
+
 def _show_next(pipeline: Pipeline, rotation: Walk, *, as_json: bool) -> None:
     decision = performing.next_decision(pipeline, rotation)
     if not decision.tasks:
@@ -111,7 +121,9 @@ def _show_end(pipeline: Pipeline, rotation: Walk, seconds: dict[str, float], *, 
         output.document({**content, "from": str(rotation.source), "to": str(rotation.target), "phases": phases})
         return
     if phase == "finished":
-        output.line(f"finished: nothing is left under {rotation.source}, and its key is archived")
+        output.line(f"finished: nothing is left under {rotation.source} where it was searched, and its key is archived")
+        for line in limits_of_proof(rotation):
+            output.line(line)
         if (record := rotation.done(Step.COMPLIANCE_REPORT)) and (text := record.facts.get("post_mortem")):
             output.line(f"\n{text}")
         output.line("next: keyrotation status, keyrotation verify")

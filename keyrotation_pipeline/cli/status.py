@@ -11,6 +11,7 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -52,12 +53,12 @@ def _show(pipeline: Pipeline, *, as_json: bool) -> Status:
     if as_json:
         output.document(shown.as_json())
     else:
-        _as_text(shown)
+        _as_text(shown, pipeline.database.blind_spots())
     sys.stdout.flush()
     return shown
 
 
-def _as_text(shown: Status) -> None:
+def _as_text(shown: Status, blind_spots: BlindSpots) -> None:
     minutes = output.minutes
     output.heading(f"{shown.database}  {minutes(shown.generated_at)} UTC")
     output.line()
@@ -68,6 +69,7 @@ def _as_text(shown: Status) -> None:
     output.line(f"Audit     {shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
     output.line()
     _show_tables(shown)
+    output.line(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}")
     output.line()
     _show_rotation(shown.rotation)
     for incident in shown.incidents:

@@ -90,6 +90,7 @@ class ApprovalText:
 
     Args:
         rollout: by what applications are seen to have the keys, in words; None for what changes no application.
+        not_looked_at: names and values of further lines, of what nobody looks at.
     """
 
     request: str
@@ -101,6 +102,7 @@ class ApprovalText:
     target: str
     columns: tuple[str, ...]
     rollout: str | None
+    not_looked_at: tuple[tuple[str, str], ...]
     required: int
     officers: tuple[str, ...]
     recipients: tuple[str, ...]
@@ -128,6 +130,7 @@ class ApprovalText:
             ("To", self.target),
             ("Columns", ", ".join(self.columns)),
             *rollout,
+            *self.not_looked_at,
             ("Officers", f"{self.required} of {', '.join(self.officers)}"),
             ("Recipients", ", ".join(self.recipients)),
             ("Audit head", f"{seq} {head}"),

@@ -35,6 +35,7 @@ class EventKind(StrEnum):
     PRIMARY_CHANGE_INTENDED = "primary_change_intended"
     PRIMARY_CHANGED = "primary_changed"
     RETIREMENT_INTENDED = "retire_key_intended"
+    REPLICAS_ACCOUNTED = "replicas_accounted"
     KEY_RETIRED = "key_retired"
     PROVEN_AGAIN = "zero_old_rows_proven_again"
     KEY_DESTRUCTION_INTENDED = "key_destruction_intended"

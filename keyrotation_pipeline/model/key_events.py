@@ -9,7 +9,7 @@ from pydantic import Field
 from keyrotation_pipeline.model.events import EventKind, Fact
 from keyrotation_pipeline.model.facts import Version
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.proof import AccountedReplica, Proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,27 @@ class RetirementIntended(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicasAccounted(Fact):
+    """Why no standby or subscriber that was seen since the request can show an old value any more.
+
+    Args:
+        gone_as_signed: those declared gone of which the officers signed so with the request.
+        gone_as_configured: those that only the configuration declares gone.
+    """
+
+    kind: ClassVar = EventKind.REPLICAS_ACCOUNTED
+    replicas: tuple[AccountedReplica, ...]
+    gone_as_signed: tuple[str, ...]
+    gone_as_configured: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRetired(Fact):
-    """The evidence on which versions were taken from the applications."""
+    """The evidence on which versions were taken from the applications.
+
+    Args:
+        not_searched, not_seen: what the evidence says nothing of.
+    """
 
     kind: ClassVar = EventKind.KEY_RETIRED
     version: Version
@@ -111,6 +130,8 @@ class KeyRetired(Fact):
     taken_from_applications: tuple[Version, ...]
     target: Version
     target_backup: str
+    not_searched: tuple[str, ...] = ()
+    not_seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from keyrotation_pipeline.model.request import Step
 
@@ -39,6 +40,20 @@ class Rewritten:
             self.quarantined + other.quarantined,
             self.seconds + other.seconds,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a step does not go on at this moment.
+
+    Args:
+        place: what waits, as progress names it.
+        since: aware.
+    """
+
+    place: str
+    waiting_for: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,23 @@ class Proven:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountedReplica:
+    """A standby, subscriber or slot that was seen since the request, and why it can show nothing old any more.
+
+    Args:
+        name: as refusals and `[database] gone_replicas` name it.
+        first_seen_at, last_seen_at: None for a standby that the configuration names and that was asked itself.
+        replayed: a WAL position; None if it is declared gone.
+    """
+
+    name: str
+    kind: str
+    first_seen_at: datetime | None
+    last_seen_at: datetime | None
+    replayed: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ZeroOldRows:
     """Evidence gathered in one transaction for one key version over every declared table.
 
@@ -63,3 +80,4 @@ class ZeroOldRows:
     values: int
     fence_lsn: str
     proven_at: datetime
+    replicas: tuple[AccountedReplica, ...] = ()

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
 from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
@@ -25,6 +26,9 @@ class CiphertextDatabase(Protocol):
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
         """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
+
+    def blind_spots(self) -> BlindSpots:
+        """What neither `discover` nor the look for replicas sees in this database; quick, by the catalogue alone."""
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
         """Go through one shard by page ranges, from where it was left, and re-encrypt to `target` what is not under it.

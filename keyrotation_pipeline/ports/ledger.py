@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.model.incident import Flag
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.progress import ShardProgress
+from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request import Request, RequestStatus, StepRecord, Walk
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 
@@ -134,6 +134,15 @@ class Ledger(Protocol):
 
     def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
         """Where the walks of a rotation are."""
+
+    def note_wait(self, request: str, place: str, waiting_for: str) -> None:
+        """Say that a step waits now; it counts until `end_wait`, at most as long as this process lives. No event."""
+
+    def end_wait(self, request: str, place: str) -> None:
+        """Say that it goes on."""
+
+    def waits(self, request: str) -> tuple[Wait, ...]:
+        """What the steps of a request wait for now, the longest wait first."""
 
     # flags
     def raised_flags(self, taken: Collection[str]) -> tuple[Flag, ...]:

@@ -7,7 +7,15 @@ it with the bytes that were signed, and has every signature verified again.
 from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
-from keyrotation_pipeline.model.approval import ApprovalText, Roster, Signature, VerifiedSignature, differing_lines
+from keyrotation_pipeline.model.approval import (
+    ApprovalText,
+    Roster,
+    Signature,
+    VerifiedSignature,
+    differing_lines,
+    signed_fields,
+)
+from keyrotation_pipeline.model.blind_spots import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -71,6 +79,11 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
         )
 
 
+def signed_as_gone(pipeline: Pipeline, request: Request, gone: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the replicas declared gone of which the officers have signed that they are."""
+    return gone_as_signed(signed_fields(pipeline.ledger.approval_text(request.id)), gone)
+
+
 def stored_source(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> str:
     """The source and the fingerprint of its key, as the key store holds it."""
     return f"{request.source} {stored.material(request.source).fingerprint}"
@@ -88,6 +101,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         target=action.target(pipeline, request, stored),
         columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
         rollout=rollout.mode.rule(request.source, request.target, rollout.workloads) if action.steps else None,
+        not_looked_at=_not_looked_at(pipeline, request) if action.steps else (),
         required=roster.required,
         officers=tuple(officer.fingerprint for officer in roster.officers),
         recipients=roster.recipients,
@@ -96,6 +110,17 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         finish_by=request.finish_by,
         reason=request.reason if request.incident is None else f"incident {request.incident}: {request.reason}",
     )
+
+
+def _not_looked_at(pipeline: Pipeline, request: Request) -> tuple[tuple[str, str], ...]:
+    """What nobody looks at, as it is until the walk begins, and from then on as the officers were told.
+
+    An application that gets another column, or a failover that makes a standby the primary, must not strand a walk;
+    the retirement records what is not looked at then.
+    """
+    if request.started_at is None:
+        return pipeline.database.blind_spots().lines()
+    return lines_as_signed(signed_fields(pipeline.ledger.approval_text(request.id)))
 
 
 def _unchanged_text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Roster) -> bytes:

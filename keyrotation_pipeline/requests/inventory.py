@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.columns import Finding, QuarantinedValue, TableCount
 from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -11,11 +12,12 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The declared tables as counted now, undeclared columns with our values, and unreadable values."""
+    """The declared tables as counted now, undeclared columns with our values, unreadable values, what is not seen."""
 
     counts: tuple[TableCount, ...]
     findings: tuple[Finding, ...]
     quarantine: tuple[QuarantinedValue, ...]
+    blind_spots: BlindSpots
 
     @property
     def is_clean(self) -> bool:
@@ -34,7 +36,8 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
     quarantine = pipeline.database.quarantine(pipeline.tables)
     counts = pipeline.database.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
-    return Inventory(counts, pipeline.database.discover(pipeline.tables), quarantine)
+    findings = pipeline.database.discover(pipeline.tables)
+    return Inventory(counts, findings, quarantine, pipeline.database.blind_spots())
 
 
 def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, ...]:

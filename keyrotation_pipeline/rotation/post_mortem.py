@@ -73,7 +73,7 @@ def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
     for step, sentence in (
         (Step.PRIMARY_KEY_ROLLOUT, f"Made {rotation.target} the primary again, once every instance read it"),
         (Step.ROWS, f"Re-encrypted {rotation.source} to {rotation.target}"),
-        (Step.ZERO_OLD_ROWS_PROOF, f"Proved that nothing is left under {rotation.source}"),
+        (Step.ZERO_OLD_ROWS_PROOF, f"Proved that nothing is left under {rotation.source} where it was searched"),
         (Step.ARCHIVED_KEY, f"Withdrew and archived {rotation.source}, whose number is not used again"),
     ):
         if (record := rotation.done(step)) is not None:

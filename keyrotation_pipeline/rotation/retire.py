@@ -14,15 +14,15 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.facts import read
-from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, RetirementIntended
+from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.proof import Proven, ZeroOldRows
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.model.rollout import Aim, Goal
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.approvals import require_authorised
+from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
 from keyrotation_pipeline.rotation.keys import record_of, require_kept
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 from keyrotation_pipeline.rotation.rollout import lacking
@@ -42,7 +42,7 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
         KeyStoreError, BackupError: the target key is not where and what it must be; nothing was changed.
     """
     proof = _newest_proof(pipeline, rotation)
-    _wait_for_horizon(pipeline, proof, report)
+    _wait_for_horizon(pipeline, rotation, proof, report)
     leaving = _versions_to_take(pipeline, rotation)
     pipeline.ledger.append(RetirementIntended(leaving, rotation.target), rotation.id)
     try:
@@ -59,6 +59,7 @@ def _retire(pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[Ke
         backup = _require_target(pipeline, stored, rotation)
         retired = retired_versions(pipeline, rotation)
         evidence = pipeline.database.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment)
+        unseen = pipeline.database.blind_spots()
         done = KeyRetired(
             version=evidence.version,
             tables=evidence.tables,
@@ -70,11 +71,21 @@ def _retire(pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[Ke
             taken_from_applications=leaving,
             target=rotation.target,
             target_backup=backup.name,
+            not_searched=tuple(map(str, unseen.unsearched)),
+            not_seen=unseen.unseen,
         )
+        pipeline.ledger.append(_accounted(pipeline, rotation, evidence), rotation.id)
         pipeline.ledger.append(done, rotation.id)
         for version in leaving:
             stored = pipeline.keys.archive(version, stored.revision)
     return done
+
+
+def _accounted(pipeline: Pipeline, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:
+    """The replicas in the chain, since the rows that name them may be changed by whoever owns the database."""
+    gone = tuple(each.name for each in evidence.replicas if each.replayed is None)
+    signed = signed_as_gone(pipeline, rotation, gone)
+    return ReplicasAccounted(evidence.replicas, signed, tuple(name for name in gone if name not in signed))
 
 
 def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Proven:
@@ -102,14 +113,18 @@ def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Repor
     ) from None
 
 
-def _wait_for_horizon(pipeline: Pipeline, proof: Proven, report: Report) -> None:
+def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report: Report) -> None:
     """Wait, holding nothing, until nobody can show a value from before the proof."""
     patience = HORIZON_PATIENCE_SECONDS
-    for waited in attempts(pipeline.clock, pause_seconds=HORIZON_PAUSE_SECONDS, patience_seconds=patience):
-        holders = pipeline.database.holders_of_old_snapshots(proof.moment)
-        if not holders:
-            return
-        report(Progress(Step.RETIRED_KEY, "old snapshots", int(waited), patience, "seconds", holders[0]))
+    try:
+        for waited in attempts(pipeline.clock, pause_seconds=HORIZON_PAUSE_SECONDS, patience_seconds=patience):
+            holders = pipeline.database.holders_of_old_snapshots(proof.moment)
+            if not holders:
+                return
+            report(Progress(Step.RETIRED_KEY, "old snapshots", int(waited), patience, "seconds", holders[0]))
+            pipeline.ledger.note_wait(rotation.id, Step.RETIRED_KEY, holders[0])
+    finally:
+        pipeline.ledger.end_wait(rotation.id, Step.RETIRED_KEY)
     raise BlockedError(f"old values may still be shown: {'; '.join(holders)}")
 
 

@@ -177,11 +177,15 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_pr
         assert request == f"{request.strip()}\n", "the id stands alone"
         request = request.strip()
         text = clinic.run("approve", request, "--text")
+        assert "Not searched: other databases of the server; values that are compressed" in text
         for officer in officers:
             armored = officer.sign(text.encode(), "--armor").decode()
             clinic.run("approve", request, "--signature", "-", text=armored)
         with reporting(clinic.database_url, home / "keys"):
-            assert "finished: nothing is left under v1" in clinic.run("rotate", request)
+            told = clinic.run("rotate", request)
+            assert "finished: nothing is left under v1 where it was searched" in told
+            assert "not searched: other databases of the server (" in told
+            assert "not seen: standbys behind standbys" in told
             assert "finished" in clinic.run("rotate", request), "again is no harm"
         clinic.run("status", "--exit-code")
         clinic.run("verify")

@@ -9,6 +9,7 @@ import pytest
 from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, NEVER_SEEN
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
@@ -127,6 +128,11 @@ class CiphertextDatabaseSuite:
         assert mixed.database.sample(VISITS, V2, 9) == {}
 
     # Re-encrypting
+
+    def test_no_database_is_searched_and_seen_whole(self, subject: Subject) -> None:
+        unseen = subject.database.blind_spots()
+        assert set(NEVER_SEARCHED) <= set(unseen.unsearched)
+        assert (unseen.unseen, unseen.gone) == (NEVER_SEEN, ())
 
     def test_two_shards_rewrite_a_table_between_them_and_neither_does_it_alone(self, subject: Subject) -> None:
         rows: list[Row] = [{"first_name": subject.value(1, f"A{n}"), "email": None} for n in range(400)]

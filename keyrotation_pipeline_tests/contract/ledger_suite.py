@@ -422,6 +422,21 @@ class LedgerSuite:
     def test_nothing_is_walked_before_anything_is_rewritten(self, opened: Ledger) -> None:
         assert opened.shard_progress(rotation().id) == ()
 
+    def test_a_wait_is_told_until_it_ends_and_leaves_no_event(self, opened: Ledger) -> None:
+        head = opened.head()
+        opened.note_wait(rotation().id, "clients shard 00", "pausing: standby x is late")
+        opened.note_wait(rotation().id, "clients shard 01", "waiting: clients is locked")
+        told = {each.place: each.waiting_for for each in opened.waits(rotation().id)}
+        assert told == {
+            "clients shard 00": "pausing: standby x is late",
+            "clients shard 01": "waiting: clients is locked",
+        }
+        assert opened.waits("0e" * 16) == ()
+        for place in told:
+            opened.end_wait(rotation().id, place)
+        assert opened.waits(rotation().id) == ()
+        assert opened.head() == head
+
     def test_a_lock_is_free_again_after_its_block(self, ledger: Ledger) -> None:
         for _ in range(2):
             with ledger.lock("clients/00"):

@@ -7,9 +7,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
+from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -45,6 +47,9 @@ EVERYWHERE = [
     pytest.param("public.text_range", "public.text_range(%s, NULL)", id="range of text"),
     pytest.param("public.texts", "public.texts(public.text_range(%s, NULL))", id="multirange of text"),
     pytest.param("bytea", "convert_to(%s, 'UTF8')", id="bytea"),
+    pytest.param("bytea[]", "ARRAY[convert_to(%s, 'UTF8')]", id="array of bytea"),
+    pytest.param("public.blob", "convert_to(%s, 'UTF8')", id="domain over bytea"),
+    pytest.param("public.scan", "ROW(1, convert_to(%s, 'UTF8'))::public.scan", id="composite with bytea"),
     pytest.param("jsonpath", "('$.\"' || %s || '\"')::jsonpath", id="jsonpath"),
 ]
 
@@ -53,6 +58,7 @@ EVERYWHERE = [
 def test_a_value_is_found_in(either: Connection, value: str, type_name: str, expression: str) -> None:
     either.execute("CREATE DOMAIN public.sealed AS text")
     either.execute("CREATE TYPE public.address AS (id int, street public.sealed)")
+    either.execute("CREATE DOMAIN public.blob AS bytea; CREATE TYPE public.scan AS (id int, data public.blob)")
     either.execute("CREATE TYPE public.text_range AS RANGE (subtype = text, multirange_type_name = public.texts)")
     either.execute(f'CREATE TABLE public.notes (id int, "C c" {type_name})')
     either.execute(f"INSERT INTO public.notes SELECT 1, {expression}", (value,))
@@ -288,6 +294,10 @@ def test_large_objects_that_cannot_be_read_are_told(connection: Connection, data
     assert found.blocks([V1])
 
 
+A_TABLE, A_PARENT = "CREATE TABLE public.a (c text);", "CREATE TABLE public.a (c text) PARTITION BY LIST (c);"
+A_TRIGGER = "pg_catalog.suppress_redundant_updates_trigger"
+
+
 @pytest.mark.parametrize(
     ("script", "place", "part"),
     [
@@ -296,11 +306,50 @@ def test_large_objects_that_cannot_be_read_are_told(connection: Connection, data
         ("CREATE VIEW public.shown AS SELECT '{}'::text AS c", "shown", "view definition"),
         ("CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS $$ SELECT '{}' $$", "f", "function body"),
         ("CREATE TABLE public.notes (c text); COMMENT ON TABLE public.notes IS '{}'", "pg_class", "comment"),
+        ("CREATE FUNCTION public.f() RETURNS text RETURN '{}'", "f", "function body"),
+        ("CREATE FUNCTION public.f(a text DEFAULT '{}') RETURNS int RETURN 1", "f", "function arguments"),
+        (f"{A_TABLE} CREATE RULE r AS ON INSERT TO public.a DO ALSO NOTIFY x, '{{}}'", "a", "rule r"),
+        (
+            f"{A_TABLE} CREATE TRIGGER t BEFORE UPDATE ON public.a EXECUTE FUNCTION {A_TRIGGER}('{{}}')",
+            "a",
+            "trigger t",
+        ),
+        (
+            f"{A_PARENT} CREATE TABLE public.b PARTITION OF public.a FOR VALUES IN ('{{}}')",
+            "b",
+            "partition bound",
+        ),
+        ("CREATE DOMAIN public.d AS text DEFAULT '{}'", "d", "default of the type"),
+        ("CREATE TYPE public.e AS ENUM ('{:.62}')", "e", "label of the type"),
+        ("ALTER DATABASE {name} SET keyrotation.x = '{}'", "database or role", "settings"),
+        ("CREATE FUNCTION keyrotation.f() RETURNS text RETURN '{}'", "f", "function body"),
     ],
 )
 def test_a_value_in_a_definition_is_found(
     connection: Connection, value: str, script: str, place: str, part: str
 ) -> None:
-    connection.execute(script.replace("{}", value).encode())
+    connection.execute("CREATE SCHEMA keyrotation")
+    filled = script.replace("{}", value).replace("{name}", str(connection.info.dbname)).replace("{:.62}", value[:62])
+    connection.execute(filled.encode())
     (found,) = discover(connection, ())
     assert (found.relation, found.column, found.values) == (place, part, 1)
+
+
+def test_another_table_in_our_schema_is_searched(migrated: Connection, value: str) -> None:
+    migrated.execute("CREATE TABLE keyrotation.clients_before AS SELECT %s::text AS c", (value,))
+    assert discover(migrated, ()) == (Finding("keyrotation.clients_before", "c", 1, 0, (V1,)),)
+
+
+def test_each_place_that_is_not_searched_is_told_by_name(either: Connection) -> None:
+    assert unsearched(either)[-len(NEVER_SEARCHED) :] == NEVER_SEARCHED
+    either.execute("CREATE DOMAIN public.blob AS bytea; CREATE TYPE public.pixels AS (width int, bits bit(4)[])")
+    either.execute('CREATE TABLE public."Scans" (id int, page public.blob[], mask public.pixels, note text)')
+    either.execute("CREATE TABLE public.old (a bytea) PARTITION BY LIST (a); SELECT lo_from_bytea(0, 'x')")
+    either.execute("CREATE TABLE public.older PARTITION OF public.old DEFAULT")
+    either.execute("CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere")
+    either.execute("CREATE FOREIGN TABLE public.remote (c text) SERVER far")
+    told = {each.what: each.names for each in unsearched(either)}
+    assert told["what is compressed or encrypted in binary columns"] == ("Scans.page", "old.a", "large objects")
+    assert told["bit strings"] == ("Scans.mask",)
+    assert told["what foreign servers hold besides their foreign tables"] == ("far",)
+    assert "postgres" in told["other databases of the server"]

@@ -14,11 +14,12 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor, throttle
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.ledger.waits import note_wait, waits
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.model.progress import Progress, Rewritten
-from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, sealed, table_of
+from keyrotation_pipeline.model.progress import Progress, Rewritten, Wait
+from keyrotation_pipeline_tests.integration.encrypted_rows import REQUEST, Engine, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -153,8 +154,23 @@ def test_outside_of_the_allowed_hours_nothing_is_rewritten(migrated: Connection,
         assert eventually(lambda: len(engine.progress) >= 2)
         assert all(f"pausing: outside of the allowed hours {later}" == each.note for each in engine.progress)
         assert stored_rows(database_url) == 0
+        (wait,) = waits(migrated, REQUEST)
+        assert wait.waiting_for == f"pausing: outside of the allowed hours {later}"
+        assert wait.since <= datetime.now(UTC)
         object.__setattr__(engine.limits, "hours", None)  # as if the hour had come
     assert done[0].rows == 100
+    assert waits(migrated, REQUEST) == ()
+
+
+def test_a_wait_ends_with_the_session_that_noted_it(migrated: Connection, database_url: str) -> None:
+    with connect(database_url) as other:
+        note_wait(other, REQUEST, "clients shard 00", "pausing: for one reason")
+        (first,) = waits(migrated, REQUEST)
+        note_wait(other, REQUEST, "clients shard 00", "pausing: for another")
+        assert waits(migrated, REQUEST) == (Wait("clients shard 00", "pausing: for another", first.since),)
+    assert eventually(lambda: waits(migrated, REQUEST) == ())
+    note_wait(migrated, "0e" * 16, "clients shard 01", "pausing: for a third")
+    assert migrated.execute("SELECT count(*) FROM keyrotation.waits").fetchone() == (1,), "the dead one is swept out"
 
 
 @pytest.mark.parametrize(

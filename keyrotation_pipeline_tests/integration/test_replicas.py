@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -13,8 +14,9 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement import horizon
-from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas, write_down
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas, accounted, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, standby_of, start_server
@@ -98,6 +100,9 @@ def test_a_standby_that_dropped_out_after_it_was_seen_is_not_forgotten(clients: 
         assert shown(standby, clients) == "v1:"
         set_on(standby, "primary_conninfo", upstream)
         assert eventually(lambda: holders(clients, moment) == ())
+        (replica,) = accounted(clients, Replicas())
+        assert (replica.name, replica.kind) == ("reports@local", "standby")
+        assert clients.execute("SELECT %s::pg_lsn >= %s::pg_lsn", (replica.replayed, moment[1])).fetchone() == (True,)
         assert shown(standby, clients) == "v2:"
 
 
@@ -113,6 +118,13 @@ def test_a_standby_that_is_declared_gone_holds_nothing_and_no_other_is_meant_by_
     (left,) = holders(clients, moment, Replicas(gone=("reports@local",)))
     assert "'exports@local'" in left
     assert holders(clients, moment, Replicas(gone=("reports@local", "exports@local"))) == ()
+    with pytest.raises(BlockedError, match="'exports@local', last seen"):
+        accounted(clients, Replicas(gone=("reports@local",)))
+    both = accounted(clients, Replicas(gone=("reports@local", "exports@local")))
+    assert [(each.name, each.kind, each.replayed) for each in both] == [
+        ("exports@local", "standby", None),
+        ("reports@local", "standby", None),
+    ]
 
 
 def test_of_two_standbys_of_one_name_both_must_be_there(clients: Connection, primary: Server) -> None:
@@ -204,7 +216,11 @@ def test_a_deliberately_delayed_standby_does_not_stop_the_walk(clients: Connecti
         # One that commits wait for is another matter.
         set_on(primary, "synchronous_standby_names", "late")
         try:
-            assert eventually(lambda: reason().startswith("standby late is"))
+            assert eventually(lambda: reason().startswith("standby late@local is"))
+            # Unless the configuration says that it may be late; when a key is to be retired it holds all the same.
+            declared = replace(limits, delayed_standbys=("late@local",))
+            assert throttle.reason_to_pause(clients, "a" * 32, relation, declared) == ""
+            assert any("'late'" in each for each in holders(clients, replaced(clients)))
         finally:
             set_on(primary, "synchronous_standby_names", "")
 

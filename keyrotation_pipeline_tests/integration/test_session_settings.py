@@ -14,10 +14,14 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline.model.request import Step, StepRecord
+from keyrotation_pipeline_tests.contract.ledger_suite import rotation
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 from keyrotation_pipeline_tests.servers import Server
 
@@ -107,3 +111,26 @@ def test_a_commit_of_ours_is_on_disk_even_where_the_database_does_not_ask_for_it
             connect(url) as connection,
         ):
             assert connection.execute(show.encode()).fetchone() == (expected,)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1251", "EUC_JP"])
+def test_texts_that_an_encoding_lacks_are_kept_as_they_are(server: Server, encoding: str) -> None:
+    text = r"Größe – ‘年次’, Łukasz … \u{41} \u0041"
+    roster = Roster(2, (Officer("Zoë Łukasz", "A" * 40), Officer("Ben–", "B" * 40)), ("F" * 40,))
+    with hostile(server, "hostile_texts", f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
+        migrate(url)
+        with connect(url) as connection:
+            ledger = PostgresLedger(connection, SystemClock(), "Łukasz", f"texts_in_{encoding}@localhost, 7")
+            ledger.pin_roster(roster)
+            assert ledger.pinned_roster() == roster
+            opened = rotation(reason=text, requested_by=text)
+            ledger.open(opened, text.encode())
+            ledger.block(opened.id, text)
+            ledger.note_wait(opened.id, text, text)
+            ledger.finish_step(opened.id, StepRecord(Step.KEY_VERSION, text, None, AT, {text: [text]}))
+            ledger.write_rotation_audit(opened, 0, None)
+            walk = ledger.walk(opened.id)
+            assert (walk.reason, walk.requested_by, walk.steps[0].facts) == (text, text, {text: [text]})
+            assert [(each.place, each.waiting_for) for each in ledger.waits(opened.id)] == [(text, text)]
+            assert ledger.rotation_audit()[0][1].notes == text
+            verify_audit(ledger)

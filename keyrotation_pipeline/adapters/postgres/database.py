@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.postgres import engine, preflight
 from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, samples, usage
+from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
 from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
@@ -57,6 +59,10 @@ class PostgresDatabase:
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
         """See `CiphertextDatabase.discover`."""
         return discovery.discover(self.connection, tables)
+
+    def blind_spots(self) -> BlindSpots:
+        """See `CiphertextDatabase.blind_spots`."""
+        return BlindSpots(unsearched(self.connection), gone=self.replicas.gone)
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
         """See `CiphertextDatabase.rewrite_shard`."""

@@ -9,7 +9,7 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.instances import Decrypted, Instance
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.request import RequestStatus, Step
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
@@ -113,3 +113,14 @@ def test_status_says_what_is_waited_for_before_anybody_ran_into_it() -> None:
     world.ledger.block(world.ledger.requests()[0].id, None)
     assert "no application instance reports itself" in str(waiting_for(world))
     assert "no application instance reports itself" in fleet(world.pipeline)["waiting_for"]
+
+
+def test_status_says_why_a_step_that_runs_stands_still_and_since_when() -> None:
+    world = before_any_rotation()
+    run(world, Step.PRIMARY_KEY_ROLLOUT)
+    (walk,) = world.ledger.requests()
+    world.ledger.note_wait(walk.id, "clients shard 00", "pausing: standby x is late")
+    assert waiting_for(world) == "clients shard 00: pausing: standby x is late (since 2026-01-05 09:00:00 UTC)"
+    world.ledger.set_status(walk.id, RequestStatus.PAUSED)
+    assert "is paused; go on with" in str(waiting_for(world))
+    assert str(waiting_for(world)).endswith(" (since 2026-01-05 09:00:00 UTC)")

@@ -18,6 +18,7 @@ TEXT = ApprovalText(
     target="v2",
     columns=("clients.first_name", "billing.Invoices.note"),
     rollout="none: nobody is asked",
+    not_looked_at=(("Not searched", "bit strings (scans.pixels); logs"), ("Replicas declared gone", "none")),
     required=2,
     officers=("A" * 40, "B" * 40),
     recipients=("F" * 40,),
@@ -38,6 +39,8 @@ From: v1 abababababababababababababababababababababababababababababababab
 To: v2
 Columns: clients.first_name, billing.Invoices.note
 Rollout: none: nobody is asked
+Not searched: bit strings (scans.pixels); logs
+Replicas declared gone: none
 Officers: 2 of AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA, BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB
 Recipients: FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF
 Audit head: 41 cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd

@@ -9,6 +9,7 @@ import pytest
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer
+from keyrotation_pipeline.model.blind_spots import BlindSpots, Unsearched
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
@@ -235,3 +236,22 @@ def test_a_stored_signature_that_no_longer_verifies_authorises_nothing(world: Fa
     world.ledger.state.signatures[rotation.id] = [ada, replace(ben, signature=b"forged")]
     with pytest.raises(ApprovalError, match="not over this text"):
         require_authorised(world.pipeline, rotation, world.pipeline.keys.read())
+
+
+def test_the_text_says_what_nobody_looks_at_and_no_more_may_be_unseen_when_the_walk_begins(world: FakeWorld) -> None:
+    world.database.unseen = replace(world.database.unseen, gone=("reports@local",))
+    rotation = approved(world)
+    text = world.ledger.approval_text(rotation.id).decode()
+    assert "\nNot searched: values that are compressed" in text
+    assert "\nNot seen: standbys behind standbys" in text
+    assert "\nReplicas declared gone: reports@local\n" in text
+    world.database.unseen = replace(world.database.unseen, gone=("reports@local", "exports@local"))
+    with pytest.raises(ApprovalError, match=r"no longer what its text for signing says \(Replicas declared gone\)"):
+        require_authorised(world.pipeline, rotation, world.pipeline.keys.read())
+
+
+def test_a_walk_that_has_begun_goes_on_with_what_was_signed_of_the_unseen(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
+    world.database.unseen = BlindSpots((Unsearched("bit strings", ("scans.new",)),), gone=("old@primary",))
+    require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())

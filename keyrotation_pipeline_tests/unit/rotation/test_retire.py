@@ -17,11 +17,13 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, BlindSpots, Unsearched
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.facts import as_json
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline.model.progress import Wait
+from keyrotation_pipeline.model.proof import AccountedReplica, Moment
 from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -96,8 +98,9 @@ def test_the_old_key_leaves_the_applications_and_is_kept(world: FakeWorld, autho
 
 def test_intent_is_committed_first_and_the_key_goes_last_before_the_outcome_commits(world: FakeWorld) -> None:
     retire_now(world)
-    assert world.journal.entries[-5:] == [
+    assert world.journal.entries[-6:] == [
         f"event {INTENT}",
+        "event replicas_accounted",
         f"event {RETIRED}",
         "keys.archive v1",
         "keys.move v1",
@@ -234,14 +237,14 @@ def test_a_fence_changed_after_the_proof_blocks_is_proven_again_and_then_lets_go
 def test_dying_at_any_change_and_retiring_again_ends_with_one_outcome(
     monkeypatch: pytest.MonkeyPatch, authority: Authority
 ) -> None:
-    for die_at in range(5):
+    for die_at in range(6):
         world = fake_pipeline(ROWS)
         proven(world)
         world.journal.die_at = len(world.journal.entries) + die_at
         with pytest.raises(ProcessKilled):
             retire_now(world)
         assert RETIRED not in world.ledger.event_names(), "what was not committed was not recorded"
-        assert (V1 in world.keys.archived()) is (die_at == 4)
+        assert (V1 in world.keys.archived()) is (die_at == 5)
 
         world.journal.die_at = None
         facts = retire_now(world)
@@ -249,3 +252,42 @@ def test_dying_at_any_change_and_retiring_again_ends_with_one_outcome(
         assert facts["taken_from_applications"] == ["v1"]
         assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
         assert world.ledger.event_names().count(RETIRED) == 1
+
+
+def test_the_chain_has_how_each_replica_was_accounted_for_and_who_signed_that_one_is_gone(world: FakeWorld) -> None:
+    world.database.replicas = (
+        AccountedReplica("reports@local", "standby", START, START, "0/5"),
+        AccountedReplica("exports@local", "standby", START, START, None),
+    )
+    world.database.unseen = BlindSpots((Unsearched("bit strings", ("scans.pixels",)),))
+    facts = retire_now(world)
+    assert world.ledger.event_names().index("replicas_accounted") < world.ledger.event_names().index(RETIRED)
+    accounted = world.ledger.facts_of("replicas_accounted")
+    assert [(each["name"], each["replayed"]) for each in accounted["replicas"]] == [
+        ("reports@local", "0/5"),
+        ("exports@local", None),
+    ]
+    assert (accounted["gone_as_signed"], accounted["gone_as_configured"]) == ([], ["exports@local"])
+    assert "bit strings (scans.pixels)" in str(facts["not_searched"])
+
+
+def test_a_replica_that_was_declared_gone_before_the_officers_signed_is_gone_by_their_signatures(
+    authority: Authority,
+) -> None:
+    world = fake_pipeline(ROWS)
+    world.database.unseen = BlindSpots(NEVER_SEARCHED, gone=("exports@local",))
+    world.database.replicas = (AccountedReplica("exports@local", "standby", START, START, None),)
+    proven(world)
+    retire_now(world)
+    assert world.ledger.facts_of("replicas_accounted")["gone_as_signed"] == ["exports@local"]
+
+
+def test_whom_the_retirement_waits_for_is_noted_until_it_goes_on(world: FakeWorld) -> None:
+    rotation = world.ledger.current()
+    assert rotation is not None
+    world.database.holders = [("session 7 is in an old transaction",), ()]
+    noted: list[tuple[Wait, ...]] = []
+    world.clock.sleep = lambda seconds: noted.append(world.ledger.waits(rotation.id))  # type: ignore[method-assign]  # noqa: ARG005
+    retire_now(world)
+    assert noted == [(Wait("retired_key", "session 7 is in an old transaction", START),)]
+    assert world.ledger.waits(rotation.id) == ()

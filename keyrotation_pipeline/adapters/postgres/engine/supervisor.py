@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.throttle import reason_to_pause
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.ledger.waits import end_wait, note_wait
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
@@ -74,6 +75,7 @@ class Supervisor:
     _saved: float = field(default_factory=CLOCK.monotonic)
     _seen_page: int = 0
     _vacuums: dict[int, Vacuum] = field(default_factory=dict)
+    _waiting_for: str = ""
 
     def begin(self, relation: Relation, pages: PageRange) -> None:
         """Begin the next relation, or the next slice of one."""
@@ -89,6 +91,7 @@ class Supervisor:
     def finish(self, pages: PageRange) -> None:
         """Leave a relation or slice that is done."""
         self._pages = pages
+        self._go_on()
         self._tell()
         self._earlier_pages += pages.end - pages.first
         self._pages = None
@@ -114,8 +117,8 @@ class Supervisor:
         self.batch_size.resume()
 
     def wait_a_second(self, note: str) -> None:
-        """Wait for others, and report the reason."""
-        self._tell(note)
+        """Wait for others, and tell the reason."""
+        self._wait_for(note)
         CLOCK.sleep(TICK_SECONDS)
         obey(self.connection, self.request)
 
@@ -137,8 +140,21 @@ class Supervisor:
             obey(self.connection, self.request)
             reason = reason_to_pause(self.connection, self.request, relation, self.limits)
             if not reason:
+                self._go_on()
                 return
-            self._tell(f"pausing: {reason}")
+            self._wait_for(f"pausing: {reason}")
+
+    def _wait_for(self, note: str) -> None:
+        """Report why nothing is rewritten now, and note it for `status`."""
+        self._tell(note)
+        if note != self._waiting_for:
+            note_wait(self.connection, self.request, self.subject, note)
+            self._waiting_for = note
+
+    def _go_on(self) -> None:
+        if self._waiting_for:
+            end_wait(self.connection, self.request, self.subject)
+            self._waiting_for = ""
 
     def _tell(self, note: str = "") -> None:
         done = self._earlier_pages + (self._pages.next - self._pages.first if self._pages else 0)

@@ -5,9 +5,8 @@ relation; a column with hits is read once more to tell what they are. Large cell
 
 Large objects and definitions (defaults, constraints, views, functions, comments) are searched too, in `elsewhere`.
 
-Not searched: views and partitioned parents (no rows of their own), generated columns (they follow from columns of the
-same row, which are declared or searched), temporary tables, the schema keyrotation, other databases of the server; text
-that is compressed, encrypted, or encoded as base64, hex or UTF-16; values that are divided among several cells.
+Views and partitioned parents have no rows of their own, and generated columns follow from columns of the same row,
+which are declared or searched. What else is not searched is told by `unsearched`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     value_class,
 )
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
+from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -58,8 +58,8 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 JOIN bearing b ON b.oid = a.atttypid JOIN pg_type t ON t.oid = a.atttypid
-WHERE c.relkind IN ('r', 'm', 'f') AND c.relispopulated AND c.relpersistence <> 't'
-  AND n.nspname <> ALL(ARRAY['information_schema', 'keyrotation']) AND n.nspname !~ '^pg_'
+WHERE c.relkind IN ('r', 'm', 'f') AND c.relispopulated AND c.relpersistence <> 't' AND c.oid >= 16384
+  AND n.nspname !~ '^pg_' AND NOT (n.nspname = 'keyrotation' AND c.relname = ANY(%s))
 GROUP BY c.oid, n.nspname, c.relname, c.relkind
 ORDER BY n.nspname, c.relname
 """
@@ -191,7 +191,7 @@ def _searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[
 
 
 def _catalog(connection: Connection) -> list[_Row]:
-    return cast("list[_Row]", connection.execute(_COLUMNS).fetchall())
+    return cast("list[_Row]", connection.execute(_COLUMNS, (list(OWN_TABLES),)).fetchall())
 
 
 def _search(connection: Connection, relation: _Searched) -> list[Finding]:

@@ -31,10 +31,10 @@ _PIECE_BYTES, _STEP_BYTES = 1024 * 1024, 1024 * 1024 - 1024
 _UNREADABLE = "SELECT count(*) FROM pg_largeobject_metadata m WHERE NOT ({readable})"
 
 # Whoever inserts a row without the column writes its default; the others are found by whoever reads the schema.
+# (A view's text is in pg_rewrite too, as rule _RETURN.)
 _IN_DEFINITIONS = """
 WITH own(oid) AS (
-    SELECT oid FROM pg_namespace
-    WHERE nspname <> ALL (ARRAY['information_schema', 'keyrotation']) AND nspname !~ '^pg_'
+    SELECT oid FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'
 ), definition(place, part, text) AS (
     SELECT a.attrelid::regclass::text, a.attname || ' (default)', pg_get_expr(d.adbin, d.adrelid)
     FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
@@ -42,12 +42,29 @@ WITH own(oid) AS (
     FROM pg_constraint WHERE contype = 'c'
     UNION ALL SELECT oid::regclass::text, 'view definition', pg_get_viewdef(oid)
     FROM pg_class WHERE relkind IN ('v', 'm') AND relnamespace IN (SELECT oid FROM own)
-    UNION ALL SELECT proname, 'function body', prosrc FROM pg_proc WHERE pronamespace IN (SELECT oid FROM own)
+    UNION ALL SELECT proname, 'function body', concat(prosrc, pg_get_function_sqlbody(oid))
+    FROM pg_proc WHERE pronamespace IN (SELECT oid FROM own)
+    UNION ALL SELECT proname, 'function arguments', pg_get_function_arguments(oid)
+    FROM pg_proc WHERE pronamespace IN (SELECT oid FROM own) AND proargdefaults IS NOT NULL
+    UNION ALL SELECT tgrelid::regclass::text, format('trigger %%s', tgname), pg_get_triggerdef(oid)
+    FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT ev_class::regclass::text, format('rule %%s', rulename), pg_get_ruledef(oid)
+    FROM pg_rewrite WHERE rulename <> '_RETURN' AND ev_class >= 16384
+    UNION ALL SELECT oid::regclass::text, 'partition bound', pg_get_expr(relpartbound, oid)
+    FROM pg_class WHERE relpartbound IS NOT NULL
+    UNION ALL SELECT oid::regtype::text, 'default of the type', typdefault FROM pg_type WHERE typdefault IS NOT NULL
+    UNION ALL SELECT enumtypid::regtype::text, 'label of the type', enumlabel FROM pg_enum
+    UNION ALL SELECT srvname, 'server options', srvoptions::text FROM pg_foreign_server
+    UNION ALL SELECT ftrelid::regclass::text, 'foreign table options', ftoptions::text FROM pg_foreign_table
+    UNION ALL SELECT 'database or role', 'settings', setconfig::text FROM pg_db_role_setting
+    WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+    UNION ALL SELECT classoid::regclass::text, 'security label', label FROM pg_seclabel
     UNION ALL SELECT indrelid::regclass::text, format('index %%s', indexrelid::regclass), pg_get_indexdef(indexrelid)
     FROM pg_index WHERE indexprs IS NOT NULL OR indpred IS NOT NULL
     UNION ALL SELECT polrelid::regclass::text, format('policy %%s', polname),
         concat(pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)) FROM pg_policy
     UNION ALL SELECT classoid::regclass::text, 'comment', description FROM pg_description WHERE objoid >= 16384
+    UNION ALL SELECT classoid::regclass::text, 'comment', description FROM pg_shdescription
 )
 SELECT regexp_replace(place, '^public\\.', ''), part, count(*) FROM definition
 WHERE text COLLATE "C" ~ %s GROUP BY 1, 2 ORDER BY 1, 2

@@ -11,10 +11,11 @@ from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, 
 from keyrotation_pipeline.model.columns import EncryptedTable
 
 # The planner must not answer from a fence (a constraint that was marked valid by hand made a count say 0), nor from an
-# index, which may be damaged. To compile the expressions would cost more than it saves.
+# index, which may be damaged. To compile the expressions would cost more than it saves. As hex, bytea inside of another
+# type would hide its text.
 _FROM_THE_HEAP = (
     "SET LOCAL constraint_exclusion = off; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; "
-    "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off"
+    "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; SET LOCAL bytea_output = 'escape'"
 )
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from keyrotation_pipeline.adapters.postgres.ledger import waits
 from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
 from keyrotation_pipeline.adapters.postgres.ledger.raised_flags import RaisedFlags
 from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
 from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_facts, count_of, jsonb
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.progress import ShardProgress
+from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 
@@ -57,6 +58,18 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
             )
             for row in self.query(_SHARDS, (request,))
         )
+
+    def note_wait(self, request: str, place: str, waiting_for: str) -> None:
+        """See `Ledger.note_wait`."""
+        waits.note_wait(self.connection, request, place, waiting_for)
+
+    def end_wait(self, request: str, place: str) -> None:
+        """See `Ledger.end_wait`."""
+        waits.end_wait(self.connection, request, place)
+
+    def waits(self, request: str) -> tuple[Wait, ...]:
+        """See `Ledger.waits`."""
+        return waits.waits(self.connection, request)
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
         """See `Ledger.save_counts`; counts that say the same as the last ones get no audit event."""

@@ -4,7 +4,15 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import PreflightError
 
 # The newest revision in migrations/versions: what `migrate` brings a database to.
-HEAD = "0009"
+HEAD = "0010"
+
+# Tables of ours that are not searched for values: they hold what people and applications wrote of themselves. Whatever
+# else stands in the schema keyrotation is searched.
+OWN_TABLES = (
+    "alembic_version", "application_instances", "audit_events", "audit_head", "checked_tables", "incident_flag",
+    "key_rotation_audit", "key_versions", "quarantine", "replicas", "rosters", "rotation_steps", "rotations",
+    "shard_walks", "signatures", "table_counts", "waits",
+)  # fmt: skip
 
 
 def require_migrated(connection: Connection) -> None:

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
 from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, locks
+from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, locks, replicas
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
@@ -63,7 +63,9 @@ def zero_old_rows(
     proven_at = row[0] if row else None
     if not isinstance(proven_at, datetime):
         raise ProofError("the database told no time; run this step again")
-    return ZeroOldRows(version, tuple(str(table.name) for table in tables), 0, values, moment.lsn, proven_at)
+    names = tuple(str(table.name) for table in tables)
+    seen = replicas.accounted(connection, declared)
+    return ZeroOldRows(version, names, 0, values, moment.lsn, proven_at, seen)
 
 
 def _require_read_committed(connection: Connection) -> None:

@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
-from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError
+from keyrotation_pipeline.model.proof import AccountedReplica
 
 # A standby is named by its slot, else by its application_name and address. Whoever reports no replay shows no rows:
 # base backups and WAL receivers. A logical slot tells what its subscriber has, also without a connection. Slots that
 # PostgreSQL itself makes while it copies a table are gone again soon.
-_CONNECTED = """
-SELECT coalesce('slot ' || s.slot_name, coalesce(nullif(r.application_name, ''), 'unnamed') || '@'
-                || coalesce(host(r.client_addr), 'local')) AS name,
+STANDBY_NAME = """coalesce('slot ' || s.slot_name, coalesce(nullif(r.application_name, ''), 'unnamed') || '@'
+    || coalesce(host(r.client_addr), 'local'))"""
+_CONNECTED = f"""
+SELECT {STANDBY_NAME} AS name,
        CASE WHEN a.datname IS NULL THEN 'standby' ELSE 'subscriber' END AS kind,
        r.replay_lsn AS replayed
 FROM pg_stat_replication r
@@ -31,11 +34,11 @@ LEFT JOIN pg_stat_activity a ON a.pid = r.pid
 WHERE (a.datname IS NULL OR a.datname = current_database()) AND r.replay_lsn IS NOT NULL AND r.state <> 'backup'
   AND (s.slot_name IS NULL OR NOT s.temporary AND s.slot_name !~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$')
 UNION ALL
-SELECT 'slot ' || slot_name, CASE slot_type WHEN 'logical' THEN 'subscriber' ELSE 'slot' END, NULL
+SELECT 'slot ' || slot_name, CASE slot_type WHEN 'logical' THEN 'subscriber' ELSE 'slot' END, confirmed_flush_lsn
 FROM pg_replication_slots
 WHERE NOT active AND NOT temporary AND (database IS NULL OR database = current_database())
   AND slot_name !~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$'
-"""
+"""  # noqa: S608  text of our own
 
 _WRITE_DOWN = f"""
 INSERT INTO keyrotation.replicas AS known (name, kind, connections)
@@ -45,13 +48,14 @@ SET last_seen_at = clock_timestamp(), connections = greatest(known.connections, 
 """  # noqa: S608  text of our own
 
 # Whoever was last seen before the open request was accounted for by the one before.
-_ABSENT = f"""
-SELECT known.name, known.kind, known.last_seen_at, known.connections - count(connected.name)
+_SEEN = f"""
+SELECT known.name, known.kind, known.first_seen_at, known.last_seen_at,
+       (known.connections - count(connected.name))::int AS missing, min(connected.replayed)::text AS replayed
 FROM keyrotation.replicas AS known
 LEFT JOIN ({_CONNECTED}) AS connected ON connected.name = known.name AND connected.kind <> 'slot'
 WHERE known.last_seen_at >= coalesce((
     SELECT min(requested_at) FROM keyrotation.rotations WHERE status NOT IN ('finished', 'cancelled')), '-infinity')
-GROUP BY known.name HAVING count(connected.name) < known.connections ORDER BY known.name
+GROUP BY known.name ORDER BY known.name
 """  # noqa: S608  text of our own
 
 _WRITABLE = "SELECT to_regclass('keyrotation.replicas') IS NOT NULL AND NOT pg_is_in_recovery()"
@@ -86,18 +90,76 @@ def write_down(connection: Connection) -> None:
         connection.execute(_WRITE_DOWN)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A replica that was seen since the request.
+
+    Args:
+        missing: how many of its connections are not there.
+        replayed: what those that are there have all replayed; None if none is.
+    """
+
+    name: str
+    kind: str
+    first_seen_at: datetime
+    last_seen_at: datetime
+    missing: int
+    replayed: str | None
+
+    def as_gone(self) -> AccountedReplica:
+        return AccountedReplica(self.name, self.kind, self.first_seen_at, self.last_seen_at, None)
+
+    def as_replayed(self) -> AccountedReplica:
+        return AccountedReplica(self.name, self.kind, self.first_seen_at, self.last_seen_at, self.replayed)
+
+    def absence(self) -> str:
+        what = f"{self.kind} {self.name!r}" if self.kind != "slot" else f"the receiver of {self.name!r}"
+        more = f" ({self.missing} connections of that name are missing)" if self.missing > 1 else ""
+        return (
+            f"{what}, last seen {self.last_seen_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, is not connected{more}, so it "
+            "may still show old values; start it again and let it catch up, or if it exists no more add "
+            f"{self.name!r} to [database] gone_replicas"
+        )
+
+
 def absent(connection: Connection, declared: Replicas) -> Iterator[str]:
     """Who was seen and is not connected, one sentence each; those declared gone are left out."""
+    for each in _seen(connection):
+        if each.missing > 0 and each.name not in declared.gone:
+            yield each.absence()
+
+
+def accounted(connection: Connection, declared: Replicas) -> tuple[AccountedReplica, ...]:
+    """Everybody who was seen since the request, and what each has replayed; to be asked when nobody holds any more.
+
+    Raises:
+        BlockedError: one has dropped out just now.
+    """
+    found = []
+    for each in _seen(connection):
+        if each.missing <= 0:
+            found.append(each.as_replayed())
+        elif each.name in declared.gone:
+            found.append(each.as_gone())
+        else:
+            raise BlockedError(each.absence())
+    return (*found, *(_asked_itself(url) for url in declared.standbys))
+
+
+def _seen(connection: Connection) -> list[_Seen]:
     if connection.execute(_WRITABLE).fetchone() != (True,):
-        return
-    for name, kind, seen, missing in connection.execute(_ABSENT).fetchall():
-        if name not in declared.gone:
-            what = f"{kind} {name!r}" if kind != "slot" else f"the receiver of {name!r}"
-            more = f" ({missing} connections of that name are missing)" if int(str(missing)) > 1 else ""
-            yield (
-                f"{what}, last seen {_instant(seen)}, is not connected{more}, so it may still show old values; start "
-                f"it again and let it catch up, or if it exists no more add {name!r} to [database] gone_replicas"
-            )
+        return []
+    rows: list[Any] = connection.execute(_SEEN).fetchall()
+    return [_Seen(*row) for row in rows]
+
+
+def _asked_itself(url: str) -> AccountedReplica:
+    try:
+        with closing(connect(url)) as standby:
+            (replayed,) = standby.execute("SELECT pg_last_wal_replay_lsn()::text").fetchall()[0]
+    except (KeyRotationError, psycopg.Error):
+        raise BlockedError(_unanswered(display_name(url))) from None
+    return AccountedReplica(display_name(url), "standby", None, None, str(replayed))
 
 
 def asked(
@@ -117,10 +179,14 @@ def asked(
                 wrong = _wrong(name, stands, (theirs,) == system, replayed, lsn)
                 yield from [wrong] if wrong else [f"on standby {name}: {each}" for each in look(standby)]
         except (KeyRotationError, psycopg.Error):
-            yield (
-                f"standby {name} of [database] standbys cannot be asked what it has replayed; start it and let this "
-                "role connect, or if it exists no more take it out of the configuration"
-            )
+            yield _unanswered(name)
+
+
+def _unanswered(name: str) -> str:
+    return (
+        f"standby {name} of [database] standbys cannot be asked what it has replayed; start it and let this role "
+        "connect, or if it exists no more take it out of the configuration"
+    )
 
 
 def _wrong(name: str, stands: object, same: object, replayed: object, lsn: str) -> str:
@@ -129,7 +195,3 @@ def _wrong(name: str, stands: object, same: object, replayed: object, lsn: str) 
     if not stands:
         return f"{name} of [database] standbys is no standby any more; correct its URL, or take it out"
     return "" if replayed else f"standby {name} has not replayed {lsn}; wait until it catches up"
-
-
-def _instant(moment: object) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if isinstance(moment, datetime) else "earlier"
