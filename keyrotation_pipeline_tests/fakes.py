@@ -40,8 +40,9 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer, PinnedRoster, Roster, Signature, VerifiedSignature
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
-from keyrotation_pipeline.model.backups import KeyBackup
+from keyrotation_pipeline.model.backups import BackupStanding, KeyBackup
 from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, BlindSpots
+from keyrotation_pipeline.model.certificates import CertificateStanding
 from keyrotation_pipeline.model.columns import (
     EncryptedTable,
     Finding,
@@ -244,6 +245,7 @@ class FakeVault:
 
     backups: dict[KeyVersion, KeyBackup] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
+    stands: BackupStanding = field(default_factory=lambda: BackupStanding(START, "backup-20260105-090000.json"))
 
     def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
         self.journal.note(f"vault.store_key {version}")
@@ -254,6 +256,9 @@ class FakeVault:
     def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
         backup = self.backups.get(version)
         return backup if backup is not None and backup.fingerprint == fingerprint else None
+
+    def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
+        return self.stands
 
 
 @dataclass
@@ -300,6 +305,7 @@ class FakeSignatures:
     revoked: set[str] = field(default_factory=set)
     expired: dict[str, datetime] = field(default_factory=dict)
     lone_officer_allowed: bool = True
+    standings: tuple[CertificateStanding, ...] = ()
 
     def verify(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
@@ -332,6 +338,9 @@ class FakeSignatures:
         since = self.expired.get(officer.fingerprint)
         if since is not None and (at is None or at >= since):
             raise ApprovalError(f"the certificate of {officer.name} has expired; extend it")
+
+    def certificates(self) -> tuple[CertificateStanding, ...]:
+        return self.standings
 
 
 @dataclass

@@ -58,7 +58,8 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         vouching: see `Seals`.
     """
     local = BackupDirectory(settings.backup_directory)
-    recipients = _recipients(settings, pipeline.ledger, pipeline.clock)
+    # One officer's certificate that expired must not keep the others from a backup; that it did is told all the same.
+    recipients = _recipients(settings, pipeline.ledger, pipeline.clock, needs_all=False)
     source = PostgresDump(url, partial(connect, url), settings.backup.postgres_binaries)
     return BackupSite(
         pipeline=pipeline,
@@ -127,8 +128,9 @@ def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, byt
     return name, _opened(known.model_copy(update={"bucket": bucket, "prefix": folder}), clock).read(name)
 
 
-def _recipients(settings: Settings, ledger: Ledger, clock: Clock) -> BackupRecipients:
-    return BackupRecipients(GnuPG(settings.home / "gnupg", clock), settings.recipients, ledger.pinned_roster)
+def _recipients(settings: Settings, ledger: Ledger, clock: Clock, *, needs_all: bool = True) -> BackupRecipients:
+    gpg = GnuPG(settings.home / "gnupg", clock)
+    return BackupRecipients(gpg, settings.recipients, ledger.pinned_roster, needs_all=needs_all)
 
 
 def _offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:

@@ -1,6 +1,6 @@
 """The daily backup: every key that anything may still need, and the database beside them, at one moment."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,8 @@ from keyrotation_pipeline.assurance import retention
 from keyrotation_pipeline.assurance.sets import copy_set
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.verify import require_signatures
-from keyrotation_pipeline.errors import BackupError, KeyRotationError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, dump_name, free_stamp
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -57,8 +57,8 @@ class BackupMade:
 def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     """Back up every key and, with `database`, the database; in the local directory first, then in the other places.
 
-    A key that cannot be backed up, or a dump that fails, does not keep the rest from being backed up; it is then an
-    error all the same.
+    A key that cannot be backed up, a key store that does not answer, a dump that fails, a recipient whose certificate
+    has expired: none of them keeps the rest from being backed up; each is an error all the same.
 
     Raises:
         BackupError: something could not be backed up; says what, and what was.
@@ -68,44 +68,64 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     ledger = site.pipeline.ledger
     with ledger.lock("backup"):
         site.local.require_usable()
+        _require_signed_destructions(site.pipeline)
         stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
-        roster = pinned_roster(site.pipeline)
+        dump, failures = _dump(site, stamp) if database else (None, [])
         keys, lost = _keys(site, stamp)
-        dump, not_dumped = _dump(site, stamp) if database else (None, [])
+        failures = [*_unusable_recipients(site.pipeline), *lost, *failures]
+        if not keys and dump is None:
+            ledger.append(BackupIncomplete(None, tuple(failures)))
+            raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
+        roster = pinned_roster(site.pipeline)
         made = BackupSet(stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest)
         site.seals.write(site.local, made)
         places, not_copied = _copied(site, made)
+        failures += not_copied
         removed = retention.remove_expired(site, made.made_at)
         done = BackupMade(made, places, removed, tuple(_warnings(site)))
-        failures = [*lost, *not_dumped, *not_copied]
-        kind = EventKind.BACKUP_INCOMPLETE if failures else EventKind.BACKUP_MADE
-        ledger.append(Note(kind, {**done.facts(), "failures": failures}))
+        _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
     if failures:
-        raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(failures)}")
+        raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
     return done
+
+
+def _record(pipeline: Pipeline, done: BackupMade, failures: tuple[str, ...]) -> None:
+    if not failures:
+        pipeline.ledger.append(Note(EventKind.BACKUP_MADE, done.facts()))
+        return
+    files = {file.name: file.sha256 for file in done.made.files}
+    pipeline.ledger.append(BackupIncomplete(done.made.name, failures, files, done.places))
+
+
+def _unusable_recipients(pipeline: Pipeline) -> list[str]:
+    """Who should be able to decrypt the backup, and will not be."""
+    certificates = pipeline.signatures.certificates()
+    return [each.unusable for each in certificates if each.encrypts and each.unusable is not None]
 
 
 def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]:
     """A file of every key that is not destroyed: rows, snapshots and kept dumps may need each of them."""
     registered = site.pipeline.ledger.keys()
     records = [record for record in registered if record.state is not KeyState.DESTROYED]
-    _require_signed_destructions(site.pipeline, {record.version for record in registered if record not in records})
     if not records:
-        raise BackupError("there is no key to back up; run `keyrotation init`")
-    stored = site.pipeline.keys.read()
+        return (), ["there is no key to back up; run `keyrotation init`"]
+    try:
+        stored = site.pipeline.keys.read()
+    except KeyStoreError as error:
+        return (), [str(error)]
     copies, failures = [], []
     for record in records:
         try:
             copies.append(_key(site, stored, record, stamp))
         except KeyRotationError as error:
             failures.append(str(error))
-    if not copies:
-        raise BackupError(f"no key can be backed up: {'; '.join(failures)}")
     return tuple(copies), failures
 
 
-def _require_signed_destructions(pipeline: Pipeline, destroyed: Set[KeyVersion]) -> None:
+def _require_signed_destructions(pipeline: Pipeline) -> None:
     """A key is left out only if officers signed its destruction: the database's owner can write everything else."""
+    registered = pipeline.ledger.keys()
+    destroyed = {record.version for record in registered if record.state is KeyState.DESTROYED}
     for request in pipeline.ledger.requests():
         begun = request.status in {RequestStatus.RUNNING, RequestStatus.FINISHED}
         if request.action == RequestAction.DESTROY and begun and request.source in destroyed:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
@@ -21,37 +22,91 @@ _TESTS = (EventKind.RECOVERY_TEST_PASSED, EventKind.RECOVERY_TEST_FAILED, EventK
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """When the newest backup was made and the last test passed; a sentence for each thing that is amiss."""
+    """When the newest complete backup was made and the last test passed, and a sentence for each thing that is amiss.
+
+    Args:
+        attention: what must be mended now (red).
+        warnings: what must be before it costs something (amber).
+    """
 
     last_backup: datetime | None
     last_recovery_test: datetime | None
     attention: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> Protection:
-    """Look at the key backups and at what the audit says of recovery tests."""
-    made, amiss = _backups(pipeline, records)
-    if made is not None and now - made > BACKUP_STALE_AFTER:
-        amiss.append(f"the last backup is of {made:%Y-%m-%d %H:%M} UTC; run `keyrotation backup`, or `keyrotation up`")
+    """Look at the backups, the certificates, and at what the audit says of recovery tests."""
+    lights = backup_lights(pipeline, records, now)
     tests: dict[str, Entry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
     passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
-    amiss += _tests_amiss(tests, passed, min((record.created_at for record in records), default=now), now)
-    return Protection(made, passed, tuple(amiss))
+    tested = _tests_amiss(tests, passed, _since(records, now), now)
+    red = (*lights.attention, *_unbacked(pipeline, records), *tested)
+    return Protection(lights.last, passed, tuple(dict.fromkeys(red)), lights.warnings)
 
 
-def _backups(pipeline: Pipeline, records: Sequence[KeyRecord]) -> tuple[datetime | None, list[str]]:
-    newest: list[datetime] = []
-    amiss: list[str] = []
+@dataclass(frozen=True, slots=True)
+class BackupLights:
+    """The newest complete backup, what is red about backups, and what is amber."""
+
+    last: datetime | None
+    attention: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> BackupLights:
+    """What `status` and the check `backup_decrypts` say alike.
+
+    A backup that is incomplete is amber at once, and red when there was no complete one for a day. A certificate that
+    ends within thirty days is amber, one that cannot be encrypted to any more is red.
+    """
+    certificates = pipeline.signatures.certificates()
+    red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]
+    amber = [sentence for each in certificates if (sentence := each.ends_soon(now)) is not None]
+    try:
+        found = pipeline.vault.standing(records)
+    except BackupError as error:  # the place does not answer, which must not hide the rest of the status
+        return BackupLights(None, (*red, str(error)), tuple(dict.fromkeys(amber)))
+    incomplete = [*_last_failures(pipeline), *found.amiss]
+    if now - (found.last or _since(records, now)) > BACKUP_STALE_AFTER:
+        red += [_stale(found.last), *incomplete]
+    else:
+        amber += incomplete if found.last or incomplete else [_stale(None)]
+    return BackupLights(found.last, tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber)))
+
+
+def _stale(last: datetime | None) -> str:
+    if last is None:
+        return "no backup of keys and database is complete in every place yet; run `keyrotation backup`"
+    return (
+        f"the last backup is of {last:%Y-%m-%d %H:%M} UTC: the last with keys and database, complete in every place; "
+        "run `keyrotation backup`, or `keyrotation up`"
+    )
+
+
+def _since(records: Sequence[KeyRecord], now: datetime) -> datetime:
+    """When there began to be something to back up."""
+    return min((record.created_at for record in records), default=now)
+
+
+def _last_failures(pipeline: Pipeline) -> Iterator[str]:
+    """What the last backup lacks, by the audit; nothing if it was complete."""
+    runs = list(entries(pipeline.ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE))
+    if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
+        for failure in read(BackupIncomplete, runs[-1].facts).failures:
+            yield f"the backup of {runs[-1].at:%Y-%m-%d %H:%M} UTC is incomplete: {failure}"
+
+
+def _unbacked(pipeline: Pipeline, records: Sequence[KeyRecord]) -> Iterator[str]:
     for record in records:
         try:
             backup = pipeline.vault.key_backup(record.version, record.fingerprint)
-        except BackupError as error:  # the place does not answer, which must not hide the rest of the status
-            return max(newest, default=None), [str(error)]
-        if backup is not None:
-            newest.append(backup.made_at)
-        elif record.state in _LIVE:  # a rotation that has just made the key is about to back it up
-            amiss.append(f"{record.version} has no intact backup; run `keyrotation backup`")
-    return max(newest, default=None), amiss
+        except BackupError as error:
+            yield str(error)
+            return
+        # A rotation that has just made the key is about to back it up.
+        if backup is None and record.state in _LIVE:
+            yield f"{record.version} has no intact backup; run `keyrotation backup`"
 
 
 def _tests_amiss(tests: Mapping[str, Entry], passed: datetime | None, since: datetime, now: datetime) -> Iterator[str]:

@@ -71,7 +71,12 @@ class Seals:
     @property
     def newest_with_dump(self) -> str | None:
         """Name of the last manifest that was signed for a set with a dump, by the audit; None: there is none."""
-        return next((each.manifest for each in reversed(tuple(self._sealed())) if each.has_dump), None)
+        return next(iter(self.sealed_with_dump), None)
+
+    @property
+    def sealed_with_dump(self) -> tuple[str, ...]:
+        """Names of all manifests that were signed for sets with a dump, by the audit, newest first."""
+        return tuple(each.manifest for each in reversed(self._sealed()) if each.has_dump)
 
     def _require_ours(self, place: BackupPlace, name: str, text: bytes) -> None:
         if self._vouched(name, text):

@@ -33,6 +33,8 @@ ROWS_SHARE = 0.7
 def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
     """Look at everything; a thing that cannot be looked at is told in `attention`, beside all others.
 
+    `warnings` has those that will be: they do not count for `--exit-code`.
+
     Args:
         urgent_too: whether `attention` also has what incidents say, which alerts tell by themselves.
     """
@@ -65,7 +67,8 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
         requests=tuple(pending_requests(pipeline)),
         audit=head,
         next_rotation_due=due.at if due else None,
-        attention=tuple(attention),
+        attention=tuple(dict.fromkeys(attention)),
+        warnings=protected.warnings,
     )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.backup import BackupMade, back_up
+from keyrotation_pipeline.assurance.backup import FEWEST_RECIPIENTS, BackupMade, back_up
+from keyrotation_pipeline.assurance.protection import backup_lights
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
@@ -80,19 +81,23 @@ def recovery_test_asset(context: dg.AssetExecutionContext, pipeline: PipelinePar
 
 @dg.asset_check(asset=KEY_BACKUP)
 def backup_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
-    """The newest set, and keys since, are whole in every place, read again now; decryption is not tried."""
+    """The newest set of keys and database, and keys since, are whole in every place, read again now.
+
+    Decryption is not tried. What is amber in `status` is a warning here, what is red there an error.
+    """
     with refusals(), pipeline.open_backups(actor_of(context)) as site:
-        wrong = [sentence for place in site.places for sentence in _wrong_in(place, site.seals)]
+        lights = backup_lights(site.pipeline, site.pipeline.ledger.keys(), site.pipeline.clock.now())
+        wrong = [*lights.attention, *(sentence for place in site.places for sentence in _wrong_in(place, site.seals))]
         places = ", ".join(place.description for place in site.places)
-        alone = site.recipients < 2  # noqa: PLR2004  two people
+        warnings = list(lights.warnings)
+        if site.recipients < FEWEST_RECIPIENTS:
+            warnings.append("only one certificate can decrypt")
     told = f"every file of the newest set downloads with its hash from {places}; {NOT_DECRYPTED}"
-    if alone:
-        told = f"only one certificate can decrypt; {told}"
     return dg.AssetCheckResult(
-        passed=not wrong and not alone,
+        passed=not wrong and not warnings,
         severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
-        description="; ".join(wrong) or told,
-        metadata={"wrong": len(wrong)},
+        description="; ".join(dict.fromkeys([*wrong, *warnings, *([] if wrong else [told])])),
+        metadata={"wrong": len(wrong), "last_backup": f"{lights.last:%Y-%m-%d %H:%M} UTC" if lights.last else "none"},
     )
 
 

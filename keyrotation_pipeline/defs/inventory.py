@@ -55,6 +55,7 @@ def _status_metadata(status: Status) -> Mapping[str, dg.MetadataValue]:
     attention = "\n".join(f"- {sentence}" for sentence in status.attention)
     return {
         "attention": dg.MetadataValue.md(attention or "nothing is overdue, blocked or stale"),
+        "warnings": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in status.warnings) or "none"),
         "rotation": dg.MetadataValue.text(rotation.phase if rotation else "none is open"),
         "waiting_for": dg.MetadataValue.text((rotation and rotation.waiting_for) or "nothing"),
     }

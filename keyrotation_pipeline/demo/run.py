@@ -12,7 +12,8 @@ from typing import Any
 
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly import database_url
-from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
+from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline
+from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.demo import clinic
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -107,6 +108,9 @@ def run_demo(
             if record.shard is None:
                 finished(record, seconds[record.step])
         tally = application.stop()
+        with open_backups(settings, actor=ACTOR) as site:
+            made = back_up(site).made
+            say(f"Backup {made.name}: every key and the database, encrypted to the officers")
         return DemoOutcome(
             rotation=pipeline.ledger.walk(rotation.id),
             counts=pipeline.database.count(pipeline.tables),

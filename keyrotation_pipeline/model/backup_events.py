@@ -1,7 +1,10 @@
 """What the audit says of backups, where it is read back."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from keyrotation_pipeline.model.events import EventKind, Fact
 
@@ -22,3 +25,19 @@ class BackupSealed(Fact):
     manifest: str
     sha256: str
     has_dump: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BackupIncomplete(Fact):
+    """A backup ended without some of what belongs into it; `failures` has a sentence for each.
+
+    Args:
+        manifest: of what was made all the same; None: nothing was.
+        files: what was made, by name, with the SHA-256.
+    """
+
+    kind: ClassVar = EventKind.BACKUP_INCOMPLETE
+    manifest: Annotated[str | None, Field(alias="set")]
+    failures: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+    places: tuple[str, ...] = ()

@@ -166,6 +166,21 @@ class KeyBackup:
     made_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class BackupStanding:
+    """Which backup counts: the newest set of keys and database that every configured place holds whole.
+
+    Args:
+        last: when that set was made; None: there is none.
+        manifest: its manifest's name.
+        amiss: one sentence for each reason why newer sets do not count.
+    """
+
+    last: datetime | None
+    manifest: str | None = None
+    amiss: tuple[str, ...] = ()
+
+
 def key_backup_in(made: BackupSet, copy: KeyCopy) -> KeyBackup:
     """One key of a set."""
     file = copy.file

@@ -92,6 +92,7 @@ class Status:
         incidents: those that nobody has closed, as `incident list --json` has them.
         requests: those that are not over, as `requests --json` has them.
         attention: one sentence for each thing that is overdue, blocked or stale.
+        warnings: one for each that will be; they do not count for `--exit-code`.
     """
 
     generated_at: datetime
@@ -107,6 +108,7 @@ class Status:
     audit: AuditHead
     next_rotation_due: datetime | None
     attention: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def other_requests(self) -> tuple[Mapping[str, Any], ...]:
@@ -139,4 +141,5 @@ class Status:
             "audit": {"seq": self.audit.seq, "head": self.audit.hash},
             "next_rotation_due": instant(self.next_rotation_due),
             "attention": list(self.attention),
+            "warnings": list(self.warnings),
         }

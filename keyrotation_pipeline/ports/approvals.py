@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
+from keyrotation_pipeline.model.certificates import CertificateStanding
 
 
 class SignatureVerifier(Protocol):
@@ -32,3 +33,6 @@ class SignatureVerifier(Protocol):
         Raises:
             ApprovalError: one certificate under two names, an expired or revoked one, fewer officers than required.
         """
+
+    def certificates(self) -> tuple[CertificateStanding, ...]:
+        """Every certificate that the configuration names, as it stands now; refuses none."""

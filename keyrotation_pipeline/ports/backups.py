@@ -11,8 +11,17 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, KeyBackup, KeyCopy, TableContent
+from keyrotation_pipeline.model.backups import (
+    BackupStanding,
+    DatabaseContent,
+    DatabaseCopy,
+    KeyBackup,
+    KeyCopy,
+    StoredFile,
+    TableContent,
+)
 from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 
 
@@ -28,6 +37,13 @@ class BackupVault(Protocol):
 
     def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
         """The newest backup of exactly this key that is, in every place, there with the hash that its manifest gives.
+
+        Raises:
+            BackupError: a place does not answer.
+        """
+
+    def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
+        """The newest set of all these keys and the database that every place holds.
 
         Raises:
             BackupError: a place does not answer.
@@ -181,6 +197,13 @@ class BackupPlace(Protocol):
 
     def holds(self, name: str, sha256: str) -> bool:
         """Whether exactly this file is there, by the checksum that the place keeps where it keeps one.
+
+        Raises:
+            BackupError: the place does not answer.
+        """
+
+    def seems(self, file: StoredFile) -> bool:
+        """Whether a file seems to be there, by what costs nothing to ask: its size, and the checksum of a small one.
 
         Raises:
             BackupError: the place does not answer.

@@ -34,6 +34,12 @@ def test_demo_ends_with_nothing_under_v1_and_v1_archived(demo: Folder) -> None:
         assert "v1" in table["fenced_against"]
 
 
+def test_after_the_demo_the_status_is_green(demo: Folder) -> None:
+    status = json.loads(demo.run("status", "--json", "--exit-code"))
+    assert (status["attention"], status["warnings"]) == ([], [])
+    assert status["last_backup"] is not None
+
+
 def test_demo_tells_what_the_application_met(demo: Folder) -> None:
     assert re.search(r"0 errors", demo.printed[0])
     assert re.search(r"0 lost writes", demo.printed[0])

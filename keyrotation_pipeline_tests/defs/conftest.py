@@ -15,6 +15,7 @@ from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.model.backups import BackupStanding
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.flags import FlagSource
@@ -141,6 +142,7 @@ def dagster(tmp_path: Path) -> Iterator[Dagster]:
     """A clinic under v1, with no rotation yet."""
     world = fake_pipeline(ROWS)
     world.clock.at = world.signatures.signed_at = datetime.now(UTC)
+    world.vault.stands = BackupStanding(world.clock.at)
     world.keys.live.pop(V2)
     world.keys.primary_version = V1
     world.vault.backups.pop(V2)

@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarterly_recovery_test
 from keyrotation_pipeline.defs.backups import backup_assets
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import BackupSet, KeyCopy, StoredFile, signature_name
+from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyCopy, StoredFile, signature_name
 from keyrotation_pipeline.model.manifest import render
 from keyrotation_pipeline_tests.defs.conftest import Dagster, places
 from keyrotation_pipeline_tests.fakes import V1, FakeSigner
@@ -162,3 +162,26 @@ def test_backup_decrypts_fails_while_there_is_no_backup(dagster: Dagster) -> Non
     found = dagster.check("backup_decrypts", "key_backup")
     assert not found.passed
     assert "has no backup; run `keyrotation backup`" in str(found.description)
+
+
+@pytest.mark.parametrize(
+    ("hours", "severity"),
+    [
+        pytest.param(1, dg.AssetCheckSeverity.WARN, id="amber at once"),
+        pytest.param(30, dg.AssetCheckSeverity.ERROR, id="red after a day"),
+    ],
+)
+def test_backup_decrypts_goes_by_what_status_calls_the_last_backup(
+    dagster: Dagster, hours: int, severity: dg.AssetCheckSeverity
+) -> None:
+    place = BackupDirectory(places["test"])
+    sha256 = "ab530a13e45914982b79f9b7e3fba994cfd1f3fb22f71cea1afbf02b460c6d1d"  # of b"message"
+    made = a_set(StoredFile(KEY_FILE, sha256, 7, ("F" * 40,)))
+    for name, content in (
+        (KEY_FILE, b"message"), (signature_name(made.name), FakeSigner().sign(render(made))), (made.name, render(made)),
+    ):  # fmt: skip
+        place.write(name, content)
+    dagster.world.vault.stands = BackupStanding(dagster.world.clock.at - timedelta(hours=hours), "x", ("no dump",))
+    found = dagster.check("backup_decrypts", "key_backup")
+    assert (found.passed, found.severity) == (False, severity)
+    assert "no dump" in str(found.description)

@@ -1,7 +1,9 @@
 """The daily backup: complete or loudly not, in two places, never plain on a disk, the last good one never removed."""
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +17,12 @@ from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.destruction import DESTROY
+from keyrotation_pipeline.assurance.protection import Protection, protection
 from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.errors import ApprovalError, BackupError, KeyRotationError
+from keyrotation_pipeline.errors import ApprovalError, BackupError, KeyRotationError, OpenPGPError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -29,10 +32,10 @@ from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline.model.request import Request, RequestStatus
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.opening import drawn_up
-from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt
+from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt, open_clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.contract.key_store import archive
-from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer, sign_at
+from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer, revoke, sign_at
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 
@@ -132,6 +135,52 @@ def test_a_pg_dump_that_dies_leaves_no_dump_and_says_so_though_its_pipe_closed_c
     assert kept.newest is None
     assert len(kept.sets[0].keys) == 2  # the keys are backed up all the same
     assert "backup_incomplete" in [json.loads(event.body)["event"] for event in site.pipeline.ledger.events()]
+
+
+def test_nights_of_failing_dumps_are_amber_at_once_and_red_after_a_day(local_clinic: Clinic, tmp_path: Path) -> None:
+    done, pipeline = back_up(local_clinic.site), local_clinic.site.pipeline
+
+    def seen() -> Protection:
+        return protection(pipeline, pipeline.ledger.keys(), local_clinic.clock.now())
+
+    assert (seen().last_backup, seen().attention, seen().warnings) == (done.made.made_at, (), ())
+    failing = with_binaries(local_clinic, dying_programs(tmp_path / "bin", "echo PGDMP; exit 3"))
+    local_clinic.clock.sleep(24 * 3600)
+    with pytest.raises(BackupError, match="is incomplete: pg_dump ended with 3"):
+        back_up(failing)
+    assert (seen().last_backup, seen().attention) == (done.made.made_at, ())
+    assert "is incomplete: pg_dump ended with 3" in seen().warnings[0]
+    local_clinic.clock.sleep(3 * 3600)
+    assert "the last backup is of" in seen().attention[0]
+    assert "is incomplete: pg_dump ended with 3" in seen().attention[1]
+
+
+def test_an_unusable_key_store_does_not_stop_the_dump(local_clinic: Clinic) -> None:
+    shutil.rmtree(local_clinic.settings.keys_directory)
+    with pytest.raises(BackupError, match=r"is incomplete: key store .*"):
+        back_up(local_clinic.site)
+    made, *_ = kept_sets(local_clinic.site.local, local_clinic.site.seals).sets
+    assert made.dump is not None
+    assert made.keys == ()
+    assert gpg_decrypt(local_clinic.officer, local_clinic.backups / made.dump.file.name)[:5] == b"PGDMP"
+
+
+def test_one_revoked_recipient_does_not_keep_the_others_from_a_backup(
+    tmp_path: Path, already_migrated: str, database_url: str, backup_officers: dict[str, DemoOfficer]
+) -> None:
+    leaving = make_officer(tmp_path, "Leaving")
+    with ExitStack() as stack:
+        clinic = open_clinic(stack, tmp_path, database_url, {**backup_officers, "security": leaving}, None)
+        revoke(leaving)
+        with pytest.raises(BackupError, match=r"is incomplete: certificate leaving\.asc .* is revoked"):
+            back_up(clinic.site)
+        made, *_ = kept_sets(clinic.site.local, clinic.site.seals).sets
+        assert made.dump is not None
+        stays = GnuPG(tmp_path / "g").read_certificate(clinic.officer.certificate).fingerprint
+        assert {file.recipients for file in made.files} == {(stays,)}
+        assert gpg_decrypt(clinic.officer, clinic.backups / made.dump.file.name)[:5] == b"PGDMP"
+        with pytest.raises(OpenPGPError, match="is revoked"):  # a key of a rotation is for all of them, or for nobody
+            clinic.site.pipeline.vault.store_key(V1, clinic.ring.material(V1), clinic.site.pipeline.ledger.head())
 
 
 def test_an_old_pg_dump_is_refused_before_it_runs(local_clinic: Clinic, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
-from keyrotation_pipeline.model.approval import Officer, VerifiedSignature
+from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
 from keyrotation_pipeline_tests.officers import (
     at_instant,
     make_expired_officer,
@@ -654,3 +655,41 @@ def test_an_error_of_the_disk_that_a_dump_is_written_to_is_not_blamed_on_gpg(
         gpg.encrypting(plain, recipients) as message,
     ):
         Path("/dev/full").write_bytes(message.read())
+
+
+def test_certificates_say_until_when_they_can_do_what_they_are_named_for(
+    gpg: GnuPG, tmp_path: Path, security_officer: DemoOfficer
+) -> None:
+    short = make_officer(tmp_path / "short", "Short", expires="20400101T000000")
+    subkey = short.gpg("--with-colons", "--list-keys").decode().split("fpr:::::::::")[2].split(":")[0]
+    short.gpg("--quick-set-expire", fingerprint(gpg, short), "20391231T120000", subkey)
+    short.export()
+    gone = make_expired_officer(tmp_path / "gone", "Gone")
+    named = [("Short", short.certificate), ("Security", security_officer.certificate)]
+    recipients = [short.certificate, gone.certificate, tmp_path / "nowhere.asc"]
+    found = OfficerSignatures(gpg, named, 2, recipients).certificates()
+    assert [(each.encrypts, each.ends_at) for each in found[:3]] == [
+        (False, datetime(2040, 1, 1, tzinfo=UTC)),
+        (False, None),
+        (True, datetime(2039, 12, 31, 12, tzinfo=UTC)),  # its key for encryption ends before the certificate does
+    ]
+    assert [each.unusable is None for each in found] == [True, True, True, False, False]
+    assert "has expired" in str(found[3].unusable)
+    assert "cannot be read" in str(found[4].unusable)
+
+
+def test_an_expired_recipient_is_left_out_where_that_is_allowed_unless_it_is_the_only_one(
+    gpg: GnuPG, tmp_path: Path, recovery_officer: DemoOfficer
+) -> None:
+    gone = make_expired_officer(tmp_path, "Gone").certificate
+    certificates = [gone, recovery_officer.certificate]
+    fingerprints = [gpg.read_certificate(each).fingerprint for each in certificates]
+    roster = Roster(2, (), tuple(fingerprints))
+    lenient = BackupRecipients(gpg, certificates, lambda: roster, needs_all=False)
+    assert lenient.recipients() == (fingerprints[1],)
+    assert recovery_officer.decrypt(lenient.encrypt(b"text")) == b"text"
+    with pytest.raises(OpenPGPError, match="has expired"):
+        BackupRecipients(gpg, certificates, lambda: roster).recipients()
+    alone = Roster(2, (), (fingerprints[0],))
+    with pytest.raises(OpenPGPError, match="has expired"):
+        BackupRecipients(gpg, [gone], lambda: alone, needs_all=False).recipients()

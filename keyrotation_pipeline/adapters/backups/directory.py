@@ -11,7 +11,9 @@ from typing import IO
 
 from keyrotation_pipeline.adapters.backups.digests import sha256_of
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.backups import StoredFile
 
+_SMALL_BYTES = 1 << 20
 _UNFINISHED = ".tmp"
 _ABANDONED_SECONDS = 3600
 
@@ -66,6 +68,14 @@ class BackupDirectory:
             return sha256_of(self.path(name)) == sha256
         except OSError:
             return False
+
+    def seems(self, file: StoredFile) -> bool:
+        """See `BackupPlace.seems`."""
+        try:
+            size_bytes = self.path(file.name).stat().st_size
+        except OSError:
+            return False
+        return size_bytes == file.size_bytes and (size_bytes > _SMALL_BYTES or self.holds(file.name, file.sha256))
 
     def write(self, name: str, content: bytes) -> None:
         """See `LocalPlace.write`."""

@@ -4,16 +4,18 @@
 counts as backed up only where every place has it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import copy_set, sets_of
+from keyrotation_pipeline.assurance.standing import standing
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import BackupSet, KeyBackup, free_stamp, key_backup_in
+from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyBackup, free_stamp, key_backup_in
+from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.ports.backups import BackupPlace, KeyFiles, LocalPlace
 from keyrotation_pipeline.ports.clock import Clock
 
@@ -53,6 +55,10 @@ class KeyVault:
             if all(place.holds(backup.name, backup.sha256) for place in needed):
                 return backup
         return None
+
+    def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
+        """See `BackupVault.standing`."""
+        return standing((*self.offsite, self.local), self.seals, records)
 
     def _backups(self, version: KeyVersion, fingerprint: str) -> Iterator[KeyBackup]:
         """By the manifests of each place, newest first; the local ones cost nothing to read."""

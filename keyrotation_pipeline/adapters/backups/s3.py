@@ -6,7 +6,7 @@ Credentials come from where boto3 looks for them. Source: the seed procedure, se
 import base64
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,14 +15,18 @@ from typing import Any
 
 import boto3
 from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from keyrotation_pipeline.adapters.backups.digests import sha256_of
 from keyrotation_pipeline.adapters.backups.directory import private_file
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.backups import StoredFile
 from keyrotation_pipeline.ports.clock import Clock
 
+_PART_BYTES = 8 << 20
+_TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _NO_LOCK = frozenset({"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "404"})
 
@@ -101,6 +105,7 @@ class S3Bucket:
                 self._bucket.name,
                 self._at(name)["Key"],
                 ExtraArgs={"ChecksumAlgorithm": "SHA256", **(storage := self._storage())},
+                Config=_TRANSFER,
             )
             if "ObjectLockMode" in storage and self.locked_until(name) is None:  # not every server heeds it for parts
                 until = {"Mode": storage["ObjectLockMode"], "RetainUntilDate": storage["ObjectLockRetainUntilDate"]}
@@ -109,15 +114,26 @@ class S3Bucket:
 
     def holds(self, name: str, sha256: str) -> bool:
         """See `BackupPlace.holds`: by the checksum that S3 keeps, else by downloading."""
-        try:
-            with self._failing_plainly(f"asked for {name}"):
-                found = self._client.head_object(**self._at(name), ChecksumMode="ENABLED")
-        except _AbsentError:
-            return False
-        if found.get("ChecksumSHA256") == base64.b64encode(bytes.fromhex(sha256)).decode():
-            return True
+        found = self._head(name)
+        if found is None or _has_checksum(found, sha256):
+            return found is not None
         # What came in parts has a checksum of the checksums of its parts.
         return self.digest(name) == sha256
+
+    def seems(self, file: StoredFile) -> bool:
+        """See `BackupPlace.seems`: by size, and where it came in one part by the checksum that S3 made of it."""
+        found = self._head(file.name)
+        if found is None or found["ContentLength"] != file.size_bytes:
+            return False
+        return file.size_bytes >= _PART_BYTES or _has_checksum(found, file.sha256)
+
+    def _head(self, name: str) -> Mapping[str, Any] | None:
+        try:
+            with self._failing_plainly(f"asked for {name}"):
+                found: Mapping[str, Any] = self._client.head_object(**self._at(name), ChecksumMode="ENABLED")
+        except _AbsentError:
+            return None
+        return found
 
     def locked_until(self, name: str) -> datetime | None:
         """See `BackupPlace.locked_until`."""
@@ -190,6 +206,10 @@ class S3Bucket:
         return BackupError(
             f"{self.description} cannot be {doing}: {reason}; check [backup.s3], the credentials and the network"
         )
+
+
+def _has_checksum(found: Mapping[str, Any], sha256: str) -> bool:
+    return bool(found.get("ChecksumSHA256") == base64.b64encode(bytes.fromhex(sha256)).decode())
 
 
 class _AbsentError(BackupError):

@@ -13,6 +13,7 @@ from keyrotation_pipeline.errors import OpenPGPError
 _PRIMARY_KEY, _SUBKEY, _USER_ID, _USER_ATTRIBUTE = b"pub", b"sub", b"uid", b"uat"
 _EXPIRING = frozenset({_PRIMARY_KEY, _SUBKEY, _USER_ID, _USER_ATTRIBUTE})
 _VALIDITY, _KEY_ID, _EXPIRES_AT, _CONTENT, _CAPABILITIES = 1, 4, 6, 9, 11
+_ENDED = frozenset({b"e", b"r", b"i", b"d"})
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})|\\([nrfvb0])")
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"f": b"\f", b"v": b"\v", b"b": b"\b", b"0": b"\0"}
 # Cc control, Cf format (bidi, zero width), Zl and Zp separators, Cs surrogates, Co private, Cn unassigned.
@@ -28,6 +29,8 @@ class Certificate:
         fingerprint: of the primary key, upper-case hex; this is who somebody is.
         can_sign: some key of it, neither expired nor revoked, may sign.
         can_encrypt: the same for encryption.
+        signs_until: when the last of those for signing expires; None: never.
+        encrypts_until: the same for encryption.
         encryption_keys: long key ids (16 hex digits) of its keys for encryption, which a message names.
         expiries: when each of its keys and user ids expires, past dates too.
         content: the file's bytes.
@@ -41,6 +44,8 @@ class Certificate:
     revoked: bool
     can_sign: bool
     can_encrypt: bool
+    signs_until: datetime | None
+    encrypts_until: datetime | None
     encryption_keys: tuple[str, ...]
     expiries: tuple[datetime, ...]
     content: bytes = field(repr=False)
@@ -60,6 +65,11 @@ class Certificate:
             raise OpenPGPError(f"{self.label} is revoked; name a new one in keyrotation.toml")
         if self.expired:
             raise OpenPGPError(f"{self.label} has expired; have its owner extend it and export it again")
+
+    @property
+    def is_recipient(self) -> bool:
+        """Whether something can be encrypted to it."""
+        return self.can_encrypt and not self.expired and not self.revoked
 
     def require_recipient(self) -> None:
         """Refuse a certificate that nothing can be encrypted to.
@@ -108,6 +118,8 @@ def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificat
         revoked=primary[_VALIDITY] == b"r",
         can_sign="S" in usable,
         can_encrypt="E" in usable,
+        signs_until=_until(primary, keys, b"s"),
+        encrypts_until=_until(primary, keys, b"e"),
         encryption_keys=tuple(key[_KEY_ID].decode() for key in keys if b"e" in key[_CAPABILITIES]),
         expiries=tuple(
             expiry
@@ -116,6 +128,19 @@ def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificat
         ),
         content=content,
     )
+
+
+def _expiry(line: Sequence[bytes]) -> datetime | None:
+    expires = line[_EXPIRES_AT]
+    return datetime.fromtimestamp(int(expires), UTC) if expires.isdigit() else None
+
+
+def _until(primary: Sequence[bytes], keys: Listing, capability: bytes) -> datetime | None:
+    """When the last usable key for this ends; none outlives the primary key."""
+    usable = [line for line in keys if capability in line[_CAPABILITIES] and line[_VALIDITY] not in _ENDED]
+    ends = [_expiry(line) for line in usable]
+    last = None if not ends or None in ends else max(end for end in ends if end is not None)
+    return min((end for end in (last, _expiry(primary)) if end is not None), default=None)
 
 
 def _user_id(path: Path, field_of_listing: bytes) -> str:

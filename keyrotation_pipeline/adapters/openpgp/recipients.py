@@ -19,10 +19,20 @@ class BackupRecipients:
     Args:
         certificates: a file of each recipient.
         pinned: reads the pinned roster; None is that there is none.
+        needs_all: otherwise a recipient that expired, was revoked, or has no key for encryption is left out, as long
+            as there is another one.
     """
 
-    def __init__(self, gpg: GnuPG, certificates: Sequence[Path], pinned: Callable[[], Roster | None]) -> None:
+    def __init__(
+        self,
+        gpg: GnuPG,
+        certificates: Sequence[Path],
+        pinned: Callable[[], Roster | None],
+        *,
+        needs_all: bool = True,
+    ) -> None:
         self._gpg = gpg
+        self._needs_all = needs_all
         self._certificates = tuple(certificates)
         self._pinned = pinned
 
@@ -53,6 +63,9 @@ class BackupRecipients:
         """The recipients: exactly those that are pinned, whatever the configuration says by now."""
         recipients = [self._gpg.read_certificate(path) for path in self._certificates]
         self._require_pinned(recipients)
+        usable = [recipient for recipient in recipients if recipient.is_recipient]
+        if usable and not self._needs_all:
+            return usable
         for recipient in recipients:
             recipient.require_recipient()
         return recipients

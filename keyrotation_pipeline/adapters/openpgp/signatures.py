@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.openpgp.memory import Memory
 from keyrotation_pipeline.adapters.openpgp.runner import Status
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
+from keyrotation_pipeline.model.certificates import CertificateStanding
 
 _LARGEST_SIGNATURE_BYTES = 64 * 1024
 _PACKET = re.compile(rb":(.+?) packet")
@@ -116,6 +117,11 @@ class OfficerSignatures:
         expiries += [expiry for expiry in [date_of(expires_at)] if expiry is not None]
         return VerifiedSignature(signer, datetime.fromtimestamp(int(signed_at), UTC)), expiries
 
+    def certificates(self) -> tuple[CertificateStanding, ...]:
+        """See `SignatureVerifier.certificates`."""
+        officers = tuple(_standing(self._gpg, path, encrypts=False) for _, path in self._officers)
+        return officers + tuple(_standing(self._gpg, path, encrypts=True) for path in self._recipients)
+
     def _certificates(self, officers: Sequence[Officer]) -> tuple[Certificate, ...]:
         """What was pinned of these officers, then what the configuration has of them; gpg makes one of both."""
         fingerprints = {officer.fingerprint for officer in officers}
@@ -126,6 +132,19 @@ class OfficerSignatures:
             if each.certificate
         ]
         return tuple(each for each in (*pinned, *configured) if each.fingerprint in fingerprints)
+
+
+def _standing(gpg: GnuPG, path: Path, *, encrypts: bool) -> CertificateStanding:
+    try:
+        certificate = gpg.read_certificate(path)
+    except OpenPGPError as error:
+        return CertificateStanding(f"certificate {path.name}", encrypts, None, str(error))
+    ends_at = certificate.encrypts_until if encrypts else certificate.signs_until
+    try:
+        certificate.require_recipient() if encrypts else certificate.require_valid()
+    except OpenPGPError as error:
+        return CertificateStanding(certificate.label, encrypts, ends_at, str(error))
+    return CertificateStanding(certificate.label, encrypts, ends_at)
 
 
 def _require_officer(name: str, certificate: Certificate) -> None:

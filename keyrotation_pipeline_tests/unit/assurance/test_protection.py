@@ -8,7 +8,9 @@ import pytest
 
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.model.backups import KeyBackup
+from keyrotation_pipeline.model.backup_events import BackupIncomplete
+from keyrotation_pipeline.model.backups import BackupStanding, KeyBackup
+from keyrotation_pipeline.model.certificates import CertificateStanding
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline_tests.fakes import START, V2, FakeWorld, fake_pipeline
@@ -80,3 +82,67 @@ def test_a_place_that_does_not_answer_does_not_hide_the_status(
     monkeypatch.setattr(world.vault, "key_backup", refusing)
     found = protection(replace(world.pipeline, vault=world.vault), world.ledger.keys(), world.clock.now())
     assert (found.last_backup, found.attention) == (None, ("the bucket does not answer; check the network",))
+
+
+def incomplete(world: FakeWorld) -> None:
+    world.ledger.append(BackupIncomplete("backup-20260105-090000.json", ("pg_dump ended with 3; see the log",)))
+
+
+def complete(world: FakeWorld) -> None:
+    world.ledger.append(Note(EventKind.BACKUP_MADE, {}))
+
+
+NEVER = BackupStanding(None)
+
+
+@pytest.mark.parametrize(
+    ("events", "stands", "hours", "red", "amber"),
+    [
+        pytest.param([incomplete], None, 1, [], ["is incomplete: pg_dump ended with 3"], id="amber at once"),
+        pytest.param(
+            [incomplete], None, 27, ["the last backup is of", "is incomplete: pg_dump"], [], id="red after a day"
+        ),
+        pytest.param([incomplete, complete], None, 1, [], [], id="complete again"),
+        pytest.param([], NEVER, 1, [], ["no backup of keys and database is complete"], id="none yet"),
+        pytest.param([incomplete], NEVER, 1, [], ["pg_dump ended with 3"], id="none yet, and why"),
+        pytest.param([], NEVER, 27, ["no backup of keys and database is complete"], [], id="none for a day"),
+        pytest.param(
+            [], BackupStanding(START, "x", ("d is missing in s3",)), 1, [], ["d is missing in s3"], id="damaged"
+        ),
+    ],
+)
+def test_an_incomplete_backup_is_amber_at_once_and_red_after_a_day(
+    world: FakeWorld,
+    events: list[Callable[[FakeWorld], None]],
+    stands: BackupStanding | None,
+    hours: int,
+    red: list[str],
+    amber: list[str],
+) -> None:
+    for event in events:
+        event(world)
+    world.vault.stands = stands or world.vault.stands
+    world.clock.at += timedelta(hours=hours)
+    found = protection(world.pipeline, world.ledger.keys(), world.clock.now())
+    for said, wanted in ((found.attention, red), (found.warnings, amber)):
+        assert len(said) == len(wanted)
+        assert all(part in sentence for part, sentence in zip(wanted, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("certificate", "red", "amber"),
+    [
+        pytest.param(CertificateStanding("c", encrypts=True, ends_at=None), 0, 0, id="never ends"),
+        pytest.param(CertificateStanding("c", encrypts=True, ends_at=START + timedelta(days=31)), 0, 0, id="later"),
+        pytest.param(CertificateStanding("c", encrypts=True, ends_at=START + timedelta(days=30)), 0, 1, id="soon"),
+        pytest.param(CertificateStanding("c", encrypts=False, ends_at=START), 0, 1, id="an officer's, soon"),
+        pytest.param(CertificateStanding("c", True, START, "c has expired"), 1, 0, id="recipient, over"),
+        pytest.param(CertificateStanding("c", False, START, "c has expired"), 0, 0, id="officer: the roster says it"),
+    ],
+)
+def test_a_certificate_that_ends_within_thirty_days_warns(
+    world: FakeWorld, certificate: CertificateStanding, red: int, amber: int
+) -> None:
+    world.signatures.standings = (certificate,)
+    found = protection(world.pipeline, world.ledger.keys(), world.clock.now())
+    assert (len(found.attention), len(found.warnings)) == (red, amber)

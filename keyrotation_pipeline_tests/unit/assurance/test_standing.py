@@ -1,0 +1,145 @@
+"""Which backup counts: keys and database, whole, in every place, by the audit's word."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.assurance.sets import copy_set
+from keyrotation_pipeline.assurance.standing import standing
+from keyrotation_pipeline.model.backups import (
+    BackupSet,
+    BackupStanding,
+    DatabaseCopy,
+    KeyCopy,
+    StoredFile,
+    TableContent,
+    dump_name,
+    key_file_name,
+)
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, V3, FakeWorld, fake_pipeline, fake_seals
+
+OLD, NEW = "20260106-030000", "20260107-030000"
+
+
+@dataclass
+class Site:
+    """Two places and what is registered."""
+
+    world: FakeWorld
+    local: BackupDirectory
+    offsite: BackupDirectory
+    seals: Seals
+    records: list[KeyRecord]
+
+    def standing(self) -> BackupStanding:
+        return standing((self.offsite, self.local), self.seals, self.records)
+
+    def back_up(self, stamp: str, *, keys: tuple[KeyRecord, ...] | None = None, dump: bool = True) -> BackupSet:
+        """A set in both places."""
+        copies = tuple(
+            KeyCopy(each.version, each.fingerprint, self.file(key_file_name(each.version, stamp)))
+            for each in (self.records if keys is None else keys)
+        )
+        counted = TableContent(CLIENTS, 1, {"first_name": {V1: 1}, "email": {}})
+        copy = DatabaseCopy(self.file(dump_name(stamp)), (counted,), 18) if dump else None
+        made = BackupSet(stamp, "clinic", copies, copy, self.world.ledger.head())
+        self.seals.write(self.local, made)
+        copy_set(self.local, self.offsite, made)
+        return made
+
+    def file(self, name: str) -> StoredFile:
+        content = f"encrypted {name}".encode()
+        self.local.write(name, content)
+        return StoredFile(name, hashlib.sha256(content).hexdigest(), len(content), ("F" * 40,))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    world = fake_pipeline()
+    seals = fake_seals(world.ledger, world.pipeline.signatures)
+    records = list(world.ledger.keys())
+    return Site(world, BackupDirectory(tmp_path / "local"), BackupDirectory(tmp_path / "offsite"), seals, records)
+
+
+def test_the_newest_complete_set_counts(site: Site) -> None:
+    site.back_up(OLD)
+    made = site.back_up(NEW)
+    assert site.standing() == BackupStanding(made.made_at, made.name)
+
+
+def test_keys_alone_are_no_backup_and_say_nothing_against_the_one_before(site: Site) -> None:
+    assert site.standing() == BackupStanding(None)
+    made = site.back_up(OLD)
+    site.back_up(NEW, dump=False)
+    assert site.standing() == BackupStanding(made.made_at, made.name)
+
+
+def without_dump(site: Site, made: BackupSet) -> None:
+    site.offsite.remove(dump_name(made.stamp))
+
+
+def shorter_dump(site: Site, made: BackupSet) -> None:
+    site.offsite.write(dump_name(made.stamp), b"short")
+
+
+def other_key_file(site: Site, made: BackupSet) -> None:
+    name = made.keys[0].file.name
+    site.local.write(name, site.local.read(name)[::-1])
+
+
+def no_manifest(site: Site, made: BackupSet) -> None:
+    site.offsite.remove(made.name)
+
+
+def forged_manifest(site: Site, made: BackupSet) -> None:
+    site.offsite.write(made.name, site.offsite.read(made.name) + b" ")
+
+
+def key_of_before(site: Site, _made: BackupSet) -> None:
+    """A third key was registered before the set was made, which does not hold it."""
+    site.records.append(KeyRecord(V3, KeyState.ARCHIVED, "3" * 64, START))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        pytest.param(without_dump, f"{dump_name(NEW)} in directory .* is missing", id="no dump offsite"),
+        pytest.param(shorter_dump, f"{dump_name(NEW)} in directory .* is missing or damaged", id="shorter dump"),
+        pytest.param(other_key_file, f"{key_file_name(V1, NEW)} in directory .* is missing", id="key file altered"),
+        pytest.param(no_manifest, f"backup-{NEW}.json is not in directory", id="no manifest"),
+        pytest.param(forged_manifest, "is not the one that the audit recorded", id="another manifest"),
+        pytest.param(key_of_before, f"backup-{NEW}.json does not hold the registered key v3", id="a key is missing"),
+    ],
+)
+def test_what_is_not_whole_in_every_place_does_not_count_and_is_named(
+    site: Site, damage: Callable[[Site, BackupSet], None], said: str
+) -> None:
+    before = site.back_up(OLD)
+    damage(site, site.back_up(NEW))
+    found = site.standing()
+    assert found.manifest == (None if damage is key_of_before else before.name)
+    assert re.search(said, found.amiss[0])
+
+
+def test_a_dump_without_the_key_that_it_needs_does_not_count(site: Site) -> None:
+    site.records = [record for record in site.records if record.version == V2]
+    made = site.back_up(NEW)
+    assert site.standing().amiss[0] == f"{made.name} has values under v1, but no key v1; run `keyrotation backup`"
+    assert site.standing().last is None
+
+
+def test_the_file_of_a_destroyed_key_is_not_missed_nor_a_key_of_later(site: Site) -> None:
+    site.records.append(KeyRecord(V3, KeyState.ARCHIVED, "3" * 64, START))
+    made = site.back_up(NEW)
+    site.records[2] = replace(site.records[2], state=KeyState.DESTROYED)
+    site.records.append(KeyRecord(V3.next(), KeyState.ACTIVE, "4" * 64, made.made_at.replace(hour=4)))
+    for place in (site.local, site.offsite):
+        place.remove(key_file_name(V3, NEW))
+    assert site.standing() == BackupStanding(made.made_at, made.name)
