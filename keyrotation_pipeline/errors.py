@@ -152,6 +152,18 @@ class ManifestError(BackupError):
         super().__init__(f"the manifest {name} is damaged ({reason}); use another copy or an older backup")
 
 
+class FutureBackupError(ManifestError):
+    """A backup says that it was made in the future."""
+
+    def __init__(self, name: str, now: str) -> None:
+        self.name = name
+        BackupError.__init__(
+            self,
+            f"the manifest {name} is of the future, since this machine's clock says {now}; set the clock, or remove "
+            "the set if it was made while a clock was wrong",
+        )
+
+
 class RecoveryError(KeyRotationError):
     """Something does not come back from a backup as it was; each way to fail is a subclass with its own sentence."""
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.assembly.backups import signing_key
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -112,7 +115,11 @@ def open_clinic(
     site = stack.enter_context(assembly.open_backups(declared, actor="test"))
     # A minute after the backups that the import of the keys made.
     clock = FakeClock(datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1))
-    site = replace(site, pipeline=replace(site.pipeline, clock=clock))
+    seals = Seals(signing_key(declared), site.pipeline.ledger, site.pipeline.signatures, clock)
+    vault = site.pipeline.vault
+    assert isinstance(vault, KeyVault)
+    pipeline = replace(site.pipeline, clock=clock, vault=replace(vault, seals=seals))
+    site = replace(site, pipeline=pipeline, seals=seals)
     return Clinic(directory, declared, ring, connection, site, clock, officers["recovery"])
 
 

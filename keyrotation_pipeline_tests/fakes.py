@@ -84,7 +84,7 @@ from keyrotation_pipeline.model.rollout import Goal, RolloutMode
 from keyrotation_pipeline.model.stored_keys import DamagedKey, StoredKeys
 from keyrotation_pipeline.model.ticks import Tick
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
-from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rollout import Lacking, Told
@@ -356,9 +356,9 @@ class FakeSigner:
         return signature == f"{public} signed ".encode() + manifest
 
 
-def fake_seals(ledger: Ledger, signatures: SignatureVerifier) -> Seals:
-    """Seals of a pipeline that has pinned its key."""
-    seals = Seals(FakeSigner(), ledger, signatures)
+def fake_seals(ledger: Ledger, signatures: SignatureVerifier, clock: Clock | None = None) -> Seals:
+    """Seals of a pipeline that has pinned its key; without a clock no set is of the future."""
+    seals = Seals(FakeSigner(), ledger, signatures, clock or FakeClock(START.replace(year=2100)))
     seals.pin()
     return seals
 

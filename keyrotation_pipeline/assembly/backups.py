@@ -65,7 +65,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         pipeline=pipeline,
         local=local,
         key_files=EncryptedKeys(local, recipients),
-        seals=Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, vouching),
+        seals=Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock, vouching),
         offsite=_offsite(settings, pipeline.clock),
         dumps=EncryptedDumps(local, source, recipients),
         restorer=ScratchServers(settings.home / "recovery", settings.backup.postgres_binaries),

@@ -81,7 +81,7 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
         migrate(url)
         with open_pipeline(settings, actor=actor) as pipeline:
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
-            Seals(signing_key(settings), pipeline.ledger, pipeline.signatures).pin()
+            Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             pinned_roster(pipeline)  # which keeps it outside the database
             if ring is not None:
                 keys.import_keys(pipeline, ring)
@@ -112,7 +112,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     signatures = OfficerSignatures(
         gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
     )
-    seals = Seals(signing_key(settings), ledger, signatures)
+    seals = Seals(signing_key(settings), ledger, signatures, clock)
     return Pipeline(
         tables=settings.encrypted_tables,
         shards=speed.shards,

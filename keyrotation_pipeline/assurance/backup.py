@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.assurance import retention
-from keyrotation_pipeline.assurance.sets import copy_set
+from keyrotation_pipeline.assurance.sets import copy_set, is_intact, sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import RequestAction, RequestStatus
 from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.ports.backups import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 
@@ -27,12 +28,14 @@ class BackupMade:
 
     Args:
         places: where it is.
+        uploaded_later: older sets that a place got only now.
         removed: older local files that went.
         warnings: one sentence for each thing that should be better.
     """
 
     made: BackupSet
     places: tuple[str, ...]
+    uploaded_later: tuple[str, ...]
     removed: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -49,6 +52,7 @@ class BackupMade:
             "dump": dump.file.name if dump else None,
             "dump_needs": [str(version) for version in dump.versions] if dump else [],
             "places": list(self.places),
+            "uploaded_later": list(self.uploaded_later),
             "removed": list(self.removed),
             "warnings": list(self.warnings),
         }
@@ -79,10 +83,10 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         roster = pinned_roster(site.pipeline)
         made = BackupSet(stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest)
         site.seals.write(site.local, made)
-        places, not_copied = _copied(site, made)
-        failures += not_copied
+        places, later, not_copied = _copied(site, made)
+        failures += [*_uncovered(made), *not_copied]
         removed = retention.remove_expired(site, made.made_at)
-        done = BackupMade(made, places, removed, tuple(_warnings(site)))
+        done = BackupMade(made, places, later, removed, tuple(_warnings(site)))
         _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
     if failures:
         raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
@@ -143,16 +147,44 @@ def _dump(site: BackupSite, stamp: str) -> tuple[DatabaseCopy | None, list[str]]
         return None, [str(error)]
 
 
-def _copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], list[str]]:
-    places, failures = [site.local.description], []
+def _uncovered(made: BackupSet) -> list[str]:
+    """A sentence for each version in the dump without which a part of it could never be read."""
+    held = {copy.version for copy in made.keys}
+    return [
+        f"the dump holds values under {version}, and no key {version} could be backed up; put it back with "
+        f"`keyrotation restore-key {version}`, or find out who writes under it"
+        for version in (made.dump.versions if made.dump else ())
+        if version not in held
+    ]
+
+
+def _copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Copy a set to every place, then what a place has missed before; gives back places, older sets, failures."""
+    places, later, failures = [site.local.description], [], []
     for place in site.offsite:
         try:
             place.require_usable()
             copy_set(site.local, place, made)
             places.append(place.description)
+            for missed in _missed(site, place):
+                copy_set(site.local, place, missed)
+                later.append(missed.name)
         except BackupError as error:
             failures.append(str(error))
-    return tuple(places), failures
+    return tuple(places), tuple(dict.fromkeys(later)), failures
+
+
+def _missed(site: BackupSite, place: BackupPlace) -> Iterator[BackupSet]:
+    """The local sets that a place does not have; a destroyed key's file is gone, as it should, damaged ones stay."""
+    there, here = frozenset(place.names()), frozenset(site.local.names())
+    registered = site.pipeline.ledger.keys()
+    destroyed = {record.version for record in registered if record.state is KeyState.DESTROYED}
+    for older in sets_of(site.local, site.seals):
+        gone = {copy.file.name for copy in older.keys if copy.version in destroyed} - here
+        if older.name not in there and all(
+            is_intact(site.local, each) for each in older.files if each.name not in gone
+        ):
+            yield older
 
 
 def _warnings(site: BackupSite) -> Iterator[str]:

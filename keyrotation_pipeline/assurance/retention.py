@@ -1,69 +1,113 @@
-"""Which local files may go: those older than they need to be kept, when a newer one of the same is verified."""
+"""Which local files may go: those older than they need to be kept, when a newer one of the same is verified.
+
+Where backups go elsewhere too, a file goes only when it is there, and so is the newer one: what was made while a bucket
+did not answer stays until it is uploaded.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from keyrotation_pipeline.assurance.sets import is_intact, sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
-from keyrotation_pipeline.model.backups import StoredFile, in_order, signature_name, stamp_in
+from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.backups import BackupSet, StoredFile, signature_name
 from keyrotation_pipeline.model.events import EventKind, Note
 
 
 @dataclass(frozen=True, slots=True)
-class _Local:
-    """One encrypted file with what it is a copy of: a key (version and fingerprint), or the database."""
+class LocalCopy:
+    """One encrypted file of the local place.
+
+    Args:
+        copy_of: a key (version and fingerprint), the database, or the configuration.
+        order: what copies of the same sort by, the newest last.
+    """
 
     copy_of: tuple[str, ...]
+    order: Any
     made_at: datetime
     file: StoredFile
+
+
+def expired(
+    copies: Iterable[LocalCopy],
+    limit: datetime,
+    *,
+    is_whole: Callable[[StoredFile], bool],
+    is_elsewhere: Callable[[StoredFile], bool],
+) -> tuple[str, ...]:
+    """The rule: names of the files that may go.
+
+    Args:
+        limit: what was made before it need not be kept.
+        is_whole: whether the local file is what its manifest says.
+        is_elsewhere: whether every other configured place has it.
+    """
+    groups: dict[tuple[str, ...], list[LocalCopy]] = defaultdict(list)
+    for each in copies:
+        groups[each.copy_of].append(each)
+    gone: set[str] = set()
+    for group in groups.values():
+        is_superseded = False
+        for each in sorted(group, key=lambda one: one.order, reverse=True):
+            if is_superseded:
+                if each.made_at < limit and is_elsewhere(each.file):
+                    gone.add(each.file.name)
+            else:
+                # The newest whole one stays, however old it is; damaged ones before it vouch for nothing.
+                is_superseded = is_whole(each.file) and is_elsewhere(each.file)
+    return tuple(sorted(gone))
 
 
 def remove_expired(site: BackupSite, now: datetime) -> tuple[str, ...]:
     """Remove what is expired from the local directory; what other places keep is for their own rules to end.
 
     Returns:
-        Names of the files that went.
+        Names of the files that went; none while another place does not answer.
     """
-    expired = tuple(_expired(site, now - timedelta(days=site.keep_local_days)))
-    if expired:
-        facts = {"files": list(expired), "place": site.local.description}
+    try:
+        names = tuple(_expired(site, now - timedelta(days=site.keep_local_days)))
+    except BackupError:  # the copying has told of it
+        return ()
+    if names:
+        facts = {"files": list(names), "place": site.local.description}
         site.pipeline.ledger.append(Note(EventKind.BACKUPS_REMOVAL_INTENDED, facts))
-        for name in expired:
+        for name in names:
             site.local.remove(name)
-    return expired
+    return names
 
 
 def _expired(site: BackupSite, limit: datetime) -> Iterator[str]:
-    copies: dict[tuple[str, ...], list[_Local]] = defaultdict(list)
-    for each in _local_copies(site):
-        copies[each.copy_of].append(each)
-    gone: set[str] = set()
-    for group in copies.values():
-        newer_is_intact = False
-        for each in sorted(group, key=lambda one: in_order(stamp_in(one.file.name) or ""), reverse=True):
-            if newer_is_intact and each.made_at < limit:
-                gone.add(each.file.name)
-            # The newest intact one stays, however old it is; damaged ones before it vouch for nothing.
-            newer_is_intact = newer_is_intact or is_intact(site.local, each.file)
-    yield from sorted(gone)
-    yield from sorted(_empty_manifests(site, limit, gone))
+    sets = tuple(sets_of(site.local, site.seals))
+    gone = expired(
+        _local_copies(site, sets),
+        limit,
+        is_whole=lambda file: is_intact(site.local, file),
+        is_elsewhere=lambda file: all(place.seems(file) for place in site.offsite),
+    )
+    yield from gone
+    yield from sorted(_empty_manifests(site, sets, limit, frozenset(gone)))
 
 
-def _local_copies(site: BackupSite) -> Iterator[_Local]:
-    names = set(site.local.names())
-    for made in sets_of(site.local, site.seals):
+def _local_copies(site: BackupSite, sets: Iterable[BackupSet]) -> Iterator[LocalCopy]:
+    names = frozenset(site.local.names())
+    for made in sets:
+        order = site.seals.order(made)
         if made.dump is not None and made.dump.file.name in names:
-            yield _Local((made.database,), made.made_at, made.dump.file)
+            yield LocalCopy((made.database,), order, made.made_at, made.dump.file)
         for copy in made.keys:
             if copy.file.name in names:
-                yield _Local((str(copy.version), copy.fingerprint), made.made_at, copy.file)
+                yield LocalCopy((str(copy.version), copy.fingerprint), order, made.made_at, copy.file)
 
 
-def _empty_manifests(site: BackupSite, limit: datetime, gone: set[str]) -> Iterator[str]:
+def _empty_manifests(
+    site: BackupSite, sets: Iterable[BackupSet], limit: datetime, gone: frozenset[str]
+) -> Iterator[str]:
     """Old manifests of which no file is left; damaged ones stay, to be seen."""
     left = set(site.local.names()) - gone
-    for made in sets_of(site.local, site.seals):
+    for made in sets:
         if made.made_at < limit and left.isdisjoint(file.name for file in made.files):
             yield from (made.name, signature_name(made.name))

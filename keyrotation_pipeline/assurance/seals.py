@@ -6,17 +6,21 @@ read before its manifest is known to be ours.
 
 import hashlib
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cached_property
 
-from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.errors import ApprovalError, BackupError, UnsignedBackupError
+from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
-from keyrotation_pipeline.model.backups import BackupSet, signature_name
+from keyrotation_pipeline.model.backups import BackupSet, in_order, signature_name
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.manifest import parse, render
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backups import BackupPlace, LocalPlace, ManifestSigner
+from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.ledger import Ledger
+
+_CLOCKS_DIFFER_BY = timedelta(minutes=10)
 
 
 class Seals:
@@ -25,15 +29,22 @@ class Seals:
     Args:
         ledger: has the public keys that were pinned, and the hash of every manifest that was signed.
         officers: checks `vouching`.
+        clock: says which sets are of the future.
         vouching: officers' detached signatures over manifests that they take for ours without our own, in a disaster.
     """
 
     def __init__(
-        self, signer: ManifestSigner, ledger: Ledger, officers: SignatureVerifier, vouching: Sequence[bytes] = ()
+        self,
+        signer: ManifestSigner,
+        ledger: Ledger,
+        officers: SignatureVerifier,
+        clock: Clock,
+        vouching: Sequence[bytes] = (),
     ) -> None:
         self._signer = signer
         self._ledger = ledger
         self._officers = officers
+        self._clock = clock
         self._vouching = tuple(vouching)
         self._told: set[str] = set()
 
@@ -53,20 +64,23 @@ class Seals:
         text = render(made)
         local.write(signature_name(made.name), self._signer.sign(text))
         local.write(made.name, text)
-        self._hashes[made.name] = hashlib.sha256(text).hexdigest()
-        self._ledger.append(BackupSealed(made.name, self._hashes[made.name], made.dump is not None))
+        sealed = BackupSealed(made.name, hashlib.sha256(text).hexdigest(), made.dump is not None)
+        self._sealed[made.name] = (self._ledger.append(sealed).seq, sealed.sha256)
 
     def read(self, place: BackupPlace, name: str) -> BackupSet:
         """The set of a manifest, if it is ours.
 
         Raises:
             UnsignedBackupError: it is not.
-            ManifestError: it is damaged.
+            ManifestError: it is damaged, or of the future.
             BackupError: it cannot be read.
         """
         text = place.read(name)
         self._require_ours(place, name, text)
-        return parse(name, text)
+        made, now = parse(name, text), self._clock.now()
+        if made.made_at > now + _CLOCKS_DIFFER_BY:
+            raise FutureBackupError(name, f"{now:%Y-%m-%d %H:%M} UTC")
+        return made
 
     @property
     def newest_with_dump(self) -> str | None:
@@ -76,12 +90,21 @@ class Seals:
     @property
     def sealed_with_dump(self) -> tuple[str, ...]:
         """Names of all manifests that were signed for sets with a dump, by the audit, newest first."""
-        return tuple(each.manifest for each in reversed(self._sealed()) if each.has_dump)
+        return tuple(each.manifest for each in reversed(tuple(recorded(self._ledger, BackupSealed))) if each.has_dump)
+
+    def order(self, made: BackupSet) -> tuple[bool, int, tuple[str, int]]:
+        """What sets sort by, the newest last: by the audit's sequence, whatever a clock said meanwhile.
+
+        A set that the audit does not have was sealed after the backup that the database was restored from: its own
+        anchor says where. Once the restored database was reconciled, what is sealed since is newer than any of those.
+        """
+        seq, _ = self._sealed.get(made.name, (made.anchor.seq, ""))
+        return made.name in self._sealed and seq > self._reconciled_seq, seq, in_order(made.stamp)
 
     def _require_ours(self, place: BackupPlace, name: str, text: bytes) -> None:
         if self._vouched(name, text):
             return
-        wanted = self._hashes.get(name)
+        _, wanted = self._sealed.get(name, (0, None))
         if wanted not in {None, hashlib.sha256(text).hexdigest()}:
             raise UnsignedBackupError(name, place.description, "is not the one that the audit recorded")
         try:
@@ -111,8 +134,11 @@ class Seals:
         return {each.public for each in recorded(self._ledger, BackupKeyPinned)}
 
     @cached_property
-    def _hashes(self) -> dict[str, str]:
-        return {each.manifest: each.sha256 for each in self._sealed()}
+    def _sealed(self) -> dict[str, tuple[int, str]]:
+        """Of every manifest that the audit has: the seq of its event, and its SHA-256."""
+        found = ((entry.seq, entry.fact()) for entry in entries(self._ledger, EventKind.BACKUP_SEALED))
+        return {fact.manifest: (seq, fact.sha256) for seq, fact in found if isinstance(fact, BackupSealed)}
 
-    def _sealed(self) -> Sequence[BackupSealed]:
-        return tuple(recorded(self._ledger, BackupSealed))
+    @cached_property
+    def _reconciled_seq(self) -> int:
+        return max((entry.seq for entry in entries(self._ledger, EventKind.DATABASE_RECONCILED)), default=0)

@@ -12,9 +12,10 @@ from keyrotation_pipeline.ports.backups import BackupPlace, LocalPlace
 
 @dataclass(frozen=True, slots=True)
 class KeptSets:
-    """The sets of one place, newest first, and what else lies there under the name of a manifest.
+    """The sets of one place, and what else lies there under the name of a manifest.
 
     Args:
+        sets: newest first, by the audit's sequence.
         refused: by name, newest first: why it is damaged, or not known to be ours.
     """
 
@@ -30,7 +31,7 @@ class KeptSets:
     @property
     def recent(self) -> tuple[BackupSet, ...]:
         """The newest set that has a dump, and the keys that were backed up since."""
-        return tuple(each for each in self.sets if self.newest is None or each.made_at >= self.newest.made_at)
+        return self.sets if self.newest is None else self.sets[: self.sets.index(self.newest) + 1]
 
 
 def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
@@ -45,11 +46,13 @@ def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
             sets.append(seals.read(place, name))
         except (ManifestError, UnsignedBackupError) as error:
             refused[name] = error
-    return KeptSets(place, tuple(sets), refused)
+    return KeptSets(place, tuple(sorted(sets, key=seals.order, reverse=True)), refused)
 
 
 def sets_of(place: BackupPlace, seals: Seals) -> Iterator[BackupSet]:
-    """The sets of a place, newest first, read as they are asked for; what is damaged, or not ours, is passed over.
+    """The sets of a place, newest first by name, read as they are asked for.
+
+    What is damaged, not ours, or of the future is passed over.
 
     Raises:
         BackupError: the place cannot be read.
@@ -60,13 +63,15 @@ def sets_of(place: BackupPlace, seals: Seals) -> Iterator[BackupSet]:
 
 
 def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
-    """Put a set of the local place into another one, its manifest last there, too.
+    """Put what the local place has of a set into another one, its manifest last there, too.
 
     Raises:
         BackupError: a file cannot be written there, or reads back differently.
     """
+    there = frozenset(local.names())
     for file in made.files:
-        place.put(file.name, local.path(file.name))
+        if file.name in there:
+            place.put(file.name, local.path(file.name))
     for name in (signature_name(made.name), made.name):
         place.put(name, local.path(name))
 

@@ -107,7 +107,7 @@ def _found(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet
             if made.dump is not None and wanted in {None, made.dump.file.name, made.name}
         ]
     if found:
-        return max(found, key=lambda each: each[1].made_at)
+        return max(found, key=lambda each: site.seals.order(each[1]))
     if refused is not None:
         raise refused
     places = " or ".join(place.description for place in site.places)

@@ -50,6 +50,8 @@ def _show(database: str, done: BackupMade, site: BackupSite) -> None:
     output.line(f"manifest  {made.name}, for {site.recipients} recipient(s)")
     for place in done.places:
         output.line(f"kept in   {place}, read again there")
+    if done.uploaded_later:
+        output.line(f"caught up {len(done.uploaded_later)} older set(s), made while a place did not answer")
     if done.removed:
         output.line(f"removed   {len(done.removed)} older local file(s)")
     for warning in done.warnings:

@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.destruction import DESTROY
 from keyrotation_pipeline.assurance.protection import Protection, protection
-from keyrotation_pipeline.assurance.sets import kept_sets
+from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -27,17 +28,21 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.backups import DatabaseCopy
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline.model.request import Request, RequestStatus
+from keyrotation_pipeline.ports.backups import DatabaseDumps
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.opening import drawn_up
 from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt, open_clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.contract.key_store import archive
+from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
 from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer, revoke, sign_at
 
-V1, V2 = KeyVersion(1), KeyVersion(2)
+V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 
 
 def test_a_set_holds_every_key_and_the_database_under_one_stamp_in_both_places(
@@ -214,6 +219,82 @@ def test_a_bucket_that_does_not_answer_is_an_error_but_the_local_set_is_there(
         back_up(clinic.site)
     assert kept_sets(clinic.site.local, clinic.site.seals).newest is not None
     assert kept_sets(clinic.site.offsite[0], clinic.site.seals).newest is None
+
+
+def versioning(bucket: TestBucket, status: str) -> None:
+    bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": status})
+
+
+def test_what_was_made_while_the_bucket_did_not_answer_stays_until_it_is_uploaded(
+    clinic: Clinic, bucket: TestBucket
+) -> None:
+    versioning(bucket, "Suspended")
+    missed = []
+    for _ in range(2):
+        with pytest.raises(BackupError, match="is not versioned"):
+            back_up(clinic.site)
+        missed.append(clinic.clock.at)
+        clinic.pass_days(10)
+    assert {f"{at:%Y%m%d}" for at in missed} <= stamps(clinic)  # older than seven days, and nowhere else
+    versioning(bucket, "Enabled")
+    done = back_up(clinic.site)
+    names = [f"backup-{at:%Y%m%d-%H%M%S}.json" for at in missed]
+    assert set(names) <= set(done.uploaded_later)
+    kept = kept_sets(clinic.site.offsite[0], clinic.site.seals)
+    assert {done.made.name, *names} <= {made.name for made in kept.sets}
+    assert all(is_intact(kept.place, file) for made in kept.sets for file in made.files)
+    assert stamps(clinic) == {day(clinic)}  # now the older ones may go
+    assert back_up(clinic.site).uploaded_later == ()
+
+
+def test_the_newest_set_is_that_by_the_audit_and_one_of_the_future_is_refused(local_clinic: Clinic) -> None:
+    site, ahead = local_clinic.site, local_clinic.clock.at + timedelta(days=365)
+    local_clinic.clock.at, now = ahead, local_clinic.clock.at
+    of_the_future = back_up(site).made
+    assert kept_sets(site.local, site.seals).newest == of_the_future
+    local_clinic.clock.at = now
+    kept = kept_sets(site.local, site.seals)
+    assert kept.newest is None
+    assert "is of the future" in str(kept.refused[of_the_future.name])
+    made = back_up(site).made
+    assert site.pipeline.vault.standing(site.pipeline.ledger.keys()).manifest == made.name
+    local_clinic.clock.at = ahead  # when that day has come, the order of the audit still holds
+    assert [each.name for each in kept_sets(site.local, site.seals).sets[:2]] == [made.name, of_the_future.name]
+
+
+@dataclass
+class Meanwhile:
+    """`DatabaseDumps` during which something happens."""
+
+    dumps: DatabaseDumps
+    happens: Callable[[], None]
+
+    def make(self, name: str, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
+        self.happens()
+        return self.dumps.make(name, tables)
+
+
+def test_a_key_that_is_promoted_while_the_database_is_dumped_is_in_the_set(local_clinic: Clinic) -> None:
+    site, third = local_clinic.site, ring_of(3)
+
+    def promoted() -> None:
+        material = third.material(V3)
+        site.pipeline.keys.add(V3, material, site.pipeline.keys.read().revision)
+        site.pipeline.ledger.add_key(
+            KeyRecord(V3, KeyState.PRE_ACTIVATION, material.fingerprint, local_clinic.clock.at), None
+        )
+        insert(local_clinic.connection, "public.clients", [(99, sealed(third, 3, "Eve"), None)])
+
+    made = back_up(replace(site, dumps=Meanwhile(site.dumps, promoted))).made
+    assert made.dump is not None
+    assert V3 in made.dump.versions
+    assert V3 in {key.version for key in made.keys}
+
+
+def test_a_version_in_the_dump_that_no_key_covers_fails_the_backup(local_clinic: Clinic) -> None:
+    insert(local_clinic.connection, "public.clients", [(99, sealed(ring_of(9), 9, "Eve"), None)])
+    with pytest.raises(BackupError, match=r"the dump holds values under v9, and no key v9 could be backed up; put it"):
+        back_up(local_clinic.site)
 
 
 def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) -> None:
