@@ -1,10 +1,13 @@
 """Composition root of the Dagster code location: `defs` is what Dagster loads."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from keyrotation_pipeline import settings
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.defs.alerts import run_failure_alert
 from keyrotation_pipeline.defs.archive import archived_key
 from keyrotation_pipeline.defs.audit import compliance_report, key_rotation_audit
@@ -33,9 +36,18 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 
 
 def build_definitions(
-    tables: Sequence[EncryptedTable], shards: int, pipeline: PipelineResource, time_zone: str = "UTC"
+    tables: Sequence[EncryptedTable],
+    shards: int,
+    pipeline: PipelineResource,
+    time_zone: str = "UTC",
+    installed: datetime | None = None,
 ) -> dg.Definitions:
-    """Everything that Dagster shows, over these tables; without tables no `rows` assets, all else as ever."""
+    """Everything that Dagster shows, over these tables; without tables no `rows` assets, all else as ever.
+
+    Args:
+        installed: when the days of backups begin; None: now.
+    """
+    first_day = (installed or SystemClock().now()).astimezone(ZoneInfo(time_zone)).date()
     jobs = build_jobs(tables)
     return dg.Definitions(
         assets=[
@@ -49,7 +61,7 @@ def build_definitions(
             archived_key,
             key_rotation_audit,
             compliance_report,
-            backup_assets(time_zone),
+            backup_assets(time_zone, first_day),
             recovery_test_asset,
         ],
         asset_checks=[
@@ -77,7 +89,9 @@ def declared_definitions() -> dg.Definitions:
         return build_definitions((), 1, PipelineResource())
     resource = PipelineResource(config_file=str(declared.path))
     shards, time_zone = declared.reencryption.shards, declared.time_zone
-    return build_definitions(declared.encrypted_tables, shards, resource, time_zone)
+    return build_definitions(
+        declared.encrypted_tables, shards, resource, time_zone, assembly.installed_at(declared.home)
+    )
 
 
 defs = declared_definitions()

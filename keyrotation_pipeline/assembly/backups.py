@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, import
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
+from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
@@ -35,7 +36,7 @@ S3_SCHEME = "s3://"
 
 def signing_key(settings: Settings) -> SigningKey:
     """The pipeline's own key, which signs manifests."""
-    return SigningKey(settings.home / "backup-signing-key.pem")
+    return SigningKey(settings.home / SIGNING_KEY)
 
 
 def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock, seals: Seals) -> BackupVault:

@@ -1,13 +1,18 @@
 """The home: the directory of our own, and the embedded server in it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.settings import Settings
+
+INSTALLED = "installed"
+SIGNING_KEY = "backup-signing-key.pem"
 
 
 @contextmanager
@@ -37,7 +42,7 @@ def server_url(home: Path, url: str | None) -> Iterator[str]:
 
 
 def create_home(home: Path) -> None:
-    """Make the home, mode 0700; an existing one is made private again.
+    """Make the home, mode 0700, and note when; an existing one is made private again.
 
     Raises:
         HomeError: the operating system refuses.
@@ -45,10 +50,23 @@ def create_home(home: Path) -> None:
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.chmod(0o700)
+        if not (home / INSTALLED).exists():
+            (home / INSTALLED).write_text(f"{installed_at(home).isoformat()}\n")
     except OSError as error:
         raise HomeError(
             f"{home} cannot be used ({error.strerror}); mend that, or name another in KEYROTATION_HOME"
         ) from None
+
+
+def installed_at(home: Path) -> datetime:
+    """When the home was made; of one from before that was noted, when its signing key was; of none, now."""
+    with suppress(OSError, ValueError):
+        noted = datetime.fromisoformat((home / INSTALLED).read_text().strip())
+        if noted.tzinfo is not None:
+            return noted
+    with suppress(OSError):
+        return datetime.fromtimestamp((home / SIGNING_KEY).stat().st_mtime, UTC)
+    return SystemClock().now()
 
 
 def require_home(home: Path) -> None:

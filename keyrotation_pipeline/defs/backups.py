@@ -1,8 +1,9 @@
 """Backups and the proof that they restore: two assets made at one moment, a test of them, and what holds between."""
 
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -22,14 +23,18 @@ KEY_BACKUP = "key_backup"
 DATABASE_BACKUP = "database_backup"
 RECOVERY_TEST = "recovery_test"
 GROUP = "backups"
-FIRST_DAY = "2026-01-01"
 # A quarter has at most 92 days.
 TEST_EXPECTED_DAYS, TEST_OVERDUE_DAYS = 93, 100
 NOT_DECRYPTED = "nothing was decrypted: only a recovery test shows that it can be"
 
 
-def backup_assets(time_zone: str) -> dg.AssetsDefinition:
-    """`key_backup` and `database_backup`, a partition a day; together one set, under one manifest."""
+def backup_assets(time_zone: str, first_day: date) -> dg.AssetsDefinition:
+    """`key_backup` and `database_backup`, a partition a day; together one set, under one manifest.
+
+    Args:
+        first_day: that of the installation.
+    """
+    zone = ZoneInfo(time_zone)
 
     @dg.multi_asset(
         name="backups",
@@ -43,12 +48,13 @@ def backup_assets(time_zone: str) -> dg.AssetsDefinition:
                 "The whole database, dumped into gpg at the moment of the keys; says which key versions it needs.",
             ),
         ],
-        partitions_def=dg.DailyPartitionsDefinition(FIRST_DAY, timezone=time_zone, end_offset=1),
+        partitions_def=dg.DailyPartitionsDefinition(first_day.isoformat(), timezone=time_zone, end_offset=1),
         can_subset=True,
     )  # fmt: skip
     def backups(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> Iterator[dg.MaterializeResult[None]]:
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
         with refusals(), pipeline.open_backups(actor_of(context)) as site:
+            _require_today(context.partition_keys, f"{site.pipeline.clock.now().astimezone(zone):%Y-%m-%d}")
             # A dump without the keys of its moment is no coordinated backup: so the keys come along always.
             done = back_up(site, database=DATABASE_BACKUP in wanted)
         for name, metadata in ((KEY_BACKUP, _key_metadata(done)), (DATABASE_BACKUP, _dump_metadata(done))):
@@ -56,6 +62,20 @@ def backup_assets(time_zone: str) -> dg.AssetsDefinition:
                 yield dg.MaterializeResult(asset_key=name, metadata=metadata)
 
     return backups
+
+
+def _require_today(days: Sequence[str], today: str) -> None:
+    """Refuse to make a backup under another day's name.
+
+    Raises:
+        BackupError: says which day can be had.
+    """
+    for day in days:
+        if day != today:
+            raise BackupError(
+                f"the backup of {day} was missed and cannot be made any more: a backup holds what is there now, and "
+                f"today is {today}; materialize that partition"
+            )
 
 
 @dg.asset(

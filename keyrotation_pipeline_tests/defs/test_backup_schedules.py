@@ -1,25 +1,38 @@
 """Backups by the clinic's own clock: through changes of the time, after downtime; and what the check claims."""
 
+import logging
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context  # sets the time
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import freeze_time
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._scheduler.scheduler import ScheduleIterationTimes, launch_scheduled_runs  # the daemon itself
 from dagster._utils.schedules import schedule_execution_time_iterator  # what the daemon goes by
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.assurance.backup import BackupMade
+from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs import backups
 from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarterly_recovery_test
 from keyrotation_pipeline.defs.backups import backup_assets
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyCopy, StoredFile, signature_name
 from keyrotation_pipeline.model.manifest import render
-from keyrotation_pipeline_tests.defs.conftest import Dagster, places
+from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of, places
 from keyrotation_pipeline_tests.fakes import V1, FakeSigner
 
+INSTALLED = date(2026, 1, 1)
 HEAD = AuditHead(1, "0" * 64)
 
 
@@ -61,7 +74,7 @@ def test_the_recovery_test_ticks_on_the_first_day_of_each_quarter() -> None:
     ]  # fmt: skip
 
 
-def test_each_missed_day_is_caught_up_under_its_own_partition(dagster: Dagster) -> None:
+def test_each_missed_day_is_asked_for_under_its_own_partition(dagster: Dagster) -> None:
     schedule = dagster.definitions.resolve_schedule_def("daily_key_backup")
     down_since = datetime(2026, 3, 28, 12, tzinfo=UTC)
     requests = []
@@ -75,7 +88,7 @@ def test_each_missed_day_is_caught_up_under_its_own_partition(dagster: Dagster) 
         requests.append(request)
     assert [request.partition_key for request in requests] == ["2026-03-29", "2026-03-30"]
     assert len({request.run_key for request in requests}) == 2
-    partitions = backup_assets("UTC").partitions_def
+    partitions = backup_assets("UTC", INSTALLED).partitions_def
     assert partitions is not None
     assert all(partitions.has_partition_key(str(request.partition_key)) for request in requests)
 
@@ -96,7 +109,7 @@ def test_a_backup_and_a_test_are_named_by_the_day_of_the_clinic_and_not_of_utc(
         wanted = daily_key_backup(zone)(context)
     assert isinstance(wanted, dg.RunRequest)
     assert (wanted.partition_key, wanted.run_key) == ("2026-04-01", "2026-04-01")
-    partitions = backup_assets(zone).partitions_def
+    partitions = backup_assets(zone, INSTALLED).partitions_def
     assert partitions is not None
     with partition_loading_context(effective_dt=at):
         assert partitions.get_last_partition_key() == "2026-04-01"
@@ -108,7 +121,7 @@ def test_a_backup_and_a_test_are_named_by_the_day_of_the_clinic_and_not_of_utc(
 
 
 def test_at_three_in_the_morning_the_partition_of_that_very_day_is_there() -> None:
-    partitions = backup_assets("America/New_York").partitions_def
+    partitions = backup_assets("America/New_York", INSTALLED).partitions_def
     assert partitions is not None
     now = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)  # 03:00 EST
     with partition_loading_context(effective_dt=now):
@@ -126,6 +139,70 @@ def test_without_a_recovery_key_the_schedule_opens_a_due_item(dagster: Dagster) 
     assert data.run_requests == []
     assert "recovery-test --key FILE" in str(data.skip_message)
     assert dagster.world.ledger.facts_of("recovery_test_due") == {"since": "2026-04-01"}
+
+
+def test_the_days_begin_with_that_of_the_installation_in_the_clinics_own_time(dagster: Dagster) -> None:
+    at = datetime(2026, 4, 1, 22, 30, tzinfo=UTC)
+    definitions = build_definitions(dagster.world.pipeline.tables, 2, dagster.resource, "Asia/Tokyo", at)
+    partitions = definitions.resolve_asset_graph().get(dg.AssetKey("database_backup")).partitions_def
+    assert partitions is not None
+    with partition_loading_context(effective_dt=at + timedelta(days=2)):
+        assert partitions.get_partition_keys() == ["2026-04-02", "2026-04-03", "2026-04-04"]
+
+
+def installed_in_march(directory: Path) -> Path:
+    """A configuration beside a home that was made on the first of March 2026."""
+    home = directory / ".keyrotation"
+    home.mkdir()
+    (home / "installed").write_text("2026-03-01T12:00:00+00:00\n")
+    (directory / "keyrotation.toml").write_text(
+        '[database]\nurl = { env = "NOWHERE" }\n[[tables]]\nname = "clients"\ncolumns = ["name"]\n'
+    )
+    return directory / "keyrotation.toml"
+
+
+def days_asked_for(directory: Path, down_from: datetime, until: datetime) -> list[str]:
+    """Partitions of the runs that the daemon's own scheduler asks for when it comes back."""
+    location = directory / "location.py"
+    location.write_text(
+        "from keyrotation_pipeline.definitions import declared_definitions\ndefs = declared_definitions()\n"
+    )
+    origin = InProcessCodeLocationOrigin(LoadableTargetOrigin(python_file=str(location)))
+    queue = {"run_coordinator": {"module": "dagster", "class": "QueuedRunCoordinator"}}
+    with (
+        dg.instance_for_test(overrides=queue) as instance,
+        WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget(origin)) as workspace,
+    ):
+        iterations: dict[str, ScheduleIterationTimes] = {}
+        for at in (down_from, until):
+            with freeze_time(at):
+                list(launch_scheduled_runs(workspace, logging.getLogger("scheduler"), at, iterations))
+        runs = [run for run in instance.get_runs() if run.job_name == "backup"]
+        return sorted(run.tags["dagster/partition"] for run in runs)
+
+
+def test_after_downtime_dagsters_own_scheduler_shows_missed_days_as_missed_and_makes_todays(
+    dagster: Dagster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEYROTATION_CONFIG", str(installed_in_march(tmp_path)))
+    job, made = dagster.definitions.resolve_job_def("backup"), []
+    now = dagster.world.clock.at = datetime(2026, 3, 31, 9, tzinfo=UTC)
+
+    def back_up_today(_site: BackupSite, *, database: bool) -> BackupMade:
+        made.append(database)
+        whole = BackupSet("20260331-090000", "clinic", (), None, HEAD)
+        return BackupMade(whole, (), (), (), ())
+
+    monkeypatch.setattr(backups, "back_up", back_up_today)
+    said = {}
+    with partition_loading_context(effective_dt=now):
+        for day in days_asked_for(tmp_path, down_from=datetime(2026, 3, 28, 12, tzinfo=UTC), until=now):
+            result = job.execute_in_process(instance=dagster.instance, partition_key=day, raise_on_error=False)
+            said[day] = "made" if result.success else failure_of(result)
+    assert list(said) == ["2026-03-29", "2026-03-30", "2026-03-31"]
+    assert said["2026-03-29"].startswith("the backup of 2026-03-29 was missed and cannot be made any more")
+    assert "today is 2026-03-31; materialize that partition" in said["2026-03-30"]
+    assert (said["2026-03-31"], made) == ("made", [True])
 
 
 KEY_FILE = "encryption-key-v1-20260105-090000.bin.gpg"

@@ -5,9 +5,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
@@ -83,7 +84,7 @@ def test_the_assets_back_up_and_test_a_real_clinic(unattended_clinic: Clinic, se
     path = with_recovery(clinic, secret)
     resource = PipelineResource(config_file=str(path))
     definitions = build_definitions(clinic.site.pipeline.tables, 2, resource, "Europe/Berlin")
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    today = f"{datetime.now(ZoneInfo('Europe/Berlin')):%Y-%m-%d}"
     with dg.DagsterInstance.ephemeral() as instance:
         made = definitions.resolve_job_def("backup").execute_in_process(instance=instance, partition_key=today)
         events = made.get_asset_materialization_events()
