@@ -146,6 +146,7 @@ class FakeKeyStore:
     journal: Journal = field(default_factory=Journal)
     shelf: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     description: str = "fake key store"
+    keeps: str | None = None
     unavailable: str | None = None
     damaged: str | None = None
     broken: set[KeyVersion] = field(default_factory=set)

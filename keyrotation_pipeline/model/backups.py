@@ -36,6 +36,20 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """One version of a file in a place.
+
+    Args:
+        superseded: id of a version that is not the current one; None: it is, or the place has one of each only.
+        locked_until: until when nobody can remove it; None: nobody is kept from that.
+    """
+
+    name: str
+    superseded: str | None = None
+    locked_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyCopy:
     """One key version in a file of its own; `fingerprint` is that of the key inside."""
 

@@ -145,11 +145,16 @@ class ProvenAgain(Fact):
 
 @dataclass(frozen=True, slots=True)
 class HeldFile:
-    """An encrypted copy of a key that stays; `locked_until` None: nobody is kept from removing it."""
+    """An encrypted copy of a key that stays; `locked_until` None: nobody is kept from removing it.
+
+    Args:
+        version: its id, where it is not the current version of its name.
+    """
 
     file: str
     place: str
     locked_until: datetime | None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

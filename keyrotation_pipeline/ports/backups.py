@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.backups import (
     KeyBackup,
     KeyCopy,
     StoredFile,
+    StoredVersion,
     TableContent,
 )
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -211,6 +212,13 @@ class BackupPlace(Protocol):
 
     def locked_until(self, name: str) -> datetime | None:
         """Until when nobody can remove the file; None where anybody with the right can."""
+
+    def versions(self, prefix: str) -> tuple[StoredVersion, ...]:
+        """Every version of the files whose names begin so: what was overwritten or deleted may still be read.
+
+        Raises:
+            BackupError: the place does not answer, or does not let us look.
+        """
 
 
 class LocalPlace(BackupPlace, Protocol):

@@ -29,6 +29,10 @@ class KeyStore(Protocol):
     def description(self) -> str:
         """The store in one plain line, as approvals name it; no secret in it."""
 
+    @property
+    def keeps(self) -> str | None:
+        """What of a destroyed key can still be read, and how that ends, as officers sign it; None: nothing is known."""
+
     def read(self) -> StoredKeys:
         """Everything in the store, afresh, as it stands together at one moment."""
 

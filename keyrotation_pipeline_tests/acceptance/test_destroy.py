@@ -56,11 +56,15 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
 
     dump.unlink()
     locking_bucket.delete(dump.name)
+    overwritten = max(path.name for path in backups.glob("encryption-key-v1-*.bin.gpg"))
+    (backups / overwritten).unlink()
+    locking_bucket.delete(overwritten)  # which leaves a non-current version
     opened = folder.run("destroy", "v1", "--reason", "ten years are over").strip()
-    assert folder.printed[-1].count("locked until") == len(list(backups.glob("encryption-key-v1-*.bin.gpg")))
+    assert folder.printed[-1].count("locked until") == 1 + len(list(backups.glob("encryption-key-v1-*.bin.gpg")))
     text = approve(folder, opened, officers[:1])
     assert "Action: destroy\nAuthorises: destroy v1 in the key store" in text
     assert "ten years are over; copies that stay: " in text
+    assert "1 non-current version(s) there, which anybody who may read versions can read (the last lock until" in text
     folder.run("destroy", "v1", expect=1)
     assert "needs 1 more approval(s)" in folder.printed[-1]
     approve(folder, opened, officers[1:])
@@ -69,7 +73,13 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
 
     assert (done["id"], done["destroyed"], done["version"]) == (opened, True, "v1")
     assert all(copy["locked_until"] for copy in done["held"])
-    assert all(locking_bucket.content(copy["file"]) for copy in done["held"])
+    # What can be read after it: every copy that was named, by a recipient who reaches it, and nothing else.
+    for copy in done["held"]:
+        at = {"VersionId": copy["version"]} if copy["version"] else {}
+        key = f"encryption-keys/{copy['file']}"
+        message = locking_bucket.client.get_object(Bucket=locking_bucket.name, Key=key, **at)["Body"].read()
+        assert recovery_officer.decrypt(message) == f"{first}\n".encode()
+    assert [copy["file"] for copy in done["held"] if copy["version"]] == [overwritten]
     assert list((tmp_path / ".keyrotation" / "keys").rglob("v1.key")) == []
     assert list(backups.glob("encryption-key-v1-*")) == []
     assert first not in "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())

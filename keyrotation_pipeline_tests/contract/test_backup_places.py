@@ -1,14 +1,17 @@
 """Places for backups: what a directory and a bucket have in common, and what a bucket adds."""
 
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.ports.backups import BackupPlace
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
 from keyrotation_pipeline_tests.fakes import START, FakeClock
@@ -114,6 +117,76 @@ def test_a_buckets_own_rule_of_locking_is_left_to_it(locking_bucket: TestBucket,
     locking_bucket.place().put("a", file_of(tmp_path, b"1"))
     found = locking_bucket.client.head_object(Bucket=locking_bucket.name, Key="encryption-keys/a")
     assert found["ObjectLockMode"] == "COMPLIANCE"
+
+
+def test_what_was_overwritten_or_deleted_is_among_the_versions_with_its_lock(
+    locking_bucket: TestBucket, tmp_path: Path
+) -> None:
+    clock = FakeClock(START.replace(year=2036))
+    place = locking_bucket.place(clock)
+    for name in ("key-1-a", "key-1-b", "key-10"):
+        place.put(name, file_of(tmp_path, b"first"))
+    locking_bucket.overwrite("key-1-a", b"second")
+    locking_bucket.delete("key-1-b")
+    until = clock.at + timedelta(days=35)
+    found = {(each.name, each.superseded is None): each for each in place.versions("key-1-")}
+    assert {key: each.locked_until for key, each in found.items()} == {
+        ("key-1-a", True): None,
+        ("key-1-a", False): until,
+        ("key-1-b", False): until,
+    }
+    assert place.names() == ("key-1-a", "key-10")
+    old = found["key-1-b", False]
+    key = {"Bucket": locking_bucket.name, "Key": "encryption-keys/key-1-b", "VersionId": old.superseded}
+    assert locking_bucket.client.get_object(**key)["Body"].read() == b"first"
+
+
+def test_a_directory_and_a_bucket_without_locks_have_versions_too(place: BackupPlace, tmp_path: Path) -> None:
+    place.put("key-1", file_of(tmp_path, b"1"))
+    assert place.versions("key-") == (StoredVersion("key-1"),)
+    assert place.versions("other-") == ()
+
+
+@pytest.mark.parametrize("mode", ["GOVERNANCE", "COMPLIANCE"])
+def test_a_locked_backup_outlives_whoever_may_delete_as_long_as_its_mode_says(
+    locking_bucket: TestBucket, tmp_path: Path, mode: str
+) -> None:
+    """Ours are locked in governance mode; a rule of the bucket may say compliance, which nobody can lift."""
+    if mode == "COMPLIANCE":
+        rule = {"DefaultRetention": {"Mode": mode, "Days": 400}}
+        locking_bucket.client.put_object_lock_configuration(
+            Bucket=locking_bucket.name, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+        )
+    place = locking_bucket.place()
+    place.put("a", file_of(tmp_path, b"1"))
+    lock = place.versions("a")[0].locked_until
+    assert lock is not None
+    assert lock == place.locked_until("a")
+    at = {"Bucket": locking_bucket.name, "Key": "encryption-keys/a"}
+    at["VersionId"] = locking_bucket.client.head_object(**at)["VersionId"]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        locking_bucket.client.delete_object(**at)
+    if mode == "COMPLIANCE":
+        with pytest.raises(ClientError, match="AccessDenied"):
+            locking_bucket.client.delete_object(**at, BypassGovernanceRetention=True)
+    locking_bucket.delete("a")  # what hides it does not remove it
+    assert place.names() == ()
+    assert locking_bucket.client.get_object(**at)["Body"].read() == b"1"
+    place.put("a", file_of(tmp_path, b"1"))  # and it can be put again
+    assert place.read("a") == b"1"
+
+
+@pytest.mark.parametrize("size", [0, 300, 9_000_000], ids=["empty", "small", "in several parts"])
+def test_what_seems_to_be_there_has_its_size_and_a_small_one_its_checksum(
+    place: BackupPlace, tmp_path: Path, size: int
+) -> None:
+    content = bytes(size)
+    file = StoredFile("a.gpg", hashlib.sha256(content).hexdigest(), size, ())
+    assert not place.seems(file)
+    place.put("a.gpg", file_of(tmp_path, content))
+    assert place.seems(file)
+    assert not place.seems(replace(file, size_bytes=size + 1))
+    assert place.seems(replace(file, sha256="0" * 64)) is (size > 8 << 20)
 
 
 def test_an_upload_that_arrives_altered_is_noticed(

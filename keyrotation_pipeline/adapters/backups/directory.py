@@ -11,7 +11,7 @@ from typing import IO
 
 from keyrotation_pipeline.adapters.backups.digests import sha256_of
 from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.model.backups import StoredFile
+from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 
 _SMALL_BYTES = 1 << 20
 _UNFINISHED = ".tmp"
@@ -114,6 +114,10 @@ class BackupDirectory:
     def locked_until(self, name: str) -> datetime | None:  # noqa: ARG002  a directory locks nothing
         """See `BackupPlace.locked_until`."""
         return None
+
+    def versions(self, prefix: str) -> tuple[StoredVersion, ...]:
+        """See `BackupPlace.versions`: a directory has one of each."""
+        return tuple(StoredVersion(name) for name in self.names() if name.startswith(prefix))
 
     def _remove_abandoned(self) -> None:
         """Remove what processes that were killed had not finished; nobody pauses for an hour while writing."""

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from keyrotation_pipeline.adapters.backups.digests import sha256_of
 from keyrotation_pipeline.adapters.backups.directory import private_file
 from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.model.backups import StoredFile
+from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.ports.clock import Clock
 
 _PART_BYTES = 8 << 20
@@ -141,6 +141,34 @@ class S3Bucket:
             found = self._client.head_object(**self._at(name)).get("ObjectLockRetainUntilDate")
         return found if isinstance(found, datetime) else None
 
+    def versions(self, prefix: str) -> tuple[StoredVersion, ...]:
+        """See `BackupPlace.versions`."""
+        with self._failing_plainly("asked for the versions in it"):
+            pages = self._client.get_paginator("list_object_versions").paginate(
+                Bucket=self._bucket.name, Prefix=f"{self._bucket.prefix}{prefix}"
+            )
+            found = [entry for page in pages for entry in page.get("Versions", ())]
+            locks = "ObjectLockEnabled" in self._lock_configuration()
+            return tuple(
+                StoredVersion(
+                    entry["Key"].removeprefix(self._bucket.prefix),
+                    None if entry["IsLatest"] else str(entry["VersionId"]),
+                    self._retained_until(entry) if locks else None,
+                )
+                for entry in found
+            )
+
+    def _retained_until(self, entry: Mapping[str, Any]) -> datetime | None:
+        """Asked for itself: the head of an object leaves its lock out where that may not be seen."""
+        at = {"Bucket": self._bucket.name, "Key": entry["Key"], "VersionId": entry["VersionId"]}
+        try:
+            found = self._client.get_object_retention(**at)["Retention"].get("RetainUntilDate")
+        except ClientError as error:
+            if _code(error) in _NO_LOCK:
+                return None
+            raise
+        return found if isinstance(found, datetime) else None
+
     def _at(self, name: str) -> dict[str, str]:
         return {"Bucket": self._bucket.name, "Key": f"{self._bucket.prefix}{name}"}
 
@@ -154,14 +182,19 @@ class S3Bucket:
 
     def _object_lock(self) -> dict[str, Any]:
         """The lock to ask for: none where the bucket has no object lock, or a rule that locks without being asked."""
+        found = self._lock_configuration()
+        locks = found.get("ObjectLockEnabled") == "Enabled" and "Rule" not in found
+        return {"ObjectLockMode": "GOVERNANCE"} if locks else {}
+
+    def _lock_configuration(self) -> Mapping[str, Any]:
+        """Empty where the bucket has no object lock."""
         try:
-            found = self._client.get_object_lock_configuration(Bucket=self._bucket.name)["ObjectLockConfiguration"]
+            found = self._client.get_object_lock_configuration(Bucket=self._bucket.name)
         except ClientError as error:
             if _code(error) in _NO_LOCK:
                 return {}
             raise
-        locks = found.get("ObjectLockEnabled") == "Enabled" and "Rule" not in found
-        return {"ObjectLockMode": "GOVERNANCE"} if locks else {}
+        return dict(found["ObjectLockConfiguration"])
 
     def _require_same(self, name: str, sha256: str) -> None:
         if self.digest(name) != sha256:

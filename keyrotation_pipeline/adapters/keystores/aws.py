@@ -90,6 +90,15 @@ class AwsKeyStore:
         region = f" in {self._secret.region_name}" if self._secret.region_name else ""
         return f"AWS Secrets Manager {self._id}{region}, archive {self._secret.archive_prefix}*"
 
+    @property
+    def keeps(self) -> str:
+        """See `KeyStore.keeps`."""
+        return (
+            "in AWS Secrets Manager the version of the archive secret that holds the key loses its label and stays "
+            "readable by its version id for whoever may call GetSecretValue, until AWS drops it or an administrator "
+            "deletes that secret"
+        )
+
     def read(self) -> StoredKeys:
         """The live secret and every archived one; looked at again if it was changed meanwhile."""
         return self._look().stored

@@ -52,6 +52,11 @@ class FileKeyStore:
         """``file <absolute directory>``."""
         return f"file {self._live}"
 
+    @property
+    def keeps(self) -> None:
+        """See `KeyStore.keeps`."""
+        return
+
     def read(self) -> StoredKeys:
         """Everything in the directory, under one lock. A key file that holds no key hides none of the others."""
         with owner_only.locked(self._live, exclusive=False):

@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.backups import (
     BackupSet,
     DatabaseCopy,
     StoredFile,
+    StoredVersion,
     TableContent,
     dump_name,
     signature_name,
@@ -66,6 +67,7 @@ class FakePlace:
     journal: Journal
     files: dict[str, bytes] = field(default_factory=dict)
     locks: dict[str, datetime] = field(default_factory=dict)
+    old: tuple[StoredVersion, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.files))
@@ -77,6 +79,13 @@ class FakePlace:
 
     def locked_until(self, name: str) -> datetime | None:
         return self.locks.get(name)
+
+    def versions(self, prefix: str) -> tuple[StoredVersion, ...]:
+        current = tuple(StoredVersion(name, None, self.locks.get(name)) for name in self.names())
+        return tuple(each for each in (*current, *self.old) if each.name.startswith(prefix))
+
+    def seems(self, file: StoredFile) -> bool:
+        raise NotImplementedError
 
     def holds(self, name: str, sha256: str) -> bool:
         raise NotImplementedError
@@ -192,6 +201,42 @@ def test_officers_sign_what_goes_and_what_stays(clinic: Clinic) -> None:
     assert "\nAction: destroy\nAuthorises: destroy v1 in the key store and its key files in the local backups" in text
     assert f"\nFrom: v1 {opened.source_fingerprint}\nTo: destroyed\n" in text
     assert "ten years over; copies that stay: 2 in s3://bucket/ (the last lock until 2026-02-09 09:00 UTC)" in text
+
+
+def test_officers_sign_the_non_current_versions_too_each_with_its_lock(clinic: Clinic) -> None:
+    clinic.bucket.old = (
+        StoredVersion(KEY_FILE, "a1.b2", LOCKED_UNTIL),
+        StoredVersion("encryption-key-v1-\u202e\nAction: rotate", "x y", None),
+        StoredVersion(OF_V10, "of another key", None),
+    )
+    opened = clinic.requested()
+    text = clinic.world.ledger.approval_text(opened.id).decode()
+    assert (
+        "2 non-current version(s) there, which anybody who may read versions can read (the last lock until 2026-02-09 "
+        f"09:00 UTC): {KEY_FILE} version a1.b2 locked until 2026-02-09 09:00 UTC; an object of another name version ? "
+        "not locked"
+    ) in text
+    for officer in (ADA, BEN):
+        sign(clinic.world, opened, officer)
+    done = destroy(clinic.site, clinic.world.ledger.request(opened.id))
+    assert f"{KEY_FILE} (non-current version a1.b2) in s3://bucket/, locked until 2026-02-09 09:00 UTC" in map(
+        str, done.held
+    )
+    facts = clinic.world.ledger.facts_of("key_destroyed")
+    assert [copy["version"] for copy in facts["held"]] == [None, None, "a1.b2", "x y"]
+
+
+def test_of_very_many_versions_the_first_are_named_and_the_others_counted(clinic: Clinic) -> None:
+    clinic.bucket.old = tuple(StoredVersion(KEY_FILE, f"n{number}", None) for number in range(1000))
+    text = clinic.world.ledger.approval_text(clinic.requested().id).decode()
+    assert "1000 non-current version(s)" in text
+    assert "and 960 more" in text
+
+
+def test_officers_sign_what_the_key_store_keeps(clinic: Clinic) -> None:
+    clinic.world.keys.keeps = "its old version stays readable by its version id"
+    text = clinic.world.ledger.approval_text(clinic.requested().id).decode()
+    assert "without such a copy; its old version stays readable by its version id\n" in text
 
 
 def test_the_audit_has_the_intent_before_the_key_goes_and_the_outcome_after(clinic: Clinic) -> None:
