@@ -5,6 +5,7 @@ from keyrotation_pipeline.assembly.finding import search_database
 from keyrotation_pipeline.assembly.home import (
     create_home,
     database_url,
+    installed_at,
     kept_ticks,
     require_home,
     server_url,
@@ -23,6 +24,7 @@ __all__ = [
     "database_url",
     "flag_sources",
     "initialise",
+    "installed_at",
     "kept_ticks",
     "keys_in_store",
     "open_backups",

@@ -1,13 +1,13 @@
 """From settings to what backups and recovery need; `assembly` opens the database around it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps, EncryptedKeys
+from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedConfiguration, EncryptedDumps, EncryptedKeys
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
@@ -69,6 +69,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         seals=Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock, vouching),
         offsite=_offsite(settings, pipeline.clock),
         dumps=EncryptedDumps(local, source, recipients),
+        configurations=EncryptedConfiguration(local, recipients, partial(_configuration, settings, pipeline.clock)),
         restorer=ScratchServers(settings.home / "recovery", settings.backup.postgres_binaries),
         recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,
@@ -127,6 +128,26 @@ def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, byt
     folder, _, name = key.rpartition("/")
     known = settings.backup.s3 or S3Settings(bucket=bucket)
     return name, _opened(known.model_copy(update={"bucket": bucket, "prefix": folder}), clock).read(name)
+
+
+def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
+    """`keyrotation.toml`, the public certificates that it names, and the public half of the key that signs manifests.
+
+    What lies beside the configuration keeps its place; what lies elsewhere goes under ``elsewhere/`` with its path.
+    """
+    gpg = GnuPG(settings.home / "gnupg", clock)
+    certificates = {*settings.recipients, *(officer.certificate for officer in settings.approvals.officers)}
+    # gpg reads each: a file that holds a secret key by mistake is refused.
+    found = {_place(settings.path, path): gpg.read_certificate(path).content for path in certificates}
+    public = f"{signing_key(settings).public}\n".encode()
+    return {settings.path.name: _read(settings.path), **found, "backup-key.txt": public}
+
+
+def _place(beside: Path, path: Path) -> str:
+    folder, absolute = beside.resolve().parent, path.resolve()
+    if absolute.is_relative_to(folder):
+        return str(absolute.relative_to(folder))
+    return f"elsewhere/{str(absolute).lstrip('/')}"
 
 
 def _recipients(settings: Settings, ledger: Ledger, clock: Clock, *, needs_all: bool = True) -> BackupRecipients:

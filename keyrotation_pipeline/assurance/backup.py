@@ -10,7 +10,7 @@ from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, dump_name, free_stamp
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name, free_stamp
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import RequestAction, RequestStatus
@@ -80,11 +80,14 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         if not keys and dump is None:
             ledger.append(BackupIncomplete(None, tuple(failures)))
             raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
+        configuration, left_out = _configuration(site, stamp)
         roster = pinned_roster(site.pipeline)
-        made = BackupSet(stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest)
+        made = BackupSet(
+            stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest, configuration
+        )
         site.seals.write(site.local, made)
         places, later, not_copied = _copied(site, made)
-        failures += [*_uncovered(made), *not_copied]
+        failures += [*left_out, *_uncovered(made), *not_copied]
         removed = retention.remove_expired(site, made.made_at)
         done = BackupMade(made, places, later, removed, tuple(_warnings(site)))
         _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
@@ -138,6 +141,13 @@ def _require_signed_destructions(pipeline: Pipeline) -> None:
 
 def _key(site: BackupSite, stored: StoredKeys, record: KeyRecord, stamp: str) -> KeyCopy:
     return site.key_files.make(record.version, stored.registered(record), stamp)
+
+
+def _configuration(site: BackupSite, stamp: str) -> tuple[StoredFile | None, list[str]]:
+    try:
+        return site.configurations.make(stamp), []
+    except KeyRotationError as error:
+        return None, [str(error)]
 
 
 def _dump(site: BackupSite, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:

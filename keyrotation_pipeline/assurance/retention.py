@@ -98,6 +98,8 @@ def _local_copies(site: BackupSite, sets: Iterable[BackupSet]) -> Iterator[Local
         order = site.seals.order(made)
         if made.dump is not None and made.dump.file.name in names:
             yield LocalCopy((made.database,), order, made.made_at, made.dump.file)
+        if made.configuration is not None and made.configuration.name in names:
+            yield LocalCopy(("configuration",), order, made.made_at, made.configuration)
         for copy in made.keys:
             if copy.file.name in names:
                 yield LocalCopy((str(copy.version), copy.fingerprint), order, made.made_at, copy.file)

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.ports.backups import BackupPlace, DatabaseDumps, DumpRestorer, KeyFiles, LocalPlace
+from keyrotation_pipeline.ports.backups import (
+    BackupPlace,
+    ConfigurationFiles,
+    DatabaseDumps,
+    DumpRestorer,
+    KeyFiles,
+    LocalPlace,
+)
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -21,7 +28,7 @@ class BackupSite:
 
     Args:
         local: the directory in which sets are made.
-        key_files: makes files of keys in it; `dumps` those of the database.
+        key_files: makes files of keys in it; `dumps` those of the database, `configurations` those of the rest.
         seals: signs manifests, and tells ours from others.
         offsite: further places, each of which gets a copy.
         recipients: how many can decrypt what is made.
@@ -34,6 +41,7 @@ class BackupSite:
     seals: Seals
     offsite: tuple[BackupPlace, ...]
     dumps: DatabaseDumps
+    configurations: ConfigurationFiles
     restorer: DumpRestorer
     recipients: int
     keep_local_days: int

@@ -80,7 +80,7 @@ def _as_text(shown: Status, blind_spots: BlindSpots) -> None:
         output.line(f"Request   {each['id']}, {each['action']} of {each['from']}; not signed by {missing}")
     for sentence in shown.attention:
         output.line(f"Attention {sentence}", style="bold red")
-    for sentence in content["warnings"]:
+    for sentence in shown.warnings:
         output.line(f"Warning   {sentence}", style="yellow")
 
 

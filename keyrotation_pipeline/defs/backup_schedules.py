@@ -24,7 +24,7 @@ RECOVERY_TEST_JOB = dg.define_asset_job(
 
 
 def daily_key_backup(time_zone: str) -> dg.ScheduleDefinition:
-    """03:00 every day. For a day on which nothing ran its run is asked for later, and then says that it was missed."""
+    """03:00 every day; after downtime for the last missed day only, whose run refuses if that is over."""
 
     @dg.schedule(
         name="daily_key_backup",

@@ -17,6 +17,7 @@ _STAMP_FORMAT = "%Y%m%d-%H%M%S"
 _STAMP_LENGTH = len("20261124-030000")
 _MANIFEST = re.compile(rf"backup-({STAMP})\.json", re.ASCII)
 _DUMP = re.compile(rf"database-({STAMP})\.dump\.gpg", re.ASCII)
+_CONFIGURATION = re.compile(rf"configuration-({STAMP})\.tar\.gpg", re.ASCII)
 _KEY_FILE = re.compile(rf"encryption-key-(v[1-9]\d{{0,5}})-({STAMP})\.bin\.gpg", re.ASCII)
 
 
@@ -134,6 +135,7 @@ class BackupSet:
         dump: None where only keys were backed up, or the dump failed.
         anchor: the audit's head at that moment.
         roster: digest of the roster that was pinned then.
+        configuration: `keyrotation.toml` and the public certificates that it names; None in sets of single keys.
     """
 
     stamp: str
@@ -142,6 +144,7 @@ class BackupSet:
     dump: DatabaseCopy | None
     anchor: AuditHead
     roster: str | None = None
+    configuration: StoredFile | None = None
 
     @property
     def name(self) -> str:
@@ -159,6 +162,8 @@ class BackupSet:
         yield from (key.file for key in self.keys)
         if self.dump is not None:
             yield self.dump.file
+        if self.configuration is not None:
+            yield self.configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +235,7 @@ def in_order(stamp: str) -> tuple[str, int]:
 
 def stamp_in(name: str) -> str | None:
     """The stamp in the name of one of a set's files; None for any other name."""
-    for pattern in (_MANIFEST, _DUMP, _KEY_FILE):
+    for pattern in (_MANIFEST, _DUMP, _CONFIGURATION, _KEY_FILE):
         if found := pattern.fullmatch(name):
             return found.groups()[-1]
     return None
@@ -251,6 +256,11 @@ def dump_name(stamp: str) -> str:
     return f"database-{stamp}.dump.gpg"
 
 
+def configuration_name(stamp: str) -> str:
+    """``configuration-20261124-030000.tar.gpg``."""
+    return f"configuration-{stamp}.tar.gpg"
+
+
 def key_file_name(version: KeyVersion, stamp: str) -> str:
     """``encryption-key-v2-20261124-030000.bin.gpg``."""
     return f"encryption-key-{version}-{stamp}.bin.gpg"
@@ -264,3 +274,8 @@ def is_manifest(name: str) -> bool:
 def is_dump(name: str) -> bool:
     """Whether a file's name is that of an encrypted dump."""
     return _DUMP.fullmatch(name) is not None
+
+
+def is_key_file(name: str, version: KeyVersion) -> bool:
+    """Whether a file's name is that of an encrypted key of this version."""
+    return (found := _KEY_FILE.fullmatch(name)) is not None and found[1] == str(version)

@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.backups import (
     RelationKind,
     StoredFile,
     TableContent,
+    configuration_name,
     dump_name,
     key_file_name,
     manifest_name,
@@ -92,6 +93,7 @@ class _Manifest(_Document):
     dump: _Dump | None
     audit: _Audit
     roster: Sha256 | None = None
+    configuration: _File | None = None
 
 
 def render(made: BackupSet) -> bytes:
@@ -107,6 +109,7 @@ def render(made: BackupSet) -> bytes:
         dump=None if made.dump is None else _dump_document(made.dump),
         audit=_Audit(seq=made.anchor.seq, head=made.anchor.hash),
         roster=made.roster,
+        configuration=None if made.configuration is None else _File(**_file_fields(made.configuration)),
     )
     return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
 
@@ -149,7 +152,8 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
             _database_content(content.dump.content),
         )
     anchor = AuditHead(content.audit.seq, content.audit.head)
-    return BackupSet(stamp, content.database, keys, dump, anchor, content.roster)
+    configuration = None if content.configuration is None else _stored(content.configuration)
+    return BackupSet(stamp, content.database, keys, dump, anchor, content.roster, configuration)
 
 
 def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
@@ -159,6 +163,8 @@ def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
         raise ManifestError(name, "it names a key version twice")
     if made.dump is not None and made.dump.file.name != dump_name(made.stamp):
         raise ManifestError(name, "the dump's file does not have the name that it should have")
+    if made.configuration is not None and made.configuration.name != configuration_name(made.stamp):
+        raise ManifestError(name, "the configuration's file does not have the name that it should have")
     try:
         told = made.made_at.isoformat()
     except ValueError:

@@ -62,6 +62,17 @@ class KeyFiles(Protocol):
         """
 
 
+class ConfigurationFiles(Protocol):
+    """What an empty machine needs besides keys and database, in encrypted files in the local place."""
+
+    def make(self, stamp: str) -> StoredFile:
+        """Encrypt the configuration, which holds no secret, and the public certificates that it names.
+
+        Raises:
+            BackupError, OpenPGPError: one of them cannot be read, or it cannot be encrypted; no file is left.
+        """
+
+
 class Encryptor(Protocol):
     """Encryption to the recipients of backups, and to nobody else."""
 

@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, stamp_of
 from keyrotation_pipeline_tests.contract.anchors_suite import HEAD, AnchorsSuite, Stage
-from keyrotation_pipeline_tests.fakes import START, FakeAnchors, FakeSigner, fake_pipeline, fake_seals
+from keyrotation_pipeline_tests.fakes import START, FakeAnchors, FakeClock, FakeSigner, fake_pipeline, fake_seals
 
 
 class FakeStage:
@@ -59,7 +59,7 @@ class FileStage:
 
     def forge_backup(self, roster: PinnedRoster) -> None:
         elsewhere = fake_pipeline()
-        strangers = Seals(FakeSigner("a stranger's"), elsewhere.ledger, self.signatures)
+        strangers = Seals(FakeSigner("a stranger's"), elsewhere.ledger, self.signatures, FakeClock())
         strangers.write(self.backups, self.made(HEAD, roster))
 
     def made(self, head: AuditHead, roster: PinnedRoster | None) -> BackupSet:

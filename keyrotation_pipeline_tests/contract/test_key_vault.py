@@ -110,6 +110,7 @@ def test_the_manifest_says_what_the_file_is_and_anchors_the_audit(
         "dump": None,
         "audit": {"seq": 41, "head": "5" * 64},
         "roster": None,
+        "configuration": None,
     }
 
 

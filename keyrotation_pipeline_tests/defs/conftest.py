@@ -52,7 +52,7 @@ class FakePipelineResource(PipelineResource):
         nothing: Any = None
         place = BackupDirectory(places[self.config_file or ""])
         seals = fake_seals(pipeline.ledger, pipeline.signatures)
-        yield BackupSite(pipeline, place, nothing, seals, (), nothing, nothing, 2, 7, Objectives(14400, 90000))
+        yield BackupSite(pipeline, place, nothing, seals, (), nothing, nothing, nothing, 2, 7, Objectives(14400, 90000))
 
     def ticks(self) -> Ticks:
         return worlds[self.config_file or ""].pipeline.ticks
@@ -152,7 +152,10 @@ def dagster(tmp_path: Path) -> Iterator[Dagster]:
     channels["test"] = Channels()
     with dg.DagsterInstance.ephemeral() as instance:
         definitions = build_definitions(
-            world.pipeline.tables, world.pipeline.shards, FakePipelineResource(config_file="test")
+            world.pipeline.tables,
+            world.pipeline.shards,
+            FakePipelineResource(config_file="test"),
+            installed=datetime(2026, 1, 1, tzinfo=UTC),
         )
         yield Dagster(world, definitions, instance)
 

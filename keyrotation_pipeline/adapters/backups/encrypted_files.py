@@ -1,7 +1,9 @@
 """Encrypted files in the backup directory: keys, and the dump of a database, which in plain exists in pipes only."""
 
 import hashlib
-from collections.abc import Sequence
+import io
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -9,7 +11,7 @@ from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import DatabaseCopy, KeyCopy, StoredFile, key_file_name
+from keyrotation_pipeline.model.backups import DatabaseCopy, KeyCopy, StoredFile, configuration_name, key_file_name
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.ports.backups import DumpSource, Encryptor, LocalPlace
 
@@ -27,13 +29,33 @@ class EncryptedKeys:
 
     def make(self, version: KeyVersion, material: KeyMaterial, stamp: str) -> KeyCopy:
         """See `KeyFiles.make`."""
-        recipients = self.encryptor.recipients()
-        message = self.encryptor.encrypt(f"{base64_of(material)}\n".encode())
-        name = key_file_name(version, stamp)
-        self.place.write(name, message)
-        file = StoredFile(name, hashlib.sha256(message).hexdigest(), len(message), recipients)
-        _require_as_written(self.place, self.encryptor, file)
-        return KeyCopy(version, material.fingerprint, file)
+        content = f"{base64_of(material)}\n".encode()
+        return KeyCopy(
+            version, material.fingerprint, _small(self.place, self.encryptor, key_file_name(version, stamp), content)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedConfiguration:
+    """`ConfigurationFiles`: a tar, so that ``gpg --decrypt FILE | tar x`` puts everything where it was.
+
+    Args:
+        files: what belongs into it, by its name there.
+    """
+
+    place: LocalPlace
+    encryptor: Encryptor
+    files: Callable[[], Mapping[str, bytes]]
+
+    def make(self, stamp: str) -> StoredFile:
+        """See `ConfigurationFiles.make`."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, content in sorted(self.files().items()):
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(content), 0o600
+                tar.addfile(member, io.BytesIO(content))
+        return _small(self.place, self.encryptor, configuration_name(stamp), packed.getvalue())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,15 @@ class EncryptedDumps:
         stored = StoredFile(name, sha256, size_bytes, recipients)
         _require_as_written(self.place, self.encryptor, stored)
         return DatabaseCopy(stored, dump.tables, dump.server_major, dump.content)
+
+
+def _small(place: LocalPlace, encryptor: Encryptor, name: str, content: bytes) -> StoredFile:
+    recipients = encryptor.recipients()
+    message = encryptor.encrypt(content)
+    place.write(name, message)
+    file = StoredFile(name, hashlib.sha256(message).hexdigest(), len(message), recipients)
+    _require_as_written(place, encryptor, file)
+    return file
 
 
 def _require_as_written(place: LocalPlace, encryptor: Encryptor, file: StoredFile) -> None:

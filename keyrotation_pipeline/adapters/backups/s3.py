@@ -148,25 +148,19 @@ class S3Bucket:
                 Bucket=self._bucket.name, Prefix=f"{self._bucket.prefix}{prefix}"
             )
             found = [entry for page in pages for entry in page.get("Versions", ())]
-            locks = "ObjectLockEnabled" in self._lock_configuration()
             return tuple(
                 StoredVersion(
                     entry["Key"].removeprefix(self._bucket.prefix),
                     None if entry["IsLatest"] else str(entry["VersionId"]),
-                    self._retained_until(entry) if locks else None,
+                    self._retained_until(entry),
                 )
                 for entry in found
             )
 
     def _retained_until(self, entry: Mapping[str, Any]) -> datetime | None:
-        """Asked for itself: the head of an object leaves its lock out where that may not be seen."""
+        """S3 leaves a lock out of the head of an object where s3:GetObjectRetention is not granted."""
         at = {"Bucket": self._bucket.name, "Key": entry["Key"], "VersionId": entry["VersionId"]}
-        try:
-            found = self._client.get_object_retention(**at)["Retention"].get("RetainUntilDate")
-        except ClientError as error:
-            if _code(error) in _NO_LOCK:
-                return None
-            raise
+        found = self._client.head_object(**at).get("ObjectLockRetainUntilDate")
         return found if isinstance(found, datetime) else None
 
     def _at(self, name: str) -> dict[str, str]:

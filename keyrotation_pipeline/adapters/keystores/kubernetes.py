@@ -133,6 +133,11 @@ class KubernetesKeyStore:
         live, archive = self._secrets.live, self._secrets.archive
         return f"Kubernetes Secret {live.namespace}/{live.name}, archive {archive.namespace}/{archive.name}"
 
+    @property
+    def keeps(self) -> str:
+        """See `KeyStore.keeps`."""
+        return "in Kubernetes the key stays in backups of etcd, and in its history until that is compacted"
+
     def read(self) -> StoredKeys:
         """Both Secrets; looked at again if the live one was changed meanwhile."""
         return self._look().stored

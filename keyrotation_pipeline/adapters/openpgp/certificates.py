@@ -130,17 +130,12 @@ def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificat
     )
 
 
-def _expiry(line: Sequence[bytes]) -> datetime | None:
-    expires = line[_EXPIRES_AT]
-    return datetime.fromtimestamp(int(expires), UTC) if expires.isdigit() else None
-
-
 def _until(primary: Sequence[bytes], keys: Listing, capability: bytes) -> datetime | None:
     """When the last usable key for this ends; none outlives the primary key."""
     usable = [line for line in keys if capability in line[_CAPABILITIES] and line[_VALIDITY] not in _ENDED]
-    ends = [_expiry(line) for line in usable]
+    ends = [date_of(line[_EXPIRES_AT].decode()) for line in usable]
     last = None if not ends or None in ends else max(end for end in ends if end is not None)
-    return min((end for end in (last, _expiry(primary)) if end is not None), default=None)
+    return min((end for end in (last, date_of(primary[_EXPIRES_AT].decode())) if end is not None), default=None)
 
 
 def _user_id(path: Path, field_of_listing: bytes) -> str:

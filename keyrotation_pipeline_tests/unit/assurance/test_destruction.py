@@ -154,7 +154,7 @@ def clinic_of() -> Clinic:
     bucket = FakePlace("s3://bucket/", world.journal, {**copies, another: b""}, {KEY_FILE: LOCKED_UNTIL})
     site = BackupSite(
         world.pipeline, local, None, fake_seals(world.ledger, world.pipeline.signatures), (bucket,),  # type: ignore[arg-type]
-        None, None, 2, 7, Objectives(1, 1),  # type: ignore[arg-type]
+        None, None, None, 2, 7, Objectives(1, 1),  # type: ignore[arg-type]
     )  # fmt: skip
     return Clinic(world, local, bucket, site)
 

@@ -79,7 +79,8 @@ def test_a_place_that_does_not_answer_does_not_hide_the_status(
     def refusing(*_: object) -> KeyBackup:
         raise BackupError("the bucket does not answer; check the network")
 
-    monkeypatch.setattr(world.vault, "key_backup", refusing)
+    for question in ("key_backup", "standing"):
+        monkeypatch.setattr(world.vault, question, refusing)
     found = protection(replace(world.pipeline, vault=world.vault), world.ledger.keys(), world.clock.now())
     assert (found.last_backup, found.attention) == (None, ("the bucket does not answer; check the network",))
 
