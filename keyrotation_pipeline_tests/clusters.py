@@ -206,23 +206,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
         yield found
         found.ask("DELETE", f"/api/v1/namespaces/{namespace}")
         return
-    from keyrotation_pipeline_tests.kubernetes_standin.server import Standin, serving  # noqa: PLC0415
+    from keyrotation_pipeline_tests.kubernetes_standin.server import Standin, serve  # noqa: PLC0415
 
-    with serving(Standin()) as standin:
-        kubeconfig = tmp_path_factory.mktemp("cluster") / "kubeconfig"
-        write_kubeconfig(kubeconfig, standin.url, "admin")
-        standin.objects.namespaces.add(namespace)
-        yield TestCluster(kubeconfig, namespace, standin)
+    folder = tmp_path_factory.mktemp("cluster")
+    certificate, kubeconfig = folder / "certificate.pem", folder / "kubeconfig"
+    standin = Standin()
+    serve(standin, certificate)
+    write_kubeconfig(kubeconfig, standin.url, "admin", certificate)
+    standin.objects.namespaces.add(namespace)
+    yield TestCluster(kubeconfig, namespace, standin)
 
 
-def write_kubeconfig(path: Path, server: str, token: str) -> None:
+def write_kubeconfig(path: Path, server: str, token: str, certificate: Path | None = None) -> None:
     """A kubeconfig of one user; JSON is YAML."""
+    trusted = {} if certificate is None else {"certificate-authority": str(certificate)}
     content = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "clusters": [{"name": "test", "cluster": {"server": server}}],
+        "clusters": [{"name": "test", "cluster": {"server": server, **trusted}}],
         "users": [{"name": "test", "user": {"token": token}}],
     }
     path.write_text(json.dumps(content))

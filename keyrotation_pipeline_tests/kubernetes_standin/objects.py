@@ -194,6 +194,10 @@ def _check(plural: str, wanted: Json) -> None:
 def _check_secret(wanted: Json) -> None:
     data = dict(wanted.get("data") or {})
     for name, text in (wanted.pop("stringData", None) or {}).items():
+        if not isinstance(text, str):
+            raise RefusedError(
+                400, "BadRequest", "cannot unmarshal into Go struct field Secret.stringData of type string"
+            )
         data[name] = base64.b64encode(text.encode()).decode()
     try:
         size = sum(len(base64.b64decode(text, validate=True)) for text in data.values())

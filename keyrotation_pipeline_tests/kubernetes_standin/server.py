@@ -1,20 +1,23 @@
 """The stand-in over HTTP: one server a test session, on a port of its own."""
 
+import asyncio
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from keyrotation_pipeline_tests.kubernetes_standin.certificate import write_certificate
 from keyrotation_pipeline_tests.kubernetes_standin.controller import Controller
+from keyrotation_pipeline_tests.kubernetes_standin.discovery import documents
 from keyrotation_pipeline_tests.kubernetes_standin.objects import KINDS, Json, Key, Objects, RefusedError, merged
 from keyrotation_pipeline_tests.kubernetes_standin.rights import Rights
 from keyrotation_pipeline_tests.waiting import eventually
@@ -37,10 +40,11 @@ class Standin:
     def __post_init__(self) -> None:
         self.rights = Rights(self.objects)
         self.controller = Controller(self.objects)
+        self.discovery: dict[str, Json] = documents()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"https://127.0.0.1:{self.port}"
 
     def app(self) -> Starlette:
         groups = sorted({("api" if "/" not in group else "apis", group) for group, _ in KINDS.values()})
@@ -51,9 +55,15 @@ class Standin:
             routes.append(Route(base, self.answer, methods=["GET", "POST"]))
             routes.append(Route(f"{base}/{{name}}", self.answer, methods=["GET", "PUT", "PATCH", "DELETE"]))
             routes.append(Route(f"{base}/{{name}}/{{part}}", self.answer, methods=["POST", "PUT", "PATCH"]))
+        routes += [Route(path, self.discover, methods=["GET"]) for path in self.discovery]
         return Starlette(routes=routes)
 
+    async def discover(self, request: Request) -> Response:
+        return JSONResponse(self.discovery[request.url.path])
+
     async def answer(self, request: Request) -> Response:
+        if request.query_params.get("watch"):
+            return StreamingResponse(self._watch(request), media_type="application/json")
         body = await request.body()
         return await run_in_threadpool(self._answer, request, body)
 
@@ -92,7 +102,9 @@ class Standin:
             return self.objects.create(plural, namespace, content)
         group, kind = KINDS[plural]
         version = {"resourceVersion": str(self.objects.version)}
-        items = self.objects.every(plural, namespace)
+        names = _names_in(request)
+        found = self.objects.every(plural, namespace)
+        items = [each for each in found if names is None or each["metadata"]["name"] in names]
         return {"kind": f"{kind}List", "apiVersion": group, "metadata": version, "items": items}
 
     def _one(self, request: Request, which: Key, content: Any) -> Json:  # noqa: ANN401 - JSON
@@ -109,6 +121,19 @@ class Standin:
             raise RefusedError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
         return self.objects.patch(*which, lambda before: merged(before, content, by_name=bool(by_name)), part)
 
+    async def _watch(self, request: Request) -> AsyncIterator[str]:
+        """Each change after a resource version, until the client has enough."""
+        where, seen = request.path_params, int(request.query_params.get("resourceVersion") or 0)
+        names = _names_in(request)
+        while not await request.is_disconnected():
+            for version, kind, plural, content in list(self.objects.events):
+                about = content["metadata"]
+                if version > seen and (plural, about["namespace"]) == (where["plural"], where["namespace"]):
+                    seen = version
+                    if names is None or about["name"] in names:
+                        yield json.dumps({"type": kind, "object": content}) + "\n"
+            await asyncio.sleep(0.02)
+
     def _namespace(self, method: str, where: dict[str, Any], content: Any) -> Json:  # noqa: ANN401 - JSON
         name = where.get("namespace") or content["metadata"]["name"]
         with self.objects.lock:
@@ -123,17 +148,24 @@ class Standin:
         return {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
 
 
-@contextmanager
-def serving(standin: Standin) -> Iterator[Standin]:
-    """The stand-in, answering."""
-    config = uvicorn.Config(standin.app(), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+def _names_in(request: Request) -> set[str] | None:
+    selector = request.query_params.get("fieldSelector", "")
+    name = selector.removeprefix("metadata.name=")
+    return None if name == selector else {name}
+
+
+def serve(standin: Standin, certificate: Path) -> None:
+    """Let the stand-in answer over TLS, without which kubectl sends no token, until this process ends.
+
+    Args:
+        certificate: where its certificate is put, with its key.
+    """
+    write_certificate(certificate)
+    config = uvicorn.Config(
+        standin.app(), host="127.0.0.1", port=0, log_level="critical", lifespan="off", ssl_certfile=certificate
+    )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
+    # Not stopped: a server waits for each of its clients to end its TLS, and those of a test do not.
+    threading.Thread(target=server.run, daemon=True).start()
     assert eventually(lambda: server.started)
     standin.port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield standin
-    finally:
-        server.should_exit = True
-        thread.join(10)
