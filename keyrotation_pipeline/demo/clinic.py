@@ -95,6 +95,11 @@ def admit(connection: psycopg.Connection[tuple[object, ...]], ring: KeyRing, cli
     connection.execute("ANALYZE public.clients, public.appointments")
 
 
+def forget_applications(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Take away what applications of earlier demos reported: each ended with its demo, killed perhaps."""
+    connection.execute("DELETE FROM keyrotation.application_instances")
+
+
 def patient(number: int) -> tuple[str, str, str | None, str | None, str | None]:
     """First name, last name, e-mail, phone and history of the invented patient `number`."""
     first, last = FIRST_NAMES[number % len(FIRST_NAMES)], LAST_NAMES[number // 7 % len(LAST_NAMES)]

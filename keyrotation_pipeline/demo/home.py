@@ -6,12 +6,13 @@ from pathlib import Path
 from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.settings import DEMO_MARKER, Settings, config_path, home_of, load
 
 ROLLOUT = """\
 # The demo's application reports itself while it runs, and withdraws itself when it ends.
 [rollout]
-mode = "attest"
+mode = "{mode}"
 
 """
 OFFICERS = ("Security Officer", "Privacy Officer")
@@ -20,11 +21,12 @@ HEADING = """\
 """
 
 
-def prepare(option: Path | None) -> tuple[Settings, tuple[DemoOfficer, ...]]:
+def prepare(option: Path | None, rollout: RolloutMode = RolloutMode.ATTEST) -> tuple[Settings, tuple[DemoOfficer, ...]]:
     """Make the demo's home and configuration, or find those of an earlier demo.
 
     Args:
         option: `--config`.
+        rollout: how a new configuration has rollouts seen; without an application nothing would be reported.
 
     Raises:
         HomeError: the home, or the configuration, is not a demo's; nothing was changed.
@@ -39,7 +41,7 @@ def prepare(option: Path | None) -> tuple[Settings, tuple[DemoOfficer, ...]]:
     officers = tuple(DemoOfficer.create(home / "officers", name) for name in OFFICERS)
     if not path.exists():
         unfinished = path.with_suffix(".toml.unfinished")
-        unfinished.write_text(_configuration(officers))
+        unfinished.write_text(_configuration(officers, rollout))
         unfinished.rename(path)
     return load(path), officers
 
@@ -53,7 +55,7 @@ def _refuse_what_is_not_a_demo(path: Path, home: Path, marker: Path) -> None:
         raise HomeError(f"{home} is not a demo's home; run `keyrotation demo` in an empty folder")
 
 
-def _configuration(officers: tuple[DemoOfficer, ...]) -> str:
+def _configuration(officers: tuple[DemoOfficer, ...], rollout: RolloutMode) -> str:
     tables = "".join(
         f'[[tables]]\nname = "{table}"\ncolumns = {json.dumps(list(columns))}\n\n'
         for table, columns in ENCRYPTED_COLUMNS.items()
@@ -63,4 +65,5 @@ def _configuration(officers: tuple[DemoOfficer, ...]) -> str:
         f"name = {json.dumps(officer.name)}\ncertificate = {json.dumps(str(officer.certificate))}\n\n"
         for officer in officers
     )
-    return f"{HEADING}\n{tables}[reencryption]\nshards = 4\n\n{ROLLOUT}[approvals]\nrequired = 2\n\n{roster}"
+    seen = ROLLOUT.format(mode=rollout)
+    return f"{HEADING}\n{tables}[reencryption]\nshards = 4\n\n{seen}[approvals]\nrequired = 2\n\n{roster}"

@@ -186,6 +186,8 @@ def working_application(pipeline: Pipeline, settings: Settings) -> Iterator[Runn
     """An application at work."""
     del pipeline  # it must be open: the application needs the database that it keeps running
     with database_url(settings) as url:
+        with connect(url) as connection:
+            clinic.forget_applications(connection)
         application = RunningApplication(settings, url)
         try:
             yield application

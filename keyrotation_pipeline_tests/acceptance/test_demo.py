@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.clinic import FINDINGS
 from keyrotation_pipeline_tests.acceptance.command import Folder
@@ -52,6 +53,12 @@ def test_every_value_still_decrypts_and_the_audit_holds(demo: Folder) -> None:
 
 def test_demo_again_rotates_once_more(demo: Folder) -> None:
     before = json.loads(demo.run("status", "--json"))["primary"]
+    # What is left of a demo that was killed with its application is not waited for.
+    with EmbeddedServer(demo.path / ".keyrotation" / "postgres") as server, connect(server.url("clinic")) as left:
+        left.execute(
+            "INSERT INTO keyrotation.application_instances (instance, reads, writes, reported_at)"
+            " VALUES ('clinic-api-1/1-killed', '{v1}', 'v1', now() - interval '5 minutes')"
+        )
     demo.run("demo")
     after = json.loads(demo.run("status", "--json", "--count"))
 

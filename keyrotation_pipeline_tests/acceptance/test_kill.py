@@ -13,6 +13,7 @@ from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 
@@ -24,7 +25,7 @@ Everything = dict[tuple[str, object], tuple[str | None, ...]]
 @pytest.mark.slow
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     folder = Folder(tmp_path, [])
-    settings, officers = prepare(tmp_path / "keyrotation.toml")
+    settings, officers = prepare(tmp_path / "keyrotation.toml", RolloutMode.NONE)
     # Slow enough that ten kills find it at work, at ever later points.
     text = settings.path.read_text().replace("shards = 4", "shards = 4\nmax_rows_per_second = 2000")
     settings.path.write_text(text)

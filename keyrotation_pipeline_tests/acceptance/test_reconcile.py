@@ -13,6 +13,7 @@ from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home
 from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[tuple[Folder, Settings, Sequence[DemoOfficer]]]:
-    settings, officers = prepare(tmp_path / "keyrotation.toml")
+    settings, officers = prepare(tmp_path / "keyrotation.toml", RolloutMode.NONE)
     with EmbeddedServer(settings.home / "postgres"):
         yield Folder(tmp_path, []), settings, officers
 

@@ -14,6 +14,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -59,7 +60,7 @@ def _nobody(progress: Progress) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    settings, officers = prepare(tmp_path_factory.mktemp("rollback") / "keyrotation.toml")
+    settings, officers = prepare(tmp_path_factory.mktemp("rollback") / "keyrotation.toml", RolloutMode.NONE)
     with open_home(settings, CLIENTS, lambda _line: None) as pipeline:
         yield Demo(pipeline, settings, officers)
 

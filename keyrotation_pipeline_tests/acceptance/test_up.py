@@ -22,6 +22,7 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServe
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import open_home
 from keyrotation_pipeline.model.request import WALK, Step
+from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_demo import leaks
 
@@ -48,7 +49,7 @@ class Ui:
 @pytest.mark.slow
 def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(tmp_path: Path) -> None:
     folder = Folder(tmp_path, [])
-    settings, officers = prepare(tmp_path / "keyrotation.toml")
+    settings, officers = prepare(tmp_path / "keyrotation.toml", RolloutMode.NONE)
     settings.path.write_text(settings.path.read_text().replace("shards = 4", "shards = 2"))
     with open_home(settings, 300, lambda _line: None):
         pass
