@@ -85,6 +85,8 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
             pinned_roster(pipeline)  # which keeps it outside the database
             if ring is not None:
                 keys.import_keys(pipeline, ring)
+            if settings.activated_at is not None:
+                keys.declare_activation(pipeline, settings.activated_at)
 
 
 def _replicas(settings: Settings) -> Replicas:

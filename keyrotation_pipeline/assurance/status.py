@@ -24,6 +24,7 @@ from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.keys import declared_activations
 
 COUNTS_STALE_AFTER = timedelta(days=7)
 # What the walk of rows is of a rotation's whole time, by the demo's measure; the other steps share the rest.
@@ -42,7 +43,8 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
     records, rotation, head = pipeline.ledger.keys(), superseding.next_up(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     primary, attention = _primary(pipeline)
-    due = rotation_due(primary, records, pipeline.ledger.requests()) if primary else None
+    declared = declared_activations(pipeline)
+    due = rotation_due(primary, records, pipeline.ledger.requests(), declared) if primary else None
     attention += _restored(pipeline)
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
@@ -67,6 +69,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
         requests=tuple(pending_requests(pipeline)),
         audit=head,
         next_rotation_due=due.at if due else None,
+        next_rotation_rule=due.rule if due else None,
         attention=tuple(dict.fromkeys(attention)),
         warnings=protected.warnings,
     )

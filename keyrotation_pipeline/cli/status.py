@@ -63,6 +63,8 @@ def _as_text(shown: Status, blind_spots: BlindSpots) -> None:
     output.heading(f"{shown.database}  {minutes(shown.generated_at)} UTC")
     output.line()
     output.line(f"Primary   {shown.primary or 'none'}, next rotation due by {minutes(shown.next_rotation_due)}")
+    if shown.next_rotation_rule is not None:
+        output.line(f"          {shown.next_rotation_rule}")
     for key in shown.key_versions:
         output.line(f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}")
     output.line(f"Backup    {minutes(shown.last_backup)}; proven to restore {minutes(shown.last_recovery_test)}")

@@ -15,6 +15,7 @@ _HEAD = """\
 
 [keys]
 store = "file"
+# activated_at = 2026-01-31        # since when the key is in use that `init` imports; else its age is unknown
 # [keys.file]
 # directory = "keys"              # default: keys in the home, .keyrotation beside this file
 

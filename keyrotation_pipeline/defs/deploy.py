@@ -10,6 +10,7 @@ from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.cryptoperiod import rotation_due
 from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.rotation.keys import declared_activations
 
 
 @dg.asset(
@@ -38,10 +39,11 @@ def primary_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelinePar
 
 @dg.asset_check(asset=step_key(Step.PRIMARY_KEY_ROLLOUT))
 def rotation_not_overdue(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
-    """The primary is younger than 12 months, and no emergency rotation is older than 24 hours; warns a month ahead."""
+    """The primary is younger than 12 months, and no emergency rotation is older than 24 hours; warns 60 days ahead."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
         primary, now = opened.keys.read().primary, opened.clock.now()
-        due = rotation_due(primary, opened.ledger.keys(), opened.ledger.requests()) if primary else None
+        declared, requests = declared_activations(opened), opened.ledger.requests()
+        due = rotation_due(primary, opened.ledger.keys(), requests, declared) if primary else None
     if due is None:
         return dg.AssetCheckResult(passed=False, description="no key is the primary; run `keyrotation init`")
     overdue = due.overdue(now)

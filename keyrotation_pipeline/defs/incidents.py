@@ -7,7 +7,7 @@ import dagster as dg
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.incidents.notices import notices
+from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
 from keyrotation_pipeline.incidents.telling import tell
 from keyrotation_pipeline.incidents.watching import look
 
@@ -36,7 +36,7 @@ def alert_delivery(context: dg.SensorEvaluationContext, pipeline: PipelineParame
         with pipeline.open("dagster alert_delivery") as opened:
             attention = overview(opened, urgent_too=False).attention
             news = notices(opened, channels.contacts, attention, failed)
-            failures = tell(opened, channels, news)
+            failures = tell(opened, channels, (*news, duty_of_the_quarter(opened)))
         return dg.SkipReason("; ".join(failures) or "everybody is told")
     except Exception as error:  # noqa: BLE001  as above
         return dg.SkipReason(sentence_of(error))

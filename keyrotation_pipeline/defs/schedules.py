@@ -13,5 +13,5 @@ def rotation_calendar(jobs: Jobs) -> dg.ScheduleDefinition:
         cron_schedule="0 6 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Every check, every morning: `rotation_not_overdue` warns a month before a rotation is due.",
+        description="Every check, every morning: `rotation_not_overdue` warns 60 days before a rotation is due.",
     )

@@ -10,6 +10,7 @@ from keyrotation_pipeline.audit.incidents import incidents, told
 from keyrotation_pipeline.incidents.telling import Notice
 from keyrotation_pipeline.model.alert import SUBJECT_CHARS, Alert, Severity
 from keyrotation_pipeline.model.contacts import ESCALATION, Contact, ContactRole
+from keyrotation_pipeline.model.cryptoperiod import duty_of
 from keyrotation_pipeline.model.deadlines import Deadline, Stage, carried_by
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.incident import Incident, IncidentStatus
@@ -46,6 +47,19 @@ def notices(
         *writer.of_checks(failed_checks),
         *writer.of_attention(attention),
     )
+
+
+def duty_of_the_quarter(pipeline: Pipeline) -> Notice:
+    """What the procedure's calendar asks for, once a quarter."""
+    now, identity = pipeline.clock.now(), pipeline.database.identity()
+    duty = duty_of(now)
+    text = (
+        f"In {duty.quarter} the procedure's calendar asks to: {duty.sentence}. `keyrotation status` shows what is due."
+    )
+    alert = Alert(
+        f"calendar/{duty.quarter}", Severity.INFO, f"Key rotation in {duty.quarter}", text, identity.name, now
+    )
+    return Notice(alert, frozenset({ContactRole.SECURITY_OFFICER, ContactRole.DATABASE_ADMINISTRATOR}))
 
 
 class _Writer:

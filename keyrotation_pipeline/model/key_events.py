@@ -59,6 +59,15 @@ class KeyRegistered(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class KeyActivationDeclared(Fact):
+    """Since when an imported key is in use, as `[keys] activated_at` says."""
+
+    kind: ClassVar = EventKind.KEY_ACTIVATION_DECLARED
+    version: Version
+    activated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class KeyStateChanged(Fact):
     """A version is in another state now."""
 

@@ -93,6 +93,7 @@ class Status:
         requests: those that are not over, as `requests --json` has them.
         attention: one sentence for each thing that is overdue, blocked or stale.
         warnings: one for each that will be; they do not count for `--exit-code`.
+        next_rotation_rule: why it is due then, and what is not known of it.
     """
 
     generated_at: datetime
@@ -109,6 +110,7 @@ class Status:
     next_rotation_due: datetime | None
     attention: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    next_rotation_rule: str | None = None
 
     @property
     def other_requests(self) -> tuple[Mapping[str, Any], ...]:

@@ -5,6 +5,7 @@ recorded intent explains.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
@@ -12,8 +13,9 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import KeyBackup
+from keyrotation_pipeline.model.cryptoperiod import promoted_at
 from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.key_events import KeyCreationIntended, KeyImportIntended
+from keyrotation_pipeline.model.key_events import KeyActivationDeclared, KeyCreationIntended, KeyImportIntended
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import Step, Walk
@@ -73,6 +75,26 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
         fingerprint = ring.material(version).fingerprint
         pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), None)
     return _records(pipeline)
+
+
+def declare_activation(pipeline: Pipeline, activated_at: datetime) -> None:
+    """Write down since when the primary is in use, if it was imported; the same again is no change.
+
+    Raises:
+        KeyStoreError: that lies in the future.
+    """
+    primary = pipeline.keys.read().primary
+    if primary is None or promoted_at(primary, pipeline.ledger.requests()) is not None:
+        return
+    if activated_at > pipeline.clock.now():
+        raise KeyStoreError("[keys] activated_at lies in the future; write since when the primary is in use")
+    if declared_activations(pipeline).get(primary) != activated_at:
+        pipeline.ledger.append(KeyActivationDeclared(primary, activated_at))
+
+
+def declared_activations(pipeline: Pipeline) -> Mapping[KeyVersion, datetime]:
+    """Since when imported keys are in use, as far as somebody has said so."""
+    return {fact.version: fact.activated_at for fact in recorded(pipeline.ledger, KeyActivationDeclared)}
 
 
 def record_of(pipeline: Pipeline, version: KeyVersion) -> KeyRecord | None:

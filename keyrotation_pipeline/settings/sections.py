@@ -1,8 +1,10 @@
 """What `keyrotation.toml` may hold, a class a section, with the checks that need more than one value."""
 
 import re
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_validator
 
@@ -90,9 +92,10 @@ class KubernetesStoreSettings(Section):
 
 
 class KeysSettings(Section):
-    """`[keys]`: where the keys live that applications get."""
+    """`[keys]`: where the keys live that applications get; since when the one is in use that `init` imports."""
 
     store: Literal["file", "aws-secrets-manager", "kubernetes-secret"] = "file"
+    activated_at: date | None = None
     file: FileStoreSettings = FileStoreSettings()
     aws: AwsStoreSettings | None = Field(default=None, alias="aws-secrets-manager")
     kubernetes: KubernetesStoreSettings | None = Field(default=None, alias="kubernetes-secret")
@@ -258,6 +261,12 @@ class Settings(File):
         """When rows may be rewritten; None: always."""
         hours = self.reencryption.hours
         return None if hours is None else AllowedHours.parse(hours, self.time_zone)
+
+    @property
+    def activated_at(self) -> datetime | None:
+        """The beginning of the day since which the imported primary is in use."""
+        day = self.keys.activated_at
+        return None if day is None else datetime.combine(day, time(), tzinfo=ZoneInfo(self.time_zone)).astimezone(UTC)
 
     @property
     def keys_directory(self) -> Path:

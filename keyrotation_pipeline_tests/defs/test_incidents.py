@@ -38,7 +38,7 @@ def test_a_failed_check_is_told_once_and_one_that_passes_is_not(dagster: Dagster
     told = [key for key in topic.keys if key.startswith("check/")]
     assert len(told) == len(set(told))
     assert any("every_value_decrypts" in key for key in told)
-    assert not any("rotation_not_overdue" in key for key in told)
+    assert not any("key_reads_back" in key for key in told)
 
 
 def test_a_channel_that_is_down_is_told_of_by_the_look(dagster: Dagster) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.model.cryptoperiod import rotation_due
+from keyrotation_pipeline.model.cryptoperiod import duty_of, rotation_due
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import RequestStatus, RotationType, Step, StepRecord, Walk
 from keyrotation_pipeline_tests.fakes import V1, V2, fake_pipeline, rotation_of
@@ -59,8 +59,8 @@ def test_a_key_of_29_february_is_due_on_the_28th() -> None:
 @pytest.mark.parametrize(
     ("before", "soon", "overdue"),
     [
-        pytest.param(timedelta(days=31), False, False, id="more than a month ahead"),
-        pytest.param(timedelta(days=29), True, False, id="within a month"),
+        pytest.param(timedelta(days=61), False, False, id="more than 60 days ahead"),
+        pytest.param(timedelta(days=59), True, False, id="within 60 days"),
         pytest.param(timedelta(0), True, False, id="to the second"),
         pytest.param(timedelta(seconds=-1), True, True, id="a second late"),
     ],
@@ -70,3 +70,22 @@ def test_when_it_is_time(before: timedelta, soon: bool, overdue: bool) -> None:
 
     assert due is not None
     assert (due.soon(due.at - before), due.overdue(due.at - before)) == (soon, overdue)
+
+
+def test_an_imported_key_is_as_old_as_it_was_said_to_be_and_otherwise_of_unknown_age() -> None:
+    unknown, known = rotation_due(V1, KEYS, ()), rotation_due(V1, KEYS, (), {V1: datetime(2025, 3, 1, tzinfo=UTC)})
+    assert unknown is not None
+    assert known is not None
+    assert "older by a time that is not known" in unknown.rule
+    assert known.at == datetime(2026, 3, 1, tzinfo=UTC)
+    assert "not known" not in known.rule
+
+
+@pytest.mark.parametrize(
+    ("month", "quarter", "duty"),
+    [(1, "2026-Q1", "review"), (6, "2026-Q2", "new key"), (7, "2026-Q3", "re-encrypt"), (12, "2026-Q4", "audit")],
+)
+def test_each_quarter_has_its_duty(month: int, quarter: str, duty: str) -> None:
+    found = duty_of(datetime(2026, month, 28, tzinfo=UTC))
+    assert found.quarter == quarter
+    assert duty in found.sentence

@@ -1,9 +1,11 @@
 """Making and importing keys: the order of what happens, every crash point, and what is refused."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -13,8 +15,9 @@ from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.key_events import KeyCreationIntended
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Walk
-from keyrotation_pipeline.rotation.keys import create_key_version, import_keys
-from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
+from keyrotation_pipeline.rotation.keys import create_key_version, declare_activation, import_keys
+from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 KEY_STORED = "keys.add v3"
 
@@ -326,3 +329,13 @@ def test_a_store_that_lost_its_primary_is_not_given_one_by_guess(empty: FakeWorl
     empty.keys.primary_version = None
     with pytest.raises(KeyStoreError, match="names no primary, though keys are registered"):
         import_keys(empty.pipeline, KeyRing({V1: ring.material(V1)}, V1))
+
+
+def test_since_when_an_imported_key_is_in_use_is_written_down_once() -> None:
+    world = before_any_rotation()
+    for _ in range(2):
+        declare_activation(world.pipeline, START - timedelta(days=400))
+    assert world.ledger.event_names().count("key_activation_declared") == 1
+    assert overview(world.pipeline).next_rotation_due == START - timedelta(days=35)
+    with pytest.raises(KeyStoreError, match="lies in the future"):
+        declare_activation(world.pipeline, START + timedelta(days=1))
