@@ -125,3 +125,11 @@ def test_the_applications_account_reads_no_secret(
     assert account["automountServiceAccountToken"] is False
     with pytest.raises(KeyStoreUnavailableError, match="forbids this account to read Secret"):
         as_account(secrets, account["metadata"]["name"], tmp_path).open().read()
+
+
+@pytest.mark.parametrize("file", sorted(each.name for each in DEPLOY.glob("*.yaml")))
+def test_each_file_is_as_the_api_knows_it(file: str) -> None:
+    import kubernetes_validate  # noqa: PLC0415
+
+    for content in yaml.safe_load_all((DEPLOY / file).read_text()):
+        kubernetes_validate.validate(content, "1.32", strict=True)
