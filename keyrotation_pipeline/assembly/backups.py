@@ -11,9 +11,10 @@ from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedConfi
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.held_directory import wipe_abandoned
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
-from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
+from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key, wipe_abandoned_keys
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
@@ -70,11 +71,26 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         offsite=_offsite(settings, pipeline.clock),
         dumps=EncryptedDumps(local, source, recipients),
         configurations=EncryptedConfiguration(local, recipients, partial(_configuration, settings, pipeline.clock)),
-        restorer=ScratchServers(settings.home / "recovery", settings.backup.postgres_binaries),
+        restorer=ScratchServers(_scratch(settings), settings.backup.postgres_binaries),
         recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,
         objectives=Objectives(settings.recovery.rto_seconds, settings.recovery.rpo_seconds),
     )
+
+
+def wipe_keys_of_killed_tests() -> None:
+    """Recovery keys, with their agents; needs no configuration."""
+    wipe_abandoned_keys()
+
+
+def wipe_what_killed_tests_left(settings: Settings) -> None:
+    """Recovery keys with their agents, and restored databases, of processes that were killed."""
+    wipe_keys_of_killed_tests()
+    wipe_abandoned([_scratch(settings)])
+
+
+def _scratch(settings: Settings) -> Path:
+    return settings.home / "recovery"
 
 
 def has_recovery_key(settings: Settings) -> bool:

@@ -15,7 +15,12 @@ from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.assembly.actions import ACTIONS
-from keyrotation_pipeline.assembly.backups import backup_site, backup_vault, signing_key
+from keyrotation_pipeline.assembly.backups import (
+    backup_site,
+    backup_vault,
+    signing_key,
+    wipe_what_killed_tests_left,
+)
 from keyrotation_pipeline.assembly.home import create_home, database_url, kept_ticks, require_home
 from keyrotation_pipeline.assembly.keystores import create_key_store, open_key_store
 from keyrotation_pipeline.assembly.rollouts import open_rollout
@@ -42,6 +47,7 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
         PreflightError: it has no schema `keyrotation` yet, or one of another version.
     """
     require_home(settings.home)
+    wipe_what_killed_tests_left(settings)
     with database_url(settings) as url, closing(connect(url)) as connection:
         require_migrated(connection)
         yield _assemble(settings, url, connection, actor)

@@ -6,6 +6,7 @@ from typing import NoReturn
 import psycopg
 import typer
 
+from keyrotation_pipeline.assembly.backups import wipe_keys_of_killed_tests
 from keyrotation_pipeline.cli import (
     audit,
     backups,
@@ -65,6 +66,8 @@ app.add_typer(audit.app, name="audit")
 def run() -> None:
     """Run the command line; an expected failure is one sentence on stderr and exit code 1."""
     try:
+        # Whatever the command is; those that open the database wipe restored ones, too.
+        wipe_keys_of_killed_tests()
         app()
     except KeyRotationError as error:
         _fail(str(error))

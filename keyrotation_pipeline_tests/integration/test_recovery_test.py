@@ -88,7 +88,7 @@ def test_nothing_of_a_test_is_left_behind(clinic: Clinic) -> None:
     back_up(clinic.site)
     run_test(clinic)
     assert not (clinic.settings.home / "recovery").exists()
-    assert list(Path("/dev/shm").glob(f"kr-{os.getpid()}-*")) == []
+    assert list(Path("/dev/shm").glob(f"keyrotation-key-{os.getpid()}-*")) == []
 
 
 def test_what_a_killed_test_left_is_wiped_by_the_next(clinic: Clinic) -> None:

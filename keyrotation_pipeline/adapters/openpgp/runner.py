@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
+from keyrotation_pipeline.adapters.child_process import ending_with_us
 from keyrotation_pipeline.errors import OpenPGPError
 
 # No settings and no terminal of the person who runs this.
@@ -131,9 +132,10 @@ def _started(
     """A gpg process and its status bytes, complete when the block ends; killed where the block fails."""
     reading, writing = os.pipe()
     with FileIO(reading) as status:
+        command = [gpg_binary(), "--homedir", str(home), *_OPTIONS, "--status-fd", str(writing), *arguments]
         try:
             process = subprocess.Popen(  # noqa: S603  arguments of our own
-                [gpg_binary(), "--homedir", str(home), *_OPTIONS, "--status-fd", str(writing), *arguments],
+                ending_with_us(command),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from keyrotation_pipeline.adapters.child_process import ending_with_us
 from keyrotation_pipeline.adapters.postgres.inventory import census, contents
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
@@ -61,7 +62,7 @@ def _running(command: Sequence[str], environment: dict[str, str]) -> Iterator[IO
     with (
         tempfile.TemporaryFile() as told,
         subprocess.Popen(  # noqa: S603  arguments of our own
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told, env=environment
+            ending_with_us(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told, env=environment
         ) as process,
     ):
         if process.stdout is None:  # pragma: no cover  for the type checker

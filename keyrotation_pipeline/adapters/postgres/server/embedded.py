@@ -68,6 +68,8 @@ class EmbeddedServer:
         installation: which PostgreSQL; None takes the embedded one.
     """
 
+    INITDB: tuple[str, ...] = ()
+
     def __init__(self, directory: Path, installation: Installation | None = None) -> None:
         self.directory = directory
         self._data = directory / "data"
@@ -167,7 +169,7 @@ class EmbeddedServer:
         if int(self._installation.major) >= FIRST_WITH_BUILTIN_LOCALES:
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         with self._account.reaching(self.directory) as (directory, descriptors):
-            options = ("-D", str(directory / unfinished.name), "-U", "postgres", "--auth=trust", *locale)
+            options = ("-D", str(directory / unfinished.name), "-U", "postgres", "--auth=trust", *locale, *self.INITDB)
             made = self._tool("initdb", *options, descriptors=descriptors)
         if not made:
             raise HomeError(f"initdb fails in {self.directory}; make room on the disk, or use another KEYROTATION_HOME")

@@ -14,6 +14,7 @@ from typing import IO
 
 from psycopg.conninfo import conninfo_to_dict
 
+from keyrotation_pipeline.adapters.child_process import ending_with_us
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.errors import DamagedBackupError
 from keyrotation_pipeline.ports.backups import RecoveryKey
@@ -146,7 +147,12 @@ def _run(
     command: Sequence[str], plaintext: IO[bytes], environment: dict[str, str], descriptors: Sequence[int] = ()
 ) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(  # noqa: S603  arguments of our own
-        command, stdin=plaintext, capture_output=True, check=False, env=environment, pass_fds=descriptors
+        ending_with_us(command),
+        stdin=plaintext,
+        capture_output=True,
+        check=False,
+        env=environment,
+        pass_fds=descriptors,
     )
 
 

@@ -1,4 +1,7 @@
-"""Throw-away servers for recovery tests: a dump decrypted into pg_restore, nothing of it kept when the test ends."""
+"""Throw-away servers for recovery tests: a dump decrypted into pg_restore, nothing of it kept when the test ends.
+
+Where a test is killed, its server ends with it, and its files are wiped by the next command.
+"""
 
 import shutil
 import tempfile
@@ -7,16 +10,18 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import contents
 from keyrotation_pipeline.adapters.postgres.server import extensions
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE, EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE
 from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
 from keyrotation_pipeline.adapters.postgres.server.powerless import hand_over
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.restoring import entries, restore
+from keyrotation_pipeline.adapters.postgres.server.short_lived import ShortLivedServer
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
 
@@ -36,13 +41,16 @@ class ScratchServers:
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """See `DumpRestorer.workspace`. Only under the lock of the recovery test."""
+        with (
+            held(self._new_directory),
+            tempfile.TemporaryDirectory(dir=self._directory, prefix="files-") as files,
+        ):
+            yield Path(files)
+
+    def _new_directory(self) -> Path:
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(mode=0o700, parents=True)
-        try:
-            with tempfile.TemporaryDirectory(dir=self._directory, prefix="files-") as files:
-                yield Path(files)
-        finally:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        return self._directory
 
     @contextmanager
     def restored(self, dump: DatabaseCopy, file: Path, key: RecoveryKey) -> Iterator[RestoredDump]:
@@ -55,7 +63,7 @@ class ScratchServers:
         created = extensions.by_superuser(programs, name, file, key, listed)
         with (
             tempfile.TemporaryDirectory(dir=self._directory, prefix="server-") as home,
-            EmbeddedServer(Path(home) / "postgres", installation) as server,
+            ShortLivedServer(Path(home) / "postgres", installation) as server,
         ):
             with closing(connect(server.url(APPLICATION_DATABASE))) as superuser:
                 extensions.require_available(superuser, dump, listed, installation.description)
