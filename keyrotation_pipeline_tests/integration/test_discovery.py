@@ -275,6 +275,35 @@ def test_a_value_deep_in_a_large_cell_is_found(connection: Connection, value: st
     assert found.values >= 1
 
 
+@pytest.mark.parametrize("name", ["start", "length"])
+def test_the_name_of_a_column_hides_nothing_of_a_large_cell(connection: Connection, value: str, name: str) -> None:
+    script = f"""CREATE MATERIALIZED VIEW public.copies AS SELECT repeat('x ', {5 * 2**19}) || '{value}' AS "{name}\""""
+    connection.execute(script.encode())
+    found, *_ = discover(connection, ())  # and its definition
+    assert (found.relation, found.column, found.values, found.versions) == ("copies", name, 1, (V1,))
+
+
+PARTS = {
+    "v": (0, 1), "digit": (1, 2), "second digit": (2, 3), "colon": (3, 4), "v and digits": (0, 3),
+    "digits and colon": (1, 4), "nonce": (4, 20), "second colon": (20, 21),
+}  # fmt: skip
+
+
+def test_a_value_of_which_any_part_is_escaped_is_found(
+    connection: Connection, keyring_of: Callable[..., KeyRing], seal: Seal
+) -> None:
+    value = seal(keyring_of(16, primary=16), 16, "x" * 90)
+    codings = [*CODED.values(), lambda c: f"\\\\u{ord(c):04X}", lambda c: f"&amp;amp;#{ord(c):04};"]
+    texts = [value, value.replace(":", "&colon;"), value.replace(":", "\t:\n"), value.replace(":", "\\:")]
+    for first, end in PARTS.values():
+        texts += [value[:first] + "".join(map(code, value[first:end])) + value[end:] for code in codings]
+    connection.execute("CREATE TABLE public.notes (c text)")
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO public.notes VALUES (%s)", [(f"see {text}.",) for text in texts])
+    (found,) = discover(connection, ())
+    assert found.values + found.near_misses == len(texts)
+
+
 @pytest.mark.parametrize("place", [0, 2**20 - 20, 3 * 2**20], ids=["beginning", "at a border", "far in"])
 def test_a_value_in_a_large_object_is_found(connection: Connection, value: str, place: int) -> None:
     connection.execute("SELECT lo_from_bytea(0, %s)", (b"\x00\xff" * (place // 2) + value.encode() + b"\x00" * 9,))

@@ -1,7 +1,8 @@
 """Looking for our values everywhere else: every undeclared column of every user relation that can hold text.
 
 Whole values are searched, since a value may stand inside JSON, an array, a log line or a serialised row. One scan per
-relation; a column with hits is read once more to tell what they are. Large cells are searched in pieces.
+relation; a column with hits is read once more to tell what they are. So is one with large cells, which are searched in
+pieces.
 
 Large objects and definitions (defaults, constraints, views, functions, comments) are searched too, in `elsewhere`.
 
@@ -20,7 +21,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     ANYWHERE,
     EXACT_END,
     EXACT_PREFIX,
-    PIECE_CHARS,
+    LIKELY,
+    may_hold_value,
     pieces,
     value_class,
 )
@@ -29,7 +31,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 
 # Types that cannot hold text are named, all others are searched: an unknown extension type is no blind spot.
 # Containers (domains, arrays, composites, ranges) can if what they contain can.
@@ -72,13 +74,14 @@ _HITS = """
 SELECT count(version), count(*) - count(version), array_agg(DISTINCT version) FILTER (WHERE version IS NOT NULL)
 FROM (
     SELECT piece.text, {value_class} AS class
-    FROM ONLY {relation}, LATERAL {pieces} AS cut, LATERAL (SELECT cut.text COLLATE "C") AS piece (text) OFFSET 0
+    FROM (SELECT {text} FROM ONLY {relation} OFFSET 0) AS searched (cell),
+        LATERAL {pieces} AS cut, LATERAL (SELECT cut.text COLLATE "C") AS piece (text) OFFSET 0
 ) AS held, LATERAL (
     SELECT class WHERE class > 0
     UNION ALL
     SELECT CASE WHEN hit[1] IS NULL AND hit[2] COLLATE "C" ~ {exact_prefix} AND hit[3] COLLATE "C" ~ {exact_end}
                 THEN (regexp_match(hit[2], '[0-9]+'))[1]::int END
-    FROM regexp_matches(text, {anywhere}, 'g') AS hit WHERE class <= 0
+    FROM regexp_matches(CASE WHEN class <= 0 AND text ~ {likely} THEN text END, {anywhere}, 'g') AS hit
 ) AS hits(version)
 """
 
@@ -97,8 +100,7 @@ class _Searched:
     """
 
     oid: int
-    schema: str
-    name: str
+    name: TableName
     kind: str
     columns: tuple[str, ...]
     binary: frozenset[str]
@@ -106,43 +108,37 @@ class _Searched:
 
     @property
     def identifier(self) -> sql.Identifier:
-        return sql.Identifier(self.schema, self.name)
+        return sql.Identifier(self.name.schema, self.name.table)
 
     @property
     def label(self) -> str:
-        return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
+        return str(self.name)
 
-    def pieces(self, column: str) -> sql.Composed:
-        """The column's text, in pieces where it is large; bytea as text with what is not ASCII escaped."""
-        whole, size, piece = self._parts(column)
-        return pieces(whole, size, piece)
+    def cell(self, column: str) -> sql.Composed:
+        """What a cell is searched by: its text; for bytea its bytes, which become text piece by piece.
 
-    def holds_value(self, column: str) -> sql.Composed:
-        """Whether one of our values stands anywhere in the column."""
-        whole, size, _ = self._parts(column)
-        matches = sql.SQL('{} COLLATE "C" ~ {}')
-        return sql.SQL(
-            "CASE WHEN {size} <= {chars} THEN {small} ELSE EXISTS (SELECT FROM {pieces} AS piece WHERE {large}) END"
-        ).format(
-            size=size,
-            chars=sql.Literal(PIECE_CHARS),
-            small=matches.format(whole, sql.Literal(ANYWHERE)),
-            pieces=self.pieces(column),
-            large=matches.format(sql.SQL("piece.text"), sql.Literal(ANYWHERE)),
-        )
+        concat() takes the type's output function: a cast runs code of the type's owner, and could hide what is there.
+        """
+        form = "{}" if column in self.binary else "concat({})" if column in self.of_users else "{}::text"
+        return sql.SQL(form).format(sql.Identifier(column))
 
-    def _parts(self, column: str) -> tuple[sql.Composed, sql.Composed, sql.Composed]:
-        name = sql.Identifier(column)
-        if column in self.binary:
-            return (
-                sql.SQL("encode({}, 'escape')").format(name),
-                sql.SQL("octet_length({})").format(name),
-                sql.SQL("encode(substr({}, start, length), 'escape')").format(name),
-            )
-        # concat() takes the type's output function: a cast runs code of the type's owner, and could hide what is there.
-        text = sql.SQL("concat({})" if column in self.of_users else "{}::text").format(name)
-        size = sql.SQL("octet_length({})").format(text)
-        return text, size, sql.SQL("substr({}, start, length)").format(text)
+    def pieces(self, column: str, cell: sql.Composable) -> sql.Composed:
+        """The text of a cell, in pieces where it is large; of bytea with what is not ASCII escaped.
+
+        Args:
+            cell: a name that the column has not given: it may be called as something is where the pieces are made.
+        """
+        size = sql.SQL("octet_length({})").format(cell)
+        piece = sql.SQL("substr({}, start, length)").format(cell)
+        return pieces(self._text(column, cell), size, self._text(column, piece))
+
+    def may_hold_value(self, column: str) -> sql.Composed:
+        """Whether one of our values stands anywhere in a cell; a large one may hold some."""
+        cell = self.cell(column)
+        return may_hold_value(sql.SQL("octet_length({})").format(cell), self._text(column, cell))
+
+    def _text(self, column: str, cell: sql.Composable) -> sql.Composed:
+        return sql.SQL("encode({}, 'escape')" if column in self.binary else "{}").format(cell)
 
 
 def discover(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
@@ -186,7 +182,7 @@ def _searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[
         undeclared = tuple(column for column in columns if column not in declared.get(oid, ()))
         if undeclared:
             types = frozenset(binary or ()), frozenset(of_users or ())
-            found.append(_Searched(oid, schema, name, kind, undeclared, *types))
+            found.append(_Searched(oid, TableName(schema, name), kind, undeclared, *types))
     return found
 
 
@@ -195,13 +191,14 @@ def _catalog(connection: Connection) -> list[_Row]:
 
 
 def _search(connection: Connection, relation: _Searched) -> list[Finding]:
-    counts = [sql.SQL("count(*) FILTER (WHERE {})").format(relation.holds_value(column)) for column in relation.columns]
+    tests = map(relation.may_hold_value, relation.columns)
+    counts = [sql.SQL("count(*) FILTER (WHERE {})").format(test) for test in tests]
     query = sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(counts), relation.identifier)
     with heap_scan(connection, relation.label):
-        hits = cast("tuple[int, ...]", connection.execute(query).fetchone())
-        return [
-            _finding(connection, relation, column) for column, rows in zip(relation.columns, hits, strict=True) if rows
-        ]
+        rows = cast("tuple[int, ...]", connection.execute(query).fetchone())
+        suspects = [column for column, number in zip(relation.columns, rows, strict=True) if number]
+        findings = [_finding(connection, relation, column) for column in suspects]
+    return [found for found in findings if found.values or found.near_misses]
 
 
 def _finding(connection: Connection, relation: _Searched, column: str) -> Finding:
@@ -209,8 +206,10 @@ def _finding(connection: Connection, relation: _Searched, column: str) -> Findin
         exact_prefix=sql.Literal(EXACT_PREFIX),
         exact_end=sql.Literal(EXACT_END),
         relation=relation.identifier,
-        pieces=relation.pieces(column),
+        text=relation.cell(column),
+        pieces=relation.pieces(column, sql.Identifier("cell")),
         value_class=value_class(sql.SQL("{}").format(sql.SQL("piece.text"))),
+        likely=sql.Literal(LIKELY),
         anywhere=sql.Literal(ANYWHERE),
     )
     row = connection.execute(query).fetchone()

@@ -45,6 +45,11 @@ ANYWHERE = (
     rf"(?:[A-Za-z0-9+/]{{{NONCE_CHARS}}}|[A-Za-z0-9+/]*[{_ESCAPES}][A-Za-z0-9+/{_ESCAPES}#;]*)"
     rf"(\s*{_COLON}\s*)[A-Za-z0-9+/{_ESCAPES}#;]{{{SHORTEST_UNPADDED_CHARS}}}"
 )
+# What every match of ANYWHERE has near its beginning: how a v may end, digits, how a colon may begin. To look for this
+# alone takes a quarter of the time, and most texts have none of it.
+LIKELY = rf"[vV6;](?:[0-9]+|[0-9]*[{_ESCAPES}]\S*[0-9;])\s*[:{_ESCAPES}]"
+# A match has a version, a nonce of one escape at least, the colons, and the characters of a tag.
+_SHORTEST_CHARS = len("v1:%:") + SHORTEST_UNPADDED_CHARS
 # The two groups of a value that is spelt as ours are, whatever is escaped in it.
 EXACT_PREFIX = f"^{VERSION_PATTERN}{_COLON}$"
 EXACT_END = f"^{_COLON}$"
@@ -83,6 +88,29 @@ def value_class(value: sql.Composed) -> sql.Composed:
         value=value,
         whole=sql.Literal(f"^{VALUE_OF_GOOD_LENGTH_PATTERN}$"),
         near_miss=sql.Literal(f"^{NEAR_MISS_PATTERN}"),
+    )
+
+
+def may_hold_value(size: sql.Composable, text: sql.Composable) -> sql.Composed:
+    """Whether one of our values, or what resembles one, stands anywhere in a text; of a large one it is not known.
+
+    Measured on 100 000 rows of names, notes, JSON, addresses and URLs: a fifth of the time of ANYWHERE alone.
+
+    Args:
+        size: the text's length in bytes, or a lower bound of it.
+        text: not made where it is large.
+    """
+    # The size is taken once: of other types than text, taking it means to make the text.
+    return sql.SQL(
+        "CASE width_bucket({size}, ARRAY[{shortest}, {chars}]) "
+        'WHEN 1 THEN {text} COLLATE "C" ~ {likely} AND {text} COLLATE "C" ~ {anywhere} WHEN 2 THEN true END'
+    ).format(
+        size=size,
+        shortest=sql.Literal(_SHORTEST_CHARS),
+        chars=sql.Literal(PIECE_CHARS + 1),
+        text=text,
+        likely=sql.Literal(LIKELY),
+        anywhere=sql.Literal(ANYWHERE),
     )
 
 
