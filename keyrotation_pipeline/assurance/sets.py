@@ -16,7 +16,7 @@ class KeptSets:
 
     Args:
         sets: newest first, by the audit's sequence.
-        refused: by name, newest first: why it is damaged, or not known to be ours.
+        refused: by name, newest first: why it is damaged, cannot be read, or is not known to be ours.
     """
 
     place: BackupPlace
@@ -44,7 +44,7 @@ def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
     for name in _manifests(place):
         try:
             sets.append(seals.read(place, name))
-        except (ManifestError, UnsignedBackupError) as error:
+        except (BackupError, UnsignedBackupError) as error:  # one that cannot be read hides none of the others
             refused[name] = error
     return KeptSets(place, tuple(sorted(sets, key=seals.order, reverse=True)), refused)
 

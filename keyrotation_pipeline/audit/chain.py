@@ -80,7 +80,7 @@ def read_anchor(text: str) -> AuditHead:
         AuditError: it names none.
     """
     found = [AuditHead(int(seq), digest) for seq, digest in _LINE.findall(text)]
-    with suppress(ValueError):  # not JSON
+    with suppress(ValueError, RecursionError):  # not JSON, or deeper than anything of ours
         found += _heads(json.loads(text))
     if not found:
         raise AuditError("the anchor names no audit head; give an approval text, a backup's manifest or a report")

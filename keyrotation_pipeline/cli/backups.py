@@ -10,6 +10,7 @@ from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.facts import json_safe
 
 
@@ -29,7 +30,7 @@ def backup(
     with assembly.open_backups(declared, actor=actor()) as site:
         database = site.pipeline.database.identity().name
         if listed:
-            _list(database, [kept_sets(place, site.seals) for place in site.places], as_json=as_json)
+            _list(database, *_kept(site), as_json=as_json)
             return
         made = back_up(site, database=not keys_only)
     if as_json:
@@ -58,9 +59,26 @@ def _show(database: str, done: BackupMade, site: BackupSite) -> None:
         output.note(f"warning: {warning}")
 
 
-def _list(database: str, kept: list[KeptSets], *, as_json: bool) -> None:
+def _kept(site: BackupSite) -> tuple[list[KeptSets], list[str]]:
+    """What each place keeps that answers, and a sentence for each that does not.
+
+    Raises:
+        BackupError: none does.
+    """
+    kept, silent = [], []
+    for place in site.places:
+        try:
+            kept.append(kept_sets(place, site.seals))
+        except BackupError as error:
+            silent.append(str(error))
+    if not kept:
+        raise BackupError("; ".join(silent))
+    return kept, silent
+
+
+def _list(database: str, kept: list[KeptSets], silent: list[str], *, as_json: bool) -> None:
     if as_json:
-        output.document({"database": database, "sets": [_document(each) for each in kept]})
+        output.document({"database": database, "sets": [_document(each) for each in kept], "silent": silent})
         return
     output.heading(database)
     rows = [
@@ -79,6 +97,8 @@ def _list(database: str, kept: list[KeptSets], *, as_json: bool) -> None:
     for each in kept:
         for why in each.refused.values():
             output.line(str(why), style="bold red")
+    for sentence in silent:
+        output.line(sentence, style="bold red")
 
 
 def _document(kept: KeptSets) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Everything is lost but the bucket and one recovery key: an empty machine gets all of it back, with plain tools."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -119,6 +120,17 @@ def test_an_empty_machine_gets_everything_back_from_the_bucket_and_the_recovery_
     assert empty.values(store_of(empty)) == before
     empty.folder.run("audit", "verify")
     assert seconds < 60
+
+
+def test_while_s3_is_down_the_list_is_that_of_the_local_copy(clinic_machine: Machine, bucket: TestBucket) -> None:
+    folder = clinic_machine.folder
+    folder.run("backup", "--keys-only")
+    (path,) = folder.path.glob("keyrotation.toml")
+    path.write_text(path.read_text().replace(bucket.url, "http://127.0.0.1:9"))
+    listed = json.loads(folder.run("backup", "--list", "--json"))
+    assert [each["place"].split()[0] for each in listed["sets"]] == ["directory"]
+    assert listed["sets"][0]["sets"]
+    assert "cannot be listed: EndpointConnectionError" in listed["silent"][0]
 
 
 def store_of(machine: Machine) -> KeyRing:

@@ -1,6 +1,9 @@
 """Places for backups: what a directory and a bucket have in common, and what a bucket adds."""
 
 import hashlib
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,9 +11,10 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
+from keyrotation_pipeline.adapters.backups import directory
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
-from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.errors import BackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.ports.backups import BackupPlace
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
@@ -174,6 +178,48 @@ def test_a_locked_backup_outlives_whoever_may_delete_as_long_as_its_mode_says(
     assert locking_bucket.client.get_object(**at)["Body"].read() == b"1"
     place.put("a", file_of(tmp_path, b"1"))  # and it can be put again
     assert place.read("a") == b"1"
+
+
+def test_a_full_disk_is_said_to_be_full_and_not_the_place_to_be_wrong(place: BackupPlace, tmp_path: Path) -> None:
+    place.put("a.gpg", file_of(tmp_path, b"x" * 300_000))
+    with (
+        full_disk(tmp_path / "small") as small,
+        pytest.raises(
+            BackupError, match=r"a\.gpg cannot be copied to .*small \(No space left on device\); make room there"
+        ),
+    ):
+        place.fetch("a.gpg", small / "a.gpg")
+
+
+def test_a_backup_directory_on_a_full_disk_says_so_and_keeps_no_half_file(tmp_path: Path) -> None:
+    with full_disk(tmp_path / "small") as small:
+        with pytest.raises(BackupError, match=r"backup a cannot be written to .*No space left on device"):
+            BackupDirectory(small).put("a", file_of(tmp_path, b"x" * 300_000))
+        assert list(small.iterdir()) == []
+
+
+@contextmanager
+def full_disk(at: Path) -> Iterator[Path]:
+    """A real file system of 100 kB."""
+    at.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", at], check=False).returncode:
+        pytest.skip("only root can mount a file system")
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+def test_what_is_larger_than_anything_of_ours_is_not_read_into_memory(
+    place: BackupPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "LARGEST_BYTES", 10)
+    for name in ("backup-20260105-090000.json", "a.gpg"):
+        place.put(name, file_of(tmp_path, b"x" * 11))
+    with pytest.raises(ManifestError, match="it has 11 bytes"):
+        place.read("backup-20260105-090000.json")
+    with pytest.raises(BackupError, match=r"a\.gpg in .* has 11 bytes, so it is not what its name says"):
+        place.read("a.gpg")
 
 
 @pytest.mark.parametrize("size", [0, 300, 9_000_000], ids=["empty", "small", "in several parts"])

@@ -247,6 +247,18 @@ def test_what_was_made_while_the_bucket_did_not_answer_stays_until_it_is_uploade
     assert back_up(clinic.site).uploaded_later == ()
 
 
+def test_one_manifest_in_an_archive_of_the_bucket_hides_none_of_the_others(clinic: Clinic, bucket: TestBucket) -> None:
+    first = back_up(clinic.site).made
+    clinic.pass_days(1)
+    second = back_up(clinic.site).made
+    content = bucket.content(first.name)
+    key = f"encryption-keys/{first.name}"
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=content, StorageClass="GLACIER")
+    kept = kept_sets(clinic.site.offsite[0], clinic.site.seals)
+    assert kept.newest == second
+    assert "cannot be read" in str(kept.refused[first.name])
+
+
 def test_the_newest_set_is_that_by_the_audit_and_one_of_the_future_is_refused(local_clinic: Clinic) -> None:
     site, ahead = local_clinic.site, local_clinic.clock.at + timedelta(days=365)
     local_clinic.clock.at, now = ahead, local_clinic.clock.at

@@ -1,6 +1,7 @@
 """A backup restored beside the live database: read whole, and nothing of the live one touched."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed
+from keyrotation_pipeline_tests.servers import EMBEDDED_18
 
 pytestmark = pytest.mark.usefixtures("new")
 
@@ -38,6 +40,11 @@ def new(database_url: str) -> Iterator[str]:
 def restore(clinic: Clinic, url: str, into: str, wanted: str | None = None) -> RestoredBeside:
     with clinic.recovery_key() as key:
         return restore_beside(clinic.site, DatabaseBeside(url, None), key, into, wanted, lambda _progress: None)
+
+
+def is_there(clinic: Clinic, database: str) -> bool:
+    found = clinic.connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,))
+    return found.fetchone() is not None
 
 
 def names_in(url: str, database: str) -> list[object]:
@@ -113,6 +120,24 @@ def test_a_dump_for_somebody_else_is_refused(
     local_clinic.officer = backup_officers["privacy"]  # type: ignore[assignment]
     with pytest.raises(WrongRecipientError):
         restore(local_clinic, database_url, new)
+    assert not is_there(local_clinic, new)
+
+
+def test_a_restore_that_breaks_off_leaves_no_half_database(
+    local_clinic: Clinic, database_url: str, new: str, tmp_path: Path
+) -> None:
+    back_up(local_clinic.site)
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    real = f'LD_LIBRARY_PATH={EMBEDDED_18.parent / "lib"} exec {EMBEDDED_18 / "pg_restore"} "$@"'
+    script = f'#!/bin/sh\ncase " $* " in *" --dbname "*|*"--dbname="*) head -c 9 >/dev/null; exit 3;; esac\n{real}\n'
+    (binaries / "pg_restore").write_text(script)
+    (binaries / "pg_restore").chmod(0o755)
+    with local_clinic.recovery_key() as key, pytest.raises(KeyRotationError):
+        restore_beside(
+            local_clinic.site, DatabaseBeside(database_url, binaries), key, new, None, lambda _progress: None
+        )
+    assert not is_there(local_clinic, new)
 
 
 @pytest.mark.parametrize("wanted", [None, "database-20200101-000000.dump.gpg"])

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO
 
 from keyrotation_pipeline.adapters.backups.digests import sha256_of
-from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
+from keyrotation_pipeline.errors import BackupError, ManifestError
+from keyrotation_pipeline.model.backups import StoredFile, StoredVersion, is_manifest
+from keyrotation_pipeline.model.manifest import LARGEST_BYTES
 
 _SMALL_BYTES = 1 << 20
 _UNFINISHED = ".tmp"
@@ -49,12 +50,13 @@ class BackupDirectory:
 
     def read(self, name: str) -> bytes:
         """See `BackupPlace.read`."""
-        with self._reading(name):
-            return self.path(name).read_bytes()
+        with self._reading(name), self.path(name).open("rb") as file:
+            require_small(name, self.description, os.fstat(file.fileno()).st_size)
+            return file.read()
 
     def fetch(self, name: str, target: Path) -> None:
         """See `BackupPlace.fetch`."""
-        with self._reading(name), self.path(name).open("rb") as source, private_file(target) as file:
+        with self._reading(name), self.path(name).open("rb") as source, fetched_file(name, target) as file:
             shutil.copyfileobj(source, file)
 
     def digest(self, name: str) -> str:
@@ -165,3 +167,32 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         yield file
+
+
+@contextmanager
+def fetched_file(name: str, target: Path) -> Iterator[IO[bytes]]:
+    """`private_file` for what comes from a place; that it cannot be written is not the place's fault.
+
+    Raises:
+        BackupError: names the directory and why.
+    """
+    try:
+        with private_file(target) as file:
+            yield file
+    except OSError as error:
+        raise BackupError(
+            f"{name} cannot be copied to {target.parent} ({error.strerror}); make room there, and run it again"
+        ) from None
+
+
+def require_small(name: str, place: str, size_bytes: int) -> None:
+    """Refuse to read a file into memory that is larger than anything of ours that is read whole.
+
+    Raises:
+        ManifestError: it is, under the name of a manifest, so that the place's other sets can still be read.
+        BackupError: it is.
+    """
+    if size_bytes > LARGEST_BYTES and is_manifest(name):
+        raise ManifestError(name, f"it has {size_bytes:,} bytes")
+    if size_bytes > LARGEST_BYTES:
+        raise BackupError(f"{name} in {place} has {size_bytes:,} bytes, so it is not what its name says; remove it")

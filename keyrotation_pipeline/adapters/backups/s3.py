@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from keyrotation_pipeline.adapters.backups.digests import sha256_of
-from keyrotation_pipeline.adapters.backups.directory import private_file
+from keyrotation_pipeline.adapters.backups.directory import fetched_file, require_small
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.ports.clock import Clock
@@ -90,11 +90,13 @@ class S3Bucket:
     def read(self, name: str) -> bytes:
         """See `BackupPlace.read`."""
         with self._reading(name):
-            return bytes(self._client.get_object(**self._at(name))["Body"].read())
+            found = self._client.get_object(**self._at(name))
+            require_small(name, self.description, found["ContentLength"])
+            return bytes(found["Body"].read())
 
     def fetch(self, name: str, target: Path) -> None:
         """See `BackupPlace.fetch`."""
-        with self._reading(name), private_file(target) as file:
+        with self._reading(name), fetched_file(name, target) as file:
             shutil.copyfileobj(self._client.get_object(**self._at(name))["Body"], file)
 
     def put(self, name: str, source: Path) -> None:

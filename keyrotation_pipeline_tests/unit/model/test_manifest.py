@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.errors import ManifestError
+from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.errors import AuditError, ManifestError
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -185,3 +186,24 @@ def test_sets_of_one_second_get_stamps_of_their_own() -> None:
     assert free_stamp(START, names) == "20260105-090000-3"
     assert free_stamp(START, []) == "20260105-090000"
     assert free_stamp(START.replace(second=1), names) == "20260105-090001"
+
+
+HOSTILE = {
+    "nothing": b"",
+    "not UTF-8": b"\xff\xfe",
+    "a list": b"[]",
+    "lists in lists": b"[" * 200_000,
+    "objects in objects": b'{"audit":' * 100_000,
+    "a number without end": b'{"schema": 1' + b"0" * 5_000 + b"}",
+    "no number": b'{"schema": NaN}',
+    "half a character": b'{"database": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_manifest_is_one_sentence_and_anchors_nothing(text: bytes) -> None:
+    with pytest.raises(ManifestError) as refused:
+        parse(a_set().name, text)
+    assert len(str(refused.value)) < 200
+    with pytest.raises((AuditError, UnicodeDecodeError)):  # as whoever looks through the directory calls it
+        read_anchor(text.decode())

@@ -46,7 +46,13 @@ class DatabaseBeside:
             listed = entries(programs, name, dump, key)
             self._create(connection, database)
         url = make_conninfo(self._url, dbname=database)
-        done = restore(programs, url, name, dump, key, listed)
+        try:
+            done = restore(programs, url, name, dump, key, listed)
+        except BaseException:
+            # Half a database under a good name is taken for a whole one sooner or later.
+            with closing(connect(self._url)) as connection:
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
+            raise
         with closing(connect(url)) as connection:
             opened = PostgresDatabase(url, connection, partial(connect, url), Limits())
             content = contents.count(connection)
