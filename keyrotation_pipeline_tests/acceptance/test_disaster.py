@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -15,13 +18,14 @@ from psycopg.conninfo import conninfo_to_dict
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.backup_sites import admit, gpg_decrypt, write_configuration
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server
 
 AWS = shutil.which("aws")
+LIBRARIES = str(EMBEDDED_18.parent / "lib")
 
 
 @dataclass
@@ -120,6 +124,82 @@ def test_an_empty_machine_gets_everything_back_from_the_bucket_and_the_recovery_
     assert empty.values(store_of(empty)) == before
     empty.folder.run("audit", "verify")
     assert seconds < 60
+
+
+def recipe() -> str:
+    """The recipe of docs/operations.md, as it stands there."""
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (block,) = re.findall(r"```sh recovery\n(.*?)```", text, flags=re.DOTALL)
+    return str(block)
+
+
+@pytest.fixture
+def gnupg_home() -> Iterator[str]:
+    """A home with a path that is short enough for the agent's socket."""
+    with tempfile.TemporaryDirectory(prefix="kr-", dir="/tmp") as home:
+        yield home
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+
+
+@pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
+def test_the_recipe_of_the_documentation_works_as_it_is_typed(
+    tmp_path: Path,
+    database_url: str,
+    server: Server,
+    ring: KeyRing,
+    bucket: TestBucket,
+    officers: dict[str, DemoOfficer],
+    gnupg_home: str,
+) -> None:
+    """Nothing is brought but the recovery key, the line from the safe, and what the configuration says is secret."""
+    clinic = tmp_path / "clinic"
+    (clinic / "officers").mkdir(parents=True)
+    near = {role: replace(each, certificate=Path("officers") / f"{role}.asc") for role, each in officers.items()}
+    for role, officer in officers.items():
+        shutil.copy(officer.certificate, clinic / near[role].certificate)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        admit(connection, ring)
+    write_configuration(clinic, database_url, near, bucket)
+    folder = Folder(clinic, [])
+    first, second = (base64_of(ring.material(version)) for version in ring.versions)
+    told = folder.run(
+        "init", "--json",
+        ENCRYPTION_MASTER_KEY=first, ENCRYPTION_MASTER_KEY_V2=second, ENCRYPTION_PRIMARY_VERSION="v2",
+    )  # fmt: skip
+    safe = json.loads(told)["backup_key"]
+    folder.run("backup")
+    before = Machine(folder, database_url).values(ring)
+
+    shutil.rmtree(clinic)
+    lost = conninfo_to_dict(database_url)["dbname"]
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {lost} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {lost}")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "url").write_text(database_url)
+    (empty / "recovery.sec.asc").write_bytes(officers["recovery"].gpg("--armor", "--export-secret-keys"))
+    typed = recipe()
+    for written, here in (
+        ("postgresql://keyrotation@db/clinic", f"'{database_url}'"),
+        ("pazpaz-key-backups", bucket.name),
+        ("MCowBQYDK2VwAyEAfromTheSafe", safe),
+    ):
+        assert written in typed
+        typed = typed.replace(written, here)
+    path = f"{EMBEDDED_18}:{KEYROTATION.parent}:{Path(str(AWS)).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", typed],
+        cwd=empty,
+        env=environment(PATH=path, AWS_ENDPOINT_URL=bucket.url, GNUPGHOME=gnupg_home, LD_LIBRARY_PATH=LIBRARIES),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "Signature Verified Successfully" in done.stdout
+    assert "is not of this set" not in done.stdout
+    assert Machine(Folder(empty, []), database_url).values(ring) == before
 
 
 def test_while_s3_is_down_the_list_is_that_of_the_local_copy(clinic_machine: Machine, bucket: TestBucket) -> None:
