@@ -75,6 +75,8 @@ def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
             prepare(pipeline, incident, requested_by)
         except KeyRotationError as error:
             sentences.append(f"no emergency request could be prepared for {incident.id}: {error}")
+            if not isinstance(error, IncidentError):
+                break  # it stops the others too, and each attempt asks much of the database
     return tuple(sentences)
 
 

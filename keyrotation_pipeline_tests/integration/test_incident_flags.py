@@ -1,0 +1,70 @@
+"""Flags in a real table: two sensors look at once, rows commit out of order, and each flag is taken once."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.incidents.watching import look
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
+
+NOW = datetime.now(UTC)
+TAKEN = (EventKind.INCIDENT_OPENED, EventKind.FLAG_REPEATED, EventKind.FLAG_SET_ASIDE)
+
+
+@contextmanager
+def sensor(url: str) -> Iterator[Pipeline]:
+    """A pipeline of fakes on a ledger in the database."""
+    world = before_any_rotation()
+    world.clock.at = world.signatures.signed_at = datetime.now(UTC)
+    with closing(connect(url)) as connection:
+        ledger = PostgresLedger(connection, SystemClock(), "sensor", "clinic@localhost, 1")
+        ledger.pin_roster(world.signatures.configured)
+        registered = world.ledger.keys()
+        for record in registered:
+            ledger.add_key(replace(record, fingerprint="1f" * 32), None)
+        yield replace(world.pipeline, ledger=ledger, clock=SystemClock())
+
+
+def insert(connection: psycopg.Connection, numbers: range) -> None:
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO keyrotation.incident_flag (source, type, description, discovered_at)"
+            " VALUES ('siem', %s, %s, %s)",
+            [("fire" if each % 10 == 0 else "insider", f"log {each - each % 2}", NOW) for each in numbers],
+        )
+
+
+@pytest.mark.usefixtures("already_migrated")
+def test_two_sensors_take_each_flag_once_also_one_that_commits_late(database_url: str) -> None:
+    with psycopg.connect(database_url) as late, psycopg.connect(database_url, autocommit=True) as tool:
+        insert(late, range(2))  # lower ids than all others, and not committed yet
+        insert(tool, range(2, 40))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(_look, [database_url] * 2))
+        late.commit()
+    _look(database_url)
+    with sensor(database_url) as pipeline:
+        taken = Counter(entry.facts["flag"] for entry in entries(pipeline.ledger, *TAKEN))
+        assert taken == dict.fromkeys([f"row {number}" for number in range(1, 41)], 1)
+        known = incidents(pipeline.ledger)
+        assert (len(known.by_id), len(known.set_aside)) == (20, 4)
+        verify_audit(pipeline.ledger)
+
+
+def _look(url: str) -> None:
+    with sensor(url) as pipeline:
+        look(pipeline, (), "sensor")
