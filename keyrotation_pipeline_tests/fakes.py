@@ -379,11 +379,8 @@ class FakeRollout:
     mode: RolloutMode = RolloutMode.ATTEST
     timeout_seconds: float = 0.0
     problems: tuple[Problem, ...] = ()
+    workloads: tuple[str, ...] = ()
     meanwhile: Callable[[], None] = lambda: None
-
-    @property
-    def workloads(self) -> tuple[str, ...]:
-        return ()
 
     def preflight(self, target: KeyVersion) -> tuple[Problem, ...]:
         return self.problems

@@ -81,10 +81,11 @@ def test_the_fleet_says_who_reads_and_writes_what_and_who_still_needs_an_old_ver
         pytest.param((V1, V2), V2, "still holds v1, which was taken from the applications", id="it reads the old key"),
         pytest.param((V1,), V1, "writes v1 while v2 is the primary", id="it writes under it"),
         pytest.param((V2,), V2, None, id="it is as it should be"),
+        pytest.param((), None, None, id="nobody knows"),
     ],
 )
 def test_an_instance_that_comes_back_with_an_old_key_is_seen(
-    rotated: FakeWorld, reads: tuple[KeyVersion, ...], writes: KeyVersion, sentence: str | None
+    rotated: FakeWorld, reads: tuple[KeyVersion, ...], writes: KeyVersion | None, sentence: str | None
 ) -> None:
     rotated.rollout.running = (Instance("web-2", (V2,), V2, START), Instance("old-pod", reads, writes, START))
     if sentence is None:

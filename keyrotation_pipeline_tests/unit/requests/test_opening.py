@@ -150,6 +150,13 @@ def test_a_table_that_cannot_be_rotated_stops_the_request(world: FakeWorld) -> N
     assert world.ledger.current() is None
 
 
+def test_applications_that_would_not_get_the_new_key_stop_the_request(world: FakeWorld) -> None:
+    world.rollout.problems = (Problem("Deployment/api: container web would not get it; add envFrom", fatal=True),)
+    with pytest.raises(PreflightError, match="Deployment/api: container web would not get it"):
+        request(world)
+    assert world.ledger.current() is None
+
+
 def test_a_key_store_with_another_key_under_the_same_version_stops_the_request(world: FakeWorld) -> None:
     world.keys.live[V1] = KeyMaterial.generate()
     with pytest.raises(KeyStoreDamagedError, match=r"another v1 .* than the registered one"):

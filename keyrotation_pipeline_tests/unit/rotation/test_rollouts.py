@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
-from keyrotation_pipeline.model.rollout import Aim, Gone, RolloutMode
+from keyrotation_pipeline.model.rollout import Aim, Confirmation, Goal, Gone, RolloutMode, lack_of, sentence_of
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text, goal_at
 from keyrotation_pipeline.requests.pausing import pause, resume
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -359,3 +359,35 @@ def test_a_mode_that_was_changed_after_the_signatures_is_refused(
     world.rollout.mode = mode
     with pytest.raises(ApprovalError, match=r"no longer what its text for signing says \(Rollout\)"):
         run(world, rotation)
+
+
+# --- kubernetes -----------------------------------------------------------------------------------------------------
+
+
+def test_an_instance_of_which_nobody_knows_is_at_no_goal_and_is_waited_for(world: FakeWorld, rotation: Walk) -> None:
+    world.rollout.mode = RolloutMode.KUBERNETES
+    unknown = Instance("by-hand", (), None, START)
+    world.rollout.running = (instance("web-1", V1, V2, writes=V1), unknown)
+    for aim in Aim:
+        assert not Goal(aim, (V2,)).met_by(unknown)
+    lack = lack_of(Goal(Aim.READS, (V2,)), RolloutMode.KUBERNETES, world.rollout.running, Confirmation(("Ada",)))
+    assert lack.lagging == (unknown,)
+    assert "by-hand (not known what it reads): not seen to read v2" in sentence_of(
+        lack, Goal(Aim.READS, (V2,)), rotation.id
+    )
+
+
+def test_no_pod_seen_is_not_every_pod() -> None:
+    goal = Goal(Aim.READS, (V2,))
+    assert lack_of(goal, RolloutMode.KUBERNETES, (), Confirmation()).unseen
+    assert not lack_of(goal, RolloutMode.KUBERNETES, (), Confirmation(("Ada",)))
+
+
+def test_the_signed_text_names_every_workload(world: FakeWorld) -> None:
+    world.rollout.mode, world.rollout.workloads = RolloutMode.KUBERNETES, ("Deployment/api", "DaemonSet/agent")
+    request = approved(world)
+    text = world.ledger.approval_text(request.id).decode()
+    assert "\nRollout: kubernetes: Deployment/api, DaemonSet/agent get a new Pod template for each rollout" in text
+    world.rollout.workloads = ("Deployment/api",)
+    with pytest.raises(ApprovalError, match=r"is no longer what its text for signing says \(Rollout\)"):
+        run(world, request)

@@ -1,0 +1,35 @@
+"""Which keys `init` takes from a store that applications use already."""
+
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.assembly.keystores import keys_in_store
+from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, key, set_primary
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> settings.Settings:
+    path = tmp_path / "keyrotation.toml"
+    path.write_text('[keys.file]\ndirectory = "keys"\n[[tables]]\nname = "clients"\ncolumns = ["email"]\n')
+    return settings.load(path)
+
+
+def test_a_key_that_stands_alone_is_the_primary_and_of_several_one_must_be_named(declared: settings.Settings) -> None:
+    assert keys_in_store(declared) is None
+    store = FileKeyStore.create(declared.keys_directory)
+    assert keys_in_store(declared) is None
+    add(store, V1, key(1))
+    alone = keys_in_store(declared)
+    assert alone is not None
+    assert (alone.versions, alone.primary) == ((V1,), V1)
+    add(store, V2, key(2))
+    with pytest.raises(KeyStoreError, match="holds v1, v2 and does not say under which one applications write"):
+        keys_in_store(declared)
+    set_primary(store, V1)
+    both = keys_in_store(declared)
+    assert both is not None
+    assert (both.versions, both.primary) == ((V1, V2), V1)
