@@ -1,15 +1,17 @@
 """Sensors over incidents: flags are taken, and people are told."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
 from keyrotation_pipeline.incidents.telling import tell
 from keyrotation_pipeline.incidents.watching import look
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 SECONDS_BETWEEN_LOOKS = 10
 SECONDS_BETWEEN_DELIVERIES = 20
@@ -34,12 +36,20 @@ def alert_delivery(context: dg.SensorEvaluationContext, pipeline: PipelineParame
         channels = pipeline.channels()
         failed = list(_failed_checks(context))
         with pipeline.open("dagster alert_delivery") as opened:
-            attention = overview(opened, urgent_too=False).attention
+            attention = _attention(opened)
             news = notices(opened, channels.contacts, attention, failed)
             failures = tell(opened, channels, (*news, duty_of_the_quarter(opened)))
         return dg.SkipReason("; ".join(failures) or "everybody is told")
     except Exception as error:  # noqa: BLE001  as above
         return dg.SkipReason(sentence_of(error))
+
+
+def _attention(pipeline: Pipeline) -> Sequence[str]:
+    """What `status` says; where it fails, why: that must not keep people from being told of incidents."""
+    try:
+        return overview(pipeline, urgent_too=False).attention
+    except KeyRotationError as error:
+        return (str(error),)
 
 
 def _failed_checks(context: dg.SensorEvaluationContext) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import performing
 
@@ -50,11 +51,16 @@ def perform(
 
 
 def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Walk:
-    """The rotation whose target is `version`: the unfinished one, else the newest that was not cancelled.
+    """The rotation whose target is `version`: the one that is worked at, else the newest that was not cancelled.
+
+    One that only waits to take over a running one has the same target.
 
     Raises:
         OutOfOrderError: there is none.
     """
+    now = superseding.next_up(pipeline)
+    if now is not None and now.target == version:
+        return now
     wanted = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and each.target == version]
     kept = [each for each in wanted if each.status is not RequestStatus.CANCELLED]
     for rotation in (*kept, *wanted):

@@ -93,13 +93,16 @@ def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None
     """Refuse to open a request beside one that waits to undo another or to take it over.
 
     Args:
-        emergency: what is opened is one; only another emergency is in its way.
+        emergency: what is opened is one. An emergency and a routine request may wait side by side: a flag, which opens
+            the one, keeps nobody from the other.
 
     Raises:
         RequestError: names it.
     """
-    waiting = pipeline.ledger.waiting()
-    if waiting is not None and (waiting.type is RotationType.EMERGENCY or not emergency):
+    kind = RotationType.EMERGENCY if emergency else RotationType.ROUTINE
+    for waiting in pipeline.ledger.requests():
+        if not waiting.action.walks or not waiting.waits_to_supersede or waiting.type is not kind:
+            continue
         raise RequestError(
             f"request {waiting.id} ({waiting.action} {waiting.source} to {waiting.target}) waits for its start; "
             f"approve it with `keyrotation approve {waiting.id} --text`, or cancel it"

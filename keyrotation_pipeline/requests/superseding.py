@@ -48,11 +48,16 @@ def continues(former: Request, request: Request) -> bool:
 
 
 def is_stranded(pipeline: Pipeline, request: Request) -> bool:
-    """Whether a request waits for its start that can never begin: what it was to go on with was given up."""
+    """Whether a request waits for a start that leads nowhere any more.
+
+    What it was to go on with was given up; or an emergency was to leave a key that is not the primary any more.
+    """
     if not request.waits_to_supersede or request.supersedes is None:
         return False
     former = pipeline.ledger.request(request.supersedes)
-    return former.status is RequestStatus.CANCELLED and continues(former, request)
+    if continues(former, request):
+        return former.status is RequestStatus.CANCELLED
+    return request.type is RotationType.EMERGENCY and pipeline.keys.read().primary != request.source
 
 
 def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
@@ -100,6 +105,11 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
     former = pipeline.ledger.walk(rotation.supersedes)
     if former.status is RequestStatus.RUNNING:
         pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
+    if _is_fresh(former, rotation) and is_stranded(pipeline, rotation):
+        raise RequestError(
+            f"{pipeline.keys.read().primary} is the primary now, so that rotation {rotation.id} from {rotation.source} "
+            f"leads nowhere; run `keyrotation cancel {rotation.id}`, and request it again"
+        )
     if not former.is_over:
         held.enter_context(standstill(pipeline, former))
         # It may have ended while we waited for it.

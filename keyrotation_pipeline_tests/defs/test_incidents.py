@@ -4,9 +4,10 @@ import dagster as dg
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import V1
-from keyrotation_pipeline_tests.unit.incidents.cases import FLAG
+from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, signed
 from keyrotation_pipeline_tests.unit.incidents.test_telling import FakeChannel
 
 
@@ -46,3 +47,38 @@ def test_a_channel_that_is_down_is_told_of_by_the_look(dagster: Dagster) -> None
     dagster.world.ledger.flags = [FLAG]
     said(dagster, "incident_flag")
     assert said(dagster, "alert_delivery") == "topic does not answer; check it"
+
+
+def carry(dagster: Dagster) -> list[str]:
+    """Do what the conductor asks until it waits; the jobs that ran."""
+    jobs: list[str] = []
+    while isinstance(result := dagster.tick(), dg.SensorResult) and result.run_requests:
+        for wanted in result.run_requests:
+            assert dagster.run(wanted).success
+            jobs.append(str(wanted.job_name))
+    return jobs
+
+
+def test_a_flag_lets_a_running_rotation_go_on_until_officers_have_signed(dagster: Dagster, approved: Walk) -> None:
+    first = dagster.tick()
+    assert isinstance(first, dg.SensorResult)
+    (introduce,) = first.run_requests or ()
+    assert dagster.run(introduce).success
+    dagster.world.ledger.flags = [FLAG]
+    said(dagster, "incident_flag")
+    assert set(carry(dagster)) == {"reencrypt_rows", "retire_key"}
+    assert dagster.world.ledger.walk(approved.id).status is RequestStatus.FINISHED
+
+
+def test_a_signed_emergency_goes_on_where_the_rotation_stood(dagster: Dagster, approved: Walk) -> None:
+    first = dagster.tick()
+    assert isinstance(first, dg.SensorResult)
+    (introduce,) = first.run_requests or ()
+    assert dagster.run(introduce).success
+    dagster.world.ledger.flags = [FLAG]
+    said(dagster, "incident_flag")
+    (incident,) = incidents(dagster.world.ledger).unfinished
+    signed(dagster.world, dagster.world.ledger.walk(str(incident.request)))
+    assert set(carry(dagster)) == {"introduce_key", "reencrypt_rows", "retire_key", "evidence"}
+    assert dagster.world.ledger.walk(approved.id).status is RequestStatus.CANCELLED
+    assert dagster.world.ledger.walk(str(incident.request)).status is RequestStatus.FINISHED

@@ -264,3 +264,32 @@ def test_a_restored_database_is_reconciled_while_its_primary_is_compromised(worl
     signed(world, opened(world)[1])
     decided = plan(world.pipeline)
     assert (decided.primary, decided.states[V1]) == (V1, KeyState.COMPROMISED)
+
+
+def test_a_flag_keeps_nobody_from_a_rollback(world: FakeWorld) -> None:
+    rotation = approved(world)
+    walk(world, rotation, Step.ROWS)
+    _, prepared = opened(world)
+    undoing = rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+    walk(world, signed(world, undoing))
+    assert world.keys.primary() == V1
+    # What it was to take over has ended, so that it is prepared anew for how things stand now.
+    assert prepare_requests(world.pipeline, "test") == ()
+    anew = incidents(world.ledger).by_id["INC-2026-001"].request
+    assert anew != prepared.id
+    assert walk(world, signed(world, world.ledger.walk(str(anew)))).target == V3
+
+
+def test_a_fresh_request_whose_source_was_replaced_meanwhile_is_prepared_anew(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.DUAL_KEY_ROLLOUT)
+    _, prepared = opened(world, versions=("v2",))
+    assert (prepared.source, prepared.target) == (V1, V3)
+    walk(world, routine, Step.PRIMARY_KEY_ROLLOUT)
+    with pytest.raises(RequestError, match="v2 is the primary now"):
+        walk(world, signed(world, prepared))
+    assert prepare_requests(world.pipeline, "test") == ()
+    anew = world.ledger.walk(str(incidents(world.ledger).by_id["INC-2026-001"].request))
+    assert (anew.source, anew.target) == (V2, V3)
+    walk(world, signed(world, anew))
+    assert (world.keys.primary(), state(world, V2)) == (V3, KeyState.COMPROMISED)
