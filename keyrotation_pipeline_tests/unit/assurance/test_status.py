@@ -1,0 +1,82 @@
+"""The status as a value, and the object that programs read of it."""
+
+import json
+from datetime import timedelta
+
+from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline_tests.fakes import START, V1, V2, fake_pipeline
+from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
+
+
+def test_the_object_of_a_status_has_what_programs_read() -> None:
+    world = fake_pipeline(
+        {"clients": [{"first_name": "v1:x", "email": "v2:y"}, {"first_name": "plain", "email": None}]}
+    )
+    world.ledger.save_counts(world.pipeline.database.count(world.pipeline.tables))
+    shown = json.loads(json.dumps(overview(world.pipeline).as_json()))
+    head = world.ledger.head()
+    attention = shown.pop("attention")
+    assert any("holds 1 unencrypted value(s)" in sentence for sentence in attention)
+    assert shown == {
+        "schema": 1,
+        "generated_at": "2026-01-05T09:00:00+00:00",
+        "database": "clinic@localhost",
+        "key_versions": [
+            {
+                "version": str(version),
+                "state": state,
+                "fingerprint": world.keys.get(version).fingerprint[:16],
+                "created_at": "2026-01-05T09:00:00+00:00",
+            }
+            for version, state in ((V1, "deactivated"), (V2, "active"))
+        ],
+        "primary": "v2",
+        "tables": [
+            {
+                "table": "clients",
+                "columns": ["first_name", "email"],
+                "rows": 2,
+                "values_by_version": {"v1": 1, "v2": 1},
+                "unencrypted": 1,
+                "unreadable": 1,
+                "fenced_against": [],
+                "counted_at": "2026-01-05T09:00:00+00:00",
+            }
+        ],
+        "rotation": None,
+        "last_backup": "2026-01-05T09:00:00+00:00",
+        "last_recovery_test": None,
+        "incidents_open": 0,
+        "incidents": [],
+        "requests": [],
+        "audit": {"seq": head.seq, "head": head.hash},
+        "warnings": [],
+        "next_rotation_due": "2027-01-05T09:00:00+00:00",
+    }
+
+
+def test_the_object_of_a_rotation_has_what_programs_read() -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    world.clock.at = START + timedelta(hours=1)
+    shown = overview(world.pipeline).as_json()["rotation"]
+    assert shown == {
+        "id": walk.id,
+        "type": "routine",
+        "phase": "requested",
+        "from": "v1",
+        "to": "v2",
+        "approvals": 2,
+        "approvals_required": 2,
+        "started_at": None,
+        "progress": 0.0,
+        "eta_seconds": None,
+        "waiting_for": None,
+        "blocked_by": None,
+    }
+
+
+def test_a_table_that_was_never_counted_is_shown_without_numbers() -> None:
+    (table,) = overview(fake_pipeline().pipeline).tables
+    assert (table.count, table.values_by_version) == (None, {})
+    assert {table.as_json()[name] for name in ("rows", "unencrypted", "unreadable", "counted_at")} == {None}
