@@ -1,0 +1,45 @@
+"""In-memory ports for tests of the procedure: small, honest about transactions, and able to die at any change.
+
+`fake_pipeline()` wires them together: v1 is live and primary in a key store that has also v2, one table of two
+encrypted columns, one application instance. Every change is noted in one shared `Journal`, which can be told to die
+before its n-th entry, as a killed process would.
+"""
+
+from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeSigner, FakeVault, fake_seals
+from keyrotation_pipeline_tests.fakes.chain import LedgerState
+from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeTicks
+from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
+from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, V3, Journal, ProcessKilled
+from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
+from keyrotation_pipeline_tests.fakes.ledger import FakeLedger
+from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
+from keyrotation_pipeline_tests.fakes.signatures import FakeSignatures
+from keyrotation_pipeline_tests.fakes.world import ROSTER, FakeWorld, fake_pipeline, rotation_of
+
+__all__ = [
+    "CLIENTS",
+    "ROSTER",
+    "START",
+    "V1",
+    "V2",
+    "V3",
+    "FakeAnchors",
+    "FakeClock",
+    "FakeDatabase",
+    "FakeKeyStore",
+    "FakeLedger",
+    "FakeRollout",
+    "FakeSignatures",
+    "FakeSigner",
+    "FakeTicks",
+    "FakeVault",
+    "FakeWorld",
+    "Journal",
+    "LedgerState",
+    "ProcessKilled",
+    "fake_pipeline",
+    "fake_seals",
+    "is_unencrypted",
+    "rotation_of",
+    "version_of",
+]

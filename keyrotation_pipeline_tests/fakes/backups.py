@@ -1,0 +1,92 @@
+"""Backups, anchors and seals in memory."""
+
+# ruff: noqa: ARG002 - a fake has the whole signature of its port.
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.errors import (
+    AuditError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import PinnedRoster
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.backups import BackupStanding, KeyBackup
+from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
+from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.ports.ledger import Ledger
+from keyrotation_pipeline_tests.fakes.clock import FakeClock
+from keyrotation_pipeline_tests.fakes.journal import START, Journal
+
+
+@dataclass
+class FakeVault:
+    """`BackupVault` that keeps manifests only."""
+
+    backups: dict[KeyVersion, KeyBackup] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
+    stands: BackupStanding = field(default_factory=lambda: BackupStanding(START, "backup-20260105-090000.json"))
+
+    def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
+        self.journal.note(f"vault.store_key {version}")
+        backup = KeyBackup(f"{version}.key.pgp", version, "ab" * 32, material.fingerprint, ("F" * 40,), START)
+        self.backups[version] = backup
+        return backup
+
+    def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
+        backup = self.backups.get(version)
+        return backup if backup is not None and backup.fingerprint == fingerprint else None
+
+    def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
+        return self.stands
+
+
+@dataclass
+class FakeAnchors:
+    """`Anchors`: the newest one kept, and others that a test writes down."""
+
+    written: list[AuditHead] = field(default_factory=list)
+    kept: AuditHead | None = None
+    kept_roster: PinnedRoster | None = None
+    digests: frozenset[str] = frozenset()
+    is_damaged: bool = False
+
+    def heads(self) -> tuple[AuditHead, ...]:
+        found = {*self.written, *([self.kept] if self.kept else [])}
+        return tuple(sorted(found, key=lambda head: (head.seq, head.hash)))
+
+    def keep(self, head: AuditHead) -> None:
+        self.kept = head
+
+    def roster(self) -> PinnedRoster | None:
+        if self.is_damaged:
+            raise AuditError("the roster that was kept is damaged; put it back from a backup")
+        return self.kept_roster
+
+    def keep_roster(self, pinned: PinnedRoster) -> None:
+        self.kept_roster = pinned
+
+    def roster_digests(self) -> frozenset[str]:
+        return self.digests
+
+
+@dataclass
+class FakeSigner:
+    """`ManifestSigner` whose signature names key and text."""
+
+    public: str = "public"
+
+    def sign(self, manifest: bytes) -> bytes:
+        return f"{self.public} signed ".encode() + manifest
+
+    def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
+        return signature == f"{public} signed ".encode() + manifest
+
+
+def fake_seals(ledger: Ledger, signatures: SignatureVerifier, clock: Clock | None = None) -> Seals:
+    """Seals of a pipeline that has pinned its key; without a clock no set is of the future."""
+    seals = Seals(FakeSigner(), ledger, signatures, clock or FakeClock(START.replace(year=2100)))
+    seals.pin()
+    return seals

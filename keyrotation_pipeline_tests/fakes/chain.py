@@ -1,0 +1,122 @@
+"""The audit chain in memory, and transactions over everything that is recorded."""
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.audit.events import require_indexed
+from keyrotation_pipeline.errors import (
+    BlockedError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
+from keyrotation_pipeline.model.columns import (
+    TableCount,
+)
+from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.request import (
+    Request,
+)
+from keyrotation_pipeline.model.request_events import (
+    RotationAuditWritten,
+)
+from keyrotation_pipeline_tests.fakes.clock import FakeClock
+from keyrotation_pipeline_tests.fakes.journal import Journal
+
+
+@dataclass
+class LedgerState:
+    """What a transaction of the fake ledger rolls back."""
+
+    events: list[AuditEvent] = field(default_factory=list)
+    keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
+    requests: dict[str, Request] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    signatures: dict[str, list[Signature]] = field(default_factory=dict)
+    counts: dict[str, TableCount] = field(default_factory=dict)
+    roster: Roster | None = None
+    seed_rows: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
+    audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
+
+
+@dataclass
+class FakeChain:
+    """What a ledger is built on: real transactions (a failure or a death inside undoes all) and a real hash chain."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    journal: Journal = field(default_factory=Journal)
+    state: LedgerState = field(default_factory=LedgerState)
+    depth: int = 0
+    locks: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self.depth += 1
+        try:
+            with self._at_once():
+                yield
+                if self.depth == 1:
+                    self.journal.note("commit")
+        finally:
+            self.depth -= 1
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        before = copy.copy(self.state)
+        for name in ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows", "audit_rows"):
+            setattr(before, name, copy.copy(getattr(self.state, name)))
+        try:
+            yield
+        except BaseException:
+            self.state = before
+            raise
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        if name in self.locks:
+            raise BlockedError(f"{name} is locked by another process; wait for it")
+        self.locks.add(name)
+        try:
+            yield
+        finally:
+            self.locks.discard(name)
+
+    def head(self) -> AuditHead:
+        return (
+            AuditHead(self.state.events[-1].seq, self.state.events[-1].hash)
+            if self.state.events
+            else AuditHead(0, GENESIS)
+        )
+
+    def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
+        self.journal.note(f"event {fact.kind}")
+        head = self.head()
+        body = body_of(
+            seq=head.seq + 1, at=self.clock.now(), actor="test", database="clinic@localhost",
+            request=request, event=fact.kind, facts=fact.as_json(),
+        )  # fmt: skip
+        event = AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body), fact.kind, request)
+        self.state.events.append(event)
+        return self.head()
+
+    def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
+        for event in list(self.state.events):
+            if event.seq > after_seq and (not kinds or event.kind in kinds) and request in {None, event.request}:
+                if kinds or request is not None:
+                    require_indexed(event)
+                yield event
+
+    def event_names(self) -> list[str]:
+        """For assertions: the names of the events, in order."""
+        return [json.loads(event.body)["event"] for event in self.state.events]
+
+    def facts_of(self, name: str) -> dict[str, Any]:
+        """For assertions: the facts of the newest event of that name."""
+        found = [json.loads(event.body) for event in self.state.events]
+        return dict(next(each["facts"] for each in reversed(found) if each["event"] == name))

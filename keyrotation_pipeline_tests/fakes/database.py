@@ -1,0 +1,238 @@
+"""Tables as lists of rows."""
+
+# ruff: noqa: ARG002 - a fake has the whole signature of its port.
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.errors import (
+    BlockedError,
+    FenceError,
+    InvalidKeyError,
+    PreflightError,
+    ProofError,
+)
+from keyrotation_pipeline.fieldcrypto.defect import NOT_A_VALUE, Defect, DefectKind
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, BlindSpots
+from keyrotation_pipeline.model.columns import (
+    EncryptedTable,
+    Finding,
+    OldRows,
+    QuarantinedValue,
+    Shard,
+    TableCount,
+)
+from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
+from keyrotation_pipeline.model.progress import Report, Rewritten
+from keyrotation_pipeline.model.proof import AccountedReplica, DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline_tests.fakes.journal import START, Journal
+
+
+@dataclass
+class FakeDatabase:
+    """`CiphertextDatabase` over lists of rows. A cell is ``"v1:text"``, ``""``, None, or anything else (unencrypted).
+
+    It passes the same contract suite as PostgreSQL. What is unencrypted or `unreadable` is in quarantine at once.
+
+    Args:
+        locked: (table, row number) of rows that no sweep gets hold of.
+        unreadable: (table, row number, column) of values that do not decrypt.
+        fence_state: what each table's validated fence names.
+        fence_made: the transaction id that made each fence.
+        stale: rows counted as written since promotion.
+        writes: rows that each table's statistics name as written.
+    """
+
+    rows: dict[str, list[dict[str, str | None]]]
+    journal: Journal = field(default_factory=Journal)
+    locked: set[tuple[str, int]] = field(default_factory=set)
+    unreadable: set[tuple[str, int, str]] = field(default_factory=set)
+    fence_state: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
+    fence_made: dict[str, int] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    holders: list[tuple[str, ...]] = field(default_factory=list)
+    connected: tuple[str, ...] = ()
+    stale: int = 0
+    writes: int = 0
+    xid: int = 1000
+    decrypted: list[str] = field(default_factory=list)
+    unseen: BlindSpots = field(default_factory=lambda: BlindSpots(NEVER_SEARCHED))
+    replicas: tuple[AccountedReplica, ...] = ()
+    proven_with: list[Moment] = field(default_factory=list)
+
+    def identity(self) -> DatabaseIdentity:
+        return DatabaseIdentity("clinic@localhost", "7000000000000000001")
+
+    def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
+        return self.problems
+
+    def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        return tuple(self._count(table) for table in tables)
+
+    def _count(self, table: EncryptedTable) -> TableCount:
+        by_column: dict[str, dict[KeyVersion, int]] = {column: {} for column in table.columns}
+        totals: dict[KeyVersion, int] = {}
+        for _, column, value in self._cells(table):
+            version = version_of(value)
+            if version is not None:
+                by_column[column][version] = by_column[column].get(version, 0) + 1
+                totals[version] = totals.get(version, 0) + 1
+        unencrypted = Counter(column for _, column, value in self._cells(table) if is_unencrypted(value))
+        near_misses = sum(is_unencrypted(value) and looks_encrypted(value or "") for _, _, value in self._cells(table))
+        empty = sum(value == "" for _, _, value in self._cells(table))
+        return TableCount(
+            table, len(self.rows[str(table.name)]), totals, empty, unencrypted.total(), near_misses,
+            len(self.quarantine([table])), self.fences(table), START, by_column, dict(unencrypted),
+        )  # fmt: skip
+
+    def _cells(self, table: EncryptedTable) -> Iterator[tuple[int, str, str | None]]:
+        for number, row in enumerate(self.rows[str(table.name)]):
+            for column in table.columns:
+                yield number, column, row.get(column)
+
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+        return self.findings
+
+    def blind_spots(self) -> BlindSpots:
+        return self.unseen
+
+    def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
+        total = len(self.rows[str(shard.table.name)])
+        share = range(total * shard.index // shard.of, total * (shard.index + 1) // shard.of)
+        return self._rewrite(shard.table, target, share, f"shard {shard.index} of {shard.of}, {shard.table.name}")
+
+    def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
+        every = range(len(self.rows[str(table.name)]))
+        return self._rewrite(table, target, every, f"sweep {table.name}{' waiting' if wait else ''}")
+
+    def _rewrite(self, table: EncryptedTable, target: KeyVersion, share: range, entry: str) -> Rewritten:
+        for problem in self.problems:
+            if problem.fatal:
+                raise PreflightError(problem.sentence)
+        self.journal.note(entry)
+        name = str(table.name)
+        done, skipped, quarantined = list[int](), set[int](), 0
+        for number, column, value in self._cells(table):
+            if number not in share or value in {None, ""} or version_of(value) == target:
+                continue
+            if (name, number) in self.locked:
+                skipped.add(number)
+            elif (name, number, column) in self.unreadable or is_unencrypted(value):
+                quarantined += 1
+            else:
+                self.rows[name][number][column] = target.prefix + str(value).partition(":")[2]
+                done.append(number)
+        return Rewritten(len(set(done)), len(done), len(skipped), quarantined)
+
+    def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        rows = {number for number, _, value in self._cells(table) if version_of(value) in versions}
+        return OldRows(len(rows), min(self.stale, len(rows)))
+
+    def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+        return {str(table.name): self.writes for table in tables}
+
+    def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+        return tuple(
+            QuarantinedValue(
+                table.name,
+                f"id={number}",
+                column,
+                NOT_A_VALUE if is_unencrypted(value) else Defect(DefectKind.NOT_AUTHENTIC, version_of(value)),
+            )
+            for table in tables
+            for number, column, value in self._cells(table)
+            if (str(table.name), number, column) in self.unreadable or is_unencrypted(value)
+        )
+
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
+        name = str(table.name)
+        self.decrypted.append(name)
+        values = sum(bool(value) for _, _, value in self._cells(table))
+        return DecryptedCount(name, len(self.rows[name]), values, len(self.quarantine([table])))
+
+    def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for _, column, value in self._cells(table):
+            if value is not None and version_of(value) == version and len(found.get(column, ())) < values:
+                found[column] = (*found.get(column, ()), value)
+        return found
+
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+        if self.fences(table) == tuple(sorted(versions)):
+            return
+        if self.old_rows(table, versions, None).rows:
+            raise ProofError(f"table {table.name} still holds old values; run it again")
+        self.journal.note(f"fence {table.name} {', '.join(map(str, versions))}")
+        self._make_fence(table, versions)
+
+    def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
+        before = self.fences(table)
+        if version in before:
+            self.journal.note(f"unfence {table.name} {version}")
+            self._make_fence(table, [each for each in before if each != version])
+
+    def _make_fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+        self.fence_state[str(table.name)] = tuple(sorted(versions))
+        self.fence_made[str(table.name)] = self.xid
+
+    def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        return self.fence_state.get(str(table.name), ())
+
+    def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
+        return self.connected
+
+    def barrier(self) -> str:
+        return f"0/{self.xid:X}"
+
+    def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
+        """The next of the prepared answers, the last one for ever; none prepared: nobody."""
+        if not self.holders:
+            return ()
+        return self.holders.pop(0) if len(self.holders) > 1 else self.holders[0]
+
+    def current_xid(self) -> int:
+        self.xid += 1
+        return self.xid
+
+    def zero_old_rows(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], moment: Moment
+    ) -> ZeroOldRows:
+        self.proven_with.append(moment)
+        versions = {*retired, version}
+        for table in tables:
+            for _, column, value in self._cells(table):
+                if version_of(value) in versions:
+                    raise FenceError(f"table {table.name}, column {column}: a value is still under {version_of(value)}")
+                if is_unencrypted(value):
+                    raise ProofError(f"table {table.name}, column {column}: 1 value(s) are not encrypted; look again")
+        for table in tables:
+            if missing := sorted(versions - set(self.fences(table))):
+                raise FenceError(f"table {table.name} is not fenced against {missing[0]}; run it again")
+            if self.fence_made.get(str(table.name), 0) >= moment.xid:
+                raise FenceError(f"the fence of table {table.name} was made anew after the proof; run it again")
+        for entry in self.quarantine(tables):
+            raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; mend them")
+        if any(finding.blocks(retired) for finding in self.findings):
+            raise ProofError("something is left; look at `keyrotation inventory`")
+        if found := self.holders_of_old_snapshots(moment):
+            raise BlockedError("; ".join(found))
+        values = sum(sum(count.values_by_version.values()) for count in self.count(tables))
+        names = tuple(str(table.name) for table in tables)
+        return ZeroOldRows(version, names, 0, values, moment.lsn, START, self.replicas)
+
+
+def version_of(value: str | None) -> KeyVersion | None:
+    """The version that a fake cell names, None for NULL, empty and unencrypted ones, near-misses among them."""
+    head, colon, _ = (value or "").partition(":")
+    try:
+        return KeyVersion.parse(head) if colon else None
+    except InvalidKeyError:
+        return None
+
+
+def is_unencrypted(value: str | None) -> bool:
+    """Whether a fake cell holds something that is not encrypted."""
+    return bool(value) and version_of(value) is None

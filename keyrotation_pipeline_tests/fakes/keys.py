@@ -1,0 +1,128 @@
+"""A key store in two dictionaries."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.adapters.keystores import changes
+from keyrotation_pipeline.errors import (
+    KeyStoreDamagedError,
+    KeyStoreUnavailableError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.stored_keys import DamagedKey, StoredKeys
+from keyrotation_pipeline_tests.fakes.journal import Journal
+
+
+@dataclass
+class FakeKeyStore:
+    """`KeyStore` in two dictionaries. Each move of a key is two changes, between which it can die.
+
+    A test may leave the revision out, and then means the present one.
+
+    Args:
+        unavailable, damaged: what every call then says.
+        broken: live versions whose entry is not a key.
+        sent: what a writer that died had sent.
+        reads: how often the store was read.
+    """
+
+    live: dict[KeyVersion, KeyMaterial]
+    primary_version: KeyVersion | None
+    journal: Journal = field(default_factory=Journal)
+    shelf: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
+    description: str = "fake key store"
+    keeps: str | None = None
+    unavailable: str | None = None
+    damaged: str | None = None
+    broken: set[KeyVersion] = field(default_factory=set)
+    sent: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
+    reads: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self) -> StoredKeys:
+        self.reads += 1
+        return self._stored()
+
+    def add(self, version: KeyVersion, material: KeyMaterial, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_adding(stored, version, material, decided):
+                self.journal.note(f"keys.add {version}")
+                self.live[version] = material
+        return self._stored()
+
+    def set_primary(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_promoting(stored, version, decided):
+                self.journal.note(f"keys.set_primary {version}")
+                self.primary_version = version
+        return self._stored()
+
+    def archive(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_archiving(stored, version, decided):
+                self.journal.note(f"keys.archive {version}")
+                self._move(version, self.live, self.shelf)
+        return self._stored()
+
+    def restore(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_restoring(stored, version, decided) or version in self.shelf:
+                self.journal.note(f"keys.restore {version}")
+                self._move(version, self.shelf, self.live)
+        return self._stored()
+
+    def destroy(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_destroying(stored, version, decided):
+                self.journal.note(f"keys.destroy {version}")
+                del self.shelf[version]
+        return self._stored()
+
+    @contextmanager
+    def _changing(self, revision: str | None) -> Iterator[tuple[StoredKeys, str]]:
+        with self.lock:
+            stored = self._stored()
+            yield stored, revision or stored.revision
+
+    def _move(
+        self, version: KeyVersion, source: dict[KeyVersion, KeyMaterial], target: dict[KeyVersion, KeyMaterial]
+    ) -> None:
+        target[version] = source[version]
+        self.journal.note(f"keys.move {version}")
+        del source[version]
+
+    def _stored(self) -> StoredKeys:
+        if self.unavailable is not None:
+            raise KeyStoreUnavailableError(self.unavailable)
+        if self.damaged is not None:
+            raise KeyStoreDamagedError(self.damaged)
+        broken = {version: DamagedKey(f"{version} is not a key; restore it") for version in self.broken}
+        return StoredKeys.of({**self.live, **broken}, self.shelf, self.primary_version, pending=self.sent)
+
+    def __reduce__(self) -> tuple[Callable[[int], "FakeKeyStore"], tuple[int]]:
+        # What travels is how to find it: this process keeps every fake that was pickled.
+        _PICKLED[id(self)] = self
+        return _pickled, (id(self),)
+
+    # For tests: what is in it, without a read that would count.
+    def versions(self) -> tuple[KeyVersion, ...]:
+        return tuple(self._stored().live)
+
+    def archived(self) -> tuple[KeyVersion, ...]:
+        return tuple(self._stored().archived)
+
+    def primary(self) -> KeyVersion | None:
+        return self.primary_version
+
+    def get(self, version: KeyVersion) -> KeyMaterial:
+        return self._stored().material(version)
+
+
+_PICKLED: dict[int, FakeKeyStore] = {}
+
+
+def _pickled(number: int) -> FakeKeyStore:
+    return _PICKLED[number]

@@ -1,0 +1,245 @@
+"""The ledger in memory."""
+
+# ruff: noqa: ARG002 - a fake has the whole signature of its port.
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    KeyStoreError,
+    OutOfOrderError,
+    RequestError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.columns import (
+    EncryptedTable,
+    TableCount,
+)
+from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.progress import ShardProgress, Wait
+from keyrotation_pipeline.model.request import (
+    MAY_FOLLOW,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    StepRecord,
+    Walk,
+)
+from keyrotation_pipeline.model.request_events import (
+    Blocked,
+    PromotionRecorded,
+    RequestOpened,
+    RosterPinned,
+    RotationAuditWritten,
+    SignatureAdded,
+    StatusChanged,
+    StepFinished,
+    Unblocked,
+)
+from keyrotation_pipeline_tests.fakes.chain import FakeChain, LedgerState
+from keyrotation_pipeline_tests.fakes.journal import START, Journal
+
+
+@dataclass
+class FakeLedger(FakeChain):
+    """`Ledger` in memory."""
+
+    flags: list[Flag] = field(default_factory=list)
+    noted_waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
+
+    def begin_with(self, roster: Roster | None, *keys: KeyRecord) -> None:
+        """For arrangements: forget all, then pin a roster and register keys, as `init` does; nothing is noted."""
+        noted, self.journal = self.journal, Journal()
+        self.state = LedgerState()
+        if roster is not None:
+            self.pin_roster(roster)
+        for record in keys:
+            self.add_key(record, None)
+        self.journal = noted
+
+    def pinned_roster(self) -> Roster | None:
+        return self.state.roster
+
+    def pin_roster(self, roster: Roster, request: str | None = None) -> None:
+        if self.state.roster == roster:
+            return
+        if self.state.roster is not None and request is None:
+            raise ApprovalError("another roster is pinned; run `keyrotation policy`")
+        self.append(RosterPinned.of(roster), request)
+        self.state.roster = roster
+
+    def keys(self) -> tuple[KeyRecord, ...]:
+        return tuple(self.state.keys[version] for version in sorted(self.state.keys))
+
+    def add_key(self, record: KeyRecord, request: str | None) -> None:
+        known = self.state.keys.get(record.version)
+        if known is not None:
+            if known.fingerprint != record.fingerprint:
+                raise KeyStoreError(f"{record.version} is registered with another fingerprint; use the next version")
+            return
+        self.append(KeyRegistered.of(record), request)
+        self.state.keys[record.version] = record
+
+    def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
+        if (record := self.state.keys.get(version)) is None:
+            raise RequestError(f"{version} is not registered; run `keyrotation init`")
+        if record.state is state:
+            return
+        if state not in ALLOWED_TRANSITIONS[record.state]:
+            raise OutOfOrderError(f"{version} is {record.state} and cannot become {state}; see `keyrotation status`")
+        if state is KeyState.ACTIVE and any(each.state is state for each in self.keys()):
+            raise OutOfOrderError("another version is still active; deactivate it first")
+        self.append(KeyStateChanged(version, record.state, state, record.fingerprint), request)
+        self.state.keys[version] = replace(record, state=state)
+
+    def open(self, request: Request, text: bytes) -> None:
+        if any(self._excludes(each, request) for each in self.state.requests.values()):
+            raise RequestError("another rotation is unfinished; finish or cancel it")
+        self.append(RequestOpened.of(request, text), request.id)
+        self.state.requests[request.id] = request
+        self.state.texts[request.id] = text
+
+    def _excludes(self, other: Request, request: Request) -> bool:
+        """Whether both cannot be unfinished at once."""
+        if other.is_over or other.action.walks != request.action.walks:
+            return False
+        if request.action.walks:
+            both_wait = other.waits_to_supersede and request.waits_to_supersede
+            return other.waits_to_supersede == request.waits_to_supersede and (
+                not both_wait or other.type is request.type
+            )
+        return other.action is request.action and request.action is not RequestAction.DESTROY
+
+    def request(self, request: str) -> Request:
+        found = [stored for each, stored in self.state.requests.items() if each.startswith(request)]
+        if len(found) != 1:
+            raise RequestError(f"there is no rotation {request}; look at `keyrotation status`")
+        return found[0]
+
+    def walk(self, request: str) -> Walk:
+        found = self.request(request)
+        if not isinstance(found, Walk):
+            raise RequestError(f"request {request} is no rotation; run `keyrotation {found.action}`")
+        return found
+
+    def current(self) -> Walk | None:
+        return next((each for each in self._unfinished() if not each.waits_to_supersede), None)
+
+    def waiting(self) -> Walk | None:
+        waiting = [each for each in self._unfinished() if each.waits_to_supersede]
+        return min(waiting, key=lambda each: each.type is not RotationType.EMERGENCY, default=None)
+
+    def _unfinished(self) -> list[Walk]:
+        return [each for each in self.state.requests.values() if isinstance(each, Walk) and not each.is_over]
+
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(reversed(self.state.requests.values()))
+
+    def signed_heads(self) -> tuple[AuditHead, ...]:
+        return tuple(AuditHead(*each.audit_head) for each in self.state.requests.values())
+
+    def approval_text(self, request: str) -> bytes:
+        if request not in self.state.texts:
+            raise RequestError(f"there is no rotation {request}; look at `keyrotation status`")
+        return self.state.texts[request]
+
+    def signatures(self, request: str) -> tuple[Signature, ...]:
+        return tuple(self.state.signatures.get(request, ()))
+
+    def add_signature(self, request: str, signature: Signature) -> None:
+        stored = self.signatures(self.request(request).id)
+        if any(each.officer == signature.officer for each in stored):
+            raise ApprovalError("this officer has signed already; another officer must")
+        self.append(SignatureAdded.of(signature), request)
+        self.state.signatures[request] = [*stored, signature]
+        self._change(request, approvals=tuple(each.officer for each in [*stored, signature]))
+
+    def finish_step(self, request: str, record: StepRecord) -> None:
+        rotation = self.walk(request)
+        if rotation.done(record.step, record.table, record.shard) is None:
+            with self._at_once():
+                self.block(request, None)
+                self.append(StepFinished.of(record), request)
+                self._change(request, steps=(*rotation.steps, record))
+
+    def set_status(self, request: str, status: RequestStatus, by: str | None = None) -> None:
+        stored, now = self.request(request), self.clock.now()
+        if status is stored.status:
+            return
+        if status not in MAY_FOLLOW[stored.status]:
+            raise OutOfOrderError(f"request {request} is {stored.status} and cannot become {status}; see its status")
+        self.append(StatusChanged(stored.status, status, now, by), request)
+        self._change(
+            request,
+            status=status,
+            started_at=stored.started_at or (now if status is RequestStatus.RUNNING else None),
+            finished_at=now if status in {RequestStatus.FINISHED, RequestStatus.CANCELLED} else None,
+        )
+
+    def set_promotion(self, request: str, xid: int) -> None:
+        if self.walk(request).promotion_xid is None:
+            self.append(PromotionRecorded(xid), request)
+            self._change(request, promotion_xid=xid)
+
+    def block(self, request: str, sentence: str | None) -> None:
+        if self.request(request).blocked_by != sentence:
+            self.append(Unblocked() if sentence is None else Blocked(sentence), request)
+            self._change(request, blocked_by=sentence)
+
+    def _change(self, request: str, **changes: Any) -> None:  # noqa: ANN401 - fields of a request
+        stored = self.request(request)
+        self.state.requests[stored.id] = replace(stored, **changes)
+
+    def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
+        return ()
+
+    def raised_flags(self, taken: Collection[str]) -> tuple[Flag, ...]:
+        return tuple(flag for flag in self.flags if flag.key not in taken)
+
+    def note_wait(self, request: str, place: str, waiting_for: str) -> None:
+        before = self.noted_waits.get((request, place))
+        self.noted_waits[request, place] = Wait(place, waiting_for, before.since if before else self.clock.now())
+
+    def end_wait(self, request: str, place: str) -> None:
+        self.noted_waits.pop((request, place), None)
+
+    def waits(self, request: str) -> tuple[Wait, ...]:
+        return tuple(wait for (each, _), wait in self.noted_waits.items() if each == request)
+
+    def save_counts(self, counts: Sequence[TableCount]) -> None:
+        before = {name: replace(count, counted_at=START) for name, count in self.state.counts.items()}
+        changed = [
+            str(each.table.name)
+            for each in counts
+            if before.get(str(each.table.name)) != replace(each, counted_at=START)
+        ]
+        if changed:
+            self.append(Note(EventKind.COUNTED, {"tables": changed}))
+        self.state.counts.update({str(count.table.name): count for count in counts})
+
+    def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        kept = (self.state.counts.get(str(table.name)) for table in tables)
+        return tuple(count for count in kept if count is not None and count.table in tables)
+
+    def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:
+        return tuple(self.state.audit_rows.items())
+
+    def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
+        if self.state.seed_rows.get(rotation.id, (0, None))[1] is not None:
+            return
+        written = RotationAuditWritten(
+            rotation.id, rotation.started_at or self.clock.now(), str(rotation.source), str(rotation.target),
+            str(rotation.action if rotation.action == "rollback" else rotation.type), rotation.requested_by,
+            completed_at, records_reencrypted, rotation.reason,
+        )  # fmt: skip
+        self.append(written, rotation.id)
+        self.state.audit_rows[rotation.id] = written
+        self.state.seed_rows[rotation.id] = (records_reencrypted, completed_at)

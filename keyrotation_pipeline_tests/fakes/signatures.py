@@ -1,0 +1,65 @@
+"""Signatures that say who made them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+)
+from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
+from keyrotation_pipeline.model.certificates import CertificateStanding
+from keyrotation_pipeline_tests.fakes.journal import START
+
+
+@dataclass
+class FakeSignatures:
+    """`SignatureVerifier` that takes ``b"signed by <fingerprint>: " + text`` for a signature.
+
+    Args:
+        revoked: fingerprints of revoked certificates.
+        expired: since when certificates are, by fingerprint.
+        lone_officer_allowed: a roster may ask for one signature only.
+    """
+
+    configured: Roster
+    signed_at: datetime = START
+    revoked: set[str] = field(default_factory=set)
+    expired: dict[str, datetime] = field(default_factory=dict)
+    lone_officer_allowed: bool = True
+    standings: tuple[CertificateStanding, ...] = ()
+
+    def verify(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
+    ) -> VerifiedSignature:
+        for officer in officers:
+            if signature == self.sign(officer.fingerprint, text):
+                self._require_valid(officer, at)
+                return VerifiedSignature(officer.fingerprint, self.signed_at)
+        raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
+
+    @staticmethod
+    def sign(fingerprint: str, text: bytes) -> bytes:
+        return f"signed by {fingerprint}: ".encode() + text
+
+    def roster(self) -> Roster:
+        officers, required = self.configured.officers, self.configured.required
+        for officer in officers:
+            self._require_valid(officer, None)
+        if len({officer.fingerprint for officer in officers}) < len(officers):
+            raise ApprovalError("two officers have the same certificate; give each one of their own")
+        if required < (1 if self.lone_officer_allowed else 2):
+            raise ApprovalError(f"[approvals] required is {required}; two people must agree, so set it to 2 or more")
+        if len(officers) < required:
+            raise ApprovalError(f"{required} approvals are required of {len(officers)} officer(s); name more")
+        return self.configured
+
+    def _require_valid(self, officer: Officer, at: datetime | None) -> None:
+        if officer.fingerprint in self.revoked:
+            raise ApprovalError(f"the certificate of {officer.name} is revoked; name a new one")
+        since = self.expired.get(officer.fingerprint)
+        if since is not None and (at is None or at >= since):
+            raise ApprovalError(f"the certificate of {officer.name} has expired; extend it")
+
+    def certificates(self) -> tuple[CertificateStanding, ...]:
+        return self.standings

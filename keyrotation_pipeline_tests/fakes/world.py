@@ -1,0 +1,108 @@
+"""A whole pipeline over fakes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from keyrotation_pipeline.assembly.actions import ACTIONS
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature
+from keyrotation_pipeline.model.columns import (
+    EncryptedTable,
+    TableName,
+)
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.progress import Progress
+from keyrotation_pipeline.model.request import (
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    Walk,
+)
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import approval_text
+from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeVault
+from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeTicks
+from keyrotation_pipeline_tests.fakes.database import FakeDatabase
+from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, Journal
+from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
+from keyrotation_pipeline_tests.fakes.ledger import FakeLedger
+from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
+from keyrotation_pipeline_tests.fakes.signatures import FakeSignatures
+
+
+@dataclass
+class FakeWorld:
+    """The fakes behind one `Pipeline`, each by its own type, for a test to arrange and to look at."""
+
+    pipeline: Pipeline
+    journal: Journal
+    clock: FakeClock
+    ledger: FakeLedger
+    database: FakeDatabase
+    keys: FakeKeyStore
+    vault: FakeVault
+    rollout: FakeRollout
+    signatures: FakeSignatures
+    anchors: FakeAnchors
+    reported: list[Progress]
+
+    def report(self, progress: Progress) -> None:
+        self.reported.append(progress)
+
+    def keys_are(self, states: Mapping[KeyVersion, KeyState]) -> None:
+        """Before anything was requested: the ledger knows these versions, with the keys of the key store."""
+        records = (KeyRecord(each, state, self.keys.get(each).fingerprint, START) for each, state in states.items())
+        self.ledger.begin_with(self.ledger.pinned_roster(), *records)
+
+
+ROSTER = Roster(2, (Officer("Ada", "A" * 40), Officer("Ben", "B" * 40)), ("F" * 40,))
+
+
+def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2, *, promoted: bool = True) -> Walk:
+    """The running rotation of a world, signed by both officers and promoted already, as its ledger holds it."""
+    if (running := world.ledger.current()) is not None:
+        return running
+    head = world.ledger.head()
+    opened = Walk(
+        id="0f" * 16, type=RotationType.ROUTINE, action=RequestAction.ROTATE, source=source,
+        source_fingerprint=world.ledger.state.keys[source].fingerprint, target=target, reason="yearly", incident=None,
+        requested_by="test", requested_at=START, start_by=START + timedelta(days=7),
+        finish_by=START + timedelta(days=60), audit_head=(head.seq, head.hash), status=RequestStatus.REQUESTED,
+        approvals=(),
+    )  # fmt: skip
+    noted, world.ledger.journal = world.ledger.journal, Journal()
+    text = approval_text(world.pipeline, opened)
+    world.ledger.open(opened, text)
+    for officer in ROSTER.officers:
+        signature = FakeSignatures.sign(officer.fingerprint, text)
+        world.ledger.add_signature(opened.id, Signature(officer.fingerprint, signature, START))
+    world.ledger.set_status(opened.id, RequestStatus.RUNNING)
+    if promoted:
+        world.ledger.set_promotion(opened.id, 900)
+    world.ledger.journal = noted
+    return world.ledger.walk(opened.id)
+
+
+def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None = None) -> FakeWorld:
+    """A world in which v1 is deactivated, v2 active and primary, both registered and backed up, rows as given."""
+    journal, clock = Journal(), FakeClock()
+    keys = FakeKeyStore({V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}, V2, journal)
+    ledger = FakeLedger(clock, journal)
+    vault = FakeVault()
+    for version in keys.live:
+        vault.store_key(version, keys.get(version), ledger.head())
+    vault.journal = journal
+    stored = {name: [dict(row) for row in table] for name, table in (rows or {"clients": []}).items()}
+    database = FakeDatabase(stored, journal)
+    rollout = FakeRollout(keys, clock)
+    signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
+    tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
+    pipeline = Pipeline(
+        tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS, FakeTicks()
+    )
+    world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
+    ledger.state.roster = ROSTER
+    world.keys_are({V1: KeyState.DEACTIVATED, V2: KeyState.ACTIVE})
+    return world
