@@ -94,6 +94,9 @@ def test_a_dump_of_an_older_server_with_extensions_is_restored_into_one_of_its_v
         CREATE MATERIALIZED VIEW public.later AS SELECT day FROM public.visits WITH NO DATA;
         CREATE VIEW tools.load AS SELECT calls FROM tools.pg_stat_statements;
         ALTER TABLE public.visits ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+        DROP ROLE IF EXISTS "Night Nurse", day;
+        CREATE ROLE "Night Nurse"; CREATE ROLE day;
+        CREATE POLICY own ON public.visits TO "Night Nurse", day USING (day > '2025-01-01');
         CREATE PUBLICATION everything FOR ALL TABLES;
         """
     )

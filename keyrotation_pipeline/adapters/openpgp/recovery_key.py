@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +26,14 @@ _MEMORY = Path("/dev/shm")  # noqa: S108  a directory of mode 0700 is made in it
 _PREFIX = "keyrotation-key-"
 _ENVIRONMENT = {"LC_ALL": "C"}
 # It outlives signals that are for us; `cat` ends when the last process that holds the pipe's other end does.
-_GUARD = """trap '' HUP INT TERM; cat; test -z "$2" || "$2" --homedir "$1" --kill all; rm -rf -- "$1\""""
+_GUARD = """
+trap '' HUP INT TERM
+cat
+rm -rf -- "$1/private-keys-v1.d"
+test -z "$2" || "$2" --homedir "$1" --kill all
+rm -rf -- "$1"
+"""
+_KILL_SECONDS = 10
 _GUARD_ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
 _OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
 # libgpg-error: the low 16 bits of what `ERROR pkdecrypt_failed` gives.
@@ -230,4 +237,6 @@ def _terminal() -> dict[str, str]:
 def _end_agent(home: Path) -> None:
     if (gpgconf := shutil.which("gpgconf")) is not None:
         kill = [gpgconf, "--homedir", str(home), "--kill", "all"]
-        subprocess.run(kill, capture_output=True, check=False, env=_ENVIRONMENT)  # noqa: S603  arguments of our own
+        # One that does not answer ends when it finds its socket gone, and has no key then.
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(kill, capture_output=True, check=False, env=_ENVIRONMENT, timeout=_KILL_SECONDS)  # noqa: S603

@@ -1,16 +1,13 @@
 """A scratch server handed over to a role without power, from which no way leads to the superuser."""
 
-from collections.abc import Sequence
-
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.server import extensions
+from keyrotation_pipeline.adapters.postgres.server.beforehand import Beforehand, create
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE, EmbeddedServer
-from keyrotation_pipeline.adapters.postgres.server.extensions import Extension
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
 
@@ -22,12 +19,12 @@ _ACCESS = f"local {APPLICATION_DATABASE} {RESTORER} trust\n"
 _CLOSE_SECONDS, _LOOK_SECONDS = 30, 0.02
 
 
-def hand_over(server: EmbeddedServer, connection: Connection, created: Sequence[Extension]) -> str:
+def hand_over(server: EmbeddedServer, connection: Connection, wanted: Beforehand) -> str:
     """Give the application's database of a new server to the restorer, and shut the superuser out.
 
     Args:
         connection: the superuser's, to that database, which is empty.
-        created: extensions that the restorer could not create.
+        wanted: what the restorer could not create.
 
     Returns:
         URL of the restorer.
@@ -39,7 +36,7 @@ def hand_over(server: EmbeddedServer, connection: Connection, created: Sequence[
     connection.execute(sql.SQL("CREATE ROLE {} " + _ROLE).format(role))
     connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, role))
     connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
-    extensions.create(connection, created, RESTORER)
+    create(connection, wanted, RESTORER)
     server.write_access(_ACCESS)
     connection.execute("SELECT pg_reload_conf()")
     _require_closed(server)

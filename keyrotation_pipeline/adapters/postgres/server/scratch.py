@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import contents
-from keyrotation_pipeline.adapters.postgres.server import extensions
+from keyrotation_pipeline.adapters.postgres.server.beforehand import beforehand, is_left_out, require_available
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE
 from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
@@ -60,15 +60,15 @@ class ScratchServers:
         # Those that wrote the dump, since an older pg_restore would not read it.
         programs = Programs.of_server(self._binaries, dump.server_major)
         listed = entries(programs, name, file, key)
-        created = extensions.by_superuser(programs, name, file, key, listed)
+        wanted = beforehand(programs, name, file, key, listed)
         with (
             tempfile.TemporaryDirectory(dir=self._directory, prefix="server-") as home,
             ShortLivedServer(Path(home) / "postgres", installation) as server,
         ):
             with closing(connect(server.url(APPLICATION_DATABASE))) as superuser:
-                extensions.require_available(superuser, dump, listed, installation.description)
-                url = hand_over(server, superuser, created)
-            done = restore(programs, url, name, file, key, listed, partial(extensions.is_left_out, created=created))
+                require_available(superuser, dump, listed, installation.description)
+                url = hand_over(server, superuser, wanted)
+            done = restore(programs, url, name, file, key, listed, partial(is_left_out, created=wanted))
             # We look at it as the same role: code of the dump's never runs with more power than it was restored with.
             with closing(connect(url)) as connection:
                 database = PostgresDatabase(url, connection, partial(connect, url), Limits())

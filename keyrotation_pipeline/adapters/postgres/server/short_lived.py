@@ -2,7 +2,7 @@
 
 import signal
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.child_process import ending_with_us
@@ -64,3 +64,6 @@ class ShortLivedServer(EmbeddedServer):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if not self._has_short_path():
+            with suppress(OSError):
+                self._account.short_directory(self.directory).rmdir()

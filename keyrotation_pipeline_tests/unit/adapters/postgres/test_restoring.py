@@ -2,8 +2,7 @@
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.server import extensions
-from keyrotation_pipeline.adapters.postgres.server.extensions import Extension
+from keyrotation_pipeline.adapters.postgres.server.beforehand import Beforehand, Extension, is_left_out, named_in
 from keyrotation_pipeline.adapters.postgres.server.restoring import Entry, _failures
 
 TOLD = """pg_restore: while PROCESSING TOC:
@@ -61,4 +60,18 @@ def test_many_failures_are_shown_in_part_and_counted() -> None:
     ],
 )
 def test_only_what_holds_no_row_is_left_out(text: str, *, left_out: bool) -> None:
-    assert extensions.is_left_out(Entry(1, text), [Extension("pg_stat_statements", "tools")]) is left_out
+    created = Beforehand((Extension("pg_stat_statements", "tools"),))
+    assert is_left_out(Entry(1, text), created) is left_out
+
+
+def test_extensions_and_roles_are_taken_by_name_from_what_pg_dump_writes() -> None:
+    text = """
+CREATE EXTENSION IF NOT EXISTS pg_stat_statements WITH SCHEMA "Odd ""tools";
+CREATE EXTENSION IF NOT EXISTS plpython3u WITH SCHEMA pg_catalog;
+CREATE POLICY seen ON public.clients TO day, "Night ""Nurse" USING ((id > 0));
+CREATE POLICY "x TO y" ON public."Odd.Table" AS RESTRICTIVE FOR UPDATE TO PUBLIC WITH CHECK (true);
+CREATE POLICY kept ON public.clients FOR SELECT TO auditor;
+"""
+    assert named_in(text) == Beforehand(
+        (Extension("pg_stat_statements", 'Odd "tools'),), ('Night "Nurse', "auditor", "day")
+    )

@@ -1,7 +1,7 @@
-"""Which extensions a dump needs, and who may create them in a scratch server.
+"""What a scratch server must have before a dump is restored there by a role without power.
 
-Restored SQL runs as a role without power. That role creates trusted extensions itself (PostgreSQL 13 and later). A few
-of PostgreSQL's own need a superuser though they give nobody any power: the superuser creates those beforehand, in a
+That role creates trusted extensions itself (PostgreSQL 13 and later). A few of PostgreSQL's own need a superuser though
+they give nobody any power, and policies name roles, which no dump holds. The superuser creates those beforehand, in a
 database that is still empty, by their names and never by text of the dump.
 """
 
@@ -36,6 +36,13 @@ _COMMENTED = ("EXTENSION", "EVENT TRIGGER", "PUBLICATION", "SUBSCRIPTION", "FORE
 _EXTENSION = "EXTENSION - "
 _IDENTIFIER = r'(?:"((?:[^"]|"")+)"|([a-z_][a-z0-9_$]*))'
 _CREATE = re.compile(rf"^CREATE EXTENSION IF NOT EXISTS {_IDENTIFIER} WITH SCHEMA {_IDENTIFIER};$", re.MULTILINE)
+# As pg_dump writes policies; `public` is no role.
+_POLICY = re.compile(
+    rf"^CREATE POLICY {_IDENTIFIER} ON {_IDENTIFIER}(?:\.{_IDENTIFIER})?(?: AS RESTRICTIVE)?(?: FOR [A-Z]+)?"
+    rf" TO ({_IDENTIFIER}(?:, {_IDENTIFIER})*)(?: USING \(| WITH CHECK \(|;)",
+    re.MULTILINE,
+)
+_ROLES = 7  # the group of `_POLICY` that holds them, after two for each name before
 _BUILT_IN = frozenset({"public", "pg_catalog"})
 
 
@@ -47,24 +54,47 @@ class Extension:
     schema: str
 
 
+@dataclass(frozen=True, slots=True)
+class Beforehand:
+    """What the superuser creates: extensions, and roles that can do nothing."""
+
+    extensions: tuple[Extension, ...] = ()
+    roles: tuple[str, ...] = ()
+
+    @property
+    def schemas(self) -> frozenset[str]:
+        """Of the extensions, if they are not there in every database."""
+        return frozenset(each.schema for each in self.extensions) - _BUILT_IN
+
+
 def needed(listed: Sequence[Entry]) -> frozenset[str]:
     """Names of the extensions that are to be restored."""
     return frozenset(filter(None, map(_extension, listed))) - REACHING_OUT
 
 
-def by_superuser(
-    programs: Programs, name: str, dump: Path, key: RecoveryKey, listed: Sequence[Entry]
-) -> tuple[Extension, ...]:
-    """Those that a superuser has to create beforehand; each in the schema that the dump's text names.
+def beforehand(programs: Programs, name: str, dump: Path, key: RecoveryKey, listed: Sequence[Entry]) -> Beforehand:
+    """What a superuser has to create; extensions each in the schema that the dump's text names.
 
     Raises:
         DamagedBackupError, WrongRecipientError: as `restoring.entries`.
     """
-    if not needed(listed) & BY_SUPERUSER:
-        return ()
-    told = beginning(programs, name, dump, key, "--schema-only", "--file=-")
-    found = {_name(*line[:2]): _name(*line[2:]) for line in reversed(_CREATE.findall(told))}
-    return tuple(Extension(each, found[each]) for each in sorted(BY_SUPERUSER.intersection(found)))
+    if not needed(listed) & BY_SUPERUSER and not any(each.text.startswith("POLICY ") for each in listed):
+        return Beforehand()
+    return named_in(beginning(programs, name, dump, key, "--schema-only", "--file=-"))
+
+
+def named_in(text: str) -> Beforehand:
+    """What the SQL of a dump names."""
+    found = {_name(*line[:2]): _name(*line[2:]) for line in reversed(_CREATE.findall(text))}
+    roles = {
+        _name(*role)
+        for policy in _POLICY.finditer(text)
+        for role in re.findall(_IDENTIFIER, policy[_ROLES])
+        if role != ("", "public")
+    }
+    return Beforehand(
+        tuple(Extension(each, found[each]) for each in sorted(BY_SUPERUSER.intersection(found))), tuple(sorted(roles))
+    )
 
 
 def require_available(connection: Connection, dump: DatabaseCopy, listed: Sequence[Entry], server: str) -> None:
@@ -88,22 +118,25 @@ def require_available(connection: Connection, dump: DatabaseCopy, listed: Sequen
         )
 
 
-def create(connection: Connection, extensions: Sequence[Extension], owner: str) -> None:
-    """Create extensions, and their schemas for `owner`, in a database that is empty."""
-    for schema in sorted({each.schema for each in extensions} - _BUILT_IN):
+def create(connection: Connection, wanted: Beforehand, owner: str) -> None:
+    """Create roles, and extensions with their schemas for `owner`, in a database that is empty."""
+    there = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
+    for role in wanted.roles:
+        if role not in there and not role.startswith("pg_"):
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+    for schema in sorted(wanted.schemas):
         statement = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}")
         connection.execute(statement.format(sql.Identifier(schema), sql.Identifier(owner)))
-    for each in extensions:
+    for each in wanted.extensions:
         statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} SCHEMA {} CASCADE")
         connection.execute(statement.format(sql.Identifier(each.name), sql.Identifier(each.schema)))
 
 
-def is_left_out(entry: Entry, created: Sequence[Extension]) -> bool:
+def is_left_out(entry: Entry, created: Beforehand) -> bool:
     """Whether an entry is not restored into a scratch server: it is there already, or needs power and holds no row."""
     if (extension := _extension(entry)) is not None:
         return extension in REACHING_OUT
-    schemas = {each.schema for each in created} - _BUILT_IN
-    return entry.text.startswith((*_LEFT_OUT, *_comments(), *(f"SCHEMA - {schema} " for schema in schemas)))
+    return entry.text.startswith((*_LEFT_OUT, *_comments(), *(f"SCHEMA - {schema} " for schema in created.schemas)))
 
 
 def _comments() -> Iterator[str]:
