@@ -19,6 +19,7 @@ from keyrotation_pipeline_tests.waiting import eventually
 IMAGE = os.environ.get("KEYROTATION_TEST_IMAGE", "registry.k8s.io/pause:3.10")
 PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
 BROKEN: dict[str, Any] = {"command": ["/no-such-program"]}
+CRASHES = "CrashLoopBackOff|RunContainerError|CreateContainerError"
 _numbers = itertools.count()
 
 

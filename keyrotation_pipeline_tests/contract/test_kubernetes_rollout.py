@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.rollout import Aim, Goal, RolloutMode
 from keyrotation_pipeline_tests.clusters import TestKeySecrets, exchanging, refusing
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, key, set_primary
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_nothing
-from keyrotation_pipeline_tests.fleets import BROKEN, TestFleet
+from keyrotation_pipeline_tests.fleets import BROKEN, CRASHES, TestFleet
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.rollouts.kubernetes import KubernetesRollout
@@ -130,7 +130,7 @@ def test_the_same_rollout_again_changes_nothing(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("broken", "why"),
     [
-        pytest.param(BROKEN, r"Pod api-.*, container api: (CrashLoopBackOff|RunContainerError)", id="crash loop"),
+        pytest.param(BROKEN, f"Pod api-.*, container api: ({CRASHES})", id="crash loop"),
         pytest.param(
             {"image": "localhost/none:no-such-tag"},
             r"Pod api-.*, container api: (ImagePullBackOff|Err)",
