@@ -121,6 +121,29 @@ def test_a_live_key_whose_archive_holds_another_one_is_neither_archived_nor_adde
     assert store.read().material(V1) == key(1)
 
 
+def test_the_archive_may_be_in_a_namespace_of_its_own(secrets: TestKeySecrets) -> None:
+    from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.keystores.kubernetes import (  # noqa: PLC0415
+        KeySecrets,
+        KubernetesKeyStore,
+        SecretName,
+    )
+
+    cluster, apart = secrets.cluster, f"{secrets.cluster.namespace}-archive"
+    live, archived = SecretName(cluster.namespace, secrets.name), SecretName(apart, "archive")
+    store = KubernetesKeyStore(KeySecrets(live, archived, Access(secrets.kubeconfig)))
+    with pytest.raises(KeyStoreDamagedError, match=f"there is no namespace {apart}; correct"):
+        store.create()
+    cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": apart}})
+    try:
+        store.create()
+        filled(store)
+        assert set(cluster.ask("GET", f"/api/v1/namespaces/{apart}/secrets/archive")["data"]) == {"v3"}
+        assert secrets.entries(secrets.archive) == {}
+    finally:
+        cluster.ask("DELETE", f"/api/v1/namespaces/{apart}")
+
+
 def test_both_secrets_are_made_where_they_are_missing(secrets: TestKeySecrets) -> None:
     filled(secrets.open())
     secrets.delete()

@@ -14,7 +14,14 @@ from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.rollout import Aim, Goal, RolloutMode
-from keyrotation_pipeline_tests.clusters import TestKeySecrets, exchanging, refusing
+from keyrotation_pipeline_tests.clusters import (
+    Exchange,
+    Once,
+    TestKeySecrets,
+    exchanging,
+    refusing,
+    timing_out_after_the_effect,
+)
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, key, set_primary
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_nothing
 from keyrotation_pipeline_tests.fleets import BROKEN, CRASHES, TestFleet
@@ -125,6 +132,17 @@ def test_the_same_rollout_again_changes_nothing(stage: Stage) -> None:
     before = stage.fleet.found(workload)["metadata"]
     stage.bring(READ_V2)
     assert stage.fleet.found(workload)["metadata"]["generation"] == before["generation"]
+
+
+@pytest.mark.parametrize("fault", [refusing(500), refusing(409), timing_out_after_the_effect])
+def test_a_rollout_whose_patch_fails_once_ends_right_and_is_one_rollout(stage: Stage, fault: Exchange) -> None:
+    workload = stage.fleet.start()
+    add_second(stage)
+    once = Once(1, fault)
+    with exchanging(once):
+        stage.bring(READ_V2)
+    assert once.hit
+    assert stage.fleet.found(workload)["metadata"]["generation"] == 2
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,15 @@ class KubernetesRollout:
     def _annotate(self, workload: Workload, text: str) -> None:
         difference = {"spec": {"template": {"metadata": {"annotations": {ANNOTATION: text}}}}}
         kind, namespace = WORKLOADS[workload.kind], self._fleet.namespace
-        _called(f"patch {workload}", lambda: self._cluster.patch(kind, namespace, workload.name, difference))
+
+        def patch() -> None:
+            try:
+                self._cluster.patch(kind, namespace, workload.name, difference)
+            except RefusalError as refusal:
+                if refusal.status != HTTPStatus.CONFLICT:  # a controller was faster; the next look tries again
+                    raise
+
+        _called(f"patch {workload}", patch)
 
     def _look(self) -> _Look:
         # The keys first: a template must not promise more than Pods get that start from it.
@@ -213,9 +221,11 @@ class KubernetesRollout:
 
 def _unfinished(look: _Look, workload: Workload) -> str | None:
     """What keeps a workload from running its newest template and nothing else."""
+    pods = look.newest_of(workload)
     if waits := progress.pending(look.found[workload]):
-        return waits
-    newest = {pod["metadata"]["uid"] for pod in look.newest_of(workload)}
+        late = progress.not_ready(pods)
+        return f"{waits} ({late})" if late else waits
+    newest = {pod["metadata"]["uid"] for pod in pods}
     old = [str(pod["metadata"]["name"]) for pod in look.pods_of(workload) if pod["metadata"]["uid"] not in newest]
     return f"of an older template is {', '.join(old[:_NAMED_AT_MOST])}, which has not ended" if old else None
 

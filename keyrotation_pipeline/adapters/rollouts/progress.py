@@ -72,6 +72,21 @@ def trouble(pods: Iterable[Json]) -> str | None:
     return None
 
 
+def not_ready(pods: Iterable[Json]) -> str | None:
+    """The first Pod that is not ready, and why, as far as the API says it."""
+    pod = next((each for each in pods if not _is_ready(each)), None)
+    if pod is None:
+        return None
+    status = pod.get("status") or {}
+    conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    waiting = (
+        ((each.get("state") or {}).get("waiting") or {}).get("reason") for each in status.get("containerStatuses") or ()
+    )
+    scheduled = conditions.get("PodScheduled") or {}
+    why = scheduled.get("reason") if scheduled.get("status") == "False" else next(filter(None, waiting), None)
+    return f"Pod {pod['metadata']['name']} is not ready{f': {why}' if why else ''}"
+
+
 def is_newest(found: Json, replica_sets: Sequence[Json], pod: Json) -> bool:
     """Whether a Pod is of a workload's present template, as its controller has made it.
 

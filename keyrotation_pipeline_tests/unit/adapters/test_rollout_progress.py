@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.adapters.rollouts.progress import failed, is_newest, pending, selects
+from keyrotation_pipeline.adapters.rollouts.progress import failed, is_newest, not_ready, pending, selects
 
 Json = dict[str, Any]
 
@@ -106,6 +106,24 @@ def test_a_rollout_that_does_not_go_on_by_itself_says_which_pod_and_why(
     told = failed(found, pods)
     assert told is None if why is None else told is not None and why in told
     assert "SECRET-TEXT" not in str(told)
+
+
+READY_NOW: Json = {"conditions": [{"type": "Ready", "status": "True"}]}
+UNSCHEDULABLE: Json = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+
+
+@pytest.mark.parametrize(
+    ("pods", "told"),
+    [
+        pytest.param([], None, id="no Pod"),
+        pytest.param([{**pod(), "status": READY_NOW}], None, id="ready"),
+        pytest.param([{**pod(), "status": {}}], "Pod api-1 is not ready", id="just made"),
+        pytest.param([{**pod(), "status": UNSCHEDULABLE}], "Pod api-1 is not ready: Unschedulable", id="no room"),
+        pytest.param([pod("ContainerCreating")], "Pod api-1 is not ready: ContainerCreating", id="being made"),
+    ],
+)
+def test_a_pod_that_is_waited_for_is_named(pods: list[Json], told: str | None) -> None:
+    assert not_ready(pods) == told
 
 
 @pytest.mark.parametrize(
