@@ -82,11 +82,8 @@ class TestKeySecrets:
 
     def open(self) -> "KubernetesKeyStore":
         from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415
-        from keyrotation_pipeline.adapters.keystores.kubernetes import (  # noqa: PLC0415
-            KeySecrets,
-            KubernetesKeyStore,
-            SecretName,
-        )
+        from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
+        from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
         live, archive = (SecretName(self.cluster.namespace, name) for name in (self.name, self.archive))
         return KubernetesKeyStore(KeySecrets(live, archive, Access(self.kubeconfig)))

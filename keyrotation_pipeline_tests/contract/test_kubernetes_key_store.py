@@ -123,11 +123,8 @@ def test_a_live_key_whose_archive_holds_another_one_is_neither_archived_nor_adde
 
 def test_the_archive_may_be_in_a_namespace_of_its_own(secrets: TestKeySecrets) -> None:
     from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415
-    from keyrotation_pipeline.adapters.keystores.kubernetes import (  # noqa: PLC0415
-        KeySecrets,
-        KubernetesKeyStore,
-        SecretName,
-    )
+    from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
     cluster, apart = secrets.cluster, f"{secrets.cluster.namespace}-archive"
     live, archived = SecretName(cluster.namespace, secrets.name), SecretName(apart, "archive")

@@ -1,0 +1,190 @@
+"""The calls to Kubernetes Secrets, each failing with one of our sentences."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from keyrotation_pipeline.adapters.cluster import SECRET, Access, Cluster, Json, RefusalError, UnreachableError
+from keyrotation_pipeline.adapters.keystores import changes
+from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
+
+# Where `kubectl apply` keeps the whole text that it was given, keys among it.
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretName:
+    """A Secret."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"Secret {self.name} in namespace {self.namespace}"
+
+
+class MissingSecretError(KeyStoreDamagedError):
+    """There is no such Secret."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """A Secret as it was read. It holds keys, and is never shown."""
+
+    name: SecretName
+    revision: str
+    data: Mapping[str, str]
+    annotations: Mapping[str, str]
+    immutable: bool
+
+    @classmethod
+    def of(cls, name: SecretName, answer: Json) -> "Secret":
+        """From what the API answers."""
+        metadata = answer.get("metadata") or {}
+        return cls(
+            name,
+            str(metadata.get("resourceVersion")),
+            answer.get("data") or {},
+            metadata.get("annotations") or {},
+            immutable=answer.get("immutable") is True,
+        )
+
+    def text(self, entry: str) -> str:
+        """What an entry holds; not the text of a key where it is not even base64."""
+        try:
+            return base64.b64decode(self.data[entry], validate=True).decode("ascii")
+        except (binascii.Error, ValueError):
+            return ""
+
+    def last_applied(self, entry: str) -> bool:
+        """Whether kubectl's copy of the text holds an entry, or cannot be read."""
+        try:
+            applied = json.loads(self.annotations.get(LAST_APPLIED, "{}"))
+            return any(entry in (applied.get(part) or ()) for part in ("data", "stringData"))
+        except (ValueError, AttributeError, TypeError):
+            return True
+
+
+class Secrets:
+    """Secrets of one cluster."""
+
+    def __init__(self, access: Access) -> None:
+        self._cluster = Cluster(access)
+
+    def read(self, name: SecretName) -> Secret:
+        """A Secret as it is now.
+
+        Raises:
+            MissingSecretError: there is none of that name.
+        """
+        try:
+            return Secret.of(name, self._cluster.get(SECRET, name.namespace, name.name))
+        except RefusalError as refusal:
+            failure = _refused("read", name, refusal.status)
+        except UnreachableError as error:
+            failure = _unreachable(name, error)
+        raise failure from None
+
+    def make(self, name: SecretName) -> None:
+        """Make a Secret without an entry, unless there is one of that name."""
+        try:
+            self._cluster.create(SECRET, name.namespace, name.name, {"type": "Opaque"})
+        except RefusalError as refusal:
+            failure: KeyStoreError = _not_made(name, refusal.status)
+        except UnreachableError as error:
+            failure = _unreachable(name, error)
+        else:
+            return
+        raise failure from None
+
+    def patch(self, secret: Secret, entries: Mapping[str, str | None]) -> None:
+        """Change entries (None: take away) if the Secret is still as it was read.
+
+        What kubectl keeps of its text goes with an entry that is taken away.
+        """
+        coded = {name: None if text is None else _coded(text) for name, text in entries.items()}
+        metadata: dict[str, Any] = {"resourceVersion": secret.revision}
+        if any(text is None and secret.last_applied(name) for name, text in entries.items()):
+            metadata["annotations"] = {LAST_APPLIED: None}
+        name = secret.name
+        try:
+            self._cluster.patch(SECRET, name.namespace, name.name, {"metadata": metadata, "data": coded})
+        except RefusalError as refusal:
+            # Our own patch, whose answer was lost, or somebody else's.
+            if refusal.status == HTTPStatus.CONFLICT and self._holds(name, coded):
+                return
+            failure = _refused("patch", name, refusal.status)
+        except UnreachableError as error:
+            failure = _unreachable(name, error)
+        else:
+            return
+        raise failure from None
+
+    def _holds(self, name: SecretName, coded: Mapping[str, str | None]) -> bool:
+        now = self.read(name)
+        taken_away = [entry for entry, text in coded.items() if text is None]
+        return all(now.data.get(entry) == text for entry, text in coded.items()) and not any(
+            now.last_applied(entry) for entry in taken_away
+        )
+
+
+def _coded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def require_mutable(secret: Secret) -> None:
+    """Refuse one that can never be changed."""
+    if secret.immutable:
+        raise KeyStoreError(
+            f"{secret.name} is immutable, so no key can be added or taken away; make it again from its own content "
+            "without `immutable: true`"
+        )
+
+
+def _refused(verb: str, name: SecretName, status: int) -> KeyStoreError:
+    match status:
+        case HTTPStatus.NOT_FOUND:
+            return MissingSecretError(
+                f"there is no {name}; if it was deleted, put its keys back with `keyrotation restore-key`, else check "
+                "[keys.kubernetes-secret], or have `keyrotation init` make it"
+            )
+        case HTTPStatus.CONFLICT:
+            return changes.conflict()
+        case HTTPStatus.UNPROCESSABLE_ENTITY | HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return KeyStoreError(
+                f"the cluster takes no such change of {name} (HTTP {status}); see whether it became immutable, or "
+                "holds nearly 1 MiB"
+            )
+    return KeyStoreUnavailableError(f"{_why(verb, name, status)}, and try again")
+
+
+def _why(verb: str, name: SecretName, status: int) -> str:
+    match status:
+        case HTTPStatus.UNAUTHORIZED:
+            return f"the cluster does not know who wants to {verb} {name}; renew the credentials"
+        case HTTPStatus.FORBIDDEN:
+            return (
+                f"the cluster forbids this account to {verb} {name}; give it the Role in "
+                "deploy/kubernetes, or see which quota or admission rule forbids it"
+            )
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return f"the cluster throttles calls that {verb} {name}; wait a minute"
+        case _:
+            return f"the cluster fails to {verb} {name} (HTTP {status}); see to its cause"
+
+
+def _not_made(name: SecretName, status: int) -> KeyStoreError:
+    if status == HTTPStatus.NOT_FOUND:
+        return KeyStoreDamagedError(f"there is no namespace {name.namespace}; correct [keys.kubernetes-secret]")
+    return KeyStoreUnavailableError(
+        f"there is no {name}, and this account cannot make it (HTTP {status}); run "
+        f"`kubectl create secret generic {name.name} --namespace {name.namespace}`, and try again"
+    )
+
+
+def _unreachable(name: SecretName, error: UnreachableError) -> KeyStoreError:
+    return KeyStoreUnavailableError(f"{name} cannot be reached: {error}, and try again")
