@@ -22,7 +22,8 @@ from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
-from keyrotation_pipeline.ports.backups import BackupPlace, BackupVault, RecoveryKey
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import BackupVault, RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import RequestAction, RequestStatus
 from keyrotation_pipeline.model.stored_keys import StoredKeys
-from keyrotation_pipeline.ports.backups import BackupPlace
+from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 

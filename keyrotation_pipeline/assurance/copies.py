@@ -7,7 +7,8 @@ from keyrotation_pipeline.errors import DamagedBackupError, FingerprintMismatchE
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import KeyCopy, StoredFile
-from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import RecoveryKey
 
 _USE_ANOTHER = "use another copy or an older backup"
 

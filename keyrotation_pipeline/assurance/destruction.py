@@ -4,25 +4,23 @@ The ledger says `destroyed` before the key goes: from then on no backup copies i
 `restore-key` refuses it. A process that dies in between does the rest when it runs again.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 
+from keyrotation_pipeline.assurance.held_copies import HeldCopy, told_of
 from keyrotation_pipeline.assurance.readability import kept_dumps_that_need, unlisted_dumps
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.backups import is_key_file
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.actions import Action
-from keyrotation_pipeline.ports.backups import BackupPlace
+from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
@@ -33,34 +31,7 @@ DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroye
 LOCK = "destroy"
 # The lock of `backup`: a backup that is under way may be copying the key right now.
 BACKUP_LOCK = "backup"
-# Of non-current versions in the signed text, which is one line for people to read.
-MOST_NAMED = 40
-_VERSION_ID = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 DESTROYABLE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
-
-
-@dataclass(frozen=True, slots=True)
-class HeldCopy:
-    """An encrypted copy of the key outside the local directory.
-
-    Args:
-        locked_until: None: anybody may remove it.
-        superseded: id of its version, where it is not the current one of its name.
-    """
-
-    name: str
-    place: str
-    locked_until: datetime | None
-    superseded: str | None = None
-
-    def __str__(self) -> str:
-        version = "" if self.superseded is None else f" (non-current version {self.superseded})"
-        return f"{self.name}{version} in {self.place}, {self.lock}"
-
-    @property
-    def lock(self) -> str:
-        """Until when nobody can remove it."""
-        return "not locked" if self.locked_until is None else f"locked until {_minutes(self.locked_until)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +79,7 @@ def open_destruction(
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
         record = _require_destroyable(site, stored, version)
         found = _found(site, record)
-        opened = _request(pipeline, record, f"{reason}; {_told(version, found.held)}", requested_by)
+        opened = _request(pipeline, record, f"{reason}; {told_of(version, found.held)}", requested_by)
         pipeline.ledger.open(opened, approval_text(pipeline, opened))
     return opened, found
 
@@ -255,41 +226,6 @@ def _as_intended(pipeline: Pipeline, found: Destruction, rotation: Request) -> D
     intended = recorded(pipeline.ledger, KeyDestructionIntended, rotation.id)
     files = sorted({name for each in intended for name in each.files})
     return Destruction(found.version, found.fingerprint, tuple(files), found.held)
-
-
-def _told(version: KeyVersion, held: tuple[HeldCopy, ...]) -> str:
-    """What stays, as officers sign it: how many copies where, each that is no longer current by itself, the locks."""
-    if not held:
-        return "no copy is kept elsewhere"
-    parts = []
-    for place in dict.fromkeys(copy.place for copy in held):
-        here = [copy for copy in held if copy.place == place]
-        current, old = ([copy for copy in here if (copy.superseded is None) is latest] for latest in (True, False))
-        parts.append(f"{len(current)} in {place} ({_last_lock(current)})")
-        if old:
-            named = "; ".join(_named(version, copy) for copy in old[:MOST_NAMED])
-            more = f"; and {len(old) - MOST_NAMED} more" if len(old) > MOST_NAMED else ""
-            parts.append(
-                f"{len(old)} non-current version(s) there, which anybody who may read versions can read "
-                f"({_last_lock(old)}): {named}{more}"
-            )
-    return f"copies that stay: {', '.join(parts)}"
-
-
-def _named(version: KeyVersion, copy: HeldCopy) -> str:
-    """A copy in a text that is signed: what others put into the bucket may have any name, which is not repeated."""
-    name = copy.name if is_key_file(copy.name, version) else "an object of another name"
-    number = copy.superseded if _VERSION_ID.fullmatch(copy.superseded or "") else "?"
-    return f"{name} version {number} {copy.lock}"
-
-
-def _last_lock(copies: Sequence[HeldCopy]) -> str:
-    locks = [copy.locked_until for copy in copies if copy.locked_until is not None]
-    return f"the last lock until {_minutes(max(locks))}" if locks else "not locked"
-
-
-def _minutes(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:

@@ -24,7 +24,8 @@ from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.stored_keys import StoredKeys
-from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import record_of
 

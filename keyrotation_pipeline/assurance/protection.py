@@ -90,8 +90,9 @@ def _since(records: Sequence[KeyRecord], now: datetime) -> datetime:
 
 
 def _last_failures(pipeline: Pipeline) -> Iterator[str]:
-    """What the last backup lacks, by the audit; nothing if it was complete."""
-    runs = list(entries(pipeline.ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE))
+    """What the last backup lacks, by the audit; nothing if it was complete. One of keys alone mends no failed dump."""
+    made = entries(pipeline.ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE)
+    runs = [each for each in made if each.kind == EventKind.BACKUP_INCOMPLETE or each.facts.get("dump")]
     if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
         for failure in read(BackupIncomplete, runs[-1].facts).failures:
             yield f"the backup of {runs[-1].at:%Y-%m-%d %H:%M} UTC is incomplete: {failure}"

@@ -30,7 +30,8 @@ from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.ports.backups import BackupPlace, RecoveryKey
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import RecoveryKey
 
 # The lock of whoever uses the workspace for restoring.
 LOCK = "recovery-test"

@@ -16,7 +16,8 @@ from keyrotation_pipeline.model.backups import BackupSet, in_order, signature_na
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.manifest import parse, render
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
-from keyrotation_pipeline.ports.backups import BackupPlace, LocalPlace, ManifestSigner
+from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
+from keyrotation_pipeline.ports.backups import ManifestSigner
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.ledger import Ledger
 

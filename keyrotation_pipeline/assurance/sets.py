@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, ManifestError, UnsignedBackupError
 from keyrotation_pipeline.model.backups import BackupSet, StoredFile, in_order, is_manifest, signature_name, stamp_in
-from keyrotation_pipeline.ports.backups import BackupPlace, LocalPlace
+from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,8 @@
 from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.ports.backups import (
-    BackupPlace,
-    ConfigurationFiles,
-    DatabaseDumps,
-    DumpRestorer,
-    KeyFiles,
-    LocalPlace,
-)
+from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
+from keyrotation_pipeline.ports.backups import ConfigurationFiles, DatabaseDumps, DumpRestorer, KeyFiles
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 

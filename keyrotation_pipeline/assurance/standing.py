@@ -11,7 +11,7 @@ from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.errors import ManifestError, UnsignedBackupError
 from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, stamp_in, stamped_at
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.ports.backups import BackupPlace
+from keyrotation_pipeline.ports.backup_places import BackupPlace
 
 _AGAIN = "run `keyrotation backup`"
 

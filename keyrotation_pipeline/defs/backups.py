@@ -17,7 +17,7 @@ from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.ports.backups import BackupPlace
+from keyrotation_pipeline.ports.backup_places import BackupPlace
 
 KEY_BACKUP = "key_backup"
 DATABASE_BACKUP = "database_backup"

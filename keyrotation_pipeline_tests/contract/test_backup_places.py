@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
 from keyrotation_pipeline.errors import BackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
-from keyrotation_pipeline.ports.backups import BackupPlace
+from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
 from keyrotation_pipeline_tests.fakes import START, FakeClock
 

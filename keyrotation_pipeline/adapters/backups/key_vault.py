@@ -16,7 +16,8 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyBackup, free_stamp, key_backup_in
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.ports.backups import BackupPlace, KeyFiles, LocalPlace
+from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
+from keyrotation_pipeline.ports.backups import KeyFiles
 from keyrotation_pipeline.ports.clock import Clock
 
 

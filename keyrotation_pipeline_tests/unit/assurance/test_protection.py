@@ -90,7 +90,11 @@ def incomplete(world: FakeWorld) -> None:
 
 
 def complete(world: FakeWorld) -> None:
-    world.ledger.append(Note(EventKind.BACKUP_MADE, {}))
+    world.ledger.append(Note(EventKind.BACKUP_MADE, {"dump": "database-20260105-090000.dump.gpg"}))
+
+
+def keys_alone(world: FakeWorld) -> None:
+    world.ledger.append(Note(EventKind.BACKUP_MADE, {"dump": None}))
 
 
 NEVER = BackupStanding(None)
@@ -104,6 +108,7 @@ NEVER = BackupStanding(None)
             [incomplete], None, 27, ["the last backup is of", "is incomplete: pg_dump"], [], id="red after a day"
         ),
         pytest.param([incomplete, complete], None, 1, [], [], id="complete again"),
+        pytest.param([incomplete, keys_alone], None, 1, [], ["pg_dump ended with 3"], id="then keys alone"),
         pytest.param([], NEVER, 1, [], ["no backup of keys and database is complete"], id="none yet"),
         pytest.param([incomplete], NEVER, 1, [], ["pg_dump ended with 3"], id="none yet, and why"),
         pytest.param([], NEVER, 27, ["no backup of keys and database is complete"], [], id="none for a day"),
