@@ -11,6 +11,7 @@ from html import escape
 
 from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.incidents.presumption import lines_of, presumed_decision
 from keyrotation_pipeline.model.deadlines import Deadline, carried_by
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.incident import Incident
@@ -189,8 +190,7 @@ def _impact(incident: Incident, carrier: Request | None, clock: Sequence[Deadlin
         else:
             late = "late" if deadline.reached_at > deadline.due_at else "in time"
             yield f"{deadline.stage.replace('_', ' ').capitalize()}: {deadline.reached_at:%Y-%m-%d %H:%M} UTC, {late}"
-    yield "Whether it is a breach that must be notified is decided by 45 CFR 164.402 to 164.414, with counsel"
-    yield "Rotation does not cure ciphertext that was copied before: old dumps and exports stay readable by that key"
+    yield from lines_of(presumed_decision(incident))
 
 
 def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:

@@ -20,8 +20,11 @@ Walked = Callable[[Step | None], Walk]
 
 # As the daemon puts them on the conductor's runs.
 TRUE_TAGS = {"dagster/sensor_name": "rotation_conductor", "keyrotation/attempt": "1"}
-# Made by their own schedule, not by the walk.
-BACKUPS = {dg.AssetKey(name) for name in ("key_backup", "database_backup", "recovery_test")}
+# Made by their own schedule, or when there is an incident, not by the walk.
+BACKUPS = {
+    dg.AssetKey(name)
+    for name in ("key_backup", "database_backup", "recovery_test", "incident_report", "breach_decision")
+}
 
 
 def requests(dagster: Dagster) -> list[dg.RunRequest]:

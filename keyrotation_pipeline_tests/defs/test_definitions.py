@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.request import WALK, Step
 from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of
 
 BACKUPS = ("key_backup", "database_backup", "recovery_test")
+INCIDENTS = ("incident_report", "breach_decision")
 TOP = Path(__file__).parents[2]
 CONFIGURATION = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n[reencryption]\nshards = 3\n'
 
@@ -40,7 +41,7 @@ def test_the_graph_is_the_walk_in_its_order(dagster: Dagster) -> None:
     positions = [max(order.index(key) for key in order if key.split("/")[0] == step) for step in WALK]
 
     assert positions == sorted(positions)
-    assert {key.split("/")[0] for key in order} == {*map(str, WALK), "encrypted_columns", *BACKUPS}
+    assert {key.split("/")[0] for key in order} == {*map(str, WALK), "encrypted_columns", *BACKUPS, *INCIDENTS}
 
 
 @pytest.mark.parametrize("names", [(), ("clients", "appointments")], ids=["no table", "two tables"])

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.defs.incident_assets import breach_decision_asset, incident_report_asset
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
@@ -82,3 +83,24 @@ def test_a_signed_emergency_goes_on_where_the_rotation_stood(dagster: Dagster, a
     assert set(carry(dagster)) == {"introduce_key", "reencrypt_rows", "retire_key", "evidence"}
     assert dagster.world.ledger.walk(approved.id).status is RequestStatus.CANCELLED
     assert dagster.world.ledger.walk(str(incident.request)).status is RequestStatus.FINISHED
+
+
+def test_the_report_and_the_presumed_decision_are_shown(dagster: Dagster) -> None:
+    dagster.world.ledger.flags = [FLAG]
+    said(dagster, "incident_flag")
+    done = dg.materialize(
+        [incident_report_asset, breach_decision_asset],
+        resources={"pipeline": dagster.resource},
+        instance=dagster.instance,
+    )
+    shown, decided = (
+        done.asset_materializations_for_node(name)[0].metadata for name in ("incident_report", "breach_decision")
+    )
+    (name,) = incidents(dagster.world.ledger).by_id
+    assert shown["incidents_open"].value == 1
+    assert "## Timeline" in str(shown[name].value)
+    # 60 days from the day of discovery, 2026-01-05 08:00 UTC, which is the 4th somewhere.
+    assert "Notice to individuals: without unreasonable delay, at the latest 2026-03-05 (164.404)" in str(
+        decided[name].value
+    )
+    assert "presumed a breach until shown otherwise" in str(decided[name].value)

@@ -1,0 +1,69 @@
+"""What there is to show of incidents: the report of each unfinished one, and what it is presumed to be."""
+
+import dagster as dg
+
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SECURITY_OFFICERS
+from keyrotation_pipeline.defs.performing import actor_of
+from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.incidents.presumption import lines_of, presumed_decision
+from keyrotation_pipeline.incidents.report import incident_report
+from keyrotation_pipeline.model.deadlines import Deadline
+from keyrotation_pipeline.rotation.incident_clock import clock_of, pace_of
+
+_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("incident", "string"),
+        dg.TableColumn("stage", "string"),
+        dg.TableColumn("due", "string"),
+        dg.TableColumn("reached", "string"),
+        dg.TableColumn("hours_left", "float"),
+    ]
+)
+
+
+@dg.asset(name="incident_report", group_name="evidence", kinds={"report"}, owners=[SECURITY_OFFICERS])
+def incident_report_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
+    """The report of every unfinished incident, and its time left per stage: 4, 8, 24 and 48 hours from discovery."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        now, requests = opened.clock.now(), opened.ledger.requests()
+        unfinished = incidents(opened.ledger).unfinished
+        reports = {each.id: incident_report(opened, each.id).markdown() for each in unfinished}
+        paces = {each.id: pace_of(opened, each, requests, now) for each in unfinished}
+        clocks = [(each.id, stage) for each in unfinished for stage in clock_of(opened, each, requests)]
+    rows = [_row(name, stage, stage.seconds_left(now)) for name, stage in clocks]
+    return dg.MaterializeResult(
+        metadata={
+            "incidents_open": len(reports),
+            "clock": dg.MetadataValue.table(rows, schema=_SCHEMA),
+            **{f"pace of {name}": str(pace) for name, pace in paces.items() if pace is not None},
+            **{name: dg.MetadataValue.md(text) for name, text in reports.items()},
+        }
+    )
+
+
+@dg.asset(name="breach_decision", group_name="evidence", kinds={"report"}, owners=[COMPLIANCE_OFFICERS])
+def breach_decision_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
+    """What each unfinished incident is presumed to be by 45 CFR 164.402, with the last date of each notice."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        told = {each.id: lines_of(presumed_decision(each)) for each in incidents(opened.ledger).unfinished}
+    return dg.MaterializeResult(
+        metadata={
+            "incidents_open": len(told),
+            **{name: dg.MetadataValue.md("\n".join(f"- {line}" for line in lines)) for name, lines in told.items()},
+        }
+    )
+
+
+def _row(name: str, deadline: Deadline, seconds_left: int | None) -> dg.TableRecord:
+    reached = "" if deadline.reached_at is None else f"{deadline.reached_at:%Y-%m-%d %H:%M} UTC"
+    return dg.TableRecord(
+        {
+            "incident": name,
+            "stage": str(deadline.stage),
+            "due": f"{deadline.due_at:%Y-%m-%d %H:%M} UTC",
+            "reached": reached,
+            "hours_left": 0.0 if seconds_left is None else round(seconds_left / 3600, 2),
+        }
+    )
