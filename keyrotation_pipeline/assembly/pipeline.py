@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, require_same_time
 from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.backups import (
@@ -50,6 +50,7 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
     wipe_what_killed_tests_left(settings)
     with database_url(settings) as url, closing(connect(url)) as connection:
         require_migrated(connection)
+        require_same_time(connection, SystemClock())
         yield _assemble(settings, url, connection, actor)
 
 

@@ -8,9 +8,9 @@ from keyrotation_pipeline.assurance.fleet import returned
 from keyrotation_pipeline.assurance.incidents_now import incidents_now
 from keyrotation_pipeline.assurance.listing import pending_requests
 from keyrotation_pipeline.assurance.protection import protection
-from keyrotation_pipeline.audit.divergence import divergence, warning
+from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
+from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
@@ -45,7 +45,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
     primary, attention = _primary(pipeline)
     declared = declared_activations(pipeline)
     due = rotation_due(primary, records, pipeline.ledger.requests(), declared) if primary else None
-    attention += _restored(pipeline)
+    attention += _tampered(pipeline)
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
@@ -84,12 +84,15 @@ def _primary(pipeline: Pipeline) -> tuple[KeyVersion | None, list[str]]:
     return primary, [] if primary else ["the key store names no primary; run `keyrotation init`"]
 
 
-def _restored(pipeline: Pipeline) -> list[str]:
+def _tampered(pipeline: Pipeline) -> list[str]:
+    """Whether the database was restored, or somebody has written to its audit or what that tells of."""
     try:
-        sentence = warning(divergence(pipeline, pipeline.keys.read()))
+        require_consistent(pipeline, pipeline.keys.read())
     except KeyStoreError:
         return []  # which looking for the primary says
-    return [sentence] if sentence else []
+    except (AuditError, BlockedError) as error:
+        return [str(error)]
+    return []
 
 
 def _returned(pipeline: Pipeline, rotation: Walk | None) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
@@ -92,13 +93,15 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 
 
 def require_consistent(pipeline: Pipeline, stored: StoredKeys) -> None:
-    """Refuse to change anything in a database that was restored to an earlier state.
+    """Refuse to change anything in a database that was restored to an earlier state, or whose audit does not verify.
 
     Raises:
-        BlockedError: names what does not fit.
+        BlockedError: it was restored; names what does not fit.
+        AuditError: somebody has written to it from outside.
     """
     if sentence := warning(divergence(pipeline, stored)):
         raise BlockedError(sentence)
+    require_verified(pipeline)
 
 
 def warning(found: Divergence) -> str | None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from keyrotation_pipeline.errors import AuditError, InvalidKeyError
+from keyrotation_pipeline.errors import AuditError, BlockedError, InvalidKeyError
 from keyrotation_pipeline.model import backup_events, facts, incident_events, key_events, request_events
-from keyrotation_pipeline.model.audit import AuditEvent
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.ports.ledger import Ledger
 
@@ -68,6 +68,19 @@ def entry_of(event: AuditEvent) -> Entry:
         )
     except (ValueError, KeyError, TypeError):
         raise AuditError(f"audit event {event.seq} cannot be read; run `keyrotation audit verify`") from None
+
+
+def require_in_order(before: datetime, at: datetime) -> None:
+    """Refuse an event that would be dated before the newest one, but for what clocks may differ.
+
+    Raises:
+        BlockedError: says by how much this host's clock is behind.
+    """
+    if at < before - EVENTS_DIFFER_BY:
+        raise BlockedError(
+            f"the clock of this host is {(before - at).total_seconds():,.0f} seconds behind the newest event of the "
+            "audit; set the clock right, or wait as long, then run this again"
+        )
 
 
 def is_indexed(event: AuditEvent) -> bool:

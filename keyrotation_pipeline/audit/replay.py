@@ -7,23 +7,26 @@ the signatures are good is checked where the certificates are: this module sees 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from typing import Any
 
 from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature
-from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, hash_of
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, GENESIS, AuditEvent, AuditHead, hash_of
 from keyrotation_pipeline.model.events import Fact, Note
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.request import MAY_FOLLOW, Request, RequestAction, RequestStatus, StepRecord, Walk
 from keyrotation_pipeline.model.request_events import (
     Blocked,
+    DatabaseReconciled,
     PromotionRecorded,
     RequestOpened,
     RosterPinned,
+    RotationAuditWritten,
     SignatureAdded,
     StatusChanged,
     StepFinished,
@@ -43,7 +46,11 @@ class Belief:
         requests: by id, each as the ledger must show it; a `Walk` with its steps in order of name.
         texts: the exact bytes to sign, by request.
         signatures: by request, in order of time.
-        faults: a phrase for each event that cannot have happened, and changed nothing.
+        audit_rows: of `key_rotation_audit`, by request.
+        accepted: anchors that a reconciliation has accepted as not being in the audit.
+        hashes: of all events, in order.
+        latest: the latest time of an event.
+        faults: a phrase for each event that cannot have happened, and changed nothing, or that is out of order.
     """
 
     head: AuditHead = field(default_factory=lambda: AuditHead(0, GENESIS))
@@ -52,7 +59,21 @@ class Belief:
     requests: dict[str, Request] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     signatures: dict[str, tuple[Signature, ...]] = field(default_factory=dict)
+    audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
+    accepted: frozenset[AuditHead] = frozenset()
+    hashes: tuple[str, ...] = ()
+    latest: datetime | None = None
     faults: tuple[str, ...] = ()
+
+    def live(self) -> frozenset[str]:
+        """Requests that are not over."""
+        return frozenset(request.id for request in self.requests.values() if not request.is_over)
+
+    def leads_through(self, anchor: AuditHead) -> bool:
+        """Whether a head that was written down is in this audit, or was accepted as lost with a restored database."""
+        if anchor.seq == 0 or anchor in self.accepted:
+            return True
+        return anchor.seq <= len(self.hashes) and self.hashes[anchor.seq - 1] == anchor.hash
 
     def hear(self, events: Iterable[AuditEvent]) -> "Belief":
         """What is believed after these events too, which follow those heard before; this one stays as it is.
@@ -60,13 +81,18 @@ class Belief:
         Raises:
             AuditError: one does not follow the one before, was changed, or cannot be read.
         """
-        after = _Hearing(
-            self.head, self.roster, dict(self.keys), dict(self.requests), dict(self.texts), dict(self.signatures), []
-        )
+        after = _Hearing(**{each.name: _copied(getattr(self, each.name)) for each in fields(self)})
         for event in events:
             after.hear(event)
-        faults = (*self.faults, *after.faults)
-        return Belief(after.head, after.roster, after.keys, after.requests, after.texts, after.signatures, faults)
+        content = {each.name: getattr(after, each.name) for each in fields(after)}
+        return Belief(**{**content, "hashes": tuple(after.hashes), "faults": tuple(after.faults)})
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401  of any field
+    """A value to be changed, in place of one that must stay as it is."""
+    if isinstance(value, dict):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 class _ImpossibleError(Exception):
@@ -83,6 +109,10 @@ class _Hearing:
     requests: dict[str, Request]
     texts: dict[str, bytes]
     signatures: dict[str, tuple[Signature, ...]]
+    audit_rows: dict[str | None, RotationAuditWritten]
+    accepted: frozenset[AuditHead]
+    hashes: list[str]
+    latest: datetime | None
     faults: list[str]
 
     def hear(self, event: AuditEvent) -> None:
@@ -94,6 +124,14 @@ class _Hearing:
                 "run `keyrotation audit verify`"
             )
         self.head = AuditHead(event.seq, event.hash)
+        self.hashes.append(event.hash)
+        if (entry.kind, entry.request) != (event.kind, event.request):
+            self.faults.append(f"event {entry.seq} is filed under another kind or request than its own")
+        if self.latest is not None and entry.at < self.latest - EVENTS_DIFFER_BY:
+            self.faults.append(
+                f"event {entry.seq} is dated {entry.at:%Y-%m-%d %H:%M:%S}, before events that it follows"
+            )
+        self.latest = max(self.latest or entry.at, entry.at)
         try:
             self._apply(entry)
         except _ImpossibleError as error:
@@ -101,8 +139,13 @@ class _Hearing:
 
     def _apply(self, entry: Entry) -> None:
         fact = entry.fact()
+        if isinstance(fact, RequestOpened) and not self._has(fact.audit_head):
+            self.faults.append(f"event {entry.seq} opens a request that is to be signed for another audit")
         if (rule := _RULES.get(type(fact))) is not None:
             rule(self, entry.request, fact)
+
+    def _has(self, head: AuditHead) -> bool:
+        return head.seq <= len(self.hashes) and head.hash == (self.hashes[head.seq - 1] if head.seq else GENESIS)
 
     def known(self, request: str | None) -> Request:
         """A request that was opened before."""
@@ -214,6 +257,14 @@ def _state_changed(heard: _Hearing, request: str | None, fact: KeyStateChanged) 
     heard.keys[fact.version] = replace(record, state=fact.after)
 
 
+def _audit_row_written(heard: _Hearing, request: str | None, fact: RotationAuditWritten) -> None:
+    heard.audit_rows[request] = fact
+
+
+def _reconciled(heard: _Hearing, _request: str | None, fact: DatabaseReconciled) -> None:
+    heard.accepted |= frozenset(fact.accepted)
+
+
 def _walk(heard: _Hearing, request: str | None) -> Walk:
     stored = heard.known(request)
     if not isinstance(stored, Walk):
@@ -238,4 +289,6 @@ _RULES: dict[type[Fact | Note | None], Callable[[_Hearing, str | None, Any], Non
     Unblocked: _blocked,
     KeyRegistered: _registered,
     KeyStateChanged: _state_changed,
+    RotationAuditWritten: _audit_row_written,
+    DatabaseReconciled: _reconciled,
 }

@@ -1,11 +1,11 @@
 """Everything that the audit can vouch for: its chain, its anchors outside, the tables, and every signature, anew."""
 
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 
 from keyrotation_pipeline.audit.chain import summary, verify_audit
 from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.audit.heard import belief_of
 from keyrotation_pipeline.audit.replay import Belief
 from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.model.approval import Roster
@@ -14,18 +14,14 @@ from keyrotation_pipeline.model.request_events import (
     DatabaseReconciled,
     RequestOpened,
     RosterPinned,
-    RotationAuditWritten,
     SignatureAdded,
 )
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-# Clocks of hosts differ by seconds, and one may be corrected; a larger difference is reported.
-CLOCKS_DIFFER_BY = timedelta(hours=1)
-
 
 def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
-    """Verify the chain against every anchor kept outside, then whatever it tells.
+    """Verify the chain against every anchor kept outside, then whatever it tells, all of one moment.
 
     Args:
         anchors: further ones, given by hand.
@@ -35,53 +31,72 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     """
     # Read first: the chain may grow meanwhile, but never ends before them.
     kept = pipeline.anchors.heads()
-    accepted = {head for done in recorded(pipeline.ledger, DatabaseReconciled) for head in done.accepted}
-    newest = verify_audit(pipeline.ledger, *anchors, *(head for head in kept if head.seq and head not in accepted))
-    faults = [
-        *_times(pipeline.ledger),
-        *Belief().hear(pipeline.ledger.events()).faults,
-        *_tables(pipeline.ledger),
-        *_audit_rows(pipeline.ledger),
-        *_signatures(pipeline),
-    ]
+    with pipeline.ledger.snapshot():
+        accepted = {head for done in recorded(pipeline.ledger, DatabaseReconciled) for head in done.accepted}
+        newest = verify_audit(pipeline.ledger, *anchors, *(head for head in kept if head.seq and head not in accepted))
+        belief = Belief().hear(pipeline.ledger.events())
+        faults = [*_differences(pipeline.ledger, belief, belief.requests), *_signatures(pipeline, belief.requests)]
     if faults:
         raise AuditError(summary(faults))
     return newest
 
 
-def _times(ledger: Ledger) -> Iterator[str]:
-    latest: datetime | None = None
-    for entry in entries(ledger):
-        if latest is not None and entry.at < latest - CLOCKS_DIFFER_BY:
-            yield f"event {entry.seq} is dated {entry.at:%Y-%m-%d %H:%M}, before events that it follows"
-        latest = entry.at if latest is None else max(latest, entry.at)
+def require_verified(pipeline: Pipeline) -> None:
+    """The same before whatever destroys or decides, at the price of what is new.
+
+    Events that this process has verified are not read again, and of texts and signatures only those are compared
+    whose request is not over.
+
+    Raises:
+        AuditError: a short phrase for each thing that differs.
+    """
+    kept = pipeline.anchors.heads()
+    with pipeline.ledger.snapshot():
+        belief = belief_of(str(pipeline.database.identity()), lambda seq: pipeline.ledger.events(after_seq=seq))
+        faults = [
+            *_ends(belief, pipeline.ledger.head(), kept),
+            *_differences(pipeline.ledger, belief, live := belief.live()),
+            *_signatures(pipeline, live),
+        ]
+    if faults:
+        raise AuditError(summary(faults))
 
 
-def _tables(ledger: Ledger) -> Iterator[str]:
-    """Each reading of rows compares them with what the audit makes of them."""
+def _ends(belief: Belief, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
+    """Where the chain does not end at its own head, or does not lead through an anchor."""
+    if head != belief.head:
+        yield f"the audit ends at event {belief.head.seq} and not at event {head.seq}, as its head says"
+    for anchor in kept:
+        if not belief.leads_through(anchor):
+            yield f"event {anchor.seq} is not the one that an anchor names"
+
+
+def _differences(ledger: Ledger, belief: Belief, requests: Collection[str]) -> Iterator[str]:
+    yield from belief.faults
+    yield from _tables(ledger, requests)
+    yield from _audit_rows(ledger, belief)
+
+
+def _tables(ledger: Ledger, requests: Collection[str]) -> Iterator[str]:
+    """Each reading of rows compares them with what the audit makes of them; texts and signatures of `requests`."""
     readings: list[Callable[[], object]] = [ledger.pinned_roster, ledger.keys, ledger.requests]
-    told = {entry.request for entry in entries(ledger, RequestOpened.kind)}
-    for request in sorted(each for each in told if each is not None):
+    for request in sorted(requests):
         readings += [partial(ledger.approval_text, request), partial(ledger.signatures, request)]
     for reading in readings:
         try:
             reading()
         except AuditError as error:
-            yield str(error).partition(",")[0].partition(";")[0]
+            yield str(error).partition(";")[0]
 
 
-def _audit_rows(ledger: Ledger) -> Iterator[str]:
-    told: dict[str | None, RotationAuditWritten] = {}
-    for entry in entries(ledger, RotationAuditWritten.kind):
-        if isinstance(fact := entry.fact(), RotationAuditWritten):
-            told[entry.request] = fact
+def _audit_rows(ledger: Ledger, belief: Belief) -> Iterator[str]:
     rows = ledger.rotation_audit()
     for request, row in rows:
-        if request not in told:
+        if request not in belief.audit_rows:
             yield f"the row {row.id} of key_rotation_audit was added from outside"
-        elif row != told[request]:
+        elif row != belief.audit_rows[request]:
             yield f"the row of request {request} in key_rotation_audit was changed"
-    for request in told.keys() - {request for request, _ in rows}:
+    for request in belief.audit_rows.keys() - {request for request, _ in rows}:
         yield f"the row of request {request} in key_rotation_audit was removed"
 
 
@@ -91,12 +106,14 @@ def require_signatures(pipeline: Pipeline, request: str) -> None:
     Raises:
         AuditError: one is not by the officer that it is filed under, or not over this text.
     """
-    if faults := [*_signatures(pipeline, request)]:
+    if faults := [*_signatures(pipeline, {request})]:
         raise AuditError(summary(faults))
 
 
-def _signatures(pipeline: Pipeline, request: str | None = None) -> Iterator[str]:
-    """Verify every signature (or those on `request`) by the roster that was pinned when it was added."""
+def _signatures(pipeline: Pipeline, requests: Collection[str]) -> Iterator[str]:
+    """Verify the signatures on these requests, each by the roster that was pinned when it was added."""
+    if not requests:
+        return
     roster: Roster | None = None
     texts: dict[str | None, bytes] = {}
     for entry in entries(pipeline.ledger, RosterPinned.kind, RequestOpened.kind, SignatureAdded.kind):
@@ -105,7 +122,7 @@ def _signatures(pipeline: Pipeline, request: str | None = None) -> Iterator[str]
                 roster = pinned.roster
             case RequestOpened(approval_text=text):
                 texts[entry.request] = text.encode()
-            case SignatureAdded() as added if request in {None, entry.request}:
+            case SignatureAdded() as added if entry.request in requests:
                 who = f"the signature of {added.officer[-16:]} on request {entry.request} (event {entry.seq})"
                 officers = roster.officers if roster else ()
                 try:

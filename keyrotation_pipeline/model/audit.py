@@ -4,11 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 LABEL = b"keyrotation-audit-v1"
 GENESIS = "0" * 64
+# How far the clock of a host may be from the database server's. So an event may seem up to twice as old as the one
+# before it, if two hosts wrote them.
+CLOCKS_DIFFER_BY = timedelta(seconds=10)
+EVENTS_DIFFER_BY = 2 * CLOCKS_DIFFER_BY
 
 
 @dataclass(frozen=True, slots=True)

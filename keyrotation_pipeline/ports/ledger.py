@@ -26,6 +26,9 @@ class Ledger(Protocol):
     def transaction(self) -> AbstractContextManager[None]:
         """Everything recorded and proven inside commits together or not at all."""
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Whatever is read inside is of one moment, and nothing is changed; not inside a transaction."""
+
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold a session lock, which ends with the process.
 

@@ -11,6 +11,7 @@ from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
@@ -63,19 +64,23 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
         RequestError: the request is over or past its dates.
         BlockedError: the database was restored to an earlier state.
     """
-    with pipeline.ledger.lock(LOCK), pipeline.ledger.transaction():
-        request = pipeline.ledger.request(request.id)
-        if request.is_over:
-            raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
+    with pipeline.ledger.lock(LOCK):
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored)
-        require_authorised(pipeline, request, stored)
-        roster = pipeline.signatures.roster()
-        pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
-        pipeline.ledger.pin_roster(roster, request.id)
-        pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
+        with pipeline.ledger.transaction():
+            _pin(pipeline, pipeline.ledger.request(request.id), stored)
     pipeline.anchors.keep(pipeline.ledger.head())
     return pinned_roster(pipeline)
+
+
+def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
+    if request.is_over:
+        raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
+    require_authorised(pipeline, request, stored)
+    roster = pipeline.signatures.roster()
+    pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
+    pipeline.ledger.pin_roster(roster, request.id)
+    pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
 
 
 def _active(pipeline: Pipeline) -> KeyRecord:

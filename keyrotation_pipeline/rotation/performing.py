@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.errors import BlockedError, KeyRotationError, OutOfOrderError
+from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, OutOfOrderError
 from keyrotation_pipeline.model.facts import as_json
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, StepRecord, Walk
@@ -61,6 +61,8 @@ def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> 
                 if (record := rotation.done(task.step, table, index)) is not None:
                     return record
             facts = _run(pipeline, rotation, task, report)
+        except AuditError:
+            raise  # nothing more is written where somebody has written from outside; `status` says the same
         except KeyRotationError as error:
             pipeline.ledger.block(rotation.id, str(error))
             raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.events import require_indexed
+from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.errors import (
     BlockedError,
 )
@@ -67,6 +67,11 @@ class FakeChain:
             self.depth -= 1
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        assert not self.depth, "a snapshot cannot begin inside a transaction"
+        yield
+
+    @contextmanager
     def _at_once(self) -> Iterator[None]:
         before = copy.copy(self.state)
         for name in ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows", "audit_rows"):
@@ -96,9 +101,11 @@ class FakeChain:
 
     def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
         self.journal.note(f"event {fact.kind}")
-        head = self.head()
+        head, at = self.head(), self.clock.now()
+        if self.state.events:
+            require_in_order(entry_of(self.state.events[-1]).at, at)
         body = body_of(
-            seq=head.seq + 1, at=self.clock.now(), actor="test", database="clinic@localhost",
+            seq=head.seq + 1, at=at, actor="test", database="clinic@localhost",
             request=request, event=fact.kind, facts=fact.as_json(),
         )  # fmt: skip
         event = AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body), fact.kind, request)

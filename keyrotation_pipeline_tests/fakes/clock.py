@@ -30,9 +30,12 @@ class FakeTicks:
     def __init__(self) -> None:
         self.kept: dict[str, Tick] = {}
 
-    def record(self, sensor: str, at: datetime, stopped: Iterable[str]) -> None:
-        before = self.kept[sensor].stopped if sensor in self.kept else {}
-        self.kept[sensor] = Tick(sensor, at, {name: before.get(name, at) for name in stopped})
+    def record(self, name: str, at: datetime, stopped: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
+        before = self.kept[name].stopped if name in self.kept else {}
+        for each in expected:
+            if each in before or each not in self.kept:
+                self.kept[each] = Tick(each, at, {})
+        self.kept[name] = Tick(name, at, {each: before.get(each, at) for each in stopped})
 
     def last(self) -> tuple[Tick, ...]:
-        return tuple(self.kept[sensor] for sensor in sorted(self.kept))
+        return tuple(self.kept[name] for name in sorted(self.kept))

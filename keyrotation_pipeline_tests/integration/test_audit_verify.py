@@ -2,25 +2,44 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 
-from keyrotation_pipeline.audit.verify import verify_everything
-from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, require_same_time
+from keyrotation_pipeline.assurance.destruction import open_destruction
+from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.audit.verify import require_verified, verify_everything
+from keyrotation_pipeline.errors import AuditError, BlockedError, PreflightError
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.audit import hash_of
 from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.request import RequestAction, Step, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.conductor import Task
+from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rotate import open_request
-from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
+from keyrotation_pipeline_tests.integration.test_database_owner import V1, Office, office
 
 __all__ = ["office"]
+
+
+class Behind(SystemClock):
+    """The clock of a host that is late."""
+
+    def __init__(self, seconds: int) -> None:
+        self.by = timedelta(seconds=seconds)
+
+    def now(self) -> datetime:
+        return super().now() - self.by
 
 
 @pytest.fixture
@@ -90,19 +109,103 @@ def test_what_the_owner_changed_is_named(
             attack(owner)
         else:
             owner.execute(attack)
-    with signed.pipeline() as pipeline, pytest.raises(AuditError, match=sentence):
+    with signed.pipeline() as pipeline:
+        with pytest.raises(AuditError, match=sentence):
+            verify_everything(pipeline)
+        with pytest.raises(AuditError):
+            require_verified(pipeline)
+
+
+def forged_row(office: Office) -> None:
+    with office.owner() as owner:
+        owner.execute("UPDATE keyrotation.key_rotation_audit SET notes = 'x'")
+
+
+def next_step(pipeline: Pipeline) -> None:
+    [rotation] = [each for each in pipeline.ledger.requests() if isinstance(each, Walk)]
+    performing.perform(pipeline, rotation.id, Task(Step.DUAL_KEY_ROLLOUT), lambda _progress: None)
+
+
+def back(pipeline: Pipeline) -> None:
+    [rotation] = [each for each in pipeline.ledger.requests() if isinstance(each, Walk)]
+    open_rollback(pipeline, rotation, reason="back", requested_by="test")
+
+
+def other_rules(pipeline: Pipeline) -> None:
+    [policy] = [each for each in pipeline.ledger.requests() if each.action is RequestAction.POLICY]
+    change_policy(pipeline, policy)
+
+
+def gone_for_good(pipeline: Pipeline) -> None:
+    open_destruction(SimpleNamespace(pipeline=pipeline), V1, reason="old", requested_by="test")  # type: ignore[arg-type]
+
+
+def test_status_and_whatever_destroys_verify_the_whole_audit_first(signed: Office) -> None:
+    """What nothing else looks at is a row of the seed's table, and signatures on a change of the rules."""
+    signed.configure("Ada", "Cem")
+    with signed.pipeline() as pipeline:
+        open_policy(pipeline, reason="Ben leaves", requested_by="test")
+        require_verified(pipeline)
+    forged_row(signed)
+    with signed.pipeline() as pipeline:
+        head = pipeline.ledger.head()
+        assert any("the row of request" in sentence for sentence in overview(pipeline).attention)
+        with pytest.raises(AuditError, match=r"the row of request .* was changed"):
+            other_rules(pipeline)
+        assert pipeline.ledger.head() == head, "a database that was written to from outside is kept as it is"
+    signed.configure("Ada", "Ben")
+    with signed.pipeline() as pipeline:
+        for deed in (next_step, back, gone_for_good):
+            with pytest.raises(AuditError, match=r"the row of request .* was changed"):
+                deed(pipeline)
+        assert pipeline.ledger.head() == head
+
+
+def test_a_change_while_the_audit_is_verified_is_no_difference(signed: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    with signed.pipeline() as pipeline, signed.pipeline() as other:
+        [rotation] = [each for each in pipeline.ledger.requests() if isinstance(each, Walk)]
+        read = pipeline.ledger.rotation_audit
+
+        def read_late() -> object:
+            other.ledger.write_rotation_audit(rotation, 7, None)
+            return read()
+
+        monkeypatch.setattr(pipeline.ledger, "rotation_audit", read_late)
         verify_everything(pipeline)
+        require_verified(pipeline)
 
 
-def test_times_that_go_backwards_are_named(signed: Office) -> None:
+@pytest.mark.parametrize("seconds", [24 * 3600, 30])
+def test_times_that_go_backwards_are_named(signed: Office, seconds: int) -> None:
     with signed.pipeline() as pipeline:
         pipeline.ledger.append(Note(EventKind.BACKUP_MADE, {}))
-        newest, yesterday = pipeline.ledger.head().seq, pipeline.clock.now() - timedelta(days=1)
+        newest, before = pipeline.ledger.head().seq, pipeline.clock.now() - timedelta(seconds=seconds)
     with signed.owner() as owner:
-        at = f'"at":"{yesterday.isoformat()}"'
+        at = f'"at":"{before.isoformat()}"'
         rehashed(owner, lambda body, seq: re.sub(r'"at":"[^"]*"', at, body, count=1) if seq == newest else body)
     with signed.pipeline() as pipeline, pytest.raises(AuditError, match=rf"event {newest} is dated .*, before events"):
         verify_everything(pipeline)
+
+
+def test_a_host_whose_clock_is_behind_records_nothing_and_says_so(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Note(EventKind.BACKUP_MADE, {})
+    with office.pipeline() as pipeline:
+        head = pipeline.ledger.append(made)
+        monkeypatch.setattr(pipeline.ledger, "clock", Behind(30))
+        with pytest.raises(BlockedError, match=r"the clock of this host is (29|30) seconds behind .*; set the clock"):
+            pipeline.ledger.append(made)
+        assert pipeline.ledger.head() == head
+        monkeypatch.setattr(pipeline.ledger, "clock", Behind(15))
+        pipeline.ledger.append(made)
+        verify_everything(pipeline)
+
+
+@pytest.mark.parametrize(("seconds", "refused"), [(11, True), (-11, True), (5, False), (-5, False)])
+def test_a_host_whose_clock_is_not_the_servers_is_refused(connection: Connection, seconds: int, refused: bool) -> None:
+    with pytest.raises(PreflightError, match=r"differ by 1\d seconds; set .* right") if refused else nullcontext():
+        require_same_time(connection, Behind(seconds))
 
 
 def test_a_signature_that_no_officer_made_is_named(office: Office) -> None:

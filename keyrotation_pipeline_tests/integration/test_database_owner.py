@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.adapters.postgres.ledger.believed import _HEARD
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.destruction import DESTROY
 from keyrotation_pipeline.audit.events import entry_of
+from keyrotation_pipeline.audit.heard import _HEARD
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt

@@ -39,4 +39,4 @@ def approved(world: FakeWorld) -> Walk:
 def made_key(world: FakeWorld) -> None:
     material = KeyMaterial.generate()
     world.keys.live[V2] = material
-    world.ledger.state.keys[V2] = KeyRecord(V2, KeyState.PRE_ACTIVATION, material.fingerprint, START)
+    world.ledger.add_key(KeyRecord(V2, KeyState.PRE_ACTIVATION, material.fingerprint, START), None)

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
+from keyrotation_pipeline.audit.heard import belief_of
 from keyrotation_pipeline.audit.replay import Belief
 from keyrotation_pipeline.errors import AuditError
 
 Value = TypeVar("Value")
 # Others change rows and events together, but one may do so between our two looks.
 _LOOKS = 5
-# What this process has heard of each database; it goes on where it was, however often the ledger is opened.
-_HEARD: dict[str, Belief] = {}
 
 
 class BelievedRows(AuditChain):
@@ -23,16 +22,7 @@ class BelievedRows(AuditChain):
         Raises:
             AuditError: its events do not follow each other.
         """
-        heard = _HEARD.get(self.database, Belief())
-        events = self.events(after_seq=max(heard.head.seq - 1, 0))
-        if heard.head.seq:
-            # Another database of the same name, or a transaction that was undone since: then from the beginning.
-            last = next(events, None)
-            if last is None or (last.seq, last.hash) != (heard.head.seq, heard.head.hash):
-                heard, events = Belief(), self.events()
-        belief = heard.hear(events)
-        _HEARD[self.database] = belief
-        return belief
+        return belief_of(self.database, lambda seq: self.events(after_seq=seq))
 
     def believed(self, read: Callable[[], Value], told: Callable[[Belief], Value], where: str) -> Value:
         """What rows say, if the audit tells the same.

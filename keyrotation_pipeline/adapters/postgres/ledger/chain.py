@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, lock_key
-from keyrotation_pipeline.audit.events import require_indexed
+from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.errors import AuditError, BlockedError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, body_of, hash_of
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
@@ -38,11 +39,12 @@ class AuditChain(LedgerSession):
     def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
         """See `Ledger.append`."""
         with self.change():
-            previous = self.head()
+            previous, at = self.head(), self.clock.now()
+            self._require_order(previous, at)
             seq = previous.seq + 1
             body = body_of(
                 seq=seq,
-                at=self.clock.now(),
+                at=at,
                 actor=self.actor,
                 database=self.database,
                 request=request,
@@ -78,6 +80,11 @@ class AuditChain(LedgerSession):
         with self.transaction():
             self._take_lock()
             yield
+
+    def _require_order(self, previous: AuditHead, at: datetime) -> None:
+        """Refuse an event that would seem older than the one before it: `audit verify` would refuse it for ever."""
+        for event in self.events(after_seq=max(previous.seq - 1, 0)):
+            require_in_order(entry_of(event).at, at)
 
     def _store(self, event: AuditEvent) -> None:
         try:

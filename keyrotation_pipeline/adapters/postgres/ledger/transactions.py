@@ -56,6 +56,13 @@ class LedgerSession:
             raise
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See `Ledger.snapshot`."""
+        with self.transaction():
+            self.query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield
+
+    @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """See `Ledger.lock`."""
         key = lock_key(name)

@@ -1,9 +1,14 @@
 """Connections to the application's database, with the settings without which a count or a write may lie."""
 
+from datetime import datetime
+from typing import cast
+
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.model.audit import CLOCKS_DIFFER_BY
+from keyrotation_pipeline.ports.clock import Clock
 
 APPLICATION_NAME = "keyrotation"
 
@@ -82,6 +87,22 @@ def _require_direct(connection: Connection, url: str) -> None:
         raise PreflightError(
             f"the connection to {display_name(url)} goes through a pooler, where session settings and locks may not "
             "hold; give the server's own address as [database] url"
+        )
+
+
+def require_same_time(connection: Connection, clock: Clock) -> None:
+    """Refuse a host whose clock is not the server's, since events of several hosts stand in order of time.
+
+    Raises:
+        PreflightError: says by how much they differ.
+    """
+    before = clock.now()
+    there = cast("datetime", connection.execute("SELECT clock_timestamp()").fetchall()[0][0])
+    away = max(before - there, there - clock.now())
+    if away > CLOCKS_DIFFER_BY:
+        raise PreflightError(
+            f"the clock of this host and that of {display_name(connection.info.dsn)} differ by "
+            f"{away.total_seconds():,.0f} seconds; set the wrong one right (NTP), then run this again"
         )
 
 
