@@ -1,4 +1,4 @@
-"""The last look of every sensor: a small file each, in the home."""
+"""The last look of every sensor and schedule: a small file each, in the home."""
 
 import json
 import os
@@ -15,16 +15,24 @@ class FileTicks:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def record(self, sensor: str, at: datetime, stopped: Iterable[str]) -> None:
+    def record(self, name: str, at: datetime, stopped: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
         """See `Ticks.record`."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        path = self._directory / f"{sensor}.json"
-        before = _read(path)
+        before = _read(self._path(name))
         since = dict(before.stopped) if before is not None else {}
-        content = {"at": at.isoformat(), "stopped": {name: since.get(name, at).isoformat() for name in stopped}}
-        unfinished = path.with_name(f".{sensor}.{os.getpid()}")
-        unfinished.write_text(json.dumps(content), encoding="utf-8")
-        unfinished.replace(path)
+        for each in expected:
+            if each in since or _read(self._path(each)) is None:
+                self._write(Tick(each, at, {}))
+        self._write(Tick(name, at, {each: since.get(each, at) for each in stopped}))
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.json"
+
+    def _write(self, tick: Tick) -> None:
+        stopped = {each: since.isoformat() for each, since in tick.stopped.items()}
+        unfinished = self._directory / f".{tick.name}.{os.getpid()}"
+        unfinished.write_text(json.dumps({"at": tick.at.isoformat(), "stopped": stopped}), encoding="utf-8")
+        unfinished.replace(self._path(tick.name))
 
     def last(self) -> tuple[Tick, ...]:
         """See `Ticks.last`."""

@@ -34,7 +34,8 @@ def daily_key_backup(time_zone: str) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Every key and the database, every night.",
     )
-    def scheduled(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    def scheduled(context: dg.ScheduleEvaluationContext, pipeline: PipelineParameter) -> dg.RunRequest:
+        pipeline.note_look("daily_key_backup")
         day = f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
         return dg.RunRequest(run_key=day, partition_key=day)
 
@@ -53,6 +54,7 @@ def quarterly_recovery_test(time_zone: str) -> dg.ScheduleDefinition:
         description="A recovery test each quarter, or its entry among what is due.",
     )
     def scheduled(context: dg.ScheduleEvaluationContext, pipeline: PipelineParameter) -> dg.RunRequest | dg.SkipReason:
+        pipeline.note_look("quarterly_recovery_test")
         day = f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
         with refusals():
             if pipeline.has_recovery_key():

@@ -71,14 +71,23 @@ class PipelineResource:
         with backups.recovery_key(self._declared()) as key:
             yield key
 
-    def note_look(self, sensor: str, context: dg.SensorEvaluationContext) -> None:
-        """Keep that a sensor looked, and what is switched off, for `keyrotation status`; never fails a look."""
+    def note_look(self, name: str, context: dg.SensorEvaluationContext | None = None) -> None:
+        """Keep that a sensor or schedule looked, for `keyrotation status`; never fails a look.
+
+        Args:
+            context: of a sensor, which also sees what is switched off.
+        """
         with suppress(Exception):
-            states = context.instance.all_instigator_state(instigator_statuses={InstigatorStatus.STOPPED})
-            here = cast("dg.RepositoryDefinition", context.repository_def)
-            ours = {each.name for each in here.sensor_defs} | {each.name for each in here.schedule_defs}
-            stopped = {state.instigator_name for state in states}
-            self.ticks().record(sensor, SystemClock().now(), stopped & ours)
+            stopped, expected = set[str](), set[str]()
+            if context is not None:
+                states = context.instance.all_instigator_state(instigator_statuses={InstigatorStatus.STOPPED})
+                here = cast("dg.RepositoryDefinition", context.repository_def)
+                schedules = {each.name for each in here.schedule_defs}
+                stopped = {state.instigator_name for state in states} & (
+                    schedules | {each.name for each in here.sensor_defs}
+                )
+                expected = schedules - stopped
+            self.ticks().record(name, SystemClock().now(), stopped, expected)
 
     def ticks(self) -> Ticks:
         """Where looks are kept."""

@@ -8,10 +8,17 @@ from keyrotation_pipeline.model.ticks import Tick
 
 
 class Ticks(Protocol):
-    """The last look of every sensor, kept where no Dagster is needed to read it."""
+    """The last look of every sensor and schedule, kept where no Dagster is needed to read it."""
 
-    def record(self, sensor: str, at: datetime, stopped: Iterable[str]) -> None:
-        """Keep a look. What it found switched off has been so since the first of the looks that found it so."""
+    def record(self, name: str, at: datetime, stopped: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
+        """Keep a look.
+
+        Args:
+            name: of the sensor or schedule that looks.
+            stopped: what it found switched off; so since the first of the looks that found it so.
+            expected: what will look by itself, in its own time; counted from `at` where it never did, or was switched
+                off until now.
+        """
 
     def last(self) -> tuple[Tick, ...]:
-        """The last look of every sensor, by name; none where Dagster never ran."""
+        """The last look of each, by name; none where Dagster never ran."""

@@ -41,6 +41,16 @@ def test_what_is_switched_off_is_known_since_it_was_first_seen(ticks: Ticks) -> 
     assert ticks.last()[0].stopped == {}
 
 
+def test_what_is_expected_counts_from_when_it_was_first_expected_or_switched_on_again(ticks: Ticks) -> None:
+    ticks.record("a", NOON, expected=["daily_key_backup"])
+    ticks.record("a", LATER, expected=["daily_key_backup"])
+    assert ticks.last() == (Tick("a", LATER, {}), Tick("daily_key_backup", NOON, {}))
+
+    ticks.record("a", LATER, ["daily_key_backup"])
+    ticks.record("a", LATER + timedelta(days=9), expected=["daily_key_backup"])
+    assert ticks.last()[1] == Tick("daily_key_backup", LATER + timedelta(days=9), {})
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"at": 1, "stopped": {}}', '{"at": "2026", "stopped": []}', "\0"])
 def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)

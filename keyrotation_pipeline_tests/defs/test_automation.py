@@ -12,6 +12,7 @@ from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInsti
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from keyrotation_pipeline.assurance.automation import SCHEDULES, SENSORS
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
@@ -33,7 +34,7 @@ def switch_off(instance: dg.DagsterInstance, name: str, kind: InstigatorType) ->
 
 
 def amiss(dagster: Dagster) -> list[str]:
-    words = ("Dagster", "rotation_conductor", "daily_key_backup")
+    words = ("Dagster", "rotation_conductor", "daily_key_backup", "rotation_calendar")
     return [sentence for sentence in overview(dagster.world.pipeline).attention if any(map(sentence.count, words))]
 
 
@@ -65,6 +66,34 @@ def test_what_is_switched_off_is_told_by_status_and_a_check(
     assert sentence.startswith(f"{name} is switched off in Dagster since 20")
     shown = dagster.check("sensors_and_schedules_run", "encrypted_columns")
     assert (shown.passed, shown.description) == (False, sentence)
+
+
+def test_a_schedule_that_runs_no_more_is_told_until_it_looks_again(dagster: Dagster) -> None:
+    dagster.tick()
+    ticks = dagster.world.pipeline.ticks
+    long_ago = dagster.world.clock.at - timedelta(days=2)
+    for name in ("daily_key_backup", "rotation_calendar"):
+        ticks.record(name, long_ago)
+    assert [sentence.partition(",")[0] for sentence in amiss(dagster)] == [
+        f"{name} has not looked since {long_ago:%Y-%m-%d %H:%M} UTC"
+        for name in ("daily_key_backup", "rotation_calendar")
+    ]
+    assert not dagster.check("sensors_and_schedules_run", "encrypted_columns").passed
+
+    for name in ("daily_key_backup", "rotation_calendar"):
+        with dg.build_schedule_context(
+            instance=dagster.instance, scheduled_execution_time=dagster.world.clock.at,
+            repository_def=dagster.definitions.get_repository_def(), resources={"pipeline": dagster.resource},
+        ) as context:  # fmt: skip
+            dagster.definitions.resolve_schedule_def(name).evaluate_tick(context)
+    assert amiss(dagster) == []
+
+
+def test_each_schedule_and_sensor_is_expected(dagster: Dagster) -> None:
+    here = dagster.definitions.get_repository_def()
+    assert {each.name for each in here.schedule_defs} <= SCHEDULES.keys()
+    # It looks only when a run has failed; that it is switched off is told all the same.
+    assert {each.name for each in here.sensor_defs} - {"run_failure_alert"} <= set(SENSORS)
 
 
 def test_a_sensor_of_others_that_is_switched_off_is_not_ours_to_tell(dagster: Dagster) -> None:

@@ -83,6 +83,7 @@ def test_each_tick_asks_for_the_partition_of_its_own_day(dagster: Dagster) -> No
             instance=dagster.instance,
             scheduled_execution_time=tick,
             repository_def=dagster.definitions.get_repository_def(),
+            resources={"pipeline": dagster.resource},
         ) as context:
             (request,) = schedule.evaluate_tick(context).run_requests or ()
         requests.append(request)
@@ -105,7 +106,9 @@ def test_a_backup_and_a_test_are_named_by_the_day_of_the_clinic_and_not_of_utc(
     dagster: Dagster, zone: str, tick: str
 ) -> None:
     at = datetime.fromisoformat(tick).astimezone(UTC)
-    with dg.build_schedule_context(instance=dagster.instance, scheduled_execution_time=at) as context:
+    with dg.build_schedule_context(
+        instance=dagster.instance, scheduled_execution_time=at, resources={"pipeline": dagster.resource}
+    ) as context:
         wanted = daily_key_backup(zone)(context)
     assert isinstance(wanted, dg.RunRequest)
     assert (wanted.partition_key, wanted.run_key) == ("2026-04-01", "2026-04-01")

@@ -36,6 +36,42 @@ MORNING = {"daily_key_backup": LONG_AGO}
         id="a schedule is switched off",
     ),
     pytest.param(
+        [Tick("ledger_mirror", LONG_AGO, {}), Tick("rotation_conductor", JUST, {})],
+        ["ledger_mirror has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
+        id="another sensor hangs",
+    ),
+    pytest.param(
+        [Tick("daily_key_backup", NOW - timedelta(days=2), {}), Tick("rotation_conductor", JUST, {})],
+        ["daily_key_backup has not looked since 2026-11-23 12:00 UTC, while Dagster runs"],
+        id="a schedule does not run",
+    ),
+    pytest.param(
+        [Tick("quarterly_recovery_test", NOW - timedelta(days=94), {}), Tick("ledger_mirror", JUST, {})],
+        ["quarterly_recovery_test has not looked since 2026-08-23 12:00 UTC, while Dagster runs"],
+        id="the schedule of a quarter does not run",
+    ),
+    pytest.param(
+        [
+            Tick("daily_key_backup", NOW - timedelta(hours=26), {}), Tick("rotation_conductor", JUST, {}),
+            Tick("quarterly_recovery_test", NOW - timedelta(days=92), {}),
+        ],
+        [],
+        id="schedules in their time",
+    ),
+    pytest.param(
+        [Tick("daily_key_backup", JUST, {}), Tick("rotation_conductor", LONG_AGO, {})],
+        ["neither Dagster's daemon nor its sensors have run here since 2026-11-25 07:00 UTC"],
+        id="a schedule alone carries no rotation",
+    ),
+    pytest.param(
+        [Tick("ledger_mirror", LONG_AGO, MORNING), Tick("rotation_conductor", JUST, {})],
+        ["ledger_mirror has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
+        id="a schedule was switched on since",
+    ),
+    pytest.param(
+        [Tick("somebody_elses", LONG_AGO, {}), Tick("rotation_conductor", JUST, {})], [], id="one of another version"
+    ),
+    pytest.param(
         [Tick("ledger_mirror", LONG_AGO, {"ledger_mirror": JUST}), Tick("rotation_conductor", LONG_AGO, MORNING)],
         ["neither Dagster's daemon nor its sensors have run here since 2026-11-25 07:00 UTC"],
         id="what was switched off is old news once nothing looks",
