@@ -28,7 +28,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.rollout import Lacking, Told
 
 ANNOTATION = "keyrotation/keys"
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0  # each look lists the Pods of a namespace
 _NAMED_AT_MOST = 3
 _POD_NAMES = {"Deployment": "-[a-z0-9]{1,10}-[a-z0-9]{5}", "StatefulSet": "-[0-9]+", "DaemonSet": "-[a-z0-9]{5}"}
 Json = dict[str, Any]
