@@ -15,7 +15,6 @@ from keyrotation_pipeline.model.facts import instant, names
 PIPE_WIDTH = 200
 
 __all__ = [
-    "clock",
     "console",
     "document",
     "documents",
@@ -85,11 +84,6 @@ def minutes(at: datetime | None) -> str:
 def seconds(at: datetime) -> str:
     """The same to the second."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def clock(iso: str | None) -> str:
-    """The same of an ISO time in UTC."""
-    return iso[:16].replace("T", " ") if iso else "never"
 
 
 def _cell(value: object) -> str:

@@ -97,16 +97,17 @@ def requests(*, config: Config = None, as_json: Json = False) -> None:
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         listed, database = pending_requests(pipeline), pipeline.database.identity().name
     if as_json:
-        output.documents(listed)
+        output.documents([each.as_json() for each in listed])
         return
     output.heading(database)
-    for each in listed:
-        reason = each["reason"] if each["incident"] is None else f"{each['incident']}: {each['reason']}"
-        output.line(f"{each['id']}  {each['type']} {each['action']}, {each['from']} to {each['to']}, {each['status']}")
+    for pending in listed:
+        each, minutes = pending.request, output.minutes
+        reason = each.reason if each.incident is None else f"{each.incident}: {each.reason}"
+        output.line(f"{each.id}  {each.type} {each.action}, {each.source} to {each.target}, {each.status}")
         output.line(f"  reason   {reason}")
-        output.line(f"  signed   {', '.join(each['signed_by']) or 'nobody'} ({each['required']} must)")
-        output.line(f"  missing  {', '.join(each['missing']) or 'nobody'}")
-        output.line(f"  start by {output.clock(each['start_by'])} UTC, finish by {output.clock(each['finish_by'])} UTC")
+        output.line(f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)")
+        output.line(f"  missing  {', '.join(pending.missing) or 'nobody'}")
+        output.line(f"  start by {minutes(each.start_by)} UTC, finish by {minutes(each.finish_by)} UTC")
     if not listed:
         output.line("no request is pending")
 
@@ -117,14 +118,14 @@ def history(*, config: Config = None, as_json: Json = False) -> None:
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         listed, database = past_requests(pipeline), pipeline.database.identity().name
     if as_json:
-        output.documents(listed)
+        output.documents([each.as_json() for each in listed])
         return
     output.heading(database)
     rows = [
-        (each["id"], f"{each['type']} {each['action']}", each["from"], each["to"], output.clock(each["started_at"]),
-         "-" if each["seconds"] is None else f"{each['seconds']:,.0f} s", "-" if each["rows"] is None else each["rows"],
-         each["outcome"])
-        for each in listed
+        (past.request.id, f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
+         output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",
+         "-" if past.rows is None else past.rows, past.outcome)
+        for past in listed
     ]  # fmt: skip
     output.table(("Request", "What", "From", "To", "Started", "Took", "Rows", "Outcome"), rows)
 

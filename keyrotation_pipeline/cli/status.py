@@ -74,12 +74,12 @@ def _as_text(shown: Status, blind_spots: BlindSpots) -> None:
     output.line(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}")
     output.line()
     _show_rotation(shown.rotation)
-    for incident in shown.incidents:
-        told = f"{incident['id']}, {incident['type']}, {incident['status']}; {incident['clock']}"
+    for each in shown.incidents:
+        told = f"{each.incident.id}, {each.incident.type}, {each.incident.status}; {each.clock_in_words}"
         output.line(f"Incident  {told}", style="bold red")
-    for each in shown.other_requests:
-        missing = ", ".join(each["missing"]) or "nobody"
-        output.line(f"Request   {each['id']}, {each['action']} of {each['from']}; not signed by {missing}")
+    for listed in shown.other_requests:
+        request, missing = listed.request, ", ".join(listed.missing) or "nobody"
+        output.line(f"Request   {request.id}, {request.action} of {request.source}; not signed by {missing}")
     for sentence in shown.attention:
         output.line(f"Attention {sentence}", style="bold red")
     for sentence in shown.warnings:

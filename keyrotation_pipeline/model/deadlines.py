@@ -64,6 +64,17 @@ class Deadline:
         return max((percent for percent in THRESHOLDS_PERCENT if used >= percent), default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Rows a second: needed from now on to be in time, and measured since writes moved."""
+
+    needed: float
+    measured: float
+
+    def __str__(self) -> str:
+        return f"needs {self.needed:,.0f} rows/s, doing {self.measured:,.0f}"
+
+
 def deadlines(incident: Incident, carrier: Request | None, signed_at: datetime | None) -> tuple[Deadline, ...]:
     """Every stage of an incident.
 

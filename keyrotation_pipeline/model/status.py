@@ -8,12 +8,16 @@ from typing import Any
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.deadlines import Deadline, Pace
 from keyrotation_pipeline.model.facts import instant, names
+from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.listing import PendingRequest
+from keyrotation_pipeline.model.request import Request, Walk
 
 SCHEMA = 1
 SHOWN_FINGERPRINT_CHARS = 16
+MINUTE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +87,66 @@ class RotationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenIncident:
+    """An incident that nobody has closed.
+
+    Args:
+        carrier: the emergency request that deals with it; None: there is none yet.
+        clock: its stages, in order.
+        pace: the rate needed against the rate measured, while rows are re-encrypted.
+        at: when this was looked at.
+    """
+
+    incident: Incident
+    carrier: Request | None
+    clock: tuple[Deadline, ...]
+    pace: Pace | None
+    at: datetime
+
+    @property
+    def clock_in_words(self) -> str:
+        """The next stage that is not reached, and how long there is for it."""
+        for deadline in self.clock:
+            seconds = deadline.seconds_left(self.at)
+            if seconds is not None:
+                hours, minutes = divmod(abs(seconds) // MINUTE_SECONDS, MINUTE_SECONDS)
+                left = f"{hours} h {minutes:02d} min"
+                stage = deadline.stage.replace("_", " ")
+                return f"{stage} was due {left} ago" if seconds < 0 else f"{left} left to be {stage}"
+        return "every stage is reached"
+
+    def as_json(self) -> dict[str, Any]:
+        """As `status --json` has it; the first six as `incident list --json` has them."""
+        return {
+            "id": self.incident.id,
+            "type": str(self.incident.type),
+            "status": str(self.incident.status),
+            "discovered_at": instant(self.incident.discovered_at),
+            "request": self.carrier.id if self.carrier is not None else None,
+            "versions": names(self.incident.versions),
+            "clock": self.clock_in_words,
+            "stages": [
+                {
+                    "stage": str(each.stage),
+                    "due_at": instant(each.due_at),
+                    "reached_at": instant(each.reached_at),
+                    "seconds_left": each.seconds_left(self.at),
+                }
+                for each in self.clock
+            ],
+            "pace": str(self.pace) if self.pace else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Where everything stands.
 
     Args:
         database: its name and host; never a password.
         primary: None where the key store names none or cannot be read, which `attention` says.
-        incidents: those that nobody has closed, as `incident list --json` has them.
-        requests: those that are not over, as `requests --json` has them.
+        incidents: those that nobody has closed.
+        requests: those that are not over, newest first.
         attention: one sentence for each thing that is overdue, blocked or stale.
         warnings: one for each that will be; they do not count for `--exit-code`.
         next_rotation_rule: why it is due then, and what is not known of it.
@@ -104,8 +160,8 @@ class Status:
     rotation: RotationStatus | None
     last_backup: datetime | None
     last_recovery_test: datetime | None
-    incidents: tuple[Mapping[str, Any], ...]
-    requests: tuple[Mapping[str, Any], ...]
+    incidents: tuple[OpenIncident, ...]
+    requests: tuple[PendingRequest, ...]
     audit: AuditHead
     next_rotation_due: datetime | None
     attention: tuple[str, ...]
@@ -113,9 +169,9 @@ class Status:
     next_rotation_rule: str | None = None
 
     @property
-    def other_requests(self) -> tuple[Mapping[str, Any], ...]:
+    def other_requests(self) -> tuple[PendingRequest, ...]:
         """The requests besides the rotation."""
-        return tuple(each for each in self.requests if not self.rotation or each["id"] != self.rotation.walk.id)
+        return tuple(each for each in self.requests if not self.rotation or each.request.id != self.rotation.walk.id)
 
     def as_json(self) -> dict[str, Any]:
         """The object of `status --json`, which programs read: a change of it is a new `schema`."""
@@ -138,8 +194,8 @@ class Status:
             "last_backup": instant(self.last_backup),
             "last_recovery_test": instant(self.last_recovery_test),
             "incidents_open": len(self.incidents),
-            "incidents": list(self.incidents),
-            "requests": list(self.requests),
+            "incidents": [incident.as_json() for incident in self.incidents],
+            "requests": [request.as_json() for request in self.requests],
             "audit": {"seq": self.audit.seq, "head": self.audit.hash},
             "next_rotation_due": instant(self.next_rotation_due),
             "attention": list(self.attention),

@@ -1,25 +1,13 @@
 """How an incident stands against its clock, from the request that carries it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
-from keyrotation_pipeline.model.deadlines import Deadline, Stage, carried_by, deadlines, rate_needed
+from keyrotation_pipeline.model.deadlines import Deadline, Pace, Stage, carried_by, deadlines, rate_needed
 from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.model.request import Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Rows a second: needed from now on to be in time, and measured since writes moved."""
-
-    needed: float
-    measured: float
-
-    def __str__(self) -> str:
-        return f"needs {self.needed:,.0f} rows/s, doing {self.measured:,.0f}"
 
 
 def clock_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request]) -> tuple[Deadline, ...]:

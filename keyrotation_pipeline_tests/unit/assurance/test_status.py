@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline_tests.fakes import START, V1, V2, fake_pipeline
-from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
 
 def test_the_object_of_a_status_has_what_programs_read() -> None:
@@ -80,3 +80,25 @@ def test_a_table_that_was_never_counted_is_shown_without_numbers() -> None:
     (table,) = overview(fake_pipeline().pipeline).tables
     assert (table.count, table.values_by_version) == (None, {})
     assert {table.as_json()[name] for name in ("rows", "unencrypted", "unreadable", "counted_at")} == {None}
+
+
+def test_a_request_is_listed_with_who_has_signed_it_and_who_has_not() -> None:
+    world = before_any_rotation()
+    walk = request(world)
+    sign(world, walk, ADA)
+    (listed,) = overview(world.pipeline).requests
+    assert listed.as_json() == {
+        "id": walk.id,
+        "action": "rotate",
+        "type": "routine",
+        "from": "v1",
+        "to": "v2",
+        "reason": "yearly rotation",
+        "incident": None,
+        "signed_by": ["Ada"],
+        "missing": ["Ben"],
+        "required": 2,
+        "status": "requested",
+        "start_by": "2026-02-04T09:00:00+00:00",
+        "finish_by": "2026-04-05T09:00:00+00:00",
+    }
