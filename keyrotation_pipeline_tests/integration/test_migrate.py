@@ -153,7 +153,8 @@ def test_events_of_an_older_schema_are_filed_by_what_their_bodies_say(
     ledger.append(Note(EventKind.COUNTED, nested))
     connection.execute("ALTER TABLE keyrotation.audit_events DROP COLUMN event, DROP COLUMN request")
     connection.execute("ALTER TABLE keyrotation.application_instances DROP COLUMN decrypted")
-    connection.execute("DROP TABLE keyrotation.checked_tables, keyrotation.replicas, keyrotation.incident_flag")
+    for table in ("checked_tables", "replicas", "incident_flag", "waits"):
+        connection.execute(f"DROP TABLE keyrotation.{table}".encode())
     connection.execute("UPDATE keyrotation.alembic_version SET version_num = '0004'")
     migrate(database_url)
     assert [(event.kind, event.request) for event in ledger.events()] == [("backup_made", "cd" * 16), ("counted", None)]
