@@ -21,7 +21,7 @@ from keyrotation_pipeline.defs.backup_schedules import (
 from keyrotation_pipeline.defs.backups import backup_assets, backup_decrypts, recovery_test_asset
 from keyrotation_pipeline.defs.conductor import conductor_sensor
 from keyrotation_pipeline.defs.deploy import dual_key_rollout, primary_key_rollout, rotation_not_overdue
-from keyrotation_pipeline.defs.incident_assets import breach_decision_asset, incident_report_asset
+from keyrotation_pipeline.defs.incident_assets import access_audit_asset, breach_decision_asset, incident_report_asset
 from keyrotation_pipeline.defs.incidents import alert_delivery, incident_flag
 from keyrotation_pipeline.defs.inventory import encrypted_columns
 from keyrotation_pipeline.defs.jobs import build_jobs
@@ -66,6 +66,7 @@ def build_definitions(
             recovery_test_asset,
             incident_report_asset,
             breach_decision_asset,
+            access_audit_asset,
         ],
         asset_checks=[
             key_reads_back,

@@ -1,6 +1,6 @@
 """From settings to opened ports: the one place that knows which adapter stands behind which port."""
 
-from keyrotation_pipeline.assembly.alerts import alert_channels, flag_sources
+from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
 from keyrotation_pipeline.assembly.finding import search_database
 from keyrotation_pipeline.assembly.home import (
     create_home,
@@ -16,6 +16,7 @@ from keyrotation_pipeline.assembly.services import Door, dagster_services, rando
 
 __all__ = [
     "Door",
+    "access_audit",
     "alert_channels",
     "convert_key_store",
     "create_home",

@@ -1,11 +1,20 @@
 """From settings to the ways to tell people, and to what raises flags elsewhere."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
+from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.assembly.home import database_url
+from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.incidents.access import AccessAudit, key_reads, span_of
 from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.model.columns import TableName
 from keyrotation_pipeline.model.contacts import ContactRole
+from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.ports.alerts import AlertChannel
 from keyrotation_pipeline.ports.flags import FlagSource
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.alerts import SmtpSettings
 
@@ -32,6 +41,38 @@ def flag_sources(settings: Settings) -> tuple[FlagSource, ...]:
 
     alarms = [WatchedAlarm(each.name, str(each.type)) for each in declared.alarms]
     return (CloudWatchAlarms(alarms, declared.region_name, declared.endpoint_url),)
+
+
+def access_audit(settings: Settings, incident: Incident, pipeline: Pipeline) -> AccessAudit:
+    """Who read the key and the records while an incident lasted, as far as `[incidents]` says where to look.
+
+    Raises:
+        IncidentError: one of the two cannot be read.
+    """
+    since, until = span_of(incident, pipeline.ledger.requests(), pipeline.clock.now())
+    declared, keys, records = settings.incidents, None, None
+    if declared.cloudtrail_bucket is not None:
+        from keyrotation_pipeline.adapters.trails.cloudtrail_files import CloudTrailFiles  # noqa: PLC0415  as above
+
+        trail = CloudTrailFiles(
+            declared.cloudtrail_bucket, declared.cloudtrail_prefix, declared.region_name, declared.endpoint_url
+        )
+        keys = key_reads(trail.records(since, until), _secrets(settings), since, until)
+    if declared.audit_events_table is not None:
+        with database_url(settings) as url, closing(connect(url)) as connection:
+            records = AuditEvents(connection, TableName.parse(declared.audit_events_table)).reads(since, until)
+    return AccessAudit(since, until, keys, records)
+
+
+def _secrets(settings: Settings) -> list[str]:
+    """The live secret, and whatever is named like an archived one."""
+    if settings.keys.aws is None:
+        raise IncidentError(
+            "[incidents] cloudtrail_bucket is for keys in AWS; name the secret in [keys.aws-secrets-manager]"
+        )
+    secret = settings.keys.aws.secret_id
+    prefix = settings.keys.aws.archive_prefix or f"{secret}-"
+    return [secret, prefix if prefix.endswith("-") else f"{prefix}-"]
 
 
 def _common(settings: Settings) -> Iterator[AlertChannel]:

@@ -13,12 +13,14 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.incidents.access import bars
 from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.incidents.telling import tell
 from keyrotation_pipeline.model.deadlines import Deadline, carried_by
+from keyrotation_pipeline.model.facts import as_json as as_json_object
 from keyrotation_pipeline.model.facts import instant
 from keyrotation_pipeline.model.incident import Flag, Incident, IncidentType
 from keyrotation_pipeline.model.request import Request, Walk
@@ -138,6 +140,35 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
         output.line(f"{deadline.stage.replace('_', ' '):<22}{_left(deadline, now)}")
     if pace is not None:
         output.line(f"rows: {pace}")
+
+
+@app.command()
+def access(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
+    """Show who read the key (CloudTrail) and records (the application's audit) while it lasted, the unusual first."""
+    declared = settings.load(config)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        found = assembly.access_audit(declared, incidents(pipeline.ledger).incident(name), pipeline)
+        database = pipeline.database.identity().name
+    if as_json:
+        output.document(as_json_object(found))
+        return
+    output.heading(database)
+    output.line(f"from {output.minutes(found.since)} to {output.minutes(found.until)} UTC")
+    if found.key_reads is None:
+        output.line("reads of the key are not looked at: name [incidents] cloudtrail_bucket")
+    else:
+        rows = [(output.seconds(each.at), each.who, each.address, each.event, each.refused or "given", each.agent)
+                for each in found.key_reads]  # fmt: skip
+        output.table(("Key read at", "By", "From", "Event", "Outcome", "Agent"), rows)
+        for bar in bars(found):
+            output.line(bar)
+    if found.record_reads is None:
+        output.line("reads of records are not looked at: name [incidents] audit_events_table")
+    else:
+        reads = [(each.reads, each.who, each.address, each.resource_type, each.event_type,
+                  output.minutes(each.first_at), output.minutes(each.last_at))
+                 for each in found.record_reads]  # fmt: skip
+        output.table(("Reads", "By", "From", "Of", "Event", "First", "Last"), reads)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SECURITY_OFFIC
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.incidents.access import AccessAudit, bars
 from keyrotation_pipeline.incidents.presumption import lines_of, presumed_decision
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.deadlines import Deadline
@@ -54,6 +55,41 @@ def breach_decision_asset(context: dg.AssetExecutionContext, pipeline: PipelineP
             **{name: dg.MetadataValue.md("\n".join(f"- {line}" for line in lines)) for name, lines in told.items()},
         }
     )
+
+
+@dg.asset(name="access_audit", group_name="evidence", kinds={"report"}, owners=[SECURITY_OFFICERS])
+def access_audit_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
+    """Who read the key and the records while each unfinished incident lasted, the unusual first, with a chart."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        found = {each.id: pipeline.access_audit(each, opened) for each in incidents(opened.ledger).unfinished}
+    return dg.MaterializeResult(
+        metadata={
+            "incidents_open": len(found),
+            **{name: dg.MetadataValue.md(_access_text(audit)) for name, audit in found.items()},
+        }
+    )
+
+
+def _access_text(audit: AccessAudit) -> str:
+    chart = "\n".join(bars(audit))
+    return "\n".join(
+        (
+            f"From {audit.since:%Y-%m-%d %H:%M} to {audit.until:%Y-%m-%d %H:%M} UTC.",
+            "\nReads of the key, who came seldom first:\n",
+            *(f"- {_cell(each.who)} from {_cell(each.address)}, {each.at:%Y-%m-%d %H:%M:%S} UTC, {each.event}"
+              f"{f' (refused: {_cell(each.refused)})' if each.refused else ''}" for each in audit.key_reads or ()),
+            "(no place is named to look for them)" if audit.key_reads is None else f"\n```\n{chart}\n```",
+            "\nReads of records, the seldom first:\n",
+            *(f"- {each.reads} of {_cell(each.resource_type)} ({_cell(each.event_type)}) by {_cell(each.who)} from "
+              f"{_cell(each.address)}" for each in audit.record_reads or ()),
+            "(no place is named to look for them)" if audit.record_reads is None else "",
+        )
+    )  # fmt: skip
+
+
+def _cell(text: str) -> str:
+    """What others wrote, as plain text in Markdown."""
+    return "".join(f"\\{each}" if each in "\\`*_[]<>|#" else each for each in text if each.isprintable())
 
 
 def _row(name: str, deadline: Deadline, seconds_left: int | None) -> dg.TableRecord:

@@ -14,7 +14,9 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
+from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -100,6 +102,10 @@ class PipelineResource:
     def flag_sources(self) -> tuple[FlagSource, ...]:
         """What raises flags besides our own table."""
         return assembly.flag_sources(self._declared())
+
+    def access_audit(self, incident: Incident, opened: Pipeline) -> AccessAudit:
+        """Who read what while an incident lasted; see `assembly.access_audit`."""
+        return assembly.access_audit(self._declared(), incident, opened)
 
     def has_recovery_key(self) -> bool:
         """Whether `[recovery]` names a key."""

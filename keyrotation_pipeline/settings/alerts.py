@@ -86,8 +86,17 @@ class AlarmSettings(Section):
 
 
 class IncidentsSettings(Section):
-    """`[incidents]`: where flags rise besides `keyrotation.incident_flag`; region and endpoint as boto3 takes them."""
+    """`[incidents]`: where flags rise besides our own table, and where it is written who read what.
+
+    Args:
+        audit_events_table: the application's audit of reads, with the seed's columns.
+        cloudtrail_prefix: what comes before ``AWSLogs/`` in that bucket, with its ``/``.
+        region_name, endpoint_url: as boto3 takes them.
+    """
 
     alarms: tuple[AlarmSettings, ...] = ()
+    audit_events_table: Text | None = None
+    cloudtrail_bucket: Text | None = None
+    cloudtrail_prefix: str = ""
     region_name: Text | None = None
     endpoint_url: Text | None = None

@@ -14,8 +14,11 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.model.access import KeyRead
 from keyrotation_pipeline.model.backups import BackupStanding
+from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.flags import FlagSource
@@ -65,6 +68,10 @@ class FakePipelineResource(PipelineResource):
 
     def flag_sources(self) -> tuple[FlagSource, ...]:
         return ()
+
+    def access_audit(self, incident: Incident, opened: Pipeline) -> AccessAudit:
+        read = KeyRead("id-1", incident.discovered_at, "arn:…/*web*", "10.0.0.1", "GetSecretValue", "key", "Boto3")
+        return AccessAudit(incident.discovered_at, opened.clock.now(), (read,), None)
 
 
 @dataclass

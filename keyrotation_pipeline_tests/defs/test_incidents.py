@@ -3,7 +3,7 @@
 import dagster as dg
 
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.defs.incident_assets import breach_decision_asset, incident_report_asset
+from keyrotation_pipeline.defs.incident_assets import access_audit_asset, breach_decision_asset, incident_report_asset
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
@@ -89,7 +89,7 @@ def test_the_report_and_the_presumed_decision_are_shown(dagster: Dagster) -> Non
     dagster.world.ledger.flags = [FLAG]
     said(dagster, "incident_flag")
     done = dg.materialize(
-        [incident_report_asset, breach_decision_asset],
+        [incident_report_asset, breach_decision_asset, access_audit_asset],
         resources={"pipeline": dagster.resource},
         instance=dagster.instance,
     )
@@ -103,4 +103,7 @@ def test_the_report_and_the_presumed_decision_are_shown(dagster: Dagster) -> Non
     assert "Notice to individuals: without unreasonable delay, at the latest 2026-03-05 (164.404)" in str(
         decided[name].value
     )
+    accessed = done.asset_materializations_for_node("access_audit")[0].metadata
+    assert "- arn:…/\\*web\\* from 10.0.0.1" in str(accessed[name].value)
+    assert "█" in str(accessed[name].value)
     assert "presumed a breach until shown otherwise" in str(decided[name].value)

@@ -1,0 +1,87 @@
+"""The application's own audit of reads: the seed's query over its table `audit_events`."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.model.access import RecordReads
+from keyrotation_pipeline.model.columns import TableName
+
+_COLUMNS = ("event_type", "resource_type", "user_id", "ip_address", "created_at", "action")
+# Whatever runs code of its owner when it is read is refused: a view, a foreign table, row security, a type of theirs.
+_SAFE = """
+    WITH RECURSIVE tree AS (
+        SELECT %(table)s::regclass::oid AS oid
+        UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree t ON i.inhparent = t.oid
+    )
+    SELECT bool_and(c.relkind IN ('r', 'p') AND NOT c.relrowsecurity) AS is_plain,
+           (SELECT array_agg(a.attname::text) FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
+            WHERE a.attrelid = %(table)s::regclass AND a.attnum > 0 AND NOT a.attisdropped
+              AND y.typnamespace = 'pg_catalog'::regnamespace) AS columns
+    FROM tree JOIN pg_catalog.pg_class c USING (oid)
+"""
+_READS: LiteralString = """
+    SELECT coalesce(resource_type::text, '') AS resource_type, coalesce(event_type::text, '') AS event_type,
+           coalesce(user_id::text, 'unknown') AS who, coalesce(ip_address::text, 'unknown') AS address,
+           count(*) AS reads, min(created_at)::timestamptz AS first_at, max(created_at)::timestamptz AS last_at
+    FROM {table}
+    WHERE created_at >= %(since)s AND created_at <= %(until)s AND action::text = 'READ'
+    GROUP BY 1, 2, 3, 4 ORDER BY reads, first_at LIMIT 1000
+"""
+
+
+class AuditEvents:
+    """`ApplicationAudit` over a table with the seed's columns.
+
+    Args:
+        connection: in autocommit mode, of its own.
+    """
+
+    def __init__(self, connection: Connection, table: TableName) -> None:
+        self._connection = connection
+        self._table = table
+
+    def reads(self, since: datetime, until: datetime) -> tuple[RecordReads, ...]:
+        """See `ApplicationAudit.reads`; the seldom first, a thousand at most. Times without a zone are UTC."""
+        name = sql.Identifier(self._table.schema, self._table.table)
+        try:
+            with self._connection.transaction():
+                self._connection.execute("SET TRANSACTION READ ONLY")
+                self._connection.execute("SET LOCAL statement_timeout = '60s'")
+                self._connection.execute("SET LOCAL timezone = 'UTC'")
+                self._require_safe(name)
+                with self._connection.cursor(row_factory=dict_row) as cursor:
+                    cursor.execute(sql.SQL(_READS).format(table=name), {"since": since, "until": until})
+                    return tuple(map(_reads, cursor.fetchall()))
+        except psycopg.Error as error:
+            raise IncidentError(
+                f"the table {self._table} of [incidents] audit_events_table cannot be asked (SQLSTATE "
+                f"{error.sqlstate or 'none'}); see that it is there, and that the role may read it"
+            ) from None
+
+    def _require_safe(self, name: sql.Identifier) -> None:
+        found = self._connection.execute(_SAFE, {"table": name.as_string(self._connection)}).fetchone()
+        is_plain, columns = found if found is not None else (False, None)
+        known: list[str] = columns or []  # type: ignore[assignment]
+        if missing := [each for each in _COLUMNS if each not in known]:
+            raise IncidentError(
+                f"the table {self._table} has no column {missing[0]} of a built-in type; name one with the columns "
+                f"{', '.join(_COLUMNS)}"
+            )
+        if not is_plain:
+            raise IncidentError(
+                f"{self._table} is a view, or has foreign partitions or row security, so that reading it could run "
+                "code of its owner; name an ordinary table"
+            )
+
+
+def _reads(row: Mapping[str, Any]) -> RecordReads:
+    # A single address of the type inet has its mask in its text.
+    return RecordReads(**{**row, "address": row["address"].removesuffix("/32").removesuffix("/128")})

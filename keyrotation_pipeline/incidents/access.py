@@ -1,0 +1,98 @@
+"""The access audit: who read the key and the records while an incident lasted, the unusual first.
+
+Source: the seed procedure, section 5.3, step 1.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from keyrotation_pipeline.model.access import KeyRead, RecordReads
+from keyrotation_pipeline.model.deadlines import carried_by
+from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.request import Request, Step, Walk
+
+# Secrets Manager writes one GetSecretValue for each secret that a batch gives, besides the batch itself.
+READING = frozenset({"GetSecretValue", "BatchGetSecretValue"})
+BAR_CHARACTERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class AccessAudit:
+    """What was found in a span of time; None: nobody configured where to look."""
+
+    since: datetime
+    until: datetime
+    key_reads: tuple[KeyRead, ...] | None
+    record_reads: tuple[RecordReads, ...] | None
+
+
+def span_of(incident: Incident, requests: Sequence[Request], now: datetime) -> tuple[datetime, datetime]:
+    """From discovery until the compromised key was out of the applications; until now, if it is not yet."""
+    carrier = carried_by(incident, requests)
+    retired = carrier.done(Step.RETIRED_KEY) if isinstance(carrier, Walk) else None
+    return incident.discovered_at, retired.finished_at if retired is not None else now
+
+
+def key_reads(
+    records: Iterable[Mapping[str, Any]], secret_ids: Sequence[str], since: datetime, until: datetime
+) -> tuple[KeyRead, ...]:
+    """Reads of these secrets, each event once; who came seldom first.
+
+    Args:
+        secret_ids: names of secrets; a name that ends with ``-`` means every secret that begins with it.
+    """
+    found: dict[str, KeyRead] = {}
+    for record in records:
+        for read in _reads_in(record):
+            if since <= read.at <= until and any(_names(read.secret, each) for each in secret_ids):
+                found.setdefault(f"{read.event_id}/{read.secret}", read)
+    often = Counter((read.who, read.address) for read in found.values())
+    return tuple(sorted(found.values(), key=lambda read: (often[read.who, read.address], read.at, read.event_id)))
+
+
+def bars(audit: AccessAudit) -> Iterator[str]:
+    """A chart in text: reads of the key by hour."""
+    hours = Counter(read.at.astimezone(UTC).strftime("%Y-%m-%d %H:00") for read in audit.key_reads or ())
+    most = max(hours.values(), default=1)
+    for hour, reads in sorted(hours.items()):
+        yield f"{hour}  {'█' * max(1, round(BAR_CHARACTERS * reads / most))} {reads}"
+
+
+def _reads_in(record: Mapping[str, Any]) -> Iterator[KeyRead]:
+    """The reads that a record tells of; none where it is of another kind, or not of CloudTrail's form."""
+    try:
+        if record["eventSource"] != "secretsmanager.amazonaws.com" or record["eventName"] not in READING:
+            return
+        asked = record.get("requestParameters") or {}
+        secrets = [asked["secretId"]] if "secretId" in asked else list(asked.get("secretIdList") or ())
+        for secret in secrets:
+            yield KeyRead(
+                event_id=str(record["eventID"]),
+                at=datetime.fromisoformat(str(record["eventTime"])),
+                who=_who(record.get("userIdentity") or {}),
+                address=str(record.get("sourceIPAddress", "unknown")),
+                event=str(record["eventName"]),
+                secret=str(secret),
+                agent=str(record.get("userAgent", "unknown")),
+                refused=record.get("errorCode"),
+            )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return
+
+
+def _who(identity: Mapping[str, Any]) -> str:
+    for name in ("arn", "principalId", "invokedBy", "userName", "accountId", "type"):
+        if identity.get(name):
+            return str(identity[name])
+    return "unknown"
+
+
+def _names(asked: str, secret_id: str) -> bool:
+    """Whether a request names a secret: by its name, or by its ARN, which ends with six characters of AWS's own."""
+    name = asked.partition(":secret:")[2] or asked
+    if secret_id.endswith("-"):
+        return name.startswith(secret_id)
+    return name == secret_id or (":secret:" in asked and name.rpartition("-")[0] == secret_id)

@@ -1,0 +1,88 @@
+"""Log files of CloudTrail in a real bucket of moto's, and the application's audit in a real database."""
+
+import gzip
+import json
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.incidents.access import key_reads
+from keyrotation_pipeline.model.columns import TableName
+from keyrotation_pipeline_tests.buckets import REGION, TestBucket
+from keyrotation_pipeline_tests.unit.incidents.test_access import SECRETS, SINCE, UNTIL, record
+
+DAY = "AWSLogs/123456789012/CloudTrail/us-east-1/2026/01"
+
+
+def put(bucket: TestBucket, key: str, content: bytes) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=content)
+
+
+def logged(*numbers: int) -> bytes:
+    return gzip.compress(json.dumps({"Records": [record(each) for each in numbers]}).encode())
+
+
+def test_log_files_of_the_days_are_read_and_delivered_twice_counts_once(bucket: TestBucket) -> None:
+    from keyrotation_pipeline.adapters.trails.cloudtrail_files import CloudTrailFiles  # noqa: PLC0415
+
+    put(bucket, f"{DAY}/05/a.json.gz", logged(1, 2))
+    put(bucket, f"{DAY}/06/late.json.gz", logged(2, 3))
+    put(bucket, f"{DAY}/09/long-after.json.gz", logged(4))
+    put(bucket, "AWSLogs/123456789012/CloudTrail-Digest/us-east-1/2026/01/05/d.json.gz", b"no log")
+    trail = CloudTrailFiles(bucket.name, region_name=REGION, endpoint_url=bucket.url)
+    found = key_reads(trail.records(SINCE, UNTIL), SECRETS, SINCE, UNTIL)
+    assert [each.event_id for each in found] == ["id-1", "id-2", "id-3"]
+    put(bucket, f"{DAY}/05/b.json.gz", b"not compressed")
+    with pytest.raises(IncidentError, match=r"05/b.json.gz in .* is no log file of CloudTrail"):
+        list(trail.records(SINCE, UNTIL))
+    missing = CloudTrailFiles("no-such-bucket", region_name=REGION, endpoint_url=bucket.url)
+    with pytest.raises(IncidentError, match=r"cannot be read \(NoSuchBucket\)"):
+        list(missing.records(SINCE, UNTIL))
+
+
+TABLE = """
+    CREATE TABLE public.audit_events (event_type text, resource_type text, user_id uuid, ip_address inet,
+                               created_at timestamp, action text)
+"""
+ROW = "INSERT INTO public.audit_events VALUES ('view', %s, gen_random_uuid(), %s, %s, %s)"
+
+
+def test_the_seeds_query_over_the_applications_audit(connection: Connection) -> None:
+    connection.execute(TABLE)
+    for kind, address, at, action in (
+        ("Client", "10.0.0.1", datetime(2026, 1, 5, 9), "READ"),  # noqa: DTZ001  as the seed has it
+        ("Client", "10.0.0.1", datetime(2026, 1, 5, 9), "UPDATE"),  # noqa: DTZ001
+        ("Session", "10.0.0.2", datetime(2026, 1, 4, 9), "READ"),  # noqa: DTZ001
+    ):
+        connection.execute(ROW, (kind, address, at, action))
+    (found,) = AuditEvents(connection, TableName.parse("audit_events")).reads(SINCE, UNTIL)
+    assert (found.resource_type, found.address, found.reads) == ("Client", "10.0.0.1", 1)
+    assert found.first_at == datetime(2026, 1, 5, 9, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        pytest.param("SELECT 1", "cannot be asked", id="no such table"),
+        pytest.param("CREATE TABLE audit_events (id int)", "no column event_type of a built-in type", id="columns"),
+        pytest.param(f"{TABLE.replace('audit_events', 'real')}; CREATE VIEW audit_events AS SELECT * FROM real",
+                     "could run code", id="a view"),
+        pytest.param(f"{TABLE}; ALTER TABLE audit_events ENABLE ROW LEVEL SECURITY", "could run code",
+                     id="row security"),
+        pytest.param(
+            f"CREATE DOMAIN mine AS text CHECK (VALUE <> ''); {TABLE.replace('action text', 'action mine')}",
+            "no column action of a built-in type", id="a type of the owner's",
+        ),
+    ],
+)  # fmt: skip
+def test_a_table_that_could_run_code_is_not_asked(
+    database_url: str, connection: Connection, statement: str, sentence: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(statement)
+    with pytest.raises(IncidentError, match=sentence):
+        AuditEvents(connection, TableName.parse("audit_events")).reads(SINCE, UNTIL)
