@@ -22,7 +22,7 @@ from keyrotation_pipeline_tests.clusters import (
     refusing,
     timing_out_after_the_effect,
 )
-from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, key, set_primary
+from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, key, restore, set_primary
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_nothing
 from keyrotation_pipeline_tests.fleets import BROKEN, CRASHES, TestFleet
 
@@ -125,6 +125,21 @@ def test_each_rollout_replaces_every_pod_and_is_waited_for_until_it_is_seen(stag
     assert stage.told[-1] == ""
 
 
+def test_the_way_back_is_made_by_the_same_rollouts(stage: Stage) -> None:
+    stage.fleet.start()
+    store = stage.fleet.secrets.open()
+    add_second(stage)
+    set_primary(store, V2)
+    archive(store, V1)
+    assert seen(stage.bring(WITHOUT_V1)) == {((V2,), V2)}
+    restore(store, V1)
+    assert seen(stage.bring(Goal(Aim.READS, (V1,)))) == {((V1, V2), V2)}
+    set_primary(store, V1)
+    assert seen(stage.bring(Goal(Aim.WRITES, (V1,)))) == {((V1, V2), V1)}
+    archive(store, V2)
+    assert seen(stage.bring(Goal(Aim.WITHOUT, (V2,)))) == {((V1,), V1)}
+
+
 def test_the_same_rollout_again_changes_nothing(stage: Stage) -> None:
     workload = stage.fleet.start()
     add_second(stage)
@@ -169,6 +184,36 @@ def test_a_rollout_that_fails_stops_before_the_next_workload_and_goes_on_after_t
     assert stage.fleet.found(second)["metadata"]["generation"] == 1, "the second was not touched"
     stage.fleet.change(first)
     assert seen(stage.bring(READ_V2)) == {((V1, V2), V1)}
+
+
+@pytest.mark.parametrize(
+    ("condition", "why"),
+    [
+        pytest.param(
+            {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"},
+            "its progress deadline has passed, and not ready is",
+            id="deadline",
+        ),
+        pytest.param(
+            {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: small"},
+            r"its Pods cannot be made \(quota small is used up\)",
+            id="quota",
+        ),
+    ],
+)
+def test_a_condition_that_tells_of_failure_stops_the_rollout(stage: Stage, condition: dict[str, str], why: str) -> None:
+    if stage.fleet.cluster.standin is None:
+        pytest.skip("needs a status that no controller corrects")
+    workload = stage.fleet.start()
+    add_second(stage)
+    for _ in range(2):
+        with pytest.raises(BlockedError, match=r"has not been observed|are new"):
+            stage.bring(READ_V2, timeout_seconds=0)
+        stage.fleet.tick()
+    path = f"/apis/apps/v1/namespaces/{stage.fleet.cluster.namespace}/deployments/{workload.name}/status"
+    stage.fleet.cluster.ask("PATCH", path, {"status": {"conditions": [condition]}})
+    with pytest.raises(BlockedError, match=f"the rollout of {workload} failed: {why}"):
+        stage.bring(READ_V2)
 
 
 def test_a_pod_that_terminates_is_still_an_instance(stage: Stage) -> None:
