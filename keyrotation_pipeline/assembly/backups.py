@@ -72,7 +72,9 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         offsite=_offsite(settings, pipeline.clock),
         dumps=EncryptedDumps(local, source, recipients),
         configurations=EncryptedConfiguration(local, recipients, partial(_configuration, settings, pipeline.clock)),
-        restorer=ScratchServers(_scratch(settings), settings.backup.postgres_binaries),
+        restorer=ScratchServers(
+            _scratch(settings), settings.backup.postgres_binaries, settings.recovery.superuser_extensions
+        ),
         recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,
         objectives=Objectives(settings.recovery.rto_seconds, settings.recovery.rpo_seconds),

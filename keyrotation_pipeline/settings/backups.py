@@ -76,6 +76,7 @@ class RecoverySettings(Section):
         secret_key: an exported OpenPGP secret key that can decrypt and nothing else.
         passphrase: of that key.
         gnupg_home: instead of `secret_key`: a GnuPG home whose agent or smartcard decrypts.
+        superuser_extensions: those of other makers that a recovery test's server has its superuser create.
         rto_seconds: objective: how long a recovery may take.
         rpo_seconds: objective: how old the newest backup may be.
     """
@@ -83,6 +84,7 @@ class RecoverySettings(Section):
     secret_key: SecretPlace | None = None
     passphrase: SecretPlace | None = None
     gnupg_home: SettingPath | None = None
+    superuser_extensions: tuple[Text, ...] = ()
     rto_seconds: Positive = 4 * 3600
     rpo_seconds: Positive = 25 * 3600
 

@@ -72,18 +72,23 @@ def needed(listed: Sequence[Entry]) -> frozenset[str]:
     return frozenset(filter(None, map(_extension, listed))) - REACHING_OUT
 
 
-def beforehand(programs: Programs, name: str, dump: Path, key: RecoveryKey, listed: Sequence[Entry]) -> Beforehand:
+def beforehand(
+    programs: Programs, name: str, dump: Path, key: RecoveryKey, listed: Sequence[Entry], allowed: frozenset[str]
+) -> Beforehand:
     """What a superuser has to create; extensions each in the schema that the dump's text names.
+
+    Args:
+        allowed: names of extensions that a superuser may create.
 
     Raises:
         DamagedBackupError, WrongRecipientError: as `restoring.entries`.
     """
-    if not needed(listed) & BY_SUPERUSER and not any(each.text.startswith("POLICY ") for each in listed):
+    if not needed(listed) & allowed and not any(each.text.startswith("POLICY ") for each in listed):
         return Beforehand()
-    return named_in(beginning(programs, name, dump, key, "--schema-only", "--file=-"))
+    return named_in(beginning(programs, name, dump, key, "--schema-only", "--file=-"), allowed)
 
 
-def named_in(text: str) -> Beforehand:
+def named_in(text: str, allowed: frozenset[str]) -> Beforehand:
     """What the SQL of a dump names."""
     found = {_name(*line[:2]): _name(*line[2:]) for line in reversed(_CREATE.findall(text))}
     roles = {
@@ -93,11 +98,13 @@ def named_in(text: str) -> Beforehand:
         if role != ("", "public")
     }
     return Beforehand(
-        tuple(Extension(each, found[each]) for each in sorted(BY_SUPERUSER.intersection(found))), tuple(sorted(roles))
+        tuple(Extension(each, found[each]) for each in sorted(allowed.intersection(found))), tuple(sorted(roles))
     )
 
 
-def require_available(connection: Connection, dump: DatabaseCopy, listed: Sequence[Entry], server: str) -> None:
+def require_available(
+    connection: Connection, dump: DatabaseCopy, listed: Sequence[Entry], server: str, allowed: frozenset[str]
+) -> None:
     """Refuse a server that lacks an extension, or could create one only with power that restored SQL must not have.
 
     Raises:
@@ -111,10 +118,11 @@ def require_available(connection: Connection, dump: DatabaseCopy, listed: Sequen
             f"postgresql-{major} (it has PostgreSQL's own extensions; others have packages of their own), or name the "
             "programs of a server that has them in [backup] postgres_binaries"
         )
-    if refused := sorted(each for each in needed(listed) - BY_SUPERUSER if not offered[each]):
+    if refused := sorted(each for each in needed(listed) - allowed if not offered[each]):
         raise IncompleteRestoreError(
             f"{name} needs the extension {', '.join(refused)}, which only a superuser can create, and a recovery test "
-            "restores without power; try this dump by hand with `keyrotation restore-database`"
+            "restores without power; if what it offers may be used by the dump's own SQL, name it in [recovery] "
+            "superuser_extensions"
         )
 
 

@@ -5,7 +5,7 @@ Where a test is killed, its server ends with it, and its files are wiped by the 
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,12 @@ from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import contents
-from keyrotation_pipeline.adapters.postgres.server.beforehand import beforehand, is_left_out, require_available
+from keyrotation_pipeline.adapters.postgres.server.beforehand import (
+    BY_SUPERUSER,
+    beforehand,
+    is_left_out,
+    require_available,
+)
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE
 from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
@@ -32,11 +37,13 @@ class ScratchServers:
     Args:
         directory: in which they live, one test at a time: what is found there at the beginning is wiped.
         binaries: directory of the PostgreSQL to use; None finds one that fits the dump.
+        extensions: further ones that the superuser creates there.
     """
 
-    def __init__(self, directory: Path, binaries: Path | None) -> None:
+    def __init__(self, directory: Path, binaries: Path | None, extensions: Sequence[str] = ()) -> None:
         self._directory = directory
         self._binaries = binaries
+        self._allowed = BY_SUPERUSER | frozenset(extensions)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -60,13 +67,13 @@ class ScratchServers:
         # Those that wrote the dump, since an older pg_restore would not read it.
         programs = Programs.of_server(self._binaries, dump.server_major)
         listed = entries(programs, name, file, key)
-        wanted = beforehand(programs, name, file, key, listed)
+        wanted = beforehand(programs, name, file, key, listed, self._allowed)
         with (
             tempfile.TemporaryDirectory(dir=self._directory, prefix="server-") as home,
             ShortLivedServer(Path(home) / "postgres", installation) as server,
         ):
             with closing(connect(server.url(APPLICATION_DATABASE))) as superuser:
-                require_available(superuser, dump, listed, installation.description)
+                require_available(superuser, dump, listed, installation.description, self._allowed)
                 url = hand_over(server, superuser, wanted)
             done = restore(programs, url, name, file, key, listed, partial(is_left_out, created=wanted))
             # We look at it as the same role: code of the dump's never runs with more power than it was restored with.

@@ -2,7 +2,13 @@
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.server.beforehand import Beforehand, Extension, is_left_out, named_in
+from keyrotation_pipeline.adapters.postgres.server.beforehand import (
+    BY_SUPERUSER,
+    Beforehand,
+    Extension,
+    is_left_out,
+    named_in,
+)
 from keyrotation_pipeline.adapters.postgres.server.restoring import Entry, _failures
 
 TOLD = """pg_restore: while PROCESSING TOC:
@@ -72,6 +78,6 @@ CREATE POLICY seen ON public.clients TO day, "Night ""Nurse" USING ((id > 0));
 CREATE POLICY "x TO y" ON public."Odd.Table" AS RESTRICTIVE FOR UPDATE TO PUBLIC WITH CHECK (true);
 CREATE POLICY kept ON public.clients FOR SELECT TO auditor;
 """
-    assert named_in(text) == Beforehand(
+    assert named_in(text, BY_SUPERUSER) == Beforehand(
         (Extension("pg_stat_statements", 'Odd "tools'),), ('Night "Nurse', "auditor", "day")
     )
