@@ -76,7 +76,7 @@ class Ledger(Protocol):
         """Register a version; repeating it changes nothing; a different fingerprint is refused."""
 
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
-        """Move a version to a state that may follow its present one; the same state again is no change."""
+        """Move a version to a state that may follow its present one; repeating it changes nothing."""
 
     # requests
     def open(self, request: Request, text: bytes) -> None:

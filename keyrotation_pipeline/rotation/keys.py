@@ -78,7 +78,7 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
 
 
 def declare_activation(pipeline: Pipeline, activated_at: datetime) -> None:
-    """Write down since when the primary is in use, if it was imported; the same again is no change.
+    """Write down since when the primary is in use, if it was imported; repeating it changes nothing.
 
     Raises:
         KeyStoreError: that lies in the future.
