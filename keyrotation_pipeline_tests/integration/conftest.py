@@ -10,6 +10,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline_tests.backup_sites import backup_officers, clinic, local_clinic  # noqa: F401
 from keyrotation_pipeline_tests.servers import DEBIAN, Server, discard, start_server
+from keyrotation_pipeline_tests.verifiers import gpg, verifier  # noqa: F401
 
 _names = (f"debian_{os.getpid()}_{number}" for number in itertools.count())
 

@@ -1,0 +1,114 @@
+"""What gpg has answered is remembered, and for how long."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline_tests.officers import (
+    at_instant,
+    make_officer,
+)
+from keyrotation_pipeline_tests.verifiers import TEXT, Signatures, Verifier, fingerprint, install_gpg
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with one line for each run of gpg by us."""
+    seen = tmp_path / "runs"
+    install_gpg(tmp_path / "counting", f'echo "$*" >> {seen}\nexec gpg "$@"', monkeypatch)
+    return seen
+
+
+def test_gpg_is_not_run_again_for_what_it_has_answered(
+    verifier: Verifier, privacy_officer: DemoOfficer, runs: Path
+) -> None:
+    signatures, signature = verifier(), privacy_officer.sign(TEXT)
+    verified, roster = signatures.verify(TEXT, signature), signatures.roster()
+    before = runs.read_text()
+    assert signatures.verify(TEXT, signature) == verified
+    assert signatures.roster() == roster
+    assert runs.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "change", "sentence"),
+    [
+        pytest.param(TEXT + b" ", lambda s: s, "not over exactly this text", id="another text"),
+        pytest.param(TEXT, lambda s: s + s, "holds 2 signatures", id="a signature more"),
+    ],
+)
+def test_what_was_verified_says_nothing_of_anything_else(
+    verifier: Verifier, privacy_officer: DemoOfficer, text: bytes, change: Callable[[bytes], bytes], sentence: str
+) -> None:
+    signatures, signature = verifier(), privacy_officer.sign(TEXT)
+    signatures.verify(TEXT, signature)
+    with pytest.raises(ApprovalError, match=sentence):
+        signatures.verify(text, change(signature))
+    with pytest.raises(ApprovalError, match="which no officer of the roster has"):
+        signatures.verify(TEXT, signature, signatures.pinned[:1])
+
+
+def test_a_certificate_file_that_was_exchanged_is_read_again(
+    verifier: Verifier, gpg: GnuPG, tmp_path: Path, privacy_officer: DemoOfficer
+) -> None:
+    officer, other = make_officer(tmp_path, "Changing Officer"), make_officer(tmp_path, "Another Officer")
+    signature, signatures = officer.sign(TEXT), verifier(officer)
+    unpinned = [replace(each, certificate="") for each in signatures.pinned]
+    assert signatures.verify(TEXT, signature, unpinned)
+    stat = officer.certificate.stat()
+    officer.certificate.write_bytes(other.certificate.read_bytes())
+    os.utime(officer.certificate, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ApprovalError, match="which no officer of the roster has"):
+        signatures.verify(TEXT, signature, unpinned)
+    assert fingerprint(gpg, officer) == fingerprint(gpg, other)
+
+
+NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
+
+
+@dataclass
+class ToldClock(SystemClock):
+    """The clock of gpg and of us."""
+
+    file: Path
+
+    def set(self, at: datetime) -> None:
+        self.file.write_text(f"{at:%Y%m%dT%H%M%S}!")
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+
+@pytest.mark.parametrize(
+    ("expires", "options", "sentence"),
+    [
+        # gpg lets a certificate live through the second that it names, and a signature until then.
+        pytest.param("20310505T120008", (), "has expired", id="the certificate"),
+        pytest.param("0", ("--default-sig-expire", "seconds=9"), "signature itself has expired", id="the signature"),
+    ],
+)
+def test_what_expires_after_it_was_verified_is_refused_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expires: str, options: tuple[str, ...], sentence: str
+) -> None:
+    clock = ToldClock(tmp_path / "now")
+    clock.set(NOON)
+    officer = make_officer(tmp_path, "Expiring Officer", expires, extra=at_instant(NOON))
+    signature = officer.sign(TEXT, *at_instant(NOON), *options)
+    install_gpg(tmp_path / "bin", f'exec gpg --faked-system-time "$(cat {clock.file})" "$@"', monkeypatch)
+    gpg = GnuPG(tmp_path / "gnupg", clock)
+    signatures = Signatures(gpg, [("Ada", officer.certificate)], 2, []).pin(gpg)
+    assert signatures.verify(TEXT, signature)
+    clock.set(NOON + timedelta(seconds=8))
+    assert signatures.verify(TEXT, signature)
+    clock.set(NOON + timedelta(seconds=9))
+    with pytest.raises(ApprovalError, match=sentence):
+        signatures.verify(TEXT, signature)
