@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
@@ -134,3 +135,21 @@ def test_texts_that_an_encoding_lacks_are_kept_as_they_are(server: Server, encod
             assert [(each.place, each.waiting_for) for each in ledger.waits(opened.id)] == [(text, text)]
             assert ledger.rotation_audit()[0][1].notes == text
             verify_audit(ledger)
+
+
+def test_names_and_keys_that_are_no_utf8_are_told_in_one_sentence(server: Server) -> None:
+    ring = ring_of(1, 2)
+    with hostile(server, "hostile_bytes", "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
+        migrate(url)
+        with psycopg.connect(url, autocommit=True, client_encoding="LATIN1") as latin, connect(url) as connection:
+            latin.execute('CREATE TABLE public.clients (id text PRIMARY KEY, "Name" text, email text)')
+            latin.execute("INSERT INTO public.clients VALUES ('é', %s)", (sealed(ring, 1, "x")[:-8] + "AAAAAAA=",))
+            database = PostgresDatabase(url, connection, lambda: connect(url), Limits())
+            assert [each for each in database.preflight([CLIENTS], V2) if each.fatal] == []
+            with pytest.raises(PreflightError, match="the key of a row that has to be named is a text that is not"):
+                database.sweep("0f" * 16, CLIENTS, ring, V2, wait=False)
+            latin.execute('CREATE TABLE public."größe" (a text)')
+            told = "the catalogue cannot be read, since it has a name or a text that is not valid UTF-8"
+            assert any(told in each.sentence for each in database.preflight([CLIENTS], V2) if each.fatal)
+            with pytest.raises(PreflightError, match=told):
+                database.discover([CLIENTS])

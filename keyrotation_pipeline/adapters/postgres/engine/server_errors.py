@@ -42,6 +42,11 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError],
         PreflightError,
         "a table or column was dropped or renamed meanwhile{where}; correct [[tables]] in keyrotation.toml",
     ),
+    (
+        (errors.CharacterNotInRepertoire,),
+        PreflightError,
+        "the key of a row that has to be named is a text that is not valid UTF-8{where}; correct the key",
+    ),
     ((errors.LockNotAvailable,), BlockedError, "the table is locked by another session; wait until that has ended"),
     ((errors.DiskFull,), BlockedError, "the database server's disk is full; make room"),
 )

@@ -163,6 +163,11 @@ def discover(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[
 
 def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[str]:
     """Why `discover` could not search a relation, one sentence each, without searching any."""
+    try:
+        _catalog(connection)
+    except PreflightError as error:
+        yield str(error)
+        return
     for relation in _searched(connection, tables):
         columns = sql.SQL(", ").join(map(sql.Identifier, relation.columns))
         try:
@@ -187,7 +192,8 @@ def _searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[
 
 
 def _catalog(connection: Connection) -> list[_Row]:
-    return cast("list[_Row]", connection.execute(_COLUMNS, (list(OWN_TABLES),)).fetchall())
+    with heap_scan(connection, "the catalogue"):
+        return cast("list[_Row]", connection.execute(_COLUMNS, (list(OWN_TABLES),)).fetchall())
 
 
 def _search(connection: Connection, relation: _Searched) -> list[Finding]:

@@ -43,6 +43,11 @@ def heap_scan(connection: Connection, label: str) -> Iterator[None]:
             f"{label} cannot be read by role {connection.info.user}; GRANT USAGE on its schema and SELECT on it, "
             "and where it has row-level security, give the role BYPASSRLS"
         ) from None
+    except psycopg.errors.CharacterNotInRepertoire:
+        raise PreflightError(
+            f"{label} cannot be read, since it has a name or a text that is not valid UTF-8, which a database of the "
+            "encoding SQL_ASCII does not check; correct or rename it, and run this again"
+        ) from None
     except psycopg.Error as error:
         if connection.closed:
             raise DatabaseUnavailableError(f"the connection was lost while {label} was read; run this again") from None
