@@ -33,6 +33,7 @@ def test_gpg_is_not_run_again_for_what_it_has_answered(
     signatures, signature = verifier(), privacy_officer.sign(TEXT)
     verified, roster = signatures.verify(TEXT, signature), signatures.roster()
     before = runs.read_text()
+    assert before.count("--import") == len(signatures.pinned)  # and not again as the configuration has them
     assert signatures.verify(TEXT, signature) == verified
     assert signatures.roster() == roster
     assert runs.read_text() == before

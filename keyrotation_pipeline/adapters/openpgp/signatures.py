@@ -131,7 +131,9 @@ class OfficerSignatures:
             for each in officers
             if each.certificate
         ]
-        return tuple(each for each in (*pinned, *configured) if each.fingerprint in fingerprints)
+        # Where nothing has changed since, both are the same bytes, and once is enough.
+        of_officers = {each.content: each for each in (*pinned, *configured) if each.fingerprint in fingerprints}
+        return tuple(of_officers.values())
 
 
 def _standing(gpg: GnuPG, path: Path, *, encrypts: bool) -> CertificateStanding:
