@@ -48,7 +48,9 @@ def build_definitions(
     Args:
         installed: when the days of backups begin; None: now.
     """
-    first_day = (installed or SystemClock().now()).astimezone(ZoneInfo(time_zone)).date()
+    now = SystemClock().now()
+    # Not of the future, where a clock was wrong then: today must have a partition.
+    first_day = min(installed or now, now).astimezone(ZoneInfo(time_zone)).date()
     jobs = build_jobs(tables)
     return dg.Definitions(
         assets=[

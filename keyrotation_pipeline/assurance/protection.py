@@ -41,17 +41,24 @@ def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) 
     tests: dict[str, Entry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
     passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
     tested = _tests_amiss(tests, passed, _since(records, now), now)
-    red = (*lights.attention, *_unbacked(pipeline, records), *tested)
+    # A place that did not answer is not waited for once more.
+    unbacked = () if lights.is_silent else _unbacked(pipeline, records)
+    red = (*lights.attention, *unbacked, *tested)
     return Protection(lights.last, passed, tuple(dict.fromkeys(red)), lights.warnings)
 
 
 @dataclass(frozen=True, slots=True)
 class BackupLights:
-    """The newest complete backup, what is red about backups, and what is amber."""
+    """The newest complete backup, what is red about backups, and what is amber.
+
+    Args:
+        is_silent: a place does not answer.
+    """
 
     last: datetime | None
     attention: tuple[str, ...]
     warnings: tuple[str, ...]
+    is_silent: bool = False
 
 
 def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> BackupLights:
@@ -66,7 +73,7 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
     try:
         found = pipeline.vault.standing(records)
     except BackupError as error:  # the place does not answer, which must not hide the rest of the status
-        return BackupLights(None, (*red, str(error)), tuple(dict.fromkeys(amber)))
+        return BackupLights(None, (*red, str(error)), tuple(dict.fromkeys(amber)), is_silent=True)
     incomplete = [*_last_failures(pipeline), *found.amiss]
     if now - (found.last or _since(records, now)) > BACKUP_STALE_AFTER:
         red += [_stale(found.last), *incomplete]

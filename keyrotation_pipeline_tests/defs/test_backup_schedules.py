@@ -151,6 +151,11 @@ def test_the_days_begin_with_that_of_the_installation_in_the_clinics_own_time(da
     assert partitions is not None
     with partition_loading_context(effective_dt=at + timedelta(days=2)):
         assert partitions.get_partition_keys() == ["2026-04-02", "2026-04-03", "2026-04-04"]
+    clock_was_wrong = datetime.now(UTC) + timedelta(days=900)
+    definitions = build_definitions(dagster.world.pipeline.tables, 2, dagster.resource, "UTC", clock_was_wrong)
+    partitions = definitions.resolve_asset_graph().get(dg.AssetKey("database_backup")).partitions_def
+    assert partitions is not None
+    assert len(partitions.get_partition_keys()) in {1, 2}  # today, and after midnight the day that has begun since
 
 
 def installed_in_march(directory: Path) -> Path:

@@ -85,6 +85,22 @@ def test_a_place_that_does_not_answer_does_not_hide_the_status(
     assert (found.last_backup, found.attention) == (None, ("the bucket does not answer; check the network",))
 
 
+def test_a_place_that_does_not_answer_is_waited_for_once(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refusing(question: str) -> Callable[..., None]:
+        def refuse(*_: object) -> None:
+            asked.append(question)
+            raise BackupError("the bucket does not answer; check the network")
+
+        return refuse
+
+    for question in ("key_backup", "standing"):
+        monkeypatch.setattr(world.vault, question, refusing(question))
+    seen(world)
+    assert asked == ["standing"]
+
+
 def incomplete(world: FakeWorld) -> None:
     world.ledger.append(BackupIncomplete("backup-20260105-090000.json", ("pg_dump ended with 3; see the log",)))
 
