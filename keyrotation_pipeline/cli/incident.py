@@ -133,7 +133,7 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
         return
     output.heading(database)
     for label, value in _details(found, carrier).items():
-        if value not in {None, ""} or label == "request":
+        if value or label == "request":
             shown = ", ".join(value) if isinstance(value, list) else value
             output.line(f"{label.replace('_', ' '):<16}{shown or 'none is prepared yet'}")
     for deadline in clock:

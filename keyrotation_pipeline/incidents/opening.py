@@ -43,7 +43,10 @@ def open_incident(pipeline: Pipeline, flag: Flag) -> Incident:
     Raises:
         IncidentError: a part of it is missing or wrong, or an incident was opened for the same before.
     """
-    reported = checked(flag, pipeline.clock.now())
+    try:
+        reported = checked(flag, pipeline.clock.now())
+    except IncidentError as error:
+        raise IncidentError(f"no incident was opened: {error}") from None
     with _alone(pipeline):
         known = incidents(pipeline.ledger)
         if (same := known.news.get(flag.news)) is not None:

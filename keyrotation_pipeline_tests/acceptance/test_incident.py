@@ -184,6 +184,15 @@ def test_an_incident_at_the_command_line_takes_over_what_runs(clinic: Clinic) ->
     past = {each["id"]: each["outcome"] for each in json.loads(clinic.shown("history", "--json"))}
     assert past == {routine: "cancelled"}
     assert "is acknowledged" in clinic.shown("incident", "ack", opened[0])
+    told = clinic.shown("incident", "show", opened[0])
+    assert f"request         {opened[1]}" in told
+    assert opened[1] in clinic.shown("incident", "list")
+    assert "name [incidents] cloudtrail_bucket" in clinic.shown("incident", "access", opened[0])
+    assert "missing  nobody" in clinic.shown("requests")
+    assert "cancelled" in clinic.shown("history")
+    assert "incident_opened" in clinic.shown("audit", "log", "--last", "99")
+    assert opened[0] in clinic.shown("status")
+    assert f"<h1>Incident report {opened[0]}</h1>" in clinic.shown("incident", "report", opened[0], "--html")
     clinic.shown("cancel", opened[1])
     clinic.shown("incident", "close", opened[0], "--root-cause", "a ticket")
     events = [each["event"] for each in json.loads(clinic.shown("audit", "log", "--json"))]
