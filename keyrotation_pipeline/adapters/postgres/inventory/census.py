@@ -63,7 +63,7 @@ def old_rows(
     old = sql.SQL(" OR ").join(under(column, versions) for column in table.columns)
     query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE {since}) FROM ONLY {relation} WHERE {old}")
     for relation in countable(connection, table):
-        with heap_scan(connection, relation.label):
+        with heap_scan(connection, relation.label, relation.oid):
             found = connection.execute(
                 query.format(since=_written_since(promotion_xid), relation=relation.identifier, old=old)
             ).fetchone()
@@ -112,7 +112,7 @@ def _histogram(connection: Connection, relation: Relation, table: EncryptedTable
     ]
     keys = sql.SQL(", ").join(sql.Identifier(f"k{number}") for number in range(len(table.columns)))
     query = sql.SQL("SELECT {keys}, count(*) FROM (SELECT {classes} FROM ONLY {relation}) AS judged GROUP BY {keys}")
-    with heap_scan(connection, relation.label):
+    with heap_scan(connection, relation.label, relation.oid):
         found = connection.execute(
             query.format(keys=keys, classes=sql.SQL(", ").join(classes), relation=relation.identifier)
         ).fetchall()

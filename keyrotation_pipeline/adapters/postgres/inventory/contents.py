@@ -5,6 +5,7 @@ from typing import Any
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import foreign_planning
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.backups import DatabaseContent, RelationContent, RelationKind
@@ -54,8 +55,14 @@ def _relations(connection: Connection) -> Iterator[RelationContent]:
 
 
 def _count(connection: Connection, name: TableName) -> int:
-    query = sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(name.schema, name.table))
+    identifier = sql.Identifier(name.schema, name.table)
+    query = sql.SQL("SELECT count(*) FROM ONLY {}").format(identifier)
+    oid = connection.execute("SELECT %s::regclass::oid::bigint", (identifier.as_string(connection),)).fetchall()[0][0]
     with heap_scan(connection, f"table {name}"):
+        if foreign_planning(connection, int(str(oid))) is not None:
+            # A backup is made all the same; what is copied is not planned.
+            with connection.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(identifier)) as rows:
+                return sum(1 for _ in rows)
         return int(str(connection.execute(query).fetchall()[0][0]))
 
 

@@ -171,7 +171,7 @@ def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> It
     for relation in _searched(connection, tables):
         columns = sql.SQL(", ").join(map(sql.Identifier, relation.columns))
         try:
-            with heap_scan(connection, relation.label):
+            with heap_scan(connection, relation.label, relation.oid):
                 connection.execute(sql.SQL("SELECT {} FROM ONLY {} LIMIT 0").format(columns, relation.identifier))
         except (BlockedError, PreflightError) as error:
             yield str(error)
@@ -200,7 +200,7 @@ def _search(connection: Connection, relation: _Searched) -> list[Finding]:
     tests = map(relation.may_hold_value, relation.columns)
     counts = [sql.SQL("count(*) FILTER (WHERE {})").format(test) for test in tests]
     query = sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(counts), relation.identifier)
-    with heap_scan(connection, relation.label):
+    with heap_scan(connection, relation.label, relation.oid):
         rows = cast("tuple[int, ...]", connection.execute(query).fetchone())
         suspects = [column for column, number in zip(relation.columns, rows, strict=True) if number]
         findings = [_finding(connection, relation, column) for column in suspects]

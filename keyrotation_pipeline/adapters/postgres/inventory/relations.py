@@ -5,6 +5,7 @@ from typing import Any
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -120,7 +121,7 @@ def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]
 
     Raises:
         PreflightError: the table is missing, or the tree holds something else than ordinary heaps, whose rows would be
-            missed silently.
+            missed silently; or to plan a query on it would run code of another role.
     """
     found = tree(connection, table)
     for relation in found:
@@ -134,6 +135,7 @@ def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]
                 f"{relation.label}, declared through {table.name}, is not an ordinary table, so its rows can be "
                 "neither counted nor rotated; declare the table beneath it, or detach it"
             )
+    require_own_planning(connection, *(relation.oid for relation in found))
     return tuple(relation for relation in found if relation.is_heap)
 
 

@@ -30,7 +30,7 @@ def sample(
                 wanted=under(column, [version]),
                 wanted_values=sql.Literal(wanted),
             )
-            with heap_scan(connection, relation.label):
+            with heap_scan(connection, relation.label, relation.oid):
                 rows = connection.execute(query).fetchall()
             if rows:
                 found.setdefault(column, []).extend(str(value) for (value,) in rows)

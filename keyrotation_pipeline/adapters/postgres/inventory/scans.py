@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import psycopg
 
+from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps, tree
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
@@ -20,21 +21,24 @@ _FROM_THE_HEAP = (
 
 
 @contextmanager
-def heap_scan(connection: Connection, label: str) -> Iterator[None]:
+def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Iterator[None]:
     """A read-only block in which every query scans the heap. The settings end with it, also in a running transaction.
 
     Args:
         label: the relation, as messages name it.
+        oid: the relation whose rows are read, if any are.
 
     Raises:
         BlockedError: another session has locked it.
-        PreflightError: it cannot be read.
+        PreflightError: it cannot be read, or to plan that would run code of another role.
         DatabaseUnavailableError: the connection was lost.
     """
     try:
         # Rolled back: only so does a surrounding transaction get its settings back.
         with connection.transaction(force_rollback=True):
             connection.execute(_FROM_THE_HEAP)
+            if oid is not None:
+                require_own_planning(connection, oid)
             yield
     except psycopg.errors.LockNotAvailable:
         raise BlockedError(f"{label} is locked by another session; run this again when that has ended") from None

@@ -75,6 +75,6 @@ def _counted(connection: Connection, relation: Relation, counts: Sequence[_Count
         some = counts[first : first + _COUNTS_PER_SCAN]
         figures = [sql.SQL("count(*) FILTER (WHERE {})").format(count.condition) for count in some]
         query = sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(figures), relation.identifier)
-        with heap_scan(connection, relation.label):
+        with heap_scan(connection, relation.label, relation.oid):
             row = connection.execute(query).fetchone() or ()
         yield from zip(some, (int(str(number)) for number in row), strict=True)

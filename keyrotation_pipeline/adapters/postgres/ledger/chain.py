@@ -83,8 +83,8 @@ class AuditChain(LedgerSession):
 
     def _require_order(self, previous: AuditHead, at: datetime) -> None:
         """Refuse an event that would seem older than the one before it: `audit verify` would refuse it for ever."""
-        for event in self.events(after_seq=max(previous.seq - 1, 0)):
-            require_in_order(entry_of(event).at, at)
+        if (newest := next(self.events(after_seq=max(previous.seq - 1, 0)), None)) is not None:
+            require_in_order(entry_of(newest).at, at)
 
     def _store(self, event: AuditEvent) -> None:
         try:

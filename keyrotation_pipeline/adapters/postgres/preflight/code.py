@@ -8,7 +8,7 @@ that owner could do so anyway: a superuser, or our role.
 import re
 from collections.abc import Iterator
 
-from keyrotation_pipeline.adapters.postgres.preflight.functions import (
+from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
     foreign_event_triggers,
     foreign_functions,
     foreign_parts_of_ours,
@@ -59,7 +59,7 @@ def no_foreign_code_runs(subject: Subject) -> Iterator[Problem]:
     """Whatever the server evaluates for our writes is owned by a superuser or by our role."""
     role = subject.connection.info.user
     oids = [relation.oid for relation in subject.relations]
-    for what, relation, function, owner in foreign_functions(subject.connection, oids):
+    for what, relation, function, owner, _ in foreign_functions(subject.connection, oids):
         yield fatal(
             f"{what} of {relation} calls {function} of role {owner}, which would run as {role} for every re-encrypted "
             f"row; ALTER FUNCTION {function} OWNER TO a superuser or {role}, or drop the {what.partition(' ')[0]}"

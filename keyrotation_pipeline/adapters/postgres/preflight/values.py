@@ -59,7 +59,7 @@ def rows_fit(subject: Subject) -> Iterator[Problem]:
             sql.SQL("coalesce(octet_length({}), 0)::bigint").format(as_text(column.name)) for column in relation.columns
         ]
         query = sql.SQL("SELECT max({}) FROM ONLY {}").format(sql.SQL(" + ").join(sizes), relation.identifier)
-        with heap_scan(subject.connection, relation.label):
+        with heap_scan(subject.connection, relation.label, relation.oid):
             row = subject.connection.execute(query).fetchone()
         largest = cast("tuple[int | None]", row)[0] or 0
         if largest > LARGEST_ROW_BYTES:
@@ -94,7 +94,7 @@ def domains_accept_target(subject: Subject) -> Iterator[Problem]:
             query = sql.SQL("SELECT count({}) FROM ONLY {}").format(
                 _under_target(column, subject.target), relation.identifier
             )
-            with heap_scan(subject.connection, relation.label):
+            with heap_scan(subject.connection, relation.label, relation.oid):
                 try:
                     subject.connection.execute(query)
                 except psycopg.errors.CheckViolation:
@@ -109,7 +109,7 @@ def checks_accept_target(subject: Subject) -> Iterator[Problem]:
     for relation in subject.heaps:
         constraints = subject.connection.execute(_CHECKS, (relation.oid, fence.NAME, subject.columns)).fetchall()
         for name, expression in constraints:
-            with heap_scan(subject.connection, relation.label):
+            with heap_scan(subject.connection, relation.label, relation.oid):
                 yield from _try_check(subject, relation, str(name), str(expression))
 
 
@@ -159,6 +159,6 @@ def _under_target(column: Column, target: KeyVersion) -> sql.Composed:
 
 def _longest(subject: Subject, relation: Relation, column: Column) -> int:
     query = sql.SQL("SELECT {} FROM ONLY {}").format(longest_under(column.name, subject.target), relation.identifier)
-    with heap_scan(subject.connection, relation.label):
+    with heap_scan(subject.connection, relation.label, relation.oid):
         row = subject.connection.execute(query).fetchone()
     return cast("tuple[int | None]", row)[0] or 0

@@ -1,4 +1,4 @@
-"""Which functions PostgreSQL runs for our writes, and who owns them.
+"""Which functions PostgreSQL runs for our reads and writes, and who owns them.
 
 What a function of a trusted role calls itself cannot be known in general (a body in PL/pgSQL is text until it runs). So
 the rule is by owner: a function of a superuser or of our role may call anything, which is its owner's word.
@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import PreflightError
 
 # From each thing that is evaluated for a row that we write, along the catalogue's own dependencies, to the functions in
 # it: called by name, behind an operator, in the constraint of a domain that is cast to, in the operator class of an
 # index, or to read and write a type. Not followed: what functions themselves depend on. Of a trigger only the condition
 # counts: its own function does not run for us, or the trigger is refused by itself. Defaults are not evaluated by an
-# UPDATE, and statistics as the table's owner.
+# UPDATE.
 _FOREIGN = """
 WITH RECURSIVE tree(oid) AS (SELECT unnest(%s::bigint[]::oid[])),
 start(what, relation, classid, objid) AS (
@@ -29,15 +30,17 @@ start(what, relation, classid, objid) AS (
     WHERE partrelid IN (SELECT relid FROM tree CROSS JOIN LATERAL pg_partition_ancestors(tree.oid))
     UNION ALL SELECT 'index ' || relname, indrelid, 'pg_class'::regclass, indexrelid
     FROM pg_index JOIN tree ON indrelid = tree.oid JOIN pg_class c ON c.oid = indexrelid
+    UNION ALL SELECT 'statistics ' || stxname, stxrelid, 'pg_statistic_ext'::regclass, s.oid
+    FROM pg_statistic_ext s JOIN tree ON stxrelid = tree.oid
     UNION ALL SELECT 'policy ' || polname, polrelid, 'pg_policy'::regclass, p.oid
     FROM pg_policy p JOIN tree ON polrelid = tree.oid
     UNION ALL SELECT 'trigger ' || tgname, tgrelid, 'pg_trigger'::regclass, t.oid
     FROM pg_trigger t JOIN tree ON tgrelid = tree.oid
     WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 16 <> 0),
-reached(what, relation, classid, objid) AS (
-    SELECT * FROM start
+reached(root, what, relation, classid, objid) AS (
+    SELECT what, * FROM start
     UNION
-    SELECT coalesce(next.what, r.what), r.relation, next.classid, next.objid
+    SELECT root, coalesce(next.what, r.what), r.relation, next.classid, next.objid
     FROM reached r CROSS JOIN LATERAL (
         SELECT NULL, refclassid, refobjid FROM pg_depend
         WHERE classid = r.classid AND objid = r.objid
@@ -65,12 +68,12 @@ reached(what, relation, classid, objid) AS (
     ) next(what, classid, objid)),
 type(oid) AS (SELECT objid FROM reached WHERE classid = 'pg_type'::regclass
               UNION SELECT oid FROM pg_type WHERE oid::bigint < 16384),  -- the server's own
-called(what, relation, function) AS (
-    SELECT what, relation, objid FROM reached WHERE classid = 'pg_proc'::regclass
-    UNION ALL SELECT format('cast from %%s to %%s', castsource::regtype, casttarget::regtype),
+called(root, what, relation, function) AS (
+    SELECT root, what, relation, objid FROM reached WHERE classid = 'pg_proc'::regclass
+    UNION ALL SELECT '', format('cast from %%s to %%s', castsource::regtype, casttarget::regtype),
                      (SELECT min(oid::bigint) FROM tree)::oid, castfunc
     FROM pg_cast WHERE castsource IN (SELECT oid FROM type) AND casttarget IN (SELECT oid FROM type))
-SELECT DISTINCT what, relation::regclass::text, p.oid::regprocedure::text, owner.rolname
+SELECT DISTINCT what, relation::regclass::text, p.oid::regprocedure::text, owner.rolname, root
 FROM called JOIN pg_proc p ON p.oid = called.function JOIN pg_roles owner ON owner.oid = p.proowner
 WHERE NOT owner.rolsuper AND owner.rolname <> current_user
 ORDER BY 1, 2, 3
@@ -105,6 +108,40 @@ class ForeignFunction(NamedTuple):
     relation: str
     function: str
     owner: str
+    root: str
+
+
+# The planner folds what is constant in these expressions, and so runs it for whoever reads the table in any way.
+_FOLDED = ("index ", "statistics ", "partition key")
+_WITH_EXPRESSIONS = """
+SELECT indrelid::bigint FROM pg_index
+WHERE indrelid = ANY(%(oids)s::bigint[]::oid[]) AND (indexprs IS NOT NULL OR indpred IS NOT NULL)
+UNION SELECT stxrelid::bigint FROM pg_statistic_ext WHERE stxrelid = ANY(%(oids)s::bigint[]::oid[])
+UNION SELECT oid::bigint FROM pg_class
+WHERE oid = ANY(%(oids)s::bigint[]::oid[]) AND (relispartition OR relkind = 'p')
+"""
+
+
+def foreign_planning(connection: Connection, *oids: int) -> ForeignFunction | None:
+    """A function of another role that the planner would run as our role for any query on these relations."""
+    concerned = [int(str(oid)) for (oid,) in connection.execute(_WITH_EXPRESSIONS, {"oids": list(oids)})]
+    found = foreign_functions(connection, concerned) if concerned else ()
+    return next((each for each in found if each.root.startswith(_FOLDED)), None)
+
+
+def require_own_planning(connection: Connection, *oids: int) -> None:
+    """Refuse to query relations of which the planner itself would run functions of other roles.
+
+    Raises:
+        PreflightError: names one.
+    """
+    if (found := foreign_planning(connection, *oids)) is not None:
+        role = connection.info.user
+        raise PreflightError(
+            f"{found.root} of {found.relation} calls {found.function} of role {found.owner}, which would run as {role} "
+            f"for whoever reads the table; ALTER FUNCTION {found.function} OWNER TO a superuser or {role}, or drop the "
+            f"{found.root.partition(' ')[0]}"
+        )
 
 
 def foreign_functions(connection: Connection, oids: Sequence[int]) -> Iterator[ForeignFunction]:
