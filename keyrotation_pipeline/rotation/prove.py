@@ -3,6 +3,9 @@
 Each part may run again from the start at any time: sweeps then find nothing, and an intact fence is left as it is.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -36,7 +39,8 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     _require_empty_quarantine(pipeline)
     for table in pipeline.tables:
         report(_progress(table, "fencing"))
-        pipeline.database.fence(table, retired)
+        with _noted(pipeline, rotation, table, "waiting for a moment's lock on the table for its fence"):
+            pipeline.database.fence(table, retired)
     # The transaction id first: whatever has a lower one began before this moment, and so lies before the WAL position.
     xid = pipeline.database.current_xid()
     return Proven(Moment(xid, pipeline.database.barrier()), retired, swept, decrypted)
@@ -61,7 +65,8 @@ def _sweep(
     for sweep in range(QUICK_SWEEPS + 1):
         waiting = sweep == QUICK_SWEEPS
         report(_progress(table, "waiting for the last rows" if waiting else f"sweep {sweep + 1}"))
-        rewritten += pipeline.database.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
+        with _noted(pipeline, rotation, table, "waiting for rows that others hold") if waiting else nullcontext():
+            rewritten += pipeline.database.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
         remaining = pipeline.database.old_rows(table, retired, rotation.promotion_xid)
         if not remaining.rows:
             return rewritten
@@ -147,6 +152,16 @@ def _require_empty_quarantine(pipeline: Pipeline) -> None:
         f"values are in quarantine: {_some(named)}; mend or remove them (`keyrotation inventory` lists them), "
         "then run this step again"
     )
+
+
+@contextmanager
+def _noted(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, waiting_for: str) -> Iterator[None]:
+    """Something that may have to wait, for `status` to show."""
+    pipeline.ledger.note_wait(rotation.id, str(table.name), waiting_for)
+    try:
+        yield
+    finally:
+        pipeline.ledger.end_wait(rotation.id, str(table.name))
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

@@ -12,9 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor, throttle
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.ledger.waits import note_wait, waits
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.ledger.waits import note_wait
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.hours import AllowedHours
@@ -32,6 +34,10 @@ def fill(connection: Connection, engine: Engine, rows: int) -> None:
     connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text)")
     connection.execute("INSERT INTO public.cases SELECT n, %s, %s FROM generate_series(1, %s) AS n", (*values, rows))
     connection.execute("VACUUM ANALYZE public.cases")
+
+
+def waits(connection: Connection, request: str) -> tuple[Wait, ...]:
+    return PostgresLedger(connection, SystemClock(), "test", "clinic@localhost").waits(request)
 
 
 @contextmanager

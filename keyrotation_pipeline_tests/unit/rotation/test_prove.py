@@ -1,5 +1,7 @@
 """Proving zero old rows, with the ports in memory: what gets fenced, what blocks and how it is named, and crashes."""
 
+from typing import Any
+
 import pytest
 
 from keyrotation_pipeline.errors import BackupError, BlockedError, KeyRotationError, ProofError, StaleWriterError
@@ -8,6 +10,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.facts import as_json
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
 from keyrotation_pipeline_tests.fakes import (
     CLIENTS,
@@ -15,6 +18,7 @@ from keyrotation_pipeline_tests.fakes import (
     V1,
     V2,
     V3,
+    FakeDatabase,
     FakeWorld,
     ProcessKilled,
     fake_pipeline,
@@ -48,6 +52,30 @@ def test_what_was_skipped_is_swept_decrypted_and_fenced() -> None:
     assert facts["moment"] == {"xid": 1001, "lsn": world.database.barrier()}
     assert "waiting" not in " ".join(world.journal.entries), "nobody waits for a row lock while none is held"
     assert world.ledger.counts([CLIENTS])[0].values_by_version == {V2: 4}
+
+
+def test_what_may_wait_for_others_is_noted_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fake_pipeline({"clients": MIXED})
+    world.database.locked = {("clients", 0)}
+    noted: list[str] = []
+
+    def sweep(*arguments: Any, wait: bool) -> Rewritten:  # noqa: ANN401 - as the port has them
+        noted.extend(f"{wait}: {each.waiting_for}" for each in world.ledger.waits(rotation_of(world).id))
+        world.database.locked = set() if wait else world.database.locked
+        return FakeDatabase.sweep(world.database, *arguments, wait=wait)
+
+    def fence(*arguments: Any) -> None:  # noqa: ANN401 - as the port has them
+        noted.extend(each.waiting_for for each in world.ledger.waits(rotation_of(world).id))
+        FakeDatabase.fence(world.database, *arguments)
+
+    monkeypatch.setattr(world.database, "sweep", sweep)
+    monkeypatch.setattr(world.database, "fence", fence)
+    prove(world)
+    assert noted == [
+        "True: waiting for rows that others hold",
+        "waiting for a moment's lock on the table for its fence",
+    ]
+    assert world.ledger.waits(rotation_of(world).id) == ()
 
 
 def test_three_versions_at_once_end_under_the_newest_and_both_others_are_fenced() -> None:

@@ -61,15 +61,18 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
 
     def note_wait(self, request: str, place: str, waiting_for: str) -> None:
         """See `Ledger.note_wait`."""
-        waits.note_wait(self.connection, request, place, waiting_for)
+        self.query(waits.FORGET)
+        self.query(waits.NOTE, (request, place, waiting_for))
 
     def end_wait(self, request: str, place: str) -> None:
         """See `Ledger.end_wait`."""
-        waits.end_wait(self.connection, request, place)
+        # A lost connection has ended it already.
+        if not self.connection.closed:
+            self.query(waits.END, (request, place))
 
     def waits(self, request: str) -> tuple[Wait, ...]:
         """See `Ledger.waits`."""
-        return waits.waits(self.connection, request)
+        return tuple(Wait(**row) for row in self.query(waits.LIVE, (request,)))
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
         """See `Ledger.save_counts`; counts that say the same as the last ones get no audit event."""

@@ -1,29 +1,26 @@
 """Why a step waits, noted by whoever waits, for `status` to show. A wait ends with the session that noted it."""
 
-from typing import Any
-
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.encodings import codec_of, readable, storable
-from keyrotation_pipeline.model.progress import Wait
+from keyrotation_pipeline.adapters.postgres.server.encodings import codec_of, storable
 
 # What a session that has ended left behind goes when the next wait begins. (Of a session of another role, this one may
 # see no more than that it is there.)
-_FORGET = """
+FORGET = """
 DELETE FROM keyrotation.waits AS noted WHERE NOT EXISTS (
     SELECT FROM pg_stat_activity a
     WHERE a.pid = noted.pid AND coalesce(a.backend_start = noted.session_began_at, true))
 """
 
-_NOTE = """
+NOTE = """
 INSERT INTO keyrotation.waits (request, place, pid, session_began_at, waiting_for)
 SELECT %s, %s, pid, backend_start, %s FROM pg_stat_activity WHERE pid = pg_backend_pid()
 ON CONFLICT (request, place, pid) DO UPDATE SET waiting_for = excluded.waiting_for
 """
 
-_END = "DELETE FROM keyrotation.waits WHERE (request, place, pid) = (%s, %s, pg_backend_pid())"
+END = "DELETE FROM keyrotation.waits WHERE (request, place, pid) = (%s, %s, pg_backend_pid())"
 
-_LIVE = """
-SELECT place, min(waiting_for), min(since) FROM keyrotation.waits AS noted
+LIVE = """
+SELECT place, min(waiting_for) AS waiting_for, min(since) AS since FROM keyrotation.waits AS noted
 WHERE request = %s AND EXISTS (
     SELECT FROM pg_stat_activity a
     WHERE a.pid = noted.pid AND coalesce(a.backend_start = noted.session_began_at, true))
@@ -33,17 +30,10 @@ GROUP BY place ORDER BY min(since), place
 
 def note_wait(connection: Connection, request: str, place: str, waiting_for: str) -> None:
     """Say that a step waits, or go on waiting for another reason; the age is that of the whole wait."""
-    connection.execute(_FORGET)
-    connection.execute(_NOTE, storable((request, place, waiting_for), codec_of(connection)))
+    connection.execute(FORGET)
+    connection.execute(NOTE, storable((request, place, waiting_for), codec_of(connection)))
 
 
 def end_wait(connection: Connection, request: str, place: str) -> None:
     """Say that it goes on."""
-    connection.execute(_END, storable((request, place), codec_of(connection)))
-
-
-def waits(connection: Connection, request: str) -> tuple[Wait, ...]:
-    """What the steps of a request wait for now, the longest wait first."""
-    rows: list[Any] = connection.execute(_LIVE, (request,)).fetchall()
-    codec = codec_of(connection)
-    return tuple(Wait(readable(place, codec), readable(text, codec), since) for place, text, since in rows)
+    connection.execute(END, storable((request, place), codec_of(connection)))
