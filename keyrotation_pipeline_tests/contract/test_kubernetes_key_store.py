@@ -231,6 +231,32 @@ def test_a_cluster_that_cannot_be_found_is_unavailable(
         lost.open().read()
 
 
+def test_without_settings_the_cluster_is_that_of_the_pod_else_that_of_kubeconfig(
+    secrets: TestKeySecrets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if secrets.cluster.standin is None:
+        pytest.skip("needs a cluster whose certificate and token are at hand")
+    from kubernetes.config import incluster_config, kube_config  # noqa: PLC0415
+
+    from keyrotation_pipeline.adapters.cluster import SECRET, Access, Cluster  # noqa: PLC0415
+
+    def found() -> str:
+        content = Cluster(Access()).get(SECRET, secrets.cluster.namespace, secrets.name)
+        return str(content["metadata"]["name"])
+
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(secrets.kubeconfig))
+    assert found() == secrets.name
+
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    (tmp_path / "token").write_text("admin")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(secrets.kubeconfig.with_name("certificate.pem")))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(secrets.cluster.standin.port))
+    assert found() == secrets.name
+
+
 def test_no_log_shows_a_key(secrets: TestKeySecrets, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     store = filled(secrets.open())

@@ -80,7 +80,9 @@ class Standin:
             return JSONResponse({**status, "code": refused.status}, refused.status)
 
     def _require_allowed(self, request: Request) -> None:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise RefusedError(401, "Unauthorized", "Unauthorized")
         if token == ADMIN_TOKEN:
             return
         where = request.path_params
