@@ -14,7 +14,7 @@ _HEAD = """\
 {url}
 
 [keys]
-store = "file"
+store = "file"                    # or "aws-secrets-manager", "kubernetes-secret": see docs/operations.md
 # activated_at = 2026-01-31        # since when the key is in use that `init` imports; else its age is unknown
 # [keys.file]
 # directory = "keys"              # default: keys in the home, .keyrotation beside this file
