@@ -117,3 +117,10 @@ def test_our_own_fence_does_not_change_the_digest(cases: Cases) -> None:
     before = catalogue_digest(cases.connection, tree(cases.connection, CASES))
     fence.fence(cases.connection, CASES, [KeyVersion(1)])
     assert catalogue_digest(cases.connection, tree(cases.connection, CASES)) == before
+
+
+def test_the_digest_changes_when_a_schema_is_added_to_a_publication(cases: Cases) -> None:
+    cases.connection.execute("CREATE PUBLICATION p WITH (publish = 'insert')")
+    before = catalogue_digest(cases.connection, tree(cases.connection, CASES))
+    cases.connection.execute("ALTER PUBLICATION p ADD TABLES IN SCHEMA public")
+    assert catalogue_digest(cases.connection, tree(cases.connection, CASES)) != before

@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits, throttle
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
 from keyrotation_pipeline.adapters.postgres.retirement import horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas, accounted, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -282,7 +283,13 @@ def test_a_subscriber_of_inserts_alone_keeps_the_old_value_and_is_refused_before
     clients.execute("UPDATE public.clients SET first_name = 'v2:'")
     assert eventually(lambda: values(subscriber) == ["v2:"])
     assert not [each for each in preflight(clients, [CLIENTS], KeyVersion(2)) if each.fatal]
-    subscriber.execute("DROP SUBSCRIPTION nightly")
+    # Where the rows arrive they cannot be rotated: the publisher would bring old values back.
+    with connect(subscriber.info.dsn) as receiving:
+        found = [each.sentence for each in preflight(receiving, [CLIENTS], KeyVersion(2)) if each.fatal]
+        before = catalogue_digest(receiving, heaps(receiving, CLIENTS))
+        subscriber.execute("DROP SUBSCRIPTION nightly")
+        assert catalogue_digest(receiving, heaps(receiving, CLIENTS)) != before
+    assert any("table clients receives rows by subscription nightly" in each for each in found)
 
 
 def test_a_subscriber_that_was_cut_off_with_its_slot_is_not_forgotten(

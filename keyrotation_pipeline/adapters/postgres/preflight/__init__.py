@@ -56,6 +56,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     writes.no_rule_rewrites_updates,
     writes.replica_identity_is_there,
     publications.updates_are_published,
+    publications.rows_do_not_come_by_subscription,
     writes.disk_has_room,
     values.rows_fit,
     values.values_fit,

@@ -36,6 +36,10 @@ line(text) AS (
     WHERE i.inhrelid IN (SELECT oid FROM tree) OR i.inhparent IN (SELECT oid FROM tree)
     UNION ALL SELECT format('publication %%s', to_jsonb(p)) FROM pg_publication p
     UNION ALL SELECT format('published %%s', to_jsonb(r)) FROM pg_publication_rel r JOIN tree ON r.prrelid = tree.oid
+    UNION ALL SELECT format('published as %%s', to_jsonb(t)) FROM pg_publication_tables t
+    WHERE to_regclass(format('%%I.%%I', t.schemaname, t.tablename)) IN (SELECT oid::regclass FROM tree)
+    UNION ALL SELECT format('subscribed %%s %%s', r.srsubid, r.srrelid)
+    FROM pg_subscription_rel r JOIN tree ON r.srrelid = tree.oid
     UNION ALL SELECT format('function %%s %%s %%s', p.oid, p.proowner, md5(p.prosrc)) FROM pg_proc p WHERE p.oid IN (
         SELECT tgfoid FROM trigger UNION ALL
         SELECT d.refobjid FROM pg_depend d WHERE d.refclassid = 'pg_proc'::regclass AND (

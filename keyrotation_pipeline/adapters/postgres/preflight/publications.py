@@ -22,3 +22,19 @@ def updates_are_published(subject: Subject) -> Iterator[Problem]:
             f"keep old values for good; ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate'), "
             "or take the table out of it"
         )
+
+
+_SUBSCRIBED = """
+SELECT DISTINCT s.subname::text FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid
+WHERE r.srrelid = ANY (%s::oid[]) ORDER BY 1
+"""
+
+
+def rows_do_not_come_by_subscription(subject: Subject) -> Iterator[Problem]:
+    """What a publisher sends is under its own key: it would undo the rotation, and stop at the fence for good."""
+    relations = [relation.oid for relation in subject.relations]
+    for (name,) in subject.connection.execute(_SUBSCRIBED, (relations,)).fetchall():
+        yield fatal(
+            f"table {subject.table.name} receives rows by subscription {name}, which would bring old values back and "
+            "stop at the fence; rotate where they come from, or DROP SUBSCRIPTION first"
+        )
