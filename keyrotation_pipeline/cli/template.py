@@ -67,6 +67,14 @@ required = 2                      # signatures of different officers
 # [backup.s3]
 # bucket = "pazpaz-key-backups"   # versioned; credentials come from where boto3 looks for them
 
+# [alerts]                        # who is told of incidents, failures and what is overdue
+# sns_topic_arn = "arn:aws:sns:us-east-1:123456789012:security-team"
+# webhook_url = { env = "ALERT_WEBHOOK" }
+# [[contacts]]                    # on-call, devops-lead, security-officer, compliance-officer, officer
+# role = "on-call"
+# name = "On-Call Engineer"
+# phone = "+1 555 0100"
+
 # [recovery]
 # secret_key = { file = "/media/recovery/recovery.sec.asc" }      # can only decrypt; default: an officer brings one
 """

@@ -8,7 +8,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import TableCount
-from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.incident import Incident, IncidentStatus
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
@@ -71,7 +71,7 @@ def open_request(
     opening.require_texts(reason, requested_by, incident)
     require_consistent(pipeline, pipeline.keys.read())
     opening.require_none_waiting(pipeline, emergency=incident is not None)
-    known = incidents(pipeline.ledger).by_id.get((incident or "").upper())
+    known = _known_incident(pipeline, incident)
     former = _stuck(pipeline) if incident is None else pipeline.ledger.current()
     continued = former if former is not None and _is_sound(pipeline, former.target, known) else None
     source, target, counts = _ends(pipeline, continued)
@@ -96,6 +96,14 @@ def open_request(
             pipeline.ledger.append(EmergencyPrepared(known.id, rotation.id), rotation.id)
         pipeline.ledger.save_counts(counts)
     return rotation
+
+
+def _known_incident(pipeline: Pipeline, incident: str | None) -> Incident | None:
+    """The incident of that name, if one was opened; others are only named in the signed text."""
+    known = incidents(pipeline.ledger).by_id.get((incident or "").upper())
+    if known is not None and known.status is IncidentStatus.CLOSED:
+        raise RequestError(f"{known.id} is closed; open a new one with `keyrotation incident open`")
+    return known
 
 
 def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVersion, tuple[TableCount, ...]]:

@@ -59,6 +59,8 @@ def test_a_whole_emergency_leaves_the_version_compromised_and_the_incident_to_be
     closed = close(world.pipeline, incident.id.lower(), "ada", root_cause="a bug")
     assert (closed.status, closed.acknowledged_by, closed.root_cause) == (IncidentStatus.CLOSED, "ben", "a bug")
     assert incidents(world.ledger).unfinished == ()
+    with pytest.raises(RequestError, match="INC-2026-001 is closed"):
+        request(world, incident=incident.id)
     verify_audit(world.ledger)
 
 
