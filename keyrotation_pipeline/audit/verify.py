@@ -1,6 +1,7 @@
 """Everything that the audit can vouch for: its chain, its anchors outside, the tables, and every signature, anew."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
 from functools import partial
 
 from keyrotation_pipeline.audit.chain import summary, verify_audit
@@ -9,7 +10,7 @@ from keyrotation_pipeline.audit.heard import belief_of
 from keyrotation_pipeline.audit.replay import Belief
 from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditHead
 from keyrotation_pipeline.model.request_events import (
     DatabaseReconciled,
     RequestOpened,
@@ -35,7 +36,11 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
         accepted = {head for done in recorded(pipeline.ledger, DatabaseReconciled) for head in done.accepted}
         newest = verify_audit(pipeline.ledger, *anchors, *(head for head in kept if head.seq and head not in accepted))
         belief = Belief().hear(pipeline.ledger.events())
-        faults = [*_differences(pipeline.ledger, belief, belief.requests), *_signatures(pipeline, belief.requests)]
+        faults = [
+            *_in_the_future(belief, pipeline.clock.now()),
+            *_differences(pipeline.ledger, belief, belief.requests),
+            *_signatures(pipeline, belief.requests),
+        ]
     if faults:
         raise AuditError(summary(faults))
     return newest
@@ -69,6 +74,11 @@ def _ends(belief: Belief, head: AuditHead, kept: Iterable[AuditHead]) -> Iterato
     for anchor in kept:
         if not belief.leads_through(anchor):
             yield f"event {anchor.seq} is not the one that an anchor names"
+
+
+def _in_the_future(belief: Belief, now: datetime) -> Iterator[str]:
+    if belief.latest is not None and belief.latest > now + EVENTS_DIFFER_BY:
+        yield f"an event is dated {belief.latest:%Y-%m-%d %H:%M:%S}, which is in the future"
 
 
 def _differences(ledger: Ledger, belief: Belief, requests: Collection[str]) -> Iterator[str]:

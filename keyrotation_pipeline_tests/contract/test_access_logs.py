@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import psycopg
@@ -9,7 +10,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.errors import IncidentError, PreflightError
 from keyrotation_pipeline.incidents.access import key_reads
 from keyrotation_pipeline.model.columns import TableName
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
@@ -86,3 +87,30 @@ def test_a_table_that_could_run_code_is_not_asked(
         owner.execute(statement)
     with pytest.raises(IncidentError, match=sentence):
         AuditEvents(connection, TableName.parse("audit_events")).reads(SINCE, UNTIL)
+
+
+@pytest.mark.parametrize(
+    ("statement", "refused"),
+    [
+        pytest.param("CREATE INDEX ON public.child ((action || public.evil('x')))", True, id="index of a child"),
+        pytest.param("ALTER TABLE public.child ADD CHECK (public.evil('x') = 'x')", False, id="CHECK of a child"),
+    ],
+)
+def test_to_plan_the_question_runs_no_code_of_the_tables_owner(
+    database_url: str, connection: Connection, statement: str, refused: bool
+) -> None:
+    somebody = f"somebody_{connection.info.dbname}"
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute(
+            f"""{TABLE}; CREATE TABLE public.child () INHERITS (public.audit_events); CREATE SEQUENCE public.called;
+            CREATE FUNCTION public.evil(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN
+                IF current_setting(''keyrotation.engine'', true) = ''on'' THEN PERFORM nextval(''public.called'');
+                END IF; RETURN $1; END';
+            CREATE ROLE {somebody}; ALTER FUNCTION public.evil(text) OWNER TO {somebody}; {statement}"""
+        )
+        try:
+            with pytest.raises(PreflightError, match=r"public\.evil\(text\) of role") if refused else nullcontext():
+                AuditEvents(connection, TableName.parse("audit_events")).reads(SINCE, UNTIL)
+            assert owner.execute("SELECT is_called FROM public.called").fetchone() == (False,)
+        finally:
+            owner.execute(f"DROP FUNCTION public.evil CASCADE; DROP ROLE {somebody}")

@@ -187,6 +187,16 @@ def test_times_that_go_backwards_are_named(signed: Office, seconds: int) -> None
         verify_everything(pipeline)
 
 
+def test_an_event_of_the_future_is_named(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep every host with the right time from recording anything."""
+    with office.pipeline() as pipeline:
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline.ledger, "clock", Behind(-3600))
+            pipeline.ledger.append(Note(EventKind.BACKUP_MADE, {}))
+        with pytest.raises(AuditError, match=r"an event is dated .*, which is in the future"):
+            verify_everything(pipeline)
+
+
 def test_a_host_whose_clock_is_behind_records_nothing_and_says_so(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.model.access import RecordReads
@@ -24,7 +25,8 @@ _SAFE = """
            (SELECT array_agg(a.attname::text) FROM pg_catalog.pg_attribute a
             JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
             WHERE a.attrelid = %(table)s::regclass AND a.attnum > 0 AND NOT a.attisdropped
-              AND y.typnamespace = 'pg_catalog'::regnamespace) AS columns
+              AND y.typnamespace = 'pg_catalog'::regnamespace) AS columns,
+           array_agg(c.oid::bigint) AS oids
     FROM tree JOIN pg_catalog.pg_class c USING (oid)
 """
 _READS: LiteralString = """
@@ -56,6 +58,8 @@ class AuditEvents:
                 self._connection.execute("SET TRANSACTION READ ONLY")
                 self._connection.execute("SET LOCAL statement_timeout = '60s'")
                 self._connection.execute("SET LOCAL timezone = 'UTC'")
+                # Else the planner folds the constraints of children.
+                self._connection.execute("SET LOCAL constraint_exclusion = off")
                 self._require_safe(name)
                 with self._connection.cursor(row_factory=dict_row) as cursor:
                     cursor.execute(sql.SQL(_READS).format(table=name), {"since": since, "until": until})
@@ -68,7 +72,7 @@ class AuditEvents:
 
     def _require_safe(self, name: sql.Identifier) -> None:
         found = self._connection.execute(_SAFE, {"table": name.as_string(self._connection)}).fetchone()
-        is_plain, columns = found if found is not None else (False, None)
+        is_plain, columns, oids = found if found is not None else (False, None, None)
         known: list[str] = columns or []  # type: ignore[assignment]
         if missing := [each for each in _COLUMNS if each not in known]:
             raise IncidentError(
@@ -80,6 +84,7 @@ class AuditEvents:
                 f"{self._table} is a view, or has foreign partitions or row security, so that reading it could run "
                 "code of its owner; name an ordinary table"
             )
+        require_own_planning(self._connection, *cast("list[int]", oids))
 
 
 def _reads(row: Mapping[str, Any]) -> RecordReads:
