@@ -31,7 +31,7 @@ def require_no_failure(restored: RestoredDump, dump: DatabaseCopy) -> None:
     """
     if restored.failures:
         raise IncompleteRestoreError(
-            f"{dump.file.name} does not restore whole into {restored.server}: {_joined(restored.failures)}; "
+            f"{dump.file.name} does not restore whole into {restored.server}: {joined(restored.failures)}; "
             f"install what is missing (the package postgresql-{dump.server_major} has PostgreSQL's own extensions and "
             "ICU), or name the programs of a server like the source's in [backup] postgres_binaries"
         )
@@ -124,7 +124,7 @@ def _require_relations(wanted: DatabaseContent, found: DatabaseContent, dump: Da
         lost.append(f"{found.large_objects:,} large objects of {wanted.large_objects:,}")
     if lost:
         raise LostRowsError(
-            f"{dump.file.name} restores less than was dumped: {_joined(lost)}; use an older backup, and see what "
+            f"{dump.file.name} restores less than was dumped: {joined(lost)}; use an older backup, and see what "
             "pg_restore says"
         )
 
@@ -137,6 +137,7 @@ def _lost(wanted: RelationContent, found: RelationContent | None) -> str | None:
     return None
 
 
-def _joined(phrases: Sequence[str]) -> str:
+def joined(phrases: Sequence[str]) -> str:
+    """The first few, and how many more."""
     more = len(phrases) - MOST_SHOWN
     return "; ".join([*phrases[:MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])])

@@ -13,6 +13,7 @@ from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.side_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.errors import (
     BackupError,
+    IncompleteRestoreError,
     KeyRotationError,
     MissingVersionError,
     RequestError,
@@ -77,6 +78,25 @@ def test_an_older_dump_under_an_archived_key_is_restored_by_its_name(
     assert made.made.dump is not None
     done = restore(local_clinic, database_url, new, made.made.dump.file.name)
     assert done.rows["clients"] == 4
+
+
+def test_what_pg_restore_cannot_restore_is_an_error_after_everything_was_read_and_the_database_stays(
+    local_clinic: Clinic, database_url: str, new: str
+) -> None:
+    # A foreign key that does not hold, as after a restore with triggers disabled.
+    local_clinic.connection.execute(
+        """
+        CREATE TABLE public.visits AS SELECT 99::bigint AS client;
+        ALTER TABLE public.visits ADD CONSTRAINT whose FOREIGN KEY (client) REFERENCES public.clients (id) NOT VALID;
+        UPDATE pg_constraint SET convalidated = true WHERE conname = 'whose'
+        """
+    )
+    back_up(local_clinic.site)
+    with pytest.raises(IncompleteRestoreError, match=r"all values decrypt, but .* visits whose .* by hand"):
+        restore(local_clinic, database_url, new)
+    assert names_in(database_url, new) == [1, 2, 3, 4]
+    *_, last = local_clinic.site.pipeline.ledger.events()
+    assert last.kind == "database_restored_beside"
 
 
 def no_key(clinic: Clinic) -> None:

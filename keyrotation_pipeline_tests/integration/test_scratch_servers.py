@@ -159,6 +159,28 @@ def test_what_the_embedded_server_cannot_take_fails_the_test_and_the_package_is_
         run_test(debian_clinic)
 
 
+@pytest.mark.external_postgres
+@of_debian[1]
+def test_an_index_that_needs_the_applications_search_path_is_backed_up_and_its_failure_to_restore_is_told(
+    debian_clinic: Clinic,
+) -> None:
+    if DEBIAN_MAJOR >= 17:
+        pytest.skip("the server itself refuses such an index")
+    debian_clinic.connection.execute(
+        """
+        CREATE FUNCTION public.plain(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1)';
+        CREATE TABLE public.towns (name text);
+        INSERT INTO public.towns VALUES ('Zell');
+        SET search_path = public;
+        CREATE FUNCTION public.key(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT plain($1)';
+        CREATE INDEX by_key ON public.towns (public.key(name));
+        SET search_path = pg_catalog
+        """
+    )
+    with pytest.raises(IncompleteRestoreError, match=r"INDEX by_key .*function plain\(text\) does not exist"):
+        run_test(debian_clinic)
+
+
 @pytest.mark.parametrize("named", [None, pytest.param(DEBIAN, marks=of_debian)])
 def test_no_server_older_than_the_dump_is_taken(named: Path | None) -> None:
     with pytest.raises(IncompleteRestoreError, match="install the package postgresql-99"):
