@@ -474,6 +474,14 @@ class LedgerSuite:
         with pytest.raises(RequestError):
             opened.open(rotation(3, supersedes=rotation().id), TEXT)
 
+    def test_an_emergency_may_wait_beside_a_routine_request_and_comes_first(self, opened: Ledger) -> None:
+        opened.open(rotation(2, supersedes=rotation().id), TEXT)
+        urgent = rotation(3, supersedes=rotation().id, type=RotationType.EMERGENCY, incident="INC-2026-001")
+        opened.open(urgent, TEXT)
+        assert opened.waiting() == urgent
+        with pytest.raises(RequestError):
+            opened.open(rotation(4, supersedes=rotation().id, type=RotationType.EMERGENCY), TEXT)
+
     def test_a_request_that_supersedes_starts_only_once_the_other_has_ended(self, opened: Ledger) -> None:
         successor = rotation(2, supersedes=rotation().id)
         opened.open(successor, TEXT)
