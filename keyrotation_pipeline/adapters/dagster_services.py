@@ -85,6 +85,7 @@ class DagsterServices:
         self._cleanup = contextlib.ExitStack()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._code_server: subprocess.Popen[bytes] | None = None
+        self._code_was_loaded = False
         self._socket = home / "code.sock"
 
     def start(self) -> None:
@@ -125,11 +126,22 @@ class DagsterServices:
         for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
             if stopped():
                 return
-            if self._code_server is not None and self._code_server.poll() is not None:
+            if self._code_server_is_lost():
                 self._start_code_server()
                 self._wait_for(self._code_is_served, stopped)
             elif not self._run():
                 raise HomeError(f"Dagster ended by itself; read {self.log}, then run `keyrotation up` again")
+
+    def _code_server_is_lost(self) -> bool:
+        """Whether it has ended, or is alone: it hands on to a child, the one that has the code loaded.
+
+        It never had one where the code does not load, which the UI tells; and none is seen where there is no /proc.
+        """
+        if self._code_server is None or self._code_server.poll() is not None:
+            return self._code_server is not None
+        children = _has_children(self._code_server.pid)
+        lost, self._code_was_loaded = self._code_was_loaded and not children, children
+        return lost
 
     def _wait_for(self, served: Callable[[], bool], stopped: Callable[[], bool]) -> bool:
         for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
@@ -176,6 +188,7 @@ class DagsterServices:
         if self._code_server is not None:
             self._processes.remove(self._code_server)
             _end_group(self._code_server)
+        self._code_was_loaded = False
         self._socket.unlink(missing_ok=True)
         options = ["--socket", str(self._socket), "--use-python-environment-entry-point", "--log-level", "warning"]
         self._code_server = self._start(["dagster", "code-server", "start", *LOCATION, *options])
@@ -232,6 +245,14 @@ class DagsterServices:
                     f"port {self._door.port} of {LOOPBACK} is taken; stop what listens there, or choose another with "
                     "--port"
                 ) from None
+
+
+def _has_children(pid: int) -> bool:
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            if file.read_text().strip():
+                return True
+    return False
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
