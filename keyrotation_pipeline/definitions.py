@@ -28,6 +28,7 @@ from keyrotation_pipeline.defs.jobs import build_jobs
 from keyrotation_pipeline.defs.keys import key_reads_back, key_usage_below_gcm_limit, key_version
 from keyrotation_pipeline.defs.mirror import ledger_mirror
 from keyrotation_pipeline.defs.prove import zero_old_rows_proof_asset
+from keyrotation_pipeline.defs.readiness import rotation_readiness
 from keyrotation_pipeline.defs.reencrypt import rows_asset, zero_old_rows_check
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.retire import every_value_decrypts, retired_key
@@ -55,6 +56,7 @@ def build_definitions(
     return dg.Definitions(
         assets=[
             encrypted_columns,
+            rotation_readiness,
             key_version,
             dual_key_rollout,
             primary_key_rollout,

@@ -38,13 +38,20 @@ class Protection:
 def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> Protection:
     """Look at the backups, the certificates, and at what the audit says of recovery tests."""
     lights = backup_lights(pipeline, records, now)
-    tests: dict[str, Entry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
-    passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
-    tested = _tests_amiss(tests, passed, _since(records, now), now)
+    passed, tested = recovery_tests(pipeline, records, now)
     # A place that did not answer is not waited for once more.
     unbacked = () if lights.is_silent else _unbacked(pipeline, records)
     red = (*lights.attention, *unbacked, *tested)
     return Protection(lights.last, passed, tuple(dict.fromkeys(red)), lights.warnings)
+
+
+def recovery_tests(
+    pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime
+) -> tuple[datetime | None, tuple[str, ...]]:
+    """When the last recovery test passed, by the audit, and what is amiss with them."""
+    tests: dict[str, Entry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
+    passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
+    return passed, tuple(_tests_amiss(tests, passed, _since(records, now), now))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from keyrotation_pipeline.cli import (
     initialise,
     inspection,
     policy,
+    preflight,
     reconcile,
     recovery,
     requests,
@@ -40,6 +41,7 @@ app.command()(up.up)
 app.command()(initialise.init)
 app.command()(inspection.inventory)
 app.command()(status.status)
+app.command()(preflight.preflight)
 app.command()(requests.request)
 app.command()(requests.approve)
 app.command("requests")(requests.requests)

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from keyrotation_pipeline.assurance.key_usage import usage_of_primary
 from keyrotation_pipeline.defs.names import step_key
 from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
 from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
@@ -9,7 +10,7 @@ from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS, KeyUsage
+from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Step
 from keyrotation_pipeline.model.stored_keys import StoredKeys
@@ -69,19 +70,3 @@ def key_usage_below_gcm_limit(
             "limit": GCM_LIMIT_ENCRYPTIONS,
         },
     )
-
-
-def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
-    """The bound for the primary: all writes that the server counted, and the rotation to it."""
-    primary = pipeline.keys.read().primary
-    if primary is None:
-        return None
-    columns = {str(table.name): len(table.columns) for table in pipeline.tables}
-    written = pipeline.database.written_rows(pipeline.tables)
-    rewritten = sum(
-        walked.rows * columns.get(walked.table, 1)
-        for rotation in pipeline.ledger.requests()
-        if rotation.target == primary
-        for walked in pipeline.ledger.shard_progress(rotation.id)
-    )
-    return KeyUsage(primary, sum(rows * columns[table] for table, rows in written.items()), rewritten)

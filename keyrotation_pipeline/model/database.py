@@ -28,7 +28,24 @@ class DatabaseIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What the pre-flight found: `fatal` ones stop the rotation, the others warn. One sentence that says what to do."""
+    """What the pre-flight found: `fatal` ones stop the rotation, the others warn. One sentence that says what to do.
+
+    Args:
+        check: by which it was found, named by the truth wanted.
+    """
 
     sentence: str
     fatal: bool
+    check: str = "database_is_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckNames:
+    """What a pre-flight looks at: of the server, and of each declared table that can be read."""
+
+    server: tuple[str, ...]
+    tables: tuple[str, ...]
+
+
+DISK_IS_LARGE_ENOUGH = "disk_is_large_enough"
+TABLES_ARE_READABLE = "tables_are_readable"

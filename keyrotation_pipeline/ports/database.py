@@ -7,9 +7,10 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
-from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
+from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.surroundings import Speed, Surroundings
 
 
 class CiphertextDatabase(Protocol):
@@ -20,6 +21,26 @@ class CiphertextDatabase(Protocol):
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """What stops, or should be known before, a rotation of these tables to `target`."""
+
+    def check_names(self) -> CheckNames:
+        """Everything that `preflight` looks at, by names."""
+
+    def surroundings(self, tables: Sequence[EncryptedTable]) -> Surroundings:
+        """Disk, WAL and standbys around these tables.
+
+        Raises:
+            PreflightError, BlockedError: a table cannot be read now.
+        """
+
+    def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
+        """How fast one worker would re-encrypt each table, by a sample that is rolled back.
+
+        Args:
+            ring: reads every value, and holds a key under `target` that is used for nothing else.
+
+        Raises:
+            PreflightError, BlockedError: it cannot be measured now.
+        """
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """Count values per version, unencrypted, near-misses, and quarantined ones, anew."""

@@ -44,12 +44,13 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
     """Run the pre-flight for a rotation to `target` and give back its warnings.
 
     Raises:
-        PreflightError: the first fatal problem, and how many more there are.
+        PreflightError: every fatal problem.
     """
     problems = (*pipeline.rollout.preflight(target), *pipeline.database.preflight(pipeline.tables, target))
     sentences = [problem.sentence for problem in problems if problem.fatal]
     if sentences:
         more = len(sentences) - 1
-        rest = f" ({more} more problem(s) stop the rotation, too)" if more else ""
+        others = "; ".join(f"({number}) {sentence}" for number, sentence in enumerate(sentences[1:], 2))
+        rest = f" ({more} more problem(s) stop the rotation, too: {others})" if more else ""
         raise PreflightError(f"{sentences[0]}{rest}")
     return tuple(problem for problem in problems if not problem.fatal)

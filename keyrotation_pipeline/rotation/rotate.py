@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.errors import BackupError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.incident import Incident, IncidentStatus
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
@@ -65,6 +66,7 @@ def open_request(
         RequestError: another rotation is unfinished (and within its dates), there is no primary, or the dates cannot
             be right.
         PreflightError: a table cannot be rotated as it is.
+        BackupError: the present key has no intact backup; an emergency is not refused for that.
         BlockedError: the database was restored to an earlier state.
     """
     require_roster(pipeline)
@@ -75,6 +77,8 @@ def open_request(
     former = _stuck(pipeline) if incident is None else pipeline.ledger.current()
     continued = former if former is not None and _is_sound(pipeline, former.target, known) else None
     source, target, counts = _ends(pipeline, continued)
+    if continued is None and incident is None:
+        require_backed_up(pipeline, source)
     rotation = opening.drawn_up(
         Walk,
         pipeline,
@@ -106,11 +110,22 @@ def _known_incident(pipeline: Pipeline, incident: str | None) -> Incident | None
     return known
 
 
+def require_backed_up(pipeline: Pipeline, record: KeyRecord) -> KeyBackup:
+    """The intact backup of a key, without which nothing routine begins.
+
+    Raises:
+        BackupError: there is none, or a place for backups does not answer.
+    """
+    if (backup := pipeline.vault.key_backup(record.version, record.fingerprint)) is None:
+        raise BackupError(f"{record.version} has no intact backup in every place; run `keyrotation backup` first")
+    return backup
+
+
 def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVersion, tuple[TableCount, ...]]:
     """From which key to which, and the counts that a new version was chosen by."""
     if continued is not None:
         return _registered(pipeline)[continued.source], continued.target, ()
-    source = _source(pipeline)
+    source = present_key(pipeline)
     return source, *_target(pipeline)
 
 
@@ -188,7 +203,7 @@ def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
     return pipeline.ledger.approval_text(rotation.id) != approval_text(pipeline, rotation)
 
 
-def _source(pipeline: Pipeline) -> KeyRecord:
+def present_key(pipeline: Pipeline) -> KeyRecord:
     """The primary, as registered, if the key store holds exactly that key."""
     stored, registered = pipeline.keys.read(), _registered(pipeline)
     if stored.primary is None or (record := registered.get(stored.primary)) is None:
@@ -205,15 +220,15 @@ def _registered(pipeline: Pipeline) -> dict[KeyVersion, KeyRecord]:
 def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
     """The new version, which every table can take, and the counts from which it was chosen."""
     # The pre-flight comes before the count, which could only fail on what the pre-flight explains.
-    require_preflight(pipeline, expected := _next_version(pipeline, ()))
+    require_preflight(pipeline, expected := next_version(pipeline, ()))
     counts = pipeline.database.count(pipeline.tables)
-    target = _next_version(pipeline, counts)
+    target = next_version(pipeline, counts)
     if target != expected:
         require_preflight(pipeline, target)
     return target, counts
 
 
-def _next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion:
+def next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion:
     """One more than the highest number registered, stored, or seen in the data: a number is never used twice."""
     seen = set(_registered(pipeline))
     seen.update(pipeline.keys.read().versions)

@@ -24,10 +24,13 @@ from keyrotation_pipeline.model.columns import (
     Shard,
     TableCount,
 )
-from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
+from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import AccountedReplica, DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.surroundings import Disk, Speed, Surroundings, Wal
 from keyrotation_pipeline_tests.fakes.journal import START, Journal
+
+AMPLE = Surroundings(10 * 2**20, Disk("/data", 2**40), Wal(2**30, ()), (), prints_rows=False)
 
 
 @dataclass
@@ -62,12 +65,22 @@ class FakeDatabase:
     unseen: BlindSpots = field(default_factory=lambda: BlindSpots(NEVER_SEARCHED))
     replicas: tuple[AccountedReplica, ...] = ()
     proven_with: list[Moment] = field(default_factory=list)
+    around: Surroundings = AMPLE
 
     def identity(self) -> DatabaseIdentity:
         return DatabaseIdentity("clinic@localhost", "7000000000000000001")
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         return self.problems
+
+    def check_names(self) -> CheckNames:
+        return CheckNames(("takes_writes",), ("tables_are_readable", "types_hold_text"))
+
+    def surroundings(self, tables: Sequence[EncryptedTable]) -> Surroundings:
+        return self.around
+
+    def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
+        return tuple(Speed(str(table.name), 10, 100.0) for table in tables)
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         return tuple(self._count(table) for table in tables)

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.postgres import engine, preflight
+from keyrotation_pipeline.adapters.postgres.engine import speed
 from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, samples, usage
 from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
+from keyrotation_pipeline.adapters.postgres.preflight import disk
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
@@ -13,9 +15,10 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
-from keyrotation_pipeline.model.database import DatabaseIdentity, Problem
+from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.surroundings import Speed, Surroundings
 
 _IDENTITY = """
 SELECT (SELECT system_identifier::text FROM pg_control_system()),
@@ -51,6 +54,18 @@ class PostgresDatabase:
         """See `CiphertextDatabase.preflight`."""
         write_down(self.connection)
         return preflight.preflight(self.connection, tables, target)
+
+    def check_names(self) -> CheckNames:
+        """See `CiphertextDatabase.check_names`."""
+        return preflight.names()
+
+    def surroundings(self, tables: Sequence[EncryptedTable]) -> Surroundings:
+        """See `CiphertextDatabase.surroundings`."""
+        return disk.surroundings(self.connection, tables)
+
+    def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
+        """See `CiphertextDatabase.speed`."""
+        return speed.measure(self.connect, tables, ring, target, self.limits)
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `CiphertextDatabase.count`."""

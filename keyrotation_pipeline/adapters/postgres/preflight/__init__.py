@@ -4,12 +4,14 @@ A check yields problems, which are fatal or warnings. A new check is one functio
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
 from keyrotation_pipeline.adapters.postgres.preflight import (
     code,
     columns,
+    disk,
     publications,
     server,
     server_log,
@@ -22,7 +24,10 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.database import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, CheckNames, Problem
+
+RELATIONS_ARE_SEARCHABLE = "relations_are_searchable"
+NO_TABLE_IS_DECLARED_TWICE = "no_table_is_declared_twice"
 
 SERVER_CHECKS: tuple[Callable[[Connection], Iterable[Problem]], ...] = (
     server.is_reached_directly,
@@ -65,6 +70,19 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
 )
 
 
+def names() -> CheckNames:
+    """What `preflight` looks at, by names."""
+    return CheckNames(
+        server=tuple(check.__name__ for check in SERVER_CHECKS),
+        tables=(
+            TABLES_ARE_READABLE,
+            NO_TABLE_IS_DECLARED_TWICE,
+            *(check.__name__ for check in TABLE_CHECKS),
+            RELATIONS_ARE_SEARCHABLE,
+        ),
+    )
+
+
 def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
     """Run every check and return what was found, fatal problems first. Nothing is changed.
 
@@ -74,17 +92,18 @@ def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: 
     Raises:
         DatabaseUnavailableError: the connection was lost.
     """
-    found = [problem for check in SERVER_CHECKS for problem in check(connection)]
+    found = [replace(problem, check=check.__name__) for check in SERVER_CHECKS for problem in check(connection)]
     seen: dict[int, EncryptedTable] = {}
     for table in tables:
         try:
             subject = Subject(connection, table, readable_tree(connection, table), target)
         except (PreflightError, BlockedError) as error:
-            found.append(fatal(str(error)))
+            found.append(replace(fatal(str(error)), check=TABLES_ARE_READABLE))
             continue
-        found += _overlaps(subject, seen)
+        found += [replace(problem, check=NO_TABLE_IS_DECLARED_TWICE) for problem in _overlaps(subject, seen)]
         found += [problem for check in TABLE_CHECKS for problem in _outcome(check, subject)]
     found += _unsearchable(connection, tables)
+    found += [replace(problem, check=DISK_IS_LARGE_ENOUGH) for problem in disk.too_small(connection, tables)]
     return tuple(sorted(dict.fromkeys(found), key=lambda problem: not problem.fatal))
 
 
@@ -94,7 +113,12 @@ def _unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> l
         found = list(unsearchable(connection, tables))
     except (PreflightError, BlockedError):
         return []  # of a declared table, which is told of beside this
-    return [fatal(f"every relation is searched before the old key is retired: {each}") for each in found]
+    return [
+        replace(
+            fatal(f"every relation is searched before the old key is retired: {each}"), check=RELATIONS_ARE_SEARCHABLE
+        )
+        for each in found
+    ]
 
 
 def _overlaps(subject: Subject, seen: dict[int, EncryptedTable]) -> Iterable[Problem]:
@@ -146,7 +170,8 @@ def require_unchanged(connection: Connection, request: str, table: EncryptedTabl
 
 def _outcome(check: Callable[[Subject], Iterable[Problem]], subject: Subject) -> list[Problem]:
     try:
-        return list(check(subject))
+        found = list(check(subject))
     except (PreflightError, BlockedError) as error:
         # A check that could not look has found a problem, too.
-        return [fatal(str(error))]
+        found = [fatal(str(error))]
+    return [replace(problem, check=check.__name__) for problem in found]

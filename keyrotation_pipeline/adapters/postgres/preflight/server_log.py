@@ -18,8 +18,9 @@ def no_ciphertext_is_logged(connection: Connection) -> Iterator[Problem]:
     settings = {str(name): str(value) for name, value in connection.execute(_SETTINGS)}
     if revealing := revealing_settings(settings):
         yield warning(
-            f"the server's log would show ciphertext because of {', '.join(revealing)}; for the role that rotates, "
-            "ALTER ROLE … SET log_parameter_max_length = 0 (or the extension's own setting), or turn these off"
+            f"the server's log would show ciphertext because of {', '.join(revealing)}; ALTER ROLE "
+            f"{connection.info.user} SET log_parameter_max_length = 0 (or the extension's own setting), or turn these "
+            "off"
         )
 
 

@@ -1,0 +1,114 @@
+"""How fast rows of this database are re-encrypted: a small sample, copied, rewritten and rolled back.
+
+The copy has the table's own indexes. It lies in the schema `keyrotation`, inside one transaction that nobody else sees
+and that never commits. A key that is thrown away takes the part of the new one.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from time import perf_counter
+from typing import cast
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import open_connection
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.batch import Rewriter, Value
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.surroundings import Speed
+
+SAMPLE_ROWS, SAMPLE_BYTES, BATCH_ROWS = 1_000, 8 * 2**20, 50
+_SAMPLE = sql.Identifier("keyrotation", "speed_sample")
+
+_CREATE = "CREATE TABLE {sample} (LIKE {relation} INCLUDING INDEXES)"
+_FILL = """
+INSERT INTO {sample} SELECT * FROM ONLY {relation} WHERE ctid = ANY(ARRAY(
+    SELECT position FROM (
+        SELECT position, sum(size) OVER (ORDER BY position) AS total FROM (
+            SELECT ctid AS position, {size} AS size FROM ONLY {relation} LIMIT {rows}
+        ) AS first
+    ) AS summed WHERE total <= {bytes}
+))
+"""
+_READ = "SELECT ctid, {columns} FROM ONLY {sample}"
+_WRITE = """
+UPDATE ONLY {sample} AS t SET {changes} FROM unnest({arrays}) AS n(position, {names}) WHERE t.ctid = n.position
+"""
+
+
+@without_content
+def measure(
+    connect: Callable[[], Connection],
+    tables: Sequence[EncryptedTable],
+    ring: KeyRing,
+    target: KeyVersion,
+    limits: Limits,
+) -> tuple[Speed, ...]:
+    """The speed of each table by a sample of its largest heap, under the limits of one worker.
+
+    Args:
+        ring: reads every value, and holds a key under `target` that is used for nothing else.
+
+    Raises:
+        PreflightError, BlockedError, DatabaseUnavailableError: it cannot be measured now.
+    """
+    with closing(open_connection(connect)) as connection:
+        return tuple(_of(connection, table, Rewriter(ring, target), limits) for table in tables)
+
+
+def _of(connection: Connection, table: EncryptedTable, rewriter: Rewriter, limits: Limits) -> Speed:
+    relation = max(heaps(connection, table), key=lambda each: each.pages, default=None)
+    rows, seconds = (0, 0.0) if relation is None else _measured(connection, relation, rewriter)
+    return Speed(str(table.name), rows, _limited(rows / seconds, limits) if rows else 0.0)
+
+
+def _limited(rows_per_second: float, limits: Limits) -> float:
+    at_duty = rows_per_second * limits.duty_cycle
+    return min(at_duty, limits.max_rows_per_second) if limits.max_rows_per_second else at_duty
+
+
+def _measured(connection: Connection, relation: Relation, rewriter: Rewriter) -> tuple[int, float]:
+    size = sql.SQL(" + ").join(
+        sql.SQL("coalesce(octet_length({}), 0)").format(as_text(column.name)) for column in relation.columns
+    )
+    with connection.transaction(force_rollback=True):
+        for statement in (_CREATE, _FILL):
+            connection.execute(
+                sql.SQL(statement).format(
+                    sample=_SAMPLE, relation=relation.identifier, size=size, rows=SAMPLE_ROWS, bytes=SAMPLE_BYTES
+                )
+            )
+        begun = perf_counter()
+        rows = _rewritten(connection, relation, rewriter)
+        return rows, perf_counter() - begun
+
+
+def _rewritten(connection: Connection, relation: Relation, rewriter: Rewriter) -> int:
+    names = [sql.Identifier(f"c{number}") for number, _ in enumerate(relation.columns)]
+    columns = sql.SQL(", ").join(as_text(column.name) for column in relation.columns)
+    read = connection.cursor(binary=True).execute(sql.SQL(_READ).format(columns=columns, sample=_SAMPLE))
+    rows = cast("list[tuple[bytes, ...]]", read.fetchall())
+    changes = sql.SQL(", ").join(
+        sql.SQL("{column} = coalesce({new}, t.{column}::text)::{type}").format(
+            column=sql.Identifier(column.name), new=sql.SQL("n.{}").format(name), type=sql.SQL(column.type_sql)
+        )
+        for column, name in zip(relation.columns, names, strict=True)
+    )
+    write = sql.SQL(_WRITE).format(
+        sample=_SAMPLE,
+        changes=changes,
+        arrays=sql.SQL(", ").join([sql.SQL("%b")] * (len(names) + 1)),
+        names=sql.SQL(", ").join(names),
+    )
+    for first in range(0, len(rows), BATCH_ROWS):
+        positions, *values = zip(*rows[first : first + BATCH_ROWS], strict=True)
+        new: list[list[Value]] = rewriter.rewrite(cast("list[Sequence[Value]]", values)).columns
+        connection.execute(write, [TidArray(positions), *map(TextArray, new)])
+    return len(rows)

@@ -1,0 +1,202 @@
+"""Is everything ready for a rotation? Every box of the seed procedure's checklist that can be a fact, as one value.
+
+A red check names what a request is refused for. What could not be looked at is amber and says so.
+
+Source: the seed procedure, section 3 and appendix A.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+
+from keyrotation_pipeline.assurance import data_readiness
+from keyrotation_pipeline.assurance.protection import BACKUP_STALE_AFTER, recovery_tests
+from keyrotation_pipeline.assurance.sets import kept_sets
+from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.readiness import Check, Light, Readiness, amber, green, in_two, red
+from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
+from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
+
+_KEY_BYTES = 32
+
+
+def readiness(site: BackupSite) -> Readiness:
+    """Look at everything. Nothing is changed but the counts, which `status` then shows.
+
+    While a rotation is open, it is that one which is looked at; else the one that `request` would open.
+    """
+    pipeline = site.pipeline
+    walk = superseding.next_up(pipeline)
+    checks = [*_authority(pipeline, walk), *_keys(pipeline), *_backups(site)]
+    checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline))
+    try:
+        taken = take_inventory(pipeline)
+    except KeyRotationError as error:
+        taken = None
+        checks.append(_not_seen("values_are_counted", error))
+    target = walk.target if walk is not None else _target(pipeline, taken)
+    checks += data_readiness.database(pipeline, target)
+    blocked = any(check.light is Light.RED for check in checks)
+    checks += data_readiness.inventory(taken) if taken is not None else []
+    checks += _looked("surroundings_are_known", lambda: data_readiness.around(pipeline))
+    checks += _looked("no_fence_is_left_over", lambda: data_readiness.fences(pipeline))
+    checks += _looked("key_usage_below_gcm_limit", lambda: data_readiness.usage(pipeline))
+    # The sample runs what the server evaluates for a write, so not before that was found harmless.
+    if taken is not None and not blocked:
+        checks += _looked("duration_is_known", lambda: [data_readiness.estimated(pipeline, target, taken.counts)])
+    return Readiness(tuple(checks))
+
+
+def _looked(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
+    """The checks of one look; where it fails, one that says that nothing was seen."""
+    try:
+        return list(look())
+    except KeyRotationError as error:
+        return [_not_seen(name, error)]
+
+
+def _not_seen(name: str, error: KeyRotationError) -> Check:
+    value, do = in_two(str(error))
+    return amber(name, f"not seen: {value}", do)
+
+
+def _refused(name: str, look: Callable[[], str]) -> Check:
+    """A check whose refusal is one of `request`, too."""
+    try:
+        return green(name, look())
+    except KeyRotationError as error:
+        return red(name, *in_two(str(error)))
+
+
+def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
+    def configured() -> str:
+        roster = require_roster(pipeline)
+        return f"{roster.required} of {', '.join(officer.name for officer in roster.officers)} sign"
+
+    def same() -> str:
+        require_consistent(pipeline, pipeline.keys.read())
+        return "the newest anchor, the key states and the key store fit the audit"
+
+    yield _refused("roster_is_the_pinned_one", configured)
+    yield _refused("database_was_not_restored", same)
+    if walk is None:
+        yield green("no_other_rotation_is_open", "none is open")
+    else:
+        told = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
+        yield amber("no_other_rotation_is_open", told, f"finish it with `keyrotation rotate {walk.id}`, or cancel it")
+    yield from _looked("more_officers_than_required", lambda: _spare(pipeline))
+    end = walk.finish_by if walk is not None else pipeline.clock.now() + ROTATE.finish_within
+    yield from _looked("certificates_outlast_the_rotation", lambda: [_certificates(pipeline, end)])
+
+
+def _spare(pipeline: Pipeline) -> Iterator[Check]:
+    roster = pinned_roster(pipeline)
+    value = f"{len(roster.officers)} officers, {roster.required} must sign"
+    if len(roster.officers) > roster.required:
+        yield green("more_officers_than_required", value)
+        return
+    yield amber(
+        "more_officers_than_required",
+        f"{value}: one on holiday blocks an emergency",
+        "name one more in [approvals], then run `keyrotation policy --reason TEXT`",
+    )
+
+
+def _certificates(pipeline: Pipeline, end: datetime) -> Check:
+    named = pipeline.signatures.certificates()
+    short = [each.unusable for each in named if each.unusable is not None]
+    short += [
+        f"{each.label} until {each.ends_at:%Y-%m-%d}"
+        for each in named
+        if each.unusable is None and each.ends_at is not None and each.ends_at <= end
+    ]
+    if short:
+        return amber(
+            "certificates_outlast_the_rotation",
+            f"{', '.join(short)}; the rotation may last until {end:%Y-%m-%d}",
+            "have their owners extend them and export them again",
+        )
+    return green("certificates_outlast_the_rotation", f"all {len(named)} are valid beyond {end:%Y-%m-%d}")
+
+
+def _keys(pipeline: Pipeline) -> Iterator[Check]:
+    def intact() -> str:
+        record = present_key(pipeline)  # compares the stored key with the registered fingerprint
+        return f"{record.version}, {_KEY_BYTES} bytes, {record.fingerprint[:16]}, as registered"
+
+    def backed_up() -> str:
+        backup = require_backed_up(pipeline, present_key(pipeline))
+        return f"{backup.name} of {backup.made_at:%Y-%m-%d %H:%M} UTC is there with its hash, in every place"
+
+    yield _refused("current_key_is_intact", intact)
+    yield _refused("current_key_is_backed_up", backed_up)
+
+
+def _backups(site: BackupSite) -> Iterator[Check]:
+    pipeline, now = site.pipeline, site.pipeline.clock.now()
+    for place in site.places:
+        name = "database_backup_is_fresh"
+        try:
+            newest = kept_sets(place, site.seals).newest
+        except KeyRotationError as error:
+            yield _not_seen(name, error)
+            continue
+        if newest is None or newest.dump is None:
+            yield amber(name, f"{place.description} has no dump of the database", "run `keyrotation backup`")
+            continue
+        value = f"{newest.dump.file.name} in {place.description}, {_hours(now - newest.made_at)} old, signed by us"
+        if now - newest.made_at > BACKUP_STALE_AFTER:
+            yield amber(name, value, "run `keyrotation backup`")
+        elif not place.holds(newest.dump.file.name, newest.dump.file.sha256):
+            yield amber(name, f"{value}, but missing or damaged", "run `keyrotation backup`")
+        else:
+            yield green(name, f"{value}, with its hash; only a recovery test shows that it restores")
+    yield from _looked("recovery_was_tested", lambda: _tested(pipeline, now))
+
+
+def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:
+    passed, amiss = recovery_tests(pipeline, pipeline.ledger.keys(), now)
+    for sentence in amiss:
+        yield amber("recovery_was_tested", *in_two(sentence))
+    if passed is None:
+        yield amber("recovery_was_tested", "no recovery test has passed yet", "run `keyrotation recovery-test`")
+    elif not amiss:
+        yield green("recovery_was_tested", f"passed {_hours(now - passed)} ago")
+
+
+def _hours(age: timedelta) -> str:
+    return f"{age / timedelta(hours=1):,.1f} h"
+
+
+def _fleet(pipeline: Pipeline) -> Iterator[Check]:
+    name, mode, primary = "instances_read_the_primary", pipeline.rollout.mode, pipeline.keys.read().primary
+    instances = pipeline.rollout.instances()
+    told = ", ".join(f"{each.name} reads {', '.join(map(str, each.reads)) or 'unknown'}" for each in instances[:10])
+    value = f"mode {mode}; {len(instances)} instance(s){f': {told}' if told else ''}"
+    unseen = [each.name for each in instances if each.silent or primary not in each.reads]
+    if not instances and mode is RolloutMode.CONFIRM:
+        yield amber(
+            name, f"{value}; nothing is seen, officers sign that a rollout is done", "see the fleet for yourself"
+        )
+    elif mode is RolloutMode.NONE:
+        yield amber(name, f"{value}: nobody looks, as the signed text says", "see for yourself before you sign")
+    elif not instances:
+        yield amber(name, f"{value}: without one the new key cannot be seen to be read", "see `keyrotation rollout`")
+    elif unseen:
+        yield amber(name, f"{value}; not seen to read {primary}: {', '.join(unseen)}", "see `keyrotation rollout`")
+    else:
+        yield green(name, value)
+
+
+def _target(pipeline: Pipeline, taken: Inventory | None) -> KeyVersion:
+    try:
+        return next_version(pipeline, taken.counts if taken is not None else ())
+    except (KeyRotationError, ValueError):
+        return KeyVersion(1)  # nothing is registered, which is red already

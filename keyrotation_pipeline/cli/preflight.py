@@ -1,0 +1,40 @@
+"""`preflight`: is everything ready for a rotation?"""
+
+import typer
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.readiness import readiness
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.model.facts import instant
+from keyrotation_pipeline.model.readiness import Light, Readiness
+
+_STYLES = {Light.RED: "bold red", Light.AMBER: "yellow"}
+
+
+def preflight(*, config: Config = None, as_json: Json = False) -> None:
+    """Check all that a rotation needs: keys, backups, officers, tables, room, time.
+
+    Red is what `request` would refuse; amber is to be known before, or could not be seen. Exit code 1 if any is red.
+    """
+    declared = settings.load(config)
+    with assembly.open_backups(declared, actor=actor()) as site:
+        database, now = site.pipeline.database.identity().name, site.pipeline.clock.now()
+        found = readiness(site)
+    if as_json:
+        output.document({"database": database, "generated_at": instant(now), **found.as_json()})
+    else:
+        output.heading(database)
+        _show(found)
+    if not found.ready:
+        raise typer.Exit(1)
+
+
+def _show(found: Readiness) -> None:
+    for light in (Light.RED, Light.AMBER, Light.GREEN):
+        for check in found.of(light):
+            output.line(f"{light:<6} {check.name.replace('_', ' ')}: {check.value}", style=_STYLES.get(light))
+            if check.do:
+                output.line(f"       do: {check.do}")
+    lights = ", ".join(f"{len(found.of(light))} {light}" for light in Light)
+    output.line(f"{'ready' if found.ready else 'not ready'}: {lights}", style="bold")
