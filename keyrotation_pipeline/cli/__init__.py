@@ -1,12 +1,49 @@
 """The command `keyrotation`: thin, a file a group of commands; the doing is in `rotation` and `assembly`."""
 
+import os
 import sys
 
+_INTERRUPTED = 130
+_STOPPED = "stopped here; whatever was committed stays, and the same command goes on from there\n"
 MISSING_EXTRA = "{name} is not installed; the command needs the extra: pip install 'keyrotation-pipeline[pipeline]'\n"
 
 
 def main() -> None:
-    """Entry point. Applications install the distribution without the extra that this needs, so imports are guarded."""
+    """Entry point: neither Ctrl-C nor an output that nobody reads any more ends in a traceback."""
+    _open_closed_streams()
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.stderr.write(_STOPPED)
+        raise SystemExit(_INTERRUPTED) from None
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:  # the command noticed it first
+            sys.stderr.write(_STOPPED)
+        raise
+    finally:
+        _flush()
+
+
+def _open_closed_streams() -> None:
+    """Where the shell closed a stream (``>&-``), Python has None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  open until the end
+
+
+def _flush() -> None:
+    """Write what is left now; at the interpreter's end a closed pipe would show as a traceback."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+
+
+def _run() -> None:
+    """Applications install the distribution without the extra that this needs, so imports are guarded."""
     try:
         from keyrotation_pipeline.cli.application import run  # noqa: PLC0415
     except ModuleNotFoundError as missing:

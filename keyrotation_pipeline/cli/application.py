@@ -1,7 +1,8 @@
 """The commands, put together; and what a user sees when one fails."""
 
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import psycopg
 import typer
@@ -35,6 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo.demo)
 app.command()(up.up)
@@ -63,6 +65,23 @@ app.command("reconcile")(reconcile.reconcile_command)
 app.command("destroy")(destroy.destroy_command)
 app.add_typer(incident.app, name="incident")
 app.add_typer(audit.app, name="audit")
+
+
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"keyrotation {version('keyrotation-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True, show_default=False),
+    ] = False,
+) -> None:
+    pass
 
 
 def run() -> None:
