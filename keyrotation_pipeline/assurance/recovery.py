@@ -14,6 +14,7 @@ from typing import Any
 
 from keyrotation_pipeline.assurance.copies import fetch, read_key
 from keyrotation_pipeline.assurance.restored import Sampled, require_all_there, require_no_failure, sampled
+from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import (
@@ -25,7 +26,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, in_order, stamp_in, stamp_of
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_of
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
@@ -186,7 +187,7 @@ def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryR
     with site.restorer.workspace() as workspace:
         begun = clock.now()
         kept = kept_sets(place, site.seals)
-        made, dump = _newest(kept, site.seals.newest_with_dump)
+        made, dump = _newest(kept, site.seals)
         keys = recovered_keys(place, made, key, registered)
         newest = _restored(site, place, made, dump, keys, key, workspace)
         recovered = clock.now()
@@ -206,19 +207,15 @@ def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryR
     )
 
 
-def _newest(kept: KeptSets, sealed: str | None) -> tuple[BackupSet, DatabaseCopy]:
-    """The newest set; nothing that is damaged, forged or missing is passed over for an older one.
-
-    Args:
-        sealed: manifest of the newest set by the audit.
-    """
-    made = kept.newest
+def _newest(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
+    """The newest set; nothing that is damaged, forged or missing is passed over for an older one."""
+    made, sealed = kept.newest, seals.newest_with_dump
     for name, why in kept.refused.items():
-        if made is None or _is_newer(name, made):
+        if made is None or seals.is_after(name, made):
             raise why
     if made is None or made.dump is None:
         raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
-    if sealed is not None and _is_newer(sealed, made):
+    if sealed is not None and seals.is_after(sealed, made):
         raise BackupError(
             f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
             "`keyrotation backup`, and find out who removed it"
@@ -229,10 +226,6 @@ def _newest(kept: KeptSets, sealed: str | None) -> tuple[BackupSet, DatabaseCopy
             "all of it is restored; run `keyrotation backup`"
         )
     return made, made.dump
-
-
-def _is_newer(manifest: str, made: BackupSet) -> bool:
-    return in_order(stamp_in(manifest) or "") > in_order(made.stamp)
 
 
 def _older_under_archived_key(kept: KeptSets, newest: BackupSet, registered: Sequence[KeyRecord]) -> BackupSet | None:

@@ -12,7 +12,7 @@ from functools import cached_property
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
-from keyrotation_pipeline.model.backups import BackupSet, in_order, signature_name
+from keyrotation_pipeline.model.backups import BackupSet, in_order, signature_name, stamp_in
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.manifest import parse, render
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
@@ -101,6 +101,16 @@ class Seals:
         """
         seq, _ = self._sealed.get(made.name, (made.anchor.seq, ""))
         return made.name in self._sealed and seq > self._reconciled_seq, seq, in_order(made.stamp)
+
+    def is_after(self, manifest: str, made: BackupSet) -> bool:
+        """Whether a manifest, which may be damaged or gone, was signed after a set.
+
+        By the audit; only for a manifest that it does not have by the name, which is what a clock said.
+        """
+        if manifest not in self._sealed:
+            return in_order(stamp_in(manifest) or "") > in_order(made.stamp)
+        seq, _ = self._sealed[manifest]
+        return manifest != made.name and (seq > self._reconciled_seq, seq) > self.order(made)[:2]
 
     def _require_ours(self, place: BackupPlace, name: str, text: bytes) -> None:
         if self._vouched(name, text):

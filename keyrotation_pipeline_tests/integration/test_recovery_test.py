@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,15 @@ def test_a_table_that_lost_what_it_held_is_named(
         dump_of_something_else(clinic, bucket, change)
         with pytest.raises(LostRowsError, match=sentence):
             run_test(clinic)
+
+
+def test_the_newest_set_is_missed_though_the_clock_was_set_back_before_it(clinic: Clinic, bucket: TestBucket) -> None:
+    back_up(clinic.site)
+    clinic.clock.at -= timedelta(minutes=5)
+    newest = back_up(clinic.site).made.name
+    bucket.delete(newest)
+    with pytest.raises(BackupError, match=rf"{newest}, the newest backup of the database, is not in .* who removed it"):
+        run_test(clinic)
 
 
 def test_a_set_that_does_not_list_its_relations_is_refused_as_the_newest(clinic: Clinic, bucket: TestBucket) -> None:
