@@ -20,6 +20,7 @@ from keyrotation_pipeline.cli import (
     preflight,
     reconcile,
     recovery,
+    report,
     requests,
     restore_database,
     rollback,
@@ -57,6 +58,7 @@ app.command()(requests.cancel)
 app.command("policy")(policy.policy_command)
 app.command("rollback")(rollback.rollback_command)
 app.command()(inspection.verify)
+app.command()(report.report)
 app.command()(backups.backup)
 app.command("recovery-test")(recovery.recovery_test_command)
 app.command("restore-key")(recovery.restore_key_command)

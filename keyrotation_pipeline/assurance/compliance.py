@@ -1,0 +1,206 @@
+"""The compliance report as a value: what an auditor asks for, all of it read from the verified audit.
+
+It is made of the audit, of signatures verified anew, and of nothing else. So the same audit gives the same report, and
+its time is that of the newest event.
+
+Source: the seed procedure, section 8.3.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES
+from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES
+from keyrotation_pipeline.model.facts import as_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OfficerOnRoster:
+    """Who may approve; the fingerprint is that of the certificate's primary key."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules: when keys change, and who must agree.
+
+    Args:
+        next_rotation_due, rule: by when, and which rule says so; None: no key is active.
+    """
+
+    required: int
+    officers: tuple[OfficerOnRoster, ...]
+    recipients: tuple[str, ...]
+    next_rotation_due: datetime | None
+    rule: str | None
+    schedule: str = "every 12 months"
+    emergency: str = "within 24 hours of the request, for an incident"
+    approval: str = "OpenPGP signatures of different officers over the exact text, verified again before each deed"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From when to when a version was the primary; `until` None: it still is."""
+
+    since: datetime
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLife:
+    """One key version.
+
+    Args:
+        fingerprint: SHA-256 over a fixed label and the key; never the key.
+        declared_since: since when an imported key is in use, as somebody said.
+        cryptoperiods: when it encrypted.
+    """
+
+    version: str
+    state: str
+    fingerprint: str
+    created_at: datetime
+    declared_since: datetime | None
+    cryptoperiods: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One officer's signature on a request, verified anew; `refusal` says why it does not verify, None: it does."""
+
+    officer: str
+    fingerprint: str
+    signed_at: datetime
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A step of a rotation or rollback, and when it ended."""
+
+    step: str
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One request, whatever it asks for, with its approvals.
+
+    Args:
+        records_reencrypted: None: it is of a kind that re-encrypts none.
+        retirement: the evidence on which the old key was taken away; empty: it was not.
+    """
+
+    id: str
+    action: str
+    type: str
+    source: str
+    target: str
+    reason: str
+    incident: str | None
+    requested_by: str
+    requested_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    status: str
+    approvals: tuple[Approval, ...]
+    steps: tuple[FinishedStep, ...]
+    records_reencrypted: int | None
+    retirement: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupTaken:
+    """One backup; `failures` has a sentence for each part that is missing."""
+
+    at: datetime
+    manifest: str | None
+    keys: tuple[str, ...]
+    has_dump: bool
+    places: tuple[str, ...]
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryTested:
+    """One recovery test; `failure` None: it passed. RTO and RPO are measured, with the objective beside."""
+
+    at: datetime
+    place: str
+    failure: str | None
+    rto_seconds: float | None = None
+    rto_allowed_seconds: float | None = None
+    rpo_seconds: float | None = None
+    rpo_allowed_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentTold:
+    """One incident; `breach` has the decision by 45 CFR 164.402, a sentence each, as far as it is known."""
+
+    id: str
+    type: str
+    status: str
+    description: str
+    versions: tuple[str, ...]
+    discovered_at: datetime
+    acknowledged_at: datetime | None
+    closed_at: datetime | None
+    request: str | None
+    breach: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerified:
+    """The head of the chain, which was verified with its anchors, tables and signatures before anything was read."""
+
+    seq: int
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """How values are encrypted."""
+
+    cipher: str = "AES-256-GCM (NIST SP 800-38D), no associated data"
+    key_bits: int = KEY_BYTES * 8
+    nonce_bits: int = NONCE_BYTES * 8
+    key_generation: str = "random bytes of the operating system"
+    key_states: str = "NIST SP 800-57 Part 1"
+
+
+NOT_INCLUDED = (
+    "who read the key in AWS, and who read records: run `keyrotation incident access`",
+    "whether backup files are still where the audit says: run `keyrotation status`",
+    "what no program sees: training, contracts, physical security",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ComplianceReport:
+    """Everything of the report; requests, backups, tests and incidents in the order of the audit.
+
+    Args:
+        generated_at: the time of the newest audit event, so that the same audit gives the same bytes.
+    """
+
+    generated_at: datetime
+    database: str
+    audit: AuditVerified
+    policy: Policy
+    keys: tuple[KeyLife, ...]
+    requests: tuple[Decided, ...]
+    backups: tuple[BackupTaken, ...]
+    recovery_tests: tuple[RecoveryTested, ...]
+    incidents: tuple[IncidentTold, ...]
+    algorithm: Algorithm = Algorithm()
+    not_included: tuple[str, ...] = NOT_INCLUDED
+
+    def as_json(self) -> dict[str, Any]:
+        """As `report --format json` has it; a change of it is a new `schema`."""
+        return {"schema": SCHEMA, "generated_at_is": "the time of the newest audit event", **as_json(self)}

@@ -1,0 +1,159 @@
+"""The compliance report as JSON and as one self-contained page of HTML, readable in black and white and on paper."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from html import escape
+
+from keyrotation_pipeline.assurance.compliance import ComplianceReport, Decided, KeyLife, RecoveryTested
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #000; background: #fff; max-width: 62rem; margin: 1rem auto;
+  padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; border-bottom: 2px solid #000; margin-top: 2rem; }
+h3 { font-size: 1rem; margin-bottom: .3rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
+th, td { border: 1px solid #777; padding: .25rem .5rem; text-align: left; vertical-align: top;
+  overflow-wrap: anywhere; }
+th { background: #eee; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; }
+@media print { body { font-size: 10pt; margin: 0; max-width: none; } h2, h3 { break-after: avoid; }
+  tr, svg { break-inside: avoid; } thead { display: table-header-group; } }
+"""
+_WIDTH, _ROW, _LEFT, _RIGHT = 800, 34, 60, 20
+
+
+def render_json(report: ComplianceReport) -> bytes:
+    """The report for programs."""
+    return f"{json.dumps(report.as_json(), indent=2, ensure_ascii=False)}\n".encode()
+
+
+def render_html(report: ComplianceReport) -> bytes:
+    """The report for people and paper; every value is escaped, nothing is loaded from elsewhere."""
+    title = f"Compliance report: {report.database}"
+    body = "\n".join(_body(report, title))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    ).encode()
+
+
+def _body(report: ComplianceReport, title: str) -> Iterator[str]:
+    policy, algorithm = report.policy, report.algorithm
+    yield f"<h1>{escape(title)}</h1>"
+    yield f"<p>As of {_when(report.generated_at)}, the time of the newest audit event.</p>"
+    yield "<h2>Audit</h2><p>Every event, table, anchor and signature was verified for this report.</p>"
+    yield f"<pre>\nAudit head: {report.audit.seq} {escape(report.audit.head)}\n</pre>"
+    yield "<h2>Policy</h2>"
+    due = f"{_when(policy.next_rotation_due)}: {policy.rule}" if policy.next_rotation_due else "no key is active"
+    rules = (("Schedule", policy.schedule), ("Emergency", policy.emergency), ("Next rotation due", due))
+    yield _table(("Rule", "Value"), [*rules, ("Approval", f"{policy.required} {policy.approval}")])
+    yield _table(("Officer", "Certificate"), [(each.name, each.fingerprint) for each in policy.officers])
+    yield _table(("Certificates that can read backups",), [(each,) for each in policy.recipients])
+    yield "<h2>Encryption</h2>"
+    sizes = (("Key length", f"{algorithm.key_bits} bits"), ("Nonce", f"{algorithm.nonce_bits} bits, random"))
+    made = (("Key generation", algorithm.key_generation), ("Key states", algorithm.key_states))
+    yield _table(("What", "How"), [("Algorithm", algorithm.cipher), *sizes, *made])
+    yield f"<h2>Keys</h2>{_timeline(report)}"
+    yield _table(("Version", "State", "Fingerprint", "Created", "Encrypted"), map(_key, report.keys))
+    yield "<h2>Requests</h2>"
+    for request in report.requests:
+        yield from _request(request)
+    yield "<h2>Backups</h2>"
+    backups = (
+        (_when(each.at), each.manifest or "none", ", ".join(each.keys), "yes" if each.has_dump else "no",
+         ", ".join(each.places), "; ".join(each.failures) or "complete")
+        for each in report.backups
+    )  # fmt: skip
+    yield _table(("Made", "Manifest", "Keys", "Database", "Places", "Outcome"), backups)
+    yield "<h2>Recovery tests</h2>"
+    tests = ("Tested", "Place", "Outcome", "RTO (allowed), s", "RPO (allowed), s")
+    yield _table(tests, map(_recovery_test, report.recovery_tests))
+    yield "<h2>Incidents</h2>"
+    incidents = (
+        (each.id, each.type, each.status, _when(each.discovered_at), _when(each.closed_at), each.description,
+         "; ".join(each.breach))
+        for each in report.incidents
+    )  # fmt: skip
+    yield _table(("Id", "Type", "Status", "Discovered", "Closed", "Description", "Breach decision"), incidents)
+    yield "<h2>Not included</h2>"
+    yield _table(("What is not in this report",), [(each,) for each in report.not_included])
+
+
+def _key(key: KeyLife) -> Sequence[str]:
+    spans = (f"{_when(each.since)} to {_when(each.until, 'now')}" for each in key.cryptoperiods)
+    declared = (f"(in use since {_when(key.declared_since)}, as declared)",) if key.declared_since else ()
+    return key.version, key.state, key.fingerprint[:16], _when(key.created_at), "; ".join((*spans, *declared))
+
+
+def _request(request: Decided) -> Iterator[str]:
+    yield f"<h3>{escape(request.action)} {escape(request.id)}: {escape(request.status)}</h3>"
+    facts = [
+        ("Type", request.type),
+        ("From, to", f"{request.source}, {request.target}"),
+        ("Reason", request.reason if request.incident is None else f"{request.incident}: {request.reason}"),
+        ("Requested", f"{_when(request.requested_at)} by {request.requested_by}"),
+        ("Started, finished", f"{_when(request.started_at)}, {_when(request.finished_at)}"),
+    ]
+    if request.records_reencrypted is not None:
+        facts.append(("Rows re-encrypted", f"{request.records_reencrypted:,}"))
+    facts += [(f"Evidence: {name.replace('_', ' ')}", _plain(value)) for name, value in request.retirement.items()]
+    yield _table(("What", "Value"), facts)
+    signed = ((each.officer, _when(each.signed_at), each.refusal or "verified") for each in request.approvals)
+    yield _table(("Signed by", "At", "Verified anew"), signed)
+    if request.steps:
+        yield _table(("Step", "Finished"), ((each.step, _when(each.finished_at)) for each in request.steps))
+
+
+def _recovery_test(test: RecoveryTested) -> Sequence[str]:
+    rto = f"{_number(test.rto_seconds)} ({_number(test.rto_allowed_seconds)})"
+    rpo = f"{_number(test.rpo_seconds)} ({_number(test.rpo_allowed_seconds)})"
+    return _when(test.at), test.place, f"failed: {test.failure}" if test.failure else "passed", rto, rpo
+
+
+def _timeline(report: ComplianceReport) -> str:
+    """When each version encrypted: a bar a version. Written beside each bar, so that no colour is needed."""
+    spans = [span for key in report.keys for span in key.cryptoperiods]
+    if not spans:
+        return ""
+    first, last = min(span.since for span in spans), report.generated_at
+    seconds = max((last - first).total_seconds(), 1.0)
+
+    def x(at: datetime) -> float:
+        return round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * (at - first).total_seconds() / seconds, 1)
+
+    height = _ROW * len(report.keys) + 30
+    drawn = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" font-size="13">']
+    drawn.append("<title>When each key version encrypted</title>")
+    for row, key in enumerate(report.keys):
+        top = row * _ROW + 6
+        drawn.append(f'<text x="4" y="{top + 15}">{escape(key.version)}</text>')
+        for span in key.cryptoperiods:
+            left, fill = x(span.since), "#ddd" if span.until else "#fff"
+            width = max(round(x(span.until or last) - left, 1), 3)
+            drawn.append(f'<rect x="{left}" y="{top}" width="{width}" height="20" fill="{fill}" stroke="#000"/>')
+        drawn.append(f'<text x="{_LEFT + 6}" y="{top + 15}">{escape(key.state)}</text>')
+    drawn.append(f'<text x="{_LEFT}" y="{height - 6}">{_when(first)}</text>')
+    drawn.append(f'<text x="{_WIDTH - _RIGHT}" y="{height - 6}" text-anchor="end">{_when(last)}</text></svg>')
+    return "".join(drawn)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    listed = ["".join(f"<td>{escape(value)}</td>" for value in row) for row in rows]
+    if not listed:
+        return f"<p>None: {escape(columns[0].lower())}.</p>"
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = "".join(f"<tr>{row}</tr>\n" for row in listed)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+
+
+def _when(at: datetime | None, otherwise: str = "–") -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else otherwise
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,159 @@
+"""The compliance report as a value: all of it from the audit, the same audit the same bytes, every value escaped."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.assurance.compliance_gathering import gather
+from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
+from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.backup_events import BackupIncomplete
+from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.incident import Incident, IncidentType
+from keyrotation_pipeline.model.incident_events import IncidentOpened
+from keyrotation_pipeline.model.key_events import RecoveryTestFailed
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline_tests.fakes import START, V1, FakeWorld
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
+
+DAY = timedelta(days=1)
+PASSED = {
+    "place": "s3://<b>", "rto_seconds": 30.0, "rpo_seconds": 90.5, "objectives": {"rto_seconds": 60, "rpo_seconds": 99}
+}  # fmt: skip
+
+
+def undecided(incident: Incident) -> tuple[str, ...]:
+    return (f"{incident.id} is not decided",)
+
+
+def reported(world: FakeWorld) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(render_json(gather(world.pipeline, undecided).report))
+    return shown
+
+
+def eventful() -> FakeWorld:
+    """A world with one of everything that a report tells of."""
+    world = before_any_rotation()
+    approved(world)
+    ledger = world.ledger
+    ledger.append(Note(EventKind.BACKUP_MADE, {"set": "backup-1.json", "keys": {"v1": "ab"}, "dump": "d"}))
+    ledger.append(BackupIncomplete(None, ("s3 is down",)))
+    ledger.append(Note(EventKind.RECOVERY_TEST_PASSED, PASSED))
+    ledger.append(RecoveryTestFailed("s3", "cd", "DamagedBackupError", "it is damaged"))
+    ledger.append(
+        IncidentOpened("INC-2026-001", IncidentType.KEY_EXPOSED, "<script>alert(1)</script>", START, START, "ops",
+                       (V1,), None, None, None, "news")
+    )  # fmt: skip
+    return world
+
+
+def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
+    world = eventful()
+    shown = reported(world)
+    head = world.ledger.head()
+    assert shown["schema"] == 1
+    assert (shown["audit"], shown["database"]) == ({"seq": head.seq, "head": head.hash}, "clinic@localhost")
+    (rotation,), (key,) = shown["requests"], shown["keys"]
+    assert [(each["officer"], each["refusal"]) for each in rotation["approvals"]] == [("Ada", None), ("Ben", None)]
+    assert (key["version"], key["state"]) == ("v1", "active")
+    assert [span["until"] for span in key["cryptoperiods"]] == [None]
+    assert shown["policy"]["next_rotation_due"].startswith("2027-01-05")
+    assert [(each["has_dump"], each["failures"]) for each in shown["backups"]] == [
+        (True, []),
+        (False, ["s3 is down"]),
+    ]
+    passed, failed = shown["recovery_tests"]
+    assert (passed["rto_seconds"], passed["rto_allowed_seconds"], passed["failure"]) == (30.0, 60, None)
+    assert failed["failure"] == "it is damaged"
+    assert [each["breach"] for each in shown["incidents"]] == [["INC-2026-001 is not decided"]]
+
+
+def test_the_same_audit_gives_the_same_bytes_whatever_the_time_is() -> None:
+    world = eventful()
+    before = gather(world.pipeline, undecided).report
+    world.clock.at += 40 * DAY
+    after = gather(world.pipeline, undecided).report
+    assert (render_json(before), render_html(before)) == (render_json(after), render_html(after))
+    assert before.generated_at == START
+    world.ledger.append(Note(EventKind.COUNTED, {}))
+    assert gather(world.pipeline, undecided).report.generated_at == START + 40 * DAY
+
+
+def test_a_key_encrypted_from_when_it_became_active_until_it_no_longer_was() -> None:
+    world = before_any_rotation()
+    world.clock.at += DAY
+    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, None)
+    world.clock.at += DAY
+    world.ledger.set_key_state(V1, KeyState.ACTIVE, None)
+    (key,) = gather(world.pipeline, undecided).report.keys
+    assert [(span.since, span.until) for span in key.cryptoperiods] == [
+        (START, START + DAY),
+        (START + 2 * DAY, None),
+    ]
+
+
+def test_the_page_is_well_formed_escaped_self_contained_and_an_anchor() -> None:
+    world = eventful()
+    page = render_html(gather(world.pipeline, undecided).report).decode()
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "s3://&lt;b&gt;" in page
+    assert all(remote not in page for remote in ("src=", "href=", "url(", "@import"))
+    assert page.count("<svg") == 1
+    checker = _Balanced()
+    checker.feed(page)
+    assert checker.open == []
+    assert read_anchor(page) == world.ledger.head()
+
+
+def test_the_object_is_an_anchor() -> None:
+    world = eventful()
+    assert read_anchor(render_json(gather(world.pipeline, undecided).report).decode()) == world.ledger.head()
+
+
+def test_an_approval_that_does_not_verify_any_more_gives_no_report() -> None:
+    world = before_any_rotation()
+    sign(world, request(world), ADA)
+    world.signatures.revoked.add(ADA)
+    with pytest.raises(AuditError, match="does not verify"):
+        gather(world.pipeline, undecided)
+
+
+def test_a_chain_that_was_changed_gives_no_report() -> None:
+    world = eventful()
+    event = world.ledger.state.events[-1]
+    world.ledger.state.events[-1] = replace(event, body=event.body.replace("ops", "eve"))
+    with pytest.raises(AuditError, match="was changed"):
+        gather(world.pipeline, undecided)
+
+
+def test_no_key_stands_in_it() -> None:
+    world = eventful()
+    key = world.keys.get(KeyVersion(1))
+    report = gather(world.pipeline, undecided).report
+    assert key.fingerprint in render_json(report).decode()
+    assert "v1:" not in render_json(report).decode() + render_html(report).decode()
+
+
+class _Balanced(HTMLParser):
+    """Which elements are open at the end; fails at one that is closed out of order."""
+
+    EMPTY = frozenset({"meta", "rect"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
