@@ -10,11 +10,14 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
+from keyrotation_pipeline.assurance.evidence_pack import is_free, pack, write_directory
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.presumption import lines_of, presumed_decision
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 class ReportFormat(StrEnum):
@@ -22,6 +25,7 @@ class ReportFormat(StrEnum):
 
     HTML = "html"
     JSON = "json"
+    PACK = "pack"
 
 
 def report(
@@ -29,14 +33,20 @@ def report(
     form: Annotated[ReportFormat, typer.Option("--format", help="In which form.")] = ReportFormat.HTML,
     target: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Write it there; never over what is there.", show_default=False),
+        typer.Option(
+            "--output", metavar="FILE", help="Write it there; never over what is there. A pack is a directory."
+        ),
     ] = None,
     config: Config = None,
 ) -> None:
     """Write the compliance report: policy, keys, approvals verified anew, backups, recovery tests, incidents, audit.
 
-    It is read from the verified audit alone. Its time is that of the newest event: the same audit, the same bytes.
+    It is read from the verified audit alone. Its time is that of the newest event: the same audit, the same bytes. A
+    pack is a directory with all that the report rests on, and verify.py, which checks it offline.
     """
+    if form is ReportFormat.PACK:
+        _write_pack(target, config)
+        return
     _require_new(target)
     with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
         found = gather(pipeline, _breach_of)
@@ -47,6 +57,27 @@ def report(
     with _created(target).open("wb") as file:
         file.write(content)
     output.note(f"{target}: the report up to audit event {found.report.audit.seq}")
+
+
+def _write_pack(target: Path | None, config: Path | None) -> None:
+    if target is None:
+        raise typer.BadParameter("name the directory of the pack with --output", param_hint="--output")
+    if not is_free(target):
+        raise _taken(target)
+    with assembly.open_backups(settings.load(config), actor=actor()) as site:
+        found = gather(site.pipeline, _breach_of)
+        content = pack(found, site.places, _roster_now(site.pipeline))
+    if not write_directory(target, content):
+        raise _taken(target)
+    output.note(f"{target}: the report up to audit event {found.report.audit.seq}; check it with python3 -I verify.py")
+
+
+def _roster_now(pipeline: Pipeline) -> Roster | None:
+    """The certificates as they are now; none where the configuration's do not count."""
+    try:
+        return pipeline.signatures.roster()
+    except KeyRotationError:
+        return None
 
 
 def _breach_of(incident: Incident) -> tuple[str, ...]:

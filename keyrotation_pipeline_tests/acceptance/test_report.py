@@ -1,19 +1,51 @@
-"""The compliance report, as a user types it, of a rotation that is finished."""
+"""The compliance report, as a user types it, and the pack that an auditor checks without this program."""
 
 import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.model.audit import GENESIS, hash_of
 from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, officers
 
 __all__ = ["clinic", "officers"]
 
 
-def test_a_finished_rotation_is_reported_and_nothing_is_overwritten(clinic: Clinic) -> None:
+def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic: Clinic) -> None:
     clinic.initialise()
     request = clinic.approved_request(*clinic.officers)
     clinic.walk(request)
+    pack = clinic.folder.path / "pack"
+    clinic.run("report", "--format", "pack", "--output", str(pack))
+    report_tells_of(clinic, request, json.loads((pack / "report.json").read_text()))
+    assert (pack / "report.html").read_text() == clinic.run("report"), "the same audit gives the same bytes"
+    clinic.run("report", "--format", "pack", "--output", str(pack), expect=1)
+    assert "is there already" in clinic.error
+    assert no_content(pack)
 
-    shown = json.loads(clinic.run("report", "--format", "json"))
+    code, told = verified(pack)
+    assert code == 0, told
+    for line in ("2  manifests of backups", "2  signatures, by gpg", "1  requests that began, with enough signatures"):
+        assert line in told
+    assert "not checked  whether this audit is the one you know" in told
+    with assembly.open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
+        _, signed_over = pipeline.ledger.request(request).audit_head
+    assert verified(pack, signed_over)[0] == 0
+    assert verified(pack, "ab" * 32)[0] == 1
+
+    for tamper, difference in TAMPERED.items():
+        copy = clinic.folder.path / tamper.__name__
+        shutil.copytree(pack, copy)
+        tamper(copy)
+        code, told = verified(copy)
+        assert (code, difference in told) == (1, True), f"{tamper.__name__}\n{told}"
+
+
+def report_tells_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None:
     assert shown["schema"] == 1
     (rotation,) = shown["requests"]
     assert (rotation["id"], rotation["status"], rotation["records_reencrypted"]) == (request, "finished", 600)
@@ -23,16 +55,81 @@ def test_a_finished_rotation_is_reported_and_nothing_is_overwritten(clinic: Clin
     assert rotation["retirement"]
     assert {key["version"]: key["state"] for key in shown["keys"]} == {"v1": "archived", "v2": "active"}
 
-    page = clinic.folder.path / "report.html"
-    clinic.run("report", "--output", str(page))
-    assert page.read_text() == clinic.run("report"), "the same audit gives the same bytes"
-    clinic.run("audit", "verify", "--anchor", str(page))
-    clinic.run("report", "--format", "json", "--output", str(page), expect=1)
-    assert "is there already" in clinic.error
-    assert page.read_text().startswith("<!DOCTYPE html>")
-    assert no_content(page)
+
+def verified(pack: Path, *arguments: str) -> tuple[int, str]:
+    """What `verify.py` of the pack says to a plain Python in an empty environment."""
+    done = subprocess.run(
+        [Path(sys.base_prefix) / "bin" / "python3", "-I", pack / "verify.py", *arguments],
+        env={}, cwd="/", capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert not done.stderr
+    return done.returncode, done.stdout
 
 
-def no_content(page: Path) -> bool:
+def event_changed(pack: Path) -> None:
+    rewrite(pack, rehashed=False)
+
+
+def event_changed_and_hashed_anew(pack: Path) -> None:
+    rewrite(pack, rehashed=True)
+
+
+def rewrite(pack: Path, *, rehashed: bool) -> None:
+    """Another reason in the audit, and with `rehashed` a chain that is whole again, as in report and page."""
+    chain = pack / "audit.jsonl"
+    previous, lines, last = GENESIS, [], ""
+    for line in chain.read_text().splitlines():
+        event = json.loads(line)
+        event["body"], last = event["body"].replace("yearly rotation", "another reason"), event["hash"]
+        if rehashed:
+            event["previous"], event["hash"] = previous, hash_of(previous, event["body"])
+        previous = event["hash"]
+        lines.append(json.dumps(event))
+    chain.write_text("\n".join(lines) + "\n")
+    for name in ("report.json", "report.html"):
+        (pack / name).write_text((pack / name).read_text().replace(last, previous))
+    text = next((pack / "approvals").glob("*.txt"))
+    text.write_text(text.read_text().replace("yearly rotation", "another reason"))
+
+
+def signatures_swapped(pack: Path) -> None:
+    first, second = sorted((pack / "approvals").glob("*.sig"))
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+
+
+def approval_text_changed(pack: Path) -> None:
+    text = next((pack / "approvals").glob("*.txt"))
+    text.write_text(text.read_text().replace("yearly", "weekly"))
+
+
+def certificate_removed(pack: Path) -> None:
+    for file in (pack / "officers").iterdir():
+        file.unlink()
+
+
+def file_added(pack: Path) -> None:
+    (pack / "officers" / "mallory.pgp").write_bytes(b"x")
+
+
+def key_state_changed_in_report(pack: Path) -> None:
+    report = pack / "report.json"
+    report.write_text(report.read_text().replace('"archived"', '"destroyed"'))
+
+
+TAMPERED: dict[Callable[[Path], None], str] = {
+    event_changed: "is not what its hash says",
+    event_changed_and_hashed_anew: "is no good signature",
+    signatures_swapped: "is no good signature",
+    approval_text_changed: ".txt is not what the audit says",
+    certificate_removed: "is no good signature",
+    file_added: "officers/mallory.pgp does not belong to the pack",
+    key_state_changed_in_report: "report.json has other keys than the audit",
+}
+
+
+def no_content(pack: Path) -> bool:
     """None of the plaintexts, and no value of ours."""
-    return not any(part in page.read_text() for part in ("name 1", "memo 1", ">v1:", ">v2:"))
+    parts = (b"name 1", b"memo 1", b'"v1:', b">v1:", b"PRIVATE")
+    return not any(part in file.read_bytes() for file in pack.rglob("*") if file.is_file() for part in parts)

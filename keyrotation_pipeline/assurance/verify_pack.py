@@ -1,0 +1,306 @@
+"""Check this pack with nothing but Python and gpg: `python3 -I verify.py [HEAD]`.
+
+HEAD is the hash of an audit head that you have from somewhere else, such as a signed text or an earlier report: without
+one, whoever made the pack could have made all of it. Exit code 1 on any difference, and if anything could not be
+checked that should be.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+GENESIS = "0" * 64
+LABEL = b"keyrotation-audit-v1"
+STRONG_DIGESTS = {"8", "9", "10", "12", "14"}  # RFC 9580, section 9.5: SHA-2 of 256 bits and more, SHA-3
+OWN_FILES = {"verify.py", "report.json", "report.html", "audit.jsonl"}
+OPTIONS = (
+    "--batch", "--no-tty", "--no-options", "--no-autostart", "--no-auto-key-locate", "--no-auto-key-retrieve",
+    "--no-auto-check-trustdb", "--trust-model=always", "--status-fd", "1",
+)  # fmt: skip
+Event = dict[str, Any]
+
+
+class Findings:
+    """What was checked, what was not, and what differs."""
+
+    def __init__(self) -> None:
+        self.checked: Counter[str] = Counter()
+        self.unchecked: list[str] = []
+        self.differences: list[str] = []
+
+    def check(self, what: str, difference: str, *, holds: bool) -> bool:
+        """Count one check; note the difference where it does not hold."""
+        self.checked[what] += 1
+        if not holds:
+            self.differences.append(difference)
+        return holds
+
+
+def main() -> int:
+    """Check everything, and tell of it."""
+    pack, found = Path(__file__).resolve().parent, Findings()
+    try:
+        events = read_chain(pack / "audit.jsonl", found)
+        check_head(events, sys.argv[1:], found)
+        check_files(pack, events, found)
+        check_signatures(pack, events, found)
+        check_report(pack, events, found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        found.differences.append(f"something in the pack cannot be read ({type(error).__name__})")
+    found.unchecked += [
+        "signatures on backups' manifests (Ed25519), and the backups themselves, which are not in the pack",
+        "what report.html says besides the audit head; of report.json all but time, head, keys, requests and approvals",
+        "whether the officers' certificates are those of the officers: compare the fingerprints with ones you know",
+        "this program: compare it with `verify_pack.py` of a release that you trust",
+    ]
+    tell(found)
+    return 1 if found.differences else 0
+
+
+def tell(found: Findings) -> None:
+    """Print all of it, the differences last; what the pack says cannot steer the terminal."""
+    lines = [f"checked      {number:>6}  {what}" for what, number in found.checked.items()]
+    lines += [f"not checked  {what}" for what in found.unchecked]
+    lines += [f"DIFFERENT    {difference}" for difference in found.differences]
+    lines.append("the pack does NOT hold" if found.differences else "everything that was checked holds")
+    for line in lines:
+        sys.stdout.write(f"{line.encode('unicode_escape').decode('ascii')}\n")
+
+
+def read_chain(path: Path, found: Findings) -> list[Event]:
+    """The events, each checked against the one before it."""
+    events: list[Event] = []
+    previous = GENESIS
+    for seq, line in enumerate(path.read_text(encoding="ascii").splitlines(), 1):
+        stored = json.loads(line)
+        digest = hashlib.sha256(LABEL + previous.encode() + stored["body"].encode()).hexdigest()
+        event = json.loads(stored["body"])
+        follows = (stored["seq"], stored["previous"], stored["hash"], event["seq"]) == (seq, previous, digest, seq)
+        canonical = json.dumps(event, sort_keys=True, separators=(",", ":"), ensure_ascii=True) == stored["body"]
+        whole = follows and canonical
+        found.check("events of the audit chain", f"event {seq} is not what its hash says", holds=whole)
+        events.append({**event, "hash": stored["hash"]})
+        previous = stored["hash"]
+    found.check("the audit chain has events", "the audit chain is empty", holds=bool(events))
+    return events
+
+
+def check_head(events: list[Event], arguments: list[str], found: Findings) -> None:
+    """Whether the chain leads through the head that was given."""
+    if not arguments:
+        found.unchecked.append("whether this audit is the one you know: give the hash of a head that you have")
+    for head in arguments:
+        leads = any(event["hash"] == head.strip().lower() for event in events)
+        found.check("heads given by you", f"the chain does not lead through {head[:64]}", holds=leads)
+
+
+def expected_files(events: list[Event]) -> dict[str, bytes]:
+    """The files that the chain itself gives, with their bytes."""
+    files: dict[str, bytes] = {}
+    for event in events:
+        facts, kind = event["facts"], event["event"]
+        if kind == "request_opened":
+            files[f"approvals/{event['request']}.txt"] = facts["approval_text"].encode()
+        elif kind == "signature_added":
+            files[f"approvals/{event['request']}.{facts['officer']}.sig"] = bytes.fromhex(facts["signature"])
+        elif kind == "rollout_confirmed":
+            files[f"confirmations/{event['seq']}.txt"] = facts["text"].encode()
+            files[f"confirmations/{event['seq']}.{facts['officer']}.sig"] = bytes.fromhex(facts["signature"])
+        elif kind == "roster_pinned":
+            for officer in facts["officers"]:
+                name = f"officers/{officer['fingerprint']}.{event['seq']}.pgp"
+                files[name] = base64.b64decode(officer["certificate"])
+    return files
+
+
+def check_files(pack: Path, events: list[Event], found: Findings) -> None:
+    """Every file is the one that the chain gives, none is missing, and there is no other."""
+    expected = expected_files(events)
+    for name, content in expected.items():
+        file = pack / name
+        same = file.is_file() and file.read_bytes() == content
+        found.check("texts, signatures and certificates", f"{name} is not what the audit says", holds=same)
+    sealed = {e["facts"]["manifest"]: e["facts"]["sha256"] for e in events if e["event"] == "backup_sealed"}
+    for name, digest in sealed.items():
+        file = pack / "backups" / name
+        if not file.is_file():
+            found.unchecked.append(f"{name}: it is not in the pack")
+            continue
+        same = hashlib.sha256(file.read_bytes()).hexdigest() == digest
+        found.check("manifests of backups", f"backups/{name} is not what the audit says", holds=same)
+    known = OWN_FILES | expected.keys() | {f"backups/{name}" for name in sealed}
+    for file in sorted(pack.rglob("*")):
+        name = file.relative_to(pack).as_posix()
+        strange = (file.is_symlink() or not file.is_dir()) and name not in known and not is_renewed(name, events)
+        found.check("no file besides", f"{name} does not belong to the pack", holds=not strange)
+
+
+def is_renewed(name: str, events: list[Event]) -> bool:
+    """Whether it is a certificate of a pinned officer as it was when the pack was made, which may be extended."""
+    return any(name == f"officers/{fingerprint}.now.pgp" for fingerprint in officers_of(events))
+
+
+def officers_of(events: list[Event]) -> set[str]:
+    """Fingerprints of everybody who was ever pinned."""
+    rosters = [event["facts"]["officers"] for event in events if event["event"] == "roster_pinned"]
+    return {officer["fingerprint"] for roster in rosters for officer in roster}
+
+
+def check_signatures(pack: Path, events: list[Event], found: Findings) -> None:
+    """Every signature over its text, by an officer of the roster of that moment, and enough of them for each start."""
+    gpg = shutil.which("gpg")
+    if gpg is None:
+        found.differences.append("gpg is not installed, so no signature could be checked; install GnuPG")
+        return
+    roster: Event = {"required": 0, "officers": [], "seq": 0}
+    signed: dict[str, set[str]] = {}
+    texts: dict[str, str] = {}
+    begun: set[str] = set()
+    for event in events:
+        kind, facts, request = event["event"], event["facts"], event["request"]
+        if kind == "request_opened":
+            texts[request] = facts["approval_text"]
+            holds = is_own_text(request, texts[request], events[: event["seq"] - 1])
+            found.check("texts name their request and audit", f"the text of {request} is of another one", holds=holds)
+        elif kind == "roster_pinned":
+            agreed = roster["seq"] == 0 or (request in begun and is_agreed(facts, texts[request]))
+            found.check(
+                "rosters, each signed by the one before", f"nobody signed for roster {event['seq']}", holds=agreed
+            )
+            roster = {**facts, "seq": event["seq"]}
+        elif kind in {"signature_added", "rollout_confirmed"}:
+            if check_signature(gpg, pack, event, roster, found) and kind == "signature_added":
+                signed.setdefault(request, set()).add(facts["officer"])
+        elif kind == "status_changed" and facts["to"] == "running" and request not in begun:
+            enough = 0 < roster["required"] <= len(signed.get(request, ()))
+            sentence = f"request {request} began without {roster['required']} good signatures"
+            found.check("requests that began, with enough signatures", sentence, holds=enough)
+            begun |= {request} if enough else set()
+
+
+def check_signature(gpg: str, pack: Path, event: Event, roster: Event, found: Findings) -> bool:
+    """One signature, over the file of its text."""
+    is_approval, by = event["event"] == "signature_added", event["facts"]["officer"]
+    stem = f"approvals/{event['request']}" if is_approval else f"confirmations/{event['seq']}"
+    known = certificates(pack, by, roster["seq"])
+    good = by in {each["fingerprint"] for each in roster["officers"]} and is_good(
+        gpg, pack / f"{stem}.txt", pack / f"{stem}.{by}.sig", by, known, event["at"]
+    )
+    return found.check("signatures, by gpg", f"{stem}.{by}.sig is no good signature", holds=good)
+
+
+def is_own_text(request: str, text: str, before: list[Event]) -> bool:
+    """Whether a text names this request, and an audit head that this audit had."""
+    heads = {f"Audit head: {event['seq']} {event['hash']}" for event in before} | {f"Audit head: 0 {GENESIS}"}
+    lines = text.split("\n")
+    return lines.count(f"Request: {request}") == 1 and any(line in heads for line in lines)
+
+
+def is_agreed(facts: Event, text: str) -> bool:
+    """Whether a signed text is for exactly this roster, or for a reconciliation, which pins the one from before."""
+    named = sorted((each["fingerprint"], json.dumps(each["name"], ensure_ascii=False)) for each in facts["officers"])
+    officers, recipients = ", ".join(" ".join(each) for each in named), ", ".join(sorted(facts["recipients"]))
+    lines = text.split("\n")
+    to = f"To: {facts['required']} of {officers}; recipients {recipients}"
+    return "Action: reconcile" in lines or ("Action: policy" in lines and to in lines)
+
+
+def certificates(pack: Path, officer: str, seq: int) -> list[Path]:
+    """A certificate as it was pinned, and as it was when the pack was made."""
+    folder = pack / "officers"
+    return [path for path in (folder / f"{officer}.{seq}.pgp", folder / f"{officer}.now.pgp") if path.is_file()]
+
+
+def is_good(gpg: str, text: Path, signature: Path, officer: str, known: list[Path], at: str) -> bool:
+    """Whether gpg takes exactly one good detached signature of this officer over these bytes, as of that moment."""
+    if not signature.is_file() or not text.is_file():
+        return False
+    with home() as directory:
+        for certificate in known:
+            run(gpg, directory, "--import", str(certificate))
+        moment = datetime.fromisoformat(at).astimezone(UTC)
+        faked = ("--faked-system-time", f"{moment:%Y%m%dT%H%M%S}!")
+        code, lines = run(gpg, directory, *faked, "--verify", str(signature), str(text))
+        packets = run(gpg, directory, "--list-packets", str(signature))[1]
+    kinds = [line.split()[0] for line in packets if line.startswith(":")]
+    said = [line.split() for line in lines if line.startswith("[GNUPG:] ")]
+    if code or kinds != [":signature"] or [s[1] for s in said if s[1].endswith("SIG")] != [
+        "NEWSIG", "GOODSIG", "VALIDSIG"
+    ]:  # fmt: skip
+        return False
+    valid = next(s for s in said if s[1] == "VALIDSIG")
+    return valid[9] in STRONG_DIGESTS and valid[10] == "00" and valid[11] == officer
+
+
+@contextlib.contextmanager
+def home() -> Iterator[str]:
+    """A gpg home that knows nobody, and is removed."""
+    with tempfile.TemporaryDirectory(prefix="verify-") as directory:
+        yield directory
+
+
+def run(gpg: str, directory: str, *arguments: str) -> tuple[int, list[str]]:
+    """Run gpg without any settings; gives back its exit code and its lines."""
+    done = subprocess.run(  # noqa: S603  gpg, with arguments of our own
+        [gpg, "--homedir", directory, *OPTIONS, *arguments],
+        check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={"LC_ALL": "C"},
+    )  # fmt: skip
+    return done.returncode, done.stdout.decode("utf-8", "replace").splitlines()
+
+
+def check_report(pack: Path, events: list[Event], found: Findings) -> None:
+    """Whether both reports are of this audit, and the keys, requests and approvals those that it tells of."""
+    report, last = json.loads((pack / "report.json").read_text(encoding="utf-8")), events[-1]
+    head = {"seq": last["seq"], "head": last["hash"]}
+    found.check("head in report.json", "report.json is of another audit", holds=report["audit"] == head)
+    same = datetime.fromisoformat(report["generated_at"]) == datetime.fromisoformat(last["at"])
+    found.check("time of report.json", "report.json has another time than the newest event", holds=same)
+    lines = re.findall(r"^Audit head: .*$", (pack / "report.html").read_text(encoding="utf-8"), re.MULTILINE)
+    same = lines == [f"Audit head: {head['seq']} {head['head']}"]
+    found.check("head in report.html", "report.html is of another audit", holds=same)
+    keys = {key["version"]: (key["state"], key["fingerprint"]) for key in report["keys"]}
+    found.check("keys in report.json", "report.json has other keys than the audit", holds=keys == keys_of(events))
+    told = {each["id"]: (each["status"], *(a["fingerprint"] for a in each["approvals"])) for each in report["requests"]}
+    same = told == requests_of(events)
+    found.check("requests in report.json", "report.json has other requests or approvals than the audit", holds=same)
+
+
+def keys_of(events: list[Event]) -> dict[str, tuple[str, str]]:
+    """State and fingerprint of every key version, as the events leave them."""
+    keys: dict[str, tuple[str, str]] = {}
+    for event in events:
+        facts = event["facts"]
+        if event["event"] == "key_registered":
+            keys[facts["version"]] = (facts["state"], facts["fingerprint"])
+        elif event["event"] == "key_state_changed":
+            keys[facts["version"]] = (facts["to"], facts["fingerprint"])
+    return keys
+
+
+def requests_of(events: list[Event]) -> dict[str, tuple[str, ...]]:
+    """Status of every request and who signed it, as the events leave them."""
+    requests: dict[str, tuple[str, ...]] = {}
+    for event in events:
+        facts, request = event["facts"], event["request"]
+        if event["event"] == "request_opened":
+            requests[request] = ("requested",)
+        elif event["event"] == "status_changed":
+            requests[request] = (facts["to"], *requests[request][1:])
+        elif event["event"] == "signature_added":
+            requests[request] = (*requests[request], facts["officer"])
+    return requests
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
