@@ -1,4 +1,4 @@
-"""The role of docs/operations.md, by its own SQL: it can do what a rotation asks, and what it lacks is said before."""
+"""The role of deploy/sql, by its own SQL: it can do what a rotation asks, and what it lacks is said before."""
 
 import re
 from collections.abc import Iterator
@@ -6,19 +6,23 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.encrypted_type import attestation
+from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.servers import Server, discard, start_server
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 CLIENTS = table_of("clients", "first_name")
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+SQL = Path(__file__).parents[2] / "deploy" / "sql"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def own_server() -> Iterator[Server]:
 @pytest.fixture
 def clinic(own_server: Server) -> Iterator[Connection]:
     """The database `clinic` as its superuser sees it, its tables owned by `clinic_owner`, and the documented role."""
-    (script,) = re.findall(r"```sql\n(CREATE ROLE keyrotation.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    script = (SQL / "pipeline-role.sql").read_text()
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         admin.execute("CREATE ROLE clinic_owner; CREATE ROLE app LOGIN IN ROLE clinic_owner")
         admin.execute("CREATE DATABASE clinic OWNER clinic_owner")
@@ -42,7 +46,7 @@ def clinic(own_server: Server) -> Iterator[Connection]:
             connection.execute("ALTER TABLE public.clients OWNER TO clinic_owner")
             yield connection
         admin.execute("DROP DATABASE clinic WITH (FORCE)")
-        admin.execute("DROP ROLE keyrotation, app, clinic_owner")
+        admin.execute("DROP ROLE keyrotation, app, clinic_owner; DROP ROLE IF EXISTS pazpaz")
 
 
 @pytest.fixture
@@ -105,3 +109,46 @@ def test_what_retirement_will_need_is_tried_before_the_first_row(
             clinic.execute(statement.encode())
         (found,) = fatal(role)
     assert re.search(sentence, found)
+
+
+def test_without_the_grant_on_the_database_nothing_is_made(own_server: Server, clinic: Connection) -> None:
+    clinic.execute("ALTER DATABASE clinic OWNER TO CURRENT_USER")  # else the grant comes with the owner's role
+    clinic.execute("REVOKE CREATE ON DATABASE clinic FROM keyrotation")
+    with pytest.raises(PreflightError, match="GRANT CREATE ON DATABASE"):
+        migrate(own_server.url("clinic", "keyrotation"))
+    clinic.execute("GRANT CREATE ON DATABASE clinic TO keyrotation")
+    migrate(own_server.url("clinic", "keyrotation"))
+
+
+def test_without_being_the_owner_of_the_tables_it_is_refused(clinic: Connection, role: Connection) -> None:
+    assert fatal(role) == []
+    clinic.execute("REVOKE clinic_owner FROM keyrotation")
+    assert fatal(role)
+
+
+def test_an_application_reports_itself_by_its_grants_and_sees_nothing_else(
+    own_server: Server, clinic: Connection, role: Connection
+) -> None:
+    clinic.execute("CREATE ROLE pazpaz LOGIN")
+    role.execute((SQL / "application-role.sql").read_bytes())
+    engine = engine_of(own_server.url("clinic", "pazpaz"))
+    said = {"instance": "web-1", "reads": "v1", "writes": "v1", "decrypted": "{}"}
+
+    def report() -> None:
+        with engine.begin() as application:
+            application.execute(attestation._REPORT, said)
+            application.execute(attestation._WITHDRAW, said)
+
+    report()
+    reached = clinic.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'keyrotation'::regnamespace AND relkind IN ('r', 'p', 'v') "
+        "AND has_table_privilege('pazpaz', oid, 'SELECT, INSERT, UPDATE, DELETE')"
+    ).fetchall()
+    assert reached == [("application_instances",)]
+    for grant in ("USAGE ON SCHEMA", "SELECT ON", "INSERT ON", "UPDATE ON", "DELETE ON"):
+        on = "keyrotation" if grant.endswith("SCHEMA") else "keyrotation.application_instances"
+        role.execute(f"REVOKE {grant} {on} FROM pazpaz".encode())
+        with pytest.raises(DBAPIError, match="permission denied"):
+            report()
+        role.execute(f"GRANT {grant} {on} TO pazpaz".encode())
+    engine.dispose()
