@@ -145,10 +145,16 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str:
 
 
 @pytest.fixture
-def dagster(tmp_path: Path) -> Iterator[Dagster]:
+def now() -> datetime:
+    """What the clock says when the world is made: Dagster's own; a test of other days names another time."""
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def dagster(tmp_path: Path, now: datetime) -> Iterator[Dagster]:
     """A clinic under v1, with no rotation yet."""
     world = fake_pipeline(ROWS)
-    world.clock.at = world.signatures.signed_at = datetime.now(UTC)
+    world.clock.at = world.signatures.signed_at = now
     world.vault.stands = BackupStanding(world.clock.at)
     world.keys.live.pop(V2)
     world.keys.primary_version = V1

@@ -188,13 +188,13 @@ def days_asked_for(directory: Path, *looks: datetime) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:Property `ScheduleDefinition.environment_vars`:DeprecationWarning")
+@pytest.mark.parametrize("now", [datetime(2026, 3, 31, 9, tzinfo=UTC)], ids=["on a morning"])
 def test_after_downtime_dagsters_own_scheduler_shows_missed_days_as_missed_and_makes_todays(
-    dagster: Dagster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dagster: Dagster, now: datetime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYROTATION_CONFIG", str(installed_in_march(tmp_path)))
     job, made = dagster.definitions.resolve_job_def("backup"), []
     down, up_before_three = datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 3, 31, 1, tzinfo=UTC)
-    now = dagster.world.clock.at = datetime(2026, 3, 31, 9, tzinfo=UTC)
 
     def back_up_today(_site: BackupSite, *, database: bool) -> BackupMade:
         made.append(database)

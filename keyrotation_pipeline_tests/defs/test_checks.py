@@ -158,6 +158,7 @@ def test_old_rows_only_warn_while_the_rotation_is_under_way(dagster: Dagster, wa
 
 
 @pytest.mark.parametrize(("hours", "passed"), [(1, False), (25, False)], ids=["one hour: warns", "25 hours: overdue"])
+@pytest.mark.parametrize("now", [START], ids=["on a known day"])
 def test_an_emergency_is_due_within_a_day(dagster: Dagster, requested: Walk, hours: int, passed: bool) -> None:
     emergency = replace(requested, type=RotationType.EMERGENCY, incident="INC-1", requested_at=START)
     dagster.world.ledger.state.requests[requested.id] = emergency
