@@ -18,6 +18,8 @@ from keyrotation_pipeline.requests.conductor import Task
 ROTATION_TAG = "keyrotation/rotation"
 SUBJECT_TAG = "keyrotation/subject"
 ATTEMPT_TAG = "keyrotation/attempt"
+# On runs of shards: how many of a mode run at a time is limited in dagster.yaml, what each may use by the launcher.
+MODE_TAG = "keyrotation/mode"
 SENSOR_TAG = "dagster/sensor_name"
 CONDUCTOR = "rotation_conductor"
 ATTEMPT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
@@ -103,7 +105,7 @@ def request_for(rotation: Walk, task: Task, attempt: int) -> dg.RunRequest:
             asset_selection=[rows_key(task.shard.table.name)],
             asset_check_keys=[],
             partition_key=row_partition(rotation.target, task.shard.index),
-            tags=tags,
+            tags={**tags, MODE_TAG: str(rotation.type)},
         )
     leg = LEGS[subject]
     first = leg.index(task.step) if task.step is not Step.ROWS else 0

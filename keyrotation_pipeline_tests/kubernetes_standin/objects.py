@@ -18,6 +18,7 @@ KINDS = {
     "secrets": ("v1", "Secret"),
     "pods": ("v1", "Pod"),
     "serviceaccounts": ("v1", "ServiceAccount"),
+    "jobs": ("batch/v1", "Job"),
     "deployments": ("apps/v1", "Deployment"),
     "statefulsets": ("apps/v1", "StatefulSet"),
     "daemonsets": ("apps/v1", "DaemonSet"),

@@ -1,0 +1,58 @@
+"""Runs as Kubernetes Jobs: each gets what its job needs, and nothing that somebody asked for at launch.
+
+Dagster's own launcher gives every run the same secrets, and takes a Pod's image, volumes and account from tags of its
+run. Here secrets that only one job needs stand under that job, and tags decide nothing but the resources.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster_k8s.container_context import K8sContainerContext
+from dagster_k8s.job import UserDefinedDagsterK8sConfig
+from dagster_k8s.launcher import K8sRunLauncher
+
+from keyrotation_pipeline.defs.launches import MODE_TAG
+from keyrotation_pipeline.model.request import RotationType
+
+
+class JobwiseK8sRunLauncher(K8sRunLauncher):
+    """`run_launcher` of the `dagster.yaml` for Kubernetes.
+
+    Args:
+        jobs: `run_k8s_config` of single jobs by their name, added to that of every run.
+        emergency: `run_k8s_config` added for the shards of an emergency rotation.
+        of_every_run: what `K8sRunLauncher` takes.
+    """
+
+    def __init__(
+        self,
+        jobs: Mapping[str, Mapping[str, Any]] | None = None,
+        emergency: Mapping[str, Any] | None = None,
+        **of_every_run: Any,  # noqa: ANN401  Dagster's
+    ) -> None:
+        super().__init__(**of_every_run)
+        self._jobs = jobs or {}
+        self._emergency = emergency or {}
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """What Dagster's launcher takes, `jobs` and `emergency`."""
+        inherited = K8sRunLauncher.config_type()  # type: ignore[no-untyped-call]
+        raw = inherited["run_k8s_config"].config_type
+        return {
+            **inherited,
+            "jobs": dg.Field(dg.Map(str, raw), is_required=False),  # type: ignore[no-untyped-call]
+            "emergency": dg.Field(raw, is_required=False),
+        }
+
+    def get_container_context_for_run(self, dagster_run: dg.DagsterRun) -> K8sContainerContext:
+        """What the Pod of a run is made of; its `dagster-k8s/` tags are not looked at."""
+        context = K8sContainerContext.create_for_run(dagster_run, self, include_run_tags=False)
+        added = [self._jobs.get(dagster_run.job_name, {})]
+        if dagster_run.tags.get(MODE_TAG) == RotationType.EMERGENCY:
+            added.append(self._emergency)
+        for config in added:
+            raw = UserDefinedDagsterK8sConfig.from_dict(config)  # type: ignore[no-untyped-call]
+            context = context.merge(K8sContainerContext(run_k8s_config=raw))
+        return context

@@ -1,0 +1,146 @@
+"""Dagster's instance on Kubernetes: what it makes of a run, launched by dagster-k8s at an API server."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+import yaml
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.launcher import LaunchRunContext
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+
+from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.requests.conductor import Task
+from keyrotation_pipeline_tests.clusters import TestCluster
+from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.servers import Server
+
+TOP = Path(__file__).parents[2]
+DAGSTER = TOP / "deploy" / "kubernetes" / "dagster"
+SECRETS = ("never-in-a-manifest-1", "never-in-a-manifest-2")
+IMAGE = "registry.example/keyrotation:0.1.0"
+FORGED = {
+    "dagster-k8s/config": json.dumps({"container_config": {"image": "evil"}, "pod_spec_config": {"host_pid": True}})
+}
+Launch = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def instance(
+    cluster: TestCluster, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dg.DagsterInstance]:
+    """The instance of deploy/kubernetes on a real database, and with another cluster than that of a Pod."""
+    content = yaml.safe_load((DAGSTER / "dagster.yaml").read_text())
+    content["run_launcher"]["config"] |= {
+        "load_incluster_config": False,
+        "kubeconfig_file": str(cluster.kubeconfig),
+        "job_namespace": cluster.namespace,
+    }
+    home = tmp_path_factory.mktemp("dagster")
+    (home / "dagster.yaml").write_text(yaml.safe_dump(content))
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE dagster_on_kubernetes")
+    url = server.url("dagster_on_kubernetes").replace("postgresql://", "postgresql+psycopg2://", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_PG_URL", url)
+        for number, name in enumerate(("KEYROTATION_DATABASE_URL", "ENCRYPTION_MASTER_KEY")):
+            patch.setenv(name, SECRETS[number])
+        with dg.DagsterInstance.from_config(str(home)) as opened:
+            yield opened
+
+
+@pytest.fixture
+def launch(instance: dg.DagsterInstance, cluster: TestCluster) -> Iterator[Launch]:
+    """Launches a run, and gives the Job that the API server took."""
+    jobs = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs"
+    made: list[str] = []
+
+    def launched(job_name: str, tags: dict[str, str]) -> dict[str, Any]:
+        pointer = ModuleCodePointer("keyrotation_pipeline.definitions", "defs")
+        code = RepositoryPythonOrigin(sys.executable, pointer, IMAGE, entry_point=["dagster"])  # as a code server says
+        run = dg.DagsterRun(job_name=job_name, tags=tags, job_code_origin=JobPythonOrigin(job_name, code))
+        instance.add_run(run)
+        instance.run_launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
+        made.append(f"dagster-run-{run.run_id}")
+        content: dict[str, Any] = cluster.ask("GET", f"{jobs}/{made[-1]}")
+        return content
+
+    yield launched
+    for name in made:
+        cluster.ask("DELETE", f"{jobs}/{name}")
+
+
+def shard_tags(mode: str) -> dict[str, str]:
+    """The tags of a shard's run, as the conductor gives them."""
+    from keyrotation_pipeline.defs.launches import MODE_TAG, request_for  # noqa: PLC0415
+
+    request = request_for(rotation_of(fake_pipeline()), Task(Step.ROWS, Shard(CLIENTS, 1, 4)), 1)
+    assert request.tags[MODE_TAG] == "routine"
+    return {**request.tags, MODE_TAG: mode}
+
+
+def container_of(job: dict[str, Any]) -> dict[str, Any]:
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def secrets_of(job: dict[str, Any]) -> set[str]:
+    """The Secrets that the Pod gets in any way."""
+    pod = job["spec"]["template"]["spec"]
+    named = {each["secretRef"]["name"] for each in container_of(job)["envFrom"] if "secretRef" in each}
+    return named | {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+
+
+def test_a_shards_job_is_valid_hardened_limited_and_holds_no_secret(launch: Launch) -> None:
+    import kubernetes_validate  # noqa: PLC0415
+
+    job = launch("reencrypt_rows", {**shard_tags("routine"), **FORGED})
+
+    kubernetes_validate.validate(job, "1.32", strict=True)
+    text = json.dumps(job)
+    assert not any(secret in text for secret in (*SECRETS, "postgresql+psycopg2://", "evil", "hostPID", "host_pid"))
+    assert secrets_of(job) == {"keyrotation-dagster-storage", "keyrotation-database"}
+    container, spec = container_of(job), job["spec"]
+    assert container["image"] == IMAGE
+    assert container["args"][:3] == ["dagster", "api", "execute_run"]
+    assert container["resources"] == {
+        "requests": {"cpu": "250m", "memory": "1Gi"},
+        "limits": {"cpu": "1", "memory": "2Gi"},
+    }
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert spec["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert (spec["backoffLimit"], spec["ttlSecondsAfterFinished"]) == (0, 86400)
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_an_emergencys_shard_has_two_processors_and_four_gigabytes(launch: Launch) -> None:
+    wanted = {"cpu": "2", "memory": "4Gi"}
+    assert container_of(launch("reencrypt_rows", shard_tags("emergency")))["resources"] == {
+        "requests": wanted,
+        "limits": wanted,
+    }
+
+
+def test_the_recovery_key_is_in_the_job_that_needs_it_alone(launch: Launch) -> None:
+    common = {"keyrotation-dagster-storage", "keyrotation-database"}
+    assert secrets_of(launch("recovery_drill", {})) == common | {"keyrotation-recovery"}
+    for job in ("introduce_key", "retire_key", "evidence", "backup", "__ASSET_JOB"):
+        assert secrets_of(launch(job, {})) == common
+
+
+def test_at_most_parallel_shards_run_at_once_and_dead_pods_are_noticed(instance: dg.DagsterInstance) -> None:
+    limits = instance.get_concurrency_config()
+    assert limits.pool_config.default_pool_limit == 4
+    assert limits.run_queue_config is not None
+    assert {each["value"]: each["limit"] for each in limits.run_queue_config.tag_concurrency_limits} == {
+        "routine": 2,
+        "emergency": 4,
+    }
+    assert instance.run_monitoring_enabled
+    assert instance.run_monitoring_max_resume_run_attempts == 0
