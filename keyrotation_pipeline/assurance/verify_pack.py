@@ -175,9 +175,8 @@ def check_signatures(pack: Path, events: list[Event], found: Findings) -> None:
             found.check("texts name their request and audit", f"the text of {request} is of another one", holds=holds)
         elif kind == "roster_pinned":
             agreed = roster["seq"] == 0 or (request in begun and is_agreed(facts, texts[request]))
-            found.check(
-                "rosters, each signed by the one before", f"nobody signed for roster {event['seq']}", holds=agreed
-            )
+            sentence = f"the roster of event {event['seq']} was not signed by officers of the one before"
+            found.check("rosters, each signed by the one before", sentence, holds=agreed)
             roster = {**facts, "seq": event["seq"]}
         elif kind in {"signature_added", "rollout_confirmed"}:
             if check_signature(gpg, pack, event, roster, found) and kind == "signature_added":
