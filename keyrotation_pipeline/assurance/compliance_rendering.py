@@ -14,12 +14,12 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; border-bottom: 2px solid #000
 h3 { font-size: 1rem; margin-bottom: .3rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
 th, td { border: 1px solid #777; padding: .25rem .5rem; text-align: left; vertical-align: top;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 th { background: #eee; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; }
 @media print { body { font-size: 10pt; margin: 0; max-width: none; } h2, h3 { break-after: avoid; }
   tr, svg { break-inside: avoid; } thead { display: table-header-group; } }
 """
-_WIDTH, _ROW, _LEFT, _RIGHT = 800, 34, 60, 20
+_WIDTH, _ROW, _LEFT, _RIGHT = 800, 34, 150, 20
 
 
 def render_json(report: ComplianceReport) -> bytes:
@@ -112,7 +112,7 @@ def _recovery_test(test: RecoveryTested) -> Sequence[str]:
 
 
 def _timeline(report: ComplianceReport) -> str:
-    """When each version encrypted: a bar a version. Written beside each bar, so that no colour is needed."""
+    """When each version encrypted: a bar per version, with its name and state in words beside it."""
     spans = [span for key in report.keys for span in key.cryptoperiods]
     if not spans:
         return ""
@@ -127,12 +127,11 @@ def _timeline(report: ComplianceReport) -> str:
     drawn.append("<title>When each key version encrypted</title>")
     for row, key in enumerate(report.keys):
         top = row * _ROW + 6
-        drawn.append(f'<text x="4" y="{top + 15}">{escape(key.version)}</text>')
+        drawn.append(f'<text x="4" y="{top + 15}">{escape(key.version)} {escape(key.state)}</text>')
         for span in key.cryptoperiods:
             left, fill = x(span.since), "#ddd" if span.until else "#fff"
             width = max(round(x(span.until or last) - left, 1), 3)
             drawn.append(f'<rect x="{left}" y="{top}" width="{width}" height="20" fill="{fill}" stroke="#000"/>')
-        drawn.append(f'<text x="{_LEFT + 6}" y="{top + 15}">{escape(key.state)}</text>')
     drawn.append(f'<text x="{_LEFT}" y="{height - 6}">{_when(first)}</text>')
     drawn.append(f'<text x="{_WIDTH - _RIGHT}" y="{height - 6}" text-anchor="end">{_when(last)}</text></svg>')
     return "".join(drawn)

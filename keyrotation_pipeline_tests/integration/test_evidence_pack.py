@@ -1,14 +1,19 @@
-"""The pack after the roster has changed, and one whose author has written a whole chain anew."""
+"""What `verify.py` takes for good: rosters that were signed for, and signatures that count."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.evidence_pack import pack, write_directory
+from keyrotation_pipeline.assurance.verify_pack import is_good
+from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.audit import GENESIS, hash_of
 from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
 
@@ -60,6 +65,28 @@ def test_a_pack_tells_whether_each_roster_was_signed_by_the_one_before(office: O
         assert write_directory(forged, forge(content, change))
         code, told = verified(forged)
         assert (code, sentence in told) == (1, True), told
+
+
+@pytest.mark.parametrize(
+    ("options", "moment", "counts"),
+    [
+        pytest.param((), "2999-01-01T00:00:00+00:00", True, id="good"),
+        pytest.param(("--textmode",), "2999-01-01T00:00:00+00:00", False, id="text mode"),
+        pytest.param(("--digest-algo", "SHA1"), "2999-01-01T00:00:00+00:00", False, id="weak digest"),
+        pytest.param((), "2020-01-01T00:00:00+00:00", False, id="before there was a certificate"),
+    ],
+)
+def test_a_signature_counts_offline_as_it_counts_here(
+    tmp_path: Path, privacy_officer: DemoOfficer, options: tuple[str, ...], moment: str, counts: bool
+) -> None:
+    text, signature = tmp_path / "text", tmp_path / "signature"
+    text.write_bytes(b"a text\n")
+    signature.write_bytes(privacy_officer.sign(text.read_bytes(), *options))
+    listed = privacy_officer.gpg("--with-colons", "--list-keys").decode()
+    officer = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
+    known, gpg = [privacy_officer.certificate], shutil.which("gpg") or ""
+    assert is_good(gpg, text, signature, officer, known, moment) is counts
+    assert not is_good(gpg, text, signature, "A" * 40, known, moment)
 
 
 def forge(content: dict[str, bytes], change: Callable[[dict[str, Any]], None]) -> dict[str, bytes]:
