@@ -91,6 +91,7 @@ def build_definitions(
 
 def declared_definitions() -> dg.Definitions:
     """The definitions for the configuration that is found; for none, the procedure without tables."""
+    assembly.harden_process()
     try:
         declared = settings.load()
     except HomeError:

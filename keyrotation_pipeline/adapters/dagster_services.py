@@ -73,15 +73,19 @@ class DagsterServices:
     Args:
         home: Dagster's home; it gets our `dagster.yaml` and `workspace.yaml`, the services' log, and the address.
         folder: where the services look for a `keyrotation.toml` that is not there yet.
-        environment: of the children, with what `dagster.yaml` refers to; it must hold no key.
+        environment: of the code server and its runs, with what `dagster.yaml` refers to; it must hold no key.
+        bare: of web server and daemon, which open nothing that the configuration names: without its secrets, too.
     """
 
-    def __init__(self, home: Path, folder: Path, door: Door, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Path, folder: Path, door: Door, environment: Mapping[str, str], bare: Mapping[str, str]
+    ) -> None:
         self.log = home / "services.log"
         self._home = home
         self._folder = folder
         self._door = door
         self._environment = {**environment, "DAGSTER_HOME": str(home)}
+        self._bare = {**bare, "DAGSTER_HOME": str(home)}
         self._cleanup = contextlib.ExitStack()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._code_server: subprocess.Popen[bytes] | None = None
@@ -113,8 +117,9 @@ class DagsterServices:
         if not self._wait_for(self._code_is_served, stopped):
             return False
         workspace = ["--workspace", str(self._home / "workspace.yaml")]
-        self._start(["dagster._daemon", "run", "--log-level", "warning", *workspace])
-        self._start(["keyrotation_pipeline.defs.webserver", *self._door_options(), *workspace], line=self._door.token)
+        self._start(["dagster._daemon", "run", "--log-level", "warning", *workspace], self._bare)
+        webserver = ["keyrotation_pipeline.defs.webserver", *self._door_options(), *workspace]
+        self._start(webserver, self._bare, line=self._door.token)
         return self._wait_for(self._page_is_served, stopped)
 
     def wait_while_running(self, stopped: Callable[[], bool]) -> None:
@@ -191,14 +196,16 @@ class DagsterServices:
         self._code_was_loaded = False
         self._socket.unlink(missing_ok=True)
         options = ["--socket", str(self._socket), "--use-python-environment-entry-point", "--log-level", "warning"]
-        self._code_server = self._start(["dagster", "code-server", "start", *LOCATION, *options])
+        self._code_server = self._start(["dagster", "code-server", "start", *LOCATION, *options], self._environment)
 
-    def _start(self, module_and_arguments: Sequence[str], line: str | None = None) -> subprocess.Popen[bytes]:
+    def _start(
+        self, module_and_arguments: Sequence[str], environment: Mapping[str, str], line: str | None = None
+    ) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             started = subprocess.Popen(  # noqa: S603  arguments of our own
                 [sys.executable, "-m", *module_and_arguments],
                 cwd=self._folder,
-                env=self._environment,
+                env=environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -217,7 +224,7 @@ class DagsterServices:
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH_BYTES:
             made = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="keyrotation-"))
             self._socket = Path(made) / self._socket.name
-        self._environment[SOCKET_VARIABLE] = str(self._socket)
+        self._environment[SOCKET_VARIABLE] = self._bare[SOCKET_VARIABLE] = str(self._socket)
 
     def _door_options(self) -> list[str]:
         hosts = [option for host in self._door.hosts for option in ("--host", host)]

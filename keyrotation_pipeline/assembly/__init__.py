@@ -1,5 +1,6 @@
 """From settings to opened ports: the one place that knows which adapter stands behind which port."""
 
+from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
 from keyrotation_pipeline.assembly.finding import search_database
 from keyrotation_pipeline.assembly.home import (
@@ -24,6 +25,7 @@ __all__ = [
     "dagster_services",
     "database_url",
     "flag_sources",
+    "harden_process",
     "initialise",
     "installed_at",
     "kept_ticks",

@@ -6,6 +6,7 @@ from functools import partial
 
 from keyrotation_pipeline.adapters.backups.anchors import KeptAnchors
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings
@@ -31,7 +32,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import keys
 from keyrotation_pipeline.settings import Settings
-from keyrotation_pipeline.settings.environment import child_environment
+from keyrotation_pipeline.settings.environment import bare_environment
 
 
 @contextmanager
@@ -46,6 +47,7 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
         DatabaseUnavailableError: the database does not answer.
         PreflightError: it has no schema `keyrotation` yet, or one of another version.
     """
+    harden_process()
     require_home(settings.home)
     wipe_what_killed_tests_left(settings)
     with database_url(settings) as url, closing(connect(url)) as connection:
@@ -114,7 +116,8 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         hours=settings.allowed_hours,
     )
     store = open_key_store(settings)
-    workers = WorkerSettings(store, child_environment())
+    # They read the keys themselves; a kubeconfig may call `aws` for its token.
+    workers = WorkerSettings(store, bare_environment(settings.path, aws=settings.keys.store != "file"))
     database = PostgresDatabase(url, connection, partial(connect, url), limits, workers, _replicas(settings))
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
     ledger = PostgresLedger(connection, clock, actor, str(database.identity()))

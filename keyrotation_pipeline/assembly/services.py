@@ -9,7 +9,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import display_nam
 from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
 from keyrotation_pipeline.assembly.home import create_home, database_url
 from keyrotation_pipeline.settings import Settings, home_of
-from keyrotation_pipeline.settings.environment import child_environment, dagster_storage_url
+from keyrotation_pipeline.settings.environment import bare_environment, child_environment, dagster_storage_url
 
 __all__ = ["Door", "dagster_services", "random_token"]
 
@@ -33,7 +33,8 @@ def dagster_services(path: Path, declared: Settings | None, door: Door) -> Itera
         if declared is not None:
             url = stack.enter_context(database_url(declared))  # an embedded server stays up for the runs
             variables["KEYROTATION_CONFIG"] = str(path)
-        services = DagsterServices(home / "dagster", path.parent, door, child_environment(**variables))
+        bare = bare_environment(None if declared is None else path, variables)
+        services = DagsterServices(home / "dagster", path.parent, door, child_environment(**variables), bare)
         stack.callback(services.stop)
         yield services, None if declared is None else display_name(url)
 

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import psycopg
 import typer
 
+from keyrotation_pipeline import assembly
 from keyrotation_pipeline.assembly.backups import wipe_keys_of_killed_tests
 from keyrotation_pipeline.cli import (
     audit,
@@ -88,6 +89,7 @@ def _options(
 
 def run() -> None:
     """Run the command line; an expected failure is one sentence on stderr and exit code 1."""
+    assembly.harden_process()
     try:
         # Whatever the command is; those that open the database wipe restored ones, too.
         wipe_keys_of_killed_tests()

@@ -28,6 +28,7 @@ from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, e
 from keyrotation_pipeline_tests.acceptance.test_demo import leaks
 
 KEY_IN_THE_ENVIRONMENT = "a key that applications get, and Dagster must not"
+FOR_AWS = "what the code server and its runs need, and no other child"
 START_SECONDS = 180  # 20 are promised; the machine of a test may be busy with others
 ROTATION_SECONDS = 600  # likewise
 BACKFILL = """mutation { launchPartitionBackfill(backfillParams: {assetSelection: [{path: ["key_version"]}],
@@ -72,6 +73,7 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
         token_shown = [
             pid for pid in family(process.pid) if ui.token in environ_of(pid) + Path(f"/proc/{pid}/cmdline").read_text()
         ]
+        readable = [process.pid] if environ_of(process.pid) else []  # by root alone
         keys_in_environments = [pid for pid in family(process.pid) if KEY_IN_THE_ENVIRONMENT in environ_of(pid)]
 
     assert {key["version"]: key["state"] for key in status(folder)["key_versions"]} == {
@@ -81,7 +83,7 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
     assert shown["rows/clients"] == shown["rows/appointments"] == {"v2|00", "v2|01"}
     assert all(shown[step] == {"v2"} for step in WALK if step is not Step.ROWS)
     # Our own command has it from the shell; whatever it starts has not.
-    assert keys_in_environments == [process.pid]
+    assert keys_in_environments == readable
     assert token_shown == []
     assert process.returncode == 0
     assert processes_about(settings.home) == []
@@ -101,6 +103,10 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
         assert "rows/clients" not in partitions(ui)
         assert "zero_old_rows_proof" in partitions(ui)
         [code_server] = code_servers(process.pid)
+        assert {pid for pid in started if FOR_AWS in environ_of(pid)} <= set(family(code_server))
+        for pid in (process.pid, *family(code_server)):
+            if "multiprocessing" not in command_of(pid):  # Python's tracker of resources, which has no secret
+                assert re.search(r"Max core file size +0 +0 ", Path(f"/proc/{pid}/limits").read_text())
         # Its child, the one with the code, dies by the hand of the kernel, say: where memory is short.
         [loaded] = [pid for pid in family(code_server) if " api grpc " in command_of(pid)]
         os.kill(loaded, signal.SIGKILL)
@@ -140,7 +146,7 @@ def running_up(folder: Folder) -> Iterator[tuple[subprocess.Popen[str], Ui]]:
         process = subprocess.Popen(
             [KEYROTATION, "up", "--port", str(port)],
             cwd=folder.path,
-            env=environment(ENCRYPTION_MASTER_KEY_V9=KEY_IN_THE_ENVIRONMENT),
+            env=environment(ENCRYPTION_MASTER_KEY_V9=KEY_IN_THE_ENVIRONMENT, AWS_SECRET_ACCESS_KEY=FOR_AWS),
             stdout=file,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,7 +1,7 @@
 """The application's database behind its port: each method is one function of the module that knows how."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keyrotation_pipeline.adapters.postgres import engine, preflight
 from keyrotation_pipeline.adapters.postgres.engine import speed
@@ -37,9 +37,9 @@ class PostgresDatabase:
         replicas: what the configuration says of standbys and subscribers.
     """
 
-    url: str
+    url: str = field(repr=False)  # it and `connect` may hold a password
     connection: Connection
-    connect: Callable[[], Connection]
+    connect: Callable[[], Connection] = field(repr=False)
     limits: engine.Limits
     workers: engine.WorkerSettings | None = None
     replicas: Replicas = NONE_DECLARED

@@ -1,7 +1,7 @@
 """What a worker process is told through its standard input: all but the keys, which it reads from the key store."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
@@ -22,7 +22,7 @@ class Job:
         fingerprints: of the keys that the worker must find there, by version.
     """
 
-    connect: Callable[[], Connection]
+    connect: Callable[[], Connection] = field(repr=False)  # it holds the password
     keys: KeyStore
     request: str
     slices: Sequence[Slice]

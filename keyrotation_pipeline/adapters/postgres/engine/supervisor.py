@@ -62,7 +62,7 @@ class Supervisor:
     """
 
     connection: Connection
-    connect: Callable[[], Connection]
+    connect: Callable[[], Connection] = field(repr=False)  # it may hold a password
     request: str
     limits: Limits
     batch_size: BatchSize

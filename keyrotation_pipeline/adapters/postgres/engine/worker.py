@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import BinaryIO
 
+from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.postgres.engine.job import Job
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
 from keyrotation_pipeline.errors import KeyRotationError
@@ -24,6 +25,7 @@ _NICENESS = 10
 
 def main() -> None:
     """Work until standard input ends."""
+    harden_process()
     os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and then ends us
     slices: queue.Queue[int] = queue.Queue()

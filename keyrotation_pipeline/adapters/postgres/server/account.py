@@ -175,6 +175,7 @@ def _create_user() -> None:
         [program, "--system", "--no-create-home", "--shell", "/bin/false", SERVER_USER],
         check=False,
         capture_output=True,
+        env={"LC_ALL": "C", "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
     )
     if not made or made.returncode != 0:
         raise HomeError(

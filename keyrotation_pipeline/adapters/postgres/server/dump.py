@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -37,8 +37,8 @@ class PostgresDump:
         binaries: directory of the pg_dump to use; None finds one.
     """
 
-    url: str
-    connect: Callable[[], Connection]
+    url: str = field(repr=False)  # both may hold a password
+    connect: Callable[[], Connection] = field(repr=False)
     binaries: Path | None
 
     @contextmanager
