@@ -19,7 +19,7 @@ POLICIES = Path(__file__).parents[2] / "deploy" / "aws"
 PIPELINE, APPLICATION = "keys-pipeline-policy.json", "keys-application-policy.json"
 ARN = "arn:aws:secretsmanager:us-east-1:111122223333:secret:"
 LIVE, ARCHIVE = "pazpaz/encryption-key", "pazpaz/encryption-key-v1-archived-20260105"
-# AWS ends the name in an ARN so, also that of a secret that is only being made (there are reports that it does not).
+# AWS ends the name in an ARN so. A secret that is only being made is granted with and without it.
 SUFFIX = "-a1B2c3"
 STAGE = "secretsmanager:VersionStage"
 HOLDS: Mapping[str, Callable[[str | None, str], bool]] = {
