@@ -1,6 +1,7 @@
 """Dagster's instance on Kubernetes: what it makes of a run, launched by dagster-k8s at an API server."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.request import Step
@@ -93,7 +95,7 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
 def secrets_of(job: dict[str, Any]) -> set[str]:
     """The Secrets that the Pod gets in any way."""
     pod = job["spec"]["template"]["spec"]
-    named = {each["secretRef"]["name"] for each in container_of(job)["envFrom"] if "secretRef" in each}
+    named = {each["secretRef"]["name"] for each in container_of(job).get("envFrom", []) if "secretRef" in each}
     return named | {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
 
 
@@ -144,3 +146,69 @@ def test_at_most_parallel_shards_run_at_once_and_dead_pods_are_noticed(instance:
     }
     assert instance.run_monitoring_enabled
     assert instance.run_monitoring_max_resume_run_attempts == 0
+
+
+def built() -> list[dict[str, Any]]:
+    """What `kubectl apply --kustomize` would apply."""
+    command = ["kubectl", "kustomize", str(DAGSTER)]
+    return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+@pytest.mark.external_kubectl
+def test_what_kustomize_builds_is_as_the_api_knows_it_and_gives_secrets_to_those_who_need_them() -> None:
+    import kubernetes_validate  # noqa: PLC0415
+
+    given: dict[str, set[str]] = {}
+    for content in built():
+        kubernetes_validate.validate(content, "1.32", strict=True)
+        assert content["metadata"]["namespace"] == "pazpaz"
+        if content["kind"] == "Deployment":
+            [container] = content["spec"]["template"]["spec"]["containers"]
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["image"] == IMAGE
+            given[container["name"]] = secrets_of(content)
+    assert given == {
+        "code-server": {"keyrotation-dagster-storage", "keyrotation-database"},
+        "daemon": {"keyrotation-dagster-storage"},
+        "webserver": {"keyrotation-dagster-storage", "keyrotation-ui"},
+    }
+
+
+def test_both_workspaces_name_the_same_code_location() -> None:
+    names = [
+        origin.location_name
+        for path in (TOP / "workspace.yaml", DAGSTER / "workspace.yaml")
+        for origin in WorkspaceFileTarget([str(path)]).create_origins()
+    ]
+    assert names == ["keyrotation_pipeline"] * 2
+
+
+def test_what_the_image_is_built_from_is_there() -> None:
+    lines = (TOP / "deploy" / "Dockerfile").read_text().splitlines()
+    copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from=" not in line]
+    assert copied
+    assert all((TOP / source).exists() for sources in copied for source in sources)
+    locked = (TOP / "requirements.lock").read_text()
+    assert "\nhatchling==" in locked  # builds the package without fetching anything
+    assert lines[-1].startswith('CMD ["dagster", "code-server", "start"')
+    assert "USER 10001:10001" in lines
+
+
+def test_the_charts_values_say_the_same_as_our_instance() -> None:
+    ours = yaml.safe_load((DAGSTER / "dagster.yaml").read_text())
+    values = yaml.safe_load((TOP / "deploy" / "helm" / "values.yaml").read_text())
+
+    launcher = values["runLauncher"]["config"]["customRunLauncher"]
+    config = ours["run_launcher"]["config"]
+    # The chart gives Dagster's storage and its ConfigMap names of its own.
+    config |= {name: launcher["config"][name] for name in ("instance_config_map", "postgres_password_secret")}
+    config["env_secrets"].remove("keyrotation-dagster-storage")
+    assert launcher == ours["run_launcher"]
+    daemon = values["dagsterDaemon"]
+    assert daemon["runCoordinator"]["config"]["customRunCoordinator"] == ours["run_coordinator"]
+    runs, pools = values["concurrency"]["runs"], values["concurrency"]["pools"]
+    assert runs["tagConcurrencyLimits"] == ours["concurrency"]["runs"]["tag_concurrency_limits"]
+    assert pools["defaultLimit"] == ours["concurrency"]["pools"]["default_limit"]
+    assert values["dagsterWebserver"]["enableReadOnly"] is True
+    [deployment] = values["dagster-user-deployments"]["deployments"]
+    assert deployment["includeConfigInLaunchedRuns"] == {"enabled": False}

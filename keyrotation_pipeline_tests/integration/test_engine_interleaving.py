@@ -337,6 +337,40 @@ def test_a_killed_rewrite_goes_on_from_its_progress(
     assert (again.rows, again.skipped) == (done.rows, done.skipped)
 
 
+OTHER_WALKER = """
+import sys
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, KeyRing, KeyVersion, table_of
+
+url, *keys = sys.argv[1:]
+ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
+print(Engine(url, ring, Limits(max_pages=4)).shard(table_of("cases", "a", "b")).rows)
+"""
+
+
+def test_two_processes_that_walk_one_shard_at_once_do_no_harm(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    keys = [base64_of(ring.material(version)) for version in ring.versions]
+    others: list[str] = []
+
+    def walk_the_whole_shard_elsewhere(number: int) -> None:
+        if number == 1:  # this walker has read two batches, of which one at most is written
+            command = [sys.executable, "-c", OTHER_WALKER, database_url, *keys]
+            others.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            application(database_url, "UPDATE public.cases SET n = n + 1 WHERE id < 50")
+
+    with between_read_and_write(walk_the_whole_shard_elsewhere):
+        engine.shard(CASES)
+
+    assert len(others) == 1
+    assert int(others[0]) > ROWS / 2
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
+    assert migrated.execute("SELECT sum(n) FROM public.cases").fetchone() == (50,)
+    assert engine.sweep(CASES, wait=True).rows == 0  # nothing was passed over by both
+
+
 def test_a_page_range_left_behind_by_another_file_node_begins_again(
     migrated: Connection, engine: Engine, ring: KeyRing
 ) -> None:
