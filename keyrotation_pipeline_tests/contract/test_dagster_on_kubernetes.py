@@ -188,6 +188,9 @@ def test_what_the_image_is_built_from_is_there() -> None:
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from=" not in line]
     assert copied
     assert all((TOP / source).exists() for sources in copied for source in sources)
+    links = [path.resolve() for path in (TOP / "keyrotation_pipeline").rglob("*") if path.is_symlink()]
+    there = {TOP / source for sources in copied for source in sources}
+    assert all({link, *link.parents} & there for link in links)
     locked = (TOP / "requirements.lock").read_text()
     assert "\nhatchling==" in locked  # builds the package without fetching anything
     assert lines[-1].startswith('CMD ["dagster", "code-server", "start"')
