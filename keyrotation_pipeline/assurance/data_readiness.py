@@ -17,6 +17,7 @@ from keyrotation_pipeline.requests.inventory import Inventory
 
 LATE_SECONDS = 60
 _IN_USE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE})
+_RETIRED = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
 
 
 def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
@@ -112,7 +113,7 @@ def _mebibytes(size: int) -> str:
 
 
 def fences(pipeline: Pipeline) -> Iterator[Check]:
-    """No fence refuses a version that applications use."""
+    """No fence refuses a version that applications use, and each table still refuses what was retired."""
     records = pipeline.ledger.keys()
     in_use = {record.version for record in records if record.state in _IN_USE}
     standing = {str(table.name): pipeline.database.fences(table) for table in pipeline.tables}
@@ -124,6 +125,17 @@ def fences(pipeline: Pipeline) -> Iterator[Check]:
     else:
         refused = [f"{name} refuses {', '.join(map(str, fenced))}" for name, fenced in standing.items() if fenced]
         yield green("no_fence_is_left_over", "; ".join(refused) or "there is none")
+    retired = [record.version for record in records if record.state in _RETIRED]
+    taken = [f"{name} takes {each}" for name, fenced in standing.items() for each in retired if each not in fenced]
+    if taken:
+        yield amber(
+            "retired_versions_are_refused",
+            ", ".join(taken),
+            "find out who dropped the constraint, unless the table was declared since; run `keyrotation verify`; "
+            "the next rotation refuses them again",
+        )
+    else:
+        yield green("retired_versions_are_refused", ", ".join(map(str, retired)) or "none is retired")
 
 
 def usage(pipeline: Pipeline) -> Iterator[Check]:

@@ -16,10 +16,11 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.certificates import CertificateStanding
 from keyrotation_pipeline.model.columns import Finding
 from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.readiness import Check, Light
 from keyrotation_pipeline.model.surroundings import Standby, Wal
 from keyrotation_pipeline.rotation.rotate import open_request
-from keyrotation_pipeline_tests.fakes import START, V2, FakeWorld, fake_pipeline, fake_seals, rotation_of
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, fake_seals, rotation_of
 from keyrotation_pipeline_tests.fakes.database import AMPLE
 
 
@@ -142,6 +143,17 @@ def test_amber_says_what_blocks_later_and_what_was_not_seen(clinic: Clinic) -> N
     }  # fmt: skip
     assert expected <= told.keys()
     assert all(check.do for check in checks.values() if check.light is Light.AMBER)
+
+
+@pytest.mark.parametrize("state", [KeyState.ARCHIVED, KeyState.DESTROYED])
+def test_a_table_that_takes_a_retired_version_again_is_named(clinic: Clinic, state: KeyState) -> None:
+    clinic.world.keys_are({V1: state, V2: KeyState.ACTIVE})
+    tables = [str(table.name) for table in clinic.world.pipeline.tables]
+    clinic.world.database.fence_state.update(dict.fromkeys(tables, (V1,)))
+    assert clinic.checks()["retired_versions_are_refused"].light is Light.GREEN
+    clinic.world.database.fence_state["clients"] = ()
+    check = clinic.checks()["retired_versions_are_refused"]
+    assert (check.light, check.value) == (Light.AMBER, "clients takes v1")
 
 
 def test_what_was_not_looked_at_is_not_green(clinic: Clinic) -> None:
