@@ -2,12 +2,14 @@
 
 import itertools
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.pq import ExecStatus, PGconn
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits, throttle
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
@@ -309,3 +311,23 @@ def test_a_subscriber_that_was_cut_off_with_its_slot_is_not_forgotten(
     assert holders(clients, moment, Replicas(gone=("slot nightly",))) == ()
     subscriber.execute("ALTER SUBSCRIPTION nightly SET (slot_name = NONE)")
     subscriber.execute("DROP SUBSCRIPTION nightly")
+
+
+def test_a_walsender_whose_slot_is_gone_is_not_a_replica(clients: Connection, primary: Server) -> None:
+    """So looks what served a subscription, or copied its tables, between the end of its slot and its own."""
+    ending = PGconn.connect(
+        f"host={primary.directory} user=postgres dbname={clients.info.dbname} replication=database "
+        "application_name=pg_16389_sync_16385_7578".encode()
+    )
+    try:
+        assert ending.exec_(b"IDENTIFY_SYSTEM").status == ExecStatus.TUPLES_OK
+        assert ending.exec_(b"START_REPLICATION 0/0").status == ExecStatus.COPY_BOTH
+        ending.put_copy_data(struct.pack("!cQQQQB", b"r", 2**62, 2**62, 2**62, 0, 0))
+        ending.flush()
+        shown = "SELECT replay_lsn IS NOT NULL FROM pg_stat_replication"
+        assert eventually(lambda: clients.execute(shown).fetchone() == (True,))
+        write_down(clients)
+    finally:
+        ending.finish()
+    assert eventually(lambda: clients.execute(shown).fetchone() is None)
+    assert holders(clients, replaced(clients)) == ()

@@ -20,8 +20,9 @@ from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.proof import AccountedReplica
 
 # A standby is named by its slot, else by its application_name and address. Whoever reports no replay shows no rows:
-# base backups and WAL receivers. A logical slot tells what its subscriber has, also without a connection. Slots that
-# PostgreSQL itself makes while it copies a table are gone again soon.
+# base backups and WAL receivers. A logical slot tells what its subscriber has, also without a connection; a process of
+# a database that has no slot (any more) sends nothing and is about to end. Slots that PostgreSQL itself makes while it
+# copies a table are gone again soon.
 STANDBY_NAME = """coalesce('slot ' || s.slot_name, coalesce(nullif(r.application_name, ''), 'unnamed') || '@'
     || coalesce(host(r.client_addr), 'local'))"""
 _CONNECTED = f"""
@@ -31,7 +32,8 @@ SELECT {STANDBY_NAME} AS name,
 FROM pg_stat_replication r
 LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
 LEFT JOIN pg_stat_activity a ON a.pid = r.pid
-WHERE (a.datname IS NULL OR a.datname = current_database()) AND r.replay_lsn IS NOT NULL AND r.state <> 'backup'
+WHERE r.replay_lsn IS NOT NULL AND r.state <> 'backup'
+  AND (a.datname IS NULL OR a.datname = current_database() AND s.slot_name IS NOT NULL)
   AND (s.slot_name IS NULL OR NOT s.temporary AND s.slot_name !~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$')
 UNION ALL
 SELECT 'slot ' || slot_name, CASE slot_type WHEN 'logical' THEN 'subscriber' ELSE 'slot' END, confirmed_flush_lsn
