@@ -9,7 +9,7 @@ from keyrotation_pipeline.model.request import RequestStatus
 from keyrotation_pipeline.model.status import OpenIncident
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import is_stranded
-from keyrotation_pipeline.rotation.incident_clock import clock_of, pace_of
+from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
 
 # A flag that was put aside is not mended but raised again; after a while it is history.
 TOLD_FOR = timedelta(days=7)
@@ -22,7 +22,7 @@ def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident
     urgent: list[str] = []
     for incident in known.unfinished:
         clock = tuple(clock_of(pipeline, incident, requests))
-        pace = pace_of(pipeline, incident, requests, now)
+        pace = rate_of(pipeline, incident, requests, now)
         shown = OpenIncident(incident, carried_by(incident, requests), clock, pace, now)
         listed.append(shown)
         urgent += _urgent(pipeline, shown)

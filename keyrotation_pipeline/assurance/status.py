@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatu
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.pacing import pace_of
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.keys import declared_activations
@@ -182,6 +183,7 @@ def _rotation(pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, Ta
         progress=_progress(walk, rows_done),
         eta_seconds=_eta_seconds(walk, rows_done, walked, sum(weights.values())),
         waiting_for=_waiting_for(pipeline, walk),
+        pace=pace_of(pipeline, walk),
     )
 
 

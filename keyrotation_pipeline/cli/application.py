@@ -17,6 +17,7 @@ from keyrotation_pipeline.cli import (
     incident,
     initialise,
     inspection,
+    pace,
     policy,
     preflight,
     reconcile,
@@ -55,6 +56,7 @@ app.command()(rollout.confirm)
 app.command()(rollout.rollout)
 app.command()(rollback.pause)
 app.command()(rollback.resume)
+app.command("pace")(pace.pace_command)
 app.command()(requests.cancel)
 app.command("policy")(policy.policy_command)
 app.command("rollback")(rollback.rollback_command)

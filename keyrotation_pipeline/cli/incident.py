@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.request import Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation.incident_clock import clock_of, pace_of
+from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
 
 app = typer.Typer(
     help="Incidents: the emergency rotation against the clock.", no_args_is_help=True, rich_markup_mode=None
@@ -125,7 +125,7 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         found = incidents(pipeline.ledger).incident(name)
         requests, now = pipeline.ledger.requests(), pipeline.clock.now()
-        clock, pace = clock_of(pipeline, found, requests), pace_of(pipeline, found, requests, now)
+        clock, pace = clock_of(pipeline, found, requests), rate_of(pipeline, found, requests, now)
         carrier, database = carried_by(found, requests), pipeline.database.identity().name
     if as_json:
         stages = [_stage(each, now) for each in clock]

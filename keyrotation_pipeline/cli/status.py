@@ -116,6 +116,8 @@ def _show_rotation(rotation: RotationStatus | None) -> None:
     eta = "" if rotation.eta_seconds is None else f", about {_duration(rotation.eta_seconds)} of rows left"
     output.line(f"          phase {rotation.phase}, {rotation.progress:.0%}{eta}")
     output.line(f"          approvals {len(walk.approvals)} of {rotation.approvals_required}")
+    if rotation.pace:
+        output.line(f"          pace: {rotation.pace}")
     if walk.blocked_by:
         output.line(f"          blocked: {walk.blocked_by}")
     if rotation.waiting_for:

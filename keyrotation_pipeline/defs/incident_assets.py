@@ -11,7 +11,7 @@ from keyrotation_pipeline.incidents.access import AccessAudit, bars
 from keyrotation_pipeline.incidents.presumption import lines_of, presumed_decision
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.deadlines import Deadline
-from keyrotation_pipeline.rotation.incident_clock import clock_of, pace_of
+from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
 
 _SCHEMA = dg.TableSchema(
     columns=[
@@ -31,7 +31,7 @@ def incident_report_asset(context: dg.AssetExecutionContext, pipeline: PipelineP
         now, requests = opened.clock.now(), opened.ledger.requests()
         unfinished = incidents(opened.ledger).unfinished
         reports = {each.id: incident_report(opened, each.id).markdown() for each in unfinished}
-        paces = {each.id: pace_of(opened, each, requests, now) for each in unfinished}
+        paces = {each.id: rate_of(opened, each, requests, now) for each in unfinished}
         clocks = [(each.id, stage) for each in unfinished for stage in clock_of(opened, each, requests)]
     rows = [_row(name, stage, stage.seconds_left(now)) for name, stage in clocks]
     return dg.MaterializeResult(

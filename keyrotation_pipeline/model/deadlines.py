@@ -65,7 +65,7 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Rate:
     """Rows a second: needed from now on to be in time, and measured since writes moved."""
 
     needed: float

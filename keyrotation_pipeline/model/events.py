@@ -20,6 +20,7 @@ class EventKind(StrEnum):
     SIGNATURE_ADDED = "signature_added"
     STATUS_CHANGED = "status_changed"
     STEP_FINISHED = "step_finished"
+    PACE_SET = "pace_set"
     ROLLOUT_CONFIRMED = "rollout_confirmed"
     PROMOTION_RECORDED = "promotion_recorded"
     BLOCKED = "blocked"

@@ -8,11 +8,12 @@ from typing import Any
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.model.deadlines import Deadline, Pace
+from keyrotation_pipeline.model.deadlines import Deadline, Rate
 from keyrotation_pipeline.model.facts import instant, names
 from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.listing import PendingRequest
+from keyrotation_pipeline.model.pace import PaceSet
 from keyrotation_pipeline.model.request import Request, Walk
 
 SCHEMA = 1
@@ -58,7 +59,8 @@ class RotationStatus:
         phase: the step that it is in, or what it is before and after all of them.
         progress: 0 to 1.
         eta_seconds: how long the rows still take; None before and after they are re-encrypted.
-        waiting_for: why it does not go on by itself; None if it does.
+        waiting_for: why it does not go on by itself, or why it goes slower; None if it does.
+        pace: what an operator has set; None: as configured.
     """
 
     walk: Walk
@@ -67,6 +69,7 @@ class RotationStatus:
     progress: float
     eta_seconds: int | None
     waiting_for: str | None
+    pace: PaceSet | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As `status --json` has it."""
@@ -83,6 +86,7 @@ class RotationStatus:
             "eta_seconds": self.eta_seconds,
             "waiting_for": self.waiting_for,
             "blocked_by": self.walk.blocked_by,
+            "pace": str(self.pace) if self.pace else None,
         }
 
 
@@ -100,7 +104,7 @@ class OpenIncident:
     incident: Incident
     carrier: Request | None
     clock: tuple[Deadline, ...]
-    pace: Pace | None
+    pace: Rate | None
     at: datetime
 
     @property

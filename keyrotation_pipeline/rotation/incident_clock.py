@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from keyrotation_pipeline.model.deadlines import Deadline, Pace, Stage, carried_by, deadlines, rate_needed
+from keyrotation_pipeline.model.deadlines import Deadline, Rate, Stage, carried_by, deadlines, rate_needed
 from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.model.request import Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -16,7 +16,7 @@ def clock_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request]
     return deadlines(incident, carrier, None if carrier is None else _signed_at(pipeline, carrier))
 
 
-def pace_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request], now: datetime) -> Pace | None:
+def rate_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request], now: datetime) -> Rate | None:
     """The rate needed against the rate measured, while rows are re-encrypted; None before and after."""
     carrier = carried_by(incident, requests)
     if not isinstance(carrier, Walk) or carrier.is_over or carrier.done(Step.ROWS) is not None:
@@ -33,7 +33,7 @@ def pace_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request],
     seconds = max((now - since).total_seconds(), 1.0)
     deadline = next(each for each in clock_of(pipeline, incident, requests) if each.stage is Stage.REENCRYPTED)
     needed = rate_needed(left, deadline, now)
-    return None if needed is None else Pace(needed, rows / seconds)
+    return None if needed is None else Rate(needed, rows / seconds)
 
 
 def _signed_at(pipeline: Pipeline, carrier: Request) -> datetime | None:

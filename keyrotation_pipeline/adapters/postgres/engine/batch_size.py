@@ -16,11 +16,15 @@ class BatchSize:
     """Sizes batches by the time that writing them takes, and says how long to rest, or to wait for the cap on rows.
 
     Args:
-        limits: the bounds.
+        limits: the bounds; others may take their place at any time.
+
+    Attributes:
+        slowdown: how many times longer than by the duty cycle alone a piece of work takes with its rest.
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
+        self.slowdown = 1.0
         gently = limits.max_rows_per_second or limits.duty_cycle < 1
         self.pages = 1 if gently else min(8, limits.max_pages)
         self._fitting: float = _GENTLE_ROWS if gently else _ROWS
@@ -34,28 +38,34 @@ class BatchSize:
             rows: that were read and have to be written.
         """
         factor = _READ_AHEAD * self.rows / rows if rows else 2.0
-        self.pages = max(1, min(self._limits.max_pages, int(self.pages * min(2.0, factor))))
+        self.pages = max(1, min(self.limits.max_pages, int(self.pages * min(2.0, factor))))
 
     def wrote(self, rows: int, seconds: float) -> None:
         """Learn from one write how many rows to write at once. A write of no rows teaches nothing."""
         if rows:
-            fitting = rows * self._limits.statement_seconds / max(seconds, 1e-6)
+            fitting = rows * self.limits.statement_seconds / max(seconds, 1e-6)
             # Damped: one write that others delayed says little about the next.
             self._fitting = max(1.0, self._fitting * min(2.0, max(0.5, (fitting / self._fitting) ** 0.3)))
             self.rows = self._within_cap(round(self._fitting))
 
     def _within_cap(self, rows: int) -> int:
-        cap = self._limits.max_rows_per_second
+        cap = self.limits.max_rows_per_second
         return max(1, min(rows, int(cap * _BURST_SECONDS)) if cap else rows)
 
     def seconds_to_wait(self, rows: int) -> float:
         """How long to pause after `rows` more rows: for the cap on rows, or to rest from the work since then."""
         now = monotonic()
-        wait = (now - self._resumed) * (1 / self._limits.duty_cycle - 1)
-        if cap := self._limits.max_rows_per_second:
+        wait = (now - self._resumed) * (self.slowdown / self.limits.duty_cycle - 1)
+        if cap := self.limits.max_rows_per_second:
             self._due = max(self._due, now - _BURST_SECONDS) + rows / cap
             wait = max(wait, self._due - now)
         return max(0.0, wait)
+
+    def renew(self, limits: Limits) -> None:
+        """Go on within other limits; what was owed under the former cap is forgotten."""
+        if limits != self.limits:
+            self.limits, self._due = limits, monotonic()
+            self.rows = self._within_cap(round(self._fitting))
 
     def resume(self) -> None:
         """Note that a pause is over."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.model.hours import AllowedHours
+from keyrotation_pipeline.model.pace import PaceSet
 
 _NEVER = 2**62
 
@@ -32,6 +33,10 @@ class Limits:
         growth: pause while an old snapshot keeps VACUUM from removing rows and the table has grown to so many times
             its size; 0: growth is not looked at.
         pages_per_worker: each worker process should have at least so many pages.
+        sharing: processes that share the cap on rows.
+        slow_commit_seconds: rest longer while a small commit takes more than this, and much longer than it took before;
+            0: commits are not looked at.
+        rests: whether a duty cycle applies at all.
     """
 
     workers: int = 1
@@ -50,6 +55,9 @@ class Limits:
     vacuum_delay_ms: float = 2.0
     growth: float = 1.15
     pages_per_worker: int = 500
+    sharing: int = 1
+    slow_commit_seconds: float = 0.025
+    rests: bool = True
 
     def in_an_emergency(self) -> "Limits":
         """These limits with all cores in use, without rests and without allowed hours. Configured caps stay.
@@ -64,10 +72,25 @@ class Limits:
             statement_seconds=max(self.statement_seconds, 0.001),
             vacuum_delay_ms=0.0,
             growth=0.0,
+            slow_commit_seconds=0.0,
         )
 
     def of_one_worker(self) -> "Limits":
         """The limits of one of the workers. The parent process vacuums for them."""
         return replace(
-            self, workers=1, max_rows_per_second=self.max_rows_per_second / self.workers, vacuum_pages=_NEVER
+            self,
+            workers=1,
+            max_rows_per_second=self.max_rows_per_second / self.workers,
+            vacuum_pages=_NEVER,
+            sharing=self.workers,
+        )
+
+    def at_pace(self, pace: PaceSet) -> "Limits":
+        """These limits with what an operator has set in their place."""
+        rows, duty = pace.rows_per_second, pace.duty_cycle
+        return replace(
+            self,
+            max_rows_per_second=self.max_rows_per_second if rows is None else rows / self.sharing,
+            duty_cycle=duty if duty is not None and self.rests else self.duty_cycle,
+            hours=self.hours if pace.hours is None else pace.allowed_hours(),
         )

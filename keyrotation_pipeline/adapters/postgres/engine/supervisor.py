@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
+from keyrotation_pipeline.adapters.postgres.engine.commit_times import CommitTimes
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.paced import paced
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.throttle import reason_to_pause
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
@@ -77,6 +79,10 @@ class Supervisor:
     _vacuums: dict[int, Vacuum] = field(default_factory=dict)
     _waiting_for: str = ""
 
+    def __post_init__(self) -> None:
+        self._configured = self.limits
+        self._commits = CommitTimes(self.limits.slow_commit_seconds)
+
     def begin(self, relation: Relation, pages: PageRange) -> None:
         """Begin the next relation, or the next slice of one."""
         self._pages = pages
@@ -105,9 +111,10 @@ class Supervisor:
         """Rest, keep to the cap on rows, and do what is due meanwhile."""
         self._pages = pages
         pause = self.batch_size.seconds_to_wait(rows)
-        while pause > 0:
-            # In steps, so that a pause or a cancellation does not wait for a slow cap. Not by `attempts`: it is known
-            # beforehand how long this lasts, and what is due meanwhile does not make it longer.
+        limits = self.batch_size.limits
+        while pause > 0 and self.batch_size.limits is limits:
+            # In steps, so that a pause, a cancellation or another pace does not wait for a slow cap. Not by `attempts`:
+            # it is known beforehand how long this lasts, and what is due meanwhile does not make it longer.
             CLOCK.sleep(min(pause, TICK_SECONDS))
             pause -= TICK_SECONDS
             self._tick(relation, save)
@@ -138,14 +145,25 @@ class Supervisor:
         write_down(self.connection)  # a standby that drops out later is missed when the key is to be retired
         for _ in attempts(CLOCK, pause_seconds=TICK_SECONDS):
             obey(self.connection, self.request)
+            self.limits = paced(self.connection, self.request, self._configured)
+            self.batch_size.renew(self.limits)
             reason = reason_to_pause(self.connection, self.request, relation, self.limits)
             if not reason:
-                self._go_on()
+                self._be_considerate()
                 return
             self._wait_for(f"pausing: {reason}")
 
+    def _be_considerate(self) -> None:
+        """Rest longer while commits take longer than before, ours as well as the application's, and say why."""
+        self._commits.look(self.connection, self.request)
+        self.batch_size.slowdown = self._commits.slowdown
+        if self._commits.reason:
+            self._wait_for(f"going slower: {self._commits.reason}")
+        else:
+            self._go_on()
+
     def _wait_for(self, note: str) -> None:
-        """Report why nothing is rewritten now, and note it for `status`."""
+        """Report why nothing, or little, is rewritten now, and note it for `status`."""
         self._tell(note)
         if note != self._waiting_for:
             note_wait(self.connection, self.request, self.subject, note)
@@ -158,7 +176,7 @@ class Supervisor:
 
     def _tell(self, note: str = "") -> None:
         done = self._earlier_pages + (self._pages.next - self._pages.first if self._pages else 0)
-        note = note or (_speed(self._pages.so_far()) if self._pages else "")
+        note = note or self._waiting_for or (_speed(self._pages.so_far()) if self._pages else "")
         self.report(Progress(Step.ROWS, self.subject, done, self.total_pages, "pages", note))
 
 

@@ -95,7 +95,7 @@ def sweep(
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         limits = limits_for(housekeeping, request, limits)
         if wait:  # single rows burden nobody, and after a rest others would be first again
-            limits = replace(limits, duty_cycle=1.0)
+            limits = replace(limits, duty_cycle=1.0, rests=False)
         supervisor = Supervisor(
             housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", _nobody
         )

@@ -205,7 +205,7 @@ class WorkerPool:
         self._told = time.monotonic()
         # The speed of one worker says little, but its reason to pause is worth reporting.
         rows = sum(stage.rows for stage in now.values())
-        note = self._note if self._note.startswith(("pausing", "waiting")) else f"{rows:,} rows"
+        note = self._note if self._note.startswith(("pausing", "waiting", "going slower")) else f"{rows:,} rows"
         subject = f"{self._shard.table.name} shard {self._shard.key}"
         self._report(Progress(Step.ROWS, subject, done, total, "pages", note))
 
