@@ -23,7 +23,7 @@ from keyrotation_pipeline.defs.conductor import conductor_sensor
 from keyrotation_pipeline.defs.deploy import dual_key_rollout, primary_key_rollout, rotation_not_overdue
 from keyrotation_pipeline.defs.incident_assets import access_audit_asset, breach_decision_asset, incident_report_asset
 from keyrotation_pipeline.defs.incidents import alert_delivery, incident_flag
-from keyrotation_pipeline.defs.inventory import encrypted_columns
+from keyrotation_pipeline.defs.inventory import encrypted_columns, retired_versions_are_refused
 from keyrotation_pipeline.defs.jobs import build_jobs
 from keyrotation_pipeline.defs.keys import key_reads_back, key_usage_below_gcm_limit, key_version
 from keyrotation_pipeline.defs.mirror import ledger_mirror
@@ -77,6 +77,7 @@ def build_definitions(
             key_usage_below_gcm_limit,
             rotation_not_overdue,
             sensors_and_schedules_run,
+            retired_versions_are_refused,
             every_value_decrypts,
             backup_decrypts,
             *([zero_old_rows_check(tables)] if tables else []),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from keyrotation_pipeline.assurance.fences import fences as look_at_fences
 from keyrotation_pipeline.assurance.key_usage import usage_of_primary
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -17,7 +18,6 @@ from keyrotation_pipeline.requests.inventory import Inventory
 
 LATE_SECONDS = 60
 _IN_USE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE})
-_RETIRED = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
 
 
 def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
@@ -113,29 +113,24 @@ def _mebibytes(size: int) -> str:
 
 
 def fences(pipeline: Pipeline) -> Iterator[Check]:
-    """No fence refuses a version that applications use, and each table still refuses what was retired."""
+    """No fence refuses a version that applications use, and each table still refuses what was retired in it."""
     records = pipeline.ledger.keys()
     in_use = {record.version for record in records if record.state in _IN_USE}
-    standing = {str(table.name): pipeline.database.fences(table) for table in pipeline.tables}
-    left = [f"{name} refuses {each}" for name, fenced in standing.items() for each in fenced if each in in_use]
+    seen = look_at_fences(pipeline)
+    left = [f"{name} refuses {each}" for name, fenced in seen.standing.items() for each in fenced if each in in_use]
     if left:
         yield amber(
             "no_fence_is_left_over", ", ".join(left), "finish the rollback that left it, or drop the constraint"
         )
     else:
-        refused = [f"{name} refuses {', '.join(map(str, fenced))}" for name, fenced in standing.items() if fenced]
+        refused = [f"{name} refuses {', '.join(map(str, fenced))}" for name, fenced in seen.standing.items() if fenced]
         yield green("no_fence_is_left_over", "; ".join(refused) or "there is none")
-    retired = [record.version for record in records if record.state in _RETIRED]
-    taken = [f"{name} takes {each}" for name, fenced in standing.items() for each in retired if each not in fenced]
-    if taken:
-        yield amber(
-            "retired_versions_are_refused",
-            ", ".join(taken),
-            "find out who dropped the constraint, unless the table was declared since; run `keyrotation verify`; "
-            "the next rotation refuses them again",
-        )
-    else:
-        yield green("retired_versions_are_refused", ", ".join(map(str, retired)) or "none is retired")
+    amiss = [in_two(sentence) for sentence in (*seen.attention(), *seen.warnings())]
+    for value, do in amiss:
+        yield amber("retired_versions_are_refused", value, do)
+    if not amiss:
+        told = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
+        yield green("retired_versions_are_refused", "; ".join(told) or "none was retired")
 
 
 def usage(pipeline: Pipeline) -> Iterator[Check]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from keyrotation_pipeline.assurance.automation import standing_still
+from keyrotation_pipeline.assurance.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.assurance.fleet import returned
 from keyrotation_pipeline.assurance.incidents_now import incidents_now
 from keyrotation_pipeline.assurance.listing import pending_requests
@@ -51,6 +52,8 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
     attention += _returned(pipeline, rotation)
+    fenced = fences(pipeline)
+    attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)
     protected = protection(pipeline, records, now)
     attention += protected.attention
@@ -62,7 +65,10 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
         database=pipeline.database.identity().name,
         key_versions=records,
         primary=primary,
-        tables=tuple(_table(pipeline, table, counts.get(table), records) for table in pipeline.tables),
+        tables=tuple(
+            _table(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
+            for table in pipeline.tables
+        ),
         rotation=_rotation(pipeline, rotation, counts) if rotation else None,
         last_backup=protected.last_backup,
         last_recovery_test=protected.last_recovery_test,
@@ -72,7 +78,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
         next_rotation_due=due.at if due else None,
         next_rotation_rule=due.rule if due else None,
         attention=tuple(dict.fromkeys(attention)),
-        warnings=protected.warnings,
+        warnings=(*protected.warnings, *fenced.warnings()),
     )
 
 
@@ -154,22 +160,18 @@ def _amiss(table: EncryptedTable, count: TableCount | None, records: Sequence[Ke
     for version, number in count.values_by_version.items():
         if number and version not in known:
             sentences.append(f"table {table.name} holds {number} value(s) under {version}, which nobody registered")
-    return sentences
+    return [*sentences, *values_of_gone_keys(count, records)]
 
 
 def _table(
-    pipeline: Pipeline, table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord]
+    table: EncryptedTable,
+    count: TableCount | None,
+    records: Sequence[KeyRecord],
+    fenced_against: tuple[KeyVersion, ...],
 ) -> TableStatus:
     values = {record.version: 0 for record in records} | count.values_by_version if count else {}
     ordered = {version: values[version] for version in sorted(values)}
-    return TableStatus(table, count, ordered, _fences(pipeline, table))
-
-
-def _fences(pipeline: Pipeline, table: EncryptedTable) -> tuple[KeyVersion, ...]:
-    try:
-        return pipeline.database.fences(table)
-    except KeyRotationError:
-        return ()  # the table is not there, which counting it says
+    return TableStatus(table, count, ordered, fenced_against)
 
 
 def _rotation(pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount]) -> RotationStatus:

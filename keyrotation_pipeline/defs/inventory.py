@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
+from keyrotation_pipeline.assurance.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
@@ -46,6 +47,22 @@ def encrypted_columns(
             **_status_metadata(status),
         },
         check_results=[_no_undeclared(findings)],
+    )
+
+
+@dg.asset_check(asset="encrypted_columns")
+def retired_versions_are_refused(
+    context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter
+) -> dg.AssetCheckResult:
+    """Every table still refuses what was retired in it, and the last count found no value under an archived key."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        seen, records, counts = fences(opened), opened.ledger.keys(), opened.ledger.counts(opened.tables)
+    sentences = [*seen.attention(), *(each for count in counts for each in values_of_gone_keys(count, records))]
+    told = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
+    return dg.AssetCheckResult(
+        passed=not sentences,
+        description="; ".join(sentences or [*told, *seen.warnings()]) or "nothing was retired yet",
+        metadata={"amiss": len(sentences), "tables_not_counted": len(opened.tables) - len(counts)},
     )
 
 

@@ -6,7 +6,15 @@ from typing import Protocol
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.blind_spots import BlindSpots
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
+from keyrotation_pipeline.model.columns import (
+    EncryptedTable,
+    Finding,
+    OldRows,
+    QuarantinedValue,
+    Shard,
+    TableCount,
+    TableName,
+)
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
@@ -92,7 +100,14 @@ class CiphertextDatabase(Protocol):
         """Let the table take values under `version` again (a rollback); repeating it changes nothing."""
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
-        """The versions that the table's validated and intact fence refuses on every declared column."""
+        """The versions that the table's validated and intact fence refuses on every declared column; reads no row.
+
+        Raises:
+            PreflightError, BlockedError: the table is not there, or locked.
+        """
+
+    def has_table(self, name: TableName) -> bool:
+        """Whether there is such a table, of whatever kind and columns."""
 
     def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
         """Who holds a lock on `table` now, else every other session of the database: one phrase each."""

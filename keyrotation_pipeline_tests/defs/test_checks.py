@@ -24,6 +24,7 @@ ASSETS = {
     "zero_old_rows": "rows/clients",
     "every_value_decrypts": "retired_key",
     "no_undeclared_ciphertext": "encrypted_columns",
+    "retired_versions_are_refused": "encrypted_columns",
     "key_reads_back": "key_version",
     "key_usage_below_gcm_limit": "key_version",
     "rotation_not_overdue": "primary_key_rollout",
@@ -47,6 +48,15 @@ def damaged_value(world: FakeWorld) -> None:
 
 def undeclared_column(world: FakeWorld) -> None:
     world.database.findings = (Finding("notes", "body", 3, 0, (V1,)),)
+
+
+def lost_fence(world: FakeWorld) -> None:
+    world.database.fence_state["clients"] = ()
+
+
+def counted_old_row(world: FakeWorld) -> None:
+    old_row(world)
+    world.ledger.save_counts(world.database.count(world.pipeline.tables))
 
 
 def other_key(world: FakeWorld) -> None:
@@ -88,6 +98,20 @@ def a_year_and_a_day(world: FakeWorld) -> None:
         ),
         pytest.param(
             "no_undeclared_ciphertext", undeclared_column, ERROR, "notes.body (3 values)", id="an undeclared column"
+        ),
+        pytest.param(
+            "retired_versions_are_refused",
+            lost_fence,
+            ERROR,
+            "table clients takes values under v1 again",
+            id="no fence",
+        ),
+        pytest.param(
+            "retired_versions_are_refused",
+            counted_old_row,
+            ERROR,
+            "1 value(s) under v1, which is archived",
+            id="a value",
         ),
         pytest.param("key_reads_back", other_key, ERROR, "the key store holds another v2", id="another key stored"),
         pytest.param(

@@ -77,6 +77,7 @@ def test_the_checks_state_the_truth_wanted(dagster: Dagster) -> None:
         "retired_key:every_value_decrypts",
         "encrypted_columns:no_undeclared_ciphertext",
         "encrypted_columns:sensors_and_schedules_run",
+        "encrypted_columns:retired_versions_are_refused",
         "key_version:key_reads_back",
         "key_version:key_usage_below_gcm_limit",
         "primary_key_rollout:rotation_not_overdue",

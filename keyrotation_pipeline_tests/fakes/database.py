@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.columns import (
     QuarantinedValue,
     Shard,
     TableCount,
+    TableName,
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
@@ -193,6 +194,9 @@ class FakeDatabase:
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         return self.fence_state.get(str(table.name), ())
+
+    def has_table(self, name: TableName) -> bool:
+        return str(name) in self.rows
 
     def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
         return self.connected

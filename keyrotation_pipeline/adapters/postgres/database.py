@@ -3,18 +3,29 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import psycopg
+
 from keyrotation_pipeline.adapters.postgres import engine, preflight
 from keyrotation_pipeline.adapters.postgres.engine import speed
-from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, samples, usage
+from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, relations, samples, usage
 from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
 from keyrotation_pipeline.adapters.postgres.preflight import disk
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.blind_spots import BlindSpots
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows, QuarantinedValue, Shard, TableCount
+from keyrotation_pipeline.model.columns import (
+    EncryptedTable,
+    Finding,
+    OldRows,
+    QuarantinedValue,
+    Shard,
+    TableCount,
+    TableName,
+)
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
@@ -119,7 +130,16 @@ class PostgresDatabase:
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         """See `CiphertextDatabase.fences`."""
-        return fence.fences(self.connection, table)
+        try:
+            return fence.fences(self.connection, table)
+        except psycopg.errors.LockNotAvailable:  # the size of a relation is asked with it
+            raise BlockedError(
+                f"table {table.name} is locked by another session; wait until that has ended, then run this again"
+            ) from None
+
+    def has_table(self, name: TableName) -> bool:
+        """See `CiphertextDatabase.has_table`."""
+        return relations.exists(self.connection, name)
 
     def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
         """See `CiphertextDatabase.sessions`."""

@@ -8,7 +8,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,10 @@ FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamesp
 ORDER BY n.nspname, c.relname
 """
 
+_EXISTS = """
+SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
+"""
+
 _COLUMNS = """
 WITH RECURSIVE base(attnum, typ, typmod) AS (
     SELECT a.attnum, a.atttypid, a.atttypmod FROM pg_attribute a
@@ -114,6 +118,11 @@ def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
             f"table {table.name} is not in the database; correct [[tables]] in keyrotation.toml, or create the table"
         )
     return tuple(_relation(connection, table, row) for row in rows)
+
+
+def exists(connection: Connection, name: TableName) -> bool:
+    """Whether there is a relation of that name."""
+    return connection.execute(_EXISTS, (name.schema, name.table)).fetchone() is not None
 
 
 def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:

@@ -1,0 +1,132 @@
+"""Does each table still refuse what was retired in it? By the audit and the catalogue alone: no row is read.
+
+Whoever owns a table can drop its constraint after a rotation. `status`, its exit code, the check in Dagster and the
+pre-flight all go by this one definition.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import TableCount, TableName
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.key_events import KeyRetired, KeyStateChanged
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.request_events import DatabaseReconciled
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+GONE = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
+_BACK = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED})
+_TELLING = (EventKind.KEY_RETIRED, EventKind.KEY_STATE_CHANGED, EventKind.DATABASE_RECONCILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Fences:
+    """What tables must refuse, and what they do refuse, at one moment.
+
+    Args:
+        retired: by table, the versions that were retired in it and have not come back since.
+        standing: by declared table, the versions that the database refuses in it; those not in it were not seen.
+        unseen: by declared table, why not.
+        undeclared: tables of `retired` that are in the database and no longer declared, so that nobody looks.
+    """
+
+    retired: Mapping[str, tuple[KeyVersion, ...]]
+    standing: Mapping[str, tuple[KeyVersion, ...]]
+    unseen: Mapping[str, str]
+    undeclared: tuple[str, ...]
+
+    @property
+    def lost(self) -> tuple[tuple[str, KeyVersion], ...]:
+        """Each table that takes a retired version again, with the version."""
+        return tuple(
+            (name, version)
+            for name, refused in self.standing.items()
+            for version in self.retired.get(name, ())
+            if version not in refused
+        )
+
+    @property
+    def younger(self) -> tuple[tuple[str, KeyVersion], ...]:
+        """Each declared table that takes a version which was retired in others only, before this one was declared."""
+        elsewhere = sorted({version for versions in self.retired.values() for version in versions})
+        return tuple(
+            (name, version)
+            for name, refused in self.standing.items()
+            for version in elsewhere
+            if version not in refused and version not in self.retired.get(name, ())
+        )
+
+    def attention(self) -> Iterator[str]:
+        """A sentence for each table that takes a retired version again, or was not seen."""
+        for name, version in self.lost:
+            yield (
+                f"table {name} takes values under {version} again, which was retired in it; find out who changed its "
+                "constraint keyrotation_retired_key_versions (or whether a column was declared since), run "
+                "`keyrotation status --count`, and have the next rotation refuse them again (`keyrotation request`)"
+            )
+        for name, sentence in self.unseen.items():
+            yield f"what table {name} refuses was not seen: {sentence}"
+
+    def warnings(self) -> Iterator[str]:
+        """A sentence for each table that nothing was promised of, or that nobody looks at."""
+        for name, version in self.younger:
+            yield f"table {name} was declared after {version} was retired and takes it; the next rotation refuses it"
+        for name in self.undeclared:
+            versions = ", ".join(map(str, self.retired[name]))
+            yield (
+                f"nobody looks whether table {name} still refuses {versions}, since it is no longer declared; "
+                "declare it in keyrotation.toml, unless it is no longer used"
+            )
+
+
+def fences(pipeline: Pipeline) -> Fences:
+    """Look at the fence of every declared table, and at what the audit says that it must refuse."""
+    retired = _retired(pipeline)
+    standing, unseen = dict[str, tuple[KeyVersion, ...]](), dict[str, str]()
+    for table in pipeline.tables:
+        try:
+            standing[str(table.name)] = pipeline.database.fences(table)
+        except KeyRotationError as error:
+            unseen[str(table.name)] = str(error)
+    declared = {str(table.name) for table in pipeline.tables}
+    others = [name for name in retired if name not in declared]
+    undeclared = tuple(name for name in others if pipeline.database.has_table(TableName.parse(name)))
+    return Fences(retired, standing, unseen, undeclared)
+
+
+def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iterator[str]:
+    """A sentence for each version that values were counted under, though its key has left the applications for good."""
+    gone = {record.version: record.state for record in records if record.state in GONE}
+    for version, number in sorted(count.values_by_version.items()):
+        if number and version in gone:
+            yield (
+                f"table {count.table.name} holds {number} value(s) under {version}, which is {gone[version]}, so no "
+                "application can read them; find out who wrote them, and write the records anew"
+            )
+
+
+def _retired(pipeline: Pipeline) -> Mapping[str, tuple[KeyVersion, ...]]:
+    """By table, what the audit says that it must refuse."""
+    retired: dict[str, set[KeyVersion]] = {}
+    for entry in entries(pipeline.ledger, *_TELLING):
+        match entry.fact():
+            case KeyRetired(tables=tables, fenced_against=versions):
+                for name in tables:
+                    retired.setdefault(name, set()).update(versions)
+            # A rollback, or the reconciliation of a restored database, lifts the fences before it says this.
+            case KeyStateChanged(version, after=after) if after in _BACK:
+                _came_back(retired, version)
+            case DatabaseReconciled(primary=primary, in_rows=in_rows):
+                _came_back(retired, primary, *in_rows)
+    if (walk := pipeline.ledger.current()) is not None and walk.started_at is not None:
+        # A rollback that has begun lifts them before its version is active.
+        _came_back(retired, walk.target)
+    return {name: tuple(sorted(versions)) for name, versions in retired.items() if versions}
+
+
+def _came_back(retired: Mapping[str, set[KeyVersion]], *versions: KeyVersion) -> None:
+    for refused in retired.values():
+        refused.difference_update(versions)

@@ -1,0 +1,108 @@
+"""What a table's owner does to the fence after a retirement, on a real server: it is noticed, and no row is read."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.assurance.fences import fences
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline_tests.fakes import V1, V2, fake_pipeline
+from keyrotation_pipeline_tests.unit.assurance.test_fences import retired
+
+CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
+NAME = "keyrotation_retired_key_versions"
+OLD = "v1:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAA=="
+TABLE = "clients (id int PRIMARY KEY, first_name text, email varchar(200))"
+ADD, DROP = f"ALTER TABLE clients ADD CONSTRAINT {NAME}", f"ALTER TABLE clients DROP CONSTRAINT {NAME}"
+TRIGGER = f"CREATE TRIGGER {NAME} BEFORE UPDATE ON clients EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+# `CHECK` stands for the fence's own definition.
+ATTACKS = {
+    "the fence is dropped": [DROP],
+    "another constraint has its name": [DROP, f"{ADD} CHECK (first_name <> 'v1:')"],
+    "a trigger has its name": [DROP, TRIGGER.replace("UPDATE ON clients", "UPDATE ON clients FOR EACH ROW")],
+    "it is not validated": [DROP, f"{ADD} CHECK NOT VALID"],
+    "it is not enforced": [DROP, f"{ADD} CHECK NOT ENFORCED"],
+    "it is not inherited": [DROP, f"{ADD} CHECK NO INHERIT"],
+    "a column is left out": ["ALTER TABLE clients DROP email CASCADE, ADD email text"],
+    "the table is made anew": ["ALTER TABLE clients RENAME TO kept", f"CREATE TABLE {TABLE}"],
+    "the table is made partitioned": [
+        "ALTER TABLE clients RENAME TO kept",
+        f"CREATE TABLE {TABLE} PARTITION BY RANGE (id)",
+        "ALTER TABLE clients ATTACH PARTITION kept DEFAULT",
+    ],
+}
+
+
+@pytest.fixture
+def owner(database_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database_url, autocommit=True) as opened:
+        opened.execute(f"CREATE TABLE {TABLE}")
+        opened.execute("INSERT INTO clients VALUES (1, NULL, NULL)")
+        yield opened
+
+
+@pytest.fixture
+def watched(owner: psycopg.Connection, database_url: str, connection: Connection) -> Pipeline:
+    """v1 was retired in the table, which refuses it."""
+    world = fake_pipeline({"clients": []})
+    world.keys_are({V1: KeyState.ARCHIVED, V2: KeyState.ACTIVE})
+    retired(world, "clients")
+    database = PostgresDatabase(database_url, connection, lambda: connect(database_url), Limits())
+    database.fence(CLIENTS, [V1])
+    return replace(world.pipeline, tables=(CLIENTS,), database=database)
+
+
+def test_whatever_its_owner_does_to_a_fence_is_noticed(watched: Pipeline, owner: psycopg.Connection) -> None:
+    definition = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s"
+    [(check,)] = owner.execute(definition, (NAME,)).fetchall()
+    unnoticed, database = list[str](), watched.database
+    assert isinstance(database, PostgresDatabase)
+    for attack, statements in ATTACKS.items():
+        assert fences(watched).lost == (), f"before {attack}"
+        with owner.transaction(force_rollback=True):
+            for statement in statements:
+                owner.execute(statement.replace("CHECK NO", f"{check} NO"))
+            seen = fences(replace(watched, database=replace(database, connection=owner)))
+            unnoticed += [] if seen.lost == (("clients", V1),) else [attack]
+    assert unnoticed == []
+
+
+def test_what_disables_triggers_does_not_disable_the_fence(watched: Pipeline, owner: psycopg.Connection) -> None:
+    owner.execute("ALTER TABLE clients DISABLE TRIGGER ALL")
+    owner.execute("SET session_replication_role = replica")
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+        owner.execute("UPDATE clients SET first_name = %s", (OLD,))
+    assert fences(watched).lost == ()
+
+
+def test_a_renamed_table_keeps_its_fence_and_a_locked_one_is_not_seen(
+    watched: Pipeline, owner: psycopg.Connection
+) -> None:
+    owner.execute("ALTER TABLE clients RENAME TO patients")
+    (sentence,) = fences(watched).attention()
+    assert sentence.startswith("what table clients refuses was not seen: table clients is not in the database")
+    renamed = replace(watched, tables=(EncryptedTable(TableName("public", "patients"), CLIENTS.columns),))
+    assert fences(renamed).standing == {"patients": (V1,)}
+    assert fences(renamed).undeclared == ()
+    with owner.transaction():
+        owner.execute("LOCK TABLE patients IN ACCESS EXCLUSIVE MODE")
+        (sentence,) = fences(renamed).attention()
+    assert sentence.startswith("what table patients refuses was not seen: table patients is locked")
+
+
+def test_no_row_is_read(watched: Pipeline, owner: psycopg.Connection) -> None:
+    scans = "SELECT pg_stat_get_numscans('clients'::regclass), pg_stat_get_tuples_returned('clients'::regclass)"
+    assert isinstance(watched.database, PostgresDatabase)
+    ours, flush = watched.database.connection, "SELECT pg_stat_force_next_flush()"
+    ours.execute(flush)  # of the scan that validated the fence
+    owner.execute("SELECT pg_stat_reset()")
+    fences(watched)
+    ours.execute(flush)
+    assert owner.execute(scans).fetchone() == (0, 0)
