@@ -1,5 +1,8 @@
 """The fleet: which application instance reads and writes what, and who still decrypted under an old version."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -30,9 +33,10 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None) -> list[str]:
-    """A sentence for each instance that runs with a key that was taken from the applications, or writes under one.
+    """A sentence for each instance with a key that was taken from the applications, or that writes under an old one.
 
-    While a rotation brings instances from one key to the next, it says itself whom it waits for.
+    While a rotation brings instances from one key to the next, it says itself whom it waits for. Once every instance
+    was seen without a key, one that fell silent counts too: it came back with that key, and may come again.
 
     Args:
         walk: the unfinished one, if any.
@@ -41,25 +45,74 @@ def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None) -> list[
     if primary is None or (walk is not None and phase_of(walk) in {Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY}):
         return []
     registered = pipeline.ledger.keys()
-    withdrawn = {record.version for record in registered if record.version not in stored.live}
-    alive = (instance for instance in pipeline.rollout.instances() if not instance.silent)
-    return [sentence for instance in alive if (sentence := _amiss(instance, primary, withdrawn))]
+    withdrawn = frozenset(record.version for record in registered if record.version not in stored.live)
+    allowed = _Allowed(primary, withdrawn, _parted(pipeline))
+    return [sentence for instance in pipeline.rollout.instances() for sentence in allowed.amiss(instance)]
 
 
-def _amiss(instance: Instance, primary: KeyVersion, withdrawn: set[KeyVersion]) -> str | None:
-    if instance.writes is None:
-        return None
-    if instance.writes != primary:
-        return (
-            f"instance {instance.name} writes {instance.writes} while {primary} is the primary, so its writes are "
-            "refused or have to be rotated again; restart it with the present keys"
-        )
-    if held := sorted(withdrawn.intersection(instance.reads)):
-        return (
-            f"instance {instance.name} still holds {', '.join(map(str, held))}, which was taken from the applications; "
-            "restart it with the present keys"
-        )
-    return None
+def _parted(pipeline: Pipeline) -> dict[KeyVersion, datetime]:
+    """When every instance was last seen, or confirmed, to be without a version."""
+    walks = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
+    ends = ((walk.source, record.finished_at) for walk in walks if (record := walk.done(Step.ARCHIVED_KEY)))
+    parted: dict[KeyVersion, datetime] = {}
+    for version, at in ends:
+        parted[version] = max(at, parted.get(version, at))
+    return parted
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """What instances may have.
+
+    Args:
+        withdrawn: versions that the applications no longer get.
+        parted: see `_parted`.
+    """
+
+    primary: KeyVersion
+    withdrawn: frozenset[KeyVersion]
+    parted: Mapping[KeyVersion, datetime]
+
+    def amiss(self, instance: Instance) -> Iterator[str]:
+        """What is wrong with one instance. No count or time of a later report: each would be told as news."""
+        if instance.silent:
+            yield from self._came_and_went(instance)
+        elif instance.writes is not None:
+            yield from self._runs(instance)
+        for each in instance.decrypted:
+            if each.version in self.withdrawn and self._since_then(each.version, each.last_at):
+                yield (
+                    f"instance {instance.name} decrypted values of {each.version} after every instance had been seen "
+                    f"without it, {self._when(each.version)}; restart it with the present keys, and find where it "
+                    "still reads such values (an export, a cache, a restored copy)"
+                )
+
+    def _runs(self, instance: Instance) -> Iterator[str]:
+        if instance.writes != self.primary:
+            yield (
+                f"instance {instance.name} writes {instance.writes} while {self.primary} is the primary, so its writes "
+                "are refused or have to be rotated again; restart it with the present keys"
+            )
+        elif held := sorted(self.withdrawn.intersection(instance.reads)):
+            yield (
+                f"instance {instance.name} still holds {', '.join(map(str, held))}, which was taken from the "
+                "applications; restart it with the present keys"
+            )
+
+    def _came_and_went(self, instance: Instance) -> Iterator[str]:
+        had = self.withdrawn.intersection({*instance.reads, instance.writes})
+        if held := sorted(each for each in had if self._since_then(each, instance.reported_at)):
+            yield (
+                f"instance {instance.name} came back with {', '.join(map(str, held))} after every instance had been "
+                f"seen without it, {self._when(held[0])}, and fell silent; see that it does not start again with old "
+                "keys"
+            )
+
+    def _since_then(self, version: KeyVersion, at: datetime) -> bool:
+        return version in self.parted and at > self.parted[version]
+
+    def _when(self, version: KeyVersion) -> str:
+        return f"{self.parted[version].astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _document(instance: Instance) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A key is gone from the key store: put it back from a backup."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.copies import read_key
@@ -8,6 +8,7 @@ from keyrotation_pipeline.assurance.restored import sampled_under
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import (
     BackupError,
     FingerprintMismatchError,
@@ -21,7 +22,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import KeyCopy
 from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.key_events import KeyRestoreIntended
+from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -45,6 +46,24 @@ class KeyRestored:
     source: str
     place: str
     decrypted: int
+
+
+def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
+    """A sentence for each registered key that the key store does not hold, live or archived, or not as it was.
+
+    Args:
+        stored: read after `records`: a key is stored before it is registered, and nothing but `destroy` removes one.
+    """
+    destroyed = {fact.version for fact in recorded(pipeline.ledger, KeyDestructionIntended)}
+    sentences = []
+    for record in records:
+        if record.state is KeyState.DESTROYED or record.version in destroyed:
+            continue
+        try:
+            stored.registered(record)
+        except KeyStoreDamagedError as error:
+            sentences.append(str(error))
+    return sentences
 
 
 def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple[KeyMaterial, str]:

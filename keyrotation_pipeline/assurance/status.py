@@ -7,6 +7,7 @@ from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.assurance.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.assurance.fleet import returned
 from keyrotation_pipeline.assurance.incidents_now import incidents_now
+from keyrotation_pipeline.assurance.key_loss import lost_keys
 from keyrotation_pipeline.assurance.listing import pending_requests
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.audit.divergence import require_consistent
@@ -44,7 +45,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
     now = pipeline.clock.now()
     records, rotation, head = pipeline.ledger.keys(), superseding.next_up(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
-    primary, attention = _primary(pipeline)
+    primary, attention = _primary(pipeline, records)
     declared = declared_activations(pipeline)
     due = rotation_due(primary, records, pipeline.ledger.requests(), declared) if primary else None
     attention += _tampered(pipeline)
@@ -82,13 +83,14 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
     )
 
 
-def _primary(pipeline: Pipeline) -> tuple[KeyVersion | None, list[str]]:
-    """The primary by the key store, and what is wrong with it."""
+def _primary(pipeline: Pipeline, records: Sequence[KeyRecord]) -> tuple[KeyVersion | None, list[str]]:
+    """The primary by the key store, and what is wrong with the keys there."""
     try:
-        primary = pipeline.keys.read().primary
+        stored = pipeline.keys.read()
     except KeyStoreError as error:
         return None, [str(error)]
-    return primary, [] if primary else ["the key store names no primary; run `keyrotation init`"]
+    unnamed = [] if stored.primary else ["the key store names no primary; run `keyrotation init`"]
+    return stored.primary, unnamed + lost_keys(pipeline, stored, records)
 
 
 def _tampered(pipeline: Pipeline) -> list[str]:

@@ -96,6 +96,36 @@ def test_an_instance_that_comes_back_with_an_old_key_is_seen(
     assert sentence in found
 
 
+@pytest.mark.parametrize(
+    ("reads", "heard", "found"),
+    [
+        pytest.param((V1, V2), timedelta(minutes=1), True, id="with the old key, after every one was seen without it"),
+        pytest.param((V1, V2), timedelta(minutes=-1), False, id="before, so that its end was waited for or confirmed"),
+        pytest.param((V2,), timedelta(minutes=1), False, id="without the old key"),
+    ],
+)
+def test_an_instance_that_came_back_and_fell_silent_is_seen(
+    rotated: FakeWorld, reads: tuple[KeyVersion, ...], heard: timedelta, found: bool
+) -> None:
+    rotated.rollout.running = (Instance("batch", reads, V2, START + heard, silent=True),)
+    expected = ["instance batch came back with v1 after every instance had been seen without it, 2026-01-05 09:00 UTC"]
+    assert [sentence.partition(", and fell silent")[0] for sentence in amiss(rotated)] == expected * found
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["it runs", "it ended"])
+def test_values_decrypted_under_a_key_that_every_instance_had_let_go_are_told_in_the_same_words_each_time(
+    rotated: FakeWorld, silent: bool
+) -> None:
+    said = []
+    for minutes, values in ((-1, 1), (1, 2), (5, 3)):
+        decrypted = (Decrypted(V1, values, START + timedelta(minutes=minutes)),)
+        rotated.rollout.running = (Instance("web-1", (V2,), V2, START, silent=silent, decrypted=decrypted),)
+        said.append(amiss(rotated))
+    assert said[0] == []
+    assert said[1] == said[2]
+    assert said[1][0].startswith("instance web-1 decrypted values of v1 after every instance had been seen without it")
+
+
 def test_what_a_rotation_waits_for_is_said_by_the_rotation_alone() -> None:
     world = before_any_rotation()
     run(world, Step.RETIRED_KEY)

@@ -1,10 +1,16 @@
 """The status as a value, and the object that programs read of it."""
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 
+import pytest
+
 from keyrotation_pipeline.assurance.status import overview
-from keyrotation_pipeline_tests.fakes import START, V1, V2, fake_pipeline
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.key_events import KeyDestructionIntended
+from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
 
@@ -103,3 +109,45 @@ def test_a_request_is_listed_with_who_has_signed_it_and_who_has_not() -> None:
         "start_by": "2026-02-04T09:00:00+00:00",
         "finish_by": "2026-04-05T09:00:00+00:00",
     }
+
+
+def missing_from_archive(keys: FakeKeyStore) -> None:
+    del keys.shelf[V1]
+
+
+def another_archived(keys: FakeKeyStore) -> None:
+    keys.shelf[V1] = KeyMaterial.generate()
+
+
+def missing_primary(keys: FakeKeyStore) -> None:
+    del keys.live[V2]
+
+
+@pytest.mark.parametrize(
+    ("lose", "sentence"),
+    [
+        pytest.param(missing_from_archive, "the key store holds no v1; put it back with", id="an archived key"),
+        pytest.param(another_archived, "the key store holds another v1", id="another key in its place"),
+        pytest.param(missing_primary, "the key store holds no v2; put it back with", id="the primary"),
+        pytest.param(lambda keys: keys.broken.add(V2), "v2 is not a key; restore it", id="a damaged entry"),
+    ],
+)
+def test_a_key_that_is_gone_from_the_key_store_is_seen_though_nothing_asks_for_it(
+    lose: Callable[[FakeKeyStore], None], sentence: str
+) -> None:
+    world = before_any_rotation()
+    for _ in performing.run(world.pipeline, approved(world).id, world.report):
+        pass
+    assert overview(world.pipeline).attention == ()
+    lose(world.keys)
+    (found,) = overview(world.pipeline).attention
+    assert found.startswith(sentence)
+
+
+def test_a_key_that_is_being_destroyed_is_not_missed() -> None:
+    world = before_any_rotation()
+    for _ in performing.run(world.pipeline, approved(world).id, world.report):
+        pass
+    world.ledger.append(KeyDestructionIntended(V1, world.keys.get(V1).fingerprint, (), ()))
+    del world.keys.shelf[V1]  # and here it was killed
+    assert overview(world.pipeline).attention == ()
