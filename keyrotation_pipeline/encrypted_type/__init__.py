@@ -1,6 +1,6 @@
 """What applications import: a SQLAlchemy column type that encrypts, its key ring, and the report of who uses which key.
 
-    keys = EnvironmentKeyRing()  # or MountedKeyRing("/run/secrets/pazpaz")
+    keys = EnvironmentKeyRing()  # or MountedKeyRing("/run/secrets/pazpaz"), or SecretsManagerKeyRing(client, "name")
     attest(engine, keys)
 
     class Client(Base):
@@ -20,6 +20,7 @@ from keyrotation_pipeline.encrypted_type.attestation import Attestation, attest
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.environment import EnvironmentKeyRing
 from keyrotation_pipeline.encrypted_type.mounted import MountedKeyRing
+from keyrotation_pipeline.encrypted_type.secrets_manager import SecretsManagerKeyRing
 from keyrotation_pipeline.encrypted_type.statements import look as _look_at_every_statement  # noqa: F401
 from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -30,6 +31,7 @@ __all__ = [
     "EnvironmentKeyRing",
     "KeyRing",
     "MountedKeyRing",
+    "SecretsManagerKeyRing",
     "attest",
     "ciphertext_length",
 ]
