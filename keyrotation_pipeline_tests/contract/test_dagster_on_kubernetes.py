@@ -12,16 +12,19 @@ import psycopg
 import pytest
 import yaml
 from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.launcher import LaunchRunContext
+from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.request import Step
 from keyrotation_pipeline.requests.conductor import Task
-from keyrotation_pipeline_tests.clusters import TestCluster
+from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
+from keyrotation_pipeline_tests.contract.test_kubernetes_rights import PATHS, apply, as_account, one_less
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.fleets import IMAGE as POD_IMAGE
 from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.waiting import eventually
 
 TOP = Path(__file__).parents[2]
 DAGSTER = TOP / "deploy" / "kubernetes" / "dagster"
@@ -64,18 +67,22 @@ def launch(instance: dg.DagsterInstance, cluster: TestCluster) -> Iterator[Launc
     made: list[str] = []
 
     def launched(job_name: str, tags: dict[str, str]) -> dict[str, Any]:
-        pointer = ModuleCodePointer("keyrotation_pipeline.definitions", "defs")
-        code = RepositoryPythonOrigin(sys.executable, pointer, IMAGE, entry_point=["dagster"])  # as a code server says
-        run = dg.DagsterRun(job_name=job_name, tags=tags, job_code_origin=JobPythonOrigin(job_name, code))
-        instance.add_run(run)
-        instance.run_launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
-        made.append(f"dagster-run-{run.run_id}")
+        made.append(f"dagster-run-{launched_run(instance, job_name, tags).run_id}")
         content: dict[str, Any] = cluster.ask("GET", f"{jobs}/{made[-1]}")
         return content
 
     yield launched
     for name in made:
         cluster.ask("DELETE", f"{jobs}/{name}")
+
+
+def launched_run(instance: dg.DagsterInstance, job_name: str, tags: dict[str, str]) -> dg.DagsterRun:
+    pointer = ModuleCodePointer("keyrotation_pipeline.definitions", "defs")
+    code = RepositoryPythonOrigin(sys.executable, pointer, IMAGE, entry_point=["dagster"])  # as a code server says
+    run = dg.DagsterRun(job_name=job_name, tags=tags, job_code_origin=JobPythonOrigin(job_name, code))
+    instance.add_run(run)
+    instance.run_launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
+    return run
 
 
 def shard_tags(mode: str) -> dict[str, str]:
@@ -146,6 +153,69 @@ def test_at_most_parallel_shards_run_at_once_and_dead_pods_are_noticed(instance:
     }
     assert instance.run_monitoring_enabled
     assert instance.run_monitoring_max_resume_run_attempts == 0
+
+
+def pod_of(cluster: TestCluster, job: str) -> str:
+    """A Pod of a Job whose container runs, as far as anybody can see; and a Job that was seen by its controller."""
+    name = f"{job}-pod"
+    container = {"name": "dagster", "image": POD_IMAGE}
+    spec = {"containers": [container], "hostNetwork": True, "terminationGracePeriodSeconds": 0}
+    cluster.ask("POST", "pods", {"metadata": {"name": name, "labels": {"job-name": job}}, "spec": spec})
+    now = "2026-01-05T03:00:00Z"
+    running = {"name": "dagster", "ready": True, "restartCount": 0, "image": POD_IMAGE, "imageID": ""}
+    running["state"] = {"running": {"startedAt": now}}
+    if cluster.standin is not None:
+        cluster.ask("PATCH", f"pods/{name}/status", {"status": {"phase": "Running", "containerStatuses": [running]}})
+        path = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs/{job}/status"
+        cluster.ask("PATCH", path, {"status": {"startTime": now}})
+    assert eventually(lambda: "running" in str(cluster.ask("GET", f"pods/{name}")["status"].get("containerStatuses")))
+    return name
+
+
+def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enough(
+    instance: dg.DagsterInstance, cluster: TestCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dagster_k8s.client import DagsterK8sUnrecoverableAPIError, DagsterKubernetesClient  # noqa: PLC0415
+    from kubernetes import client, config  # noqa: PLC0415
+
+    rights = {each["kind"]: each for each in yaml.safe_load_all((DAGSTER / "rights.yaml").read_text())}
+    rights["RoleBinding"]["subjects"][0]["namespace"] = cluster.namespace
+    for kind in ("ServiceAccount", "Role", "RoleBinding"):
+        apply(cluster, rights[kind])
+    role = rights["Role"]
+    account = as_account(TestKeySecrets(cluster, "none", cluster.kubeconfig), role["metadata"]["name"], tmp_path)
+    launcher: Any = instance.run_launcher
+
+    def allow(rules: list[dict[str, Any]]) -> None:
+        path = f"{PATHS['Role'].format(cluster.namespace)}/{role['metadata']['name']}"
+        cluster.ask("PATCH", path, {"rules": rules})
+
+    def everything() -> None:
+        """Start a run, look after it, say why it failed, end it."""
+        run = launched_run(instance, "evidence", {})
+        job = f"dagster-run-{run.run_id}"
+        pod = pod_of(cluster, job)
+        assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
+        told = launcher.get_run_worker_debug_info(run)
+        assert f"Debug information for pod {pod}" in told
+        assert "Failure fetching" not in told
+        assert "Could not find" not in launcher._api_client.get_job_debug_info(job, cluster.namespace)
+        assert launcher.terminate(run.run_id)
+        names = [each["metadata"]["name"] for each in cluster.ask("GET", "pods")["items"]]
+        assert pod not in names or cluster.standin is None
+
+    with config.new_client_from_config(str(account.kubeconfig)) as asked:
+        ours = DagsterKubernetesClient.production_client(  # type: ignore[no-untyped-call]
+            core_api_override=client.CoreV1Api(asked), batch_api_override=client.BatchV1Api(asked)
+        )
+        monkeypatch.setattr(launcher, "_api_client", ours)
+        everything()
+        for fewer in one_less(role["rules"]):
+            allow(fewer)
+            with pytest.raises((AssertionError, client.ApiException, DagsterK8sUnrecoverableAPIError)):
+                everything()
+        allow(role["rules"])
+        everything()
 
 
 def built() -> list[dict[str, Any]]:

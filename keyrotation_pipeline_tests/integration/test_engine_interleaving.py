@@ -371,6 +371,49 @@ def test_two_processes_that_walk_one_shard_at_once_do_no_harm(
     assert engine.sweep(CASES, wait=True).rows == 0  # nothing was passed over by both
 
 
+def test_of_two_walkers_the_slower_one_writes_into_no_row_that_stands_where_it_has_read(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    """The other one has moved every row, and the application has filled their places: only `xmin` tells them apart."""
+    walked: list[int] = []
+    new = [(n, sealed(ring, 2, f"new a{n}"), sealed(ring, 2, f"new b{n}")) for n in range(ROWS)]
+    places = "SELECT ctid::text FROM public.cases"
+    before = {place for (place,) in migrated.execute(places)}
+
+    def walk_elsewhere_and_write(number: int) -> None:
+        if number:
+            return
+        walked.append(Engine(database_url, ring, Limits(max_pages=4)).shard(CASES).rows)
+        application(database_url, "DELETE FROM cases", "VACUUM cases")
+        insert(migrated, "public.cases (id, a, b)", new)
+        after = {place for (place,) in migrated.execute(places)}
+        assert len(before & after) > ROWS / 2, "the same places, with other rows in them"
+
+    with between_read_and_write(walk_elsewhere_and_write):
+        engine.shard(CASES)
+
+    assert walked == [ROWS]
+    expected = {n: under_v2(f"new a{n}", f"new b{n}") for n in range(ROWS)}
+    assert read_back(migrated, ring, CASES, "id") == expected
+
+
+def test_a_waiting_walker_leaves_what_was_written_after_another_had_taken_its_row(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
+) -> None:
+    """It finds the row by its key, wherever that stands now: only the ciphertexts tell that it is another value."""
+    new = sealed(ring, 2, "later")
+
+    def sweep_elsewhere_and_write(number: int) -> None:
+        if number == 7:
+            assert Engine(database_url, ring).sweep(CASES).rows > 0
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute("UPDATE cases SET b = %s WHERE id = 7", (new,))
+
+    with between_read_and_write(sweep_elsewhere_and_write):
+        engine.sweep(CASES, wait=True)
+    assert read_back(migrated, ring, CASES, "id") == {**EXPECTED, 7: under_v2("a7", "later")}
+
+
 def test_a_page_range_left_behind_by_another_file_node_begins_again(
     migrated: Connection, engine: Engine, ring: KeyRing
 ) -> None:

@@ -17,6 +17,7 @@ Key = tuple[str, str, str]  # plural, namespace, name
 KINDS = {
     "secrets": ("v1", "Secret"),
     "pods": ("v1", "Pod"),
+    "events": ("v1", "Event"),
     "serviceaccounts": ("v1", "ServiceAccount"),
     "jobs": ("batch/v1", "Job"),
     "deployments": ("apps/v1", "Deployment"),

@@ -56,7 +56,7 @@ class Standin:
             base = f"/{root}/{group}/namespaces/{{namespace}}/{{plural}}"
             routes.append(Route(base, self.answer, methods=["GET", "POST"]))
             routes.append(Route(f"{base}/{{name}}", self.answer, methods=["GET", "PUT", "PATCH", "DELETE"]))
-            routes.append(Route(f"{base}/{{name}}/{{part}}", self.answer, methods=["POST", "PUT", "PATCH"]))
+            routes.append(Route(f"{base}/{{name}}/{{part}}", self.answer, methods=["GET", "POST", "PUT", "PATCH"]))
         routes += [Route(path, self.discover, methods=["GET"]) for path in self.discovery]
         return Starlette(routes=routes)
 
@@ -106,16 +106,22 @@ class Standin:
             return self.objects.create(plural, namespace, _valid(plural, content))
         group, kind = KINDS[plural]
         version = {"resourceVersion": str(self.objects.version)}
-        names = _names_in(request)
+        names, labels = _names_in(request), _labels_in(request)
         found = self.objects.every(plural, namespace)
-        items = [each for each in found if names is None or each["metadata"]["name"] in names]
+        items = [
+            each
+            for each in found
+            if (names is None or each["metadata"]["name"] in names)
+            and labels.items() <= (each["metadata"].get("labels") or {}).items()
+        ]
         return {"kind": f"{kind}List", "apiVersion": group, "metadata": version, "items": items}
 
     def _one(self, request: Request, which: Key, content: Any) -> Json:  # noqa: ANN401 - JSON
         part = request.path_params.get("part", "")
         match request.method:
             case "GET":
-                return self.objects.get(*which)
+                found = self.objects.get(*which)
+                return {"log": "a line"} if part == "log" else found  # any bytes are a log
             case "DELETE":
                 return self.objects.delete(*which)
             case "PUT":
@@ -173,6 +179,11 @@ def _names_in(request: Request) -> set[str] | None:
     selector = request.query_params.get("fieldSelector", "")
     name = selector.removeprefix("metadata.name=")
     return None if name == selector else {name}
+
+
+def _labels_in(request: Request) -> dict[str, str]:
+    selector = request.query_params.get("labelSelector", "")
+    return dict(each.split("=", 1) for each in selector.split(",") if each)
 
 
 def serve(standin: Standin, certificate: Path) -> None:
