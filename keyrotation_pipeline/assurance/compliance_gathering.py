@@ -44,7 +44,7 @@ from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reporting import records_reencrypted
 
-BreachOf = Callable[[Incident], tuple[str, ...]]
+BreachOf = Callable[[Incident, Sequence[Entry]], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def gather(pipeline: Pipeline, breach_of: BreachOf) -> Evidence:
     """Verify the audit as a whole, then read the report from it.
 
     Args:
-        breach_of: the breach decision of an incident, in sentences.
+        breach_of: the breach decision of an incident by the audit's events, in sentences.
 
     Raises:
         AuditError: the audit does not verify, so that nothing can be reported from it; or it is empty.
@@ -87,7 +87,7 @@ def report_of(events: Sequence[AuditEvent], signatures: SignatureVerifier, breac
         requests=tuple(_decided(each, tuple(approvals.get(each.id, ()))) for each in belief.requests.values()),
         backups=tuple(taken for each in told if (taken := _backup(each)) is not None),
         recovery_tests=tuple(tested for each in told if (tested := _recovery_test(each)) is not None),
-        incidents=tuple(_incident(each, breach_of(each)) for each in _incidents(told)),
+        incidents=tuple(_incident(each, breach_of(each, told)) for each in _incidents(told)),
     )
 
 

@@ -7,7 +7,15 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from keyrotation_pipeline.errors import AuditError, BlockedError, InvalidKeyError
-from keyrotation_pipeline.model import backup_events, facts, incident_events, key_events, pace, request_events
+from keyrotation_pipeline.model import (
+    assessment,
+    backup_events,
+    facts,
+    incident_events,
+    key_events,
+    pace,
+    request_events,
+)
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -15,7 +23,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 Record = TypeVar("Record", bound=Fact)
 RECORDS: Mapping[str, type[Fact]] = {
     str(record.kind): record
-    for module in (backup_events, incident_events, key_events, pace, request_events)
+    for module in (assessment, backup_events, incident_events, key_events, pace, request_events)
     for record in vars(module).values()
     if isinstance(record, type) and issubclass(record, Fact) and record is not Fact
 }

@@ -11,13 +11,15 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.assess import assess_command, assessed
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import bars
+from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
-from keyrotation_pipeline.incidents.report import incident_report
+from keyrotation_pipeline.incidents.report import kept_report, version
 from keyrotation_pipeline.incidents.telling import tell
 from keyrotation_pipeline.model.deadlines import Deadline, carried_by
 from keyrotation_pipeline.model.facts import as_json as as_json_object
@@ -127,9 +129,12 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
         requests, now = pipeline.ledger.requests(), pipeline.clock.now()
         clock, pace = clock_of(pipeline, found, requests), rate_of(pipeline, found, requests, now)
         carrier, database = carried_by(found, requests), pipeline.database.identity().name
+        assessment = assessment_of(pipeline, found)
     if as_json:
         stages = [_stage(each, now) for each in clock]
-        output.document({**_details(found, carrier), "stages": stages, "pace": str(pace) if pace else None})
+        output.document(
+            {**_details(found, carrier), "stages": stages, "pace": str(pace) if pace else None, **assessed(assessment)}
+        )
         return
     output.heading(database)
     for label, value in _details(found, carrier).items():
@@ -140,6 +145,13 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
         output.line(f"{deadline.stage.replace('_', ' '):<22}{_left(deadline, now)}")
     if pace is not None:
         output.line(f"rows: {pace}")
+    for at, sentence in assessment.history:
+        output.line(f"{output.seconds(at)} UTC  {sentence}")
+    for line in assessment.lines():
+        output.line(line)
+
+
+app.command("assess")(assess_command)
 
 
 @app.command()
@@ -202,17 +214,23 @@ def close_command(
 def report(
     name: IncidentId,
     *,
+    number: Annotated[
+        int | None, typer.Option("--version", metavar="N", help="An earlier version as it was kept.")
+    ] = None,
     html: Annotated[bool, typer.Option("--html", help="An HTML page instead of Markdown.", show_default=False)] = False,
     file: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write it there.", show_default=False)
     ] = None,
     config: Config = None,
 ) -> None:
-    """Print the incident report, in the seed's form, from what the audit holds."""
+    """Print the incident report, in the seed's form, from what the audit holds.
+
+    What it says is kept in the audit under a number; whatever changes gives the next one.
+    """
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        written = incident_report(pipeline, name)
-    text = written.html() if html else written.markdown()
+        written = kept_report(pipeline, name) if number is None else version(pipeline, name, number)
+    text = written.html if html else written.markdown
     if file is None:
         sys.stdout.write(text)
     else:

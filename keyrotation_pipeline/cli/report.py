@@ -1,7 +1,9 @@
 """`report`: the compliance report, on stdout or in a new file."""
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +13,11 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
 from keyrotation_pipeline.assurance.evidence_pack import is_free, pack, write_directory
+from keyrotation_pipeline.audit.events import Entry
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.incidents.presumption import lines_of, presumed_decision
+from keyrotation_pipeline.incidents.assessing import assessment_from
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -49,7 +52,7 @@ def report(
         return
     _require_new(target)
     with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        found = gather(pipeline, _breach_of)
+        found = gather(pipeline, partial(_breach_of, pipeline))
     content = {ReportFormat.HTML: render_html, ReportFormat.JSON: render_json}[form](found.report)
     if target is None:
         sys.stdout.write(content.decode())
@@ -65,7 +68,7 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
     if not is_free(target):
         raise _taken(target)
     with assembly.open_backups(settings.load(config), actor=actor()) as site:
-        found = gather(site.pipeline, _breach_of)
+        found = gather(site.pipeline, partial(_breach_of, site.pipeline))
         content = pack(found, site.places, _roster_now(site.pipeline))
     if not write_directory(target, content):
         raise _taken(target)
@@ -80,8 +83,8 @@ def _roster_now(pipeline: Pipeline) -> Roster | None:
         return None
 
 
-def _breach_of(incident: Incident) -> tuple[str, ...]:
-    return lines_of(presumed_decision(incident))
+def _breach_of(pipeline: Pipeline, incident: Incident, told: Sequence[Entry]) -> tuple[str, ...]:
+    return assessment_from(told, pipeline.signatures, incident).lines()
 
 
 def _require_new(target: Path | None) -> None:

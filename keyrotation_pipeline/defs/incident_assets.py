@@ -8,8 +8,8 @@ from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.incidents.access import AccessAudit, bars
-from keyrotation_pipeline.incidents.presumption import lines_of, presumed_decision
-from keyrotation_pipeline.incidents.report import incident_report
+from keyrotation_pipeline.incidents.assessing import assessment_of
+from keyrotation_pipeline.incidents.report import kept_report
 from keyrotation_pipeline.model.deadlines import Deadline
 from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
 
@@ -30,7 +30,7 @@ def incident_report_asset(context: dg.AssetExecutionContext, pipeline: PipelineP
     with refusals(), pipeline.open(actor_of(context)) as opened:
         now, requests = opened.clock.now(), opened.ledger.requests()
         unfinished = incidents(opened.ledger).unfinished
-        reports = {each.id: incident_report(opened, each.id).markdown() for each in unfinished}
+        reports = {each.id: kept_report(opened, each.id).markdown for each in unfinished}
         paces = {each.id: rate_of(opened, each, requests, now) for each in unfinished}
         clocks = [(each.id, stage) for each in unfinished for stage in clock_of(opened, each, requests)]
     rows = [_row(name, stage, stage.seconds_left(now)) for name, stage in clocks]
@@ -46,9 +46,9 @@ def incident_report_asset(context: dg.AssetExecutionContext, pipeline: PipelineP
 
 @dg.asset(name="breach_decision", group_name="evidence", kinds={"report"}, owners=[COMPLIANCE_OFFICERS])
 def breach_decision_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """What each unfinished incident is presumed to be by 45 CFR 164.402, with the last date of each notice."""
+    """What each unfinished incident is by 45 CFR 164.402, so far as it is answered, with each notice's date."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
-        told = {each.id: lines_of(presumed_decision(each)) for each in incidents(opened.ledger).unfinished}
+        told = {each.id: assessment_of(opened, each).lines() for each in incidents(opened.ledger).unfinished}
     return dg.MaterializeResult(
         metadata={
             "incidents_open": len(told),

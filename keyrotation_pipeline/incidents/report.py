@@ -3,15 +3,18 @@
 Source: the seed procedure, section 5.3, step 3.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 
-from keyrotation_pipeline.audit.events import Entry, entries
+from keyrotation_pipeline.audit.events import Entry, entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.incidents.presumption import lines_of, presumed_decision
+from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.incidents.assessing import Assessment, assessment_of
 from keyrotation_pipeline.model.deadlines import Deadline, carried_by
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.incident import Incident
@@ -20,6 +23,7 @@ from keyrotation_pipeline.model.incident_events import (
     IncidentAcknowledged,
     IncidentClosed,
     IncidentOpened,
+    ReportKept,
 )
 from keyrotation_pipeline.model.key_events import KeyStateChanged
 from keyrotation_pipeline.model.request import Request, Step, Walk
@@ -87,7 +91,7 @@ class Report:
 
 
 def incident_report(pipeline: Pipeline, name: str) -> Report:
-    """The report of an incident as it stands, anchored at the audit's head, by which two versions are told apart.
+    """The report of an incident as it stands.
 
     Raises:
         IncidentError: there is no such incident.
@@ -95,7 +99,7 @@ def incident_report(pipeline: Pipeline, name: str) -> Report:
     incident = incidents(pipeline.ledger).incident(name)
     requests = pipeline.ledger.requests()
     carrier, clock = carried_by(incident, requests), clock_of(pipeline, incident, requests)
-    head = pipeline.ledger.head()
+    assessment = assessment_of(pipeline, incident)
     facts = (
         ("Incident ID", incident.id),
         ("Date", f"{incident.discovered_at:%Y-%m-%d}"),
@@ -103,17 +107,54 @@ def incident_report(pipeline: Pipeline, name: str) -> Report:
         ("Status", str(incident.status)),
         ("Severity", incident.impact or "not assessed"),
         ("Database", pipeline.database.identity().name),
-        ("Version of this report", f"audit event {head.seq} {head.hash}"),
     )
     sections = (
         Section("Summary", tuple(_summary(incident, carrier))),
-        Section("Timeline", tuple(_timeline(pipeline, incident, carrier))),
-        Section("Impact", tuple(_impact(incident, carrier, clock))),
+        Section("Timeline", tuple(_timeline(pipeline, incident, carrier, assessment))),
+        Section("Impact", tuple(_impact(incident, carrier, clock, assessment))),
         Section("Root Cause", (incident.root_cause or FOR_PEOPLE,)),
         Section("Remediation", tuple(_remediation(incident, carrier))),
         Section("Lessons Learned", tuple(_lessons(incident, clock))),
     )
     return Report(f"Incident report {incident.id}", facts, sections)
+
+
+def kept_report(pipeline: Pipeline, name: str) -> ReportKept:
+    """The newest version of an incident's report; if what it says has changed, the next one is kept in the audit.
+
+    Raises:
+        IncidentError: there is no such incident.
+    """
+    report, incident = incident_report(pipeline, name), incidents(pipeline.ledger).incident(name)
+    content = hashlib.sha256(json.dumps(asdict(report)).encode()).hexdigest()
+    newest = next(reversed(versions(pipeline, incident.id)), None)
+    if newest is not None and newest.content == content:
+        return newest
+    number, head = 1 if newest is None else newest.number + 1, pipeline.ledger.head()
+    numbered = replace(
+        report, facts=(*report.facts, ("Version of this report", f"{number}, of audit event {head.seq} {head.hash}"))
+    )
+    kept = ReportKept(incident.id, number, content, numbered.markdown(), numbered.html())
+    pipeline.ledger.append(kept, incident.request)
+    return kept
+
+
+def versions(pipeline: Pipeline, incident: str) -> tuple[ReportKept, ...]:
+    """Every version of an incident's report, in order."""
+    return tuple(each for each in recorded(pipeline.ledger, ReportKept) if each.incident == incident)
+
+
+def version(pipeline: Pipeline, name: str, number: int) -> ReportKept:
+    """One version of an incident's report, as it was kept.
+
+    Raises:
+        IncidentError: there is no such incident, or no such version.
+    """
+    kept = versions(pipeline, incidents(pipeline.ledger).incident(name).id)
+    found = next((each for each in kept if each.number == number), None)
+    if found is None:
+        raise IncidentError(f"the report of {name} has {len(kept)} version(s), and no {number}; name one of them")
+    return found
 
 
 def _summary(incident: Incident, carrier: Request | None) -> Iterator[str]:
@@ -127,8 +168,8 @@ def _summary(incident: Incident, carrier: Request | None) -> Iterator[str]:
         yield f"Emergency {carrier.action} {carrier.id}, {carrier.source} to {carrier.target}: {carrier.status}"
 
 
-def _timeline(pipeline: Pipeline, incident: Incident, carrier: Request | None) -> Iterator[str]:
-    told = [(incident.discovered_at, "discovered"), *_own_events(pipeline, incident)]
+def _timeline(pipeline: Pipeline, incident: Incident, carrier: Request | None, assessment: Assessment) -> Iterator[str]:
+    told = [(incident.discovered_at, "discovered"), *_own_events(pipeline, incident), *assessment.history]
     if carrier is not None:
         roster = pinned_roster(pipeline)
         names = {officer.fingerprint: officer.name for officer in roster.officers}
@@ -176,7 +217,9 @@ def _sentence(entry: Entry, names: dict[str, str]) -> str:
     return sentence
 
 
-def _impact(incident: Incident, carrier: Request | None, clock: Sequence[Deadline]) -> Iterator[str]:
+def _impact(
+    incident: Incident, carrier: Request | None, clock: Sequence[Deadline], assessment: Assessment
+) -> Iterator[str]:
     yield f"Assessed by people: {incident.impact or 'not yet'}"
     if isinstance(carrier, Walk):
         promoted = carrier.done(Step.PRIMARY_KEY_ROLLOUT)
@@ -190,7 +233,7 @@ def _impact(incident: Incident, carrier: Request | None, clock: Sequence[Deadlin
         else:
             late = "late" if deadline.reached_at > deadline.due_at else "in time"
             yield f"{deadline.stage.replace('_', ' ').capitalize()}: {deadline.reached_at:%Y-%m-%d %H:%M} UTC, {late}"
-    yield from lines_of(presumed_decision(incident))
+    yield from assessment.lines()
 
 
 def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:

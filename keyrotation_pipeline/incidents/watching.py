@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.opening import Taken, prepare_requests, take_flags
+from keyrotation_pipeline.incidents.report import kept_report
 from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -31,7 +32,7 @@ class Look:
 
 
 def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -> Look:
-    """Take what is up. A source that does not answer keeps the others from nothing."""
+    """Take what is up, and keep what reports now say. A source that does not answer keeps the others from nothing."""
     taken: list[Taken] = []
     trouble: list[str] = []
     for _ in range(ROUNDS):
@@ -44,4 +45,9 @@ def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -
         except KeyRotationError as error:
             trouble.append(str(error))
     trouble += prepare_requests(pipeline, requested_by)
+    try:
+        for incident in incidents(pipeline.ledger).unfinished:
+            kept_report(pipeline, incident.id)
+    except KeyRotationError as error:
+        trouble.append(f"no version of a report could be kept: {error}")
     return Look(tuple(taken), tuple(trouble))

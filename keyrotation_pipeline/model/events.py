@@ -65,6 +65,9 @@ class EventKind(StrEnum):
     EMERGENCY_PREPARED = "emergency_request_prepared"
     INCIDENT_ACKNOWLEDGED = "incident_acknowledged"
     INCIDENT_CLOSED = "incident_closed"
+    BREACH_ASSESSED = "breach_assessed"
+    ASSESSMENT_SIGNED = "breach_assessment_signed"
+    REPORT_KEPT = "incident_report_kept"
     ALERT_TOLD = "alert_told"
     CHANNEL_FAILED = "alert_channel_failed"
 

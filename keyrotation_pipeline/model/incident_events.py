@@ -83,6 +83,23 @@ class IncidentClosed(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class ReportKept(Fact):
+    """A version of an incident's report; each change of what it says gives the next.
+
+    Args:
+        number: 1, 2, 3 … of this incident.
+        content: digest of what it says, but for its number and the audit's head.
+    """
+
+    kind: ClassVar = EventKind.REPORT_KEPT
+    incident: str
+    number: int
+    content: str
+    markdown: str
+    html: str
+
+
+@dataclass(frozen=True, slots=True)
 class AlertTold(Fact):
     """A channel took an alert: by its key, never its text."""
 

@@ -193,8 +193,33 @@ def test_an_incident_at_the_command_line_takes_over_what_runs(clinic: Clinic) ->
     assert "incident_opened" in clinic.shown("audit", "log", "--last", "99")
     assert opened[0] in clinic.shown("status")
     assert f"<h1>Incident report {opened[0]}</h1>" in clinic.shown("incident", "report", opened[0], "--html")
+    assess(clinic, opened[0])
     clinic.shown("cancel", opened[1])
     clinic.shown("incident", "close", opened[0], "--root-cause", "a ticket")
     events = [each["event"] for each in json.loads(clinic.shown("audit", "log", "--json"))]
-    assert events[-1] == "incident_closed"
+    assert "incident_closed" in events
+    assert "breach_assessment_signed" in events
     assert json.loads(clinic.shown("status", "--json"))["incidents_open"] == 0
+
+
+def assess(clinic: Clinic, incident: str) -> None:
+    """From the answers of one person to a decision that two officers have signed with gpg."""
+    answers = clinic.folder.path / "answers.toml"
+    answers.write_text('key_breached = "no"\nkey_kept_apart = "yes"\nciphertext_reached = "yes"\n')
+    told = clinic.shown(
+        "incident", "assess", incident, "--answers", str(answers), "--plaintext-reached", "no", "--affected", "Ohio=40"
+    )
+    assert "Breach by 45 CFR 164.402: not decided: presumed a breach" in told
+    assert "not in force before 2 more officer(s) sign it" in told
+    text = clinic.shown("incident", "assess", incident, "--text").encode()
+    for number, officer in enumerate(clinic.officers, 1):
+        signature = clinic.folder.path / f"assessment-{number}.asc"
+        signature.write_bytes(officer.sign(text))
+        told = clinic.shown("incident", "assess", incident, "--signature", str(signature))
+        assert f"signed by {officer.name}: {number} of 2" in told
+    assert "Breach by 45 CFR 164.402: secured PHI: no notification" in told
+    report = clinic.shown("incident", "report", incident)
+    assert f"breach assessment signed by {officer.name}" in report
+    first = clinic.shown("incident", "report", incident, "--version", "1")
+    assert "breach assessment" not in first
+    clinic.shown("audit", "verify")

@@ -31,7 +31,7 @@ def verified(folder: Path) -> tuple[int, str]:
 def test_a_pack_tells_whether_each_roster_was_signed_by_the_one_before(office: Office) -> None:
     policy = office.changed("Ben", "Cem")
     with office.pipeline() as pipeline:
-        found = gather(pipeline, lambda _incident: ())
+        found = gather(pipeline, lambda _incident, _told: ())
         content = dict(pack(found, (), pipeline.signatures.roster()))
     folder = office.folder / "pack"
     assert write_directory(folder, content)

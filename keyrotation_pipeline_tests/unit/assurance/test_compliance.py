@@ -28,7 +28,7 @@ PASSED = {
 }  # fmt: skip
 
 
-def undecided(incident: Incident) -> tuple[str, ...]:
+def undecided(incident: Incident, _told: object) -> tuple[str, ...]:
     return (f"{incident.id} is not decided",)
 
 

@@ -1,0 +1,295 @@
+"""The breach decision by the answers of people: who said what and when, and what it takes for it to hold.
+
+One person alone must not end a duty to notify. So answers hold at once as far as they add to what is due; as far as
+they would lighten it (no breach, a later date, a notice that falls away), they hold when enough officers have signed
+exactly these answers. Until then what held before goes on holding.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.audit.events import Entry, entries
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.audit.verify import require_verified
+from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
+from keyrotation_pipeline.incidents.breach import BreachDecision, Outcome, decide_breach
+from keyrotation_pipeline.incidents.breach_notices import Notice
+from keyrotation_pipeline.incidents.presumption import presumed_facts
+from keyrotation_pipeline.model.approval import Roster, rendered
+from keyrotation_pipeline.model.assessment import EXCLUSIONS, AssessmentSigned, BreachAnswers, BreachAssessed
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.incident import Incident, plain_text
+from keyrotation_pipeline.model.request_events import RosterPinned
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import verified_signature
+from keyrotation_pipeline.requests.roster import require_roster
+
+HEADER = "keyrotation-assessment-v1"
+_CLOSED = frozenset({Outcome.SAFE_HARBOR, Outcome.NO_BREACH})
+_TEXTS = ("nature_of_phi", "unauthorised_person", "acquired_or_viewed", "mitigation")
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Where the breach decision of an incident stands.
+
+    Args:
+        in_force: what holds now.
+        answered: what follows from the latest answers once they are signed; None: they hold, or there are none.
+        answers: all of them, the later ones in place of the earlier.
+        signed_by: officers who have signed these answers; none of them counts for others.
+        required: how many must.
+        since: the event of the last answers, and when it was; None: nobody has answered.
+        history: when, and a sentence.
+    """
+
+    incident: Incident
+    in_force: BreachDecision
+    answered: BreachDecision | None
+    answers: BreachAnswers
+    signed_by: tuple[str, ...]
+    required: int
+    since: tuple[int, datetime] | None
+    history: tuple[tuple[datetime, str], ...]
+
+    def lines(self) -> tuple[str, ...]:
+        """For people: what holds, who is to be told by when, what is missing, and what waits for signatures."""
+        lines = lines_of(self.in_force)
+        if self.answered is None:
+            return lines
+        missing = max(self.required - len(self.signed_by), 0)
+        waits = (
+            f"Answered, and not in force before {missing} more officer(s) sign it with `keyrotation incident assess "
+            f"{self.incident.id} --text`: {self.answered.outcome}"
+        )
+        return (
+            *lines,
+            waits,
+            *(f"It would follow: {each}" for each in (*self.answered.reasons, *_told(self.answered))),
+        )
+
+
+def answers_in(content: Mapping[str, Any]) -> BreachAnswers:
+    """Answers by name, as options or a file have them.
+
+    Raises:
+        IncidentError: names the answer that is none, and what it may be.
+    """
+    known = set(BreachAnswers.__dataclass_fields__)
+    if strangers := sorted(set(content) - known):
+        raise IncidentError(f"{strangers[0]!r} is no question of the assessment; those are {', '.join(sorted(known))}")
+    try:
+        answers = read(BreachAnswers, dict(content))
+    except AuditError as error:
+        name = str(error).rpartition(" ")[2]
+        raise IncidentError(
+            f"the answer to {name} is none that it takes; roles are covered entity and business associate, questions "
+            "take yes, no or unknown, dates 2026-11-24, counts whole numbers"
+        ) from None
+    if answers.exclusion is not None and answers.exclusion not in EXCLUSIONS:
+        raise IncidentError(f"the exclusion is none of {', '.join(EXCLUSIONS)} (45 CFR 164.402(1)); give one of them")
+    for name in _TEXTS:
+        if (text := getattr(answers, name)) is not None:
+            plain_text(name.replace("_", " "), text)
+    for state in answers.affected:
+        plain_text("State", state)
+    return answers
+
+
+def assess(pipeline: Pipeline, name: str, answers: BreachAnswers, by: str) -> Assessment:
+    """Take answers in; of a closed incident too, since a count may be raised later.
+
+    Raises:
+        IncidentError: there is no such incident, or nothing is answered.
+    """
+    incident = incidents(pipeline.ledger).incident(name)
+    if answers == BreachAnswers():
+        raise IncidentError("nothing is answered; give an answer, see `keyrotation incident assess --help`")
+    pipeline.ledger.append(BreachAssessed(incident.id, by, answers), incident.request)
+    return assessment_of(pipeline, incident)
+
+
+def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
+    """The canonical text: the incident, each answer, and what follows from them.
+
+    Raises:
+        IncidentError: nobody has answered anything.
+        ApprovalError: an answer has characters that could mislead.
+    """
+    if assessment.since is None:
+        raise IncidentError(f"nobody has answered anything of {assessment.incident.id}; answer first, then sign")
+    decision = assessment.answered or assessment.in_force
+    return rendered(
+        HEADER,
+        (
+            ("Incident", assessment.incident.id),
+            ("What", assessment.incident.reason),
+            ("Database", pipeline.database.identity().signed()),
+            ("Decision", str(decision.outcome)),
+            ("Notices", "; ".join(_told(decision)) or "none"),
+            *((f"Answer {number}", f"{name}: {said}") for number, (name, said) in _numbered(assessment.answers)),
+            ("Answers", assessment.answers.digest()),
+            ("Audit event", str(assessment.since[0])),
+        ),
+    )
+
+
+def sign_assessment(pipeline: Pipeline, name: str, signature: bytes) -> tuple[str, Assessment]:
+    """Verify one officer's detached signature over the answers as they are, and keep it.
+
+    Returns:
+        The officer's name, and the assessment as it then stands.
+
+    Raises:
+        ApprovalError: the signature does not count, each reason its own sentence.
+        IncidentError: there is no such incident, or nobody has answered anything.
+    """
+    incident = incidents(pipeline.ledger).incident(name)
+    assessment = assessment_of(pipeline, incident)
+    text, roster = text_to_sign(pipeline, assessment), require_roster(pipeline)
+    since = assessment.since[1] if assessment.since else incident.opened_at
+    verified = verified_signature(pipeline, roster, text, signature, since=since, what="the last answer")
+    officer = str(roster.name_of(verified.officer))
+    if officer in assessment.signed_by:
+        raise ApprovalError(f"{officer} has signed these answers already; another officer must sign them too")
+    signed = AssessmentSigned(incident.id, verified.officer, signature.hex(), text.decode())
+    pipeline.ledger.append(signed, incident.request)
+    return officer, assessment_of(pipeline, incident)
+
+
+def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
+    """Where the breach decision stands, with every signature verified anew.
+
+    Raises:
+        AuditError: there are signatures, and the audit that tells of them does not verify.
+    """
+    told = tuple(entries(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind))
+    if any(each.kind == AssessmentSigned.kind for each in told):
+        require_verified(pipeline)  # whoever forges a roster could else sign
+    return assessment_from(told, pipeline.signatures, incident)
+
+
+def assessment_from(told: Iterable[Entry], signatures: SignatureVerifier, incident: Incident) -> Assessment:
+    """The same from the events of an audit that was verified."""
+    heard = _Heard(incident)
+    for entry in told:
+        match entry.fact():
+            case RosterPinned() as pinned:
+                heard.roster = pinned.roster
+            case BreachAssessed(incident=incident.id, by=by, answers=answers):
+                heard.answered(entry.seq, entry.at, by, answers)
+            case AssessmentSigned(incident=incident.id) as signed:
+                heard.signed(signatures, entry.at, signed)
+    return heard.assessment()
+
+
+def lines_of(decision: BreachDecision) -> tuple[str, ...]:
+    """A decision for people: what follows, who is to be told by when, what is missing, and what it is not."""
+    missing = (f"Not known yet: {each}" for each in decision.missing)
+    head = f"Breach by 45 CFR 164.402: {decision.outcome}"
+    return (head, *decision.reasons, *_told(decision), *missing, *decision.caveats)
+
+
+@dataclass
+class _Heard:
+    """The assessment while the audit is read."""
+
+    incident: Incident
+    roster: Roster | None = None
+    answers: BreachAnswers = field(default_factory=BreachAnswers)
+    since: tuple[int, datetime] | None = None
+    signers: dict[str, str] = field(default_factory=dict)
+    history: list[tuple[datetime, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.in_force = self._decided()
+
+    def _decided(self) -> BreachDecision:
+        return decide_breach(self.answers.facts(presumed_facts(self.incident)))
+
+    def answered(self, seq: int, at: datetime, by: str, answers: BreachAnswers) -> None:
+        """Answers take the place of earlier ones; nobody has signed them yet."""
+        self.answers, self.since = self.answers.then(answers), (seq, at)
+        self.signers.clear()
+        after = self._decided()
+        self.in_force = _stricter(self.in_force, after) if _lightens(after, self.in_force) else after
+        said = "; ".join(f"{name}: {value}" for name, value in answers.lines())
+        self.history.append((at, f"breach assessment by {by}: {said}"))
+
+    def signed(self, signatures: SignatureVerifier, at: datetime, fact: AssessmentSigned) -> None:
+        """A signature over the answers as they are here, if it is that, by the roster of its time."""
+        if self.roster is None or self.since is None or not self._is_of_these_answers(fact.text):
+            return
+        try:
+            signature = bytes.fromhex(fact.signature)
+            verified = signatures.verify(fact.text.encode(), signature, self.roster.officers, at)
+        except (ApprovalError, ValueError):
+            return
+        name = self.roster.name_of(verified.officer)
+        if name is None or verified.officer != fact.officer:
+            return
+        self.signers[verified.officer] = name
+        self.history.append((at, f"breach assessment signed by {name}"))
+        if len(self.signers) >= self.roster.required:
+            self.in_force = self._decided()
+
+    def assessment(self) -> Assessment:
+        """What holds by all that was heard."""
+        after = self._decided()
+        return Assessment(
+            incident=self.incident,
+            in_force=self.in_force,
+            answered=None if after == self.in_force else after,
+            answers=self.answers,
+            signed_by=tuple(self.signers.values()),
+            required=self.roster.required if self.roster else 0,
+            since=self.since,
+            history=tuple(self.history),
+        )
+
+    def _is_of_these_answers(self, text: str) -> bool:
+        """Whether a text names this incident, these answers and the event that completed them."""
+        header, *lines = text.split("\n")
+        seq = self.since[0] if self.since else 0
+        named = {f"Incident: {self.incident.id}", f"Answers: {self.answers.digest()}", f"Audit event: {seq}"}
+        return header == HEADER and named <= set(lines)
+
+
+def _lightens(after: BreachDecision, before: BreachDecision) -> bool:
+    """Whether less would be due, or later, or less surely."""
+    if after.outcome in _CLOSED or before.outcome in _CLOSED:
+        return before.outcome not in _CLOSED
+    return any(not any(_covers(new, old) for new in after.notices) for old in before.notices)
+
+
+def _covers(new: Notice, old: Notice) -> bool:
+    """Whether a notice does what another one would."""
+    same = new.to == old.to or (old.to == "media" and new.to.startswith("media"))
+    surely = new.is_certain or not old.is_certain
+    waits_no_longer = new.not_before is None or (old.not_before is not None and new.not_before <= old.not_before)
+    return same and surely and waits_no_longer and new.last_date <= old.last_date
+
+
+def _stricter(before: BreachDecision, after: BreachDecision) -> BreachDecision:
+    """What held before, with whatever the answers add to it."""
+    due = {each.to: each.last_date for each in before.notices}
+    added = (each for each in after.notices if each.to not in due or each.last_date < due[each.to])
+    outcome = after.outcome if after.outcome is Outcome.NOTIFY else before.outcome
+    return replace(before, outcome=outcome, notices=(*before.notices, *added))
+
+
+def _told(decision: BreachDecision) -> Iterator[str]:
+    for each in decision.notices:
+        when = "" if each.not_before is None else f", not before {each.not_before:%Y-%m-%d}"
+        sure = "" if each.is_certain else ", unless it is shown not to be due"
+        yield (
+            f"Notice to {each.to}: without unreasonable delay, at the latest {each.last_date:%Y-%m-%d} "
+            f"({each.paragraph}){when}{sure}"
+        )
+
+
+def _numbered(answers: BreachAnswers) -> Iterator[tuple[int, tuple[str, str]]]:
+    yield from enumerate(answers.lines(), 1)

@@ -1,0 +1,229 @@
+"""Answers to the breach decision: what adds to the duties holds at once, what lightens them takes two officers."""
+
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
+from keyrotation_pipeline.incidents.assessing import (
+    Assessment,
+    answers_in,
+    assess,
+    assessment_of,
+    sign_assessment,
+    text_to_sign,
+)
+from keyrotation_pipeline.incidents.breach import Outcome
+from keyrotation_pipeline.incidents.handling import close
+from keyrotation_pipeline.incidents.report import incident_report, kept_report, version, versions
+from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.assessment import AssessmentSigned, BreachAnswers
+from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.request import RequestStatus
+from keyrotation_pipeline.model.request_events import RosterPinned
+from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld
+from keyrotation_pipeline_tests.unit.incidents.cases import opened
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, before_any_rotation
+
+LOW = {
+    "key_kept_apart": "yes", "ciphertext_reached": "yes", "plaintext_reached": "no", "nature_of_phi": "names only",
+    "unauthorised_person": "a colleague", "acquired_or_viewed": "not viewed", "mitigation": "returned, attested",
+    "low_probability": True,
+}  # fmt: skip
+SECURED = {"key_breached": "no", "key_kept_apart": "yes", "ciphertext_reached": "yes", "plaintext_reached": "no"}
+NOTHING_REACHED = {"ciphertext_reached": "no", "plaintext_reached": "no"}
+LARGE = {"ciphertext_reached": "yes", "affected": {"Ohio": 501, "Utah": 20}, "count_complete": True}
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    return before_any_rotation()
+
+
+@pytest.fixture
+def incident(world: FakeWorld) -> Incident:
+    return opened(world)[0]
+
+
+def said(world: FakeWorld, incident: Incident, **answers: Any) -> Assessment:  # noqa: ANN401  of any question
+    return assess(world.pipeline, incident.id, answers_in(answers), "ada@clinic")
+
+
+def sign(world: FakeWorld, incident: Incident, officer: str) -> Assessment:
+    text = text_to_sign(world.pipeline, assessment_of(world.pipeline, incident))
+    world.signatures.signed_at = world.clock.now()
+    return sign_assessment(world.pipeline, incident.id, FakeSignatures.sign(officer, text))[1]
+
+
+def dates(assessment: Assessment) -> dict[str, date]:
+    return {each.to: each.last_date for each in assessment.in_force.notices}
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        pytest.param(LOW, Outcome.NO_BREACH, id="164.402(2): low probability"),
+        pytest.param(SECURED, Outcome.SAFE_HARBOR, id="164.402: secured"),
+        pytest.param(NOTHING_REACHED, Outcome.NO_BREACH, id="164.402: nothing reached"),
+        pytest.param({"exclusion": "good-faith-access"}, Outcome.NO_BREACH, id="164.402(1)(i)"),
+    ],
+)
+def test_no_single_person_ends_the_duty_to_notify(
+    world: FakeWorld, incident: Incident, answers: dict[str, Any], outcome: Outcome
+) -> None:
+    presumed = assessment_of(world.pipeline, incident).in_force
+    alone = said(world, incident, **answers)
+    assert alone.answered is not None
+    assert (alone.in_force, alone.answered.outcome) == (presumed, outcome)
+    assert sign(world, incident, ADA).in_force == presumed
+    both = sign(world, incident, BEN)
+    assert (both.in_force.outcome, both.answered, both.signed_by) == (outcome, None, ("Ada", "Ben"))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param({"role": "business associate"}, id="164.410: only the covered entity is told"),
+        pytest.param({"affected": {"Ohio": 40}, "count_complete": True}, id="164.408(c): fewer than 500"),
+        pytest.param({"known_on": "2026-03-01"}, id="164.404(a)(2): discovered later"),
+        pytest.param({"delays": [{"stated_on": "2026-01-10", "until": "2026-06-01"}]}, id="164.412: a delay"),
+    ],
+)
+def test_what_only_lightens_a_duty_waits_for_signatures_too(
+    world: FakeWorld, incident: Incident, answers: dict[str, Any]
+) -> None:
+    before = said(world, incident, ciphertext_reached="yes")
+    alone = said(world, incident, **answers)
+    assert set(before.in_force.notices) <= set(alone.in_force.notices)
+    assert alone.in_force.outcome is before.in_force.outcome
+    assert alone.answered is not None
+    assert any("not in force before 2 more officer(s) sign it" in line for line in alone.lines())
+    sign(world, incident, ADA)
+    assert sign(world, incident, BEN).in_force == alone.answered
+
+
+def test_what_adds_to_the_duties_holds_at_once(world: FakeWorld, incident: Incident) -> None:
+    found = said(world, incident, **LARGE)
+    assert found.answered is None
+    assert found.in_force.outcome is Outcome.NOTIFY
+    assert set(dates(found)) == {"individuals", "media of Ohio", "HHS"}
+
+
+def test_a_count_raised_later_holds_at_once_also_against_what_was_signed(world: FakeWorld, incident: Incident) -> None:
+    said(world, incident, ciphertext_reached="yes", affected={"Ohio": 40}, count_complete=True)
+    sign(world, incident, ADA)
+    assert dates(sign(world, incident, BEN))["HHS"] == date(2027, 3, 1)
+    raised = said(world, incident, affected={"Ohio": 501})
+    assert (raised.answered, raised.signed_by) == (None, ())
+    assert dates(raised)["HHS"] == dates(raised)["individuals"] == dates(raised)["media of Ohio"]
+    lowered = said(world, incident, affected={"Ohio": 39})
+    assert dates(lowered) == dates(raised), "whoever raised it does not lower it alone"
+    assert lowered.answered is not None
+
+
+def test_answers_that_add_and_lighten_add_only(world: FakeWorld, incident: Incident) -> None:
+    said(world, incident, ciphertext_reached="yes", affected={"Ohio": 700})
+    both = said(world, incident, affected={"Utah": 900}, role="covered entity", known_on="2026-03-01")
+    assert both.answered is not None
+    assert {"individuals", "media of Ohio", "media of Utah", "HHS"} <= set(dates(both))
+
+
+def test_a_signature_is_over_these_answers_and_no_others(world: FakeWorld, incident: Incident) -> None:
+    said(world, incident, **SECURED)
+    text = text_to_sign(world.pipeline, assessment_of(world.pipeline, incident))
+    assert b"\nDecision: secured PHI: no notification\nNotices: none\n" in text
+    assert b"key breached: no\n" in text
+    sign(world, incident, ADA)
+    with pytest.raises(ApprovalError, match="Ada has signed these answers already"):
+        sign(world, incident, ADA)
+    changed = said(world, incident, mitigation="none at all")
+    assert changed.signed_by == ()
+    with pytest.raises(ApprovalError):
+        sign_assessment(world.pipeline, incident.id, FakeSignatures.sign(BEN, text))
+    # Whoever can write events writes one with a signature over what was signed before, or over another's text.
+    for officer, signed in ((BEN, text), (BEN, b"anything")):
+        signature = FakeSignatures.sign(officer, signed).hex()
+        world.ledger.append(AssessmentSigned(incident.id, officer, signature, signed.decode()))
+    assert assessment_of(world.pipeline, incident).signed_by == ()
+
+
+def test_signatures_of_a_roster_that_nobody_signed_for_make_the_audit_refused(
+    world: FakeWorld, incident: Incident
+) -> None:
+    said(world, incident, **SECURED)
+    forged = Roster(1, (replace(ROSTER.officers[0], fingerprint="E" * 40, name="Eve"),), ROSTER.recipients)
+    world.ledger.append(RosterPinned.of(forged))
+    text = text_to_sign(world.pipeline, assessment_of(world.pipeline, incident))
+    world.ledger.append(
+        AssessmentSigned(incident.id, "E" * 40, FakeSignatures.sign("E" * 40, text).hex(), text.decode())
+    )
+    with pytest.raises(AuditError):
+        assessment_of(world.pipeline, incident)
+
+
+def test_the_history_tells_who_said_what(world: FakeWorld, incident: Incident) -> None:
+    said(world, incident, key_breached="unknown")
+    world.clock.at += timedelta(hours=1)
+    said(world, incident, key_breached="no", affected={"Ohio": 12})
+    sign(world, incident, ADA)
+    told = [sentence for _, sentence in assessment_of(world.pipeline, incident).history]
+    assert told == [
+        "breach assessment by ada@clinic: key breached: unknown",
+        "breach assessment by ada@clinic: key breached: no; affected: 12 of Ohio",
+        "breach assessment signed by Ada",
+    ]
+    report = incident_report(world.pipeline, incident.id).markdown()
+    assert all(sentence in report for sentence in told)
+
+
+@pytest.mark.parametrize(
+    ("answers", "refusal"),
+    [
+        pytest.param({"key_breached": "perhaps"}, "the answer to key_breached is none", id="no answer"),
+        pytest.param({"role": "hospital"}, "the answer to role", id="no role"),
+        pytest.param({"known_on": "yesterday"}, "the answer to known_on", id="no date"),
+        pytest.param({"affected": {"Ohio": -1}}, "the answer to affected.Ohio", id="fewer than nobody"),
+        pytest.param({"colour": "red"}, "'colour' is no question", id="no question"),
+        pytest.param({"exclusion": "because"}, "the exclusion is none of none, good-faith-access", id="no exclusion"),
+        pytest.param({"mitigation": "a\nDecision: none"}, "line breaks", id="a line that could pass for another"),
+        pytest.param({"affected": {"Ohio\nDecision": 1}}, "line breaks", id="a State that could"),
+        pytest.param({"nature_of_phi": "A" * 43 + "="}, "looks like a key", id="a key"),
+    ],
+)
+def test_what_is_no_answer_is_refused_in_one_sentence(answers: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(IncidentError, match=refusal):
+        answers_in(answers)
+
+
+def test_nothing_is_signed_or_taken_in_where_nothing_is_answered(world: FakeWorld, incident: Incident) -> None:
+    with pytest.raises(IncidentError, match="answer first, then sign"):
+        text_to_sign(world.pipeline, assessment_of(world.pipeline, incident))
+    with pytest.raises(IncidentError, match="nothing is answered"):
+        assess(world.pipeline, incident.id, BreachAnswers(), "ada")
+
+
+def test_each_change_gives_the_next_version_of_the_report_and_keeps_the_former(
+    world: FakeWorld, incident: Incident
+) -> None:
+    first = kept_report(world.pipeline, incident.id)
+    world.clock.at += timedelta(hours=5)
+    assert kept_report(world.pipeline, incident.id) == first, "time alone changes nothing"
+    said(world, incident, key_breached="no")
+    second = kept_report(world.pipeline, incident.id)
+    assert (first.number, second.number) == (1, 2)
+    assert "key breached: no" in second.markdown
+    assert "key breached: no" not in version(world.pipeline, incident.id, 1).markdown
+    head = world.ledger.state.events[-2]
+    assert f"2, of audit event {head.seq} {head.hash}" in second.markdown
+    assert f"2, of audit event {head.seq} {head.hash}" in second.html
+    prepared = incidents(world.ledger).incident(incident.id).request
+    world.ledger.set_status(str(prepared), RequestStatus.CANCELLED)
+    close(world.pipeline, incident.id, "ada", root_cause="a bug")
+    assert said(world, incident, affected={"Ohio": 600}).since is not None, "a count is raised after the end, too"
+    kept_report(world.pipeline, incident.id)
+    assert [each.number for each in versions(world.pipeline, incident.id)] == [1, 2, 3]
+    with pytest.raises(IncidentError, match=r"has 3 version\(s\), and no 4"):
+        version(world.pipeline, incident.id, 4)
