@@ -1,5 +1,6 @@
 """Composition root of the Dagster code location: `defs` is what Dagster loads."""
 
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -53,25 +54,26 @@ def build_definitions(
     # Not of the future, where a clock was wrong then: today must have a partition.
     first_day = min(installed or now, now).astimezone(ZoneInfo(time_zone)).date()
     jobs = build_jobs(tables)
+    assets: list[dg.AssetsDefinition] = [
+        encrypted_columns,
+        rotation_readiness,
+        key_version,
+        dual_key_rollout,
+        primary_key_rollout,
+        *(rows_asset(table, shards) for table in tables),
+        zero_old_rows_proof_asset(tables),
+        retired_key,
+        archived_key,
+        key_rotation_audit,
+        compliance_report,
+        backup_assets(time_zone, first_day),
+        recovery_test_asset,
+        incident_report_asset,
+        breach_decision_asset,
+        access_audit_asset,
+    ]
     return dg.Definitions(
-        assets=[
-            encrypted_columns,
-            rotation_readiness,
-            key_version,
-            dual_key_rollout,
-            primary_key_rollout,
-            *(rows_asset(table, shards) for table in tables),
-            zero_old_rows_proof_asset(tables),
-            retired_key,
-            archived_key,
-            key_rotation_audit,
-            compliance_report,
-            backup_assets(time_zone, first_day),
-            recovery_test_asset,
-            incident_report_asset,
-            breach_decision_asset,
-            access_audit_asset,
-        ],
+        assets=_linked_to_their_files(assets),
         asset_checks=[
             key_reads_back,
             key_usage_below_gcm_limit,
@@ -88,6 +90,13 @@ def build_definitions(
         resources={"pipeline": pipeline.definition()},
         executor=dg.in_process_executor,
     )
+
+
+def _linked_to_their_files(assets: Sequence[dg.AssetsDefinition]) -> Sequence[dg.AssetsDefinition]:
+    """With code references, which the UI shows; they are beta in this release of Dagster, as each load would say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return [each for each in dg.with_source_code_references(assets) if isinstance(each, dg.AssetsDefinition)]
 
 
 def declared_definitions() -> dg.Definitions:

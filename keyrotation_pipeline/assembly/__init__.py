@@ -10,6 +10,7 @@ from keyrotation_pipeline.assembly.home import (
     kept_ticks,
     require_home,
     server_url,
+    system_time,
 )
 from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, keys_in_store
 from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline, side_databases
@@ -37,4 +38,5 @@ __all__ = [
     "search_database",
     "server_url",
     "side_databases",
+    "system_time",
 ]

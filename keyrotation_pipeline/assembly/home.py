@@ -83,6 +83,11 @@ def require_home(home: Path) -> None:
         raise HomeError(f"there is no home {home} yet; run `keyrotation init` or `keyrotation demo`")
 
 
+def system_time() -> datetime:
+    """What time it is, for what only shows it."""
+    return SystemClock().now()
+
+
 def kept_ticks(settings: Settings) -> FileTicks:
     """The last looks of Dagster's sensors; needs no database."""
     return FileTicks(settings.home / "ticks")

@@ -2,9 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     TaskID,
@@ -16,72 +18,106 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from keyrotation_pipeline.cli.output import console, note
+from keyrotation_pipeline import assembly
+from keyrotation_pipeline.cli.output import console, note, seconds
+from keyrotation_pipeline.cli.overall import Overall
 from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.request import Step
 
 PLAIN_SECONDS = 5.0
+ALL_ROWS = "all rows"
 
 
 @contextmanager
-def reporting(*, quiet: bool = False) -> Iterator[Report]:
-    """What a step reports to while it runs."""
+def reporting(overall: Overall | None = None, *, quiet: bool = False) -> Iterator[Report]:
+    """What a step reports to while it runs.
+
+    Args:
+        overall: the rows as a whole, where a walk is carried out.
+    """
     if quiet:
         yield lambda _progress: None
     elif sys.stderr.isatty():
-        with _bars() as bars:
-            yield _OnTerminal(bars)
+        with bars_on(console(stderr=True)) as bars:
+            yield OnTerminal(bars, overall)
     else:
-        yield _OnLines()
+        yield OnLines(assembly.system_time, overall)
 
 
-def _bars() -> Bars:
+def bars_on(where: Console) -> Bars:
+    """Bars that leave nothing behind when they end."""
     return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
-        console=console(stderr=True),
+        console=where,
         transient=True,
         # Lines of the result appear above the bars on a terminal; into a pipe they go untouched.
         redirect_stdout=sys.stdout.isatty(),
     )
 
 
-class _OnTerminal:
-    """One bar a subject; the bars of a finished step make room for the next one's."""
+class OnTerminal:
+    """One bar for all rows, and one per subject; the bars of a finished step make room for the next one's."""
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: Bars, overall: Overall | None = None) -> None:
         self._bars = bars
+        self._overall = overall
         self._step = ""
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, progress: Progress) -> None:
+        """Show one report."""
         if progress.step != self._step:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
             self._step, self._tasks = str(progress.step), {}
+        if self._overall is not None and progress.step is Step.ROWS:
+            self._show(self._overall, progress)
         total = progress.total or None
         if progress.subject not in self._tasks:
             self._tasks[progress.subject] = self._bars.add_task(_title(progress), total=total, state="")
         self._bars.update(self._tasks[progress.subject], completed=progress.done, total=total, state=progress.note)
 
+    def _show(self, overall: Overall, progress: Progress) -> None:
+        overall.see(progress)
+        if ALL_ROWS not in self._tasks:
+            self._tasks[ALL_ROWS] = self._bars.add_task(ALL_ROWS, total=overall.total or None, state="")
+        self._bars.update(self._tasks[ALL_ROWS], completed=overall.rows, state=str(overall))
 
-class _OnLines:
-    """A line when a subject begins, when what it says changes, and then every few seconds."""
 
-    def __init__(self) -> None:
-        self._last: tuple[str, str] | None = None
-        self._written_at = 0.0
+class OnLines:
+    """A line with its time, at most one in five seconds: what a log of a long night can hold.
+
+    Only what waits for somebody is told at once, since nothing may follow it.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], datetime],
+        overall: Overall | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now, self._overall, self._clock = now, overall, clock
+        self._last_wait = ""
+        self._written_at = -PLAIN_SECONDS
 
     def __call__(self, progress: Progress) -> None:
-        this = (_title(progress), progress.note)
-        if this == self._last and time.monotonic() - self._written_at < PLAIN_SECONDS:
+        """Write one report, or keep it to oneself."""
+        whole = ""
+        if self._overall is not None and progress.step is Step.ROWS:
+            self._overall.see(progress)
+            whole = f"{self._overall}; "
+        wait = progress.note if progress.note.startswith("waiting") else ""
+        new_wait, self._last_wait = wait not in {"", self._last_wait}, wait
+        if not new_wait and self._clock() - self._written_at < PLAIN_SECONDS:
             return
-        self._last, self._written_at = this, time.monotonic()
+        self._written_at = self._clock()
         amount = f"{progress.done:,} of {progress.total:,} {progress.unit}" if progress.total else progress.note
         remark = f" ({progress.note})" if progress.total and progress.note else ""
-        note(f"  {_title(progress)}: {amount or 'under way'}{remark}")
+        note(f"{seconds(self._now())} {whole}{_title(progress)}: {amount or 'under way'}{remark}")
 
 
 def _title(progress: Progress) -> str:

@@ -9,6 +9,7 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
+from keyrotation_pipeline.cli.overall import Overall
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.errors import BlockedError
@@ -50,7 +51,7 @@ def rotate(
 def _run(pipeline: Pipeline, rotation: Walk, through: Step | None, *, quiet: bool) -> dict[str, float]:
     """Seconds by phase. A phase's time holds the decisions between its actions."""
     seconds: dict[str, float] = {}
-    with reporting(quiet=quiet) as report:
+    with reporting(_overall(pipeline, rotation), quiet=quiet) as report:
         began = time.monotonic()
         for record in performing.run(pipeline, rotation.id, report, through):
             now = time.monotonic()
@@ -59,6 +60,12 @@ def _run(pipeline: Pipeline, rotation: Walk, through: Step | None, *, quiet: boo
             if record.shard is None and not quiet:
                 output.line(phase_line(record, seconds[record.step]))
     return seconds
+
+
+def _overall(pipeline: Pipeline, rotation: Walk) -> Overall:
+    rows = {str(count.table.name): count.rows for count in pipeline.ledger.counts(pipeline.tables)}
+    done = {f"{each.table} shard {each.shard:02d}" for each in rotation.steps if each.shard is not None}
+    return Overall(rows, pipeline.shards, done)
 
 
 def phase_line(record: StepRecord, seconds: float) -> str:

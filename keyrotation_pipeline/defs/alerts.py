@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.launches import ROTATION_TAG, PastRun
+from keyrotation_pipeline.defs.launches import PastRun
+from keyrotation_pipeline.defs.names import ROTATION_TAG
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.events import EventKind, Note

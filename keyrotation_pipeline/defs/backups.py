@@ -1,6 +1,6 @@
 """Backups and the proof that they restore: two assets made at one moment, a test of them, and what holds between."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,7 +12,9 @@ from keyrotation_pipeline.assurance.protection import backup_lights
 from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
+from keyrotation_pipeline.defs.evidence import officers_of
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
+from keyrotation_pipeline.defs.pages import Names, duration, plain
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
@@ -57,7 +59,8 @@ def backup_assets(time_zone: str, first_day: date) -> dg.AssetsDefinition:
             _require_today(context.partition_keys, f"{site.pipeline.clock.now().astimezone(zone):%Y-%m-%d}")
             # A dump without the keys of its moment is no coordinated backup: so the keys come along always.
             done = back_up(site, database=DATABASE_BACKUP in wanted)
-        for name, metadata in ((KEY_BACKUP, _key_metadata(done)), (DATABASE_BACKUP, _dump_metadata(done))):
+            names = officers_of(site.pipeline)
+        for name, metadata in ((KEY_BACKUP, _key_metadata(done, names)), (DATABASE_BACKUP, _dump_metadata(done))):
             if name in wanted:
                 yield dg.MaterializeResult(asset_key=name, metadata=metadata)
 
@@ -150,14 +153,14 @@ def _spec(name: str, time_zone: str, kinds: set[str], description: str) -> dg.As
     )
 
 
-def _key_metadata(done: BackupMade) -> Mapping[str, Any]:
+def _key_metadata(done: BackupMade, names: Names) -> Mapping[str, Any]:
     return {
         "manifest": done.made.name,
-        "keys": {str(key.version): key.fingerprint[:16] for key in done.made.keys},
-        "places": list(done.places),
-        "recipients": sorted({recipient for file in done.made.files for recipient in file.recipients}),
+        "keys": _list(f"{key.version}, fingerprint `{key.fingerprint[:16]}`" for key in done.made.keys),
+        "places": _list(map(plain, done.places)),
+        "opens_with": names.of(sorted({recipient for file in done.made.files for recipient in file.recipients})),
         "removed": len(done.removed),
-        "warnings": list(done.warnings),
+        "warnings": _list(map(plain, done.warnings)),
         "audit_seq": done.made.anchor.seq,
     }
 
@@ -170,8 +173,9 @@ def _dump_metadata(done: BackupMade) -> Mapping[str, Any]:
         "manifest": done.made.name,
         "file": dump.file.name,
         "size_bytes": dump.file.size_bytes,
-        "needs_key_versions": [str(version) for version in dump.versions],
-        "rows": {str(content.table.name): content.rows for content in dump.tables},
+        "needs_key_versions": ", ".join(map(str, dump.versions)) or "none",
+        "rows": sum(content.rows for content in dump.tables),
+        "rows_by_table": _counts({str(content.table.name): content.rows for content in dump.tables}),
     }
 
 
@@ -180,14 +184,37 @@ def _report_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "place": report.place,
         "manifest": report.made.name,
         "restored": report.newest.name,
-        "rows": dict(report.newest.rows),
+        "summary": dg.MetadataValue.md(_told(report)),
+        "rows": sum(report.newest.rows.values()),
+        "rows_by_table": _counts(dict(report.newest.rows)),
         "relations": report.newest.relations or 0,
-        "left_out": list(report.newest.left_out),
+        "left_out": _list(map(plain, report.newest.left_out)),
         "server": report.newest.server,
         "warning": report.newest.warning or "none",
         "values_decrypted": report.newest.sampled,
         "older_dump": report.older.name if report.older else "none is kept that an archived key reads",
         "rto_seconds": report.rto_seconds,
         "rpo_seconds": report.rpo_seconds,
-        "objectives_missed": list(report.missed),
+        "objectives_missed": _list(map(plain, report.missed)),
     }
+
+
+def _told(report: RecoveryReport) -> str:
+    """The proof that a backup restores, as a sentence with what it found."""
+    missed = f" **Missed: {plain('; '.join(report.missed))}.**" if report.missed else " Both are within the objectives."
+    return (
+        f"`{report.newest.name}` of {plain(report.place)} was fetched, decrypted and restored into a scratch server: "
+        f"{sum(report.newest.rows.values()):,} rows, {report.newest.sampled:,} values decrypted. "
+        f"Recovery took {duration(report.rto_seconds)} (RTO); at most {duration(report.rpo_seconds)} of writes would "
+        f"be lost (RPO).{missed}"
+    )
+
+
+def _list(items: Iterable[str]) -> dg.MetadataValue:
+    return dg.MetadataValue.md("\n".join(f"- {item}" for item in items) or "none")
+
+
+def _counts(rows: Mapping[str, int]) -> dg.MetadataValue:
+    columns = [dg.TableColumn("table", "string"), dg.TableColumn("rows", "int")]
+    records = [dg.TableRecord({"table": name, "rows": number}) for name, number in rows.items()]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))

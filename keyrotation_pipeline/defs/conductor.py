@@ -5,15 +5,16 @@ from datetime import UTC
 
 import dagster as dg
 
+from keyrotation_pipeline.defs.awaited import show_what_is_awaited
 from keyrotation_pipeline.defs.jobs import EVIDENCE, Jobs
 from keyrotation_pipeline.defs.launches import (
     ATTEMPT_TAG,
     CONDUCTOR,
-    ROTATION_TAG,
     PastRun,
     evidence_request,
     launches,
 )
+from keyrotation_pipeline.defs.names import ROTATION_TAG
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
@@ -46,9 +47,13 @@ def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
         pipeline.note_look(CONDUCTOR, context)
         try:
             with pipeline.open("dagster rotation_conductor") as opened:
-                return tick(context.instance, opened)
+                result = tick(context.instance, opened)
+                # The page of a sensor shows its cursor; nothing is decided by it.
+                context.update_cursor(show_what_is_awaited(context.instance, opened, result, context.cursor or ""))
         except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
-            return dg.SkipReason(sentence_of(error))
+            context.update_cursor(sentence := sentence_of(error))
+            return dg.SkipReason(sentence)
+        return result
 
     return rotation_conductor
 

@@ -10,6 +10,7 @@ from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.cryptoperiod import rotation_due
 from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import declared_activations
 
 
@@ -41,9 +42,14 @@ def primary_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelinePar
 def rotation_not_overdue(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
     """The primary is younger than 12 months, and no emergency rotation is older than 24 hours; warns 60 days ahead."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
-        primary, now = opened.keys.read().primary, opened.clock.now()
-        declared, requests = declared_activations(opened), opened.ledger.requests()
-        due = rotation_due(primary, opened.ledger.keys(), requests, declared) if primary else None
+        return not_overdue(opened)
+
+
+def not_overdue(pipeline: Pipeline) -> dg.AssetCheckResult:
+    """The result of `rotation_not_overdue`."""
+    primary, now = pipeline.keys.read().primary, pipeline.clock.now()
+    declared, requests = declared_activations(pipeline), pipeline.ledger.requests()
+    due = rotation_due(primary, pipeline.ledger.keys(), requests, declared) if primary else None
     if due is None:
         return dg.AssetCheckResult(passed=False, description="no key is the primary; run `keyrotation init`")
     overdue = due.overdue(now)

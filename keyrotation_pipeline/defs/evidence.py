@@ -1,57 +1,109 @@
-"""The facts of a finished step as metadata: counts, speeds, versions, short fingerprints; never content."""
+"""A finished step as Dagster's metadata: sentences first, then tables and numbers, which Dagster plots over time."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.request import StepRecord, Walk
+from keyrotation_pipeline.assurance.rows_progress import table_progress
+from keyrotation_pipeline.defs.pages import (
+    SHOWN_FINGERPRINT_CHARS,
+    Names,
+    instance_table,
+    next_step,
+    plain,
+    rows_summary,
+    runs_link,
+    summary,
+)
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.request import Step, StepRecord, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import pinned_roster
 
-FINGERPRINT_DIGITS_SHOWN = 16
+ROLLOUTS = {Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY}
 
 
 def metadata_of(
-    rotation: Walk, record: StepRecord, head: AuditHead, *, seconds: float | None = None
+    pipeline: Pipeline, rotation: Walk, record: StepRecord, *, seconds: float | None = None
 ) -> Mapping[str, dg.MetadataValue]:
-    """Everything a DBA asks of a finished step, as Dagster shows it.
+    """Everything a DBA asks of a finished step, as Dagster shows it; never content, never a key.
 
-    `seconds` is how long it took, for a step that does not say so itself.
+    Args:
+        seconds: how long it took, for a step that does not say so itself.
     """
-    facts = {"seconds": seconds, **record.facts} if seconds is not None else dict(record.facts)
-    shown: dict[str, dg.MetadataValue] = {
+    names = officers_of(pipeline)
+    shown: dict[str, dg.MetadataValue] = {}
+    if record.table is not None:
+        shown |= _rows(pipeline, rotation, record)
+    else:
+        shown["summary"] = dg.MetadataValue.md(summary(rotation, record, names))
+        shown["next"] = dg.MetadataValue.md(next_step(rotation, record.step, pipeline.tables))
+        shown |= _numbers({"seconds": seconds, **record.facts} if seconds is not None else record.facts)
+    if (fingerprint := record.facts.get("fingerprint")) is not None:
+        shown["fingerprint"] = dg.MetadataValue.text(str(fingerprint)[:SHOWN_FINGERPRINT_CHARS])
+    if record.step in ROLLOUTS:
+        shown["instances"] = _instances(pipeline)
+    if text := record.facts.get("post_mortem"):
+        shown["post_mortem"] = dg.MetadataValue.md(str(text))
+    return {**shown, **_request(pipeline, rotation, record, names)}
+
+
+def _request(pipeline: Pipeline, rotation: Walk, record: StepRecord, names: Names) -> Mapping[str, dg.MetadataValue]:
+    signed = (
+        f"{names.of([each.officer])} ({each.signed_at:%Y-%m-%d %H:%M} UTC)"
+        for each in pipeline.ledger.signatures(rotation.id)
+    )
+    return {
+        "approved_by": dg.MetadataValue.md(", ".join(signed) or "nobody"),
+        "reason": dg.MetadataValue.md(f"{plain(rotation.reason)} ({runs_link(rotation)})"),
         "rotation": dg.MetadataValue.text(rotation.id),
         "from": dg.MetadataValue.text(str(rotation.source)),
         "to": dg.MetadataValue.text(str(rotation.target)),
         "finished_at": dg.MetadataValue.timestamp(record.finished_at),
-        "audit_seq": dg.MetadataValue.int(head.seq),
+        "audit_seq": dg.MetadataValue.int(pipeline.ledger.head().seq),
     }
-    for name, fact in facts.items():
-        if name not in shown and fact is not None:
-            shown[name] = _value(name, fact)
-    if (speed := _rows_per_second(facts)) is not None:
-        shown.setdefault("rows_per_second", dg.MetadataValue.float(speed))
-    return shown
 
 
-def _value(name: str, fact: object) -> dg.MetadataValue:
-    match fact:
-        case bool():
-            return dg.MetadataValue.bool(fact)
-        case int():
-            return dg.MetadataValue.int(fact)
-        case float():
-            return dg.MetadataValue.float(round(fact, 3))
-        case str():
-            return dg.MetadataValue.text(fact[:FINGERPRINT_DIGITS_SHOWN] if "fingerprint" in name else fact)
-        case dict() | list():
-            return dg.MetadataValue.json(fact)
-        case _:
-            return dg.MetadataValue.text(str(fact))
+def _rows(pipeline: Pipeline, rotation: Walk, record: StepRecord) -> Mapping[str, dg.MetadataValue]:
+    walk = pipeline.ledger.walk(rotation.id)
+    declared = next((each for each in pipeline.tables if str(each.name) == record.table), None)
+    if declared is None:
+        return _numbers(record.facts)
+    table = table_progress(pipeline, walk, declared)
+    shown: dict[str, dg.MetadataValue] = {
+        "summary": dg.MetadataValue.md(rows_summary(record, table)),
+        "next": dg.MetadataValue.md(next_step(rotation, Step.ROWS, pipeline.tables)),
+        "table_percent": dg.MetadataValue.float(round(100 * table.share, 1)),
+        "table_rows": dg.MetadataValue.int(table.rows),
+        "table_eta_seconds": dg.MetadataValue.int(table.eta_seconds or 0),
+    }
+    if table.rows_per_second is not None:
+        shown["table_rows_per_second"] = dg.MetadataValue.float(table.rows_per_second)
+    return shown | _numbers(record.facts)
 
 
-def _rows_per_second(facts: Mapping[str, Any]) -> float | None:
-    rows, seconds = facts.get("rows"), facts.get("seconds")
-    if not isinstance(rows, int) or not isinstance(seconds, int | float) or seconds <= 0:
-        return None
-    return round(rows / seconds, 1)
+def _instances(pipeline: Pipeline) -> dg.MetadataValue:
+    """As they are now; the step is done, so what cannot be seen is no reason to fail it."""
+    try:
+        return instance_table(pipeline.rollout.instances(), pipeline.clock.now())
+    except KeyRotationError as error:
+        return dg.MetadataValue.text(f"cannot be seen now: {error}")
+
+
+def officers_of(pipeline: Pipeline) -> Names:
+    """The names of the pinned officers; whole fingerprints where no roster can be believed."""
+    try:
+        roster = pinned_roster(pipeline)
+    except KeyRotationError:
+        return Names({})
+    return Names({each.fingerprint: each.name for each in roster.officers})
+
+
+def _numbers(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """What Dagster plots; anything else stands in the sentences."""
+    return {
+        name: dg.MetadataValue.float(round(fact, 3)) if isinstance(fact, float) else dg.MetadataValue.int(fact)
+        for name, fact in facts.items()
+        if isinstance(fact, int | float) and not isinstance(fact, bool)
+    }

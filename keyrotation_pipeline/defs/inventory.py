@@ -38,13 +38,14 @@ def encrypted_columns(
         status = overview(opened)
     yield dg.MaterializeResult(
         metadata={
+            **_status_metadata(status),
             "tables": dg.MetadataValue.table([_record(count) for count in counts], schema=_SCHEMA),
             "rows": sum(count.rows for count in counts),
             "values": sum(sum(count.values_by_version.values()) for count in counts),
+            **_values_by_version(status),
             "unencrypted": sum(count.unencrypted for count in counts),
             "unreadable": sum(count.unreadable for count in counts),
             "audit_seq": seq,
-            **_status_metadata(status),
         },
         check_results=[_no_undeclared(findings)],
     )
@@ -75,7 +76,27 @@ def _status_metadata(status: Status) -> Mapping[str, dg.MetadataValue]:
         "warnings": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in status.warnings) or "none"),
         "rotation": dg.MetadataValue.text(rotation.phase if rotation else "none is open"),
         "waiting_for": dg.MetadataValue.text((rotation and rotation.waiting_for) or "nothing"),
+        **_ages(status),
     }
+
+
+def _ages(status: Status) -> Mapping[str, dg.MetadataValue]:
+    """How old backups and their proof are, in numbers that Dagster plots over time."""
+    dated = {"backup_age_hours": status.last_backup, "recovery_test_age_hours": status.last_recovery_test}
+    return {
+        name: dg.MetadataValue.float(round((status.generated_at - at).total_seconds() / 3600, 1))
+        for name, at in dated.items()
+        if at is not None
+    }
+
+
+def _values_by_version(status: Status) -> Mapping[str, dg.MetadataValue]:
+    """Values under each registered version, over all tables: the walk of a rotation as curves."""
+    totals = {key.version: 0 for key in status.key_versions}
+    for table in status.tables:
+        for version, number in table.values_by_version.items():
+            totals[version] = totals.get(version, 0) + number
+    return {f"values_under_{version}": dg.MetadataValue.int(number) for version, number in sorted(totals.items())}
 
 
 _SCHEMA = dg.TableSchema(
@@ -83,25 +104,22 @@ _SCHEMA = dg.TableSchema(
         dg.TableColumn("table", "string"),
         dg.TableColumn("rows", "int"),
         dg.TableColumn("values", "string"),
-        dg.TableColumn("empty", "int"),
-        dg.TableColumn("unencrypted", "int"),
-        dg.TableColumn("unreadable", "int"),
-        dg.TableColumn("refused_versions", "string"),
+        dg.TableColumn("amiss", "string"),
+        dg.TableColumn("refuses", "string"),
     ]
 )
 
 
 def _record(count: TableCount) -> dg.TableRecord:
+    amiss = ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable"), (count.empty, "empty"))
     by_version = (f"{version} {values:,}" for version, values in sorted(count.values_by_version.items()))
     return dg.TableRecord(
         {
             "table": str(count.table.name),
             "rows": count.rows,
             "values": ", ".join(by_version),
-            "empty": count.empty,
-            "unencrypted": count.unencrypted,
-            "unreadable": count.unreadable,
-            "refused_versions": ", ".join(map(str, count.fenced_against)),
+            "amiss": ", ".join(f"{number:,} {what}" for number, what in amiss if number) or "nothing",
+            "refuses": ", ".join(map(str, count.fenced_against)) or "no version",
         }
     )
 

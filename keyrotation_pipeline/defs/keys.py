@@ -28,10 +28,15 @@ def key_version(context: dg.AssetExecutionContext, pipeline: PipelineParameter) 
 def key_reads_back(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
     """Every key that is not destroyed reads back from the store as the key that was registered, and has a backup."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
-        registered = opened.ledger.keys()
-        kept = [each for each in registered if each.state is not KeyState.DESTROYED]
-        stored = opened.keys.read()
-        wrong = {str(each.version): reason for each in kept if (reason := _wrong_with(opened, stored, each))}
+        return reads_back(opened)
+
+
+def reads_back(pipeline: Pipeline) -> dg.AssetCheckResult:
+    """The result of `key_reads_back`: a look at each key and its backup."""
+    registered = pipeline.ledger.keys()
+    kept = [each for each in registered if each.state is not KeyState.DESTROYED]
+    stored = pipeline.keys.read()
+    wrong = {str(each.version): reason for each in kept if (reason := _wrong_with(pipeline, stored, each))}
     return dg.AssetCheckResult(
         passed=not wrong and bool(kept),
         description="; ".join(wrong.values())
@@ -54,7 +59,12 @@ def key_usage_below_gcm_limit(
 ) -> dg.AssetCheckResult:
     """The primary encrypted fewer than 2^32 values (NIST SP 800-38D), by an upper bound; warns at half."""
     with refusals(), pipeline.open(actor_of(context)) as opened:
-        usage = usage_of_primary(opened)
+        return below_gcm_limit(opened)
+
+
+def below_gcm_limit(pipeline: Pipeline) -> dg.AssetCheckResult:
+    """The result of `key_usage_below_gcm_limit`: a look at PostgreSQL's statistics."""
+    usage = usage_of_primary(pipeline)
     if usage is None:
         return dg.AssetCheckResult(passed=False, description="no key is the primary; run `keyrotation init`")
     return dg.AssetCheckResult(

@@ -9,13 +9,12 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
-from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.defs.names import ROTATION_TAG, rows_key, step_key
 from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.defs.run_coordinator import BY_HAND_TAG
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.requests.conductor import Task
 
-ROTATION_TAG = "keyrotation/rotation"
 SUBJECT_TAG = "keyrotation/subject"
 ATTEMPT_TAG = "keyrotation/attempt"
 # On runs of shards: how many of a mode run at a time is limited in dagster.yaml, what each may use by the launcher.

@@ -6,14 +6,16 @@ import dagster as dg
 
 from keyrotation_pipeline.defs.conductor import RUNS_LOOKED_AT, SECONDS_BETWEEN_TICKS
 from keyrotation_pipeline.defs.evidence import metadata_of
-from keyrotation_pipeline.defs.launches import ROTATION_TAG, PastRun
-from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.defs.interim import interim_evaluations
+from keyrotation_pipeline.defs.launches import PastRun
+from keyrotation_pipeline.defs.names import ROTATION_TAG, rows_key, step_key
 from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS, row_partition
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.columns import TableName
 from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import superseding
 
 FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
@@ -34,8 +36,9 @@ def ledger_mirror(context: dg.SensorEvaluationContext, pipeline: PipelineParamet
 
 
 def reflect(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
-    """Materializations, without a run, of every recorded step that has none; the ledger stays the truth."""
-    events, versions = [], []
+    """Events, without a run, for each recorded step and check that Dagster lacks; the ledger stays the truth."""
+    events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
+    versions = []
     walks = [each for each in pipeline.ledger.requests() if isinstance(each, Walk)]
     for rotation in reversed(walks):
         if _runs_here(instance, rotation):
@@ -44,6 +47,8 @@ def reflect(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult
         events += missing
         if missing and not instance.has_dynamic_partition(KEY_VERSION, str(rotation.target)):
             versions.append(str(rotation.target))
+    if (current := superseding.next_up(pipeline)) is not None:
+        events += interim_evaluations(instance, pipeline, current)
     if not events:
         return dg.SkipReason("Dagster shows every step that the ledger has")
     added = [KEY_VERSIONS.build_add_request(versions)] if versions else []
@@ -57,7 +62,6 @@ def _runs_here(instance: dg.DagsterInstance, rotation: Walk) -> bool:
 
 
 def _missing(instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Walk) -> Iterator[dg.AssetMaterialization]:
-    head = pipeline.ledger.head()
     shown: dict[dg.AssetKey, set[str]] = {}
     for record in rotation.steps:
         key, partition = _asset_of(rotation, record)
@@ -70,7 +74,7 @@ def _missing(instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Walk) -
                 key,
                 description="run outside Dagster",
                 partition=partition,
-                metadata=dict(metadata_of(rotation, record, head)),
+                metadata=dict(metadata_of(pipeline, rotation, record)),
             )
 
 

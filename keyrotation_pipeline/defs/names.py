@@ -8,6 +8,8 @@ import dagster as dg
 from keyrotation_pipeline.model.columns import TableName
 from keyrotation_pipeline.model.request import Step
 
+ROTATION_TAG = "keyrotation/rotation"
+
 
 def step_key(step: Step) -> dg.AssetKey:
     """The asset of a step of the walk."""

@@ -31,7 +31,7 @@ def rows_asset(table: EncryptedTable, shards: int) -> dg.AssetsDefinition:
         group_name="rows",
         kinds={"postgres"},
         owners=[DATABASE_ADMINISTRATORS],
-        metadata={"table": str(table.name), "columns": list(table.columns), "shards": shards},
+        metadata={"table": str(table.name), "columns": ", ".join(table.columns), "shards": shards},
         partitions_def=row_partitions(shards),
     )
 

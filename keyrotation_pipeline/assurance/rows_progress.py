@@ -1,0 +1,54 @@
+"""How far the rows of one table are, over all its shards."""
+
+from dataclasses import dataclass
+
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.progress import Rewritten, ShardProgress
+from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class TableProgress:
+    """One table in a walk.
+
+    Args:
+        share: of its pages, 0 to 1.
+        rows: rewritten so far; less than the table has, where the application wrote the new version itself.
+        rows_per_second: of the shards that run, together; of all so far where none runs; None: nothing to go by.
+        eta_seconds: None where that is not known, and at the end.
+    """
+
+    table: str
+    shards_done: int
+    shards: int
+    share: float
+    rows: int
+    rows_per_second: float | None
+    eta_seconds: int | None
+
+    def __str__(self) -> str:
+        return f"{self.shards_done} of {self.shards} shards, {self.share:.0%}"
+
+
+def table_progress(pipeline: Pipeline, walk: Walk, table: EncryptedTable) -> TableProgress:
+    """Look at the recorded shards and at those under way."""
+    name = str(table.name)
+    walked = {each.shard: each for each in pipeline.ledger.shard_progress(walk.id) if each.table == name}
+    finished = {index: record for index in range(pipeline.shards) if (record := walk.done(Step.ROWS, name, index))}
+    done = [read(Rewritten, record.facts) for record in finished.values()]
+    running = [each for index, each in walked.items() if index not in finished and each.total_pages]
+    share = (len(done) + sum(each.done_pages / each.total_pages for each in running)) / pipeline.shards
+    rows = sum(each.rows for each in done) + sum(each.rows for each in running)
+    pace = _pace(done, running)
+    total = next((count.rows for count in pipeline.ledger.counts((table,))), None)
+    left = None if total is None or not pace or share >= 1 else round((1 - share) * total / pace)
+    return TableProgress(name, len(done), pipeline.shards, share, rows, pace, left)
+
+
+def _pace(done: list[Rewritten], running: list[ShardProgress]) -> float | None:
+    if now := sum(each.rows_per_second for each in running):
+        return round(now, 1)
+    seconds = sum(each.seconds for each in done)
+    return round(sum(each.rows for each in done) / seconds, 1) if seconds > 0 else None

@@ -1,0 +1,115 @@
+"""Checks in the middle of a rotation: what is known without counting, so that none stands as "not evaluated".
+
+A check counts and decrypts everything when a rotation has ended, and each morning. Between, an asset that was just
+materialized has outdated the last evaluation. Then what is cheap is looked at anew, and the rest says what is known.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # type only
+
+from keyrotation_pipeline.assurance.rows_progress import table_progress
+from keyrotation_pipeline.defs.deploy import not_overdue
+from keyrotation_pipeline.defs.keys import below_gcm_limit, reads_back
+from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+Look = Callable[[], dg.AssetCheckResult]
+
+
+def interim_evaluations(
+    instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Walk
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """An evaluation of each check that is older than its asset, or than the proof that it tells of."""
+    looks = _looks(pipeline, rotation)
+    evaluated = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(looks))
+    proof = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
+    for key, look in looks.items():
+        materialized = instance.get_latest_materialization_event(key.asset_key)
+        if materialized is None:
+            continue
+        at, last = materialized.timestamp, evaluated.get(key)
+        if proof is not None and key.name == "zero_old_rows":
+            at = max(at, proof.finished_at.timestamp())
+        same_run = last is not None and last.run_id == materialized.run_id != ""
+        if last is None or (_time_of(last) <= at and not same_run):
+            yield _evaluation(key, look())
+
+
+def _time_of(execution: AssetCheckExecutionRecord) -> float:
+    """When it was evaluated; where that runs or failed, when it was planned. SQLite plans in whole seconds."""
+    return execution.event.timestamp if execution.event is not None else execution.create_timestamp
+
+
+def _looks(pipeline: Pipeline, rotation: Walk) -> Mapping[dg.AssetCheckKey, Look]:
+    def key(step: Step, name: str) -> dg.AssetCheckKey:
+        return dg.AssetCheckKey(step_key(step), name)
+
+    def rows(table: EncryptedTable) -> Look:
+        return lambda: zero_old_rows_so_far(pipeline, rotation, table)
+
+    return {
+        key(Step.KEY_VERSION, "key_reads_back"): lambda: reads_back(pipeline),
+        key(Step.KEY_VERSION, "key_usage_below_gcm_limit"): lambda: below_gcm_limit(pipeline),
+        key(Step.PRIMARY_KEY_ROLLOUT, "rotation_not_overdue"): lambda: not_overdue(pipeline),
+        key(Step.RETIRED_KEY, "every_value_decrypts"): lambda: decrypted_by_the_proof(rotation),
+        **{dg.AssetCheckKey(rows_key(table.name), "zero_old_rows"): rows(table) for table in pipeline.tables},
+    }
+
+
+def zero_old_rows_so_far(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> dg.AssetCheckResult:
+    """Not passed until the proof has counted; that of the proof is as good as it was then."""
+    record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
+    if record is not None:
+        return dg.AssetCheckResult(
+            passed=True,
+            description=f"the proof of {_minute(record.finished_at)} found no row of {table.name} under "
+            f"{rotation.source}; counted again when the rotation has ended",
+            metadata={"old_rows": 0},
+        )
+    far = table_progress(pipeline, rotation, table)
+    return dg.AssetCheckResult(
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"under way: {far}; rows under {rotation.source} are counted when every shard is done",
+        metadata={"table_percent": round(100 * far.share, 1)},
+    )
+
+
+def decrypted_by_the_proof(rotation: Walk) -> dg.AssetCheckResult:
+    """What the proof decrypted, minutes before the key was retired."""
+    record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
+    if record is None:
+        return dg.AssetCheckResult(
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="under way: every value is decrypted by the proof, before a key is retired",
+        )
+    values = read(Proven, record.facts).values_decrypted
+    return dg.AssetCheckResult(
+        passed=True,
+        description=f"the proof of {_minute(record.finished_at)} decrypted all {values:,} values; done again when the "
+        "rotation has ended",
+        metadata={"values": values},
+    )
+
+
+def _evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+        description=result.description,
+    )
+
+
+def _minute(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,195 @@
+"""What a person reads on the page of a finished step: what is true now, what shows it, and what comes next.
+
+Markdown of up to 1,000 characters is shown on the page itself; more of it only after a click.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import dagster as dg
+
+from keyrotation_pipeline.assurance.rows_progress import TableProgress
+from keyrotation_pipeline.defs.names import ROTATION_TAG, rows_key, step_key
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.key_events import KeyRetired
+from keyrotation_pipeline.model.keys import KeyMade
+from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.request import WALK, RequestAction, Step, StepRecord, Walk
+
+SHOWN_WITHOUT_A_CLICK_CHARS = 999
+SHOWN_FINGERPRINT_CHARS = 16
+Facts = Mapping[str, Any]
+NOTHING_LEFT = {Step.COMPLIANCE_REPORT}
+MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86400
+
+
+def asset_link(key: dg.AssetKey) -> str:
+    """The page of an asset, as Markdown."""
+    return f"[{'/'.join(key.path)}](/assets/{'/'.join(quote(part, safe='') for part in key.path)})"
+
+
+def runs_link(rotation: Walk) -> str:
+    """The runs of a rotation, as Markdown."""
+    return f"[its runs](/runs?q%5B0%5D=tag%3A{quote(ROTATION_TAG, safe='')}%3D{rotation.id})"
+
+
+def next_step(rotation: Walk, step: Step, tables: Sequence[EncryptedTable]) -> str:
+    """What follows on a step, with links; what an operator does is nothing, unless something waits."""
+    if step in NOTHING_LEFT:
+        return (
+            "Nothing is left to do. For an auditor: `keyrotation report --format pack --output DIR`. "
+            f"The key of {rotation.source} stays archived until no backup needs it (`keyrotation destroy`)."
+        )
+    following = WALK[WALK.index(step) + 1]
+    if following is Step.ROWS and tables:
+        links = ", ".join(asset_link(rows_key(table.name)) for table in tables)
+    else:
+        links = asset_link(step_key(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
+    return f"{links}: the conductor goes on by itself, or `keyrotation rotate {rotation.id}` does."
+
+
+def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:
+    """What is true since the step is done, in a few sentences of Markdown."""
+    facts, new, old = record.facts, f"**{rotation.target}**", f"**{rotation.source}**"
+    sentences: Mapping[Step, Callable[[], str]] = {
+        Step.KEY_VERSION: lambda: _key(read(KeyMade, facts), names),
+        Step.DUAL_KEY_ROLLOUT: lambda: f"{_instances(facts)}: reading {new} beside {old}. Nothing writes {new} yet.",
+        Step.PRIMARY_KEY_ROLLOUT: lambda: f"{new} is the primary. {_instances(facts)}: writing {new}, reading {old}.",
+        Step.ZERO_OLD_ROWS_PROOF: lambda: _proof(read(Proven, facts)),
+        Step.RETIRED_KEY: lambda: _retired(read(KeyRetired, facts)),
+        Step.ARCHIVED_KEY: lambda: _archived(facts, old),
+        Step.KEY_ROTATION_AUDIT: lambda: _audited(facts, old, new),
+    }
+    return sentences.get(record.step, lambda: _report(rotation, facts))()
+
+
+def rows_summary(record: StepRecord, table: TableProgress) -> str:
+    """One shard's outcome, and the table's as a whole."""
+    facts = record.facts
+    trouble = ""
+    if facts.get("quarantined"):
+        trouble = (
+            f" **{facts['quarantined']:,} values do not decrypt and block the retirement**: `keyrotation inventory` "
+            "lists them."
+        )
+    skipped = facts.get("skipped", 0)
+    left = f" {skipped:,} rows moved meanwhile; the proof's sweep takes them." if skipped else ""
+    whole = "Every shard is done." if table.shards_done == table.shards else ""
+    eta = "" if table.eta_seconds is None else f", about {duration(table.eta_seconds)} to go"
+    return (
+        f"Shard {record.shard:02d}: {facts.get('rows', 0):,} rows rewritten.{left}{trouble} "
+        f"The table: **{table}**{eta}. {whole}"
+    ).rstrip()
+
+
+def instance_table(instances: Iterable[Instance], now: datetime) -> dg.MetadataValue:
+    """Who reads and writes what, and how old that knowledge is; loud if nobody reports."""
+    records = [
+        dg.TableRecord(
+            {
+                "name": each.name,
+                "reads": ", ".join(map(str, each.reads)) or "not known",
+                "writes": str(each.writes or "not known"),
+                "heard": f"{duration((now - each.reported_at).total_seconds())} ago" + (", SILENT" * each.silent),
+            }
+        )
+        for each in instances
+    ]
+    if not records:
+        return dg.MetadataValue.md(
+            "**No application instance reports itself.** Have each call `attest(engine, key_ring)` "
+            "(docs/operations.md, Application instances)."
+        )
+    columns = [dg.TableColumn(name, "string") for name in ("name", "reads", "writes", "heard")]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h``, ``5 d``."""
+    for size, unit in ((DAY_SECONDS, "d"), (HOUR_SECONDS, "h"), (MINUTE_SECONDS, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+class Names:
+    """Officers by name; a certificate that nobody on the roster has stays a whole fingerprint."""
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self._known = known
+
+    def of(self, fingerprints: Iterable[str]) -> str:
+        """``Security Officer, Privacy Officer``."""
+        return ", ".join(self._known.get(each, f"certificate `{each}`") for each in fingerprints) or "nobody"
+
+
+def _key(made: KeyMade, names: Names) -> str:
+    how = "came back from the archive and reads back" if made.from_archive else "was generated, stored and read back"
+    shown = made.fingerprint[:SHOWN_FINGERPRINT_CHARS]
+    return (
+        f"**{made.version}** {how}, fingerprint `{shown}` (as `keyrotation status` shows it). Its backup "
+        f"`{made.backup}` was read again; it opens with the key of {names.of(made.recipients)}. "
+        "No application uses it yet."
+    )
+
+
+def _instances(facts: Facts) -> str:
+    number, named = facts.get("instances", 0), ", ".join(map(str, facts.get("names", ())))
+    if not number:
+        return "**No instance was seen**, so an officer's word or `[rollout] mode` stands for it"
+    return f"{number} instance{'s' * (number > 1)} ({plain(named)})"
+
+
+def _archived(facts: Facts, old: str) -> str:
+    kept = "; ".join(f"**{each['version']}** (backup `{each['backup']}`)" for each in facts.get("archived", ()))
+    return f"{_instances(facts)}: working without {kept or old}, which is kept in the archive, out of their reach."
+
+
+def _audited(facts: Facts, old: str, new: str) -> str:
+    return (
+        f"`key_rotation_audit` has its row: {old} to {new}, {facts.get('rotation_type')}, "
+        f"{facts.get('records_reencrypted', 0):,} records, asked for by {plain(str(facts.get('initiated_by')))}. "
+        f"The audit chain was verified up to event {facts.get('audit', {}).get('seq')}."
+    )
+
+
+def _proof(proof: Proven) -> str:
+    old = ", ".join(map(str, proof.retired))
+    swept = sum(proof.swept_rows.values())
+    return (
+        f"**Nothing under {old} is left.** The count found {proof.old_values:,} values under it; all "
+        f"{proof.values_decrypted:,} values of {len(proof.swept_rows)} tables were decrypted; the last sweeps rewrote "
+        f"{swept:,} rows; and from transaction {proof.moment.xid} (WAL {proof.moment.lsn}) on, the database itself "
+        f"refuses {old}."
+    )
+
+
+def _retired(done: KeyRetired) -> str:
+    taken = ", ".join(map(str, done.taken_from_applications)) or str(done.version)
+    unseen = "; ".join((*done.not_searched, *done.not_seen))
+    limits = f" Not looked at: {unseen}." if unseen else ""
+    text = (
+        f"**{taken} left the applications.** In the retiring transaction, at {done.proven_at:%Y-%m-%d %H:%M} UTC: "
+        f"{done.old_values:,} of {done.values:,} values under {done.version}, fences on {len(done.tables)} tables "
+        f"validated, both signatures verified again, and {done.target} backed up in `{done.target_backup}`.{limits}"
+    )
+    return text if len(text) <= SHOWN_WITHOUT_A_CLICK_CHARS else f"{text[: SHOWN_WITHOUT_A_CLICK_CHARS - 1]}…"
+
+
+def _report(rotation: Walk, facts: Facts) -> str:
+    audit = facts.get("audit", {})
+    what = "undone" if rotation.action is RequestAction.ROLLBACK else "finished"
+    return (
+        f"{rotation.kind.capitalize()} {rotation.source} to {rotation.target} is **{what}**: "
+        f"{facts.get('records_reencrypted', 0):,} records re-encrypted. Reason: {plain(rotation.reason)}. "
+        f"Anchored at event {audit.get('seq')} of the audit, hash `{audit.get('hash')}`."
+    )
+
+
+def plain(text: str) -> str:
+    """What people wrote, as plain text in Markdown."""
+    return "".join(f"\\{each}" if each in "\\`*_[]<>|#" else each for each in text if each.isprintable())

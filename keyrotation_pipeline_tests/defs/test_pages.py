@@ -1,0 +1,169 @@
+"""What a person reads in the UI: sentences with names, tables and numbers; checks and reasons at every moment."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from keyrotation_pipeline.defs.awaited import show_what_is_awaited
+from keyrotation_pipeline.defs.conductor import tick
+from keyrotation_pipeline.defs.pages import (
+    SHOWN_WITHOUT_A_CLICK_CHARS,
+    duration,
+    instance_table,
+)
+from keyrotation_pipeline.defs.partitions import row_partition
+from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.request import WALK, Step, Walk
+from keyrotation_pipeline_tests.defs.conftest import Dagster
+from keyrotation_pipeline_tests.fakes import START, V1, V2
+
+Walked = Callable[[Step | None], Walk]
+ZERO_OLD_ROWS = dg.AssetCheckKey(dg.AssetKey(["rows", "clients"]), "zero_old_rows")
+DECRYPTS = dg.AssetCheckKey(dg.AssetKey("retired_key"), "every_value_decrypts")
+
+
+def pages(dagster: Dagster) -> Iterator[tuple[str, Mapping[str, dg.MetadataValue]]]:
+    """The newest metadata of every asset that was materialized."""
+    for key in dagster.definitions.resolve_asset_graph().toposorted_asset_keys:
+        event = dagster.instance.get_latest_materialization_event(key)
+        if event is not None and event.asset_materialization is not None:
+            yield key.to_user_string(), event.asset_materialization.metadata
+
+
+def test_every_page_is_sentences_tables_and_numbers_of_a_length_that_needs_no_click(
+    dagster: Dagster, walked: Walked
+) -> None:
+    walked(None)
+    dagster.tick("ledger_mirror")
+    dagster.check_run()
+    shown = dict(pages(dagster))
+
+    assert {name.split("/")[0] for name in shown} == {*map(str, WALK), "encrypted_columns"}
+    for name, metadata in shown.items():
+        assert not [key for key, value in metadata.items() if isinstance(value, dg.JsonMetadataValue)], name
+        for value in metadata.values():
+            if isinstance(value, dg.MarkdownMetadataValue):
+                assert len(str(value.md_str)) <= SHOWN_WITHOUT_A_CLICK_CHARS
+        if name != "encrypted_columns":
+            assert str(metadata["approved_by"].value).startswith("Ada (")
+            assert "](/runs?q" in str(metadata["reason"].value)
+            assert list(metadata)[:2] == ["summary", "next"]
+    assert "Nothing under v1 is left.** The count found 0 values under it; all 4 values of 2 tables" in str(
+        shown["zero_old_rows_proof"]["summary"].value
+    )
+    assert str(shown["primary_key_rollout"]["next"].value).startswith("[rows/clients](/assets/rows/clients), [rows/bil")
+    assert "Nothing is left to do" in str(shown["compliance_report"]["next"].value)
+    assert shown["rows/clients"]["table_percent"].value == 100.0
+    assert (
+        shown["encrypted_columns"]["values_under_v1"].value,
+        shown["encrypted_columns"]["values_under_v2"].value,
+    ) == (
+        0,
+        4,
+    )
+
+
+def test_a_shard_says_how_far_its_table_is(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    dagster.materialize("rows", "clients", partition=row_partition(V2, 0))
+    [shown] = [metadata for name, metadata in pages(dagster) if name == "rows/clients"]
+
+    assert shown["table_percent"].value == 50.0
+    assert "Shard 00: 1 rows rewritten. The table: **1 of 2 shards, 50%**" in str(shown["summary"].value)
+
+
+@pytest.mark.parametrize(("instances", "told"), [
+    pytest.param((), "**No application instance reports itself.**", id="none"),
+    pytest.param((Instance("web-1", (V1, V2), V1, START),), "web-1 v1, v2 v1 2 min ago", id="one that reports"),
+    pytest.param((Instance("web-2", (V1,), V1, START, silent=True),), "web-2 v1 v1 2 min ago, SILENT", id="silent"),
+    pytest.param((Instance("web-3", (), None, START),), "web-3 not known not known 2 min ago", id="nothing known"),
+])  # fmt: skip
+def test_instances_are_a_table_that_is_loud_where_nobody_reports(instances: tuple[Instance, ...], told: str) -> None:
+    value = instance_table(instances, START + timedelta(seconds=125))
+    text = (
+        " ".join(map(str, value.records[0].data.values()))
+        if isinstance(value, dg.TableMetadataValue)
+        else str(value.value)
+    )
+
+    assert text.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (200000, "2 d"), (-3, "0 s")]
+)
+def test_durations_are_short(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
+
+
+def test_no_check_stands_unevaluated_in_the_middle_of_a_rotation(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    dagster.tick("ledger_mirror")  # shows the steps, and the next one what outdated their checks
+    dagster.tick("ledger_mirror")
+    assert {key.to_user_string() for key in evaluations(dagster)} == {
+        "key_version:key_reads_back",
+        "key_version:key_usage_below_gcm_limit",
+        "primary_key_rollout:rotation_not_overdue",
+    }
+
+    walked(Step.ROWS)
+    dagster.tick("ledger_mirror")
+    dagster.tick("ledger_mirror")
+    under_way = evaluations(dagster)[ZERO_OLD_ROWS]
+    assert (under_way.passed, under_way.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert under_way.description == "under way: 2 of 2 shards, 100%; rows under v1 are counted when every shard is done"
+
+    dagster.world.clock.at = datetime.now(UTC)  # the checks before were evaluated by Dagster's own clock
+    walked(Step.RETIRED_KEY)
+    dagster.tick("ledger_mirror")
+    dagster.tick("ledger_mirror")
+    proven = evaluations(dagster)
+    assert proven[ZERO_OLD_ROWS].passed
+    assert "found no row of clients under v1" in str(proven[ZERO_OLD_ROWS].description)
+    assert "decrypted all 4 values" in str(proven[DECRYPTS].description)
+    assert dagster.tick("ledger_mirror") == dg.SkipReason("Dagster shows every step that the ledger has")
+
+
+def evaluations(dagster: Dagster) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
+    """The newest of each check that has one."""
+    keys = dagster.definitions.resolve_asset_graph().asset_check_keys
+    found = dagster.instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
+    return {key: record.evaluation for key, record in found.items() if record.evaluation is not None}
+
+
+def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster, requested: Walk) -> None:
+    pipeline, instance = dagster.world.pipeline, dagster.instance
+    told = show_what_is_awaited(instance, pipeline, tick(instance, pipeline), "")
+    again = show_what_is_awaited(instance, pipeline, tick(instance, pipeline), told)
+
+    assert told == again
+    assert "needs 2 more approval(s)" in told
+    seen = instance.fetch_observations(dg.AssetKey("key_version"), limit=10).records
+    assert [record.asset_observation.description for record in seen if record.asset_observation] == [told]
+
+
+def test_the_conductor_says_how_far_the_rows_are(dagster: Dagster, walked: Walked) -> None:
+    pipeline, instance = dagster.world.pipeline, dagster.instance
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    dagster.materialize("rows", "clients", partition=row_partition(V2, 0))
+    told = show_what_is_awaited(instance, pipeline, dg.SkipReason("in progress: rows/clients shard 01"), "")
+
+    assert told.startswith("clients 50%")
+    assert "billing.Invoices 0%; in progress: rows/clients shard 01" in told
+    [record] = instance.fetch_observations(dg.AssetKey(["rows", "clients"]), limit=10).records
+    assert record.asset_observation is not None
+    assert record.asset_observation.metadata["table_percent"].value == 50.0
+
+
+def test_a_rollout_that_waits_names_the_instance_on_the_conductors_page(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.KEY_VERSION)
+    lagging = Instance("web-7", (V1,), V1, dagster.world.clock.at)
+    dagster.world.rollout.running = (replace(lagging),)
+    told = show_what_is_awaited(
+        dagster.instance, dagster.world.pipeline, dg.SkipReason("in progress: introduce_key"), ""
+    )
+
+    assert told.startswith("in progress: introduce_key; waiting for web-7 (reads v1): not seen to read v2")

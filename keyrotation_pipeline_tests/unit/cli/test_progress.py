@@ -1,0 +1,113 @@
+"""What a terminal and a log are told of long steps."""
+
+from datetime import UTC, datetime
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from keyrotation_pipeline.cli.overall import Overall, duration
+from keyrotation_pipeline.cli.progress import OnLines, OnTerminal, bars_on
+from keyrotation_pipeline.model.progress import Progress
+from keyrotation_pipeline.model.request import Step
+
+AT = datetime(2026, 11, 25, 3, 0, 7, tzinfo=UTC)
+
+
+class Seconds:
+    """A clock that a test turns on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pages(subject: str, done: int, total: int = 100, note: str = "") -> Progress:
+    return Progress(Step.ROWS, subject, done, total, "pages", note)
+
+
+@pytest.fixture
+def seconds() -> Seconds:
+    return Seconds()
+
+
+@pytest.fixture
+def overall(seconds: Seconds) -> Overall:
+    """Two tables in two shards, one of which was finished by an earlier process."""
+    return Overall({"clients": 20_000, "appointments": 40_000}, 2, {"clients shard 00"}, seconds)
+
+
+def test_all_rows_are_one_number_with_rate_and_time_left(overall: Overall, seconds: Seconds) -> None:
+    assert str(overall) == "10,000 of 60,000 rows (17 %)"
+
+    overall.see(pages("clients shard 01", 0))
+    seconds.now += 10
+    overall.see(pages("clients shard 01", 50))
+    overall.see(pages("appointments shard 00", 25))
+    assert str(overall) == "20,000 of 60,000 rows (33 %), 1,000 a second, ETA 40 s"
+
+
+def test_what_is_no_shard_is_passed_over(overall: Overall) -> None:
+    overall.see(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 3, 4))
+    overall.see(pages("notes shard 00", 3))
+
+    assert overall.rows == 10_000
+
+
+def test_an_empty_database_has_no_percent(seconds: Seconds) -> None:
+    empty = Overall({"clients": 0}, 1, (), seconds)
+    empty.see(pages("clients shard 00", 1, 1))
+
+    assert str(empty) == "0 of 0 rows"
+
+
+@pytest.mark.parametrize(
+    ("length", "told"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3600, "1 h 00 min"), (93_900, "26 h 05 min")]
+)
+def test_durations(length: float, told: str) -> None:
+    assert duration(length) == told
+
+
+def test_a_log_gets_one_line_in_five_seconds_with_its_time(
+    overall: Overall, seconds: Seconds, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = OnLines(lambda: AT, overall, seconds)
+    for step in range(100):
+        told(pages("clients shard 01", step, note=f"{step} rows"))
+        seconds.now += 0.125
+
+    first, *_, last = written = capsys.readouterr().err.splitlines()
+    assert len(written) == 3
+    assert first == "2026-11-25 03:00:07 10,000 of 60,000 rows (17 %); rows clients shard 01: 0 of 100 pages (0 rows)"
+    assert last.startswith(
+        "2026-11-25 03:00:07 18,000 of 60,000 rows (30 %), 800 a second, ETA 52 s; rows clients shard"
+    )
+
+
+def test_what_waits_is_told_at_once_and_once(seconds: Seconds, capsys: pytest.CaptureFixture[str]) -> None:
+    told = OnLines(lambda: AT, None, seconds)
+    told(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 0, note="sweep 1"))
+    for _ in range(3):
+        told(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 0, note="waiting for the last rows"))
+
+    assert capsys.readouterr().err.splitlines() == [
+        "2026-11-25 03:00:07 zero_old_rows_proof clients: sweep 1",
+        "2026-11-25 03:00:07 zero_old_rows_proof clients: waiting for the last rows",
+    ]
+
+
+def test_a_terminal_shows_one_bar_above_the_shards(overall: Overall, seconds: Seconds) -> None:
+    screen = StringIO()
+    bars = bars_on(Console(file=screen, force_terminal=True, width=140, color_system=None))
+    with bars:
+        told = OnTerminal(bars, overall)
+        told(pages("clients shard 01", 0))
+        seconds.now += 10
+        told(pages("clients shard 01", 50))
+        bars.refresh()
+    shown = screen.getvalue()
+
+    assert shown.index("all rows") < shown.index("clients shard 01")
+    assert "15,000 of 60,000 rows (25 %), 500 a second, ETA 2 min" in shown
