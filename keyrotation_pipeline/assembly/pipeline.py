@@ -29,7 +29,7 @@ from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.environment import bare_environment
@@ -89,9 +89,12 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
     with database_url(settings) as url:
         migrate(url)
         with open_pipeline(settings, actor=actor) as pipeline:
+            if pipeline.ledger.pinned_roster() is None:
+                require_known_to_store(pipeline, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
-            pinned_roster(pipeline)  # which keeps it outside the database
+            pinned_roster(pipeline)  # which keeps it in the home
+            kept_in_store(pipeline, pipeline.keys.read())
             if ring is not None:
                 keys.import_keys(pipeline, ring)
             if settings.activated_at is not None:

@@ -78,7 +78,9 @@ def _refused(name: str, look: Callable[[], str]) -> Check:
 def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
     def configured() -> str:
         roster = require_roster(pipeline)
-        return f"{roster.required} of {', '.join(officer.name for officer in roster.officers)} sign"
+        named = pipeline.keys.read().roster == roster.digest
+        known = "as the key store names it" if named else "which the key store names from the next change on"
+        return f"{roster.required} of {', '.join(officer.name for officer in roster.officers)} sign, {known}"
 
     def same() -> str:
         require_consistent(pipeline, pipeline.keys.read())

@@ -20,11 +20,12 @@ from keyrotation_pipeline.model.key_events import (
     RetirementIntended,
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
+from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, RosterPinned
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _TELLING = (
+    EventKind.ROSTER_PINNED,
     EventKind.KEY_CREATION_INTENDED,
     EventKind.KEY_IMPORT_INTENDED,
     EventKind.PRIMARY_CHANGE_INTENDED,
@@ -46,6 +47,7 @@ class Told:
         primaries: (from, to) of every change of the primary that was intended.
         shelved: versions whose archiving was intended.
         accepted: anchors that a reconciliation has accepted as not being in it.
+        rosters: digests of the rosters that were pinned.
     """
 
     hashes: dict[int, str] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Told:
     primaries: set[tuple[KeyVersion, KeyVersion]] = field(default_factory=set)
     shelved: set[KeyVersion] = field(default_factory=set)
     accepted: set[AuditHead] = field(default_factory=set)
+    rosters: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
         *_about_anchors(pipeline, strangers),
         *_about_keys(stored, records, told),
         *_about_primary(stored, records, told),
+        *_about_roster(stored, told),
     ]
     return Divergence(tuple(findings), strangers)
 
@@ -135,6 +139,8 @@ def _hear(told: Told, fact: Fact | Note | None) -> None:
             told.shelved.add(version)
         case DatabaseReconciled(accepted=accepted):
             told.accepted.update(accepted)
+        case RosterPinned() as pinned:
+            told.rosters.add(pinned.roster.digest)
 
 
 def _about_anchors(pipeline: Pipeline, strangers: tuple[AuditHead, ...]) -> Iterator[str]:
@@ -169,3 +175,9 @@ def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: Told)
         return
     if (active, primary) not in told.primaries:
         yield f"the key store's primary is {primary}, but {active} is active in the database"
+
+
+def _about_roster(stored: StoredKeys, told: Told) -> Iterator[str]:
+    # An earlier one is in order: the audit pins first, and the key store follows.
+    if stored.roster is not None and stored.roster not in told.rosters:
+        yield f"the key store names a roster ({stored.roster[:16]}) that was never pinned in the database"

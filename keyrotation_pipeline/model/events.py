@@ -16,6 +16,7 @@ class EventKind(StrEnum):
     """What happened."""
 
     ROSTER_PINNED = "roster_pinned"
+    ROSTER_KEEPING_INTENDED = "roster_digest_to_key_store_intended"
     REQUEST_OPENED = "request_opened"
     SIGNATURE_ADDED = "signature_added"
     STATUS_CHANGED = "status_changed"

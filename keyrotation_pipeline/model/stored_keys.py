@@ -32,6 +32,7 @@ class StoredKeys:
         primary: the version that writes use; None before the first was named.
         revision: names this content; a change that is decided from it carries it.
         pending: keys that a writer which died had sent, and which nobody gets until they are added again.
+        roster: digest of the roster that is pinned; None in a store that was made before it was kept there.
     """
 
     live: Mapping[KeyVersion, Entry]
@@ -39,6 +40,7 @@ class StoredKeys:
     primary: KeyVersion | None
     revision: str
     pending: Mapping[KeyVersion, KeyMaterial] = field(default_factory=dict)
+    roster: str | None = None
 
     @classmethod
     def of(
@@ -48,11 +50,13 @@ class StoredKeys:
         primary: KeyVersion | None,
         revision: str | None = None,
         pending: Mapping[KeyVersion, KeyMaterial] | None = None,
+        roster: str | None = None,
     ) -> Self:
         """The entries in order. Without a revision of the store's own, the content gives one."""
         live = dict(sorted(live.items()))
         archived = {version: entry for version, entry in sorted(archived.items()) if version not in live}
-        return cls(live, archived, primary, revision or _revision(live, archived, primary), pending or {})
+        revision = revision or _revision(live, archived, primary, roster)
+        return cls(live, archived, primary, revision, pending or {}, roster)
 
     def __contains__(self, version: object) -> bool:
         return version in self.live or version in self.archived
@@ -115,10 +119,13 @@ class StoredKeys:
 
 
 def _revision(
-    live: Mapping[KeyVersion, Entry], archived: Mapping[KeyVersion, Entry], primary: KeyVersion | None
+    live: Mapping[KeyVersion, Entry],
+    archived: Mapping[KeyVersion, Entry],
+    primary: KeyVersion | None,
+    roster: str | None,
 ) -> str:
-    """SHA-256 over places, versions and fingerprints, 64 hex digits."""
-    lines = [f"primary {primary}"]
+    """SHA-256 over places, versions, fingerprints and the roster's digest, 64 hex digits."""
+    lines = [f"primary {primary}", f"roster {roster}"]
     for place, entries in (("live", live), ("archived", archived)):
         lines += [f"{place} {version} {_name(entry)}" for version, entry in entries.items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

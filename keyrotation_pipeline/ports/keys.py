@@ -58,3 +58,9 @@ class KeyStore(Protocol):
         Raises:
             KeyStoreError: the version is live or the primary; the key is then still there.
         """
+
+    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
+        """Keep the digest of the pinned roster (`Roster.digest`), in place of the one before.
+
+        Whoever owns the database can write all of it anew, but not what is kept here.
+        """

@@ -16,7 +16,7 @@ from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
-from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster
 
 LOCK = "policy"
 
@@ -35,12 +35,13 @@ def open_policy(pipeline: Pipeline, *, reason: str, requested_by: str) -> Reques
         BlockedError: the database was restored to an earlier state.
     """
     opening.require_texts(reason, requested_by, None)
+    require_consistent(pipeline, stored := pipeline.keys.read())
+    kept_in_store(pipeline, stored)  # which a change that died may have left undone
     if not pinned_roster(pipeline).differences(pipeline.signatures.roster()):
         raise RequestError(
             "keyrotation.toml names the officers, the threshold and the recipients that are pinned; change "
             "[approvals] or [backup] recipients there first"
         )
-    require_consistent(pipeline, pipeline.keys.read())
     active = _active(pipeline)
     opened = opening.drawn_up(
         Request,
@@ -69,6 +70,7 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
         require_consistent(pipeline, stored)
         with pipeline.ledger.transaction():
             _pin(pipeline, pipeline.ledger.request(request.id), stored)
+        kept_in_store(pipeline, stored)
     pipeline.anchors.keep(pipeline.ledger.head())
     return pinned_roster(pipeline)
 

@@ -2,8 +2,11 @@
 
 Whoever owns the database can write any roster there, and any audit event. So the first event that pinned a roster is
 believed, and a later one only if officers of the roster before it signed for it. Their signatures are verified anew,
-back to the roster that this home has seen before. The home keeps what it has seen outside the database; a backup keeps
-the digest.
+back to the roster that this home has seen before. The home keeps what it has seen outside the database; a backup and
+the key store keep the digest.
+
+The audit pins first, the key store follows. A process that dies between the two leaves an earlier roster of the same
+audit there, from which the later ones were signed on; the next change completes it.
 """
 
 from collections.abc import Sequence
@@ -13,13 +16,16 @@ from datetime import datetime
 from itertools import islice, pairwise
 
 from keyrotation_pipeline.audit.events import entries, recorded
-from keyrotation_pipeline.errors import ApprovalError, AuditError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, KeyStoreConflictError, KeyStoreError
 from keyrotation_pipeline.model.approval import PinnedRoster, Roster, signed_fields
 from keyrotation_pipeline.model.audit import GENESIS
-from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.request import RequestAction
 from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
+
+_LOOKS = 5
 
 
 def pinned_roster(pipeline: Pipeline) -> Roster:
@@ -36,7 +42,7 @@ def pinned_roster(pipeline: Pipeline) -> Roster:
     if not pipeline.anchors.roster_digests() <= {pin.pinned.roster.digest for pin in pins}:
         raise _another("a backup's manifest")
     if kept is None or kept.roster.digest != newest.roster.digest:
-        _require_signed_on(pipeline, pins, kept)
+        _require_signed_on(pipeline, pins, kept or _pin_in_store(pipeline, pins))
     if kept is None or kept.seq != newest.seq:
         pipeline.anchors.keep_roster(newest)
     return newest.roster
@@ -52,8 +58,48 @@ def require_roster(pipeline: Pipeline) -> Roster:
     return _configured(pipeline, pinned_roster(pipeline))
 
 
+def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
+    """Refuse to begin a database with another roster than its keys were kept under.
+
+    Raises:
+        AuditError: says how to go on.
+    """
+    known = pipeline.keys.read().roster
+    if known not in {None, roster.digest}:
+        raise AuditError(
+            f"the key store was last changed under another roster ({known[:16]}) than keyrotation.toml names "
+            f"({roster.digest[:16]}); restore the database that it belongs to, or put officers, threshold and "
+            "recipients of that roster back; if these keys are to begin anew under others, first remove what the key "
+            "store keeps of it (file `roster`, tag `keyrotation-roster`, or annotation `keyrotation/roster`)"
+        )
+
+
+def kept_in_store(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
+    """Let the key store name the pinned roster, where it names an earlier one, or, made before it did, none.
+
+    Args:
+        stored: as just read, and consistent with the audit.
+
+    Raises:
+        KeyStoreError: the key store does not take it.
+        ApprovalError, AuditError: as `pinned_roster`.
+    """
+    for _ in range(_LOOKS):
+        present = pipeline.ledger.pinned_roster()
+        if present is not None and stored.roster == present.digest:
+            return stored
+        digest = pinned_roster(pipeline).digest
+        intent = {"digest": digest, "before": stored.roster}
+        pipeline.ledger.append(Note(EventKind.ROSTER_KEEPING_INTENDED, intent))
+        try:
+            return pipeline.keys.pin_roster(digest, stored.revision)
+        except KeyStoreConflictError:
+            stored = pipeline.keys.read()  # somebody else changed it, maybe to this
+    return pipeline.keys.pin_roster(digest, stored.revision)
+
+
 def authority_to_reconcile(pipeline: Pipeline) -> Roster:
-    """The pinned roster; that of this home, where the database was restored to a time before that was pinned.
+    """The pinned roster; the one after it, where the database was restored to a time before that was pinned.
 
     Raises:
         ApprovalError, AuditError: as `require_roster`.
@@ -62,11 +108,23 @@ def authority_to_reconcile(pipeline: Pipeline) -> Roster:
 
 
 def lost_roster(pipeline: Pipeline) -> Roster | None:
-    """The roster that this home has seen pinned, if the audit has lost it."""
-    kept = pipeline.anchors.roster()
-    if kept is None or kept.roster.digest in {pin.pinned.roster.digest for pin in _pins(pipeline)}:
-        return None
-    return kept.roster
+    """The roster that the key store names, or that this home has seen pinned, if the audit has lost it.
+
+    Raises:
+        AuditError: it is the one that the key store names, and neither this home nor the configuration has it.
+    """
+    kept, told = pipeline.anchors.roster(), {pin.pinned.roster.digest for pin in _pins(pipeline)}
+    digest = pipeline.keys.read().roster
+    if digest is None or digest in told:
+        return kept.roster if kept is not None and kept.roster.digest not in told else None
+    for known in (*([kept.roster] if kept is not None else []), pipeline.signatures.roster()):
+        if known.digest == digest:
+            return known
+    raise AuditError(
+        f"the key store names a roster ({digest[:16]}) that neither the database, nor this home, nor keyrotation.toml "
+        "has; put officers, threshold and recipients of the roster that was pinned last back into keyrotation.toml, "
+        "then run `keyrotation reconcile`"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +152,18 @@ def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
             "change signed with `keyrotation policy --reason TEXT`"
         )
     return roster
+
+
+def _pin_in_store(pipeline: Pipeline, pins: Sequence[_Pin]) -> PinnedRoster | None:
+    """The newest pin that the key store vouches for; None: it names none, or cannot be asked, which others say."""
+    try:
+        digest = pipeline.keys.read().roster
+    except KeyStoreError:
+        return None
+    vouched = [pin.pinned for pin in pins if pin.pinned.roster.digest == digest]
+    if digest is not None and not vouched:
+        raise _another("the key store")
+    return vouched[-1] if vouched else None
 
 
 def _require_signed_on(pipeline: Pipeline, pins: Sequence[_Pin], kept: PinnedRoster | None) -> None:

@@ -13,7 +13,7 @@ from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.inventory import require_preflight
-from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster
 from keyrotation_pipeline.rotation import reencrypt, rollout
 
 
@@ -53,6 +53,7 @@ def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> 
             stored = pipeline.keys.read()
             require_consistent(pipeline, stored)
             require_authorised(pipeline, rotation, stored)
+            kept_in_store(pipeline, stored)
             if rotation.started_at is None:
                 # A request may be a month old, and its tables may have changed since.
                 require_preflight(pipeline, rotation.target)

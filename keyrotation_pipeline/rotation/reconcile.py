@@ -18,7 +18,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
 from keyrotation_pipeline.requests.holding_still import standstill
-from keyrotation_pipeline.requests.roster import authority_to_reconcile, pinned_roster
+from keyrotation_pipeline.requests.roster import authority_to_reconcile, kept_in_store, pinned_roster
 from keyrotation_pipeline.rotation.reconcile_plan import Plan, plan
 
 LOCK = "reconcile"
@@ -77,7 +77,8 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
         pipeline.anchors.keep(pipeline.ledger.head())
-        pinned_roster(pipeline)  # which keeps it outside the database
+        kept_in_store(pipeline, pipeline.keys.read())
+        pinned_roster(pipeline)  # which keeps it in the home
     return decided
 
 

@@ -89,6 +89,9 @@ CHANGES = [
     pytest.param(lambda store, revision: store.restore(V3, revision), ((V1, V2, V3), (), V2), id="restore"),
     pytest.param(lambda store, revision: store.destroy(V3, revision), ((V1, V2), (), V2), id="destroy"),
 ]
+DIGEST = "5a" * 32
+PINNING = [pytest.param(lambda store, revision: store.pin_roster(DIGEST, revision), ((V1, V2), (V3,), V2), id="pin")]
+CHANGES += PINNING
 Change = Callable[[KeyStore, str], StoredKeys]
 Shape = tuple[tuple[KeyVersion, ...], tuple[KeyVersion, ...], KeyVersion | None]
 
@@ -98,7 +101,12 @@ def shape(stored: StoredKeys) -> Shape:
 
 
 def same(one: StoredKeys, other: StoredKeys) -> bool:
-    return (one.live, one.archived, one.primary) == (other.live, other.archived, other.primary)
+    return (one.live, one.archived, one.primary, one.roster) == (
+        other.live,
+        other.archived,
+        other.primary,
+        other.roster,
+    )
 
 
 class KeyStoreContract:
@@ -240,6 +248,21 @@ class KeyStoreContract:
         assert store.description.isprintable()
         assert base64_of(key(1)) not in store.description
 
+    def test_the_digest_of_the_roster_is_kept_and_replaced_and_other_changes_leave_it(
+        self, store: KeyStore, place: Place
+    ) -> None:
+        assert store.read().roster is None
+        for digest in (DIGEST, "b7" * 32):
+            before = store.read()
+            pinned = store.pin_roster(digest, before.revision)
+            assert (pinned.roster, shape(pinned)) == (digest, shape(before))
+            assert place.open().read() == pinned
+            assert pinned.revision != before.revision
+        with pytest.raises(KeyStoreConflictError):
+            store.pin_roster(DIGEST, before.revision)
+        for now in (add(store, V3, key(3)), archive(store, V1), destroy(store, V1)):
+            assert now.roster == digest
+
     # --- changes carry the revision that they were decided from -----------------------------------------------------
 
     @pytest.mark.parametrize(("change", "after"), CHANGES)
@@ -285,8 +308,13 @@ class KeyStoreContract:
         assert sorted(outcomes.values()) == ["KeyStoreConflictError"] * (RACERS - 1) + ["stored"], outcomes
         (winner,) = (version for version, outcome in outcomes.items() if outcome == "stored")
         read = store.read()
-        assert shape(read) == ((V1, V2, winner), (V3,), V2)
-        assert [read.material(version) for version in (V1, V2, V3, winner)] == [*map(key, (1, 2, 3)), key(9)]
+        added = (winner,) if winner.number % 2 else ()
+        assert shape(read) == ((V1, V2, *added), (V3,), V2)
+        assert [read.material(version) for version in (V1, V2, V3, *added)] == [
+            *map(key, (1, 2, 3)),
+            *(key(9) for _ in added),
+        ]
+        assert read.roster == (None if added else racing_writer.digest(winner))
 
     def race(self, place: Place, versions: list[KeyVersion], revision: str) -> dict[KeyVersion, str]:
         """Let a process for each version add it at the same time; gives back what came of each."""
@@ -332,6 +360,7 @@ class KeyStoreContract:
             done = change(store, left.revision)
             assert shape(done) == after
             assert all(done.material(version) == key(version.number) for version in done.versions)
+            assert done == change(store, done.revision) == place.open().read()
         assert deaths > 0
 
     # --- unavailable is not damaged ---------------------------------------------------------------------------------

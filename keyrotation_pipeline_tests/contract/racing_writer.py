@@ -1,4 +1,7 @@
-"""One of several writers: takes a pickled (store, version, revision), and on the next line adds a key at once."""
+"""One of several writers: takes a pickled (store, version, revision), and on the next line adds a key at once.
+
+One with an even version pins a roster of its own instead.
+"""
 
 import pickle
 import sys
@@ -11,10 +14,18 @@ from keyrotation_pipeline.ports.keys import KeyStore
 KEY = KeyMaterial(bytes([9]) * 32)
 
 
+def digest(version: KeyVersion) -> str:
+    """Of the roster that the writer of this version pins."""
+    return f"{version.number:064x}"
+
+
 def outcome(store: KeyStore, version: KeyVersion, revision: str) -> str:
     """``stored``, or the name of the refusal."""
     try:
-        store.add(version, KEY, revision)
+        if version.number % 2:
+            store.add(version, KEY, revision)
+        else:
+            store.pin_roster(digest(version), revision)
     except KeyStoreError as refusal:
         return type(refusal).__name__
     return "stored"

@@ -88,6 +88,7 @@ def test_each_right_is_needed_and_all_of_them_are_enough(stage: Stage, tmp_path:
         stage.rollout().bring(Goal(Aim.READS, (version,)), lambda _instances: None, told_nothing)
         archive(store, version)
         destroy(store, version)
+        store.pin_roster(f"{version.number:064x}", store.read().revision)
 
     def allow(rules: list[dict[str, Any]]) -> None:
         path = f"{PATHS['Role'].format(secrets.cluster.namespace)}/{role['metadata']['name']}"

@@ -84,6 +84,7 @@ def calls(new_secret: Callable[[], TestSecret]) -> set[Call]:
     restore(store, V1)
     archive(store, V1)
     destroy(store, V1)
+    store.pin_roster("5a" * 32, store.read().revision)
     return calls
 
 

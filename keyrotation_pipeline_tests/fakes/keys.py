@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import DamagedKey, StoredKeys
+from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
 from keyrotation_pipeline_tests.fakes.journal import Journal
 
 
@@ -40,6 +40,7 @@ class FakeKeyStore:
     broken: set[KeyVersion] = field(default_factory=set)
     sent: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     reads: int = 0
+    roster: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self) -> StoredKeys:
@@ -81,6 +82,13 @@ class FakeKeyStore:
                 del self.shelf[version]
         return self._stored()
 
+    def pin_roster(self, digest: str, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_pinning(stored, digest, decided):
+                self.journal.note("keys.pin_roster")
+                self.roster = digest
+        return self._stored()
+
     @contextmanager
     def _changing(self, revision: str | None) -> Iterator[tuple[StoredKeys, str]]:
         with self.lock:
@@ -100,7 +108,8 @@ class FakeKeyStore:
         if self.damaged is not None:
             raise KeyStoreDamagedError(self.damaged)
         broken = {version: DamagedKey(f"{version} is not a key; restore it") for version in self.broken}
-        return StoredKeys.of({**self.live, **broken}, self.shelf, self.primary_version, pending=self.sent)
+        live: dict[KeyVersion, Entry] = {**self.live, **broken}
+        return StoredKeys.of(live, self.shelf, self.primary_version, pending=self.sent, roster=self.roster)
 
     def __reduce__(self) -> tuple[Callable[[int], "FakeKeyStore"], tuple[int]]:
         # What travels is how to find it: this process keeps every fake that was pickled.

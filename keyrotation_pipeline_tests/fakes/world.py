@@ -104,5 +104,6 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     )
     world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
     ledger.state.roster = ROSTER
+    keys.roster = ROSTER.digest
     world.keys_are({V1: KeyState.DEACTIVATED, V2: KeyState.ACTIVE})
     return world

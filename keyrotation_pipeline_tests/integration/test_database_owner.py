@@ -13,8 +13,11 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assembly.backups import signing_key
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.destruction import DESTROY
+from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.heard import _HEARD
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -35,6 +38,7 @@ from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.keys import import_keys
+from keyrotation_pipeline.rotation.reconcile import open_reconciliation
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.officers import at_instant, make_officer
 
@@ -78,6 +82,9 @@ class Office:
         with assembly.open_pipeline(settings.load(self.file), actor="test") as pipeline:
             yield pipeline
 
+    def forgotten_by_the_key_store(self) -> None:
+        (self.anchors.parent / "keys" / "roster").unlink()
+
     @contextmanager
     def owner(self) -> Iterator[psycopg.Connection]:
         """The database's owner, who is kept from nothing by a trigger."""
@@ -118,11 +125,15 @@ def removed_row_and_init_again(office: Office) -> None:
 
 
 def schema_made_anew(office: Office) -> None:
+    """Everything as `init` would write it, which itself asks the key store first."""
     with office.owner() as owner:
         owner.execute("DROP SCHEMA keyrotation CASCADE")
     office.configure("Eve", "Mal")
-    with suppress(AuditError):
+    with pytest.raises(AuditError, match="the key store was last changed under another roster"):
         office.initialise()
+    with office.pipeline() as pipeline:
+        pipeline.ledger.pin_roster(pipeline.signatures.roster())
+        Seals(signing_key(settings.load(office.file)), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
 
 
 def schema_made_anew_without_backups(office: Office) -> None:
@@ -177,6 +188,20 @@ def test_the_databases_owner_does_not_become_officer_by(
 ) -> None:
     attack(office)
     with office.pipeline() as pipeline, pytest.raises(AuditError, match=sentence):
+        open_request(pipeline, reason="mine now", requested_by="owner")
+
+
+def test_roster_and_audit_replaced_wholesale_are_stopped_by_the_key_store_alone(office: Office) -> None:
+    schema_made_anew_without_backups(office)
+    shutil.rmtree(office.anchors)
+    with office.pipeline() as pipeline:
+        import_keys(pipeline, KeyRing({V1: office.key}, V1))
+        with pytest.raises(AuditError, match="is not the one that the key store has seen"):
+            open_request(pipeline, reason="mine now", requested_by="owner")
+        with pytest.raises(AuditError, match="neither the database, nor this home, nor keyrotation"):
+            open_reconciliation(pipeline, requested_by="owner")
+        assert any("the key store names a roster" in each for each in overview(pipeline).attention)
+        office.forgotten_by_the_key_store()  # without which the attack succeeds
         open_request(pipeline, reason="mine now", requested_by="owner")
 
 
@@ -240,6 +265,7 @@ def test_a_policy_that_was_signed_for_another_audit_pins_nothing_here(office: Of
     with office.owner() as owner:
         owner.execute("DROP SCHEMA keyrotation CASCADE")
     shutil.rmtree(office.anchors)
+    office.forgotten_by_the_key_store()
     office.configure("Ada", "Ben")
     office.initialise()
     office.configure("Ada", "Cem")

@@ -1,6 +1,7 @@
 """Keys in AWS Secrets Manager: the key store of a production on AWS.
 
     <secret_id>                             {"v2": "<base64>", "v3": "<base64>", "primary": "v3"}
+                                            tag keyrotation-roster=<SHA-256 of the pinned roster>
     <archive_prefix>v1-archived-20260105    <base64>, tags Status=Archived, RotationDate=2026-01-05
 
 A change puts the new text as AWSPENDING, reads it back, and moves AWSCURRENT from the version that was read to it: AWS
@@ -32,6 +33,7 @@ from keyrotation_pipeline.model.stored_keys import Entry, StoredKeys
 from keyrotation_pipeline.ports.clock import Clock
 
 _LOOKS = 5
+_ROSTER = "keyrotation-roster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,25 @@ class AwsKeyStore:
         self._aws.forget_previous(self._id)
         return self.read()
 
+    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
+        """Keep the digest of the pinned roster in a tag of the live secret.
+
+        AWS sets a tag whatever it was before, so a version with the same text comes first: of all who decide from one
+        revision, one makes it, and the others set no tag. The seed's plain key gets none, since it is no text of ours.
+
+        Raises:
+            KeyStoreConflictError: also where somebody else set the tag in the same moment.
+        """
+        seen = self._look()
+        if changes.needs_pinning(seen.stored, digest, revision):
+            if not seen.live.plain:
+                self._put(seen.live, seen.live.entries, digest)
+            self._aws.tag(self._id, {_ROSTER: digest})
+            if (stored := self.read()).roster != digest:
+                raise changes.conflict()
+            return stored
+        return self.read()
+
     @property
     def _id(self) -> str:
         return self._secret.secret_id
@@ -154,18 +175,23 @@ class AwsKeyStore:
                 archives = self._archive.names(tags)
                 archived = self._archive.read(archives)
                 pending = next((each for each, labels in stages.items() if PENDING in labels), live.version)
-                return _Seen(live, archives, self._stored(live, archived, self._pending(live, pending)))
+                stored = self._stored(live, archived, self._pending(live, pending), tags.get(_ROSTER))
+                return _Seen(live, archives, stored)
         raise changes.conflict()
 
     def _live(self) -> LiveSecret:
         return LiveSecret.of(self._id, self._aws.read(self._id))
 
     def _stored(
-        self, live: LiveSecret, archived: dict[KeyVersion, Entry], pending: dict[KeyVersion, KeyMaterial]
+        self,
+        live: LiveSecret,
+        archived: dict[KeyVersion, Entry],
+        pending: dict[KeyVersion, KeyMaterial],
+        roster: str | None,
     ) -> StoredKeys:
         # The archives are part of the state, but whoever changes them changes the live secret too, or destroys.
-        revision = f"{live.version} {' '.join(str(each) for each in sorted(archived))}".strip()
-        return StoredKeys.of(live.keys(), archived, live.primary(), revision, pending)
+        revision = " ".join([live.version, *map(str, sorted(archived)), *([roster] if roster else [])])
+        return StoredKeys.of(live.keys(), archived, live.primary(), revision, pending, roster)
 
     def _pending(self, live: LiveSecret, version: str) -> dict[KeyVersion, KeyMaterial]:
         """Keys in a version that was put and never made the current one; none where its text is not ours."""
@@ -187,13 +213,14 @@ class AwsKeyStore:
             )
         self._put(live, {**live.entries, **difference})
 
-    def _put(self, live: LiveSecret, entries: dict[str, Any]) -> None:
+    def _put(self, live: LiveSecret, entries: dict[str, Any], *about: str) -> None:
+        """Make a version with these entries the current one; `about` tells apart what has the same text."""
         text = json.dumps({name: value for name, value in entries.items() if value is not None})
         if len(text.encode()) > MOST_BYTES:
             raise KeyStoreError(
                 f"secret {self._id} would hold more than {MOST_BYTES:,} bytes; move what is no key elsewhere"
             )
-        token = request_token(live.version, text)
+        token = request_token(live.version, text, *about)
         self._aws.put(self._id, text, token, PENDING)
         if self._aws.read(self._id, token).text != text:
             raise KeyStoreDamagedError(f"secret {self._id} does not read back as it was put; look at its versions")

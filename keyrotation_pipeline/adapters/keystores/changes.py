@@ -67,6 +67,11 @@ def needs_destroying(stored: StoredKeys, version: KeyVersion, revision: str) -> 
     return version in stored.archived and _unless_changed(stored, revision)
 
 
+def needs_pinning(stored: StoredKeys, digest: str, revision: str) -> bool:
+    """Whether the digest of the roster is to be kept."""
+    return stored.roster != digest and _unless_changed(stored, revision)
+
+
 def different(version: KeyVersion) -> KeyStoreError:
     """The refusal to overwrite a key."""
     return KeyStoreError(

@@ -3,6 +3,7 @@
     keys/            mode 0700
       v2.key         base64 of 32 bytes, mode 0600
       primary        "v2"
+      roster         SHA-256 of the pinned roster, 64 hex digits
       archive/       keys that applications no longer get
         v1.key
 
@@ -40,6 +41,7 @@ class FileKeyStore:
         self._live = directory.absolute()
         self._archive = self._live / "archive"
         self._primary_file = self._live / "primary"
+        self._roster_file = self._live / "roster"
 
     @classmethod
     def create(cls, directory: Path) -> Self:
@@ -109,13 +111,21 @@ class FileKeyStore:
                 owner_only.remove(_file(self._archive, version))
             return self._stored()
 
+    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
+        """Keep the digest of the pinned roster."""
+        with self._changing() as stored:
+            if changes.needs_pinning(stored, digest, revision):
+                owner_only.write(self._roster_file, digest)
+            return self._stored()
+
     @contextmanager
     def _changing(self) -> Iterator[StoredKeys]:
         with owner_only.locked(self._live, exclusive=True):
             yield self._stored()
 
     def _stored(self) -> StoredKeys:
-        return StoredKeys.of(self._entries(self._live), self._entries(self._archive), self._primary())
+        roster = owner_only.read(self._roster_file)
+        return StoredKeys.of(self._entries(self._live), self._entries(self._archive), self._primary(), roster=roster)
 
     def _entries(self, place: Path) -> dict[KeyVersion, Entry]:
         return {version: self._entry(place, version) for version in _versions_in(place)}

@@ -1,6 +1,7 @@
 """Keys in a Kubernetes Secret: the key store of a production on Kubernetes.
 
     Secret <name>            ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 …, ENCRYPTION_PRIMARY_VERSION
+                             annotation keyrotation/roster: SHA-256 of the pinned roster
     Secret <archive_name>    v1, v2 …: keys that applications no longer get
 
 The live Secret is what Pods get as their environment or as a mounted volume. A change is a merge patch of our own
@@ -28,6 +29,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
 
 _LOOKS = 5
+ROSTER = "keyrotation/roster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +134,22 @@ class KubernetesKeyStore:
             self._change(seen, seen.archive, {str(version): None})
         return self.read()
 
+    def pin_roster(self, digest: str, revision: str) -> StoredKeys:
+        """Keep the digest of the pinned roster in an annotation of the live Secret."""
+        seen = self._look()
+        if changes.needs_pinning(seen.stored, digest, revision):
+            self._change(seen, seen.live, {}, {ROSTER: digest})
+        return self.read()
+
     def _look(self) -> _Seen:
         for _ in range(_LOOKS):
             live, archive = self._api.read(self._secrets.live), self._api.read(self._secrets.archive)
             # While the live one stayed as it was, the archive was as it was read: so they stood together.
             if self._api.read(self._secrets.live).revision == live.revision:
                 archived = _archived(archive)
-                revision = f"{live.revision} {archive.revision}"
-                return _Seen(live, archive, archived, StoredKeys.of(_live(live), archived, _primary(live), revision))
+                revision, roster = f"{live.revision} {archive.revision}", live.annotations.get(ROSTER)
+                stored = StoredKeys.of(_live(live), archived, _primary(live), revision, roster=roster)
+                return _Seen(live, archive, archived, stored)
         raise changes.conflict()
 
     def _keep(self, seen: _Seen, version: KeyVersion) -> None:
@@ -153,11 +163,17 @@ class KubernetesKeyStore:
                 f"out which one encrypted the values under {version}, and take the other away"
             )
 
-    def _change(self, seen: _Seen, secret: Secret, entries: Mapping[str, str | None]) -> None:
+    def _change(
+        self,
+        seen: _Seen,
+        secret: Secret,
+        entries: Mapping[str, str | None],
+        annotations: Mapping[str, str] | None = None,
+    ) -> None:
         # Both before the first change: that the archive takes none must not be found out at the retirement.
         for each in (seen.live, seen.archive):
             require_mutable(each)
-        self._api.patch(secret, entries)
+        self._api.patch(secret, entries, annotations or {})
 
 
 def _live(secret: Secret) -> dict[KeyVersion, Entry]:

@@ -101,21 +101,21 @@ class Secrets:
             return
         raise failure from None
 
-    def patch(self, secret: Secret, entries: Mapping[str, str | None]) -> None:
-        """Change entries (None: take away) if the Secret is still as it was read.
+    def patch(self, secret: Secret, entries: Mapping[str, str | None], annotations: Mapping[str, str]) -> None:
+        """Change entries (None: take away) and set annotations if the Secret is still as it was read.
 
         What kubectl keeps of its text goes with an entry that is taken away.
         """
         coded = {name: None if text is None else _coded(text) for name, text in entries.items()}
-        metadata: dict[str, Any] = {"resourceVersion": secret.revision}
+        metadata: dict[str, Any] = {"resourceVersion": secret.revision, "annotations": dict(annotations)}
         if any(text is None and secret.last_applied(name) for name, text in entries.items()):
-            metadata["annotations"] = {LAST_APPLIED: None}
+            metadata["annotations"][LAST_APPLIED] = None
         name = secret.name
         try:
             self._cluster.patch(SECRET, name.namespace, name.name, {"metadata": metadata, "data": coded})
         except RefusalError as refusal:
             # Our own patch, whose answer was lost, or somebody else's.
-            if refusal.status == HTTPStatus.CONFLICT and self._holds(name, coded):
+            if refusal.status == HTTPStatus.CONFLICT and self._holds(name, coded, annotations):
                 return
             failure = _refused("patch", name, refusal.status)
         except UnreachableError as error:
@@ -124,11 +124,13 @@ class Secrets:
             return
         raise failure from None
 
-    def _holds(self, name: SecretName, coded: Mapping[str, str | None]) -> bool:
+    def _holds(self, name: SecretName, coded: Mapping[str, str | None], annotations: Mapping[str, str]) -> bool:
         now = self.read(name)
         taken_away = [entry for entry, text in coded.items() if text is None]
-        return all(now.data.get(entry) == text for entry, text in coded.items()) and not any(
-            now.last_applied(entry) for entry in taken_away
+        return (
+            all(now.data.get(entry) == text for entry, text in coded.items())
+            and all(now.annotations.get(each) == text for each, text in annotations.items())
+            and not any(now.last_applied(entry) for entry in taken_away)
         )
 
 

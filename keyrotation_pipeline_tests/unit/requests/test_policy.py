@@ -84,7 +84,8 @@ def test_a_change_that_dies_at_any_point_is_whole_or_not_there(world: FakeWorld)
         except ProcessKilled:
             deaths += 1
             world.ledger.locks.clear()
-    assert (deaths, world.ledger.pinned_roster()) == (4, NEW)
+    # The last death was before the key store followed.
+    assert (deaths, world.ledger.pinned_roster(), world.keys.roster) == (5, NEW, ROSTER.digest)
 
 
 def test_a_withdrawn_request_leaves_what_is_pinned(world: FakeWorld) -> None:
