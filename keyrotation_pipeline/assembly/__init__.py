@@ -1,20 +1,48 @@
-"""From settings to opened ports: the one place that knows which adapter stands behind which port."""
+"""From settings to opened ports: the one place that knows which adapter stands behind which port.
 
-from keyrotation_pipeline.adapters.hardening import harden_process
-from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
-from keyrotation_pipeline.assembly.finding import search_database
-from keyrotation_pipeline.assembly.home import (
-    create_home,
-    database_url,
-    installed_at,
-    kept_ticks,
-    require_home,
-    server_url,
-    system_time,
-)
-from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, keys_in_store
-from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline, side_databases
-from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
+A name is imported when it is used: most commands need few of these, and all together take a second.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.adapters.hardening import harden_process
+    from keyrotation_pipeline.adapters.openpgp.recovery_key import wipe_abandoned_keys
+    from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
+    from keyrotation_pipeline.assembly.finding import search_database
+    from keyrotation_pipeline.assembly.home import (
+        create_home,
+        database_url,
+        installed_at,
+        kept_ticks,
+        require_home,
+        server_url,
+        system_time,
+    )
+    from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, keys_in_store
+    from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline, side_databases
+    from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
+
+_PLACES = {
+    "adapters.hardening": ("harden_process",),
+    "adapters.openpgp.recovery_key": ("wipe_abandoned_keys",),
+    "assembly.alerts": ("access_audit", "alert_channels", "flag_sources"),
+    "assembly.finding": ("search_database",),
+    "assembly.home": (
+        "create_home",
+        "database_url",
+        "installed_at",
+        "kept_ticks",
+        "require_home",
+        "server_url",
+        "system_time",
+    ),
+    "assembly.keystores": ("convert_key_store", "create_key_store", "keys_in_store"),
+    "assembly.pipeline": ("initialise", "open_backups", "open_pipeline", "side_databases"),
+    "assembly.services": ("Door", "dagster_services", "random_token"),
+}
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "Door",
@@ -39,4 +67,11 @@ __all__ = [
     "server_url",
     "side_databases",
     "system_time",
+    "wipe_abandoned_keys",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"keyrotation_pipeline.{_PLACE_OF[name]}"), name)

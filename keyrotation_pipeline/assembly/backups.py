@@ -81,14 +81,9 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
     )
 
 
-def wipe_keys_of_killed_tests() -> None:
-    """Recovery keys, with their agents; needs no configuration."""
-    wipe_abandoned_keys()
-
-
 def wipe_what_killed_tests_left(settings: Settings) -> None:
     """Recovery keys with their agents, and restored databases, of processes that were killed."""
-    wipe_keys_of_killed_tests()
+    wipe_abandoned_keys()
     wipe_abandoned([_scratch(settings)])
 
 

@@ -1,15 +1,19 @@
 """The command `keyrotation`: thin, a file a group of commands; the doing is in `rotation` and `assembly`."""
 
+import gc
 import os
 import sys
 
 _INTERRUPTED = 130
+# What is imported stays; by default the garbage collector would look through all of it a dozen times meanwhile.
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
 _STOPPED = "stopped here; whatever was committed stays, and the same command goes on from there\n"
 MISSING_EXTRA = "{name} is not installed; the command needs the extra: pip install 'keyrotation-pipeline[pipeline]'\n"
 
 
 def main() -> None:
     """Entry point: neither Ctrl-C nor an output that nobody reads any more ends in a traceback."""
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     _open_closed_streams()
     try:
         _run()

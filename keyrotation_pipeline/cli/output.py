@@ -4,13 +4,12 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from keyrotation_pipeline.model.facts import instant, names
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PIPE_WIDTH = 200
 
@@ -29,8 +28,10 @@ __all__ = [
 ]
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False) -> "Console":
     """A console that takes text as it is; into a pipe or file it does not break lines at 80 columns."""
+    from rich.console import Console  # noqa: PLC0415  what prints JSON does without rich
+
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, markup=False, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
@@ -41,6 +42,8 @@ def line(text: str = "", *, style: str | None = None) -> None:
         # Not by a console, which would write past the bars of `progress` and into them.
         sys.stdout.write(f"{text}\n")
     else:
+        from rich.text import Text  # noqa: PLC0415  as above
+
         console().print(Text(text, style=style), soft_wrap=True)
 
 
@@ -56,6 +59,8 @@ def note(text: str) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Aligned columns; numbers to the right."""
+    from rich.table import Table  # noqa: PLC0415  as above
+
     listed = [[_cell(value) for value in row] for row in rows]
     shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for index, name in enumerate(columns):

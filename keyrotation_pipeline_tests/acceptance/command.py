@@ -63,3 +63,16 @@ def environment(**variables: str) -> dict[str, str]:
         if not name.startswith(("KEYROTATION", "ENCRYPTION", "DAGSTER"))
     }
     return {**kept, "COLUMNS": "160", **variables}
+
+
+def imports(*arguments: str, cwd: Path | None = None) -> set[str]:
+    """Names of all modules that a command, typed anew, imports until its end, which is a good one."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", KEYROTATION, *arguments],
+        cwd=cwd,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}

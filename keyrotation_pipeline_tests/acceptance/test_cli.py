@@ -28,7 +28,7 @@ from keyrotation_pipeline.model.request import Step
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
-from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
+from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment, imports
 from keyrotation_pipeline_tests.applications import reporting
 from keyrotation_pipeline_tests.servers import Server
 
@@ -41,6 +41,11 @@ STATUS_KEYS = {
 ROTATION_KEYS = {
     "id", "type", "phase", "from", "to", "approvals", "approvals_required", "started_at", "progress", "eta_seconds",
     "waiting_for", "blocked_by",
+}  # fmt: skip
+# Each takes a tenth of a second to several to import.
+FOR_OTHER_COMMANDS = {
+    "alembic", "boto3", "botocore", "dagster", "kubernetes", "requests", "rich", "smtplib", "sqlalchemy", "starlette",
+    "keyrotation_pipeline.cli.incident", "keyrotation_pipeline.demo", "keyrotation_pipeline.incidents.report",
 }  # fmt: skip
 
 
@@ -301,6 +306,13 @@ def test_status_exit_code_is_for_cron(clinic: Clinic) -> None:
     said = clinic.run("status", "--exit-code", expect=1)
     assert "was last counted on" in said
     clinic.run("status", "--count", "--exit-code")
+
+
+def test_status_imports_nothing_that_it_does_not_use(clinic: Clinic) -> None:
+    clinic.initialise()
+    imported = imports("status", "--json", cwd=clinic.folder.path)
+    assert "keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger" in imported
+    assert FOR_OTHER_COMMANDS & imported == set()
 
 
 def test_verify_fails_on_a_value_that_does_not_decrypt_and_inventory_names_it(clinic: Clinic) -> None:

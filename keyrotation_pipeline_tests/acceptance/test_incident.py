@@ -1,7 +1,6 @@
 """A flag that a tool raises, and everything that follows: incident, request, two signatures, retired key, report."""
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.cli.application import app
 from keyrotation_pipeline.defs.incidents import incident_flag
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -68,11 +69,6 @@ class Clinic:
 
     def shown(self, *arguments: str) -> str:
         """What a command prints, in this process: a new one takes seconds to start."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # typer, of the click that it uses
-            from typer.testing import CliRunner  # noqa: PLC0415
-
-            from keyrotation_pipeline.cli.application import app  # noqa: PLC0415
         result = CliRunner().invoke(app, [*arguments, "--config", str(self.file)])
         assert result.exit_code == 0, result.output
         return result.stdout

@@ -122,10 +122,12 @@ def _is_passable(directory: Path) -> bool:
 
 def _is_open(tree: Path) -> bool:
     """Whether everybody can read all of a tree, and run what its owner can; an installer's umask may forbid it."""
-    for each in (tree, *tree.rglob("*")):
-        mode = each.stat().st_mode
-        if not mode & stat.S_IROTH or (mode & stat.S_IXUSR and not mode & stat.S_IXOTH):
-            return False
+    # Two thousand files, in every command on the embedded server: pathlib would take most of the time.
+    for directory, folders, files in os.walk(tree):
+        for name in (".", *folders, *files):
+            mode = os.stat(f"{directory}/{name}").st_mode  # noqa: PTH116
+            if not mode & stat.S_IROTH or (mode & stat.S_IXUSR and not mode & stat.S_IXOTH):
+                return False
     return True
 
 

@@ -1,0 +1,50 @@
+"""A command imports what it needs, and no more: whoever types it waits for that."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.core import TyperCommand
+
+from keyrotation_pipeline.cli.commands import COMMANDS
+from keyrotation_pipeline_tests.acceptance.command import imports
+
+ABOVE_ALL = {"psycopg", "pydantic", "rich", "cryptography", "asyncio"}
+# Forks, so that each module is the first of ours to be imported: a circle of imports shows at some beginnings only.
+EACH_FIRST = """
+import importlib, os, sys
+import cryptography.hazmat.primitives.ciphers.aead, psycopg, pydantic, rich.console, typer
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        importlib.import_module(name)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{name} cannot be the first that is imported")
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--version",)], ids=" ".join)
+def test_help_and_version_import_nothing_of_a_rotation(arguments: tuple[str, ...]) -> None:
+    imported = imports(*arguments)
+    assert ABOVE_ALL & imported == set()
+    ours = {name for name in imported if name.startswith("keyrotation_pipeline.")}
+    assert not {name for name in ours if name.startswith("keyrotation_pipeline.settings")}
+    assert "keyrotation_pipeline.cli.application" in ours
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_what_the_command_says(name: str) -> None:
+    listed = COMMANDS[name]
+    command = listed.load(name)
+    assert command.name == name
+    assert command.help is not None
+    assert " ".join(command.help.partition("\n\n")[0].split()) == listed.says
+    assert command.get_short_help_str(60) == TyperCommand(name, help=listed.says).get_short_help_str(60)
+
+
+def test_each_command_can_be_the_first_thing_that_is_imported() -> None:
+    modules = sorted({f"keyrotation_pipeline.cli.{each.module}" for each in COMMANDS.values()})
+    places = ["keyrotation_pipeline.assembly.pipeline", "keyrotation_pipeline.assembly.alerts"]
+    done = subprocess.run([sys.executable, "-c", EACH_FIRST, *modules, *places], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
