@@ -33,6 +33,10 @@ class TestSecret:
     client: Any
 
     @property
+    def region(self) -> str:
+        return REGION
+
+    @property
     def prefix(self) -> str:
         return f"{self.name}-"
 

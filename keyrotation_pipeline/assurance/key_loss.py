@@ -70,10 +70,12 @@ def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple
     """A key from the newest backup that opens, and where it was; S3 first, then the local directory.
 
     Raises:
+        KeyStoreError: the version is destroyed.
         MissingVersionError: no place has a backup of it.
         RecoveryError, BackupError: there are backups, but none can be used; the sentence is of the first.
     """
     record = record_of(site.pipeline, version)
+    _require_not_destroyed(record)  # before copies are looked for, which are gone with it
     refused: KeyRotationError | None = None
     for place in site.places:
         try:
@@ -128,14 +130,18 @@ def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMa
             f"{version} is not registered, so nothing says whether this key is the right one; restore the database "
             "first, or name a registered version"
         )
-    if record.state is KeyState.DESTROYED:
-        raise KeyStoreError(f"{version} is destroyed, and stays so; name another version")
+    _require_not_destroyed(record)
     if record.fingerprint != material.fingerprint:
         raise FingerprintMismatchError(
             f"the backup holds the key {material.fingerprint[:16]}, but {version} is registered as "
             f"{record.fingerprint[:16]}; nothing was changed, name the backup of that key"
         )
     return record
+
+
+def _require_not_destroyed(record: KeyRecord | None) -> None:
+    if record is not None and record.state is KeyState.DESTROYED:
+        raise KeyStoreError(f"{record.version} is destroyed, and stays so; name another version")
 
 
 def _require_no_other(stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> None:

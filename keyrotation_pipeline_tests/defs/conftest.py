@@ -27,6 +27,7 @@ from keyrotation_pipeline.ports.ticks import Ticks
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline_tests.conducting import Conducted
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline, fake_seals
 
 ROWS: dict[str, list[dict[str, str | None]]] = {
@@ -75,46 +76,10 @@ class FakePipelineResource(PipelineResource):
 
 
 @dataclass
-class Dagster:
+class Dagster(Conducted):
     """Our definitions on an instance, and the fakes below them."""
 
     world: FakeWorld
-    definitions: dg.Definitions
-    instance: dg.DagsterInstance
-
-    @property
-    def resource(self) -> PipelineResource:
-        return FakePipelineResource(config_file="test")
-
-    def tick(self, sensor: str = "rotation_conductor") -> dg.SensorResult | dg.SkipReason:
-        """Evaluate a sensor as the daemon would, and do what it asks of the instance."""
-        definition = self.definitions.get_repository_def().get_sensor_def(sensor)
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            repository_def=self.definitions.get_repository_def(),
-            resources={"pipeline": self.resource},
-        )
-        result = definition(context)
-        assert isinstance(result, dg.SensorResult | dg.SkipReason)
-        if isinstance(result, dg.SensorResult):
-            for added in result.dynamic_partitions_requests or ():
-                self.instance.add_dynamic_partitions(added.partitions_def_name, list(added.partition_keys))
-            for event in result.asset_events:
-                self.instance.report_runless_asset_event(event)
-        return result
-
-    def run(self, wanted: dg.RunRequest) -> dg.ExecuteInProcessResult:
-        """Do one run that the conductor asked for."""
-        job = self.definitions.resolve_job_def(str(wanted.job_name))
-        if wanted.asset_selection is not None:
-            checks = None if wanted.asset_check_keys is None else set(wanted.asset_check_keys)
-            job = job.get_subset(asset_selection=set(wanted.asset_selection), asset_check_selection=checks)
-        return job.execute_in_process(
-            instance=self.instance,
-            partition_key=wanted.partition_key,
-            tags={**wanted.tags, "dagster/sensor_name": "rotation_conductor"},  # as the daemon does
-            raise_on_error=False,
-        )
 
     def materialize(self, *asset: str, partition: str | dg.MultiPartitionKey) -> dg.ExecuteInProcessResult:
         """What a person does in the UI."""
@@ -164,13 +129,11 @@ def dagster(tmp_path: Path, now: datetime) -> Iterator[Dagster]:
     places["test"] = tmp_path / "backups"
     channels["test"] = Channels()
     with dg.DagsterInstance.ephemeral() as instance:
+        resource = FakePipelineResource(config_file="test")
         definitions = build_definitions(
-            world.pipeline.tables,
-            world.pipeline.shards,
-            FakePipelineResource(config_file="test"),
-            installed=datetime(2026, 1, 1, tzinfo=UTC),
+            world.pipeline.tables, world.pipeline.shards, resource, installed=datetime(2026, 1, 1, tzinfo=UTC)
         )
-        yield Dagster(world, definitions, instance)
+        yield Dagster(definitions, instance, resource, world)
 
 
 @pytest.fixture
