@@ -211,6 +211,17 @@ class IncompleteRestoreError(RecoveryError):
     """A dump cannot be restored whole on this host, or pg_restore could not restore all of it."""
 
 
+class RestoreTimeoutError(RecoveryError):
+    """A dump's own SQL did not end in the time that a restore may take."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(
+            f"{name} was not restored in the {seconds:,.0f} s that [recovery] longest_restore_seconds allows, and was "
+            "ended; raise that if the database is so large, else find the function, check or view in it that does not "
+            "end, and use an older backup"
+        )
+
+
 class BlockedError(KeyRotationError):
     """The rotation must wait for something outside it, which the message names."""
 

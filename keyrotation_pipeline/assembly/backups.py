@@ -73,7 +73,10 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         dumps=EncryptedDumps(local, source, recipients),
         configurations=EncryptedConfiguration(local, recipients, partial(_configuration, settings, pipeline.clock)),
         restorer=ScratchServers(
-            _scratch(settings), settings.backup.postgres_binaries, settings.recovery.superuser_extensions
+            _scratch(settings),
+            settings.backup.postgres_binaries,
+            settings.recovery.superuser_extensions,
+            settings.recovery.longest_restore_seconds,
         ),
         recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,

@@ -148,4 +148,4 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
 def side_databases(settings: Settings) -> Iterator[DatabaseBeside]:
     """What makes databases beside the configured one, on the same server."""
     with database_url(settings) as url:
-        yield DatabaseBeside(url, settings.backup.postgres_binaries)
+        yield DatabaseBeside(url, settings.backup.postgres_binaries, settings.recovery.longest_restore_seconds)

@@ -77,6 +77,7 @@ class RecoverySettings(Section):
         passphrase: of that key.
         gnupg_home: instead of `secret_key`: a GnuPG home whose agent or smartcard decrypts.
         superuser_extensions: those of other makers that a recovery test's server has its superuser create.
+        longest_restore_seconds: then the restore of a dump is ended, since SQL in it may never end.
         rto_seconds: objective: how long a recovery may take.
         rpo_seconds: objective: how old the newest backup may be.
     """
@@ -85,6 +86,7 @@ class RecoverySettings(Section):
     passphrase: SecretPlace | None = None
     gnupg_home: SettingPath | None = None
     superuser_extensions: tuple[Text, ...] = ()
+    longest_restore_seconds: Positive = 12 * 3600
     rto_seconds: Positive = 4 * 3600
     rpo_seconds: Positive = 25 * 3600
 

@@ -1,6 +1,7 @@
 """A backup restored beside the live database: read whole, and nothing of the live one touched."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -8,8 +9,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.recovery import recovery_test
 from keyrotation_pipeline.assurance.side_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.errors import (
     BackupError,
@@ -17,6 +20,7 @@ from keyrotation_pipeline.errors import (
     KeyRotationError,
     MissingVersionError,
     RequestError,
+    RestoreTimeoutError,
     UnreadableSampleError,
     WrongRecipientError,
 )
@@ -167,3 +171,32 @@ def test_without_such_a_dump_nothing_is_made(
     with pytest.raises(BackupError):
         restore(local_clinic, database_url, new, wanted)
     assert local_clinic.connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (new,)).fetchone() is None
+
+
+# Never true while it is restored: an endless loop in a check, which pg_restore would wait for.
+FOREVER = """
+CREATE FUNCTION public.forever(x int) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE session_user = 'restorer' OR current_database() LIKE '%_restored' LOOP END LOOP;
+    RETURN true;
+END $$;
+CREATE TABLE public.guarded (x int CHECK (public.forever(x)));
+INSERT INTO public.guarded VALUES (1)
+"""
+
+
+def test_sql_of_a_dump_that_never_ends_is_ended_in_both_servers(
+    local_clinic: Clinic, database_url: str, new: str, tmp_path: Path
+) -> None:
+    local_clinic.connection.execute(FOREVER)
+    back_up(local_clinic.site)
+    sentence = r"was not restored in the 2 s that \[recovery\] longest_restore_seconds allows, and was ended"
+    databases = DatabaseBeside(database_url, None, longest_seconds=2)
+    with local_clinic.recovery_key() as key:
+        with pytest.raises(RestoreTimeoutError, match=sentence):
+            restore_beside(local_clinic.site, databases, key, new, None, lambda _progress: None)
+        assert not is_there(local_clinic, new)
+        scratch = ScratchServers(tmp_path / "scratch", None, longest_seconds=2)
+        with pytest.raises(RestoreTimeoutError, match=sentence):
+            recovery_test(replace(local_clinic.site, restorer=scratch), key)
+    assert not (tmp_path / "scratch").exists()

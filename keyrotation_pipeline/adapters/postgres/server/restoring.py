@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline.adapters.child_process import ending_with_us
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.errors import DamagedBackupError
+from keyrotation_pipeline.errors import DamagedBackupError, RestoreTimeoutError
 from keyrotation_pipeline.ports.backups import RecoveryKey
 
 # A line of `pg_restore --list`: number, two oids, and kind, schema (or -), name, owner. Newlines in names are blanks.
@@ -31,6 +31,8 @@ _REASON = re.compile(
     r'(?:for encoding "\w+" )?(?:does not exist|already exists|is not available)'
     r'|permission denied (?:for|to) [\w "]+|must be (?:superuser|owner|able) [\w "]+|[\w ]+ not supported in this build'
 )
+# A dump may take longer than a recovery should; but a loop in it has to end.
+LONGEST_RESTORE_SECONDS = 12 * 3600
 _MOST_NAMED = 1000
 _LONGEST = 160
 
@@ -102,20 +104,28 @@ def restore(
     key: RecoveryKey,
     listed: Sequence[Entry],
     is_left_out: Callable[[Entry], bool] = is_comment_on_extension,
+    *,
+    longest_seconds: float,
 ) -> Restored:
     """Decrypt a dump into the empty database at `url`, without owners, privileges, labels and tablespaces.
 
     Args:
         listed: its table of contents.
+        longest_seconds: then pg_restore is killed. What it had asked of the server may go on there: whoever calls ends
+            that, with the database.
 
     Raises:
+        RestoreTimeoutError: it was.
         DamagedBackupError, WrongRecipientError: it cannot be decrypted, or what it says is not a dump.
     """
     # gpg tells only at its end whether what it gave was authentic: so nothing is concluded inside the block.
     with tempfile.TemporaryFile() as wanted, key.decrypting(name, dump) as plaintext:
         wanted.write(b"".join(b"%d;\n" % each.number for each in listed if not is_left_out(each)))
         wanted.seek(0)
-        code, told = _pg_restore(programs, url, wanted, plaintext)
+        try:
+            code, told = _pg_restore(programs, url, wanted, plaintext, longest_seconds)
+        except subprocess.TimeoutExpired:
+            raise RestoreTimeoutError(name, longest_seconds) from None
     if code and not _IGNORED.search(told):
         raise _unreadable(name)
     left_out = tuple(_shown(each.text) for each in listed if is_left_out(each) and not _is_small(each))
@@ -127,7 +137,9 @@ def _is_small(entry: Entry) -> bool:
     return entry.text.startswith(("COMMENT ", "SCHEMA "))
 
 
-def _pg_restore(programs: Programs, url: str, wanted: IO[bytes], plaintext: IO[bytes]) -> tuple[int, str]:
+def _pg_restore(
+    programs: Programs, url: str, wanted: IO[bytes], plaintext: IO[bytes], longest_seconds: float
+) -> tuple[int, str]:
     database = str(conninfo_to_dict(url)["dbname"])
     # It names the entry of an error only when it is verbose.
     options = (
@@ -139,12 +151,16 @@ def _pg_restore(programs: Programs, url: str, wanted: IO[bytes], plaintext: IO[b
         "--no-password",
     )
     command = programs.command("pg_restore", *options, f"--use-list=/dev/fd/{wanted.fileno()}", "--dbname", database)
-    done = _run(command, plaintext, programs.environment(url), (wanted.fileno(),))
+    done = _run(command, plaintext, programs.environment(url), (wanted.fileno(),), longest_seconds)
     return done.returncode, done.stderr.decode(errors="replace")
 
 
 def _run(
-    command: Sequence[str], plaintext: IO[bytes], environment: dict[str, str], descriptors: Sequence[int] = ()
+    command: Sequence[str],
+    plaintext: IO[bytes],
+    environment: dict[str, str],
+    descriptors: Sequence[int] = (),
+    longest_seconds: float | None = None,
 ) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(  # noqa: S603  arguments of our own
         ending_with_us(command),
@@ -153,6 +169,7 @@ def _run(
         check=False,
         env=environment,
         pass_fds=descriptors,
+        timeout=longest_seconds,
     )
 
 

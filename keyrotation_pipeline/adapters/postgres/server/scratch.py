@@ -20,12 +20,12 @@ from keyrotation_pipeline.adapters.postgres.server.beforehand import (
     is_left_out,
     require_available,
 )
-from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE
 from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
 from keyrotation_pipeline.adapters.postgres.server.powerless import hand_over
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.adapters.postgres.server.restoring import entries, restore
+from keyrotation_pipeline.adapters.postgres.server.restoring import LONGEST_RESTORE_SECONDS, entries, restore
 from keyrotation_pipeline.adapters.postgres.server.short_lived import ShortLivedServer
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
@@ -38,12 +38,20 @@ class ScratchServers:
         directory: in which they live, one test at a time: what is found there at the beginning is wiped.
         binaries: directory of the PostgreSQL to use; None finds one that fits the dump.
         extensions: further ones that the superuser creates there.
+        longest_seconds: how long a dump's own SQL may take to be restored, and one statement of ours afterwards.
     """
 
-    def __init__(self, directory: Path, binaries: Path | None, extensions: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        binaries: Path | None,
+        extensions: Sequence[str] = (),
+        longest_seconds: float = LONGEST_RESTORE_SECONDS,
+    ) -> None:
         self._directory = directory
         self._binaries = binaries
         self._allowed = BY_SUPERUSER | frozenset(extensions)
+        self._longest_seconds = longest_seconds
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -75,9 +83,18 @@ class ScratchServers:
             with closing(connect(server.url(APPLICATION_DATABASE))) as superuser:
                 require_available(superuser, dump, listed, installation.description, self._allowed)
                 url = hand_over(server, superuser, wanted)
-            done = restore(programs, url, name, file, key, listed, partial(is_left_out, created=wanted))
+            left_out, longest = partial(is_left_out, created=wanted), self._longest_seconds
+            done = restore(programs, url, name, file, key, listed, left_out, longest_seconds=longest)
             # We look at it as the same role: code of the dump's never runs with more power than it was restored with.
-            with closing(connect(url)) as connection:
-                database = PostgresDatabase(url, connection, partial(connect, url), Limits())
+            limited = partial(_limited, url, longest)
+            with closing(limited()) as connection:
+                database = PostgresDatabase(url, connection, limited, Limits())
                 content = contents.count(connection)
                 yield RestoredDump(database, content, done.failures, done.left_out, installation.description, warning)
+
+
+def _limited(url: str, seconds: float) -> Connection:
+    """A connection on which a check or trigger of the dump's cannot keep us for good."""
+    connection = connect(url)
+    connection.execute(f"SET statement_timeout = {round(seconds * 1000)}".encode())
+    return connection

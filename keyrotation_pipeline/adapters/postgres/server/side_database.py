@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import contents
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.adapters.postgres.server.restoring import entries, restore
+from keyrotation_pipeline.adapters.postgres.server.restoring import LONGEST_RESTORE_SECONDS, entries, restore
 from keyrotation_pipeline.errors import PreflightError, RequestError
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
 
@@ -28,11 +28,13 @@ class DatabaseBeside:
     Args:
         url: of the application's database.
         binaries: directory of the pg_restore to use; None finds one.
+        longest_seconds: how long a dump's own SQL may take.
     """
 
-    def __init__(self, url: str, binaries: Path | None) -> None:
+    def __init__(self, url: str, binaries: Path | None, longest_seconds: float = LONGEST_RESTORE_SECONDS) -> None:
         self._url = url
         self._binaries = binaries
+        self._longest_seconds = longest_seconds
 
     @contextmanager
     def restored(self, database: str, name: str, dump: Path, key: RecoveryKey) -> Iterator[RestoredDump]:
@@ -47,9 +49,9 @@ class DatabaseBeside:
             self._create(connection, database)
         url = make_conninfo(self._url, dbname=database)
         try:
-            done = restore(programs, url, name, dump, key, listed)
+            done = restore(programs, url, name, dump, key, listed, longest_seconds=self._longest_seconds)
         except BaseException:
-            # Half a database under a good name is taken for a whole one sooner or later.
+            # Half a database under a good name is taken for a whole one sooner or later. What still runs there ends.
             with closing(connect(self._url)) as connection:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
             raise
