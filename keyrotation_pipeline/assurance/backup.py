@@ -7,6 +7,7 @@ from typing import Any
 from keyrotation_pipeline.assurance import retention
 from keyrotation_pipeline.assurance.sets import copy_set, is_intact, sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.assurance.unfinished import remove_unfinished
 from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
@@ -72,6 +73,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     ledger = site.pipeline.ledger
     with ledger.lock("backup"):
         site.local.require_usable()
+        remove_unfinished(site)
         _require_signed_destructions(site.pipeline)
         stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
         dump, failures = _dump(site, stamp) if database else (None, [])
@@ -86,7 +88,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
             stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest, configuration
         )
         site.seals.write(site.local, made)
-        places, later, not_copied = _copied(site, made)
+        places, later, not_copied = copied(site, made)
         failures += [*left_out, *_uncovered(made), *not_copied]
         removed = retention.remove_expired(site, made.made_at)
         done = BackupMade(made, places, later, removed, tuple(_warnings(site)))
@@ -168,7 +170,7 @@ def _uncovered(made: BackupSet) -> list[str]:
     ]
 
 
-def _copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+def copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
     """Copy a set to every place, then what a place has missed before; gives back places, older sets, failures."""
     places, later, failures = [site.local.description], [], []
     for place in site.offsite:

@@ -116,7 +116,12 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class BackupTaken:
-    """One backup; `failures` has a sentence for each part that is missing."""
+    """One backup; `failures` has a sentence for each part that is missing.
+
+    Args:
+        compromised: versions that are compromised by now, and that its dump needs or whose key it holds.
+        replaced_by: manifest of the set that has its rows under another key; None: there is none.
+    """
 
     at: datetime
     manifest: str | None
@@ -124,6 +129,8 @@ class BackupTaken:
     has_dump: bool
     places: tuple[str, ...]
     failures: tuple[str, ...]
+    compromised: tuple[str, ...] = ()
+    replaced_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

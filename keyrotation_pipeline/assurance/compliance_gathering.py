@@ -1,7 +1,7 @@
 """The compliance report, gathered from the verified audit."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from keyrotation_pipeline.assurance.compliance import (
@@ -27,7 +27,7 @@ from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import AuditEvent
-from keyrotation_pipeline.model.backup_events import BackupIncomplete
+from keyrotation_pipeline.model.backup_events import BackupIncomplete, BackupRekeyed
 from keyrotation_pipeline.model.cryptoperiod import rotation_due
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.incident import Incident
@@ -85,7 +85,7 @@ def report_of(events: Sequence[AuditEvent], signatures: SignatureVerifier, breac
         policy=_policy(belief, told),
         keys=tuple(_key(record, told) for _, record in sorted(belief.keys.items())),
         requests=tuple(_decided(each, tuple(approvals.get(each.id, ()))) for each in belief.requests.values()),
-        backups=tuple(taken for each in told if (taken := _backup(each)) is not None),
+        backups=_backups(told, belief),
         recovery_tests=tuple(tested for each in told if (tested := _recovery_test(each)) is not None),
         incidents=tuple(_incident(each, breach_of(each, told)) for each in _incidents(told)),
     )
@@ -188,11 +188,31 @@ def _decided(request: Request, approvals: tuple[Approval, ...]) -> Decided:
     )
 
 
+def _backups(told: Sequence[Entry], belief: Belief) -> tuple[BackupTaken, ...]:
+    compromised = {str(each.version) for each in belief.keys.values() if each.state is KeyState.COMPROMISED}
+    facts = (each.fact() for each in told if each.kind == EventKind.BACKUP_REKEYED)
+    replaced = {fact.made_from: fact.manifest for fact in facts if isinstance(fact, BackupRekeyed)}
+    return tuple(
+        replace(
+            taken,
+            compromised=tuple(sorted(compromised.intersection(taken.compromised))),
+            replaced_by=replaced.get(taken.manifest or ""),
+        )
+        for each in told
+        if (taken := _backup(each)) is not None
+    )
+
+
 def _backup(entry: Entry) -> BackupTaken | None:
+    """One backup, in whose `compromised` is every key that it has to do with."""
     match entry.fact():
         case Note(kind=EventKind.BACKUP_MADE, facts=facts):
             keys, places = tuple(facts.get("keys", ())), tuple(facts.get("places", ()))
-            return BackupTaken(entry.at, facts.get("set"), keys, bool(facts.get("dump")), places, ())
+            touched = (*keys, *facts.get("dump_needs", ()))
+            return BackupTaken(entry.at, facts.get("set"), keys, bool(facts.get("dump")), places, (), touched)
+        case BackupRekeyed() as made:
+            target = (str(made.target),)
+            return BackupTaken(entry.at, made.manifest, target, True, made.places, made.failures, target)  # noqa: FBT003
         case BackupIncomplete() as made:
             has_dump = any(name.startswith("database-") for name in made.files)
             return BackupTaken(entry.at, made.manifest, (), has_dump, made.places, made.failures)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from keyrotation_pipeline.assurance.compliance import ComplianceReport, Decided, KeyLife, RecoveryTested
+from keyrotation_pipeline.assurance.compliance import BackupTaken, ComplianceReport, Decided, KeyLife, RecoveryTested
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #000; background: #fff; max-width: 62rem; margin: 1rem auto;
@@ -62,10 +62,11 @@ def _body(report: ComplianceReport, title: str) -> Iterator[str]:
     yield "<h2>Backups</h2>"
     backups = (
         (_when(each.at), each.manifest or "none", ", ".join(each.keys), "yes" if each.has_dump else "no",
-         ", ".join(each.places), "; ".join(each.failures) or "complete")
+         ", ".join(each.places), "; ".join(each.failures) or "complete", _compromised(each))
         for each in report.backups
     )  # fmt: skip
-    yield _table(("Made", "Manifest", "Keys", "Database", "Places", "Outcome"), backups)
+    columns = ("Made", "Manifest", "Keys", "Database", "Places", "Outcome", "Compromised keys open it")
+    yield _table(columns, backups)
     yield "<h2>Recovery tests</h2>"
     tests = ("Tested", "Place", "Outcome", "RTO (allowed), s", "RPO (allowed), s")
     yield _table(tests, map(_recovery_test, report.recovery_tests))
@@ -103,6 +104,13 @@ def _request(request: Decided) -> Iterator[str]:
     yield _table(("Signed by", "At", "Verified anew"), signed)
     if request.steps:
         yield _table(("Step", "Finished"), ((each.step, _when(each.finished_at)) for each in request.steps))
+
+
+def _compromised(taken: BackupTaken) -> str:
+    """Which of its keys are compromised; whether its files are still kept is not in the audit."""
+    if not taken.compromised:
+        return "none"
+    return ", ".join(taken.compromised) + (f"; {taken.replaced_by} replaces its dump" if taken.replaced_by else "")
 
 
 def _recovery_test(test: RecoveryTested) -> Sequence[str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-from keyrotation_pipeline.assurance.held_copies import HeldCopy, told_of
+from keyrotation_pipeline.assurance.exposed import replaced_dumps
+from keyrotation_pipeline.assurance.held_copies import HeldCopy, told_of, told_of_replaced
 from keyrotation_pipeline.assurance.readability import kept_dumps_that_need, unlisted_dumps
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.divergence import require_consistent
@@ -79,7 +80,8 @@ def open_destruction(
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
         record = _require_destroyable(site, stored, version)
         found = _found(site, record)
-        opened = _request(pipeline, record, f"{reason}; {told_of(version, found.held)}", requested_by)
+        told = f"{told_of(version, found.held)}{told_of_replaced(replaced_dumps(site, version))}"
+        opened = _request(pipeline, record, f"{reason}; {told}", requested_by)
         pipeline.ledger.open(opened, approval_text(pipeline, opened))
     return opened, found
 
@@ -143,7 +145,8 @@ def _require_destroyable(
     _require_no_values(site.pipeline, version)
     if dumps := kept_dumps_that_need(site, version):
         raise BlockedError(
-            f"{version} is needed to read {', '.join(dumps)}; destroy it when these database backups are gone"
+            f"{version} is needed to read {', '.join(dumps)}; destroy it when these database backups are gone, or "
+            "replaced by `keyrotation backup --rekey`"
         )
     if dumps := unlisted_dumps(site):
         raise BlockedError(

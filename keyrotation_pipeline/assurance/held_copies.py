@@ -56,6 +56,19 @@ def told_of(version: KeyVersion, held: tuple[HeldCopy, ...]) -> str:
     return f"copies that stay: {', '.join(parts)}"
 
 
+def told_of_replaced(pairs: Sequence[tuple[str, str]]) -> str:
+    """Which dumps nobody can read any more, and what has their rows; empty: none.
+
+    Args:
+        pairs: ``<dump> in <place>``, and the manifest of the set that replaces it.
+    """
+    if not pairs:
+        return ""
+    named = "; ".join(f"{dump} ({manifest} replaces it)" for dump, manifest in pairs[:MOST_NAMED])
+    more = f"; and {len(pairs) - MOST_NAMED} more" if len(pairs) > MOST_NAMED else ""
+    return f"; database backups that cannot be read whole any more: {named}{more}"
+
+
 def _named(version: KeyVersion, copy: HeldCopy) -> str:
     """A copy in a text that is signed: what others put into the bucket may have any name, which is not repeated."""
     name = copy.name if is_key_file(copy.name, version) else "an object of another name"

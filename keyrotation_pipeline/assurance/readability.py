@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from keyrotation_pipeline.assurance.exposed import replaced_dumps
 from keyrotation_pipeline.assurance.sets import KeptSets, is_intact, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError, KeyStoreError
@@ -133,14 +134,19 @@ def _dumps(kept: KeptSets, keys: _Keys) -> Iterator[DumpReadable]:
 
 
 def kept_dumps_that_need(site: BackupSite, version: KeyVersion) -> tuple[str, ...]:
-    """Every kept database backup that cannot be read whole without a version: while there is one, the key must stay."""
-    return tuple(
+    """Every kept database backup that cannot be read whole without a version: while there is one, the key must stay.
+
+    Without those whose rows another set of the same place has under another key.
+    """
+    replaced = {dump for dump, _ in replaced_dumps(site, version)}
+    needing = (
         f"{made.dump.file.name} in {place.description}"
         for place in site.places
         for names in (place.names(),)
         for made in kept_sets(place, site.seals).sets
         if made.dump is not None and version in made.dump.versions and made.dump.file.name in names
     )
+    return tuple(dump for dump in needing if dump not in replaced)
 
 
 def unlisted_dumps(site: BackupSite) -> tuple[str, ...]:

@@ -173,7 +173,7 @@ def recovered_keys(
                 f"{copy.file.name} holds the key {copy.fingerprint[:16]}, but {copy.version} is registered as "
                 f"{wanted[:16]}; find out which one encrypted the values, and back that one up"
             )
-    for record in registered:
+    for record in registered if made.made_from is None else ():  # else it has the keys that its own dump needs
         if record.version not in {*keys, *destroyed} and record.created_at <= made.made_at:
             raise MissingVersionError(
                 f"{made.name} in {place.description} has no key {record.version}; put it back into the key store from "
@@ -215,7 +215,8 @@ def _newest(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
             raise why
     if made is None or made.dump is None:
         raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
-    if sealed is not None and seals.is_after(sealed, made):
+    # One that was made from an older set stands where that one does, and is never the newest.
+    if sealed is not None and (made.made_from is not None or seals.is_after(sealed, made)):
         raise BackupError(
             f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
             "`keyrotation backup`, and find out who removed it"

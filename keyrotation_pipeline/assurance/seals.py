@@ -12,7 +12,7 @@ from functools import cached_property
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
-from keyrotation_pipeline.model.backups import BackupSet, in_order, signature_name, stamp_in
+from keyrotation_pipeline.model.backups import BackupSet, MadeFrom, in_order, signature_name, stamp_in
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.manifest import parse, render
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
@@ -65,8 +65,12 @@ class Seals:
         text = render(made)
         local.write(signature_name(made.name), self._signer.sign(text))
         local.write(made.name, text)
-        sealed = BackupSealed(made.name, hashlib.sha256(text).hexdigest(), made.dump is not None)
-        self._sealed[made.name] = (self._ledger.append(sealed).seq, sealed.sha256)
+        source = made.made_from
+        sealed = BackupSealed(
+            made.name, hashlib.sha256(text).hexdigest(), made.dump is not None, source.manifest if source else None
+        )
+        seq = self._ledger.append(sealed).seq
+        self._sealed[made.name] = (source.seq if source else seq, sealed.sha256)
 
     def read(self, place: BackupPlace, name: str) -> BackupSet:
         """The set of a manifest, if it is ours.
@@ -90,8 +94,31 @@ class Seals:
 
     @property
     def sealed_with_dump(self) -> tuple[str, ...]:
-        """Names of all manifests that were signed for sets with a dump, by the audit, newest first."""
-        return tuple(each.manifest for each in reversed(tuple(recorded(self._ledger, BackupSealed))) if each.has_dump)
+        """Names of all manifests that were signed for dumps of the database, by the audit, newest first.
+
+        Without those that were made from an older set: they hold nothing that is newer.
+        """
+        found = reversed(tuple(recorded(self._ledger, BackupSealed)))
+        return tuple(each.manifest for each in found if each.has_dump and each.made_from is None)
+
+    def seal_of(self, made: BackupSet) -> MadeFrom:
+        """A set as one that is made from it names it.
+
+        Raises:
+            BackupError: the audit does not have it, so that it is not known to be among ours by more than a signature.
+        """
+        if made.name not in self._sealed:
+            raise BackupError(
+                f"the audit does not have {made.name}, so nobody knows between which others it stands; name a set that "
+                "was made since the database was last restored"
+            )
+        seq, sha256 = self._sealed[made.name]
+        return MadeFrom(made.name, sha256, seq)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of every manifest that was signed, by the audit; of sets that are gone, too."""
+        return frozenset(self._sealed)
 
     def order(self, made: BackupSet) -> tuple[bool, int, tuple[str, int]]:
         """What sets sort by, the newest last: by the audit's sequence, whatever a clock said meanwhile.
@@ -99,8 +126,11 @@ class Seals:
         A set that the audit does not have was sealed after the backup that the database was restored from: its own
         anchor says where. Once the restored database was reconciled, what is sealed since is newer than any of those.
         """
-        seq, _ = self._sealed.get(made.name, (made.anchor.seq, ""))
-        return made.name in self._sealed and seq > self._reconciled_seq, seq, in_order(made.stamp)
+        source = made.made_from
+        seq, _ = self._sealed.get(made.name, (source.seq if source else made.anchor.seq, ""))
+        # Of the two of one moment the one that everything was dumped into is the newer one.
+        moment = ("", 0) if source else in_order(made.stamp)
+        return made.name in self._sealed and seq > self._reconciled_seq, seq, moment
 
     def is_after(self, manifest: str, made: BackupSet) -> bool:
         """Whether a manifest, which may be damaged or gone, was signed after a set.
@@ -148,7 +178,13 @@ class Seals:
     def _sealed(self) -> dict[str, tuple[int, str]]:
         """Of every manifest that the audit has: the seq of its event, and its SHA-256."""
         found = ((entry.seq, entry.fact()) for entry in entries(self._ledger, EventKind.BACKUP_SEALED))
-        return {fact.manifest: (seq, fact.sha256) for seq, fact in found if isinstance(fact, BackupSealed)}
+        sealed: dict[str, tuple[int, str]] = {}
+        for seq, fact in found:
+            if isinstance(fact, BackupSealed):
+                # What was made from another set stands where that one does.
+                place, _ = sealed.get(fact.made_from or "", (seq, ""))
+                sealed[fact.manifest] = (place, fact.sha256)
+        return sealed
 
     @cached_property
     def _reconciled_seq(self) -> int:

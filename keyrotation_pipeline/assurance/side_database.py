@@ -72,7 +72,7 @@ def restore_beside(
     """
     ledger = site.pipeline.ledger
     with ledger.lock(LOCK), site.restorer.workspace() as workspace:
-        place, made, dump = _found(site, wanted)
+        place, made, dump = find_dump(site, wanted)
         ring = _ring(site.pipeline, dump)
         intent = {"database": into, "dump": dump.file.name, "place": place.description}
         ledger.append(Note(EventKind.DATABASE_RESTORE_INTENDED, intent))
@@ -101,8 +101,12 @@ def restore_beside(
         return done
 
 
-def _found(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:
-    """The dump, in the nearest place that has it: the local directory first."""
+def find_dump(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:
+    """A dump by its name or its manifest's (None: the newest), in the nearest place that has it: the local one first.
+
+    Raises:
+        BackupError, UnsignedBackupError: there is none, or it is not known to be ours.
+    """
     found: list[tuple[BackupPlace, BackupSet, DatabaseCopy]] = []
     refused: KeyRotationError | None = None
     for place in reversed(site.places):

@@ -1,17 +1,23 @@
 """`backup`: every key, and the database beside them, encrypted and read again; and what is kept."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.assurance.backup import BackupMade, back_up
+from keyrotation_pipeline.assurance.rekey import rekey
 from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.progress import reporting
+from keyrotation_pipeline.cli.recovery import KeyFile, passphrase_for
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.settings import Settings
 
 
 def backup(
@@ -22,11 +28,29 @@ def backup(
     listed: Annotated[
         bool, typer.Option("--list", help="Show what is kept, and which keys each needs.", show_default=False)
     ] = False,
+    rekeyed: Annotated[
+        bool,
+        typer.Option("--rekey", help="Make an old set anew under the present key instead.", show_default=False),
+    ] = False,
+    old: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SET]", help="With --rekey: the set; else the newest under a compromised key.", show_default=False
+        ),
+    ] = None,
+    key: KeyFile = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Back up all keys and the database at one moment."""
+    if sum((keys_only, listed, rekeyed)) > 1:
+        raise typer.BadParameter("they do different things: take one", param_hint="--keys-only / --list / --rekey")
+    if not rekeyed and (old is not None or key is not None):
+        raise typer.BadParameter("a set and its recovery key are for --rekey", param_hint="SET / --key")
     declared = settings.load(config)
+    if rekeyed:
+        _rekey(declared, old, key, as_json=as_json)
+        return
     with assembly.open_backups(declared, actor=actor()) as site:
         database = site.pipeline.database.identity().name
         if listed:
@@ -37,6 +61,36 @@ def backup(
         output.document({"database": database, **json_safe(made.facts())})
     else:
         _show(database, made, site)
+
+
+def _rekey(declared: Settings, old: str | None, file: Path | None, *, as_json: bool) -> None:
+    passphrase = passphrase_for(declared, file)
+    with (
+        assembly.open_backups(declared, actor=actor()) as site,
+        recovery_key(declared, file, passphrase) as key,
+        reporting(quiet=as_json) as report,
+    ):
+        database = site.pipeline.database.identity().name
+        done = rekey(site, key, old, report)
+    if as_json:
+        output.document({"database": database, **done.record.as_json(), "left": list(done.left)})
+        return
+    record = done.record
+    output.heading(database)
+    output.line(
+        f"rekeyed   {record.made_from}: every value under {record.target}, none under {_needs(record.left_behind)}"
+    )
+    for table, values in record.values.items():
+        output.line(f"table     {table}: all {values:,} values decrypt to what they were, every row as it was")
+    output.line(f"manifest  {record.manifest}, whose rows are of {output.minutes(done.made.made_at)} UTC")
+    for place in record.places:
+        output.line(f"kept in   {place}, read again there")
+    for each in record.left_out:
+        output.line(f"left out  {each}: it holds no row, and needs power or another server")
+    if done.left:
+        output.line(
+            f"next      keyrotation backup --rekey: {len(done.left)} more need a compromised key, {done.left[0]} first"
+        )
 
 
 def _show(database: str, done: BackupMade, site: BackupSite) -> None:

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.exposed import exposed_copies
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.assess import assess_command, assessed
@@ -19,7 +20,7 @@ from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
-from keyrotation_pipeline.incidents.report import kept_report, version
+from keyrotation_pipeline.incidents.report import kept_backups, kept_report, version
 from keyrotation_pipeline.incidents.telling import tell
 from keyrotation_pipeline.model.deadlines import Deadline, carried_by
 from keyrotation_pipeline.model.facts import as_json as as_json_object
@@ -228,9 +229,14 @@ def report(
     What it says is kept in the audit under a number; whatever changes gives the next one.
     """
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with assembly.open_backups(declared, actor=actor()) as site:
+        pipeline, kept = site.pipeline, None
         written = kept_report(pipeline, name) if number is None else version(pipeline, name, number)
+        if number is None:
+            kept = kept_backups(exposed_copies(site, incidents(pipeline.ledger).incident(name).versions))
     text = written.html if html else written.markdown
+    if kept is not None:
+        text += kept.html() if html else kept.markdown()
     if file is None:
         sys.stdout.write(text)
     else:

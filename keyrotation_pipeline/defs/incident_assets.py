@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from keyrotation_pipeline.assurance.exposed import exposed_copies
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SECURITY_OFFICERS
 from keyrotation_pipeline.defs.performing import actor_of
@@ -9,7 +10,7 @@ from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.incidents.access import AccessAudit, bars
 from keyrotation_pipeline.incidents.assessing import assessment_of
-from keyrotation_pipeline.incidents.report import kept_report
+from keyrotation_pipeline.incidents.report import kept_backups, kept_report
 from keyrotation_pipeline.model.deadlines import Deadline
 from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
 
@@ -27,10 +28,15 @@ _SCHEMA = dg.TableSchema(
 @dg.asset(name="incident_report", group_name="evidence", kinds={"report"}, owners=[SECURITY_OFFICERS])
 def incident_report_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """The report of every unfinished incident, and its time left per stage: 4, 8, 24 and 48 hours from discovery."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
+    with refusals(), pipeline.open_backups(actor_of(context)) as site:
+        opened = site.pipeline
         now, requests = opened.clock.now(), opened.ledger.requests()
         unfinished = incidents(opened.ledger).unfinished
-        reports = {each.id: kept_report(opened, each.id).markdown for each in unfinished}
+        reports = {
+            each.id: kept_report(opened, each.id).markdown
+            + kept_backups(exposed_copies(site, each.versions)).markdown()
+            for each in unfinished
+        }
         paces = {each.id: rate_of(opened, each, requests, now) for each in unfinished}
         clocks = [(each.id, stage) for each in unfinished for stage in clock_of(opened, each, requests)]
     rows = [_row(name, stage, stage.seconds_left(now)) for name, stage in clocks]

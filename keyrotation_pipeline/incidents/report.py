@@ -58,6 +58,14 @@ class Section:
     heading: str
     lines: tuple[str, ...]
 
+    def markdown(self) -> str:
+        """As a part of a Markdown document."""
+        return f"\n## {self.heading}\n\n" + "".join(f"- {_plain(line)}\n" for line in self.lines)
+
+    def html(self) -> str:
+        """As a part of a page."""
+        return f"<h2>{escape(self.heading)}</h2><ul>{''.join(f'<li>{escape(line)}' for line in self.lines)}</ul>"
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -70,19 +78,13 @@ class Report:
     def markdown(self) -> str:
         """As Markdown; whatever people wrote is plain text in it."""
         head = "\n".join(f"- **{name}:** {_plain(value)}" for name, value in self.facts)
-        body = "".join(
-            f"\n## {section.heading}\n\n" + "".join(f"- {_plain(line)}\n" for line in section.lines)
-            for section in self.sections
-        )
+        body = "".join(section.markdown() for section in self.sections)
         return f"# {_plain(self.title)}\n\n{head}\n{body}"
 
     def html(self) -> str:
         """As one HTML page without any script or address."""
         head = "".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in self.facts)
-        body = "".join(
-            f"<h2>{escape(section.heading)}</h2><ul>{''.join(f'<li>{escape(line)}' for line in section.lines)}</ul>"
-            for section in self.sections
-        )
+        body = "".join(section.html() for section in self.sections)
         style = "body{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto}th{text-align:left;padding-right:1em}"
         return (
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(self.title)}</title>"
@@ -137,6 +139,15 @@ def kept_report(pipeline: Pipeline, name: str) -> ReportKept:
     kept = ReportKept(incident.id, number, content, numbered.markdown(), numbered.html())
     pipeline.ledger.append(kept, incident.request)
     return kept
+
+
+def kept_backups(lines: Sequence[str]) -> Section:
+    """What of the backups the compromised keys open, looked at now: behind a report, and no part of its versions.
+
+    Args:
+        lines: one for each file.
+    """
+    return Section("Kept Backups", ("looked at now, and not kept with this version of the report", *lines))
 
 
 def versions(pipeline: Pipeline, incident: str) -> tuple[ReportKept, ...]:

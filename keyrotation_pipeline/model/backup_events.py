@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from keyrotation_pipeline.model.events import EventKind, Fact
+from keyrotation_pipeline.model.facts import Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,17 @@ class BackupKeyPinned(Fact):
 
 @dataclass(frozen=True, slots=True)
 class BackupSealed(Fact):
-    """A manifest was signed and written: its name, the SHA-256 of its bytes, and whether its set has a dump."""
+    """A manifest was signed and written: its name, the SHA-256 of its bytes, and whether its set has a dump.
+
+    Args:
+        made_from: manifest of the set that was re-encrypted for this one; None: it holds what was there at that moment.
+    """
 
     kind: ClassVar = EventKind.BACKUP_SEALED
     manifest: str
     sha256: str
     has_dump: bool
+    made_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +47,36 @@ class BackupIncomplete(Fact):
     failures: tuple[str, ...]
     files: Mapping[str, str] = field(default_factory=dict)
     places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRekeyIntended(Fact):
+    """A set is about to be made from another one; what has this stamp and no manifest was left by a killed run."""
+
+    kind: ClassVar = EventKind.BACKUP_REKEY_INTENDED
+    manifest: Annotated[str, Field(alias="set")]
+    made_from: str
+    target: Version
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRekeyed(Fact):
+    """A set was made whose dump holds the rows of another one under one other key version.
+
+    Args:
+        left_behind: versions that the other dump needs, and this one does not.
+        values: how many were decrypted and compared, by table.
+        left_out: of the other dump, since it holds no row and needs power or another server.
+        failures: why it is not in every place yet.
+    """
+
+    kind: ClassVar = EventKind.BACKUP_REKEYED
+    manifest: Annotated[str, Field(alias="set")]
+    made_from: str
+    target: Version
+    left_behind: tuple[Version, ...]
+    values: Mapping[str, int]
+    files: Mapping[str, str]
+    places: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 # In every name of a set's files: when it was made, in UTC, and a number where one second saw several sets.
 STAMP = r"\d{8}-\d{6}(?:-[2-9]|-[1-9]\d{1,3})?"
 _STAMP_FORMAT = "%Y%m%d-%H%M%S"
-_STAMP_LENGTH = len("20261124-030000")
+STAMP_LENGTH = len("20261124-030000")  # without the number
 _MANIFEST = re.compile(rf"backup-({STAMP})\.json", re.ASCII)
 _DUMP = re.compile(rf"database-({STAMP})\.dump\.gpg", re.ASCII)
 _CONFIGURATION = re.compile(rf"configuration-({STAMP})\.tar\.gpg", re.ASCII)
@@ -126,6 +126,20 @@ class DatabaseCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class MadeFrom:
+    """The set whose rows another one holds under other keys.
+
+    Args:
+        sha256: of its manifest.
+        seq: where the audit has it among the others: the two sets are of the same moment.
+    """
+
+    manifest: str
+    sha256: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class BackupSet:
     """Key files and dump of one moment, as their manifest lists them.
 
@@ -136,6 +150,7 @@ class BackupSet:
         anchor: the audit's head at that moment.
         roster: digest of the roster that was pinned then.
         configuration: `keyrotation.toml` and the public certificates that it names; None in sets of single keys.
+        made_from: the set whose dump was restored and re-encrypted for this one; the stamp is of that one's moment.
     """
 
     stamp: str
@@ -145,6 +160,7 @@ class BackupSet:
     anchor: AuditHead
     roster: str | None = None
     configuration: StoredFile | None = None
+    made_from: MadeFrom | None = None
 
     @property
     def name(self) -> str:
@@ -225,12 +241,12 @@ def stamped_at(stamp: str) -> datetime:
     Raises:
         ValueError: there is no such day or hour.
     """
-    return datetime.strptime(stamp[:_STAMP_LENGTH], _STAMP_FORMAT).replace(tzinfo=UTC)
+    return datetime.strptime(stamp[:STAMP_LENGTH], _STAMP_FORMAT).replace(tzinfo=UTC)
 
 
 def in_order(stamp: str) -> tuple[str, int]:
     """What stamps sort by."""
-    return stamp[:_STAMP_LENGTH], int(stamp[_STAMP_LENGTH + 1 :] or 1)
+    return stamp[:STAMP_LENGTH], int(stamp[STAMP_LENGTH + 1 :] or 1)
 
 
 def stamp_in(name: str) -> str | None:

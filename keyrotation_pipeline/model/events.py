@@ -52,6 +52,8 @@ class EventKind(StrEnum):
     UNSIGNED_BACKUP_TRUSTED = "unsigned_backup_trusted"
     BACKUP_MADE = "backup_made"
     BACKUP_INCOMPLETE = "backup_incomplete"
+    BACKUP_REKEY_INTENDED = "backup_rekey_intended"
+    BACKUP_REKEYED = "backup_rekeyed"
     BACKUPS_REMOVAL_INTENDED = "local_backups_removal_intended"
     RECOVERY_TEST_STARTED = "recovery_test_started"
     RECOVERY_TEST_PASSED = "recovery_test_passed"

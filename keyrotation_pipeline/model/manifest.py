@@ -1,5 +1,6 @@
 """The manifest of a backup's set: written in one place, and read there as text that anybody may have made."""
 
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -8,10 +9,12 @@ from keyrotation_pipeline.errors import ManifestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
+    STAMP_LENGTH,
     BackupSet,
     DatabaseContent,
     DatabaseCopy,
     KeyCopy,
+    MadeFrom,
     RelationContent,
     RelationKind,
     StoredFile,
@@ -24,8 +27,9 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 
-# 2 did not list every relation.
+# 2 did not list every relation; 4 says from which set it was made, and is written only where it was.
 SCHEMA: Final = 3
+SCHEMA_MADE_FROM: Final = 4
 # A thousand tables of a hundred columns under ten versions need a tenth of it, and so do fifty thousand partitions.
 LARGEST_BYTES = 64 << 20
 
@@ -85,8 +89,14 @@ class _Audit(_Document):
     head: Sha256
 
 
+class _MadeFrom(_Document):
+    manifest: Annotated[str, Field(max_length=100)]
+    sha256: Sha256
+    seq: Number
+
+
 class _Manifest(_Document):
-    format: Literal[2, 3] = Field(alias="schema")
+    format: Literal[2, 3, 4] = Field(alias="schema")
     made_at: Annotated[str, Field(max_length=40)]
     database: Annotated[str, Field(min_length=1, max_length=500)]
     keys: tuple[_Key, ...]
@@ -94,13 +104,13 @@ class _Manifest(_Document):
     audit: _Audit
     roster: Sha256 | None = None
     configuration: _File | None = None
+    made_from: _MadeFrom | None = None
 
 
 def render(made: BackupSet) -> bytes:
     """The manifest of a set."""
-    listed = made.dump is None or made.dump.content is not None
     content = _Manifest(
-        schema=SCHEMA if listed else 2,
+        schema=_schema(made),
         made_at=made.made_at.isoformat(),
         database=made.database,
         keys=tuple(
@@ -110,8 +120,17 @@ def render(made: BackupSet) -> bytes:
         audit=_Audit(seq=made.anchor.seq, head=made.anchor.hash),
         roster=made.roster,
         configuration=None if made.configuration is None else _File(**_file_fields(made.configuration)),
+        made_from=None if made.made_from is None else _MadeFrom(**asdict(made.made_from)),
     )
-    return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
+    # Earlier versions refuse a field that they do not know.
+    left_out = {"made_from"} if made.made_from is None else set()
+    return f"{content.model_dump_json(indent=2, by_alias=True, exclude=left_out)}\n".encode()
+
+
+def _schema(made: BackupSet) -> Literal[2, 3, 4]:
+    if made.made_from is not None:
+        return SCHEMA_MADE_FROM
+    return SCHEMA if made.dump is None or made.dump.content is not None else 2
 
 
 def parse(name: str, text: bytes) -> BackupSet:
@@ -153,7 +172,9 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
         )
     anchor = AuditHead(content.audit.seq, content.audit.head)
     configuration = None if content.configuration is None else _stored(content.configuration)
-    return BackupSet(stamp, content.database, keys, dump, anchor, content.roster, configuration)
+    source = content.made_from
+    made_from = None if source is None else MadeFrom(source.manifest, source.sha256, source.seq)
+    return BackupSet(stamp, content.database, keys, dump, anchor, content.roster, configuration, made_from)
 
 
 def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
@@ -175,6 +196,19 @@ def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
         raise ManifestError(name, "it does not list what its dump holds")
     if content.dump and made.dump and content.dump.versions != tuple(map(str, made.dump.versions)):
         raise ManifestError(name, "its key versions are not those of its tables")
+    _require_same_moment(name, made, content)
+
+
+def _require_same_moment(name: str, made: BackupSet, content: _Manifest) -> None:
+    if (content.made_from is None) is (content.format == SCHEMA_MADE_FROM):
+        raise ManifestError(name, "its format and what it was made from do not agree")
+    if made.made_from is not None and _moment(made.made_from.manifest) != made.stamp[:STAMP_LENGTH]:
+        raise ManifestError(name, "it is not of the moment of the set that it was made from")
+
+
+def _moment(manifest: str) -> str | None:
+    stamp = stamp_in(manifest)
+    return stamp[:STAMP_LENGTH] if stamp is not None and manifest == manifest_name(stamp) else None
 
 
 def _file_fields(file: StoredFile) -> dict[str, Any]:

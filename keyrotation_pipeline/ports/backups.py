@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
@@ -184,8 +185,11 @@ class DumpSource(Protocol):
 class DatabaseDumps(Protocol):
     """Dumps of the application's database that never touch a disk unencrypted."""
 
-    def make(self, name: str, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
+    def make(self, name: str, tables: Sequence[EncryptedTable], source: DumpSource | None = None) -> DatabaseCopy:
         """Dump the whole database into an encrypted file in the local place, and count `tables` in the same snapshot.
+
+        Args:
+            source: another database than the application's.
 
         Raises:
             BackupError, OpenPGPError: pg_dump or gpg ended badly; nothing is left under `name`.
@@ -211,6 +215,40 @@ class RecoveryKey(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadRows:
+    """What all rows of a table say, decrypted, in one number that no order of theirs changes.
+
+    Args:
+        values: decrypted.
+        failures: values of our grammar that do not decrypt.
+        digest: equal, within one restored dump, for equal rows only; it tells nothing of them.
+    """
+
+    rows: int
+    values: int
+    failures: int
+    digest: str
+
+
+class RekeyableDump(Protocol):
+    """A dump restored for its rows to be brought under another key and dumped again."""
+
+    @property
+    def source(self) -> DumpSource:
+        """What dumps it again."""
+
+    def prepare(self) -> None:
+        """Bring the schema `keyrotation` that the dump holds up to date, as the engine needs it.
+
+        Raises:
+            PreflightError: it is of a newer version of this program.
+        """
+
+    def read(self, table: EncryptedTable, ring: KeyRing) -> ReadRows:
+        """Read every row whole and decrypt every value of the declared columns."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestoredDump:
     """A dump restored into a database of its own.
 
@@ -220,6 +258,7 @@ class RestoredDump:
         left_out: what it was told to leave out: a phrase each.
         server: into which it was restored, in one plain phrase.
         warning: what is to be said of that server; None: nothing.
+        rekeyable: None where nothing but looking is meant.
     """
 
     database: CiphertextDatabase
@@ -228,6 +267,7 @@ class RestoredDump:
     left_out: tuple[str, ...]
     server: str
     warning: str | None = None
+    rekeyable: RekeyableDump | None = None
 
 
 class DumpRestorer(Protocol):

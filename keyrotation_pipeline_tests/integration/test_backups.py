@@ -33,7 +33,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline.model.request import Request, RequestStatus
-from keyrotation_pipeline.ports.backups import DatabaseDumps
+from keyrotation_pipeline.ports.backups import DatabaseDumps, DumpSource
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.opening import drawn_up
 from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt, open_clinic
@@ -281,9 +281,9 @@ class Meanwhile:
     dumps: DatabaseDumps
     happens: Callable[[], None]
 
-    def make(self, name: str, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
+    def make(self, name: str, tables: Sequence[EncryptedTable], source: DumpSource | None = None) -> DatabaseCopy:
         self.happens()
-        return self.dumps.make(name, tables)
+        return self.dumps.make(name, tables, source)
 
 
 def test_a_key_that_is_promoted_while_the_database_is_dumped_is_in_the_set(local_clinic: Clinic) -> None:

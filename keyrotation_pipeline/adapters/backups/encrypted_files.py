@@ -67,13 +67,13 @@ class EncryptedDumps:
     source: DumpSource
     encryptor: Encryptor
 
-    def make(self, name: str, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
+    def make(self, name: str, tables: Sequence[EncryptedTable], source: DumpSource | None = None) -> DatabaseCopy:
         """See `DatabaseDumps.make`."""
         recipients = self.encryptor.recipients()
         with (
             # Innermost ends first: gpg, then pg_dump, and only when both ended well does the file get its name.
             self.place.receiving(name) as file,
-            self.source.dumping(tables) as dump,
+            (source or self.source).dumping(tables) as dump,
             self.encryptor.encrypting(dump.stream) as message,
         ):
             sha256, size_bytes = _copied(message, file)

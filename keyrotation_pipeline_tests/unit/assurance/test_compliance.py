@@ -13,13 +13,13 @@ from keyrotation_pipeline.assurance.compliance_rendering import render_html, ren
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.backup_events import BackupIncomplete
+from keyrotation_pipeline.model.backup_events import BackupIncomplete, BackupRekeyed
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.incident import Incident, IncidentType
 from keyrotation_pipeline.model.incident_events import IncidentOpened
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline_tests.fakes import START, V1, FakeWorld
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
 DAY = timedelta(days=1)
@@ -72,6 +72,23 @@ def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
     assert (passed["rto_seconds"], passed["rto_allowed_seconds"], passed["failure"]) == (30.0, 60, None)
     assert failed["failure"] == "it is damaged"
     assert [each["breach"] for each in shown["incidents"]] == [["INC-2026-001 is not decided"]]
+
+
+def test_backups_that_a_compromised_key_opens_are_told_with_what_replaces_them() -> None:
+    world = eventful()
+    made = {"set": "backup-2.json", "keys": {}, "dump": "d", "dump_needs": ["v1"]}
+    world.ledger.append(Note(EventKind.BACKUP_MADE, made))
+    world.ledger.append(BackupRekeyed("backup-2-2.json", "backup-2.json", V2, (V1,), {"clients": 3}, {}, ("here",)))
+    world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+    told = [(each["manifest"], each["compromised"], each["replaced_by"]) for each in reported(world)["backups"]]
+    assert told == [
+        ("backup-1.json", ["v1"], None),
+        (None, [], None),
+        ("backup-2.json", ["v1"], "backup-2-2.json"),
+        ("backup-2-2.json", [], None),
+    ]
+    page = render_html(gather(world.pipeline, undecided).report).decode()
+    assert "v1; backup-2-2.json replaces its dump" in page
 
 
 def test_the_same_audit_gives_the_same_bytes_whatever_the_time_is() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.assurance.exposed import replacements
 from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.sets import copy_set
+from keyrotation_pipeline.assurance.sets import copy_set, kept_sets
 from keyrotation_pipeline.assurance.standing import standing
 from keyrotation_pipeline.model.backups import (
     BackupSet,
     BackupStanding,
+    DatabaseContent,
     DatabaseCopy,
     KeyCopy,
     StoredFile,
@@ -143,3 +145,30 @@ def test_the_file_of_a_destroyed_key_is_not_missed_nor_a_key_of_later(site: Site
     for place in (site.local, site.offsite):
         place.remove(key_file_name(V3, NEW))
     assert site.standing() == BackupStanding(made.made_at, made.name)
+
+
+def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_counts_for_nothing(site: Site) -> None:
+    old = site.back_up(OLD)
+    new = site.back_up(NEW)
+    made = replace(
+        old,
+        stamp=f"{OLD}-2",
+        keys=(),
+        dump=DatabaseCopy(site.file(dump_name(f"{OLD}-2")), (), 18, DatabaseContent((), 0)),
+        made_from=site.seals.seal_of(old),
+    )
+    site.seals.write(site.local, made)
+    copy_set(site.local, site.offsite, made)
+    again = fake_seals(site.world.ledger, site.world.pipeline.signatures)  # as the next command reads the audit
+    for seals in (site.seals, again):
+        kept = kept_sets(site.local, seals)
+        assert [each.name for each in kept.sets] == [new.name, old.name, made.name]
+        assert kept.newest == new
+        assert seals.newest_with_dump == new.name
+        assert not seals.is_after(made.name, new)  # were it damaged, it would not be taken for a newer one
+        assert seals.seal_of(made).seq == seals.seal_of(old).seq
+    assert site.standing().manifest == new.name
+    site.offsite.remove(new.name)
+    assert site.standing().manifest == old.name
+    assert not replacements(kept.sets, frozenset({made.name}))  # without its dump it replaces nothing
+    assert replacements(kept.sets, frozenset(site.local.names())) == {old.name: made}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from keyrotation_pipeline.model.backups import (
     DatabaseContent,
     DatabaseCopy,
     KeyCopy,
+    MadeFrom,
     RelationContent,
     RelationKind,
     StoredFile,
@@ -68,6 +70,34 @@ def test_a_set_of_the_version_before_is_read_but_does_not_say_what_its_dump_hold
 def test_a_set_without_a_dump_is_one() -> None:
     made = BackupSet(STAMP, "clinic", a_set().keys, None, AuditHead(0, "0" * 64))
     assert parse(made.name, render(made)) == made
+
+
+def rekeyed() -> BackupSet:
+    return replace(a_set(f"{STAMP}-2"), made_from=MadeFrom(f"backup-{STAMP}.json", "ef" * 32, 40))
+
+
+def test_what_a_set_was_made_from_is_read_back_and_no_other_set_has_such_a_field() -> None:
+    made = rekeyed()
+    assert parse(made.name, render(made)) == made
+    assert b"made_from" not in render(a_set())  # versions from before would refuse it
+    assert json.loads(render(a_set()))["schema"] == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"schema": 3}, id="of a form that does not have it"),
+        pytest.param({"made_from": None}, id="of nothing"),
+        pytest.param({"made_from": {"manifest": "backup-20250101-000000.json"}}, id="of another moment"),
+        pytest.param({"made_from": {"manifest": f"../backup-{STAMP}.json"}}, id="of a set elsewhere"),
+        pytest.param({"made_from": {"sha256": PLANTED}}, id="of no hash"),
+    ],
+)
+def test_a_set_that_was_made_from_what_cannot_be_is_refused(change: dict[str, Any]) -> None:
+    content = json.loads(render(rekeyed()))
+    source = change.get("made_from")
+    content |= change | ({"made_from": content["made_from"] | source} if source else {})
+    assert_refused(rekeyed().name, json.dumps(content).encode())
 
 
 def without(name: str) -> Callable[[dict[str, Any]], object]:

@@ -25,6 +25,7 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_D
 from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
 from keyrotation_pipeline.adapters.postgres.server.powerless import hand_over
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
+from keyrotation_pipeline.adapters.postgres.server.rekeyable import ScratchDump
 from keyrotation_pipeline.adapters.postgres.server.restoring import LONGEST_RESTORE_SECONDS, entries, restore
 from keyrotation_pipeline.adapters.postgres.server.short_lived import ShortLivedServer
 from keyrotation_pipeline.model.backups import DatabaseCopy
@@ -88,9 +89,11 @@ class ScratchServers:
             # We look at it as the same role: code of the dump's never runs with more power than it was restored with.
             limited = partial(_limited, url, longest)
             with closing(limited()) as connection:
-                database = PostgresDatabase(url, connection, limited, Limits())
-                content = contents.count(connection)
-                yield RestoredDump(database, content, done.failures, done.left_out, installation.description, warning)
+                # Nobody else works there, so nobody is spared.
+                database = PostgresDatabase(url, connection, limited, Limits().in_an_emergency())
+                rekeyable = ScratchDump(url, connection, self._binaries)
+                content, told = contents.count(connection), installation.description
+                yield RestoredDump(database, content, done.failures, done.left_out, told, warning, rekeyable)
 
 
 def _limited(url: str, seconds: float) -> Connection:

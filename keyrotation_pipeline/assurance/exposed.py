@@ -1,0 +1,132 @@
+"""What of the kept backups a key opens that others may have: dumps with values under it, and the files that hold it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
+from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.backups import BackupSet, StoredVersion, is_dump, is_key_file
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedCopy:
+    """One kept file.
+
+    Args:
+        why: what it is to somebody who has the key.
+        replaced_by: manifest of the set in the same place that has its rows under another key; None: there is none.
+    """
+
+    place: str
+    file: StoredVersion
+    why: str
+    replaced_by: str | None = None
+
+    def __str__(self) -> str:
+        version = "" if self.file.superseded is None else f" (non-current version {self.file.superseded})"
+        locked = self.file.locked_until
+        lock = "" if locked is None else f", locked until {_day(locked)}"
+        replaced = f"; {self.replaced_by} replaces it" if self.replaced_by else ""
+        return f"{self.file.name}{version} in {self.place}{lock}: {self.why}{replaced}"
+
+
+def exposed_copies(site: BackupSite, versions: Sequence[KeyVersion]) -> tuple[str, ...]:
+    """A line for each kept file that one of these keys opens or that holds one of them, by place; non-current ones too.
+
+    A place that does not answer, and a dump of which no intact manifest says what it needs, are lines as well.
+    """
+    lines: list[str] = []
+    for place in site.places:
+        try:
+            lines += map(str, _in_place(site, place, versions))
+        except BackupError as error:
+            lines.append(f"not looked at: {error}")
+    return tuple(lines) or ("no kept backup is opened by these keys, or holds them",)
+
+
+def sets_to_rekey(site: BackupSite) -> tuple[BackupSet, ...]:
+    """Sets that a compromised key opens and nothing replaces, newest first; each once, wherever it is kept.
+
+    Raises:
+        BackupError: a place does not answer.
+    """
+    records = site.pipeline.ledger.keys()
+    compromised = {each.version for each in records if each.state is KeyState.COMPROMISED}
+    found: dict[str, BackupSet] = {}
+    for place in site.places:
+        sets, names = kept_sets(place, site.seals).sets, frozenset(place.names())
+        replaced = replacements(sets, names)
+        for made in sets:
+            kept = made.dump is not None and made.dump.file.name in names
+            needed = made.dump.versions if made.dump is not None and kept else ()
+            if compromised.intersection(needed) and made.name not in replaced:
+                found.setdefault(made.name, made)
+    return tuple(sorted(found.values(), key=site.seals.order, reverse=True))
+
+
+def replacements(sets: Sequence[BackupSet], names: frozenset[str]) -> Mapping[str, BackupSet]:
+    """By manifest: the set that was made from it, if that has its dump and keys among the files of the same place."""
+    return {
+        each.made_from.manifest: each
+        for each in sets
+        if each.made_from is not None and names.issuperset(file.name for file in each.files)
+    }
+
+
+def replaced_dumps(site: BackupSite, version: KeyVersion) -> tuple[tuple[str, str], ...]:
+    """Dumps that need a version, each with the set that replaces it: in the same place, as its manifest says.
+
+    Returns:
+        Pairs: ``<dump> in <place>``, and the manifest of the other set.
+
+    Raises:
+        BackupError: a place does not answer.
+    """
+    found = []
+    for place in site.places:
+        sets, names = kept_sets(place, site.seals).sets, frozenset(place.names())
+        replaced = replacements(sets, names)
+        for made in sets:
+            if made.dump is None or made.dump.file.name not in names or version not in made.dump.versions:
+                continue
+            other = replaced.get(made.name)
+            if (
+                other is not None
+                and _is_free_of(other, version)
+                and all(is_intact(place, each) for each in other.files)
+            ):
+                found.append((f"{made.dump.file.name} in {place.description}", other.name))
+    return tuple(found)
+
+
+def _is_free_of(made: BackupSet, version: KeyVersion) -> bool:
+    return made.dump is not None and version not in made.dump.versions
+
+
+def _in_place(site: BackupSite, place: BackupPlace, versions: Sequence[KeyVersion]) -> Iterator[ExposedCopy]:
+    sets, names = kept_sets(place, site.seals).sets, frozenset(place.names())
+    replaced, dumps = replacements(sets, names), {made.dump.file.name: made for made in sets if made.dump is not None}
+    for file in place.versions("database-"):
+        if not is_dump(file.name):
+            continue
+        made = dumps.get(file.name)
+        needed = [] if made is None or made.dump is None else [each for each in made.dump.versions if each in versions]
+        if made is None:
+            yield ExposedCopy(place.description, file, "no intact manifest says which keys it needs")
+        elif needed:
+            other = replaced.get(made.name)
+            why = f"holds values under {', '.join(map(str, needed))}"
+            yield ExposedCopy(place.description, file, why, other.name if other else None)
+    for version in versions:
+        for file in place.versions(f"encryption-key-{version}-"):
+            if is_key_file(file.name, version):
+                yield ExposedCopy(place.description, file, f"holds the key {version}, encrypted to the recipients")
+
+
+def _day(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d}"
