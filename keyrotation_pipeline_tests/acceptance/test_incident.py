@@ -128,8 +128,9 @@ def test_a_flag_of_a_tool_leads_to_the_retired_key_and_the_report(clinic: Clinic
     (incident,) = json.loads(clinic.shown("incident", "list", "--json"))
     assert (incident["request"], incident["versions"]) == (pending["id"], ["v1"])
     report = clinic.shown("incident", "report", incident["id"])
-    for heading in ("Summary", "Timeline", "Impact", "Root Cause", "Remediation", "Lessons Learned"):
+    for heading in ("Summary", "Timeline", "Impact", "Root Cause", "Remediation", "Lessons Learned", "Kept Backups"):
         assert f"\n## {heading}\n" in report
+    assert "holds the key v1, encrypted to the recipients" in report
     assert (
         report.index("v1 became compromised")
         < report.index("dual_key_rollout finished")
