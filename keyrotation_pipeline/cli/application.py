@@ -8,6 +8,7 @@ import typer
 from keyrotation_pipeline import assembly
 from keyrotation_pipeline.cli.commands import LazyGroup
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.native import codec_in_use
 
 app = typer.Typer(
     name="keyrotation",
@@ -25,6 +26,7 @@ def _show_version(*, wanted: bool) -> None:
         from importlib.metadata import version  # noqa: PLC0415  nothing else needs it
 
         typer.echo(f"keyrotation {version('keyrotation-pipeline')}")
+        typer.echo(codec_in_use())
         raise typer.Exit
 
 

@@ -8,6 +8,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rotate import phase_line
+from keyrotation_pipeline.fieldcrypto.native import codec_in_use, is_native
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.demo.run import DemoOutcome
@@ -31,6 +32,8 @@ def demo(
     from keyrotation_pipeline.demo.run import run_demo  # noqa: PLC0415
 
     say = output.note if as_json else output.line
+    if not is_native():
+        say(codec_in_use())
     with reporting(quiet=as_json) as report:
         outcome = run_demo(config, rows, report, say, lambda record, seconds: say(phase_line(record, seconds)))
     if as_json:

@@ -13,6 +13,7 @@ from keyrotation_pipeline.cli.overall import Overall
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.native import codec_in_use, is_native
 from keyrotation_pipeline.model.request import WALK, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -41,11 +42,17 @@ def rotate(
         if not as_json:
             output.heading(pipeline.database.identity().name)
             output.line(f"{rotation.action} {rotation.id}: {rotation.source} to {rotation.target}")
+            _tell_codec()
         if dry_run:
             _show_next(pipeline, rotation, as_json=as_json)
             return
         seconds = _run(pipeline, rotation, through, quiet=as_json)
         _show_end(pipeline, pipeline.ledger.walk(rotation.id), seconds, as_json=as_json)
+
+
+def _tell_codec() -> None:
+    if not is_native():
+        output.line(codec_in_use())
 
 
 def _run(pipeline: Pipeline, rotation: Walk, through: Step | None, *, quiet: bool) -> dict[str, float]:

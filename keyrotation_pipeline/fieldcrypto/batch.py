@@ -20,7 +20,7 @@ Value = bytes | None
 _SHORTEST_BYTES = NONCE_BYTES + TAG_BYTES
 _COLON = ord(":")
 
-_FAULTY_MACHINE = (
+FAULTY_MACHINE = (
     "a new ciphertext did not decrypt to what was encrypted, and nothing of its batch was written; "
     "the processor or memory of this machine is faulty: run `keyrotation rotate` again on another one"
 )
@@ -144,7 +144,7 @@ class Rewriter:
         each_nonce = _cut(nonces, NONCE_BYTES)
         bodies = list(map(self._target.encrypt, each_nonce, plaintexts, repeat(None)))
         if not self._is_intact(each_nonce, bodies, plaintexts):
-            raise KeyRotationError(_FAULTY_MACHINE)
+            raise KeyRotationError(FAULTY_MACHINE)
         prefix = self._prefix
         # A nonce fills its base64 characters, so that all of them can be encoded as one.
         encoded_nonces = _cut(b2a_base64(nonces, newline=False), NONCE_CHARS)

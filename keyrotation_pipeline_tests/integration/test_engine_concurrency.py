@@ -4,7 +4,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.servers import (
@@ -129,13 +129,13 @@ class Batches:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.read = 0
-        rewrite = Rewriter.rewrite
+        rewrite = Codec.rewrite
 
-        def counted(rewriter: Rewriter, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+        def counted(codec: Codec, batch: Batch) -> NewValues:
             self.read += 1
-            return rewrite(rewriter, columns)
+            return rewrite(codec, batch)
 
-        patch.setattr(Rewriter, "rewrite", counted)
+        patch.setattr(Codec, "rewrite", counted)
 
 
 def rewrite_underneath(url: str, ended: threading.Event, counted: list[str], batches: Batches) -> None:

@@ -5,17 +5,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
@@ -59,15 +59,15 @@ EXPECTED = {n: under_v2(f"a{n}", f"b{n}") for n in range(ROWS)}
 @contextmanager
 def between_read_and_write(action: Callable[[int], None]) -> Iterator[None]:
     """Run `action` with the number of the batch each time one has been read and not yet been written."""
-    rewrite = Rewriter.rewrite
+    rewrite = Codec.rewrite
     numbers = iter(range(1_000_000))
 
-    def interrupted(self: Rewriter, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+    def interrupted(codec: Codec, batch: Batch) -> NewValues:
         action(next(numbers))
-        return rewrite(self, columns)
+        return rewrite(codec, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rewriter, "rewrite", interrupted)
+        patch.setattr(Codec, "rewrite", interrupted)
         yield
 
 

@@ -1,6 +1,5 @@
 """The engine against a plain model: whatever happens in whatever order, each value decrypts to what the model holds."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -18,8 +17,8 @@ from hypothesis.stateful import (
 )
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
@@ -109,15 +108,15 @@ class Rotations(RuleBasedStateMachine):
         self, version: int, batch: int, what: str, column: str, key: int, text: str | None
     ) -> None:
         self.primary_is_switched(version)  # so that there is something to do
-        rewrite, seen = Rewriter.rewrite, iter(range(10**6))
+        rewrite, seen = Codec.rewrite, iter(range(10**6))
 
-        def interrupted(rewriter: Rewriter, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+        def interrupted(codec: Codec, rows: Batch) -> NewValues:
             if next(seen) == batch:
                 self._happens(what, key, column, text)
-            return rewrite(rewriter, columns)
+            return rewrite(codec, rows)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Rewriter, "rewrite", interrupted)
+            patch.setattr(Codec, "rewrite", interrupted)
             with suppress(CrashError):
                 self._engine(0)
                 self._engine(1)

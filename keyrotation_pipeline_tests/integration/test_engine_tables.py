@@ -34,9 +34,9 @@ def ring() -> KeyRing:
     return ring_of(1, 2)
 
 
-@pytest.fixture
-def engine(migrated: Connection, database_url: str, ring: KeyRing) -> Engine:
-    return Engine(database_url, ring)
+@pytest.fixture(params=[True, False], ids=["native codec", "Python codec"])
+def engine(request: pytest.FixtureRequest, migrated: Connection, database_url: str, ring: KeyRing) -> Engine:
+    return Engine(database_url, ring, Limits(native_codec=request.param))
 
 
 def counts(done: Rewritten) -> tuple[int, int, int, int]:

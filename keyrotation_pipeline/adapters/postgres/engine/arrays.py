@@ -4,6 +4,7 @@ The text form of a ``text[]`` parameter costs ten times as much, and psycopg's o
 """
 
 from collections.abc import Iterable
+from typing import Self
 
 from psycopg import pq
 from psycopg.abc import Buffer
@@ -30,6 +31,13 @@ class Array:
         # Dimensions, a flag for NULLs (the server finds them by itself), element type, length, lower bound.
         header = (1, 0, self.element_oid, len(parts), 1) if parts else (0, 0, self.element_oid)
         self.packed = b"".join([*(number.to_bytes(4, "big") for number in header), *parts])
+
+    @classmethod
+    def of_packed(cls, packed: bytes) -> Self:
+        """An array that is already in binary form."""
+        array = cls.__new__(cls)
+        array.packed = packed
+        return array
 
 
 class TextArray(Array):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
@@ -14,7 +14,6 @@ from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -44,16 +43,16 @@ def decrypt_all(
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         started = str(housekeeping.execute("SELECT clock_timestamp()::text").fetchall()[0][0])
-        rewriter = Rewriter(ring, ring.primary)
+        codec = Codec(ring, ring.primary)
         rows = values = failures = 0
         for relation in heaps(housekeeping, table):
             sql = statements(housekeeping, relation, row_key(housekeeping, relation), None)
-            context = RewriteContext(connection, housekeeping, table, relation, sql, rewriter, Limits())
+            context = RewriteContext(connection, housekeeping, table, relation, sql, codec, Limits())
             for batch in _batches(context, table, relation, report):
-                count, failed = rewriter.check(batch.columns)
+                count, failed = codec.check(batch)
                 if failed:
                     context.quarantine(batch, failed, connection)
-                rows, values, failures = rows + len(batch.positions), values + count, failures + len(failed)
+                rows, values, failures = rows + len(batch.rows), values + count, failures + len(failed)
         quarantine.forget(housekeeping, table, started)
         return DecryptedCount(str(table.name), rows, values, failures)
 

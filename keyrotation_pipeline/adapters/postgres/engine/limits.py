@@ -37,6 +37,7 @@ class Limits:
         slow_commit_seconds: rest longer while a small commit takes more than this, and much longer than it took before;
             0: commits are not looked at.
         rests: whether a duty cycle applies at all.
+        native_codec: use it where it was built.
     """
 
     workers: int = 1
@@ -58,6 +59,7 @@ class Limits:
     sharing: int = 1
     slow_commit_seconds: float = 0.025
     rests: bool = True
+    native_codec: bool = True
 
     def in_an_emergency(self) -> "Limits":
         """These limits with all cores in use, without rests and without allowed hours. Configured caps stay.

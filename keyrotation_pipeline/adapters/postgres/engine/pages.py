@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
@@ -104,7 +104,7 @@ class PageRewrite:
             self._stop = Stop.TOO_LARGE
         if self._stop:
             return
-        wanted = len(rows) if head.positions else 0
+        wanted = len(rows) if head.rows else 0
         self._size.read(wanted)
         count = max(1, -(-wanted // self._size.rows))
         cuts = [len(rows) * number // count for number in range(count + 1)]
@@ -114,7 +114,7 @@ class PageRewrite:
 
     def _encrypt(self, some: _Rows) -> _Writing:
         batch = Batch.of(some.rows)
-        new = rewrite(batch, self._context.rewriter)
+        new = self._context.codec.rewrite(batch)
         quarantined = 0
         if new.failures:
             quarantined = self._context.quarantine(batch, new.failures, self._context.housekeeping)

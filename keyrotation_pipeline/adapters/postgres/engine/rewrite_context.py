@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray, XidArray, pass_bytes_through
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Row
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter
+from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.model.columns import EncryptedTable
 
 # enable_seqscan: for a large batch the planner would read the whole table instead of single rows by their TID.
@@ -50,7 +50,7 @@ class RewriteContext:
     table: EncryptedTable
     relation: Relation
     statements: Statements
-    rewriter: Rewriter
+    codec: Codec
     limits: Limits
     strides: int = 1
 
@@ -65,11 +65,12 @@ class RewriteContext:
             reader: the connection that reads the keys of the rows. A row that has changed meanwhile is not recorded.
         """
         rows = sorted({failure.row for failure in failures})
+        positions, versions = batch.positions, batch.versions
         named = reader.cursor(binary=True).execute(
             self.statements.name_rows,
             {
-                "positions": TidArray(batch.positions[row] for row in rows),
-                "versions": XidArray(batch.versions[row] for row in rows),
+                "positions": TidArray(positions[row] for row in rows),
+                "versions": XidArray(versions[row] for row in rows),
                 "filenode": batch.filenode,
             },
         )
@@ -77,7 +78,7 @@ class RewriteContext:
         found = [
             (keys[position].decode(reader.info.encoding), self.relation.columns[failure.column].name, failure.defect)
             for failure in failures
-            if (position := batch.positions[failure.row]) in keys
+            if (position := positions[failure.row]) in keys
         ]
         quarantine.add(self.housekeeping, self.table, self.relation, found)
         return len(found)

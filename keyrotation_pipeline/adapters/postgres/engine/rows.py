@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from psycopg import errors
 
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, rewrite
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
 from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
 from keyrotation_pipeline.errors import PreflightError
@@ -45,8 +45,8 @@ def rewrite_stragglers(context: RewriteContext, first: int, end: int) -> Rewritt
 def _rewrite(context: RewriteContext, positions: Sequence[bytes]) -> Rewritten:
     batch = Batch.of(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
     # A row that moved or was deleted since it was listed counts as skipped. The next sweep finds it if it still exists.
-    gone = len(positions) - len(batch.positions)
-    if not batch.positions:
+    gone = len(positions) - len(batch.rows)
+    if not batch.rows:
         return Rewritten(skipped=gone)
     new, quarantined = _encrypted(context, batch)
     done = _written(context, context.statements.write, new, quarantined)
@@ -65,7 +65,7 @@ def _rewrite_waiting(context: RewriteContext, row: bytes) -> Rewritten:
 
 
 def _encrypted(context: RewriteContext, batch: Batch) -> tuple[NewValues, int]:
-    new = rewrite(batch, context.rewriter)
+    new = context.codec.rewrite(batch)
     return new, context.quarantine(batch, new.failures, context.housekeeping) if new.failures else 0
 
 

@@ -11,14 +11,13 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import open_connection
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter, Value
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -37,7 +36,7 @@ INSERT INTO {sample} SELECT * FROM ONLY {relation} WHERE ctid = ANY(ARRAY(
     ) AS summed WHERE total <= {bytes}
 ))
 """
-_READ = "SELECT ctid, {columns} FROM ONLY {sample}"
+_READ = "SELECT 0::oid, 0::bigint, ctid, xmin, {columns} FROM ONLY {sample}"
 _WRITE = """
 UPDATE ONLY {sample} AS t SET {changes} FROM unnest({arrays}) AS n(position, {names}) WHERE t.ctid = n.position
 """
@@ -60,12 +59,14 @@ def measure(
         PreflightError, BlockedError, DatabaseUnavailableError: it cannot be measured now.
     """
     with closing(open_connection(connect)) as connection:
-        return tuple(_of(connection, table, Rewriter(ring, target), limits) for table in tables)
+        return tuple(
+            _of(connection, table, Codec(ring, target, native=limits.native_codec), limits) for table in tables
+        )
 
 
-def _of(connection: Connection, table: EncryptedTable, rewriter: Rewriter, limits: Limits) -> Speed:
+def _of(connection: Connection, table: EncryptedTable, codec: Codec, limits: Limits) -> Speed:
     relation = max(heaps(connection, table), key=lambda each: each.pages, default=None)
-    rows, seconds = (0, 0.0) if relation is None else _measured(connection, relation, rewriter)
+    rows, seconds = (0, 0.0) if relation is None else _measured(connection, relation, codec)
     return Speed(str(table.name), rows, _limited(rows / seconds, limits) if rows else 0.0)
 
 
@@ -74,7 +75,7 @@ def _limited(rows_per_second: float, limits: Limits) -> float:
     return min(at_duty, limits.max_rows_per_second) if limits.max_rows_per_second else at_duty
 
 
-def _measured(connection: Connection, relation: Relation, rewriter: Rewriter) -> tuple[int, float]:
+def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, float]:
     size = sql.SQL(" + ").join(
         sql.SQL("coalesce(octet_length({}), 0)").format(as_text(column.name)) for column in relation.columns
     )
@@ -86,11 +87,11 @@ def _measured(connection: Connection, relation: Relation, rewriter: Rewriter) ->
                 )
             )
         begun = perf_counter()
-        rows = _rewritten(connection, relation, rewriter)
+        rows = _rewritten(connection, relation, codec)
         return rows, perf_counter() - begun
 
 
-def _rewritten(connection: Connection, relation: Relation, rewriter: Rewriter) -> int:
+def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> int:
     names = [sql.Identifier(f"c{number}") for number, _ in enumerate(relation.columns)]
     columns = sql.SQL(", ").join(as_text(column.name) for column in relation.columns)
     read = connection.cursor(binary=True).execute(sql.SQL(_READ).format(columns=columns, sample=_SAMPLE))
@@ -108,7 +109,6 @@ def _rewritten(connection: Connection, relation: Relation, rewriter: Rewriter) -
         names=sql.SQL(", ").join(names),
     )
     for first in range(0, len(rows), BATCH_ROWS):
-        positions, *values = zip(*rows[first : first + BATCH_ROWS], strict=True)
-        new: list[list[Value]] = rewriter.rewrite(cast("list[Sequence[Value]]", values)).columns
-        connection.execute(write, [TidArray(positions), *map(TextArray, new)])
+        new = codec.rewrite(Batch.of(rows[first : first + BATCH_ROWS])).parameters
+        connection.execute(write, [new["positions"], *(new[f"value_{number}"] for number, _ in enumerate(names))])
     return len(rows)

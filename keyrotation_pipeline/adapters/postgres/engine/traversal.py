@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from time import monotonic
 
+from keyrotation_pipeline.adapters.postgres.engine.batch import Codec
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
@@ -25,7 +26,6 @@ from keyrotation_pipeline.adapters.postgres.engine.vacuum import may_vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -62,7 +62,9 @@ def rewrite_slices(
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         subject = f"{shard.table.name} shard {shard.key}"
         supervisor = Supervisor(housekeeping, connect, request, limits, BatchSize(limits), subject, report)
-        traversal = _Traversal(connection, shard.table, Rewriter(ring, target), target, supervisor, wait=False)
+        traversal = _Traversal(
+            connection, shard.table, Codec(ring, target, native=limits.native_codec), target, supervisor, wait=False
+        )
         done = traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
         supervisor.close()
         return done
@@ -99,7 +101,9 @@ def sweep(
         supervisor = Supervisor(
             housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", _nobody
         )
-        traversal = _Traversal(connection, table, Rewriter(ring, target), target, supervisor, wait=wait)
+        traversal = _Traversal(
+            connection, table, Codec(ring, target, native=limits.native_codec), target, supervisor, wait=wait
+        )
         done = traversal.run([WholePageRanges(housekeeping)])
         supervisor.close()
         return done
@@ -109,7 +113,7 @@ def sweep(
 class _Traversal:
     connection: Connection
     table: EncryptedTable
-    rewriter: Rewriter
+    codec: Codec
     target: KeyVersion
     supervisor: Supervisor
     wait: bool
@@ -135,7 +139,7 @@ class _Traversal:
         strides = 1 if may_vacuum(self.connection, relation) else STRIDES
         sql = statements(self.connection, relation, row_key(self.connection, relation), self.target, strides)
         rows, housekeeping, limits = self.connection, self.supervisor.connection, self.supervisor.limits
-        return RewriteContext(rows, housekeeping, self.table, relation, sql, self.rewriter, limits, strides)
+        return RewriteContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, strides)
 
     def _retry(self, table: str) -> LockRetry:
         return LockRetry(

@@ -1,0 +1,107 @@
+"""The native batch codec (`codec.c`), where it was built. `batch.Rewriter` is its reference."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE
+from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+
+def _loaded() -> ModuleType | None:
+    try:
+        return import_module("_keyrotation_codec")
+    except ImportError:  # not built, or its OpenSSL is not on this machine
+        return None
+
+
+_MODULE = _loaded()
+
+
+def codec_in_use() -> str:
+    """Which codec re-encrypts rows, and whose AES-GCM it uses."""
+    if _MODULE is not None:
+        return f"native codec, {_MODULE.LIBRARY}"
+    return (
+        "Python codec, slower: the native one needs a C compiler, Python's headers and libcrypto.so.3; "
+        "`uv sync --reinstall-package keyrotation-pipeline` then builds it"
+    )
+
+
+def is_native() -> bool:
+    """Whether this installation has the native codec."""
+    return _MODULE is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Arrays in PostgreSQL's binary form: those that were passed on, then one of new values a column.
+
+    Args:
+        changed: new values in all columns together; every other element is NULL.
+    """
+
+    arrays: Sequence[bytes]
+    changed: int
+
+
+class NativeCodec:
+    """Does what `Rewriter` does for a batch in which every value is good, in one call, and packs it.
+
+    Not for several threads at once. The interpreter's lock is released meanwhile.
+
+    Args:
+        ring: holds `target` and every version that is to be read.
+    """
+
+    def __init__(self, ring: KeyRing, target: KeyVersion) -> None:
+        assert _MODULE is not None  # noqa: S101  `native_codec` asks
+        keys = tuple((str(version).encode(), raw_of(ring.material(version))) for version in ring.versions)
+        self._codec = _MODULE.Codec(keys, str(target).encode())
+        self._unverified: type[Exception] = _MODULE.VerificationError
+
+    def rewrite(
+        self, rows: Sequence[tuple[Any, ...]], first: int, columns: int, passed: Sequence[tuple[int, int]] = ()
+    ) -> Packed | None:
+        """Re-encrypt a batch; None if a value of it is not good, and nothing is given.
+
+        NULLs, empty strings and values under the target stay as they are, and become NULL. Each new value was parsed
+        and decrypted again from the packed bytes.
+
+        Args:
+            rows: as they were read, values as bytes.
+            first: place of the first value in a row; `columns` follow each other.
+            passed: places in a row, and the type's oid, of bytes that are packed as they are.
+
+        Raises:
+            KeyRotationError: a packed value does not decrypt to what was encrypted.
+        """
+        nonces = os.urandom(len(rows) * columns * NONCE_BYTES)
+        try:
+            packed = self._codec.rewrite(rows, first, columns, tuple(passed), nonces)
+        except self._unverified:
+            packed = False
+        if packed is False:  # raised here, so that it has no context
+            raise KeyRotationError(FAULTY_MACHINE)
+        return None if packed is None else Packed(*packed)
+
+    def check(self, rows: Sequence[tuple[Any, ...]], first: int, columns: int) -> int | None:
+        """Decrypt every value, keeping nothing: how many there are; None if one does not decrypt."""
+        values: int | None = self._codec.check(rows, first, columns)
+        return values
+
+
+def native_codec(ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
+    """The native codec; None where it was not built.
+
+    Raises:
+        UnknownKeyVersionError: the ring does not hold the target.
+    """
+    ring.material(target)
+    return None if _MODULE is None else NativeCodec(ring, target)

@@ -1,0 +1,221 @@
+"""The native codec against its reference, and what only it can do wrong: memory, threads, packed bytes."""
+
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from hatch_build import compile_codec
+from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
+from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto import native
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline_tests.integration.encrypted_rows import V2, opened, ring_of, sealed
+from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import fuzz
+from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
+
+pytestmark = pytest.mark.skipif(not native.is_native(), reason="the native codec was not built here")
+
+FUZZED_VALUES, SANITISED_VALUES = 100_000, 6_000
+
+
+@pytest.fixture(scope="module")
+def ring() -> KeyRing:
+    return ring_of(1, 2, 999_999)
+
+
+@pytest.fixture
+def codec(ring: KeyRing) -> NativeCodec:
+    return NativeCodec(ring, V2)
+
+
+def elements(array: bytes) -> list[bytes | None]:
+    """The elements of a packed array, read by another hand."""
+    assert int.from_bytes(array[:4], "big") == int.from_bytes(array[16:20], "big") == 1
+    found: list[bytes | None] = []
+    at = 20
+    while at < len(array):
+        size = int.from_bytes(array[at : at + 4], "big", signed=True)
+        found.append(None if size < 0 else array[at + 4 : at + 4 + size])
+        at += 4 + max(0, size)
+    assert (at, len(found)) == (len(array), int.from_bytes(array[12:16], "big"))
+    return found
+
+
+def test_both_codecs_agree_on_every_mutated_value() -> None:
+    rewritten, refused = fuzz(FUZZED_VALUES, int.from_bytes(os.urandom(4), "big"))
+    assert rewritten > FUZZED_VALUES // 5
+    assert refused > FUZZED_VALUES // 5
+
+
+@pytest.mark.parametrize("stored", [value for value in REFUSED.values() if value])
+def test_what_the_grammar_refuses_is_refused(codec: NativeCodec, ring: KeyRing, stored: str) -> None:
+    good = sealed(ring, 1, "good").encode()
+    assert codec.rewrite([(good,), (stored.encode(),)], 0, 1) is None
+    assert codec.check([(good,), (stored.encode(),)], 0, 1) is None
+
+
+@pytest.mark.parametrize("stored", ACCEPTED.values(), ids=ACCEPTED)
+def test_what_nobody_encrypted_is_refused_though_it_looks_well(codec: NativeCodec, stored: str) -> None:
+    assert codec.check([(stored.encode(),)], 0, 1) is None
+
+
+def test_positions_are_packed_beside_the_values_and_what_stays_is_null(codec: NativeCodec, ring: KeyRing) -> None:
+    old, new = sealed(ring, 1, "Zürich 😀").encode(), sealed(ring, 2, "x").encode()
+    rows = [(7, b"\0\0\0\1\0\1", old, None), (7, b"\0\0\0\1\0\2", new, sealed(ring, 999_999, "").encode())]
+    packed = codec.rewrite(rows, 2, 2, [(1, TidArray.element_oid)])
+    assert packed is not None
+    positions, *columns = packed.arrays
+    assert positions == TidArray([row[1] for row in rows]).packed
+    read = [[opened(ring, value.decode()) if value else None for value in elements(column)] for column in columns]
+    assert (read, packed.changed) == ([[("v2", "Zürich 😀"), None], [None, ("v2", "")]], 2)
+
+
+def test_a_large_value_comes_through(codec: NativeCodec, ring: KeyRing) -> None:
+    text = "x" * 3_000_001
+    packed = codec.rewrite([(sealed(ring, 1, text).encode(),)], 0, 1)
+    assert packed is not None
+    assert [opened(ring, value.decode()) for value in elements(packed.arrays[0]) if value] == [("v2", text)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("(element)[3] ^= 1", id="its length"),
+        pytest.param("(element)[4] ^= 1", id="its version"),
+        pytest.param("(element)[10] ^= 1", id="its nonce"),
+        pytest.param("(element)[(bytes) - 30] ^= 1", id="its body"),
+        pytest.param("(element)[(bytes) - 1] = '='", id="its end"),
+    ],
+)
+def test_packed_bytes_that_were_damaged_are_never_given_out(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ring: KeyRing
+) -> None:
+    module = built(tmp_path, f"-DAFTER_PACKING(element,bytes)=({damage})")
+    monkeypatch.setattr(native, "_MODULE", module)
+    with pytest.raises(KeyRotationError, match="faulty") as refusal:
+        NativeCodec(ring, V2).rewrite([(sealed(ring, 1, "a text of 17 char").encode(),)], 0, 1)
+    assert refusal.value.__context__ is None
+
+
+def built(directory: Path, *extra: str) -> ModuleType:
+    """The codec compiled anew, as a module beside the installed one."""
+    found = importlib.util.spec_from_file_location("_keyrotation_codec", compile_codec(directory, *extra))
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_no_address_is_touched_that_is_not_the_codecs(tmp_path: Path) -> None:
+    compile_codec(tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
+    libraries = [
+        subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}", "ASAN_OPTIONS": "detect_leaks=0"}
+    environment |= {"LD_PRELOAD": " ".join(libraries), "PYTHONMALLOC": "malloc"}
+    program = [sys.executable, "-m", "keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz"]
+    done = subprocess.run(
+        [*program, str(SANITISED_VALUES), "7"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert min(map(int, done.stdout.split())) > SANITISED_VALUES // 10
+
+
+def test_the_interpreter_goes_on_meanwhile_and_a_second_thread_is_refused(codec: NativeCodec, ring: KeyRing) -> None:
+    # A second call can only come while the first computes if that does not hold the interpreter's lock.
+    large = [(sealed(ring, 1, "x" * 20_000_000).encode(),)]
+    worker = threading.Thread(target=codec.rewrite, args=(large, 0, 1))
+    refusals = 0
+    worker.start()
+    while worker.is_alive():
+        try:
+            codec.check([(None,)], 0, 1)
+        except RuntimeError:
+            refusals += 1
+    worker.join()
+    assert refusals
+
+
+_COPIES = """
+import sys
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline_tests.integration.encrypted_rows import V2, ring_of, sealed
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+
+ring = ring_of(1, 2)
+rows = [(sealed(ring, 1, "x").encode(),)]
+
+buffer = bytearray(1 << 16)
+
+def copies(needle):
+    found = 0
+    wipe = bytes(len(buffer))
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+        for line in maps:
+            span, rights, *_ = line.split()
+            if rights.startswith("rw") and "[v" not in line:
+                start, end = (int(each, 16) for each in span.split("-"))
+                # Through one buffer that is wiped, or this would find its own copies.
+                for at in range(start, end, len(buffer) - 32):
+                    buffer[:] = wipe
+                    memory.seek(at)
+                    with memoryview(buffer)[: min(len(buffer), end - at)] as part:
+                        memory.readinto(part)
+                    found += buffer.count(needle)
+    buffer[:] = wipe
+    return found
+
+key = bytearray(raw_of(ring.material(V2)))
+before = copies(key)
+codec = NativeCodec(ring, V2)
+assert codec.rewrite(rows, 0, 1)
+during = copies(key)
+del codec
+print(before, during, copies(key))
+"""
+
+
+def test_freed_key_schedules_leave_no_key_in_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", _COPIES], capture_output=True, text=True, check=True)
+    before, during, after = map(int, done.stdout.split())
+    assert during > before
+    assert after <= before
+
+
+def test_a_codec_takes_only_what_it_knows(codec: NativeCodec, ring: KeyRing) -> None:
+    with pytest.raises(TypeError):
+        codec.rewrite([("text",)], 0, 1)
+    with pytest.raises(TypeError):
+        codec.rewrite([[b"no tuple"]], 0, 1)  # type: ignore[list-item]
+    with pytest.raises(IndexError):
+        codec.rewrite([(b"",)], 0, 2)
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(codec)
+    with pytest.raises(UnknownKeyVersionError):
+        native.native_codec(ring, KeyVersion(3))
+
+
+def test_without_the_module_python_does_it_and_the_version_says_how_to_build_it(
+    monkeypatch: pytest.MonkeyPatch, ring: KeyRing
+) -> None:
+    rows = [(7, 0, b"\0\0\0\1\0\1", b"\0\0\0\1", sealed(ring, 1, "x").encode())]
+    with_native = Codec(ring, V2).rewrite(Batch.of(rows))
+    assert "OpenSSL" in native.codec_in_use()
+    monkeypatch.setattr(native, "_MODULE", None)
+    assert "uv sync" in native.codec_in_use()
+    without = Codec(ring, V2).rewrite(Batch.of(rows))
+    assert with_native.parameters.keys() == without.parameters.keys()
+    assert isinstance(without.parameters["value_0"], TextArray)
+    assert with_native.rows == without.rows == 1
