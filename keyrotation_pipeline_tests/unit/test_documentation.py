@@ -7,7 +7,7 @@ import pytest
 
 TOP = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(TOP) for path in (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")))
-FILES = [path.relative_to(TOP).as_posix() for path in TOP.glob("*/**/*.py")]
+FILES = [path.relative_to(TOP).as_posix() for path in (*TOP.glob("*.py"), *TOP.glob("*/**/*.py"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
