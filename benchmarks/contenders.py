@@ -1,4 +1,4 @@
-"""What is measured against each other on the same table: the limit, the engine, and the seed's loop."""
+"""What is measured against each other on the same table: a plain UPDATE, the engine, and the seed's loop."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ from keyrotation_pipeline.encrypted_type import EncryptedType
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 # A batch of the plain UPDATE: as many pages as the engine takes at once at most.
-LIMIT_PAGES = 128
+PLAIN_PAGES = 128
 # Until a backend that has just ended is counted with its parent.
 _SETTLING_SECONDS = 0.5
 
@@ -52,7 +52,7 @@ class Run:
         return self.cpu_seconds / self.rows * 1e6
 
 
-def limit(clinic: Clinic, connections: int) -> Run:
+def plain_update(clinic: Clinic, connections: int) -> Run:
     """The database's own plain UPDATE of the same bytes, by page ranges, over some connections at once."""
     total = _pages(clinic)
     counts = [0] * connections
@@ -64,8 +64,8 @@ def limit(clinic: Clinic, connections: int) -> Run:
         with closing(opened(clinic.url)) as connection:
             connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
             first, end = total * number // connections, total * (number + 1) // connections
-            for page in range(first, end, LIMIT_PAGES):
-                span = (f"({page},0)", f"({min(page + LIMIT_PAGES, end)},0)")
+            for page in range(first, end, PLAIN_PAGES):
+                span = (f"({page},0)", f"({min(page + PLAIN_PAGES, end)},0)")
                 counts[number] += connection.execute(statement, span, prepare=True).rowcount
 
     def all_at_once() -> dict[str, Any]:
@@ -83,7 +83,7 @@ def limit(clinic: Clinic, connections: int) -> Run:
 
 
 def engine(clinic: Clinic, workers: int) -> Run:
-    """The engine through its public entry in emergency mode, which does not rest, vacuuming as it goes."""
+    """The engine through its public entry in emergency mode, which does not rest."""
     job = {"url": clinic.url, "keys": str(clinic.keys), "target": str(V2)}
     job |= {"limits": {"workers": workers}, "emergency": True}
     before = _pages(clinic)

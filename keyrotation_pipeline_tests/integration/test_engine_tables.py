@@ -292,7 +292,6 @@ def test_a_table_that_may_not_be_vacuumed_grows_by_a_sixth_or_so(
     (after,) = migrated.execute(size).fetchall()[0]
     assert set(read_back(migrated, ring, CASES, "id").values()) == {under_v2("a" * 80, "b" * 80)}
     assert int(str(after)) <= 1.25 * int(str(before))
-    assert any("in strides" in progress.note for progress in engine.progress)
 
 
 def test_row_level_security_and_missing_rights_are_refused_with_what_to_grant(
@@ -315,7 +314,6 @@ def test_row_level_security_and_missing_rights_are_refused_with_what_to_grant(
             other.shard(CASES)
         migrated.execute("ALTER TABLE public.cases DISABLE ROW LEVEL SECURITY")
         assert other.shard(CASES).rows == 1
-        assert any("may not vacuum" in progress.note for progress in other.progress)
     finally:
         migrated.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 

@@ -2,7 +2,7 @@
 
 Rows are read without locks, re-encrypted here, and written by one guarded statement that never waits (`statements`).
 A table is gone through once, page range by page range (`traversal`, `page_ranges`), in an order that keeps it small
-(`strides`), in batches that keep nobody waiting (`batch_size`), and the next rows are read while these are encrypted
+(`hot_order`), in batches that keep nobody waiting (`batch_size`), and the next rows are read while these are encrypted
 (`pages`, `exchange`). Rows that are too large for that, or that somebody holds, are rewritten row by row (`rows`).
 One process works on a shard, or several (`shard`, `worker_pool`, `worker`). `supervisor` saves progress and pauses for
 others (`throttle`), `lock_retry` waits for locked tables, `vacuum` keeps tables small, `decrypt` proves the outcome,

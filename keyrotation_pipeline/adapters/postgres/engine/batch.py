@@ -55,11 +55,18 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NewValues:
-    """The outcome of encrypting a batch: parameters of the write, the number of their rows, and the failures."""
+    """The outcome of encrypting a batch.
+
+    Args:
+        parameters: of the write.
+        rows: that they name.
+        whole: whether each of their values is new, none NULL.
+    """
 
     parameters: dict[str, Any]
     rows: int
     failures: list[Failure]
+    whole: bool
 
 
 class Codec:
@@ -85,7 +92,8 @@ class Codec:
                     TidArray.of_packed(positions),
                     XidArray.of_packed(versions),
                 )
-                return NewValues(parameters | {"filenode": batch.filenode}, len(batch.rows), [])
+                whole = packed.changed == len(batch.rows) * columns
+                return NewValues(parameters | {"filenode": batch.filenode}, len(batch.rows), [], whole)
         return self._by_python(batch)
 
     def check(self, batch: Batch) -> tuple[int, list[Failure]]:
@@ -107,4 +115,5 @@ class Codec:
             columns = [[column[row] for row in kept] for column in columns]
         parameters: dict[str, Any] = {f"value_{number}": TextArray(values) for number, values in enumerate(columns)}
         parameters |= {"positions": TidArray(positions), "versions": XidArray(versions), "filenode": batch.filenode}
-        return NewValues(parameters, len(positions), rewritten.failures)
+        whole = all(None not in values for values in columns)
+        return NewValues(parameters, len(positions), rewritten.failures, whole)

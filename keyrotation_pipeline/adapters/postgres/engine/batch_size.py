@@ -8,8 +8,11 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 _BURST_SECONDS = 0.1
 # Rows of the first batch, before any write was timed.
 _ROWS, _GENTLE_ROWS = 128, 16
-# So many batches are read at once: to begin a reading costs as much as reading four rows.
+# So many batches are read at once: to begin a reading costs as much as reading four rows. In HOT order, for each pass.
 _READ_AHEAD = 4
+# The first reading in HOT order. A short one would begin the next pass while transactions that are older than the pass
+# before still run, and nothing could be pruned.
+_STRETCH_PAGES, _GENTLE_STRETCH_PAGES = 128, 16
 
 
 class BatchSize:
@@ -27,17 +30,25 @@ class BatchSize:
         self.slowdown = 1.0
         gently = limits.max_rows_per_second or limits.duty_cycle < 1
         self.pages = 1 if gently else min(8, limits.max_pages)
+        self._stretch_pages = min(_GENTLE_STRETCH_PAGES if gently else _STRETCH_PAGES, limits.max_pages)
+        self._learned = False
         self._fitting: float = _GENTLE_ROWS if gently else _ROWS
         self.rows = self._within_cap(round(self._fitting))
         self._due = self._resumed = monotonic()
 
-    def read(self, rows: int) -> None:
+    def pages_for(self, passes: int) -> int:
+        """How many pages to read, whose rows are then written in so many passes."""
+        return self.pages if passes == 1 or self._learned else max(self.pages, self._stretch_pages)
+
+    def read(self, rows: int, passes: int = 1) -> None:
         """Learn from one reading how many pages hold the rows of some batches.
 
         Args:
             rows: that were read and have to be written.
         """
-        factor = _READ_AHEAD * self.rows / rows if rows else 2.0
+        if passes > 1 and not self._learned:
+            self.pages, self._learned = self.pages_for(passes), True
+        factor = passes * _READ_AHEAD * self.rows / rows if rows else 2.0
         self.pages = max(1, min(self.limits.max_pages, int(self.pages * min(2.0, factor))))
 
     def wrote(self, rows: int, seconds: float) -> None:

@@ -54,7 +54,7 @@ class Limits:
     straggler_attempts: int = 20
     vacuum_pages: int = 256
     vacuum_delay_ms: float = 2.0
-    growth: float = 1.15
+    growth: float = 1.25
     pages_per_worker: int = 500
     sharing: int = 1
     slow_commit_seconds: float = 0.025

@@ -14,10 +14,10 @@ from itertools import pairwise
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
+from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
-from keyrotation_pipeline.adapters.postgres.engine.strides import Reading, Strides
 from keyrotation_pipeline.model.progress import Rewritten
 
 Confirm = Callable[[int, Rewritten], None]
@@ -31,19 +31,35 @@ class Stop(Enum):
     MOVED = "the relation was rewritten as a whole: its pages hold other rows now"
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The pages from `first` to before `end`, whose rows are read."""
+
+    first: int
+    end: int
+
+
+@dataclass(slots=True)
 class _Rows:
-    """Some rows of a reading. Once they are written, every page before `done_before` is done."""
+    """Some rows of a reading. Once they are written, every page before `done_before` is done.
+
+    Args:
+        pruned: the pages that are pruned before; none from 0 to before 0.
+    """
 
     rows: list[Row]
     done_before: int
+    pruned: _Reading
 
 
-@dataclass
+@dataclass(slots=True)
 class _Writing:
     new: NewValues
     quarantined: int
     done_before: int
+
+
+_NO_PAGES = _Reading(0, 0)
 
 
 class PageRewrite:
@@ -58,7 +74,8 @@ class PageRewrite:
         self._pages = pages
         self._size = size
         self._confirm = confirm
-        self._strides = Strides(pages.next, pages.end, context.strides)
+        self._passes = PASSES if context.hot_order else 1
+        self._next = pages.next
         self._read: deque[_Rows] = deque()
         self._stop: Stop | None = None
 
@@ -68,9 +85,9 @@ class PageRewrite:
         Raises:
             psycopg.Error: a statement failed, and nothing of its batch was written.
         """
-        read, write = self._context.statements.read_pages, self._context.statements.write
-        with Exchange(self._context.connection, [read, write]) as exchange:
-            reading: Reading | None = None
+        sql = self._context.statements
+        with Exchange(self._context.connection, [sql.read_pages, sql.write, sql.write_whole]) as exchange:
+            reading: _Reading | None = None
             encrypted: _Writing | None = None
             in_flight: _Writing | None = None
             while True:
@@ -80,22 +97,27 @@ class PageRewrite:
                 if in_flight:
                     self._settle(in_flight, written)
                 if encrypted and encrypted.new.rows:
-                    exchange.send(write, encrypted.new.parameters)
+                    exchange.send(sql.write_whole if encrypted.new.whole else sql.write, encrypted.new.parameters)
                 following = self._read.popleft() if self._read else None
                 reading = None
-                if not (self._read or self._strides.over or self._stop):
-                    reading = self._strides.next(self._size.pages)
-                    exchange.send(read, self._span(reading))
+                if not (self._read or self._next >= self._pages.end or self._stop):
+                    reading = self._reading()
+                    exchange.send(sql.read_pages, self._span(reading))
                 exchange.push()
                 in_flight, encrypted = encrypted, self._encrypt(following) if following else None
                 if not (in_flight or encrypted or reading):
                     return self._stop or Stop.DONE
 
-    def _span(self, reading: Reading) -> dict[str, Parameter]:
-        first, end = position(reading.first), position(reading.end)
-        return {"first": first, "end": end, "stride": reading.stride, "limit": self._context.limits.batch_bytes}
+    def _reading(self) -> _Reading:
+        first = self._next
+        self._next = min(first + self._size.pages_for(self._passes), self._pages.end)
+        return _Reading(first, self._next)
 
-    def _take(self, reading: Reading, rows: list[Row]) -> None:
+    def _span(self, reading: _Reading) -> dict[str, Parameter]:
+        first, end = position(reading.first), position(reading.end)
+        return {"first": first, "end": end, "limit": self._context.limits.batch_bytes}
+
+    def _take(self, reading: _Reading, rows: list[Row]) -> None:
         """Cut a reading into batches, unless it shows that this path has to end."""
         head = Batch.of(rows[:1])
         if head.filenode != self._pages.filenode:
@@ -105,16 +127,20 @@ class PageRewrite:
         if self._stop:
             return
         wanted = len(rows) if head.rows else 0
-        self._size.read(wanted)
-        count = max(1, -(-wanted // self._size.rows))
-        cuts = [len(rows) * number // count for number in range(count + 1)]
-        for start, following in pairwise(cuts):
-            done_before = reading.then_done_before if following == len(rows) else reading.done_before
-            self._read.append(_Rows(rows[start:following], done_before))
+        self._size.read(wanted, self._passes)
+        parts = passes(rows) if wanted and self._context.hot_order else [rows]
+        for number, part in enumerate(parts):
+            count = max(1, -(-(len(part) if wanted else 0) // self._size.rows))
+            for start, following in pairwise([len(part) * cut // count for cut in range(count + 1)]):
+                some = part[start:following]
+                pruned = _Reading(page_of(some[0]), page_of(some[-1]) + 1) if number else _NO_PAGES
+                self._read.append(_Rows(some, reading.first, pruned))
+        self._read[-1].done_before = reading.end
 
     def _encrypt(self, some: _Rows) -> _Writing:
         batch = Batch.of(some.rows)
         new = self._context.codec.rewrite(batch)
+        new.parameters.update(prune_first=position(some.pruned.first), prune_end=position(some.pruned.end))
         quarantined = 0
         if new.failures:
             quarantined = self._context.quarantine(batch, new.failures, self._context.housekeeping)

@@ -42,7 +42,7 @@ class RewriteContext:
     Args:
         connection: for rows.
         housekeeping: a second connection, for the quarantine.
-        strides: the number that the statements were made for.
+        hot_order: whether the statements were made for it.
     """
 
     connection: Connection
@@ -52,7 +52,7 @@ class RewriteContext:
     statements: Statements
     codec: Codec
     limits: Limits
-    strides: int = 1
+    hot_order: bool = False
 
     def run(self, statement: bytes, parameters: dict[str, Any]) -> list[Row]:
         """Run a statement and return its rows."""

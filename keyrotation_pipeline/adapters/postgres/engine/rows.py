@@ -49,6 +49,7 @@ def _rewrite(context: RewriteContext, positions: Sequence[bytes]) -> Rewritten:
     if not batch.rows:
         return Rewritten(skipped=gone)
     new, quarantined = _encrypted(context, batch)
+    new.parameters.update(prune_first=position(0), prune_end=position(0))  # nothing is pruned
     done = _written(context, context.statements.write, new, quarantined)
     return done + Rewritten(skipped=gone)
 

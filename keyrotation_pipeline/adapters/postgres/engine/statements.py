@@ -9,7 +9,10 @@ Why the write looks as it does (each was measured, none is optional):
 - `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
 - NULL in a value array leaves the column as it is. The cast has no length, so a value that is too long for its column
-  is an error and is never cut.
+  is an error and is never cut. Only where every value of a batch is new, the columns are assigned as they are.
+- `SELECT unnest(…), unnest(…)` gives the rows as they are needed; `FROM unnest(…)` would store them first.
+- `prune`: a scan of the pages that hold the rows, before any row is written, in which the server removes versions that
+  were replaced before (`hot_order`). Its count is never negative, which the planner does not know.
 """
 
 from dataclasses import dataclass
@@ -23,13 +26,20 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 # Gives one row (filenode, bytes, NULL, …) if there is nothing to rewrite, or if the pages hold more than `limit` bytes.
+# Without large values in TOAST, pages hold no more than their own size, and nothing is added up.
 _READ_PAGES = """
 WITH range AS MATERIALIZED (
-    SELECT pg_relation_filenode({oid}) AS filenode, coalesce(sum({bytes}), 0)::bigint AS bytes
-    FROM ONLY {table} AS t WHERE {pages}
+    SELECT pg_relation_filenode({oid}) AS filenode,
+           CASE WHEN {toast_bytes} = 0 THEN 0 ELSE (
+               SELECT coalesce(sum({bytes}), 0)::bigint FROM ONLY {table} AS t WHERE {pages}
+           ) END AS bytes
 )
 SELECT range.filenode, range.bytes, t.ctid, t.xmin, {texts}
-FROM range LEFT JOIN ONLY {table} AS t ON {pages} AND {stride} AND ({wanted}) AND range.bytes <= %(limit)s::bigint
+FROM range LEFT JOIN ONLY {table} AS t ON {pages} AND ({wanted}) AND range.bytes <= %(limit)s::bigint
+"""
+
+_TOAST_BYTES = """
+(SELECT coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0) FROM pg_class WHERE oid = {oid})
 """
 
 _LIST_ROWS = """
@@ -48,20 +58,29 @@ FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
 
 _WRITE = """
 WITH written AS (
-    UPDATE ONLY {table} AS t SET {assignments}
+    UPDATE ONLY {table} AS t SET {set}
     FROM (
         SELECT new.*
-        FROM unnest(%(positions)b::tid[], %(versions)b::xid[], {arrays}) AS new (position, version, {values})
+        FROM (
+            SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, {unnested}
+        ) AS new
         JOIN ONLY {table} AS held ON held.ctid = new.position
-        WHERE held.xmin = new.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
+        WHERE held.xmin = new.version AND pg_relation_filenode({oid}) = %(filenode)s::oid {prune}
         FOR {strength} OF held SKIP LOCKED
     ) AS new
     WHERE t.ctid = new.position
-    RETURNING {changed} AS changed
+    RETURNING {returned} AS changed
 )
 SELECT count(*), coalesce(sum(changed), 0)::bigint,
        extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
 FROM written
+"""
+
+_PRUNE = """
+AND (
+    SELECT count(*) FROM ONLY {table} AS looked
+    WHERE looked.ctid >= %(prune_first)s::tid AND looked.ctid < %(prune_end)s::tid
+) >= 0
 """
 
 # A row that others write all the time has moved by the time we get its lock. The server then checks the new version:
@@ -99,12 +118,13 @@ class Statements:
     """Rendered SQL.
 
     Args:
-        read_pages: rows of the pages from `first` to before `end`, if they have at most `limit` bytes; with strides,
-            the rows of one `stride`.
+        read_pages: rows of the pages from `first` to before `end`, if they have at most `limit` bytes.
         list_rows: positions and sizes of the rows that `read_pages` would give.
         read_rows: rows at `positions`.
         read_row: the same, with the key of each row as the last column.
-        write: the guarded write; takes positions, versions, filenode and one array of new values per column.
+        write: the guarded write; takes positions, versions, filenode and one array of new values per column. In HOT
+            order also the pages from `prune_first` to before `prune_end`.
+        write_whole: the same for batches in which no new value is NULL.
         write_row: writes one row by its key if its values are still those that were read, and waits up to
             `lock_timeout` for its lock; takes arrays of one element: the key, the new and the old values.
         name_rows: positions and keys of rows, under the guards of the write.
@@ -115,19 +135,20 @@ class Statements:
     read_rows: bytes
     read_row: bytes
     write: bytes
+    write_whole: bytes
     write_row: bytes
     name_rows: bytes
 
 
 def statements(
-    connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None, strides: int = 1
+    connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None, *, hot_order: bool = False
 ) -> Statements:
     """Compose the statements of one relation.
 
     Args:
         key: how the rows of the relation are named.
         target: rows are wanted that hold a value under another version, or one outside the grammar. None: every row.
-        strides: into how many parts `read_pages` divides the rows of a page, by their line pointers.
+        hot_order: whether the pages of the rows are pruned before they are written.
     """
     columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
@@ -139,9 +160,9 @@ def statements(
         "table": _quoted(relation.schema, relation.name),
         "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}::text), 0)::bigint").format(c) for c in columns),
         "pages": sql.SQL("t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid"),
-        "stride": _stride(strides),
         "wanted": sql.SQL(" OR ").join(_wanted(column, target) for column in columns),
         "texts": sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns),
+        "toast_bytes": sql.SQL(_TOAST_BYTES).format(oid=sql.Literal(relation.oid)),
         "assignments": sql.SQL(", ").join(
             sql.SQL("{} = CASE WHEN new.{} IS NULL THEN t.{} ELSE new.{}::{} END").format(
                 _quoted(column.name), value, _quoted(column.name), value, _sql(column.type_sql)
@@ -149,6 +170,10 @@ def statements(
             for column, value in zip(relation.columns, values, strict=True)
         ),
         "arrays": sql.SQL(", ").join(sql.SQL(f"%(value_{number})b::text[]") for number in range(len(columns))),
+        "unnested": sql.SQL(", ").join(
+            sql.SQL("unnest(%(value_{number})b::text[]) AS {value}").format(number=sql.SQL(str(number)), value=value)
+            for number, value in enumerate(values)
+        ),
         "values": sql.SQL(", ").join(values),
         # num_nonnulls() takes a hundred arguments at most.
         "changed": sql.SQL(" + ").join(sql.SQL("({} IS NOT NULL)::int").format(value) for value in values),
@@ -163,15 +188,22 @@ def statements(
         "strength": sql.SQL("UPDATE" if unique else "NO KEY UPDATE"),
     }
 
-    def render(template: str) -> bytes:
-        return sql.SQL(template).format(**parts).as_bytes(connection)
+    parts["prune"] = sql.SQL(_PRUNE).format(**parts) if hot_order else sql.SQL("")
+    whole = sql.SQL(", ").join(
+        sql.SQL("{} = new.{}::{}").format(_quoted(column.name), value, _sql(column.type_sql))
+        for column, value in zip(relation.columns, values, strict=True)
+    )
+
+    def render(template: str, **others: sql.Composable) -> bytes:
+        return sql.SQL(template).format(**parts, **others).as_bytes(connection)
 
     return Statements(
         read_pages=render(_READ_PAGES),
         list_rows=render(_LIST_ROWS),
         read_rows=render(_READ_ROWS),
         read_row=render(_READ_ROW),
-        write=render(_WRITE),
+        write=render(_WRITE, set=parts["assignments"], returned=parts["changed"]),
+        write_whole=render(_WRITE, set=whole, returned=sql.Literal(len(columns))),
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
     )
@@ -179,13 +211,6 @@ def statements(
 
 def _wanted(column: sql.Composable, target: KeyVersion | None) -> sql.Composable:
     return sql.SQL("true") if target is None else to_be_rewritten(sql.SQL("{}::text").format(column), target)
-
-
-def _stride(strides: int) -> sql.Composable:
-    if strides == 1:
-        return sql.SQL("true")
-    # The last byte of a tid as the server sends it: the line pointer, modulo 256.
-    return sql.SQL("get_byte(tidsend(t.ctid), 5) %% {} = %(stride)s::int").format(sql.Literal(strides))
 
 
 def _quoted(*names: str) -> sql.Composable:

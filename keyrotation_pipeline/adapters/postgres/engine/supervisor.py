@@ -88,10 +88,7 @@ class Supervisor:
         self._pages = pages
         self._seen_page = pages.next
         if relation.oid not in self._vacuums:
-            vacuum = Vacuum(self.connect, self.connection, relation, self.limits)
-            self._vacuums[relation.oid] = vacuum
-            if vacuum.wanted and not vacuum.allowed:
-                self._tell(f"{relation.label} is rewritten in strides, as the role may not vacuum it")
+            self._vacuums[relation.oid] = Vacuum(self.connect, self.connection, relation, self.limits)
         self._obey_and_pause(relation)
 
     def finish(self, pages: PageRange) -> None:

@@ -20,9 +20,8 @@ from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import Rewrit
 from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_listed, rewrite_stragglers
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
-from keyrotation_pipeline.adapters.postgres.engine.strides import STRIDES
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import Supervisor, limits_for
-from keyrotation_pipeline.adapters.postgres.engine.vacuum import may_vacuum
+from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -136,10 +135,10 @@ class _Traversal:
         return done
 
     def _context(self, relation: Relation) -> RewriteContext:
-        strides = 1 if may_vacuum(self.connection, relation) else STRIDES
-        sql = statements(self.connection, relation, row_key(self.connection, relation), self.target, strides)
+        hot = in_hot_order(self.connection, relation)
+        sql = statements(self.connection, relation, row_key(self.connection, relation), self.target, hot_order=hot)
         rows, housekeeping, limits = self.connection, self.supervisor.connection, self.supervisor.limits
-        return RewriteContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, strides)
+        return RewriteContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, hot)
 
     def _retry(self, table: str) -> LockRetry:
         return LockRetry(

@@ -11,6 +11,7 @@ from threading import Thread
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.engine.hot_order import fits_hot_order
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -31,9 +32,10 @@ _VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) {}"
 _COST_LIMIT = 40
 
 
-def may_vacuum(connection: Connection, relation: Relation) -> bool:
-    """Whether our role may vacuum a relation."""
-    return connection.execute(_MAY_VACUUM, (relation.oid,)).fetchone() == (True,)
+def in_hot_order(connection: Connection, relation: Relation) -> bool:
+    """Whether a relation is rewritten in HOT order, without vacuums: where it fits, or our role may not vacuum."""
+    may_vacuum = connection.execute(_MAY_VACUUM, (relation.oid,)).fetchone() == (True,)
+    return not may_vacuum or fits_hot_order(connection, relation)
 
 
 class Vacuum:
@@ -41,7 +43,7 @@ class Vacuum:
 
     Args:
         connect: opens the connection of each vacuum.
-        connection: asks whether the role may vacuum at all.
+        connection: asks whether the relation is to be vacuumed at all.
     """
 
     def __init__(
@@ -54,12 +56,7 @@ class Vacuum:
         self._each = max(limits.vacuum_pages, relation.pages // 16)
         self._rewritten = self._vacuumed = 0
         self._running: Thread | None = None
-        self.allowed = may_vacuum(connection, relation)
-
-    @property
-    def wanted(self) -> bool:
-        """Whether the relation is large enough to be vacuumed."""
-        return self._relation.pages >= self._smallest
+        self._wanted = relation.pages >= limits.vacuum_pages and not in_hot_order(connection, relation)
 
     def rewritten(self, pages: int) -> bool:
         """Note pages that were rewritten since the last call; return True if a vacuum was started."""
@@ -77,7 +74,7 @@ class Vacuum:
 
     def _start(self) -> None:
         self._vacuumed = self._rewritten
-        if not (self.allowed and self.wanted):
+        if not self._wanted:
             return
         self._wait()
         self._running = Thread(target=self._run, name="keyrotation vacuum", daemon=True)

@@ -1,0 +1,68 @@
+"""The order in which rows are written so that new row versions find room in the page of the old ones.
+
+Rows are read once, a stretch of pages at a time, and written in six passes by their line pointers: each pass takes a
+sixth of the rows of every page. From the second pass on, the write first looks at its pages, and the server removes
+what the pass before has replaced (`prune` in `statements`). The new versions then fit into their own pages: no table
+extension, and, as no index holds a written column, no index entries either (PostgreSQL's heap-only tuples, HOT). Only
+the first sixth goes elsewhere, so that the table grows by a sixth and needs no vacuum on the way.
+
+With five passes a table grew to 1.23 times its size; eight passes were no better than six.
+"""
+
+from collections.abc import Sequence
+
+from keyrotation_pipeline.adapters.postgres.engine.exchange import Row
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+
+PASSES = 6
+
+# A page should hold two rows for each pass: a pass with one row more than the pass before has no room for it.
+_ROWS_PER_PAGE = 2 * PASSES
+_SAMPLE_PAGES = 32
+
+# Where `ctid` stands in a row that was read; its bytes are four of the page and two of the line pointer.
+_POSITION = 2
+
+# Expressions and predicates are found by what they depend on; one that names the whole row has a variable without
+# number. Large values lie in TOAST, where nothing is pruned.
+_HOT = """
+SELECT NOT EXISTS (
+    SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = ANY (%(columns)s)
+    WHERE i.indrelid = %(oid)s AND (
+        a.attnum = ANY (i.indkey)
+        OR EXISTS (
+            SELECT FROM pg_depend d
+            WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum
+        )
+        OR concat(i.indexprs::text, i.indpred::text) LIKE '%%:varattno 0 %%'
+    )
+) AND coalesce((
+    SELECT pg_relation_size(nullif(c.reltoastrelid, 0)) = 0 FROM pg_class c WHERE c.oid = %(oid)s
+), true)
+"""
+
+
+def fits_hot_order(connection: Connection, relation: Relation) -> bool:
+    """Whether the new versions of rows can stay in the pages of the old ones, so that no vacuum is needed."""
+    names = [column.name for column in relation.columns]
+    if connection.execute(_HOT, {"oid": relation.oid, "columns": names}).fetchone() != (True,):
+        return False
+    pages = min(_SAMPLE_PAGES, relation.pages)
+    count = b"SELECT count(*) FROM ONLY %b WHERE ctid < '(%d,0)'" % (relation.identifier.as_bytes(connection), pages)
+    (rows,) = connection.execute(count).fetchall()[0]
+    return int(str(rows)) >= pages * _ROWS_PER_PAGE
+
+
+def passes(rows: Sequence[Row]) -> list[list[Row]]:
+    """Divide the rows of a stretch; each part in the order of the pages. None is empty."""
+    parts: list[list[Row]] = [[] for _ in range(PASSES)]
+    for row in rows:
+        parts[row[_POSITION][5] % PASSES].append(row)
+    return [part for part in parts if part]
+
+
+def page_of(row: Row) -> int:
+    """The page in which a row stands."""
+    return int.from_bytes(row[_POSITION][:4], "big")
