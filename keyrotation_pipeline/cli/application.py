@@ -8,7 +8,7 @@ import typer
 from keyrotation_pipeline import assembly
 from keyrotation_pipeline.cli.commands import LazyGroup
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.native import codec_in_use
+from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use
 
 app = typer.Typer(
     name="keyrotation",

@@ -8,7 +8,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rotate import phase_line
-from keyrotation_pipeline.fieldcrypto.native import codec_in_use, is_native
+from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.demo.run import DemoOutcome

@@ -13,7 +13,7 @@ from keyrotation_pipeline.cli.overall import Overall
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.fieldcrypto.native import codec_in_use, is_native
+from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
 from keyrotation_pipeline.model.request import WALK, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of

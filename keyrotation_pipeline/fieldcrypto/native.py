@@ -3,40 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto import compiled
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE
 from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-
-
-def _loaded() -> ModuleType | None:
-    try:
-        return import_module("_keyrotation_codec")
-    except ImportError:  # not built, or its OpenSSL is not on this machine
-        return None
-
-
-_MODULE = _loaded()
-
-
-def codec_in_use() -> str:
-    """Which codec re-encrypts rows, and whose AES-GCM it uses."""
-    if _MODULE is not None:
-        return f"native codec, {_MODULE.LIBRARY}"
-    return (
-        "Python codec, slower: the native one needs a C compiler, Python's headers and libcrypto.so.3; "
-        "`uv sync --reinstall-package keyrotation-pipeline` then builds it"
-    )
-
-
-def is_native() -> bool:
-    """Whether this installation has the native codec."""
-    return _MODULE is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +35,11 @@ class NativeCodec:
     """
 
     def __init__(self, ring: KeyRing, target: KeyVersion) -> None:
-        assert _MODULE is not None  # noqa: S101  `native_codec` asks
+        module = compiled.MODULE
+        assert module is not None  # noqa: S101  `native_codec` asks
         keys = tuple((str(version).encode(), raw_of(ring.material(version))) for version in ring.versions)
-        self._codec = _MODULE.Codec(keys, str(target).encode())
-        self._unverified: type[Exception] = _MODULE.VerificationError
+        self._codec = module.Codec(keys, str(target).encode())
+        self._unverified: type[Exception] = module.VerificationError
 
     def rewrite(
         self, rows: Sequence[tuple[Any, ...]], first: int, columns: int, passed: Sequence[tuple[int, int]] = ()
@@ -104,4 +79,4 @@ def native_codec(ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
         UnknownKeyVersionError: the ring does not hold the target.
     """
     ring.material(target)
-    return None if _MODULE is None else NativeCodec(ring, target)
+    return None if compiled.MODULE is None else NativeCodec(ring, target)

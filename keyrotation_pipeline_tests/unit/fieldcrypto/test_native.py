@@ -15,7 +15,7 @@ from hatch_build import compile_codec
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto import native
+from keyrotation_pipeline.fieldcrypto import compiled, native
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
@@ -23,7 +23,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import V2, opened, ri
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import fuzz
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
 
-pytestmark = pytest.mark.skipif(not native.is_native(), reason="the native codec was not built here")
+pytestmark = pytest.mark.skipif(not compiled.is_native(), reason="the native codec was not built here")
 
 FUZZED_VALUES, SANITISED_VALUES = 100_000, 6_000
 
@@ -101,7 +101,7 @@ def test_packed_bytes_that_were_damaged_are_never_given_out(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ring: KeyRing
 ) -> None:
     module = built(tmp_path, f"-DAFTER_PACKING(element,bytes)=({damage})")
-    monkeypatch.setattr(native, "_MODULE", module)
+    monkeypatch.setattr(compiled, "MODULE", module)
     with pytest.raises(KeyRotationError, match="faulty") as refusal:
         NativeCodec(ring, V2).rewrite([(sealed(ring, 1, "a text of 17 char").encode(),)], 0, 1)
     assert refusal.value.__context__ is None
@@ -212,9 +212,9 @@ def test_without_the_module_python_does_it_and_the_version_says_how_to_build_it(
 ) -> None:
     rows = [(7, 0, b"\0\0\0\1\0\1", b"\0\0\0\1", sealed(ring, 1, "x").encode())]
     with_native = Codec(ring, V2).rewrite(Batch.of(rows))
-    assert "OpenSSL" in native.codec_in_use()
-    monkeypatch.setattr(native, "_MODULE", None)
-    assert "uv sync" in native.codec_in_use()
+    assert "OpenSSL" in compiled.codec_in_use()
+    monkeypatch.setattr(compiled, "MODULE", None)
+    assert "uv sync" in compiled.codec_in_use()
     without = Codec(ring, V2).rewrite(Batch.of(rows))
     assert with_native.parameters.keys() == without.parameters.keys()
     assert isinstance(without.parameters["value_0"], TextArray)

@@ -1,0 +1,29 @@
+"""The compiled codec, if this installation has it. Imports nothing else, as `--version` asks here."""
+
+from importlib import import_module
+from types import ModuleType
+
+
+def _loaded() -> ModuleType | None:
+    try:
+        return import_module("_keyrotation_codec")
+    except ImportError:  # not built, or its OpenSSL is not on this machine
+        return None
+
+
+MODULE = _loaded()
+
+
+def codec_in_use() -> str:
+    """Which codec re-encrypts rows, and whose AES-GCM it uses."""
+    if MODULE is not None:
+        return f"native codec, {MODULE.LIBRARY}"
+    return (
+        "Python codec, slower: the native one needs a C compiler, Python's headers and libcrypto.so.3; "
+        "`uv sync --reinstall-package keyrotation-pipeline` then builds it"
+    )
+
+
+def is_native() -> bool:
+    """Whether this installation has the native codec."""
+    return MODULE is not None
