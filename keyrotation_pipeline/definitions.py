@@ -53,7 +53,8 @@ def build_definitions(
     now = SystemClock().now()
     # Not of the future, where a clock was wrong then: today must have a partition.
     first_day = min(installed or now, now).astimezone(ZoneInfo(time_zone)).date()
-    jobs = build_jobs(tables)
+    resource = pipeline.definition()
+    jobs = build_jobs(tables, resource)
     assets: list[dg.AssetsDefinition] = [
         encrypted_columns,
         rotation_readiness,
@@ -87,7 +88,7 @@ def build_definitions(
         jobs=[*jobs.all(), BACKUP_JOB, RECOVERY_TEST_JOB],
         schedules=[rotation_calendar(jobs), daily_key_backup(time_zone), quarterly_recovery_test(time_zone)],
         sensors=[conductor_sensor(jobs), ledger_mirror, run_failure_alert, incident_flag, alert_delivery],
-        resources={"pipeline": pipeline.definition()},
+        resources={"pipeline": resource},
         executor=dg.in_process_executor,
     )
 

@@ -226,6 +226,10 @@ class BlockedError(KeyRotationError):
     """The rotation must wait for something outside it, which the message names."""
 
 
+class AtWorkError(BlockedError):
+    """Another process is at this very thing, and has its lock."""
+
+
 class StaleWriterError(BlockedError):
     """Something still writes values under the old key version."""
 

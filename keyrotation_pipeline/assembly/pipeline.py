@@ -131,6 +131,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     return Pipeline(
         tables=settings.encrypted_tables,
         shards=speed.shards,
+        parallel_shards=speed.parallel_shards,
         ledger=ledger,
         database=database,
         keys=store,

@@ -27,7 +27,6 @@ from keyrotation_pipeline.rotation.keys import require_registered_keys
 
 # The daemon looks every 5 seconds; with 5 here it would skip every other look.
 SECONDS_BETWEEN_TICKS = 2
-RUNS_LOOKED_AT = 1000
 FIRST_ATTEMPT = "1"
 
 
@@ -43,7 +42,7 @@ def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
     def rotation_conductor(
         context: dg.SensorEvaluationContext, pipeline: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
-        """Carries an approved rotation through its walk: one run a leg, for the rows one run a shard."""
+        """Carries an approved rotation through its walk: one run a leg, some for shard after shard."""
         pipeline.note_look(CONDUCTOR, context)
         try:
             with pipeline.open("dagster rotation_conductor") as opened:
@@ -66,7 +65,8 @@ def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | 
     decision = performing.next_decision(pipeline, rotation)
     if not decision.tasks:
         return dg.SkipReason(f"waiting for {decision.waiting_for}")
-    chosen = launches(rotation, decision.tasks, _past_runs(instance, rotation), pipeline.clock.now())
+    past, now = _past_runs(instance, rotation), pipeline.clock.now()
+    chosen = launches(rotation, decision.tasks, past, now, pipeline.parallel_shards)
     if any(request.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for request in chosen.requests):
         # After a failure: more runs cannot mend a damaged key store. One that only does not answer is tried again.
         try:
@@ -93,7 +93,7 @@ def _evidence_of_last(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.Se
 
 
 def _past_runs(instance: dg.DagsterInstance, rotation: Walk) -> Iterator[PastRun]:
-    records = instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation.id}), limit=RUNS_LOOKED_AT)
+    records = instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation.id}))
     for record in records:
         run = record.dagster_run
         ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.assurance.rows_progress import table_progress
+from keyrotation_pipeline.defs.names import rows_key, step_key
 from keyrotation_pipeline.defs.pages import (
     SHOWN_FINGERPRINT_CHARS,
     Names,
@@ -16,7 +17,9 @@ from keyrotation_pipeline.defs.pages import (
     runs_link,
     summary,
 )
+from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.columns import TableName
 from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -47,6 +50,24 @@ def metadata_of(
     if text := record.facts.get("post_mortem"):
         shown["post_mortem"] = dg.MetadataValue.md(str(text))
     return {**shown, **_request(pipeline, rotation, record, names)}
+
+
+def asset_of(rotation: Walk, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
+    """Where Dagster shows a step: its asset and partition; no asset for the closing record of the rows."""
+    if record.table is not None and record.shard is not None:
+        return rows_key(TableName.parse(record.table)), row_partition(rotation.target, record.shard)
+    return (None if record.step is Step.ROWS else step_key(record.step)), str(rotation.target)
+
+
+def materialization(
+    pipeline: Pipeline, rotation: Walk, record: StepRecord, *, seconds: float | None = None, note: str | None = None
+) -> dg.AssetMaterialization:
+    """A finished step that has an asset, as an event of a run that was not launched for it, or of no run."""
+    key, partition = asset_of(rotation, record)
+    if key is None:
+        raise ValueError(record.step)
+    metadata = dict(metadata_of(pipeline, rotation, record, seconds=seconds))
+    return dg.AssetMaterialization(key, description=note, partition=partition, metadata=metadata)
 
 
 def _request(pipeline: Pipeline, rotation: Walk, record: StepRecord, names: Names) -> Mapping[str, dg.MetadataValue]:

@@ -8,7 +8,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition as AssetJob,
 )  # type only
 
-from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.defs.names import step_key
+from keyrotation_pipeline.defs.reencrypt import due_shards
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.request import Step
 
@@ -35,27 +36,20 @@ class Jobs:
     """Every job; `rows` is None while no table is declared."""
 
     introduce: AssetJob
-    rows: AssetJob | None
+    rows: dg.JobDefinition | None
     retire: AssetJob
     evidence: AssetJob
 
-    def all(self) -> list[AssetJob]:
+    def all(self) -> list[AssetJob | dg.JobDefinition]:
         """Those that there are."""
         return [job for job in (self.introduce, self.rows, self.retire, self.evidence) if job is not None]
 
 
-def build_jobs(tables: Sequence[EncryptedTable]) -> Jobs:
+def build_jobs(tables: Sequence[EncryptedTable], pipeline: dg.ResourceDefinition) -> Jobs:
     """The jobs over these tables, each in one process: a step takes less time than a process takes to start."""
     return Jobs(
         introduce=_leg(INTRODUCE_KEY, "The new key: made, read by every instance, made the primary."),
-        rows=dg.define_asset_job(
-            REENCRYPT_ROWS,
-            dg.AssetSelection.assets(*(rows_key(table.name) for table in tables)).without_checks(),
-            description="One shard of one table under the new key; the conductor starts one run a shard.",
-            executor_def=dg.in_process_executor,
-        )
-        if tables
-        else None,
+        rows=_rows(pipeline) if tables else None,
         retire=_leg(RETIRE_KEY, "The proof, the retirement of the old key, and the evidence for the auditor."),
         evidence=dg.define_asset_job(
             EVIDENCE,
@@ -64,6 +58,20 @@ def build_jobs(tables: Sequence[EncryptedTable]) -> Jobs:
             executor_def=dg.in_process_executor,
         ),
     )
+
+
+def _rows(pipeline: dg.ResourceDefinition) -> dg.JobDefinition:
+    # With its resource here: Dagster warns of a sensor over a job whose resource comes later.
+    @dg.job(
+        name=REENCRYPT_ROWS,
+        resource_defs={"pipeline": pipeline},
+        description="Shards under the new key, one after another; as many such runs at a time as may be.",
+        executor_def=dg.in_process_executor,
+    )
+    def reencrypt_rows() -> None:
+        due_shards()
+
+    return reencrypt_rows
 
 
 def _leg(name: str, description: str) -> AssetJob:

@@ -9,15 +9,14 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
-from keyrotation_pipeline.defs.names import ROTATION_TAG, rows_key, step_key
-from keyrotation_pipeline.defs.partitions import row_partition
+from keyrotation_pipeline.defs.names import ROTATION_TAG, step_key
 from keyrotation_pipeline.defs.run_coordinator import BY_HAND_TAG
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.requests.conductor import Task
 
 SUBJECT_TAG = "keyrotation/subject"
 ATTEMPT_TAG = "keyrotation/attempt"
-# On runs of shards: how many of a mode run at a time is limited in dagster.yaml, what each may use by the launcher.
+# On runs that take shards: the launcher gives those of an emergency more.
 MODE_TAG = "keyrotation/mode"
 SENSOR_TAG = "dagster/sensor_name"
 CONDUCTOR = "rotation_conductor"
@@ -26,6 +25,8 @@ ATTEMPT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 RETRY = timedelta(minutes=1)
 RETRY_LATER = timedelta(minutes=10)
 ATTEMPTS_BEFORE_LATER = 10
+# The procedure's section 5.2.
+PARALLEL_IN_EMERGENCY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class PastRun:
 
 
 def _job_of(subject: str) -> str:
-    return subject if subject in LEGS or subject == EVIDENCE else REENCRYPT_ROWS
+    return subject.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +64,22 @@ class Launches:
     next_try_at: datetime | None
 
 
-def launches(rotation: Walk, tasks: Sequence[Task], past: Iterable[PastRun], now: datetime) -> Launches:
+def launches(
+    rotation: Walk, tasks: Sequence[Task], past: Iterable[PastRun], now: datetime, parallel_shards: int
+) -> Launches:
     """Choose the runs for the due tasks: none twice at a time, and after a failure not before a while has passed."""
-    newest: Mapping[str, PastRun] = {run.subject: run for run in sorted(past, key=lambda run: run.attempt)}
-    requests, in_progress, tries = [], [], []
-    for task in tasks:
-        last = newest.get(subject_of(task))
-        if last is None:
-            requests.append(request_for(rotation, task, 1))
-        elif last.ended_at is None:
-            in_progress.append(last.subject)
-        elif now >= (again := last.ended_at + pause_after(last.attempt)):
-            requests.append(request_for(rotation, task, last.attempt + 1))
-        else:
-            tries.append(again)
-    return Launches(requests, in_progress, min(tries, default=None))
+    wanted = subjects(rotation, tasks, parallel_shards)
+    newest = {run.subject: run for run in sorted(past, key=lambda run: run.attempt) if run.subject in wanted}
+    in_progress = [subject for subject, run in newest.items() if run.ended_at is None]
+    ended = ((run.ended_at, run.attempt) for run in newest.values() if run.ended_at is not None)
+    again = max((at + pause_after(attempt) for at, attempt in ended), default=now)
+    if now < again:
+        return Launches((), in_progress, again)
+    # Each that runs is at one of the due tasks: no more are started than there are others.
+    idle = [subject for subject in wanted if subject not in in_progress][: len(tasks) - len(in_progress)]
+    attempts = {subject: newest[subject].attempt + 1 if subject in newest else 1 for subject in idle}
+    requests = [request_for(rotation, tasks[0], subject, attempt) for subject, attempt in attempts.items()]
+    return Launches(requests, in_progress, None)
 
 
 def pause_after(attempts: int) -> timedelta:
@@ -85,25 +87,26 @@ def pause_after(attempts: int) -> timedelta:
     return RETRY if attempts < ATTEMPTS_BEFORE_LATER else RETRY_LATER
 
 
-def subject_of(task: Task) -> str:
-    """What a run is about: a leg of the walk, or one shard of one table."""
-    if task.shard is not None:
-        return str(task)
-    return INTRODUCE_KEY if task.step in LEGS[INTRODUCE_KEY] else RETIRE_KEY
+def subjects(rotation: Walk, tasks: Sequence[Task], parallel_shards: int) -> Sequence[str]:
+    """What runs for these tasks are about: a leg of the walk; for shards ``reencrypt_rows/1`` and so on, side by side.
+
+    Each of those takes whatever shard is due, one after another.
+    """
+    if tasks[0].shard is None:
+        return (INTRODUCE_KEY if tasks[0].step in LEGS[INTRODUCE_KEY] else RETIRE_KEY,)
+    emergency = rotation.type is RotationType.EMERGENCY
+    at_a_time = max(parallel_shards, PARALLEL_IN_EMERGENCY) if emergency else parallel_shards
+    return tuple(f"{REENCRYPT_ROWS}/{number}" for number in range(1, at_a_time + 1))
 
 
-def request_for(rotation: Walk, task: Task, attempt: int) -> dg.RunRequest:
-    """The run for one due task; a leg goes on from there to its end."""
-    subject = subject_of(task)
+def request_for(rotation: Walk, task: Task, subject: str, attempt: int) -> dg.RunRequest:
+    """The run for a due task: a leg goes on from there to its end, one for shards to the last that is due."""
     run_key = _run_key(rotation, subject, attempt)
     tags = {ROTATION_TAG: rotation.id, SUBJECT_TAG: subject, ATTEMPT_TAG: str(attempt)}
     if task.shard is not None:
         return dg.RunRequest(
             run_key=run_key,
             job_name=REENCRYPT_ROWS,
-            asset_selection=[rows_key(task.shard.table.name)],
-            asset_check_keys=[],
-            partition_key=row_partition(rotation.target, task.shard.index),
             tags={**tags, MODE_TAG: str(rotation.type)},
         )
     leg = LEGS[subject]

@@ -68,7 +68,7 @@ def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Walk:
     raise OutOfOrderError(f"no rotation to {version} was requested; open one with `keyrotation request --reason TEXT`")
 
 
-def actor_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> str:
+def actor_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext) -> str:
     """Who the audit names: the run, since Dagster's UI has no login that could name a person."""
     return f"dagster run {context.run.run_id}"
 

@@ -1,13 +1,19 @@
-"""The rows: an asset a table, a partition a key version and shard, and the check that no old row is left."""
+"""The rows: an asset a table, a partition a key version and shard, and the check that no old row is left.
 
+A person materializes a partition; the conductor starts runs that take due shards one after another, since a process
+takes longer to start than many a shard takes.
+"""
+
+import time
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from keyrotation_pipeline.defs.evidence import materialization
 from keyrotation_pipeline.defs.names import rows_key, rows_op_name, step_key
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.partitions import row_partitions
-from keyrotation_pipeline.defs.performing import actor_of, perform
+from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -15,7 +21,10 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.rotation import performing
 
+POOL = "reencrypt"
 NO_LONGER_WRITTEN = {KeyState.DEACTIVATED, KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED}
 
 
@@ -35,11 +44,24 @@ def rows_asset(table: EncryptedTable, shards: int) -> dg.AssetsDefinition:
         partitions_def=row_partitions(shards),
     )
 
-    @dg.multi_asset(specs=[spec], name=rows_op_name(table.name), pool="reencrypt")
+    @dg.multi_asset(specs=[spec], name=rows_op_name(table.name), pool=POOL)
     def rows(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
         return perform(context, pipeline, Step.ROWS, table=table)
 
     return rows
+
+
+@dg.op(out={}, pool=POOL)
+def due_shards(context: dg.OpExecutionContext, pipeline: PipelineParameter) -> Iterator[dg.AssetMaterialization]:
+    """Re-encrypts what is due and nobody else is at, a shard after another, and materializes the partition of each."""
+    with refusals(), pipeline.open(actor_of(context)) as opened:
+        rotation = superseding.next_up(opened)
+        if rotation is None:
+            return
+        began = time.monotonic()
+        for record in performing.run_shards(opened, rotation.id, progress_to(context.log)):
+            yield materialization(opened, rotation, record, seconds=time.monotonic() - began)
+            began = time.monotonic()
 
 
 def zero_old_rows_check(tables: Sequence[EncryptedTable]) -> dg.AssetChecksDefinition:

@@ -33,7 +33,7 @@ class Ledger(Protocol):
         """Hold a session lock, which ends with the process.
 
         Raises:
-            BlockedError: another process holds it.
+            AtWorkError: another process holds it.
         """
 
     # audit

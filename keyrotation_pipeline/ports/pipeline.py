@@ -18,10 +18,16 @@ from keyrotation_pipeline.ports.ticks import Ticks
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """The opened ports and the rules of the configuration: what every step gets."""
+    """The opened ports and the rules of the configuration: what every step gets.
+
+    Args:
+        shards: per table.
+        parallel_shards: runs of Dagster that take shards of a routine rotation at a time.
+    """
 
     tables: tuple[EncryptedTable, ...]
     shards: int
+    parallel_shards: int
     ledger: Ledger
     database: CiphertextDatabase
     keys: KeyStore

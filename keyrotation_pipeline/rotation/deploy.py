@@ -1,11 +1,13 @@
 """The first two rollouts: every application instance reads the new key, and only then do writes move to it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -76,14 +78,18 @@ def _refuse_early_writers(rotation: Walk, instances: Sequence[Instance]) -> None
 
 def _refuse_early_values(pipeline: Pipeline, target: KeyVersion) -> None:
     """Nobody may have written under the target yet, whether it reports itself or not."""
-    for count in pipeline.database.count(pipeline.tables):
-        if (values := count.values_by_version.get(target, 0)) == 0:
+    for table in pipeline.tables:
+        if not (rows := _rows_under(pipeline, table, target)):
             continue
-        columns = [column for column, versions in count.by_column.items() if versions.get(target, 0)]
+        columns = [each for each in table.columns if _rows_under(pipeline, replace(table, columns=(each,)), target)]
         raise BlockedError(
-            f"{target} value seen before promotion: table {count.table.name} holds {values} in "
+            f"{target} value seen before promotion: table {table.name} holds {rows} in "
             f"{', '.join(columns) or 'its columns'}; find what writes them, and have it write under the old version"
         )
+
+
+def _rows_under(pipeline: Pipeline, table: EncryptedTable, version: KeyVersion) -> int:
+    return pipeline.database.old_rows(table, [version], None).rows
 
 
 def _require_registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:

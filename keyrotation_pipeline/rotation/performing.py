@@ -1,9 +1,17 @@
 """Perform one task of the walk: the same for the command line, for Dagster and for tests."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, OutOfOrderError
+from keyrotation_pipeline.errors import (
+    AtWorkError,
+    AuditError,
+    BlockedError,
+    DatabaseUnavailableError,
+    KeyRotationError,
+    KeyStoreError,
+    OutOfOrderError,
+)
 from keyrotation_pipeline.model.facts import as_json
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, StepRecord, Walk
@@ -88,6 +96,35 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
         if not decision.tasks:
             raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
         yield perform(pipeline, rotation.id, decision.tasks[0], report)
+
+
+def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[StepRecord]:
+    """Perform the due shards that no other process is at, one after another and each once; yields each record.
+
+    What one shard meets keeps no other from its turn.
+
+    Raises:
+        KeyRotationError: of the first shard that was refused, after all were tried; at once, what concerns them all.
+    """
+    refused: KeyRotationError | None = None
+    tried: set[Task] = set()
+    while task := _untried_shard(pipeline, request_id, tried):
+        tried.add(task)
+        try:
+            yield perform(pipeline, request_id, task, report)
+        except AtWorkError:
+            continue
+        except (AuditError, KeyStoreError, DatabaseUnavailableError):
+            raise
+        except KeyRotationError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
+
+
+def _untried_shard(pipeline: Pipeline, request_id: str, tried: Container[Task]) -> Task | None:
+    due = next_decision(pipeline, pipeline.ledger.walk(request_id)).tasks
+    return next((task for task in due if task.shard is not None and task not in tried), None)
 
 
 def _run(pipeline: Pipeline, rotation: Walk, task: Task, report: Report) -> StepFacts:

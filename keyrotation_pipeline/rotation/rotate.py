@@ -175,10 +175,10 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
             f"rotation {rotation.id} has made {rotation.target} the primary, so it cannot be cancelled; "
             f"go on with `keyrotation rotate {rotation.id}`, or back with `keyrotation rollback {rotation.id}`"
         )
-    for count in pipeline.database.count(pipeline.tables):
-        if values := count.values_by_version.get(rotation.target, 0):
+    for table in pipeline.tables:
+        if rows := pipeline.database.old_rows(table, [rotation.target], None).rows:
             raise RequestError(
-                f"table {count.table.name} holds {values} value(s) under {rotation.target}, so rotation {rotation.id} "
+                f"table {table.name} holds values under {rotation.target} in {rows} row(s), so rotation {rotation.id} "
                 "cannot be cancelled; stop what writes them and re-encrypt them first"
             )
 

@@ -137,13 +137,15 @@ def known_hours(text: str) -> str:
 
 
 class ReencryptionSettings(Section):
-    """`[reencryption]`: shards a table, processes a shard, and throttles (0: no cap).
+    """`[reencryption]`: shards a table, how many at a time by Dagster, processes a shard, and throttles (0: no cap).
 
     `duty_cycle` is the share of the time in which a worker keeps the database busy; `hours` (``22:00-06:00``, say, in
-    `time_zone`) are those in which rows are rewritten. Neither holds in an emergency rotation.
+    `time_zone`) are those in which rows are rewritten. Neither holds in an emergency rotation, in which at least four
+    shards run at a time.
     """
 
     shards: Annotated[StrictInt, Field(ge=1, le=100)] = 4
+    parallel_shards: Annotated[StrictInt, Field(ge=1, le=64)] = 2
     workers: Annotated[StrictInt, Field(ge=1, le=64)] = 1
     max_rows_per_second: Count = 0
     max_replica_lag_seconds: Annotated[StrictInt | StrictFloat, Field(ge=0)] = 5

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,10 @@ def launched_run(instance: dg.DagsterInstance, job_name: str, tags: dict[str, st
 
 def shard_tags(mode: str) -> dict[str, str]:
     """The tags of a shard's run, as the conductor gives them."""
-    from keyrotation_pipeline.defs.launches import MODE_TAG, request_for  # noqa: PLC0415
+    from keyrotation_pipeline.defs.launches import MODE_TAG, launches  # noqa: PLC0415
 
-    request = request_for(rotation_of(fake_pipeline()), Task(Step.ROWS, Shard(CLIENTS, 1, 4)), 1)
+    due = [Task(Step.ROWS, Shard(CLIENTS, 1, 4))]
+    [request] = launches(rotation_of(fake_pipeline()), due, [], datetime.now(UTC), 2).requests
     assert request.tags[MODE_TAG] == "routine"
     return {**request.tags, MODE_TAG: mode}
 

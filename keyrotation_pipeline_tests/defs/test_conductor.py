@@ -4,18 +4,23 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
+from keyrotation_pipeline.defs.mirror import reflect
+from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeKeyStore, FakeLedger
+from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, failure_of
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeKeyStore, FakeLedger
 
+TABLES = ("clients", "billing.Invoices")
 Walked = Callable[[Step | None], Walk]
 
 # As the daemon puts them on the conductor's runs.
@@ -48,7 +53,7 @@ def test_ticks_carry_a_rotation_to_its_end(dagster: Dagster, approved: Walk) -> 
         if jobs[-1] == ["evidence"]:
             break
 
-    assert jobs == [["introduce_key"], ["reencrypt_rows"] * 4, ["retire_key"], ["evidence"]]
+    assert jobs == [["introduce_key"], ["reencrypt_rows"] * 2, ["retire_key"], ["evidence"]]
     rotation = dagster.world.ledger.walk(approved.id)
     assert rotation.status is RequestStatus.FINISHED
     assert dagster.world.keys.archived() == (V1,)
@@ -91,7 +96,49 @@ def test_shard_runs_evaluate_no_check(dagster: Dagster, walked: Walked) -> None:
     walked(Step.PRIMARY_KEY_ROLLOUT)
 
     results = [dagster.run(request) for request in requests(dagster)]
-    assert [result.get_asset_check_evaluations() for result in results] == [[]] * 4
+    assert [result.get_asset_check_evaluations() for result in results] == [[]] * 2
+
+
+def test_one_run_takes_every_shard_that_is_due_and_each_is_a_partition(dagster: Dagster, walked: Walked) -> None:
+    rotation = walked(Step.PRIMARY_KEY_ROLLOUT)
+    dagster.tick("ledger_mirror")
+    first, second = requests(dagster)
+    with dagster.world.ledger.lock(f"{rotation.id}/rows/clients shard 00"):
+        result = dagster.run(first)
+
+    assert result.success
+    shown = {name: set(dagster.instance.get_materialized_partitions(dg.AssetKey(["rows", name]))) for name in TABLES}
+    assert shown == {"clients": {"v2|01"}, "billing.Invoices": {"v2|00", "v2|01"}}
+    [event] = dagster.instance.fetch_materializations(dg.AssetKey(["rows", "clients"]), limit=1).records
+    assert event.run_id == result.run_id
+    assert dagster.run(second).success
+    assert shown_by_mirror(dagster) == []
+    assert [request.job_name for request in requests(dagster)] == ["retire_key"]
+
+
+def test_a_shard_that_fails_keeps_no_other_from_its_turn(
+    dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotation = walked(Step.PRIMARY_KEY_ROLLOUT)
+    rewrite = FakeDatabase.rewrite_shard
+
+    def refused(database: FakeDatabase, request: str, shard: Shard, *others: Any) -> Rewritten:  # noqa: ANN401  passed on
+        if str(shard.table.name) == "clients" and shard.index == 0:
+            raise BlockedError("table clients stays locked; end session 7")
+        return rewrite(database, request, shard, *others)
+
+    monkeypatch.setattr(FakeDatabase, "rewrite_shard", refused)
+    results = [dagster.run(request) for request in requests(dagster)]
+    assert [failure_of(result) for result in results] == ["table clients stays locked; end session 7"] * 2
+
+    records = [(each.table, each.shard) for each in dagster.world.ledger.walk(rotation.id).steps if each.table]
+    assert records == [("clients", 1), ("billing.Invoices", 0), ("billing.Invoices", 1)]
+    assert "next attempt at" in skipped(dagster)
+    monkeypatch.undo()
+    a_minute_later(dagster)
+    [again] = requests(dagster)
+    assert dagster.run(again).success
+    assert dagster.world.ledger.walk(rotation.id).done(Step.ROWS, "clients", 0)
 
 
 def test_nothing_is_started_while_a_run_for_it_is_in_progress(dagster: Dagster, approved: Walk) -> None:
@@ -238,6 +285,27 @@ def test_steps_of_the_command_line_are_shown_too(dagster: Dagster, walked: Walke
     assert [request.job_name for request in requests(dagster)] == ["evidence"]
 
 
+def shown_by_mirror(dagster: Dagster, seq: int = 0) -> list[str]:
+    """The assets whose steps the mirror adds."""
+    result, _ = reflect(dagster.instance, dagster.world.pipeline, seq)
+    events = result.asset_events if isinstance(result, dg.SensorResult) else ()
+    return [each.asset_key.to_user_string() for each in events if isinstance(each, dg.AssetMaterialization)]
+
+
+def test_what_was_shown_is_not_read_again(dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked(Step.KEY_VERSION)
+    head = dagster.world.ledger.head().seq
+    assert shown_by_mirror(dagster) == ["key_version"]
+    assert reflect(dagster.instance, dagster.world.pipeline)[1] == head
+    monkeypatch.setattr("keyrotation_pipeline.defs.mirror._runs_here", lambda *_: pytest.fail("history was read"))
+    assert shown_by_mirror(dagster, head) == []
+    monkeypatch.undo()
+    walked(Step.DUAL_KEY_ROLLOUT)
+    assert "dual_key_rollout" in shown_by_mirror(dagster, head)
+    # A database that was restored is behind what was shown.
+    assert reflect(dagster.instance, dagster.world.pipeline, 10**9)[1] == dagster.world.ledger.head().seq
+
+
 def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster, walked: Walked) -> None:
     rotation = walked(Step.KEY_VERSION)
     job = dagster.definitions.resolve_job_def("introduce_key")
@@ -245,6 +313,7 @@ def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster
     dagster.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
 
     assert "every step" in skipped(dagster, "ledger_mirror")
+    assert reflect(dagster.instance, dagster.world.pipeline, 1)[1] == 1, "still to be shown, if not by the run"
 
 
 def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +342,7 @@ def test_the_calendar_evaluates_every_check_each_morning(dagster: Dagster) -> No
 
     assert schedule.cron_schedule == "0 6 * * *"
     assert schedule.job_name == "evidence"
-    assert len(dagster.check_run().get_asset_check_evaluations()) == 9
+    assert len(dagster.check_run().get_asset_check_evaluations()) == 10
 
 
 def test_the_fakes_differ_between_versions(dagster: Dagster, walked: Walked) -> None:

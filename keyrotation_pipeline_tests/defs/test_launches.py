@@ -1,12 +1,13 @@
 """Which runs the conductor starts, as a table: none twice at a time, and after a failure not at once."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from keyrotation_pipeline.defs.launches import PastRun, launches
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.request import RotationType, Step
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
 
@@ -14,7 +15,7 @@ NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 ROTATION = rotation_of(fake_pipeline())
 PROOF = Task(Step.ZERO_OLD_ROWS_PROOF)
 SHARDS = tuple(Task(Step.ROWS, Shard(CLIENTS, index, 3)) for index in range(3))
-FIRST, SECOND, THIRD = map(str, SHARDS)
+FIRST, SECOND, THIRD = (f"reencrypt_rows/{number}" for number in (1, 2, 3))
 
 
 def ago(**passed: int) -> datetime:
@@ -34,15 +35,19 @@ def ago(**passed: int) -> datetime:
         pytest.param((PROOF,), [("retire_key", 10, ago(minutes=9))], [], id="after ten not within ten minutes"),
         pytest.param((PROOF,), [("retire_key", 10, ago(minutes=10))], ["retire_key/11"], id="but after ten minutes"),
         pytest.param((PROOF,), [("introduce_key", 3, ago(seconds=1))], ["retire_key/1"], id="other legs do not count"),
-        pytest.param(SHARDS, [], [f"{FIRST}/1", f"{SECOND}/1", f"{THIRD}/1"], id="every shard side by side"),
+        pytest.param(SHARDS, [], [f"{FIRST}/1", f"{SECOND}/1"], id="two take shards, side by side"),
+        pytest.param(SHARDS[:1], [], [f"{FIRST}/1"], id="one for the last shard"),
+        pytest.param(SHARDS[:1], [(SECOND, 1, None)], [], id="none beside the one that has the last shard"),
+        pytest.param(SHARDS, [(FIRST, 1, ago(seconds=5)), (SECOND, 1, None)], [], id="after a failure not at once"),
+        pytest.param(SHARDS, [(FIRST, 1, ago(seconds=5))], [], id="and not by another one"),
         pytest.param(
-            SHARDS, [(FIRST, 1, None), (SECOND, 1, ago(seconds=5))], [f"{THIRD}/1"], id="shards wait each for itself"
+            SHARDS, [(FIRST, 1, ago(seconds=65)), (SECOND, 1, None)], [f"{FIRST}/2"], id="but a minute later"
         ),
         pytest.param((Task(Step.ROWS),), [], ["retire_key/1"], id="closing the rows begins the last leg"),
     ],
 )  # fmt: skip
 def test_launches(tasks: tuple[Task, ...], past: list[tuple[str, int, datetime | None]], started: list[str]) -> None:
-    chosen = launches(ROTATION, tasks, [PastRun(*each) for each in past], NOW)
+    chosen = launches(ROTATION, tasks, [PastRun(*each) for each in past], NOW, 2)
 
     assert [str(request.run_key).rpartition("/")[0] for request in chosen.requests] == [
         f"{ROTATION.id}/{each}" for each in started
@@ -62,7 +67,6 @@ def test_launches(tasks: tuple[Task, ...], past: list[tuple[str, int, datetime |
         pytest.param(
             Task(Step.PRIMARY_KEY_ROLLOUT), "introduce_key", ["primary_key_rollout"], "v2", id="taken up in a leg"
         ),
-        pytest.param(SHARDS[1], "reencrypt_rows", ["rows/clients"], "v2|01", id="one shard"),
         pytest.param(
             Task(Step.ARCHIVED_KEY),
             "retire_key",
@@ -75,7 +79,7 @@ def test_launches(tasks: tuple[Task, ...], past: list[tuple[str, int, datetime |
 def test_a_run_goes_from_the_due_step_to_the_end_of_its_leg(
     task: Task, job: str, assets: list[str], partition: str
 ) -> None:
-    [request] = launches(ROTATION, (task,), [], NOW).requests
+    [request] = launches(ROTATION, (task,), [], NOW, 2).requests
 
     assert request.job_name == job
     assert [key.to_user_string() for key in request.asset_selection or ()] == assets
@@ -83,6 +87,14 @@ def test_a_run_goes_from_the_due_step_to_the_end_of_its_leg(
 
 
 def test_what_waits_says_until_when() -> None:
-    chosen = launches(ROTATION, (PROOF,), [PastRun("retire_key", 1, ago(seconds=20))], NOW)
+    chosen = launches(ROTATION, (PROOF,), [PastRun("retire_key", 1, ago(seconds=20))], NOW, 2)
 
     assert chosen.next_try_at == NOW + timedelta(seconds=40)
+
+
+@pytest.mark.parametrize(("kind", "declared", "runs"), [("routine", 3, 3), ("emergency", 2, 4), ("emergency", 9, 9)])
+def test_an_emergency_takes_at_least_four_shards_at_a_time(kind: str, declared: int, runs: int) -> None:
+    shards = tuple(Task(Step.ROWS, Shard(CLIENTS, index, 50)) for index in range(50))
+    wanted = launches(replace(ROTATION, type=RotationType(kind)), shards, [], NOW, declared).requests
+
+    assert [(each.job_name, each.tags["keyrotation/mode"]) for each in wanted] == [("reencrypt_rows", kind)] * runs

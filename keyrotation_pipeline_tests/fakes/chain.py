@@ -9,9 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
-from keyrotation_pipeline.errors import (
-    BlockedError,
-)
+from keyrotation_pipeline.errors import AtWorkError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
@@ -85,7 +83,7 @@ class FakeChain:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         if name in self.locks:
-            raise BlockedError(f"{name} is locked by another process; wait for it")
+            raise AtWorkError(f"{name} is locked by another process; wait for it")
         self.locks.add(name)
         try:
             yield

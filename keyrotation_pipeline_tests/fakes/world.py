@@ -100,7 +100,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
     pipeline = Pipeline(
-        tables, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS, FakeTicks()
+        tables, 2, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS, FakeTicks()
     )
     world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
     ledger.state.roster = ROSTER

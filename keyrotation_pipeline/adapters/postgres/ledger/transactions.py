@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.adapters.postgres.server.encodings import codec_of, readable, storable
-from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.errors import AtWorkError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.ports.clock import Clock
 
 Row = Mapping[str, Any]
@@ -67,7 +67,7 @@ class LedgerSession:
         """See `Ledger.lock`."""
         key = lock_key(name)
         if not self.one("SELECT pg_try_advisory_lock(%s) AS taken", (key,))["taken"]:
-            raise BlockedError(f"{self._holder(key)} is at {name} already; wait for it, or end it and run this again")
+            raise AtWorkError(f"{self._holder(key)} is at {name} already; wait for it, or end it and run this again")
         try:
             yield
         finally:
