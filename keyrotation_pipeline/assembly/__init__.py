@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         require_home,
         server_url,
         system_time,
+        ui_address,
+        wait,
     )
     from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, keys_in_store
     from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline, side_databases
@@ -37,6 +39,8 @@ _PLACES = {
         "require_home",
         "server_url",
         "system_time",
+        "ui_address",
+        "wait",
     ),
     "assembly.keystores": ("convert_key_store", "create_key_store", "keys_in_store"),
     "assembly.pipeline": ("initialise", "open_backups", "open_pipeline", "side_databases"),
@@ -67,6 +71,8 @@ __all__ = [
     "server_url",
     "side_databases",
     "system_time",
+    "ui_address",
+    "wait",
     "wipe_abandoned_keys",
 ]
 

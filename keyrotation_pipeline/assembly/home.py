@@ -88,6 +88,19 @@ def system_time() -> datetime:
     return SystemClock().now()
 
 
+def wait(seconds: float) -> None:
+    """Do nothing for a while, where no pipeline is open."""
+    SystemClock().sleep(seconds)
+
+
+def ui_address(home: Path) -> str | None:
+    """Where `up` serves Dagster's UI, without the token; None: it does not, as far as this home knows."""
+    try:
+        return (home / "dagster" / "address").read_text().partition("?")[0].strip() or None
+    except OSError:
+        return None
+
+
 def kept_ticks(settings: Settings) -> FileTicks:
     """The last looks of Dagster's sensors; needs no database."""
     return FileTicks(settings.home / "ticks")

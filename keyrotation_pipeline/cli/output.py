@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 200
+LABEL_CHARS, ROOMY_CHARS = 10, 100
 
 __all__ = [
     "console",
     "document",
     "documents",
+    "field",
     "heading",
     "instant",
     "line",
@@ -25,6 +28,7 @@ __all__ = [
     "note",
     "seconds",
     "table",
+    "wrapped",
 ]
 
 
@@ -47,6 +51,25 @@ def line(text: str = "", *, style: str | None = None) -> None:
         console().print(Text(text, style=style), soft_wrap=True)
 
 
+def field(label: str, text: str, *, style: str | None = None) -> None:
+    """``Label     text``; on a terminal broken between words, the rest below the text."""
+    wrapped(f"{label:<{LABEL_CHARS}}{text}", indent=LABEL_CHARS, style=style)
+
+
+def wrapped(text: str, *, indent: int = 0, style: str | None = None) -> None:
+    """A text whose lines break between words where a terminal ends; elsewhere one line."""
+    width = console().width if sys.stdout.isatty() else None
+    below = " " * indent
+    # A word that is longer than the line, a command's id say, stays whole for whoever copies it.
+    lines = (
+        [text]
+        if width is None
+        else textwrap.wrap(text, width, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+    )
+    for each in lines or [""]:
+        line(each, style=style)
+
+
 def heading(database: str) -> None:
     """Which database is talked to: the first line of every text."""
     line(database, style="bold")
@@ -62,13 +85,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     from rich.table import Table  # noqa: PLC0415  as above
 
     listed = [[_cell(value) for value in row] for row in rows]
-    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    where = console()
+    gap = 3 if where.width >= ROOMY_CHARS else 2
+    shown = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for index, name in enumerate(columns):
         numeric = bool(listed) and all(row[index].replace(",", "").isdigit() for row in listed)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in listed:
         shown.add_row(*row)
-    console().print(shown)
+    where.print(shown)
 
 
 def document(content: Mapping[str, Any]) -> None:

@@ -1,0 +1,127 @@
+"""`status` on terminals of 80 and 60 columns, and what it says of Dagster."""
+
+from contextlib import redirect_stdout
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+
+import pytest
+
+from keyrotation_pipeline.cli import output, status_text
+from keyrotation_pipeline.cli.status_text import age, carried_on
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.blind_spots import BlindSpots
+from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.status import Status, TableStatus
+from keyrotation_pipeline.model.ticks import Tick
+
+NOW = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
+V1, V2 = KeyVersion(1), KeyVersion(2)
+ADDRESS = "http://127.0.0.1:3000/asset-groups"
+
+
+def table(name: str, rows: int, unreadable: int = 0) -> TableStatus:
+    declared = EncryptedTable(TableName.parse(name), ("secret",))
+    counted = NOW - timedelta(minutes=185)
+    count = TableCount(declared, rows, {V2: 5 * rows}, 0, 0, 0, unreadable, (V1,), counted)
+    return TableStatus(declared, count, {V1: 0, V2: 5 * rows}, (V1,))
+
+
+def status(*tables: TableStatus) -> Status:
+    keys = (KeyRecord(V1, KeyState.ARCHIVED, "a" * 64, NOW), KeyRecord(V2, KeyState.ACTIVE, "b" * 64, NOW))
+    return Status(
+        generated_at=NOW, database="clinic@db.internal.example.org", key_versions=keys, primary=V2, tables=tables,
+        rotation=None, last_backup=NOW - timedelta(hours=3, minutes=5), last_recovery_test=NOW - timedelta(days=12),
+        incidents=(), requests=(), audit=AuditHead(1234, "c" * 64), next_rotation_due=NOW + timedelta(days=300),
+        attention=("the newest backup is not whole in s3://bucket/prefix; run `keyrotation backup` and look again",),
+    )  # fmt: skip
+
+
+class Screen(StringIO):
+    """A terminal, as far as a stream can be asked."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(params=[80, 60])
+def columns(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def screen(columns: int, monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A terminal of so many columns, without colours."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("rich.console.Console.is_terminal", False)
+    return Screen()
+
+
+def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen: Screen) -> None:
+    shown = status(table("appointments", 12_345_678), table("billing.Invoices", 40_000))
+    with redirect_stdout(screen):
+        status_text.show(shown, BlindSpots((), ()), (), None)
+    lines = screen.getvalue().splitlines()
+
+    assert max(map(len, map(str.rstrip, lines))) <= columns
+    [row] = [line for line in lines if line.startswith("appointments")]
+    assert row.split() == ["appointments", "12,345,678", "61,728,390", "v1", "3", "h", "ago"]
+    assert "No value under v1." in lines
+    assert not [line for line in lines if "Unencrypted" in line or "Unreadable" in line]
+    assert "Backup    3 h ago; proven to restore 12 days ago" in lines
+
+
+def test_a_column_that_is_not_all_zero_is_shown(screen: Screen) -> None:
+    shown = status(table("clients", 7, unreadable=3), table("notes", 2))
+    with redirect_stdout(screen):
+        status_text.show(shown, BlindSpots((), ()), (), None)
+    lines = screen.getvalue().splitlines()
+
+    assert [line.split()[:5] for line in lines if line.startswith(("Table", "clients", "notes"))] == [
+        ["Table", "Rows", "v2", "Unreadable", "Refuses"],
+        ["clients", "7", "35", "3", "v1"],
+        ["notes", "2", "10", "0", "v1"],
+    ]
+
+
+def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = replace(status(), attention=("word " * 60,))
+    status_text.show(shown, BlindSpots((), ()), (), None)
+
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Attention")] == [
+        f"Attention {'word ' * 60}"
+    ]
+
+
+@pytest.mark.parametrize(("ticks", "told"), [
+    pytest.param((Tick("rotation_conductor", NOW - timedelta(seconds=4), {}),),
+                 f"Dagster carries it on, its conductor looked 4 s ago; see {ADDRESS}", id="at work"),
+    pytest.param((Tick("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
+    pytest.param((Tick("rotation_conductor", NOW, {"rotation_conductor": NOW}),), None, id="switched off"),
+    pytest.param((Tick("ledger_mirror", NOW, {}),), None, id="another sensor"),
+    pytest.param((), None, id="never"),
+])  # fmt: skip
+def test_dagster_is_named_only_while_its_conductor_looks(ticks: tuple[Tick, ...], told: str | None) -> None:
+    assert carried_on(ticks, NOW, ADDRESS) == told
+
+
+@pytest.mark.parametrize(
+    ("ago", "told"),
+    [
+        (timedelta(0), "0 s ago"),
+        (timedelta(hours=30), "30 h ago"),
+        (timedelta(-1), "0 s ago"),
+        (timedelta(days=2), "2 days ago"),
+    ],
+)
+def test_ages(ago: timedelta, told: str) -> None:
+    assert age(NOW - ago, NOW) == told
+
+
+def test_a_word_longer_than_the_line_stays_whole(screen: Screen) -> None:
+    with redirect_stdout(screen):
+        output.field("Request", "x" * 90)
+
+    assert "x" * 90 in screen.getvalue()
