@@ -27,7 +27,8 @@ from keyrotation_pipeline.rotation.rotate import open_request
 def request(
     reason: Annotated[str, typer.Option("--reason", help="Why, in one plain line; the officers sign it.")],
     emergency: Annotated[
-        str | None, typer.Option("--emergency", metavar="INCIDENT", help="An incident: to be finished within 24 hours.")
+        str | None,
+        typer.Option("--emergency", metavar="INCIDENT", help="An incident, against whose clock it runs."),
     ] = None,
     *,
     config: Config = None,

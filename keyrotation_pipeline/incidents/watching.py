@@ -7,11 +7,13 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.opening import Taken, prepare_requests, take_flags
 from keyrotation_pipeline.incidents.report import kept_report
+from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # Whoever raises flags without end keeps one look busy for so long, and not the next ones from ending.
 ROUNDS = 10
+REPORTING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,17 @@ def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -
             trouble.append(str(error))
     trouble += prepare_requests(pipeline, requested_by)
     try:
-        for incident in incidents(pipeline.ledger).unfinished:
+        until = pipeline.clock.monotonic() + REPORTING_SECONDS
+        for incident in _from_another_each_time(pipeline, incidents(pipeline.ledger).unfinished):
+            if pipeline.clock.monotonic() > until:
+                break  # a flood of flags must not keep the next look from its flags
             kept_report(pipeline, incident.id)
     except KeyRotationError as error:
         trouble.append(f"no version of a report could be kept: {error}")
     return Look(tuple(taken), tuple(trouble))
+
+
+def _from_another_each_time(pipeline: Pipeline, unfinished: Sequence[Incident]) -> Sequence[Incident]:
+    """All of them, begun at another one each minute, so that the last ones have their turn too."""
+    first = int(pipeline.clock.now().timestamp() // 60) % max(len(unfinished), 1)
+    return (*unfinished[first:], *unfinished[:first])

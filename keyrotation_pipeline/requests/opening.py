@@ -11,7 +11,8 @@ from keyrotation_pipeline.model.request import Request, RequestAction, RequestSt
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-EMERGENCY = timedelta(hours=24)
+# Longer than an incident's clock: one that is late must go on, and not wait for signatures again.
+EMERGENCY = timedelta(days=7)
 LONGEST_NAME_CHARS = 255
 LONGEST_REASON_CHARS = 1000
 
@@ -37,7 +38,7 @@ def drawn_up(
 
     Args:
         fingerprint: of the source, 64 hex digits.
-        incident: makes it an emergency: to be finished within 24 hours.
+        incident: makes it an emergency: signatures hold for seven days, longer than an incident's clock of 48 hours.
         start_by: aware; default as the action has it.
         finish_by: aware; default as the action has it.
 

@@ -56,7 +56,7 @@ def open_request(
     Args:
         reason: one plain line; officers sign it.
         requested_by: who asks, as `key_rotation_audit.initiated_by` shows it.
-        incident: makes it an emergency, to be finished within 24 hours. One that was opened says which versions are
+        incident: makes it an emergency, which runs against its clock. One that was opened says which versions are
             compromised; any other means the one that is being left.
         start_by: aware; default 30 days from now.
         finish_by: aware; default 90 days from now.

@@ -1,5 +1,7 @@
 """From the flag to the retired key: what a flag changes, what signatures change, and what is taken over."""
 
+from datetime import timedelta
+
 import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
@@ -295,3 +297,19 @@ def test_a_fresh_request_whose_source_was_replaced_meanwhile_is_prepared_anew(wo
     assert (anew.source, anew.target) == (V2, V3)
     walk(world, signed(world, anew))
     assert (world.keys.primary(), state(world, V2)) == (V3, KeyState.COMPROMISED)
+
+
+@pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS, Step.ARCHIVED_KEY])
+def test_an_emergency_that_runs_longer_than_its_clock_goes_on_without_another_signature(
+    world: FakeWorld, through: Step
+) -> None:
+    _, prepared = opened(world)
+    walk(world, signed(world, prepared), through)
+    world.clock.at += timedelta(hours=50)
+    assert walk(world, prepared).status is RequestStatus.FINISHED
+
+
+def test_officers_who_sign_on_the_second_day_need_no_other_request(world: FakeWorld) -> None:
+    _, prepared = opened(world)
+    world.clock.at += timedelta(hours=30)
+    assert walk(world, signed(world, prepared)).status is RequestStatus.FINISHED

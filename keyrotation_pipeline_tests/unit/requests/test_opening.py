@@ -89,7 +89,7 @@ def test_a_version_that_was_ever_used_is_never_used_again(world: FakeWorld, trac
     ("given", "start", "finish"),
     [
         pytest.param({}, timedelta(days=30), timedelta(days=90), id="routine"),
-        pytest.param({"incident": "INC-7"}, timedelta(hours=24), timedelta(hours=24), id="emergency"),
+        pytest.param({"incident": "INC-7"}, timedelta(days=7), timedelta(days=7), id="emergency"),
         pytest.param(
             {"start_by": START + timedelta(days=1, microseconds=5), "finish_by": START + timedelta(days=2)},
             timedelta(days=1),
