@@ -39,6 +39,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.contract.key_store import archive
+from keyrotation_pipeline_tests.fakes import ProcessKilled
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -289,7 +290,7 @@ def test_what_a_killed_run_left_is_not_found_by_the_next(
     subject, name = (type(clinic.site.configurations), "make") if at == "key" else (rekeying, "copied")
     with monkeypatch.context() as patch:
         patch.setattr(subject, name, _kill)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(ProcessKilled):
             rekeyed(clinic)
     left = [name for name in clinic.site.local.names() if f"{old.stamp}-2" in name]
     assert left
@@ -306,7 +307,7 @@ def test_what_a_killed_run_left_is_not_found_by_the_next(
 
 
 def _kill(*_arguments: object, **_options: object) -> None:
-    raise KeyboardInterrupt
+    raise ProcessKilled
 
 
 def test_the_audit_says_before_and_after_what_is_made_of_what(local_clinic: Clinic) -> None:
