@@ -31,6 +31,7 @@ from keyrotation_pipeline.defs.mirror import ledger_mirror
 from keyrotation_pipeline.defs.prove import zero_old_rows_proof_asset
 from keyrotation_pipeline.defs.readiness import rotation_readiness
 from keyrotation_pipeline.defs.reencrypt import rows_asset, zero_old_rows_check
+from keyrotation_pipeline.defs.rehearsal import REHEARSAL_JOB, nightly_rehearsal, rotation_rehearsal
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.retire import every_value_decrypts, retired_key
 from keyrotation_pipeline.defs.schedules import rotation_calendar
@@ -44,11 +45,14 @@ def build_definitions(
     pipeline: PipelineResource,
     time_zone: str = "UTC",
     installed: datetime | None = None,
+    *,
+    rehearse_nightly: bool = False,
 ) -> dg.Definitions:
     """Everything that Dagster shows, over these tables; without tables no `rows` assets, all else as ever.
 
     Args:
         installed: when the days of backups begin; None: now.
+        rehearse_nightly: whether each night's backup is rehearsed on.
     """
     now = SystemClock().now()
     # Not of the future, where a clock was wrong then: today must have a partition.
@@ -69,6 +73,7 @@ def build_definitions(
         compliance_report,
         backup_assets(time_zone, first_day),
         recovery_test_asset,
+        rotation_rehearsal,
         incident_report_asset,
         breach_decision_asset,
         access_audit_asset,
@@ -85,8 +90,13 @@ def build_definitions(
             backup_decrypts,
             *([zero_old_rows_check(tables)] if tables else []),
         ],
-        jobs=[*jobs.all(), BACKUP_JOB, RECOVERY_TEST_JOB],
-        schedules=[rotation_calendar(jobs), daily_key_backup(time_zone), quarterly_recovery_test(time_zone)],
+        jobs=[*jobs.all(), BACKUP_JOB, RECOVERY_TEST_JOB, REHEARSAL_JOB],
+        schedules=[
+            rotation_calendar(jobs),
+            daily_key_backup(time_zone),
+            quarterly_recovery_test(time_zone),
+            *([nightly_rehearsal(time_zone)] if rehearse_nightly else []),
+        ],
         sensors=[conductor_sensor(jobs), ledger_mirror, run_failure_alert, incident_flag, alert_delivery],
         resources={"pipeline": resource},
         executor=dg.in_process_executor,
@@ -110,7 +120,12 @@ def declared_definitions() -> dg.Definitions:
     resource = PipelineResource(config_file=str(declared.path))
     shards, time_zone = declared.reencryption.shards, declared.time_zone
     return build_definitions(
-        declared.encrypted_tables, shards, resource, time_zone, assembly.installed_at(declared.home)
+        declared.encrypted_tables,
+        shards,
+        resource,
+        time_zone,
+        assembly.installed_at(declared.home),
+        rehearse_nightly=declared.recovery.rehearse_nightly,
     )
 
 

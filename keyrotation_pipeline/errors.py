@@ -222,6 +222,10 @@ class RestoreTimeoutError(RecoveryError):
         )
 
 
+class RehearsalError(KeyRotationError):
+    """A rehearsal found what would stop the rotation, or cannot be held."""
+
+
 class BlockedError(KeyRotationError):
     """The rotation must wait for something outside it, which the message names."""
 

@@ -182,12 +182,25 @@ def recovered_keys(
     return keys
 
 
+def require_keys(dump: DatabaseCopy, keys: Mapping[KeyVersion, KeyMaterial]) -> None:
+    """Refuse a dump that not all of these keys can read.
+
+    Raises:
+        MissingVersionError: names the first that is missing.
+    """
+    if missing := [version for version in dump.versions if version not in keys]:
+        raise MissingVersionError(
+            f"{dump.file.name} needs the key {missing[0]}, which no recovered backup holds; find a backup of "
+            f"{missing[0]}, or its values in that dump are lost"
+        )
+
+
 def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryReport:
     clock, registered = site.pipeline.clock, site.pipeline.ledger.keys()
     with site.restorer.workspace() as workspace:
         begun = clock.now()
         kept = kept_sets(place, site.seals)
-        made, dump = _newest(kept, site.seals)
+        made, dump = newest_dump(kept, site.seals)
         keys = recovered_keys(place, made, key, registered)
         newest = _restored(site, place, made, dump, keys, key, workspace)
         recovered = clock.now()
@@ -207,8 +220,12 @@ def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryR
     )
 
 
-def _newest(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
-    """The newest set; nothing that is damaged, forged or missing is passed over for an older one."""
+def newest_dump(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
+    """The newest set with a dump; nothing that is damaged, forged or missing is passed over for an older one.
+
+    Raises:
+        BackupError, RecoveryError: it is missing, damaged, or not ours.
+    """
     made, sealed = kept.newest, seals.newest_with_dump
     for name, why in kept.refused.items():
         if made is None or seals.is_after(name, made):
@@ -254,11 +271,7 @@ def _restored(
     key: RecoveryKey,
     workspace: Path,
 ) -> DumpTested:
-    if missing := [version for version in dump.versions if version not in keys]:
-        raise MissingVersionError(
-            f"{dump.file.name} needs the key {missing[0]}, which no recovered backup holds; find a backup of "
-            f"{missing[0]}, or its values in that dump are lost"
-        )
+    require_keys(dump, keys)
     target = workspace / "dump"
     fetch(place, dump.file, target)
     with site.restorer.restored(dump, target, key) as restored:

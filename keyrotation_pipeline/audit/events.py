@@ -14,6 +14,7 @@ from keyrotation_pipeline.model import (
     incident_events,
     key_events,
     pace,
+    rehearsal,
     request_events,
 )
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent
@@ -23,7 +24,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 Record = TypeVar("Record", bound=Fact)
 RECORDS: Mapping[str, type[Fact]] = {
     str(record.kind): record
-    for module in (assessment, backup_events, incident_events, key_events, pace, request_events)
+    for module in (assessment, backup_events, incident_events, key_events, pace, rehearsal, request_events)
     for record in vars(module).values()
     if isinstance(record, type) and issubclass(record, Fact) and record is not Fact
 }

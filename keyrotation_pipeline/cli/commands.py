@@ -53,6 +53,9 @@ COMMANDS = {
         "preflight",
         "Check all that a rotation needs: keys, backups, officers, tables, room, time.",
     ),
+    "rehearse": Command(
+        "rehearse", "rehearse_command", "Carry a rotation out on the newest backup, in a scratch server."
+    ),
     "request": Command("requests", "request", "Open a rotation for officers to sign; prints its id."),
     "approve": Command("requests", "approve", "Print the text to sign, or add an officer's signature."),
     "requests": Command("requests", "requests", "List every pending request, with who has signed it and who has not."),

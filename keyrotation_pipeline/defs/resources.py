@@ -12,11 +12,15 @@ from dagster._core.scheduler.instigation import InstigatorStatus
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
+from keyrotation_pipeline.assembly.rehearsals import RestoredStages
+from keyrotation_pipeline.assurance.rehearsal import rehearse
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
 from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.rehearsal import Rehearsed
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -72,6 +76,10 @@ class PipelineResource:
         """
         with backups.recovery_key(self._declared()) as key:
             yield key
+
+    def rehearse(self, site: BackupSite, key: RecoveryKey, report: Report) -> Rehearsed:
+        """Rehearse the next rotation on the newest backup; see `assurance.rehearsal.rehearse`."""
+        return rehearse(site, key, RestoredStages(self._declared()), None, report)
 
     def note_look(self, name: str, context: dg.SensorEvaluationContext | None = None) -> None:
         """Keep that a sensor or schedule looked, for `keyrotation status`; never fails a look.

@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.listing import PendingRequest
 from keyrotation_pipeline.model.pace import PaceSet
+from keyrotation_pipeline.model.rehearsal import Rehearsed
 from keyrotation_pipeline.model.request import Request, Walk
 
 SCHEMA = 1
@@ -143,6 +144,33 @@ class OpenIncident:
 
 
 @dataclass(frozen=True, slots=True)
+class LastRehearsal:
+    """A rehearsal that was carried out, and when."""
+
+    at: datetime
+    rehearsed: Rehearsed
+
+    @property
+    def in_words(self) -> str:
+        """What it found."""
+        done = self.rehearsed
+        if done.total_seconds is None:
+            return f"{done.source} to {done.target} would stop at {done.findings[0].step}"
+        return f"{done.source} to {done.target} in {done.total_seconds:,.0f} s besides the rollouts; nothing stopped it"
+
+    def as_json(self) -> dict[str, Any]:
+        """As `status --json` has it."""
+        done = self.rehearsed
+        seconds = done.total_seconds
+        return {
+            "at": instant(self.at),
+            "request": done.request,
+            "predicted_seconds": None if seconds is None else round(seconds, 1),
+            "findings": [f"{each.step}: {each.sentence}" for each in done.findings],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Where everything stands.
 
@@ -154,6 +182,7 @@ class Status:
         attention: one sentence for each thing that is overdue, blocked or stale.
         warnings: one for each that will be; they do not count for `--exit-code`.
         next_rotation_rule: why it is due then, and what is not known of it.
+        rehearsal: the newest one from the present primary; None: there is none.
     """
 
     generated_at: datetime
@@ -171,6 +200,7 @@ class Status:
     attention: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     next_rotation_rule: str | None = None
+    rehearsal: LastRehearsal | None = None
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:
@@ -197,6 +227,7 @@ class Status:
             "rotation": self.rotation.as_json() if self.rotation else None,
             "last_backup": instant(self.last_backup),
             "last_recovery_test": instant(self.last_recovery_test),
+            "last_rehearsal": self.rehearsal.as_json() if self.rehearsal else None,
             "incidents_open": len(self.incidents),
             "incidents": [incident.as_json() for incident in self.incidents],
             "requests": [request.as_json() for request in self.requests],

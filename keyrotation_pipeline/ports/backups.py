@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -253,6 +253,7 @@ class RestoredDump:
     """A dump restored into a database of its own.
 
     Args:
+        url: of the role without power that restored it.
         content: everything in it, counted.
         failures: what pg_restore could not restore: a phrase each, without content.
         left_out: what it was told to leave out: a phrase each.
@@ -268,6 +269,7 @@ class RestoredDump:
     server: str
     warning: str | None = None
     rekeyable: RekeyableDump | None = None
+    url: str = field(default="", repr=False)
 
 
 class DumpRestorer(Protocol):
@@ -276,10 +278,15 @@ class DumpRestorer(Protocol):
     def workspace(self) -> AbstractContextManager[Path]:
         """An empty private directory, wiped when the context ends, and those that a killed process left, before."""
 
-    def restored(self, dump: DatabaseCopy, file: Path, key: RecoveryKey) -> AbstractContextManager[RestoredDump]:
+    def restored(
+        self, dump: DatabaseCopy, file: Path, key: RecoveryKey, *, durable: bool = False
+    ) -> AbstractContextManager[RestoredDump]:
         """The dump, which lies in `file`, in a scratch server, which is wiped when the context ends.
 
         What the dump says runs there as a role without power.
+
+        Args:
+            durable: the server waits for its disk as one in use does, so that times can be taken there.
 
         Raises:
             DamagedBackupError, WrongRecipientError: the dump cannot be decrypted or restored.

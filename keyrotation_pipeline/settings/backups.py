@@ -76,6 +76,7 @@ class RecoverySettings(Section):
         secret_key: an exported OpenPGP secret key that can decrypt and nothing else.
         passphrase: of that key.
         gnupg_home: instead of `secret_key`: a GnuPG home whose agent or smartcard decrypts.
+        rehearse_nightly: rehearse the next rotation on each night's backup, with that key.
         superuser_extensions: those of other makers that a recovery test's server has its superuser create.
         longest_restore_seconds: then the restore of a dump is ended, since SQL in it may never end.
         rto_seconds: objective: how long a recovery may take.
@@ -85,6 +86,7 @@ class RecoverySettings(Section):
     secret_key: SecretPlace | None = None
     passphrase: SecretPlace | None = None
     gnupg_home: SettingPath | None = None
+    rehearse_nightly: bool = False
     superuser_extensions: tuple[Text, ...] = ()
     longest_restore_seconds: Positive = 12 * 3600
     rto_seconds: Positive = 4 * 3600
@@ -94,6 +96,10 @@ class RecoverySettings(Section):
     def _one_key(self) -> Self:
         if self.secret_key is not None and self.gnupg_home is not None:
             raise ConfigurationError("[recovery] names both secret_key and gnupg_home; keep one")
+        if self.rehearse_nightly and self.secret_key is None and self.gnupg_home is None:
+            raise ConfigurationError(
+                "[recovery] rehearse_nightly takes a key that opens backups; name it in secret_key or gnupg_home"
+            )
         return self
 
 

@@ -28,8 +28,11 @@ TRUE_TAGS = {"dagster/sensor_name": "rotation_conductor", "keyrotation/attempt":
 # Made by their own schedule, or when there is an incident, not by the walk.
 BACKUPS = {
     dg.AssetKey(name)
-    for name in ("key_backup", "database_backup", "recovery_test", "incident_report", "breach_decision", "access_audit")
-}
+    for name in (
+        "key_backup", "database_backup", "recovery_test", "rotation_rehearsal",
+        "incident_report", "breach_decision", "access_audit",
+    )
+}  # fmt: skip
 
 
 def requests(dagster: Dagster) -> list[dg.RunRequest]:

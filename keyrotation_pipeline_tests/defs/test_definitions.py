@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.request import WALK, Step
 from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of
 
-BACKUPS = ("key_backup", "database_backup", "recovery_test")
+BACKUPS = ("key_backup", "database_backup", "recovery_test", "rotation_rehearsal")
 INCIDENTS = ("incident_report", "breach_decision", "access_audit")
 TOP = Path(__file__).parents[2]
 CONFIGURATION = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n[reencryption]\nshards = 3\n'

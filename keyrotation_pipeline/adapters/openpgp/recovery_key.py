@@ -136,12 +136,24 @@ def imported_key(
     Raises:
         RecoveryKeyError: it is no secret key, or one that must not be here.
     """
-    with held(_new_home) as home, _guarded(home):
+    with secret_home() as home:
         _import(home, secret)
         fingerprint, usable = _described(home)
         if decrypts_only:
             _require_decrypts_only(fingerprint, usable, officers)
         yield GpgRecoveryKey(home, fingerprint[-16:], passphrase, ask=False)
+
+
+@contextmanager
+def secret_home() -> Iterator[Path]:
+    """An empty GnuPG home, in memory if there is any; it is wiped, and its agent ended, with the block or with us."""
+    with held(_new_home) as home, _guarded(home):
+        yield home
+
+
+def has_memory() -> bool:
+    """Whether `secret_home` never touches a disk, unless the machine swaps."""
+    return _homes() == _MEMORY
 
 
 def wipe_abandoned_keys() -> None:

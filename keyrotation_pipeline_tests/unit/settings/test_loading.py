@@ -318,6 +318,11 @@ def test_a_recovery_key_is_looked_up_only_when_it_is_used(tmp_path: Path) -> Non
         pytest.param(TABLE + "[backup.s3]\nprefix = 'b'", "[backup.s3] lacks 'bucket'", id="no bucket"),
         pytest.param(TABLE + "[recovery]\nsecret_key = {}", "write one of the two", id="key nowhere"),
         pytest.param(
+            TABLE + "[recovery]\nrehearse_nightly = true",
+            "name it in secret_key or gnupg_home",
+            id="nights without a key",
+        ),
+        pytest.param(
             TABLE + "[recovery]\ngnupg_home = 'g'\nsecret_key = { file = 'k' }", "keep one", id="key in two places"
         ),
     ],

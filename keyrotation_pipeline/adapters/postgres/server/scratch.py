@@ -69,7 +69,9 @@ class ScratchServers:
         return self._directory
 
     @contextmanager
-    def restored(self, dump: DatabaseCopy, file: Path, key: RecoveryKey) -> Iterator[RestoredDump]:
+    def restored(
+        self, dump: DatabaseCopy, file: Path, key: RecoveryKey, *, durable: bool = False
+    ) -> Iterator[RestoredDump]:
         """See `DumpRestorer.restored`."""
         name = dump.file.name
         installation, warning = for_dumps_of(self._binaries, dump.server_major)
@@ -79,7 +81,7 @@ class ScratchServers:
         wanted = beforehand(programs, name, file, key, listed, self._allowed)
         with (
             tempfile.TemporaryDirectory(dir=self._directory, prefix="server-") as home,
-            ShortLivedServer(Path(home) / "postgres", installation) as server,
+            ShortLivedServer(Path(home) / "postgres", installation, durable=durable) as server,
         ):
             with closing(connect(server.url(APPLICATION_DATABASE))) as superuser:
                 require_available(superuser, dump, listed, installation.description, self._allowed)
@@ -93,7 +95,7 @@ class ScratchServers:
                 database = PostgresDatabase(url, connection, limited, Limits().in_an_emergency())
                 rekeyable = ScratchDump(url, connection, self._binaries)
                 content, told = contents.count(connection), installation.description
-                yield RestoredDump(database, content, done.failures, done.left_out, told, warning, rekeyable)
+                yield RestoredDump(database, content, done.failures, done.left_out, told, warning, rekeyable, url)
 
 
 def _limited(url: str, seconds: float) -> Connection:

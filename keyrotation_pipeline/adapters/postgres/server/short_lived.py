@@ -17,12 +17,17 @@ _STATUS_LINE = 7
 
 
 class ShortLivedServer(EmbeddedServer):
-    """An `EmbeddedServer` of one process of ours. `pg_ctl` would detach it; so it is started directly."""
+    """An `EmbeddedServer` of one process of ours. `pg_ctl` would detach it; so it is started directly.
+
+    Args:
+        durable: it waits for its disk, though nothing of it is kept: what takes time there takes it here too.
+    """
 
     INITDB = ("--no-sync",)
 
-    def __init__(self, directory: Path, installation: Installation) -> None:
+    def __init__(self, directory: Path, installation: Installation, *, durable: bool = False) -> None:
         super().__init__(directory, installation)
+        self._options = () if durable else _NOTHING_IS_KEPT
         self._process: subprocess.Popen[bytes] | None = None
 
     def _launch(self) -> bool:
@@ -31,7 +36,7 @@ class ShortLivedServer(EmbeddedServer):
             directory, descriptors = stack.enter_context(self._account.reaching(self.directory))
             log = stack.enter_context((self.directory / "log").open("ab"))
             self._configure(directory)
-            command = [str(self._installation.binaries / "postgres"), "-D", str(directory / "data"), *_NOTHING_IS_KEPT]
+            command = [str(self._installation.binaries / "postgres"), "-D", str(directory / "data"), *self._options]
             self._process = subprocess.Popen(  # noqa: S603  arguments of our own
                 ending_with_us(command, _SIGNAL),
                 cwd="/",

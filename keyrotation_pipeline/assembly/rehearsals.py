@@ -1,0 +1,94 @@
+"""From settings to a stage: the whole pipeline over a restored database, with keys and officers that nobody keeps."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from pydantic import SecretStr
+
+from keyrotation_pipeline.adapters.openpgp.recovery_key import has_memory, secret_home
+from keyrotation_pipeline.adapters.openpgp.throwaway_officers import ThrowAwayOfficers
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
+from keyrotation_pipeline.errors import HomeError, RehearsalError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.ports.rehearsals import Stage
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings
+from keyrotation_pipeline.settings.sections import (
+    ApprovalsSettings,
+    DatabaseSettings,
+    KeysSettings,
+    OfficerSettings,
+    RolloutSettings,
+)
+
+ACTOR = "rehearsal"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredStages:
+    """`Stages` that follow a configuration in everything that costs time: tables, shards, workers, throttles."""
+
+    settings: Settings
+
+    @contextmanager
+    def opened(self, url: str, ring: KeyRing) -> Iterator[Stage]:
+        """See `Stages.opened`."""
+        if not has_memory():
+            raise HomeError(
+                "a rehearsal holds keys in memory and never on a disk, and this machine has no /dev/shm that can be "
+                "written to; rehearse on one that has"
+            )
+        with secret_home() as memory:
+            home = memory / "pipeline"
+            home.mkdir(mode=0o700)
+            officers = ThrowAwayOfficers(memory, home)
+            declared = _for_rehearsal(self.settings, url, home, officers)
+            _forget(url)
+            initialise(declared, ring, actor=ACTOR)
+            with open_pipeline(declared, actor=ACTOR) as pipeline:
+                yield Stage(pipeline, officers.sign)
+
+    @contextmanager
+    def plainly(self) -> Iterator[None]:
+        """See `Stages.plainly`."""
+        try:
+            yield
+        except psycopg.Error as error:
+            # Names of the catalogue only: the message could quote a row.
+            where = ", ".join(filter(None, (error.diag.table_name, error.diag.column_name, error.diag.constraint_name)))
+            raise RehearsalError(
+                f"the database refuses with {type(error).__name__} (SQLSTATE {error.sqlstate or 'none'}"
+                f"{f': {where}' if where else ''}); mend that before the rotation"
+            ) from None
+
+
+def _for_rehearsal(settings: Settings, url: str, home: Path, officers: ThrowAwayOfficers) -> Settings:
+    """The configuration, with nothing in it that reaches anything real; hours of the day are not waited for."""
+    roster = tuple(OfficerSettings(name=name, certificate=file) for name, file in officers.certificates)
+    return settings.model_copy(
+        update={
+            "home": home,
+            "database": DatabaseSettings.model_construct(url=SecretStr(url)),
+            "keys": KeysSettings(),
+            "approvals": ApprovalsSettings(required=len(roster), officers=roster),
+            "rollout": RolloutSettings(mode=RolloutMode.NONE),
+            "backup": BackupSettings(),
+            "recovery": RecoverySettings(),
+            "reencryption": settings.reencryption.model_copy(update={"hours": None}),
+        }
+    )
+
+
+def _forget(url: str) -> None:
+    """Drop what the restored database remembers: its requests were signed for another database, by other officers.
+
+    Statistics and visibility are as in a database that has been in use for a while.
+    """
+    with closing(connect(url)) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS keyrotation CASCADE")
+        connection.execute("VACUUM (ANALYZE)")
