@@ -64,13 +64,19 @@ def gather(pipeline: Pipeline, breach_of: BreachOf) -> Evidence:
     Raises:
         AuditError: the audit does not verify, so that nothing can be reported from it; or it is empty.
     """
+    events = verified_events(pipeline)
+    return Evidence(report_of(events, pipeline.signatures, breach_of), events)
+
+
+def verified_events(pipeline: Pipeline) -> tuple[AuditEvent, ...]:
+    """The whole audit, verified with its anchors, tables and signatures; raises as `gather`."""
     verified = verify_everything(pipeline)
     with pipeline.ledger.snapshot():
         events = tuple(pipeline.ledger.events())
     verify_chain(events, [verified])  # what others appended meanwhile follows what was verified
     if not events:
         raise AuditError("the audit is empty, so there is nothing to report; run `keyrotation init`")
-    return Evidence(report_of(events, pipeline.signatures, breach_of), events)
+    return events
 
 
 def report_of(events: Sequence[AuditEvent], signatures: SignatureVerifier, breach_of: BreachOf) -> ComplianceReport:

@@ -6,13 +6,14 @@ import re
 import shutil
 import tempfile
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
 from keyrotation_pipeline.assurance.compliance_gathering import Evidence
 from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
+from keyrotation_pipeline.assurance.key_death import Certificate
 from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import Officer, Roster
@@ -25,11 +26,17 @@ from keyrotation_pipeline.ports.backup_places import BackupPlace
 _PLAIN = re.compile(r"([a-z]+/)?[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 
 
-def pack(evidence: Evidence, places: Sequence[BackupPlace], now: Roster | None) -> Mapping[str, bytes]:
+def pack(
+    evidence: Evidence,
+    places: Sequence[BackupPlace],
+    now: Roster | None,
+    certificates: Iterable[Certificate] = (),
+) -> Mapping[str, bytes]:
     """Every file of the pack, by its name in it.
 
     Args:
         places: where manifests of backups may be; one that is in none is left out, which `verify.py` says.
+        certificates: of keys that are dead.
         now: the officers' certificates as they are now, which may be extended since they were pinned.
 
     Raises:
@@ -49,6 +56,7 @@ def pack(evidence: Evidence, places: Sequence[BackupPlace], now: Roster | None) 
     for officer in now.officers if now else ():
         if officer.fingerprint in pinned:
             content[f"officers/{officer.fingerprint}.now.pgp"] = b64decode(officer.certificate)
+    content |= {f"certificates/{each.rotation}.dsse.json": each.envelope for each in certificates}
     for name in content:
         if not _PLAIN.fullmatch(name):
             raise AuditError("the audit names what cannot be the name of a file; run `keyrotation audit verify`")

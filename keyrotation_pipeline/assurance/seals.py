@@ -56,6 +56,16 @@ class Seals:
             self._pinned.add(public)
         return public
 
+    def signed(self, content: bytes) -> tuple[str, bytes]:
+        """Our public key, which the audit names, and its signature over what is no manifest.
+
+        Raises:
+            BackupError: there is no key here, or the audit does not name it.
+        """
+        if (public := self._signer.public) not in self._pinned:
+            raise BackupError("the audit does not name the pipeline's own key; run `keyrotation init`")
+        return public, self._signer.sign(content)
+
     def write(self, local: LocalPlace, made: BackupSet) -> None:
         """Make files of the local place a set. The manifest comes last: what has none is not a set.
 

@@ -1,4 +1,4 @@
-"""Check this pack with nothing but Python and gpg: `python3 -I verify.py [HEAD]`.
+"""Check this pack with nothing but Python and gpg, and openssl for certificates: `python3 -I verify.py [HEAD]`.
 
 HEAD is the hash of an audit head that you have from somewhere else, such as a signed text or an earlier report: without
 one, whoever made the pack could have made all of it. Exit code 1 on any difference, and if anything could not be
@@ -55,6 +55,7 @@ def main() -> int:
         check_head(events, sys.argv[1:], found)
         check_files(pack, events, found)
         check_signatures(pack, events, found)
+        check_certificates(pack, events, found)
         check_report(pack, events, found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         found.differences.append(f"something in the pack cannot be read ({type(error).__name__})")
@@ -139,7 +140,8 @@ def check_files(pack: Path, events: list[Event], found: Findings) -> None:
             continue
         same = hashlib.sha256(file.read_bytes()).hexdigest() == digest
         found.check("manifests of backups", f"backups/{name} is not what the audit says", holds=same)
-    known = OWN_FILES | expected.keys() | {f"backups/{name}" for name in sealed}
+    dead = {f"certificates/{event['request']}.dsse.json" for event in events if event["event"] == "key_retired"}
+    known = OWN_FILES | dead | expected.keys() | {f"backups/{name}" for name in sealed}
     for file in sorted(pack.rglob("*")):
         name = file.relative_to(pack).as_posix()
         strange = (file.is_symlink() or not file.is_dir()) and name not in known and not is_renewed(name, events)
@@ -256,6 +258,79 @@ def run(gpg: str, directory: str, *arguments: str) -> tuple[int, list[str]]:
         check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={"LC_ALL": "C"},
     )  # fmt: skip
     return done.returncode, done.stdout.decode("utf-8", "replace").splitlines()
+
+
+def check_certificates(pack: Path, events: list[Event], found: Findings) -> None:
+    """Every certificate of key death: signed by the pipeline's key, about this audit, saying what its events say."""
+    openssl = shutil.which("openssl")
+    for file in sorted(pack.glob("certificates/*")):
+        name, stored = file.relative_to(pack).as_posix(), json.loads(file.read_text(encoding="ascii"))
+        payload = base64.b64decode(stored["payload"], validate=True)
+        said = json.loads(payload)["predicate"]
+        holds = said["rotation"] == file.name.removesuffix(".dsse.json") and says_as_audit(json.loads(payload), events)
+        found.check("certificates of key death, by the audit", f"{name} says what the audit does not", holds=holds)
+        if openssl is None:
+            found.unchecked.append(f"the signature of {name}: openssl is not installed")
+            continue
+        good = is_signed(openssl, stored, payload, events)
+        found.check("certificates of key death, by openssl", f"{name} is not signed by the pipeline's key", holds=good)
+    if dead := [e["request"] for e in events if e["event"] == "key_retired"]:
+        missing = sorted({each for each in dead if not (pack / "certificates" / f"{each}.dsse.json").is_file()})
+        found.unchecked += [f"the retirement of {each}: it has no certificate in the pack" for each in missing]
+        found.unchecked.append("which backups still need a dead key: a certificate says what was kept when it was made")
+
+
+def says_as_audit(statement: Event, events: list[Event]) -> bool:
+    """Whether everything of a statement but the backups is what the events that it rests on say."""
+    said = statement["predicate"]
+    head, keys = said["audit_head"], keys_of(events[: said["audit_head"]["seq"]])
+    named = {each["event"]: events[each["seq"] - 1] for each in said["evidence"]}
+    hashes = all(events[e["seq"] - 1]["hash"] == e["hash"] and e["seq"] <= head["seq"] for e in said["evidence"])
+    own = all(event["request"] == said["rotation"] for event in named.values())
+    if not hashes or not own or events[head["seq"] - 1]["hash"] != head["hash"]:
+        return False
+    retired, archived = named["key_retired"]["facts"], named.get("step_finished", {}).get("facts", {})
+    replicas, gone = named.get("replicas_accounted", {}).get("facts", {}), retired["taken_from_applications"]
+    if archived and archived["step"] != "archived_key":
+        return False
+    told = [{"version": each, "fingerprint": keys[each][1], "state": keys[each][0]} for each in gone]
+    facts = archived.get("facts", {})
+    return (
+        said["keys"] == told
+        and [each["digest"]["sha256"] for each in statement["subject"]] == [each["fingerprint"] for each in told]
+        and all(retired[name] == value for name, value in said["rows"].items())
+        and said["undeclared_columns"]["not_searched"] == retired["not_searched"]
+        and said["not_seen"] == retired["not_seen"]
+        and said["replicas"]["accounted"] == replicas.get("replicas", [])
+        and said["applications"] == {"taken_from_key_store": gone, "seen_without_it": facts.get("names")}
+        and said["archive"] == facts.get("archived")
+    )
+
+
+def is_signed(openssl: str, stored: Event, payload: bytes, events: list[Event]) -> bool:
+    """Whether one signature of an envelope is by a key of the pipeline's that the audit names."""
+    kind = stored["payloadType"].encode()
+    signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+    named = [base64.b64decode(e["facts"]["public"]) for e in events if e["event"] == "backup_key_pinned"]
+    known = {hashlib.sha256(public).hexdigest(): public for public in named}
+    with home() as directory:
+        text, signature, key = (Path(directory) / name for name in ("text", "signature", "key"))
+        text.write_bytes(signed)
+        for each in stored["signatures"]:
+            if each["keyid"] not in known:
+                continue
+            key.write_bytes(known[each["keyid"]])
+            signature.write_bytes(base64.b64decode(each["sig"], validate=True))
+            done = subprocess.run(  # noqa: S603  openssl, with arguments of our own
+                [
+                    openssl, "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey", str(key), "-rawin",
+                    "-in", str(text), "-sigfile", str(signature),
+                ],
+                check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={},
+            )  # fmt: skip
+            if done.returncode == 0:
+                return True
+    return False
 
 
 def check_report(pack: Path, events: list[Event], found: Findings) -> None:

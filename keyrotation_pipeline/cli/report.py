@@ -13,6 +13,7 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
 from keyrotation_pipeline.assurance.evidence_pack import is_free, pack, write_directory
+from keyrotation_pipeline.assurance.key_death import certificates, certify
 from keyrotation_pipeline.audit.events import Entry
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor
@@ -28,6 +29,7 @@ class ReportFormat(StrEnum):
 
     HTML = "html"
     JSON = "json"
+    CERTIFICATE = "certificate"
     PACK = "pack"
 
 
@@ -40,26 +42,45 @@ def report(
             "--output", metavar="FILE", help="Write it there; never over what is there. A pack is a directory."
         ),
     ] = None,
+    rotation: Annotated[
+        str | None,
+        typer.Option("--rotation", metavar="ID", help="Of a certificate: which rotation.", show_default=False),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Write the compliance report: policy, keys, approvals verified anew, backups, recovery tests, incidents, audit.
 
     It is read from the verified audit alone. Its time is that of the newest event: the same audit, the same bytes. A
-    pack is a directory with all that the report rests on, and verify.py, which checks it offline.
+    pack is a directory with all that the report rests on, and verify.py, which checks it offline. A certificate is
+    one signed statement (in-toto, DSSE) of where the key that a rotation retired is no more.
     """
+    if (rotation is not None) != (form is ReportFormat.CERTIFICATE):
+        raise typer.BadParameter("name the rotation of a certificate, and of nothing else", param_hint="--rotation")
     if form is ReportFormat.PACK:
         _write_pack(target, config)
         return
     _require_new(target)
+    if rotation is not None:
+        _write(_certificate(rotation, config), target, "the certificate")
+        return
     with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
         found = gather(pipeline, partial(_breach_of, pipeline))
     content = {ReportFormat.HTML: render_html, ReportFormat.JSON: render_json}[form](found.report)
+    _write(content, target, f"the report up to audit event {found.report.audit.seq}")
+
+
+def _certificate(rotation: str, config: Path | None) -> bytes:
+    with assembly.open_backups(settings.load(config), actor=actor()) as site:
+        return certify(site, site.pipeline.ledger.request(rotation).id).envelope
+
+
+def _write(content: bytes, target: Path | None, what: str) -> None:
     if target is None:
         sys.stdout.write(content.decode())
         return
     with _created(target).open("wb") as file:
         file.write(content)
-    output.note(f"{target}: the report up to audit event {found.report.audit.seq}")
+    output.note(f"{target}: {what}")
 
 
 def _write_pack(target: Path | None, config: Path | None) -> None:
@@ -69,7 +90,8 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         raise _taken(target)
     with assembly.open_backups(settings.load(config), actor=actor()) as site:
         found = gather(site.pipeline, partial(_breach_of, site.pipeline))
-        content = pack(found, site.places, _roster_now(site.pipeline))
+        dead = certificates(site, found.events)
+        content = pack(found, site.places, _roster_now(site.pipeline), dead)
     if not write_directory(target, content):
         raise _taken(target)
     output.note(f"{target}: the report up to audit event {found.report.audit.seq}; check it with python3 -I verify.py")

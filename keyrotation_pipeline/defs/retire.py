@@ -1,13 +1,17 @@
 """The old key leaves the applications."""
 
+import json
+
 import dagster as dg
 
+from keyrotation_pipeline.assurance.key_death import certify, in_words
 from keyrotation_pipeline.defs.names import step_key
 from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
-from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
-from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to
+from keyrotation_pipeline.defs.partitions import KEY_VERSIONS, version_and_shard
+from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to, rotation_to
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.request import Step
 
 
@@ -20,7 +24,22 @@ from keyrotation_pipeline.model.request import Step
 )
 def retired_key(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """6. Evidence and approvals taken once more, in one transaction; then the old key leaves the applications."""
-    return perform(context, pipeline, Step.RETIRED_KEY)
+    done = perform(context, pipeline, Step.RETIRED_KEY)
+    return dg.MaterializeResult(metadata={**(done.metadata or {}), **_certified(context, pipeline)})
+
+
+def _certified(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dict[str, dg.MetadataValue]:
+    """The certificate of key death as it can be given now; the key is retired, whether it can or not."""
+    version, _ = version_and_shard(context)
+    try:
+        with pipeline.open_backups(actor_of(context)) as site:
+            made = certify(site, rotation_to(site.pipeline, version).id)
+    except KeyRotationError as error:
+        return {"certificate": dg.MetadataValue.text(f"none: {error}")}
+    return {
+        "certificate": dg.MetadataValue.md(in_words(made.statement)),
+        "certificate_signed": dg.MetadataValue.json(json.loads(made.envelope)),
+    }
 
 
 @dg.asset_check(asset=step_key(Step.RETIRED_KEY))

@@ -1,5 +1,6 @@
 """The compliance report, as a user types it, and the pack that an auditor checks without this program."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -31,6 +32,13 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic:
     assert code == 0, told
     for line in ("2  manifests of backups", "2  signatures, by gpg", "1  requests that began, with enough signatures"):
         assert line in told
+    for line in ("1  certificates of key death, by the audit", "1  certificates of key death, by openssl"):
+        assert line in told
+    envelope = json.loads(clinic.run("report", "--format", "certificate", "--rotation", request))
+    assert envelope == json.loads((pack / "certificates" / f"{request}.dsse.json").read_text()), (
+        "the same, signed alike"
+    )
+    certificate_tells_of(request, json.loads(base64.b64decode(envelope["payload"])))
     assert "not checked  whether this audit is the one you know" in told
     with assembly.open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
         _, signed_over = pipeline.ledger.request(request).audit_head
@@ -54,6 +62,18 @@ def report_tells_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None
     ]
     assert rotation["retirement"]
     assert {key["version"]: key["state"] for key in shown["keys"]} == {"v1": "archived", "v2": "active"}
+
+
+def certificate_tells_of(request: str, statement: dict[str, Any]) -> None:
+    said = statement["predicate"]
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert [(key["version"], key["state"]) for key in said["keys"]] == [("v1", "archived")]
+    assert [each["digest"]["sha256"] for each in statement["subject"]] == [key["fingerprint"] for key in said["keys"]]
+    assert (said["rotation"], said["rows"]["old_values"], said["rows"]["fenced_against"]) == (request, 0, ["v1"])
+    assert said["undeclared_columns"]["not_searched"]
+    assert said["not_seen"]
+    assert said["applications"]["taken_from_key_store"] == ["v1"]
+    assert said["backups_that_need_it"] == [], "only keys were backed up"
 
 
 def verified(pack: Path, *arguments: str) -> tuple[int, str]:
@@ -109,6 +129,23 @@ def certificate_removed(pack: Path) -> None:
         file.unlink()
 
 
+def certificate_says_more(pack: Path) -> None:
+    envelope_changed(pack, lambda said: said["undeclared_columns"].update(not_searched=[]))
+
+
+def certificate_forgets_its_limits(pack: Path) -> None:
+    envelope_changed(pack, lambda said: said.update(not_claimed=[]))
+
+
+def envelope_changed(pack: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    (file,) = (pack / "certificates").iterdir()
+    envelope = json.loads(file.read_text())
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    change(statement["predicate"])
+    envelope["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
+    file.write_text(json.dumps(envelope))
+
+
 def file_added(pack: Path) -> None:
     (pack / "officers" / "mallory.pgp").write_bytes(b"x")
 
@@ -124,6 +161,8 @@ TAMPERED: dict[Callable[[Path], None], str] = {
     signatures_swapped: "is no good signature",
     approval_text_changed: ".txt is not what the audit says",
     certificate_removed: "is no good signature",
+    certificate_says_more: "says what the audit does not",
+    certificate_forgets_its_limits: "is not signed by the pipeline's key",
     file_added: "officers/mallory.pgp does not belong to the pack",
     key_state_changed_in_report: "report.json has other keys than the audit",
 }
