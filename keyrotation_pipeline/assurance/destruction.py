@@ -101,7 +101,7 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
         if rotation.action != RequestAction.DESTROY or rotation.is_over:
             raise RequestError(f"request {rotation.id} destroys nothing; open one with `keyrotation destroy {version}`")
         stored = pipeline.keys.read()
-        require_consistent(pipeline, stored)
+        require_consistent(pipeline, stored, afresh=True)
         require_authorised(pipeline, rotation, stored)
         stored = kept_in_store(pipeline, stored)
         record = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)

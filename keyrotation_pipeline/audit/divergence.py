@@ -96,8 +96,11 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     return Divergence(tuple(findings), strangers)
 
 
-def require_consistent(pipeline: Pipeline, stored: StoredKeys) -> None:
+def require_consistent(pipeline: Pipeline, stored: StoredKeys, *, afresh: bool = False) -> None:
     """Refuse to change anything in a database that was restored to an earlier state, or whose audit does not verify.
+
+    Args:
+        afresh: before what cannot be undone, in a process that may be weeks old: see `require_verified`.
 
     Raises:
         BlockedError: it was restored; names what does not fit.
@@ -105,7 +108,7 @@ def require_consistent(pipeline: Pipeline, stored: StoredKeys) -> None:
     """
     if sentence := warning(divergence(pipeline, stored)):
         raise BlockedError(sentence)
-    require_verified(pipeline)
+    require_verified(pipeline, afresh=afresh)
 
 
 def warning(found: Divergence) -> str | None:

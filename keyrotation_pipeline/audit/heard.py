@@ -8,6 +8,11 @@ from keyrotation_pipeline.model.audit import AuditEvent
 _HEARD: dict[str, Belief] = {}
 
 
+def forget(database: str) -> None:
+    """Let the next question be answered from the first event on: an old one may have been changed since."""
+    _HEARD.pop(database, None)
+
+
 def belief_of(database: str, events_after: Callable[[int], Iterator[AuditEvent]]) -> Belief:
     """What an audit makes one believe now; events that this process has heard before are not read again.
 

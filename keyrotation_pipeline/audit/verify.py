@@ -6,7 +6,7 @@ from functools import partial
 
 from keyrotation_pipeline.audit.chain import summary, verify_audit
 from keyrotation_pipeline.audit.events import entries, recorded
-from keyrotation_pipeline.audit.heard import belief_of
+from keyrotation_pipeline.audit.heard import belief_of, forget
 from keyrotation_pipeline.audit.replay import Belief
 from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.model.approval import Roster
@@ -46,16 +46,19 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     return newest
 
 
-def require_verified(pipeline: Pipeline) -> None:
-    """The same before whatever destroys or decides, at the price of what is new.
+def require_verified(pipeline: Pipeline, *, afresh: bool = False) -> None:
+    """The same before whatever destroys or decides; of texts and signatures only those whose request is not over.
 
-    Events that this process has verified are not read again, and of texts and signatures only those are compared
-    whose request is not over.
+    Args:
+        afresh: read every event again; else those that this process has verified before are not, which is the price
+            of what is new.
 
     Raises:
         AuditError: a short phrase for each thing that differs.
     """
     kept = pipeline.anchors.heads()
+    if afresh:
+        forget(str(pipeline.database.identity()))
     with pipeline.ledger.snapshot():
         belief = belief_of(str(pipeline.database.identity()), lambda seq: pipeline.ledger.events(after_seq=seq))
         faults = [

@@ -67,7 +67,7 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
     """
     with pipeline.ledger.lock(LOCK):
         stored = pipeline.keys.read()
-        require_consistent(pipeline, stored)
+        require_consistent(pipeline, stored, afresh=True)
         with pipeline.ledger.transaction():
             _pin(pipeline, pipeline.ledger.request(request.id), stored)
         kept_in_store(pipeline, stored)

@@ -161,6 +161,23 @@ def test_status_and_whatever_destroys_verify_the_whole_audit_first(signed: Offic
         assert pipeline.ledger.head() == head
 
 
+def other_reason(owner: psycopg.Connection) -> None:
+    changed = "SET body = replace(body, 'yearly', 'for me') WHERE event = 'request_opened'"
+    owner.execute(f"UPDATE keyrotation.audit_events {changed}")
+
+
+def test_an_old_event_that_changes_under_a_running_daemon_is_noticed_by_its_next_step(signed: Office) -> None:
+    with signed.pipeline() as pipeline:
+        require_verified(pipeline)
+        with signed.owner() as owner:
+            other_reason(owner)
+        require_verified(pipeline)  # of what this process has verified before
+        head = pipeline.ledger.head()
+        with pytest.raises(AuditError, match=r"does not follow event|was changed"):
+            next_step(pipeline)
+        assert pipeline.ledger.head() == head
+
+
 def test_a_change_while_the_audit_is_verified_is_no_difference(signed: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     with signed.pipeline() as pipeline, signed.pipeline() as other:
         [rotation] = [each for each in pipeline.ledger.requests() if isinstance(each, Walk)]
@@ -207,6 +224,9 @@ def test_a_host_whose_clock_is_behind_records_nothing_and_says_so(
         with pytest.raises(BlockedError, match=r"the clock of this host is (29|30) seconds behind .*; set the clock"):
             pipeline.ledger.append(made)
         assert pipeline.ledger.head() == head
+        monkeypatch.setattr(pipeline.ledger, "clock", Behind(24 * 3600))
+        with pytest.raises(BlockedError, match=r"dated \d{4}-.* and run `keyrotation reconcile` there"):
+            pipeline.ledger.append(made)
         monkeypatch.setattr(pipeline.ledger, "clock", Behind(15))
         pipeline.ledger.append(made)
         verify_everything(pipeline)

@@ -131,6 +131,23 @@ def test_a_function_of_the_tables_owner_that_our_writes_would_run_is_refused(
     assert f"of role {owner}, which would run as {ours}" in found[0]
 
 
+def test_the_statement_in_the_refusal_is_the_way_on(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str]
+) -> None:
+    owner, _, url = roles
+    unaccent = "CREATE FUNCTION f_unaccent(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower($1)'"
+    owned(connection, owner, f"{unaccent}; CREATE TABLE notes (id int, c text); CREATE INDEX ON notes (f_unaccent(c))")
+    with connect(url) as mine:
+        (sentence,) = problems(mine, fatal=True)
+        statement = re.search(r"run (ALTER FUNCTION .*) as a superuser", sentence)
+        assert statement
+        connection.execute(statement[1].encode())
+        assert problems(mine, fatal=True) == []
+    with connection.transaction():
+        connection.execute(f"SET LOCAL ROLE {owner}")
+        assert connection.execute("SELECT public.f_unaccent('É')").fetchone()  # the application goes on to use it
+
+
 @pytest.mark.parametrize(
     "condition",
     [

@@ -7,6 +7,8 @@ the rule is by owner: a function of a superuser or of our role may call anything
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from psycopg import sql
+
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
 
@@ -139,9 +141,14 @@ def require_own_planning(connection: Connection, *oids: int) -> None:
         role = connection.info.user
         raise PreflightError(
             f"{found.root} of {found.relation} calls {found.function} of role {found.owner}, which would run as {role} "
-            f"for whoever reads the table; ALTER FUNCTION {found.function} OWNER TO a superuser or {role}, or drop the "
+            f"for whoever reads the table; {to_be_ours(found.function, role)}, or drop the "
             f"{found.root.partition(' ')[0]}"
         )
+
+
+def to_be_ours(function: str, role: str) -> str:
+    """How to go on: the statement as it is typed. The application may still call the function, but not replace it."""
+    return f"run ALTER FUNCTION {function} OWNER TO {sql.Identifier(role).as_string()} as a superuser"
 
 
 def foreign_functions(connection: Connection, oids: Sequence[int]) -> Iterator[ForeignFunction]:

@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
     foreign_event_triggers,
     foreign_functions,
     foreign_parts_of_ours,
+    to_be_ours,
 )
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -62,7 +63,7 @@ def no_foreign_code_runs(subject: Subject) -> Iterator[Problem]:
     for what, relation, function, owner, _ in foreign_functions(subject.connection, oids):
         yield fatal(
             f"{what} of {relation} calls {function} of role {owner}, which would run as {role} for every re-encrypted "
-            f"row; ALTER FUNCTION {function} OWNER TO a superuser or {role}, or drop the {what.partition(' ')[0]}"
+            f"row; {to_be_ours(function, role)}, or drop the {what.partition(' ')[0]}"
         )
 
 
@@ -72,7 +73,7 @@ def no_foreign_event_trigger_fires(connection: Connection) -> Iterator[Problem]:
     for name, function, owner in foreign_event_triggers(connection):
         yield fatal(
             f"event trigger {name} calls {function} of role {owner}, which would run as {role} when a fence is added; "
-            f"ALTER FUNCTION {function} OWNER TO a superuser or {role}"
+            f"{to_be_ours(function, role)}"
         )
 
 
