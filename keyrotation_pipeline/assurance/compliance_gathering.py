@@ -164,7 +164,7 @@ def _refusal(
     signatures: SignatureVerifier, text: bytes, added: SignatureAdded, roster: Roster, at: datetime
 ) -> str | None:
     try:
-        verified = signatures.verify(text, bytes.fromhex(added.signature), roster.officers, at)
+        verified = signatures.was_good(text, bytes.fromhex(added.signature), roster.officers, at)
     except (ApprovalError, ValueError) as error:
         return str(error)
     return None if verified.officer == added.officer else f"it is by {verified.officer}"

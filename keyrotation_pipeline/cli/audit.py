@@ -40,11 +40,16 @@ def verify(
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.database.identity().name
         head = verify_everything(pipeline, *anchors)
+        unusable = [each.unusable for each in pipeline.signatures.certificates() if each.unusable and not each.encrypts]
     if as_json:
-        output.document({"database": database, "verified": True, "seq": head.seq, "head": head.hash})
+        output.document(
+            {"database": database, "verified": True, "seq": head.seq, "head": head.hash, "unusable": unusable}
+        )
         return
     output.heading(database)
     output.line(f"{head.seq:,} events verified, up to {head.hash}")
+    for sentence in unusable:
+        output.line(f"signatures that were verified before are those of then, though {sentence}")
     if anchor:
         output.line(f"the chain leads through the anchor of {anchor.name}, event {anchors[0].seq:,}")
 

@@ -225,7 +225,7 @@ class _Heard:
             return
         try:
             signature = bytes.fromhex(fact.signature)
-            verified = signatures.verify(fact.text.encode(), signature, self.roster.officers, at)
+            verified = signatures.was_good(fact.text.encode(), signature, self.roster.officers, at)
         except (ApprovalError, ValueError):
             return
         name = self.roster.name_of(verified.officer)

@@ -27,6 +27,15 @@ class SignatureVerifier(Protocol):
                 sentence.
         """
 
+    def was_good(self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> VerifiedSignature:
+        """The same of what was verified and recorded at a time: a revocation that became known since is left out.
+
+        Nothing is allowed by it: whoever acts on a signature asks `verify`.
+
+        Raises:
+            ApprovalError: as `verify`; revoked only where the officer was pinned so.
+        """
+
     def roster(self) -> Roster:
         """The roster that the configuration names, with its certificates as they are now.
 

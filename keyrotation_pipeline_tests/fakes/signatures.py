@@ -1,7 +1,7 @@
 """Signatures that say who made them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from keyrotation_pipeline.errors import (
@@ -37,6 +37,9 @@ class FakeSignatures:
                 self._require_valid(officer, at)
                 return VerifiedSignature(officer.fingerprint, self.signed_at)
         raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
+
+    def was_good(self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> VerifiedSignature:
+        return replace(self, revoked=set()).verify(text, signature, officers, at)
 
     @staticmethod
     def sign(fingerprint: str, text: bytes) -> bytes:

@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.assurance.destruction import open_destruction
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.audit.verify import require_verified, verify_everything
-from keyrotation_pipeline.errors import AuditError, BlockedError, PreflightError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, PreflightError
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.audit import hash_of
 from keyrotation_pipeline.model.events import EventKind, Note
@@ -28,6 +28,7 @@ from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.integration.test_database_owner import V1, Office, office
+from keyrotation_pipeline_tests.officers import revoke
 
 __all__ = ["office"]
 
@@ -161,21 +162,30 @@ def test_status_and_whatever_destroys_verify_the_whole_audit_first(signed: Offic
         assert pipeline.ledger.head() == head
 
 
-def other_reason(owner: psycopg.Connection) -> None:
-    changed = "SET body = replace(body, 'yearly', 'for me') WHERE event = 'request_opened'"
-    owner.execute(f"UPDATE keyrotation.audit_events {changed}")
+def somebody_else(owner: psycopg.Connection) -> None:
+    owner.execute("UPDATE keyrotation.audit_events SET body = replace(body, 'test', 'else') WHERE seq = 2")
 
 
 def test_an_old_event_that_changes_under_a_running_daemon_is_noticed_by_its_next_step(signed: Office) -> None:
     with signed.pipeline() as pipeline:
         require_verified(pipeline)
         with signed.owner() as owner:
-            other_reason(owner)
+            somebody_else(owner)
         require_verified(pipeline)  # of what this process has verified before
         head = pipeline.ledger.head()
         with pytest.raises(AuditError, match=r"does not follow event|was changed"):
             next_step(pipeline)
         assert pipeline.ledger.head() == head
+
+
+def test_an_officer_who_is_revoked_later_leaves_the_audit_good_and_signs_nothing_more(signed: Office) -> None:
+    with signed.pipeline() as pipeline:
+        revoke(signed.people["Ben"])
+        verify_everything(pipeline)
+        require_verified(pipeline)
+        assert any("is revoked" in sentence for sentence in overview(pipeline).attention)
+        with pytest.raises(ApprovalError, match="is revoked"):
+            next_step(pipeline)
 
 
 def test_a_change_while_the_audit_is_verified_is_no_difference(signed: Office, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,24 @@ def test_a_signature_made_before_the_certificate_was_revoked_is_refused(verifier
         signatures.verify(TEXT, signature)
 
 
+def test_what_was_carried_out_before_the_certificate_was_revoked_was_good_and_allows_nothing_now(
+    verifier: Verifier, tmp_path: Path
+) -> None:
+    officer = make_officer(tmp_path, "Revoked Officer")
+    signature, signatures, then = officer.sign(TEXT), verifier(officer), datetime.now(UTC)
+    revoke(officer)
+    good = signatures.was_good(TEXT, signature, signatures.pinned, then)
+    assert good.officer == signatures.pinned[-1].fingerprint
+    for at in (None, then):
+        with pytest.raises(ApprovalError, match="is revoked"):
+            signatures.verify(TEXT, signature, at=at)
+    with pytest.raises(ApprovalError, match="not over exactly this text"):
+        signatures.was_good(TEXT + b"x", signature, signatures.pinned, then)
+    with pytest.raises(ApprovalError, match="is revoked"):  # it was pinned so
+        signatures.was_good(TEXT, signature, verifier(officer).pinned, then)
+    assert any("is revoked" in (each.unusable or "") for each in signatures.certificates())
+
+
 def test_whoever_left_the_configuration_is_verified_by_the_certificate_that_was_pinned(
     verifier: Verifier, tmp_path: Path
 ) -> None:

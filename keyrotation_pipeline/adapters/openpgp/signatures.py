@@ -88,6 +88,17 @@ class OfficerSignatures:
         question = (text, signature, tuple(officers), tuple((each.fingerprint, each.content) for each in certificates))
         return self._verified.answer(question, lambda: self._verify(text, signature, officers, certificates))
 
+    def was_good(self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> VerifiedSignature:
+        """See `SignatureVerifier.was_good`.
+
+        When a certificate was revoked cannot be told: gpg makes revocations in advance, dated with the key itself.
+        """
+        known = self._certificates(officers)
+        unrevoked = [each for each in known if not each.revoked]
+        kept = {each.fingerprint for each in unrevoked}
+        certificates = [*unrevoked, *(each for each in known if each.fingerprint not in kept)]
+        return self._verify(text, signature, officers, certificates, at)[0]
+
     def _verify(
         self,
         text: bytes,

@@ -138,6 +138,8 @@ def test_an_approval_that_does_not_verify_any_more_gives_no_report() -> None:
     world = before_any_rotation()
     sign(world, request(world), ADA)
     world.signatures.revoked.add(ADA)
+    gather(world.pipeline, undecided)  # what was good when it was verified stays so
+    world.signatures.expired[ADA] = START - DAY  # before it was made
     with pytest.raises(AuditError, match="does not verify"):
         gather(world.pipeline, undecided)
 
