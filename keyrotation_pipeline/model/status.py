@@ -61,7 +61,7 @@ class RotationStatus:
         progress: 0 to 1.
         eta_seconds: how long the rows still take; None before and after they are re-encrypted.
         waiting_for: why it does not go on by itself, or why it goes slower; None if it does.
-        pace: what an operator has set; None: as configured.
+        pace: what an operator has set; None: as configured, and not in the JSON.
     """
 
     walk: Walk
@@ -87,7 +87,7 @@ class RotationStatus:
             "eta_seconds": self.eta_seconds,
             "waiting_for": self.waiting_for,
             "blocked_by": self.walk.blocked_by,
-            "pace": str(self.pace) if self.pace else None,
+            **({"pace": str(self.pace)} if self.pace else {}),
         }
 
 

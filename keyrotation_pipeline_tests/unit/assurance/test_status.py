@@ -80,7 +80,6 @@ def test_the_object_of_a_rotation_has_what_programs_read() -> None:
         "eta_seconds": None,
         "waiting_for": None,
         "blocked_by": None,
-        "pace": None,
     }
 
 
