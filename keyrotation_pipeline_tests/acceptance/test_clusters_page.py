@@ -30,7 +30,7 @@ TOP = Path(__file__).parents[2]
 AWS, KUBECTL = shutil.which("aws"), shutil.which("kubectl")
 V1 = KeyVersion(1)
 ROWS = 20
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.extended
 
 
 def block(name: str) -> str:

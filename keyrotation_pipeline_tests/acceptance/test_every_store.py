@@ -208,7 +208,7 @@ def dagster(clinic: Clinic) -> Iterator[Conducted]:
         yield Conducted(definitions, instance, resource)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 def test_the_keys_of_a_clinic(clinic: Clinic, dagster: Conducted, server: Server) -> None:
     """One clinic all the way: to make another for each claim would take a minute."""
     clinic.run("init", *clinic.place.init_options)

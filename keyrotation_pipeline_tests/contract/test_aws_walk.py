@@ -83,6 +83,7 @@ def assert_right(world: FakeWorld, request: str, secret: TestSecret) -> None:
     assert len(secret.archives()) == 1
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     ("answer", "refused"),

@@ -46,6 +46,7 @@ class SecondKeys:
         assert self.ever <= {base64_of(world.pipeline.keys.read().material(V2))}, "never a second key"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("fault", "refused", "refused_first"),
     [

@@ -74,7 +74,7 @@ def _look(url: str) -> None:
         look(pipeline, (), "sensor")
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.usefixtures("already_migrated")
 def test_a_thousand_flags_are_taken_once_each_whatever_kills_the_sensor(database_url: str) -> None:
     """Every second repeats the one before, every tenth is malformed; two sensors are killed and started again."""

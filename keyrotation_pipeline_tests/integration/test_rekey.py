@@ -131,6 +131,7 @@ def test_a_set_of_several_versions_and_partitions_is_made_anew_under_the_primary
         assert kept.newest == fresh
 
 
+@pytest.mark.extended
 def test_nobody_takes_it_for_a_fresh_backup(local_clinic: Clinic) -> None:
     old = old_set(local_clinic)
     pipeline = local_clinic.site.pipeline
@@ -167,6 +168,7 @@ def test_the_compromised_key_can_be_destroyed_once_every_dump_is_replaced(clinic
     assert kept_dumps_that_need(clinic.site, V1) == (f"{old.dump.file.name} in {clinic.site.local.description}",)
 
 
+@pytest.mark.extended
 def test_what_the_key_opens_is_listed_by_place(clinic: Clinic) -> None:
     old = old_set(clinic)
     back_up(clinic.site)
@@ -180,6 +182,7 @@ def test_what_the_key_opens_is_listed_by_place(clinic: Clinic) -> None:
     assert not any(made.stamp in line.split()[0] for line in lines)
 
 
+@pytest.mark.extended
 def test_an_undeclared_column_with_values_is_named_and_goes_along_once_it_is_declared(local_clinic: Clinic) -> None:
     local_clinic.connection.execute("ALTER TABLE public.clients ADD COLUMN nickname text")
     local_clinic.connection.execute(
@@ -195,6 +198,7 @@ def test_an_undeclared_column_with_values_is_named_and_goes_along_once_it_is_dec
     assert made.dump.tables[0].values["nickname"] == {V2: 1}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", ["lost table", "unreadable", "trigger", "no key", "no primary"])
 def test_what_would_not_be_the_same_is_refused_and_leaves_nothing(local_clinic: Clinic, case: str) -> None:
     clinic, connection = local_clinic, local_clinic.connection
@@ -270,6 +274,7 @@ def test_what_the_engine_did_not_do_or_did_besides_is_noticed(
     assert local_clinic.site.local.names() == names
 
 
+@pytest.mark.extended
 def test_a_set_that_needs_no_other_key_and_one_that_is_not_there_are_refused(local_clinic: Clinic) -> None:
     old_set(local_clinic)
     fresh = back_up(local_clinic.site).made
@@ -282,6 +287,7 @@ def test_a_set_that_needs_no_other_key_and_one_that_is_not_there_are_refused(loc
         rekeyed(local_clinic)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("at", ["key", "upload"])
 def test_what_a_killed_run_left_is_not_found_by_the_next(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch, at: str
@@ -310,6 +316,7 @@ def _kill(*_arguments: object, **_options: object) -> None:
     raise ProcessKilled
 
 
+@pytest.mark.extended
 def test_the_audit_says_before_and_after_what_is_made_of_what(local_clinic: Clinic) -> None:
     old = old_set(local_clinic)
     made = rekeyed(local_clinic).made
