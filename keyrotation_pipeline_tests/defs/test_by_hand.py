@@ -67,6 +67,8 @@ def test_what_is_due_runs_and_again_is_no_change(dagster: Dagster, approved: Wal
 
 def test_a_finished_rotation_is_shown_again_without_a_new_one(dagster: Dagster, walked: Walked) -> None:
     walked(None)
+    # The certificate opens the backups, and those of the fake world pin their key only then.
+    assert dagster.materialize("retired_key", partition="v2").success
     before = list(dagster.world.journal.entries)
 
     assert dagster.materialize("retired_key", partition="v2").success
