@@ -234,7 +234,7 @@ def test_init_again_changes_nothing_and_a_different_key_is_refused(clinic: Clini
 def test_status_is_the_contracts_object_before_during_and_after(clinic: Clinic) -> None:
     clinic.initialise()
     before = clinic.status()
-    assert set(before) == STATUS_KEYS | {"attention", "incidents", "requests", "warnings"}
+    assert set(before) == STATUS_KEYS | {"attention", "incidents", "last_rehearsal", "requests", "warnings"}
     assert (before["schema"], before["primary"], before["rotation"]) == (1, "v1", None)
     assert {table["table"]: table["values_by_version"] for table in before["tables"]} == {
         "billing.Invoices": {"v1": ROWS},
