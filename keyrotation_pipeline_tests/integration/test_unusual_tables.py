@@ -149,7 +149,7 @@ def test_a_table_dropped_and_made_anew_in_the_middle_is_told_and_then_rotated(
         "shard": lambda: database.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None),
         "sweep": lambda: database.sweep(REQUEST, CASES, ring, V2, wait=False),
     }
-    remake = between_read_and_write(lambda batch: application(database_url, *REMADE) if batch == 1 else None)
+    remake = between_read_and_write(lambda batch: application(database_url, *REMADE) if batch == 0 else None)
     with remake, pytest.raises(BlockedError, match="cases was dropped, or dropped and made anew"):
         steps[write]()
     steps[write]()

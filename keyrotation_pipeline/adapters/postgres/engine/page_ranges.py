@@ -168,6 +168,7 @@ class WholePageRanges:
 
     def renewed(self, relation: Relation, pages: PageRange) -> PageRange:
         """A new range over a relation that was rewritten as a whole; a range that is done stays as it is."""
+        _require_there(self._connection, relation)
         if pages.next >= pages.end:
             return pages
         again = self.open(relation)
