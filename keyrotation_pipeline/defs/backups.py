@@ -201,10 +201,13 @@ def _report_metadata(report: RecoveryReport) -> Mapping[str, Any]:
 
 def _told(report: RecoveryReport) -> str:
     """The proof that a backup restores, as a sentence with what it found."""
+    values = sum(
+        number for columns in report.newest.sampled.values() for by in columns.values() for number in by.values()
+    )
     missed = f" **Missed: {plain('; '.join(report.missed))}.**" if report.missed else " Both are within the objectives."
     return (
         f"`{report.newest.name}` of {plain(report.place)} was fetched, decrypted and restored into a scratch server: "
-        f"{sum(report.newest.rows.values()):,} rows, {report.newest.sampled:,} values decrypted. "
+        f"{sum(report.newest.rows.values()):,} rows, {values:,} values decrypted. "
         f"Recovery took {duration(report.rto_seconds)} (RTO); at most {duration(report.rpo_seconds)} of writes would "
         f"be lost (RPO).{missed}"
     )
