@@ -39,6 +39,33 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = config.stash[_BASE]
 
 
+# Minutes of processor time each; `pytest -m extended` runs them, and what a shorter test shows stays with that.
+EXTENDED = (
+    "acceptance/test_destroy.py",
+    "acceptance/test_failover.py",
+    "acceptance/test_policy.py",
+    "acceptance/test_reconcile.py",
+    "acceptance/test_rollout.py",
+    "acceptance/test_up.py::test_up_without",
+    "acceptance/test_disaster.py::test_everything_comes_back",
+    "contract/test_aws_key_store.py::test_after_a_death",
+    "contract/test_kubernetes_key_store.py::test_after_a_death",
+    "contract/test_file_key_store.py::test_after_a_death",
+    "integration/test_rehearsal.py::test_what",
+    "integration/test_rehearsal.py::test_values",
+    "defs/test_access.py",
+    "defs/test_proxy.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `EXTENDED` names, before marks choose."""
+    for item in items:
+        if item.nodeid.removeprefix("keyrotation_pipeline_tests/").startswith(EXTENDED):
+            item.add_marker("extended")
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Remove that directory, unless something in it tells of a failure."""
     base = session.config.stash.get(_BASE, None)
