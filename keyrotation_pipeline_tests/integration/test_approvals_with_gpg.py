@@ -47,6 +47,7 @@ def signing(tmp_path: Path) -> Signing:
     signatures = OfficerSignatures(GnuPG(tmp_path / "gnupg", SystemClock()), officers, 2, [ada.certificate])
     world = fake_pipeline()
     world.ledger.begin_with(signatures.roster(), *world.ledger.keys())
+    world.keys.roster = signatures.roster().digest
     pipeline = replace(world.pipeline, signatures=signatures, clock=SystemClock())
     rotation = replace(
         rotation_of(fake_pipeline(), V2, V3),  # as it is asked for; signed by others here
