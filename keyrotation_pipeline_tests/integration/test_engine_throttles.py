@@ -87,7 +87,8 @@ def test_the_end_is_foreseen_within_a_fifth_from_a_tenth_of_the_way(
     ]
     assert len(foreseen) >= 5
     for rows, left in foreseen:
-        assert abs(left - (20_000 - rows)) <= 0.2 * (20_000 - rows) + 200
+        # And a stretch, some 500 rows, is told when all of it is written.
+        assert abs(left - (20_000 - rows)) <= 0.2 * (20_000 - rows) + 500
 
 
 class _Counted(list[Progress]):
