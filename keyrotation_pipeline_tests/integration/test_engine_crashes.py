@@ -158,7 +158,9 @@ def test_a_statement_timeout_of_the_role_does_not_bind_the_engine(migrated: Conn
     ring = ring_of(1, 2)
     fill(migrated, ring)
     (name,) = migrated.execute("SELECT current_database()").fetchall()[0]
-    migrated.execute(f"ALTER DATABASE {name} SET statement_timeout = '1ms'".encode())
+    migrated.execute(f"ALTER DATABASE {name} SET statement_timeout = '200ms'".encode())
+    with connect(database_url) as connection:
+        connection.execute("SELECT pg_sleep(0.3)")
     assert Engine(database_url, ring, Limits(duty_cycle=1.0, statement_seconds=0.02)).shard(CASES).rows == ROWS
 
 

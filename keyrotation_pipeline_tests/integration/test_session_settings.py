@@ -13,9 +13,10 @@ from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
-from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server import connection as server_connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
@@ -25,6 +26,7 @@ from keyrotation_pipeline.model.request import Step, StepRecord
 from keyrotation_pipeline_tests.contract.ledger_suite import rotation
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.waiting import eventually
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("Name", "email"))
@@ -153,3 +155,16 @@ def test_names_and_keys_that_are_no_utf8_are_told_in_one_sentence(server: Server
             assert any(told in each.sentence for each in database.preflight([CLIENTS], V2) if each.fatal)
             with pytest.raises(PreflightError, match=told):
                 database.discover([CLIENTS])
+
+
+def test_a_connection_that_could_not_be_set_up_is_closed(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_connection, "SESSION_SETTINGS", "SET statement_timeout = 20; SELECT pg_sleep(5)")
+    refusals = []
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailableError) as refusal:  # its traceback keeps what was opened
+            connect(database_url)
+        refusals.append(refusal)
+    left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    assert eventually(lambda: connection.execute(left.encode()).fetchone() == (0,), 10)

@@ -1,5 +1,6 @@
 """Connections to the application's database, with the settings without which a count or a write may lie."""
 
+from contextlib import ExitStack
 from datetime import datetime
 from typing import cast
 
@@ -60,9 +61,12 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
         DatabaseUnavailableError: no server answers, or it refuses; names host and database, never the password.
     """
     try:
-        connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
-        _require_direct(connection, url)
-        connection.execute(SESSION_SETTINGS.encode())
+        with ExitStack() as unless_kept:
+            connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
+            unless_kept.callback(connection.close)
+            _require_direct(connection, url)
+            connection.execute(SESSION_SETTINGS.encode())
+            unless_kept.pop_all()
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise DatabaseUnavailableError(
