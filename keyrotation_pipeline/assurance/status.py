@@ -36,13 +36,14 @@ COUNTS_STALE_AFTER = timedelta(days=7)
 ROWS_SHARE = 0.7
 
 
-def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
+def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[str] = ()) -> Status:
     """Look at everything; a thing that cannot be looked at is told in `attention`, beside all others.
 
     `warnings` has those that will be: they do not count for `--exit-code`.
 
     Args:
         urgent_too: whether `attention` also has what incidents say, which alerts tell by themselves.
+        duties: what is due of closed incidents; `incidents.duties` knows.
     """
     now = pipeline.clock.now()
     records, rotation, head = pipeline.ledger.keys(), superseding.next_up(pipeline), pipeline.ledger.head()
@@ -61,7 +62,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True) -> Status:
     protected = protection(pipeline, records, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)
-    attention += urgent if urgent_too else []
+    attention += [*urgent, *duties] if urgent_too else []
     attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
     return Status(
         generated_at=now,

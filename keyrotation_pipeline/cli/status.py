@@ -11,6 +11,7 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.cli import output, status_text
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import DatabaseUnavailableError
+from keyrotation_pipeline.incidents.duties import unsettled_in_words
 from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -61,7 +62,7 @@ def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
 
 
 def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> Status:
-    shown = overview(pipeline)
+    shown = overview(pipeline, duties=unsettled_in_words(pipeline))
     if as_json:
         output.document(shown.as_json())
     else:

@@ -10,6 +10,7 @@ from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.incidents.duties import unsettled_in_words
 from keyrotation_pipeline.model.columns import Finding, TableCount
 from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.requests.inventory import take_inventory
@@ -35,7 +36,7 @@ def encrypted_columns(
         taken = take_inventory(opened)
         counts, findings = taken.counts, taken.findings
         seq = opened.ledger.head().seq
-        status = overview(opened)
+        status = overview(opened, duties=unsettled_in_words(opened))
     yield dg.MaterializeResult(
         metadata={
             **_status_metadata(status),

@@ -55,6 +55,16 @@ class Assessment:
     since: tuple[int, datetime] | None
     history: tuple[tuple[datetime, str], ...]
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether enough officers have signed the answers as they are."""
+        return 0 < self.required <= len(self.signed_by)
+
+    @property
+    def is_settled_as_none(self) -> bool:
+        """Whether they have signed that nobody is to be notified."""
+        return self.is_settled and self.in_force.outcome in _CLOSED
+
     def lines(self) -> tuple[str, ...]:
         """For people: what holds, who is to be told by when, what is missing, and what waits for signatures."""
         lines = lines_of(self.in_force)

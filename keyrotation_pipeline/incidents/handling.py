@@ -2,6 +2,8 @@
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.incidents.assessing import assessment_of
+from keyrotation_pipeline.incidents.opening import used_versions
 from keyrotation_pipeline.model.deadlines import carried_by
 from keyrotation_pipeline.model.incident import Incident, IncidentStatus, plain_text
 from keyrotation_pipeline.model.incident_events import IncidentAcknowledged, IncidentClosed
@@ -30,10 +32,12 @@ def close(
     remediation: str | None = None,
     lessons: str | None = None,
 ) -> Incident:
-    """Close an incident whose rotation is over, or whose request was cancelled since there was nothing to it.
+    """Close an incident whose key is out of use, or of which enough officers have signed that it is no breach.
 
     Raises:
-        IncidentError: there is none of that name, it is closed, its request is not over, or a text is none.
+        IncidentError: there is none of that name, it is closed, its request is not over, its key is still in use and
+            nobody has settled that it may be, or a text is none.
+        KeyStoreError: which keys are in use cannot be read.
     """
     incident = incidents(pipeline.ledger).incident(name)
     _require_unfinished(incident)
@@ -46,6 +50,7 @@ def close(
             f"{incident.id} has the {carrier.action} {carrier.id}, which is not over; let it end, or if there was "
             f"nothing to it, run `keyrotation cancel {carrier.id}` first"
         )
+    _require_out_of_use(pipeline, incident)
     at = pipeline.clock.now()
     pipeline.ledger.append(IncidentClosed(incident.id, by, at, root_cause, remediation, lessons), incident.request)
     return incidents(pipeline.ledger).incident(incident.id)
@@ -54,3 +59,16 @@ def close(
 def _require_unfinished(incident: Incident) -> None:
     if incident.status is IncidentStatus.CLOSED:
         raise IncidentError(f"{incident.id} is closed; see `keyrotation incident report {incident.id}`")
+
+
+def _require_out_of_use(pipeline: Pipeline, incident: Incident) -> None:
+    """Else whoever gets the request cancelled could end an incident alone, and leave the key in use."""
+    in_use = used_versions(pipeline)
+    used = [each for each in incident.versions if each in in_use]
+    if not used or assessment_of(pipeline, incident).is_settled_as_none:
+        return
+    raise IncidentError(
+        f"{incident.id} names {', '.join(map(str, used))}, which is still in use; let a rotation replace it "
+        f"(`keyrotation request --emergency {incident.id} --reason TEXT`), or if there was nothing to it, let officers "
+        f"sign an assessment that says so (`keyrotation incident assess {incident.id}`)"
+    )

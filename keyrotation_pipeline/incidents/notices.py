@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import incidents, told
+from keyrotation_pipeline.incidents.duties import in_words, unsettled
 from keyrotation_pipeline.incidents.telling import Notice
 from keyrotation_pipeline.model.alert import SUBJECT_CHARS, Alert, Severity
 from keyrotation_pipeline.model.contacts import ESCALATION, Contact, ContactRole
@@ -40,6 +41,7 @@ def notices(
     writer = _Writer(pipeline)
     return (
         *writer.of_incidents(contacts),
+        *writer.of_duties(),
         *writer.of_flags(),
         *writer.of_plans(),
         *writer.of_runs(),
@@ -81,6 +83,18 @@ class _Writer:
             yield from self._escalated(incident)
             yield from self._late(incident, clock)
             yield from self._breach_assessment(incident, clock)
+
+    def of_duties(self) -> Iterator[Notice]:
+        """What is due of closed incidents, once a week until officers have settled it."""
+        year, week, _ = self._now.isocalendar()
+        for each in unsettled(self._pipeline):
+            yield self._notice(
+                f"incident/{each.incident.id}/unsettled/{year}-{week:02d}",
+                Severity.WARNING,
+                f"Incident {each.incident.id}: settle whether it is a breach",
+                f"{in_words(each)}.",
+                frozenset({ContactRole.COMPLIANCE_OFFICER}),
+            )
 
     def of_flags(self) -> Iterator[Notice]:
         for flag, (at, reason) in self._incidents.set_aside.items():

@@ -173,10 +173,14 @@ def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
     return None
 
 
-def _require_in_use(pipeline: Pipeline, incident: Incident) -> None:
+def used_versions(pipeline: Pipeline) -> frozenset[KeyVersion]:
+    """The versions that applications read, or that the present walk is about."""
     walk = pipeline.ledger.current()
-    used = {*pipeline.keys.read().live, *({walk.source, walk.target} if walk is not None else ())}
-    if used.isdisjoint(incident.versions):
+    return frozenset({*pipeline.keys.read().live, *({walk.source, walk.target} if walk is not None else ())})
+
+
+def _require_in_use(pipeline: Pipeline, incident: Incident) -> None:
+    if used_versions(pipeline).isdisjoint(incident.versions):
         named = ", ".join(map(str, incident.versions))
         raise IncidentError(
             f"{named} is not live in the key store, so no rotation replaces it; destroy it with `keyrotation destroy` "

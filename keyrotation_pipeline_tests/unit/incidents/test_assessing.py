@@ -221,6 +221,9 @@ def test_each_change_gives_the_next_version_of_the_report_and_keeps_the_former(
     assert f"2, of audit event {head.seq} {head.hash}" in second.html
     prepared = incidents(world.ledger).incident(incident.id).request
     world.ledger.set_status(str(prepared), RequestStatus.CANCELLED)
+    said(world, incident, **NOTHING_REACHED)
+    sign(world, incident, ADA)
+    sign(world, incident, BEN)
     close(world.pipeline, incident.id, "ada", root_cause="a bug")
     assert said(world, incident, affected={"Ohio": 600}).since is not None, "a count is raised after the end, too"
     kept_report(world.pipeline, incident.id)
