@@ -63,6 +63,7 @@ class Clinic:
     site: BackupSite
     clock: FakeClock
     officer: DemoOfficer
+    signers: tuple[DemoOfficer, DemoOfficer]
 
     def secret_key(self) -> bytes:
         return self.officer.gpg("--armor", "--export-secret-keys")
@@ -120,7 +121,16 @@ def open_clinic(
     assert isinstance(vault, KeyVault)
     pipeline = replace(site.pipeline, clock=clock, vault=replace(vault, seals=seals))
     site = replace(site, pipeline=pipeline, seals=seals)
-    return Clinic(directory, declared, ring, connection, site, clock, officers["recovery"])
+    return Clinic(
+        directory,
+        declared,
+        ring,
+        connection,
+        site,
+        clock,
+        officers["recovery"],
+        (officers["security"], officers["privacy"]),
+    )
 
 
 @pytest.fixture

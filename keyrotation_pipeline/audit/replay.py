@@ -2,8 +2,8 @@
 
 Whoever owns the database can write rows, and events. So a row is believed only if it is what its events make of it. An
 event is believed only if it could happen when it did: nothing comes back that was over, and what no officer may do
-alone (another roster, a destroyed key) is done by a request of that kind, which enough officers have signed. Whether
-the signatures are good is checked where the certificates are: this module sees only events.
+alone (another roster, a compromised or destroyed key) is done by a request of that kind, which enough officers have
+signed. Whether the signatures are good is checked where the certificates are: this module sees only events.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,10 +16,19 @@ from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, GENESIS, AuditEvent, AuditHead, hash_of
+from keyrotation_pipeline.model.compromise import held_in
 from keyrotation_pipeline.model.events import Fact, Note
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
-from keyrotation_pipeline.model.request import MAY_FOLLOW, Request, RequestAction, RequestStatus, StepRecord, Walk
+from keyrotation_pipeline.model.request import (
+    MAY_FOLLOW,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    StepRecord,
+    Walk,
+)
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     DatabaseReconciled,
@@ -35,6 +44,7 @@ from keyrotation_pipeline.model.request_events import (
 
 # Another roster is pinned by a signed change of the rules, or again after the database was restored.
 _PINNING = frozenset({RequestAction.POLICY, RequestAction.RECONCILE})
+_BY_SIGNATURES = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ class Belief:
         requests: by id, each as the ledger must show it; a `Walk` with its steps in order of name.
         texts: the exact bytes to sign, by request.
         signatures: by request, in order of time.
+        compromised_by: by version, the request that called it compromised.
         audit_rows: of `key_rotation_audit`, by request.
         accepted: anchors that a reconciliation has accepted as not being in the audit.
         hashes: of all events, in order.
@@ -59,6 +70,7 @@ class Belief:
     requests: dict[str, Request] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     signatures: dict[str, tuple[Signature, ...]] = field(default_factory=dict)
+    compromised_by: dict[KeyVersion, str] = field(default_factory=dict)
     audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
     accepted: frozenset[AuditHead] = frozenset()
     hashes: tuple[str, ...] = ()
@@ -109,6 +121,7 @@ class _Hearing:
     requests: dict[str, Request]
     texts: dict[str, bytes]
     signatures: dict[str, tuple[Signature, ...]]
+    compromised_by: dict[KeyVersion, str]
     audit_rows: dict[str | None, RotationAuditWritten]
     accepted: frozenset[AuditHead]
     hashes: list[str]
@@ -155,14 +168,31 @@ class _Hearing:
 
     def require_signed(self, request: str | None, *actions: RequestAction) -> Request:
         """A running request to do one of these, with signatures of enough officers."""
-        stored, roster = self.known(request), self.roster
-        officers = {officer.fingerprint for officer in roster.officers} if roster else set()
+        stored = self.known(request)
         _require(stored.action in actions, f"is by a request to {stored.action}")
         _require(stored.status is RequestStatus.RUNNING, f"is by a request that is {stored.status}")
-        enough = roster is not None and len(officers.intersection(stored.approvals)) >= roster.required
         # Who reconciles a restored database may be an officer by a roster that the database has lost.
-        _require(enough or stored.action is RequestAction.RECONCILE, "is by a request that too few have signed")
+        if stored.action is not RequestAction.RECONCILE:
+            self._require_enough(stored)
         return stored
+
+    def require_held_compromised(self, request: str | None, version: KeyVersion) -> Request:
+        """An emergency request, not over, that enough officers have signed, and whose text holds the version lost.
+
+        It may not have begun yet: the last signature is what calls a version compromised.
+        """
+        stored = self.known(request)
+        _require(stored.type is RotationType.EMERGENCY, f"is by a {stored.type} request")
+        _require(not stored.is_over, f"is by a request that is {stored.status}")
+        self._require_enough(stored)
+        _require(version in held_in(self.texts[stored.id]), f"is by a request that does not hold {version} compromised")
+        return stored
+
+    def _require_enough(self, request: Request) -> None:
+        roster = self.roster
+        officers = {officer.fingerprint for officer in roster.officers} if roster else set()
+        enough = roster is not None and len(officers.intersection(request.approvals)) >= roster.required
+        _require(enough, "is by a request that too few have signed")
 
 
 def by_name(step: StepRecord) -> tuple[str, str, int]:
@@ -242,7 +272,7 @@ def _blocked(heard: _Hearing, request: str | None, fact: Blocked | Unblocked) ->
 
 def _registered(heard: _Hearing, _request: str | None, fact: KeyRegistered) -> None:
     _require(fact.version not in heard.keys, f"registers {fact.version} again")
-    _require(fact.state is not KeyState.DESTROYED, f"registers {fact.version} as destroyed")
+    _require(fact.state not in _BY_SIGNATURES, f"registers {fact.version} as {fact.state}")
     heard.keys[fact.version] = KeyRecord(fact.version, fact.state, fact.fingerprint, fact.created_at)
 
 
@@ -254,6 +284,8 @@ def _state_changed(heard: _Hearing, request: str | None, fact: KeyStateChanged) 
     if fact.after is KeyState.DESTROYED:
         by = heard.require_signed(request, RequestAction.DESTROY)
         _require(by.source == fact.version, f"destroys {fact.version} by a request to destroy {by.source}")
+    if fact.after is KeyState.COMPROMISED:
+        heard.compromised_by[fact.version] = heard.require_held_compromised(request, fact.version).id
     heard.keys[fact.version] = replace(record, state=fact.after)
 
 

@@ -47,7 +47,9 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
 
 
 def require_verified(pipeline: Pipeline, *, afresh: bool = False) -> None:
-    """The same before whatever destroys or decides; of texts and signatures only those whose request is not over.
+    """The same before whatever destroys or decides; of texts only those whose request is not over.
+
+    Signatures are those on them, and on what called a version compromised: that has no end.
 
     Args:
         afresh: read every event again; else those that this process has verified before are not, which is the price
@@ -64,7 +66,7 @@ def require_verified(pipeline: Pipeline, *, afresh: bool = False) -> None:
         faults = [
             *_ends(belief, pipeline.ledger.head(), kept),
             *_differences(pipeline.ledger, belief, live := belief.live()),
-            *_signatures(pipeline, live),
+            *_signatures(pipeline, live.union(belief.compromised_by.values())),
         ]
     if faults:
         raise AuditError(summary(faults))

@@ -2,6 +2,7 @@
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.compromise import held_in_words
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Request, RequestStatus, RotationType
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -20,8 +21,7 @@ def held_compromised(pipeline: Pipeline, request: Request) -> tuple[KeyVersion, 
 
 def in_words(pipeline: Pipeline, request: Request) -> str:
     """How the sentence begins that officers sign; empty for a routine request."""
-    versions = held_compromised(pipeline, request)
-    return f"hold {', '.join(map(str, versions))} compromised, never to be the primary again; " if versions else ""
+    return held_in_words(held_compromised(pipeline, request))
 
 
 def hold_compromised(pipeline: Pipeline, request: Request) -> None:

@@ -354,7 +354,7 @@ def destroyed_by_row(office: Office) -> None:
 
 def destroyed_by_row_and_event(office: Office) -> None:
     with office.pipeline() as pipeline:
-        for state in (KeyState.COMPROMISED, KeyState.DESTROYED):
+        for state in (KeyState.DEACTIVATED, KeyState.ARCHIVED, KeyState.DESTROYED):
             pipeline.ledger.set_key_state(V1, state, None)
 
 
@@ -372,7 +372,8 @@ def destroyed_by_a_request_that_nobody_signed(office: Office) -> None:
             requested_by="x",
         )
         pipeline.ledger.open(request, approval_text(pipeline, request))
-        pipeline.ledger.set_key_state(V1, KeyState.COMPROMISED, request.id)
+        for state in (KeyState.DEACTIVATED, KeyState.ARCHIVED):
+            pipeline.ledger.set_key_state(V1, state, request.id)
         pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
         pipeline.ledger.set_key_state(V1, KeyState.DESTROYED, request.id)
 
@@ -410,7 +411,7 @@ def test_no_key_is_left_out_of_a_backup_by_signatures_that_no_officer_made(offic
         for officer, forger in zip(pinned_roster(pipeline).officers, ("Mal", "Eve"), strict=True):
             signature = Signature(officer.fingerprint, office.people[forger].sign(text), datetime.now(UTC))
             pipeline.ledger.add_signature(request.id, signature)
-        pipeline.ledger.set_key_state(second, KeyState.COMPROMISED, request.id)
+        pipeline.ledger.set_key_state(second, KeyState.ARCHIVED, request.id)
         pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
         pipeline.ledger.set_key_state(second, KeyState.DESTROYED, request.id)
     with (

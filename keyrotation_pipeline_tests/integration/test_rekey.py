@@ -35,9 +35,9 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
-from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline_tests.backup_sites import Clinic
+from keyrotation_pipeline_tests.compromised import call_compromised
 from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.fakes import ProcessKilled
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
@@ -71,7 +71,7 @@ def compromise(clinic: Clinic) -> None:
             with suppress(DecryptionError):  # of the value that a test has broken
                 text = sealed(clinic.ring, 2, decrypt(clinic.ring, str(stored)))
                 connection.execute(f"UPDATE public.clients SET {column} = %s WHERE id = %s".encode(), (text, number))
-    clinic.site.pipeline.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+    call_compromised(clinic.site.pipeline, V1, clinic.signers)
 
 
 def old_set(clinic: Clinic) -> BackupSet:
@@ -237,7 +237,7 @@ def test_what_would_not_be_the_same_is_refused_and_leaves_nothing(local_clinic: 
         (store / "v1.key").unlink()
         wanted, error, sentence = old.name, MissingVersionError, "needs the key v1"
     if case == "no primary":
-        clinic.site.pipeline.ledger.set_key_state(V2, KeyState.COMPROMISED, None)
+        call_compromised(clinic.site.pipeline, V2, clinic.signers)
         error, sentence = RequestError, "the primary v2 is compromised"
     names = clinic.site.local.names()
     with pytest.raises(error, match=sentence) as refused:

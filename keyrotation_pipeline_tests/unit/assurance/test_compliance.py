@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.incident_events import IncidentOpened
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
+from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
 DAY = timedelta(days=1)
@@ -79,7 +80,7 @@ def test_backups_that_a_compromised_key_opens_are_told_with_what_replaces_them()
     made = {"set": "backup-2.json", "keys": {}, "dump": "d", "dump_needs": ["v1"]}
     world.ledger.append(Note(EventKind.BACKUP_MADE, made))
     world.ledger.append(BackupRekeyed("backup-2-2.json", "backup-2.json", V2, (V1,), {"clients": 3}, {}, ("here",)))
-    world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+    signed(world, opened(world, versions=("v1",))[1])
     told = [(each["manifest"], each["compromised"], each["replaced_by"]) for each in reported(world)["backups"]]
     assert told == [
         ("backup-1.json", ["v1"], None),

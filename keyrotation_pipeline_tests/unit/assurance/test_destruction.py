@@ -52,6 +52,7 @@ from keyrotation_pipeline_tests.fakes import (
     fake_seals,
     rotation_of,
 )
+from keyrotation_pipeline_tests.unit.incidents.cases import call_compromised
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, request, sign
 
 KEY_FILE = "encryption-key-v1-20260105-030000.bin.gpg"
@@ -262,7 +263,7 @@ def test_rotate_says_which_command_carries_it_out(clinic: Clinic) -> None:
 
 
 def test_a_compromised_version_may_go_too(clinic: Clinic) -> None:
-    clinic.world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+    call_compromised(clinic.world, "v1", "v2")
     clinic.destroyed()
     assert clinic.state() is KeyState.DESTROYED
 
@@ -272,7 +273,7 @@ def test_a_compromised_version_may_go_too(clinic: Clinic) -> None:
 
 def still_live(clinic: Clinic) -> None:
     clinic.world.keys.restore(V1)
-    clinic.world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+    call_compromised(clinic.world, "v1", "v2")
 
 
 def value_left(clinic: Clinic) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.model.incident import Flag, Incident
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, sign
@@ -34,3 +34,10 @@ def walk(world: FakeWorld, request: Walk, through: Step | None = None) -> Walk:
     for _ in performing.run(world.pipeline, request.id, world.report, through):
         pass
     return world.ledger.walk(request.id)
+
+
+def call_compromised(world: FakeWorld, *versions: str) -> None:
+    """By an emergency that both officers have signed, and that was given up."""
+    _, prepared = opened(world, versions=versions)
+    signed(world, prepared)
+    world.ledger.set_status(prepared.id, RequestStatus.CANCELLED)

@@ -1,14 +1,18 @@
 """From the flag to the retired key: what a flag changes, what signatures change, and what is taken over."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.errors import BlockedError, IncidentError, OutOfOrderError, RequestError
+from keyrotation_pipeline.audit.replay import Belief
+from keyrotation_pipeline.audit.verify import require_verified
+from keyrotation_pipeline.errors import AuditError, BlockedError, IncidentError, OutOfOrderError, RequestError
 from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare, prepare_requests
+from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.incident import IncidentStatus
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import WALK, RequestStatus, RotationType, Step
@@ -313,3 +317,68 @@ def test_officers_who_sign_on_the_second_day_need_no_other_request(world: FakeWo
     _, prepared = opened(world)
     world.clock.at += timedelta(hours=30)
     assert walk(world, signed(world, prepared)).status is RequestStatus.FINISHED
+
+
+def by_nobody(_world: FakeWorld) -> str | None:
+    return None
+
+
+def by_a_routine_rotation(world: FakeWorld) -> str:
+    return approved(world).id
+
+
+def by_an_emergency_that_one_has_signed(world: FakeWorld) -> str:
+    _, prepared = opened(world)
+    sign(world, prepared, ADA)
+    return prepared.id
+
+
+def by_an_emergency_about_another_version(world: FakeWorld) -> str:
+    walk(world, approved(world), Step.KEY_VERSION)
+    return signed(world, opened(world, versions=("v2",))[1]).id
+
+
+def by_a_cancelled_emergency(world: FakeWorld) -> str:
+    _, prepared = opened(world)
+    sign(world, prepared, ADA)
+    world.ledger.set_status(prepared.id, RequestStatus.CANCELLED)
+    return prepared.id
+
+
+@pytest.mark.parametrize(
+    ("attack", "fault"),
+    [
+        (by_nobody, "is of a request that was never opened"),
+        (by_a_routine_rotation, "is by a routine request"),
+        (by_an_emergency_that_one_has_signed, "is by a request that too few have signed"),
+        (by_an_emergency_about_another_version, "is by a request that does not hold v1 compromised"),
+        (by_a_cancelled_emergency, "is by a request that is cancelled"),
+    ],
+)
+def test_no_event_alone_calls_a_version_compromised(
+    world: FakeWorld, attack: Callable[[FakeWorld], str | None], fault: str
+) -> None:
+    """Else one row could stop every application: whoever owns the database can write events too."""
+    world.ledger.set_key_state(V1, KeyState.COMPROMISED, attack(world))
+    belief = Belief().hear(world.ledger.events())
+    assert [each for each in belief.faults if fault in each]
+    assert belief.keys[V1].state is KeyState.ACTIVE
+
+
+def test_signatures_that_no_officer_made_call_no_version_compromised_though_their_request_is_over(
+    world: FakeWorld,
+) -> None:
+    _, prepared = opened(world)
+    for officer in (ADA, BEN):
+        world.ledger.add_signature(prepared.id, Signature(officer, b"forged", world.clock.now()))
+    world.ledger.set_key_state(V1, KeyState.COMPROMISED, prepared.id)
+    world.ledger.set_status(prepared.id, RequestStatus.CANCELLED)
+    with pytest.raises(AuditError, match=r"the signature of .* does not verify"):
+        require_verified(world.pipeline)
+
+
+def test_what_officers_have_signed_for_is_believed(world: FakeWorld) -> None:
+    signed(world, opened(world)[1])
+    belief = Belief().hear(world.ledger.events())
+    assert (belief.faults, belief.keys[V1].state) == ((), KeyState.COMPROMISED)
+    require_verified(world.pipeline)

@@ -1,0 +1,44 @@
+"""Calling a version compromised as officers do, where a test is about what follows and not about the rotation."""
+
+from collections.abc import Sequence
+
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.incidents.opening import open_incident
+from keyrotation_pipeline.model.approval import Signature
+from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import RequestStatus, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import approval_text
+from keyrotation_pipeline.requests.opening import drawn_up
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.rotate import ROTATE
+
+
+def call_compromised(pipeline: Pipeline, version: KeyVersion, officers: Sequence[DemoOfficer]) -> None:
+    """By an emergency request that its officers have signed, and that was given up.
+
+    Args:
+        officers: those of the pinned roster, in its order.
+    """
+    now, registered = pipeline.clock.now(), pipeline.ledger.keys()
+    (fingerprint,) = [each.fingerprint for each in registered if each.version == version]
+    flag = Flag(f"test {version}", "test", "key_exposed", f"{version} is known", now, versions=(str(version),))
+    request = drawn_up(
+        Walk,
+        pipeline,
+        ROTATE,
+        source=version,
+        fingerprint=fingerprint,
+        target=KeyVersion(max(each.version.number for each in registered) + 1),
+        reason="it is known",
+        requested_by="test",
+        incident=open_incident(pipeline, flag).id,
+    )
+    text = approval_text(pipeline, request)
+    pipeline.ledger.open(request, text)
+    for pinned, officer in zip(pinned_roster(pipeline).officers, officers, strict=True):
+        pipeline.ledger.add_signature(request.id, Signature(pinned.fingerprint, officer.sign(text), now))
+    pipeline.ledger.set_key_state(version, KeyState.COMPROMISED, request.id)
+    pipeline.ledger.set_status(request.id, RequestStatus.CANCELLED)
