@@ -3,6 +3,7 @@
 import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -16,6 +17,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, NONCE_CHARS, T
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 Value = bytes | None
+# How many values of a column decrypt under each version; None: empty strings.
+Held = Counter[KeyVersion | None]
 
 _SHORTEST_BYTES = NONCE_BYTES + TAG_BYTES
 _COLON = ord(":")
@@ -82,17 +85,20 @@ class Rewriter:
         ]
         return RewrittenBatch(rewritten, failures)
 
-    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[int, list[Failure]]:
-        """Decrypt every value, keeping nothing: how many there are, and which do not decrypt."""
-        values = 0
+    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
+        """Decrypt every value, keeping nothing: what each column holds, and which values do not decrypt."""
         failures: list[Failure] = []
-        for number, column in enumerate(columns):
-            present = [value for value in column if value]
-            values += len(present)
-            if self._open_all(present) is None:
-                for row, value in enumerate(column):
-                    self._try_to_open(value or b"", row, number, failures)
-        return values, failures
+        return [self._check_column(number, column, failures) for number, column in enumerate(columns)], failures
+
+    def _check_column(self, number: int, column: Sequence[Value], failures: list[Failure]) -> Held:
+        present = [(row, value) for row, value in enumerate(column) if value]
+        if self._open_all([value for _, value in present]) is None:
+            opened = [self._try_to_open(value, row, number, failures) for row, value in present]
+            present = [each for each, plaintext in zip(present, opened, strict=True) if plaintext is not None]
+        names = Counter(value.partition(b":")[0].decode() for _, value in present)
+        held: Held = Counter({KeyVersion.parse(name): count for name, count in names.items()})
+        held[None] = column.count(b"")
+        return +held
 
     def _rewrite_column(
         self, number: int, values: Sequence[Value], nonces: bytes, failures: list[Failure]

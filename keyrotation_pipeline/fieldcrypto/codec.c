@@ -216,13 +216,15 @@ static long parse(const uint8_t *text, size_t bytes, uint8_t *nonce, uint8_t *bo
     return size < TAG ? -1 : size;
 }
 
-/* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its body, or -1. */
-static long opened(Codec *codec, const Cell *cell, uint8_t *body, uint8_t *text) {
+/* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its body, or -1. `under` is
+ * the place of that version. */
+static long opened(Codec *codec, const Cell *cell, uint8_t *body, uint8_t *text, int *under) {
     uint8_t nonce[NONCE];
     size_t name = name_bytes(cell->text, cell->bytes);
     for (int at = 0; at < codec->count; at++) {
         Version *version = &codec->versions[at];
         if (version->name_bytes != name || memcmp(version->name, cell->text, name) != 0) continue;
+        *under = at;
         long bytes = parse(cell->text + name + 1, cell->bytes - name - 1, nonce, body);
         return bytes >= 0 && decrypted(version->decrypt, nonce, body, (size_t)bytes, text) ? bytes : -1;
     }
@@ -247,7 +249,8 @@ static int rewrite_value(Codec *codec, const Cell *cell, const uint8_t *nonce, u
     uint8_t *body = scratch(codec, 3 * cell->bytes + 3 * TAG);
     if (!body) return NO_MEMORY;
     uint8_t *text = body + cell->bytes + TAG, *other = text + cell->bytes + TAG;
-    long size = opened(codec, cell, body, text);
+    int under;
+    long size = opened(codec, cell, body, text, &under);
     if (size < 0) return REFUSED;
     if (!encrypted(codec->encrypt, nonce, text, (size_t)size - TAG, body)) return UNVERIFIED;
     uint8_t *at = put_number(element, (uint32_t)(bytes - 4));
@@ -431,32 +434,52 @@ static PyObject *codec_rewrite(PyObject *self, PyObject *arguments) {
     return answer;
 }
 
-/* Whether every value decrypts. Here those under the target are read too. */
-static int check_cells(Codec *codec, const Cell *cells, Py_ssize_t count) {
-    for (const Cell *cell = cells; cell < cells + count; cell++) {
-        if (!cell->bytes) continue;
+/* Whether every value decrypts, those under the target too. `counts` has, for each column, the number of empty strings,
+ * then that of values under each version in turn. */
+static int check_cells(Codec *codec, const Cell *cells, Py_ssize_t count, Py_ssize_t columns, Py_ssize_t *counts) {
+    for (Py_ssize_t at = 0; at < count; at++) {
+        const Cell *cell = &cells[at];
+        Py_ssize_t *held = counts + at % columns * (codec->count + 1);
+        if (!cell->bytes) {
+            held[0] += cell->text != NULL;
+            continue;
+        }
         if (cell->bytes > LONGEST_VALUE) return REFUSED;
+        int under;
         uint8_t *body = scratch(codec, 2 * cell->bytes + 2 * TAG);
         if (!body) return NO_MEMORY;
-        if (opened(codec, cell, body, body + cell->bytes + TAG) < 0) return REFUSED;
+        if (opened(codec, cell, body, body + cell->bytes + TAG, &under) < 0) return REFUSED;
+        held[1 + under]++;
     }
     return GOOD;
 }
 
+static PyObject *as_tuple(const Py_ssize_t *numbers, Py_ssize_t count) {
+    PyObject *tuple = PyTuple_New(count);
+    for (Py_ssize_t at = 0; tuple && at < count; at++) {
+        PyObject *number = PyLong_FromSsize_t(numbers[at]);
+        if (!number || PyTuple_SetItem(tuple, at, number) < 0) Py_CLEAR(tuple);
+    }
+    return tuple;
+}
+
 static PyObject *check_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns) {
-    Py_ssize_t count = PyTuple_Size(rows) * columns, values = 0;
+    if (columns < 1) return PyErr_Format(PyExc_ValueError, "a row has at least one value");
+    Py_ssize_t count = PyTuple_Size(rows) * columns, figures = columns * (codec->count + 1);
     Cell *cells = PyMem_Malloc((size_t)(count + 1) * sizeof *cells);
+    Py_ssize_t *counts = PyMem_Calloc((size_t)figures, sizeof *counts);
     PyObject *answer = NULL;
-    if (!cells) return PyErr_NoMemory();
-    if (find_cells(codec, rows, PyTuple_Size(rows), first, columns, cells) == 0) {
-        for (Py_ssize_t at = 0; at < count; at++) values += cells[at].bytes > 0;
+    if (!cells || !counts) {
+        PyErr_NoMemory();
+    } else if (find_cells(codec, rows, PyTuple_Size(rows), first, columns, cells) == 0) {
         int outcome;
         PyThreadState *lock = PyEval_SaveThread();
-        outcome = check_cells(codec, cells, count);
+        outcome = check_cells(codec, cells, count, columns, counts);
         leave_scratch(codec);
         PyEval_RestoreThread(lock);
-        answer = outcome == GOOD ? PyLong_FromSsize_t(values) : refused(outcome);
+        answer = outcome == GOOD ? as_tuple(counts, figures) : refused(outcome);
     }
+    PyMem_Free(counts);
     PyMem_Free(cells);
     return answer;
 }
@@ -541,7 +564,7 @@ static PyObject *codec_reduce(PyObject *self, PyObject *unused) {
 
 static PyMethodDef codec_methods[] = {
     {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, ((index, oid), ...), nonces) -> (arrays, changed values) or None"},
-    {"check", codec_check, METH_VARARGS, "check(rows, first, columns) -> the number of values, or None if one does not decrypt"},
+    {"check", codec_check, METH_VARARGS, "check(rows, first, columns) -> for each column the number of empty strings, then of values under each version; None if one does not decrypt"},
     {"__reduce__", codec_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

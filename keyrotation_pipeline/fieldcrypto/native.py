@@ -1,13 +1,14 @@
 """The native batch codec (`codec.c`), where it was built. `batch.Rewriter` is its reference."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import compiled
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Held
 from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -39,6 +40,7 @@ class NativeCodec:
         assert module is not None  # noqa: S101  `native_codec` asks
         keys = tuple((str(version).encode(), raw_of(ring.material(version))) for version in ring.versions)
         self._codec = module.Codec(keys, str(target).encode())
+        self._kinds = (None, *ring.versions)
         self._unverified: type[Exception] = module.VerificationError
 
     def rewrite(
@@ -66,10 +68,16 @@ class NativeCodec:
             raise KeyRotationError(FAULTY_MACHINE)
         return None if packed is None else Packed(*packed)
 
-    def check(self, rows: Sequence[tuple[Any, ...]], first: int, columns: int) -> int | None:
-        """Decrypt every value, keeping nothing: how many there are; None if one does not decrypt."""
-        values: int | None = self._codec.check(rows, first, columns)
-        return values
+    def check(self, rows: Sequence[tuple[Any, ...]], first: int, columns: int) -> list[Held] | None:
+        """Decrypt every value, keeping nothing: what each column holds; None if a value does not decrypt."""
+        counts: tuple[int, ...] | None = self._codec.check(rows, first, columns)
+        if counts is None:
+            return None
+        size = len(self._kinds)
+        return [
+            +Counter(dict(zip(self._kinds, counts[start : start + size], strict=True)))
+            for start in range(0, len(counts), size)
+        ]
 
 
 def native_codec(ring: KeyRing, target: KeyVersion) -> NativeCodec | None:

@@ -9,12 +9,22 @@ from keyrotation_pipeline.model.facts import Version
 
 @dataclass(frozen=True, slots=True)
 class DecryptedCount:
-    """Outcome of decrypting every value of one table: `failures` counts values that did not decrypt."""
+    """Outcome of decrypting every value of one table: `failures` counts values that did not decrypt.
+
+    Args:
+        values: neither NULL nor ``''``; those that did not decrypt too.
+        by_column: how many values of each declared column decrypt under each version.
+        empty: stored ``''`` in all columns.
+        began_at: by the server's clock; later writes may have been missed.
+    """
 
     table: str
     rows: int
     values: int
     failures: int
+    by_column: Mapping[str, Mapping[Version, int]]
+    empty: int
+    began_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,24 @@ class Proven:
     swept_rows: Mapping[str, int]
     values_decrypted: int
     old_values: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What was read, and found to be in order, before the retiring transaction, so that it need not read all again.
+
+    It lives in the memory of the one process that has just made it, and is never stored.
+
+    Args:
+        values: counted in each declared table, by its name.
+        identities: by the oid of each relation that was read, what would be another after any change of its definition
+            or a rewrite of it.
+        pages: how many each of them had when its reading began.
+    """
+
+    values: Mapping[str, int]
+    identities: Mapping[int, str]
+    pages: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.columns import (
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.surroundings import Speed, Surroundings
 
 
@@ -82,8 +82,15 @@ class CiphertextDatabase(Protocol):
     def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
         """Values that would not decrypt and are still as they were (entries mended meanwhile are dropped)."""
 
-    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
-        """Decrypt every value of a table with `ring`, keeping nothing; failures go to the quarantine."""
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
+        """Decrypt every value of a table with `ring`, keeping nothing; failures go to the quarantine.
+
+        Args:
+            request: id of the rotation whose proof this is; its pausing is then obeyed.
+
+        Raises:
+            BlockedError: the rotation was paused or cancelled.
+        """
 
     def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
         """Up to so many stored values of each declared column under `version`, from all over the table, by column."""
@@ -124,13 +131,27 @@ class CiphertextDatabase(Protocol):
     def current_xid(self) -> int:
         """A full transaction id later than every committed one (`pg_current_xact_id()`)."""
 
+    def search(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
+    ) -> Searched:
+        """Read everything that `zero_old_rows` counts and searches, outside of a transaction and holding no lock.
+
+        Raises:
+            ProofError, BlockedError: an old or unencrypted value is left; names table, column and count.
+        """
+
     def zero_old_rows(
-        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], moment: Moment
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        moment: Moment,
+        searched: Searched | None = None,
     ) -> ZeroOldRows:
         """Take the evidence of invariant 4 inside the ledger's running transaction, failing closed.
 
         `retired` are all versions that the fences must name, `version` among them; `moment` was taken after they were
-        validated.
+        validated; `searched` was read after that, and what has not changed since is not read again, unless it is small.
 
         Raises:
             ProofError, BlockedError: a piece is missing; names table, column and count, or the holder.

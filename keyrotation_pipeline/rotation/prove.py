@@ -1,17 +1,18 @@
-"""Prove that nothing is left under an old key version: sweep, look, decrypt everything, and fence what is gone.
+"""Prove that nothing is left under an old key version: sweep, decrypt and count everything, and fence what is gone.
 
 Each part may run again from the start at any time: sweeps then find nothing, and an intact fence is left as it is.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, QuarantinedValue
+from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, QuarantinedValue, TableCount
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import Moment, Proven
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Proven
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
@@ -34,16 +35,18 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     """
     retired, ring = retired_versions(pipeline, rotation), ring_fit_for_rows(pipeline, rotation)
     swept = {str(table.name): _sweep(pipeline, rotation, table, ring, retired, report) for table in pipeline.tables}
-    _require_encrypted(pipeline)
-    decrypted = sum(_decrypt(pipeline, table, ring, report) for table in pipeline.tables)
+    decrypted = [_decrypt(pipeline, rotation, table, ring, report) for table in pipeline.tables]
     _require_empty_quarantine(pipeline)
+    pipeline.ledger.save_counts(
+        tuple(_counted(pipeline, *each) for each in zip(pipeline.tables, decrypted, strict=True))
+    )
     for table in pipeline.tables:
         report(_progress(table, "fencing"))
         with _noted(pipeline, rotation, table, "waiting for a moment's lock on the table for its fence"):
             pipeline.database.fence(table, retired)
     # The transaction id first: whatever has a lower one began before this moment, and so lies before the WAL position.
     xid = pipeline.database.current_xid()
-    return Proven(Moment(xid, pipeline.database.barrier()), retired, swept, decrypted)
+    return Proven(Moment(xid, pipeline.database.barrier()), retired, swept, sum(each.values for each in decrypted))
 
 
 def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
@@ -60,8 +63,17 @@ def _sweep(
     retired: tuple[KeyVersion, ...],
     report: Report,
 ) -> int:
-    """Sweep at most twice without waiting for locked rows, then wait for those left; gives back the rows rewritten."""
-    rewritten, remaining = 0, OldRows(0, 0)
+    """Sweep while old rows are counted: at most twice without waiting for locked ones, then wait for those left.
+
+    To count is cheaper than to sweep. What no old version's prefix shows (damaged values) is found by the full decrypt.
+
+    Returns:
+        The rows rewritten.
+    """
+    report(_progress(table, "counting old rows"))
+    rewritten, remaining = 0, pipeline.database.old_rows(table, retired, rotation.promotion_xid)
+    if not remaining.rows:
+        return rewritten
     for sweep in range(QUICK_SWEEPS + 1):
         waiting = sweep == QUICK_SWEEPS
         report(_progress(table, "waiting for the last rows" if waiting else f"sweep {sweep + 1}"))
@@ -111,6 +123,21 @@ def _stale_writers(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) ->
     )
 
 
+def _decrypt(
+    pipeline: Pipeline, rotation: Walk, table: EncryptedTable, ring: KeyRing, report: Report
+) -> DecryptedCount:
+    """Decrypt every value of a table; those that fail go to the quarantine, which names them better than a count."""
+    decrypted = pipeline.database.decrypt_all(table, ring, report, rotation.id)
+    if decrypted.failures:
+        _require_encrypted(pipeline)
+        _require_empty_quarantine(pipeline)
+        raise ProofError(
+            f"table {table.name}, column(s) {', '.join(table.columns)}: {decrypted.failures} value(s) do not decrypt; "
+            "mend or remove them (`keyrotation verify` finds them), then run this step again"
+        )
+    return decrypted
+
+
 def _require_encrypted(pipeline: Pipeline) -> None:
     # Looking at the quarantine drops the entries that were mended, which the count then leaves out.
     pipeline.database.quarantine(pipeline.tables)
@@ -125,16 +152,23 @@ def _require_encrypted(pipeline: Pipeline) -> None:
                 )
 
 
-def _decrypt(pipeline: Pipeline, table: EncryptedTable, ring: KeyRing, report: Report) -> int:
-    """Decrypt every value of a table; those that fail go to the quarantine, which names them better than a count."""
-    counted = pipeline.database.decrypt_all(table, ring, report)
-    if counted.failures:
-        _require_empty_quarantine(pipeline)
-        raise ProofError(
-            f"table {table.name}, column(s) {', '.join(table.columns)}: {counted.failures} value(s) do not decrypt; "
-            "mend or remove them (`keyrotation verify` finds them), then run this step again"
-        )
-    return counted.values
+def _counted(pipeline: Pipeline, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:
+    """The count of a table of which every value decrypts: so none is unencrypted, or in quarantine."""
+    totals: Counter[KeyVersion] = Counter()
+    for counts in decrypted.by_column.values():
+        totals.update(counts)
+    return TableCount(
+        table=table,
+        rows=decrypted.rows,
+        values_by_version=dict(sorted(totals.items())),
+        empty=decrypted.empty,
+        unencrypted=0,
+        near_misses=0,
+        unreadable=0,
+        fenced_against=pipeline.database.fences(table),
+        counted_at=decrypted.began_at,
+        by_column={column: dict(counts) for column, counts in decrypted.by_column.items()},
+    )
 
 
 def _require_empty_quarantine(pipeline: Pipeline) -> None:

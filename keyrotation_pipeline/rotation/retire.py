@@ -46,19 +46,23 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
     leaving = _versions_to_take(pipeline, rotation)
     pipeline.ledger.append(RetirementIntended(leaving, rotation.target), rotation.id)
     try:
-        return _retire(pipeline, rotation, proof, leaving)
+        return _retire(pipeline, rotation, proof, leaving, report)
     except FenceError as error:
         _prove_again(pipeline, rotation, str(error), report)
 
 
-def _retire(pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...]) -> KeyRetired:
+def _retire(
+    pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...], report: Report
+) -> KeyRetired:
+    # To read everything may take hours, in which nothing is locked; the transaction looks at what has changed since.
+    searched = pipeline.database.search(pipeline.tables, rotation.source, retired_versions(pipeline, rotation), report)
     with pipeline.ledger.transaction():
         stored = pipeline.keys.read()
         require_authorised(pipeline, rotation, stored)
         _require_writers(pipeline, rotation)
         backup = _require_target(pipeline, stored, rotation)
         retired = retired_versions(pipeline, rotation)
-        evidence = pipeline.database.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment)
+        evidence = pipeline.database.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
         unseen = pipeline.database.blind_spots()
         done = KeyRetired(
             version=evidence.version,

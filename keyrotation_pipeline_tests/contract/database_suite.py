@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, NEVER_SEEN
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
@@ -187,10 +187,17 @@ class CiphertextDatabaseSuite:
         assert mixed.database.quarantine(TABLES) == ()
 
     def test_a_full_decrypt_counts_every_value_and_every_failure(self, mixed: Subject) -> None:
-        assert mixed.database.decrypt_all(CLIENTS, mixed.ring, nobody) == DecryptedCount("clients", 3, 4, 0)
+        whole = mixed.database.decrypt_all(CLIENTS, mixed.ring, nobody)
+        (counted,) = mixed.database.count([CLIENTS])
+        assert (whole.table, whole.rows, whole.values, whole.failures) == ("clients", 3, 4, 0)
+        assert (whole.by_column, whole.empty) == (counted.by_column, counted.empty)
+        assert set(whole.by_column) == set(CLIENTS.columns)
+        assert whole.empty == 1
         mixed.damaged(CLIENTS, 0, "first_name")
         mixed.update(CLIENTS, 2, "email", "never encrypted")
-        assert mixed.database.decrypt_all(CLIENTS, mixed.ring, nobody) == DecryptedCount("clients", 3, 4, 2)
+        spoiled = mixed.database.decrypt_all(CLIENTS, mixed.ring, nobody)
+        assert (spoiled.rows, spoiled.values, spoiled.failures) == (3, 4, 2)
+        assert sum(sum(counts.values()) for counts in spoiled.by_column.values()) == 2
         assert len(mixed.database.quarantine([CLIENTS])) == 2
 
     # Fences

@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.columns import (
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.proof import AccountedReplica, DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.proof import AccountedReplica, DecryptedCount, Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.surroundings import Disk, Speed, Surroundings, Wal
 from keyrotation_pipeline_tests.fakes.journal import START, Journal
 
@@ -161,11 +161,22 @@ class FakeDatabase:
             if (str(table.name), number, column) in self.unreadable or is_unencrypted(value)
         )
 
-    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         name = str(table.name)
         self.decrypted.append(name)
-        values = sum(bool(value) for _, _, value in self._cells(table))
-        return DecryptedCount(name, len(self.rows[name]), values, len(self.quarantine([table])))
+        cells = list(self._cells(table))
+        values, empty = sum(bool(value) for _, _, value in cells), sum(value == "" for _, _, value in cells)
+        bad = {(number, column) for number, column, value in cells if is_unencrypted(value)}
+        bad |= {(number, column) for table_name, number, column in self.unreadable if table_name == name}
+        by_column = {
+            column: Counter(
+                version
+                for number, each, value in cells
+                if each == column and (number, column) not in bad and (version := version_of(value))
+            )
+            for column in table.columns
+        }
+        return DecryptedCount(name, len(self.rows[name]), values, len(bad), by_column, empty, START)
 
     def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
@@ -214,17 +225,23 @@ class FakeDatabase:
         self.xid += 1
         return self.xid
 
+    def search(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
+    ) -> Searched:
+        self._require_nothing_left(tables, {*retired, version}, retired)
+        return Searched({str(count.table.name): count.rows for count in self.count(tables)}, {}, {})
+
     def zero_old_rows(
-        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], moment: Moment
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        moment: Moment,
+        searched: Searched | None = None,
     ) -> ZeroOldRows:
         self.proven_with.append(moment)
         versions = {*retired, version}
-        for table in tables:
-            for _, column, value in self._cells(table):
-                if version_of(value) in versions:
-                    raise FenceError(f"table {table.name}, column {column}: a value is still under {version_of(value)}")
-                if is_unencrypted(value):
-                    raise ProofError(f"table {table.name}, column {column}: 1 value(s) are not encrypted; look again")
+        self._require_nothing_left(tables, versions, retired)
         for table in tables:
             if missing := sorted(versions - set(self.fences(table))):
                 raise FenceError(f"table {table.name} is not fenced against {missing[0]}; run it again")
@@ -232,13 +249,23 @@ class FakeDatabase:
                 raise FenceError(f"the fence of table {table.name} was made anew after the proof; run it again")
         for entry in self.quarantine(tables):
             raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; mend them")
-        if any(finding.blocks(retired) for finding in self.findings):
-            raise ProofError("something is left; look at `keyrotation inventory`")
         if found := self.holders_of_old_snapshots(moment):
             raise BlockedError("; ".join(found))
         values = sum(sum(count.values_by_version.values()) for count in self.count(tables))
         names = tuple(str(table.name) for table in tables)
         return ZeroOldRows(version, names, 0, values, moment.lsn, START, self.replicas)
+
+    def _require_nothing_left(
+        self, tables: Sequence[EncryptedTable], versions: set[KeyVersion], retired: Sequence[KeyVersion]
+    ) -> None:
+        for table in tables:
+            for _, column, value in self._cells(table):
+                if version_of(value) in versions:
+                    raise FenceError(f"table {table.name}, column {column}: a value is still under {version_of(value)}")
+                if is_unencrypted(value):
+                    raise ProofError(f"table {table.name}, column {column}: 1 value(s) are not encrypted; look again")
+        if any(finding.blocks(retired) for finding in self.findings):
+            raise ProofError("something is left; look at `keyrotation inventory`")
 
 
 def version_of(value: str | None) -> KeyVersion | None:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import census
+from keyrotation_pipeline.adapters.postgres.inventory.filters import filters
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import under
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -245,3 +248,36 @@ def test_rows_that_row_security_hides_are_an_error_not_a_zero(connection: Connec
             census.old_rows(limited, NOTES, [V1], None)
     finally:
         connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_good_values_are_counted_in_one_scan_that_the_server_makes_in_parallel(
+    either: Connection, ring: KeyRing, seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(either, (seal(ring, 1, "one"), seal(ring, 10, "two")), (None, ""), (seal(ring, 2, "three"), None))
+
+    def by_groups(*_: object) -> None:
+        pytest.fail("grouped, which is never made in parallel")
+
+    monkeypatch.setattr(census, "_counted_by_groups", by_groups)
+    (counted,) = census.count(either, [NOTES])
+    assert (counted.rows, counted.empty) == (3, 1)
+    assert counted.by_column == {"a": {V1: 1, V2: 1}, "b": {V10: 1}}
+
+    either.execute("SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0")
+    (relation,) = heaps(either, NOTES)
+    query = sql.SQL("EXPLAIN {}").format(filters(relation, NOTES, [V1, V2]))
+    plan = "\n".join(str(line) for (line,) in either.execute(query).fetchall())
+    assert "Partial Aggregate" in plan
+    assert "Parallel Seq Scan" in plan
+
+
+@pytest.mark.parametrize("odd", ["plain", "v77:late", "V2:near", "a good value of a version that nobody expected"])
+def test_what_nobody_expected_is_counted_too_wherever_it_stands(
+    either: Connection, ring: KeyRing, seal: Seal, odd: str
+) -> None:
+    good = seal(ring, 2, "x")
+    fill(either, *[(good,)] * 1001, (seal(ring, 10, "y") if odd.startswith("a good") else odd,))
+    (counted,) = census.count(either, [ONE])
+    unexpected = odd.startswith("a good")
+    assert counted.values_by_version == ({V2: 1001, V10: 1} if unexpected else {V2: 1001})
+    assert counted.unencrypted == (0 if unexpected else 1)

@@ -2,18 +2,28 @@
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import decrypt_all
+from keyrotation_pipeline.adapters.postgres.engine import Limits, decrypt_all
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto import defect
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
+from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    V2,
+    Engine,
+    insert,
+    opened,
+    ring_of,
+    sealed,
+    table_of,
+)
 
 CASES = table_of("cases", "a", "b")
+V1 = KeyVersion(1)
 NOT_A_VALUE = str(defect.NOT_A_VALUE)
 UNKNOWN = "under key version v7, which is not in the key ring"
 FORGED = "fails authentication under key version v1"
@@ -183,18 +193,28 @@ def test_a_mended_value_is_rewritten_by_the_next_sweep(migrated: Connection, eng
     assert [key for key, _, _ in entries(migrated)] == ['["1"]', '["2"]', '["3"]']
 
 
-def decrypted(url: str, ring: KeyRing, told: list[Progress] | None = None) -> DecryptedCount:
-    return decrypt_all(lambda: connect(url), CASES, ring, (told if told is not None else []).append)
+def decrypted(url: str, ring: KeyRing, told: list[Progress] | None = None, workers: int = 1) -> DecryptedCount:
+    report = (told if told is not None else []).append
+    return decrypt_all(lambda: connect(url), CASES, ring, report, Limits(workers=workers))
 
 
+def figures(counted: DecryptedCount) -> tuple[int, int, int]:
+    return counted.rows, counted.values, counted.failures
+
+
+@pytest.mark.parametrize("workers", [1, 3])
 def test_a_full_decrypt_counts_every_value_and_quarantines_what_fails(
-    migrated: Connection, database_url: str, ring: KeyRing
+    migrated: Connection, database_url: str, ring: KeyRing, workers: int
 ) -> None:
     fill(migrated, ring)
     insert(migrated, "public.cases", [(n, sealed(ring, 2, "x"), None if n % 2 else "") for n in range(10, 2000)])
     told: list[Progress] = []
 
-    assert decrypted(database_url, ring, told) == DecryptedCount("cases", 1994, 1998, 4)
+    counted = decrypted(database_url, ring, told, workers)
+
+    assert figures(counted) == (1994, 1998, 4)
+    assert counted.by_column == {"a": {V1: 1, V2: 1990}, "b": {V1: 3}}
+    assert counted.empty == 995
 
     assert [(key, column) for key, column, _ in entries(migrated)] == [
         ('["0"]', "a"), ('["1"]', "a"), ('["2"]', "a"), ('["3"]', "b"),
@@ -224,4 +244,4 @@ def test_a_full_decrypt_reads_values_of_a_megabyte_and_children(
     big = sealed(ring, 1, "x" * 1_000_000)
     insert(migrated, "public.cases", [(n, big, None) for n in range(6)])
     insert(migrated, "public.more", [(n, sealed(ring, 2, "x"), None) for n in range(6)])
-    assert decrypted(database_url, ring) == DecryptedCount("cases", 12, 12, 0)
+    assert figures(decrypted(database_url, ring)) == (12, 12, 0)

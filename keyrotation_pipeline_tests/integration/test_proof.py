@@ -7,13 +7,13 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
+from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
-from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
+from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
@@ -39,9 +39,12 @@ class Clinic:
             fence.fence(self.connection, table, [V1])
         self.moment = Moment(horizon.current_xid(self.connection), horizon.barrier(self.connection))
 
-    def prove(self) -> ZeroOldRows:
+    def prove(self, searched: Searched | None = None) -> ZeroOldRows:
         with self.connection.transaction():
-            return proof.zero_old_rows(self.connection, [CLIENTS, VISITS], V1, [V1], self.moment)
+            return proof.zero_old_rows(self.connection, [CLIENTS, VISITS], V1, [V1], self.moment, searched=searched)
+
+    def search(self) -> Searched:
+        return search.search(self.connection, [CLIENTS, VISITS], V1, [V1], lambda _: None)
 
     def write_old_value_behind_the_fence(self) -> None:
         """A v1 row in a table whose fence claims, by a forged catalogue row, to be validated."""
@@ -300,3 +303,113 @@ def test_a_temporary_child_of_another_session_voids_the_count(clinic: Clinic, da
         other.execute("CREATE TEMPORARY TABLE more () INHERITS (public.visits)")
         with pytest.raises(PreflightError, match="more, declared through visits, is not an ordinary table"):
             clinic.prove()
+
+
+# What was read before the transaction
+
+
+# Three rows; those of `clients` are read twice, for its declared columns and for the others.
+_READ_HERE = "SELECT sum(seq_tup_read)::int FROM pg_stat_xact_user_tables WHERE relname IN ('clients', 'visits')"
+
+
+@pytest.mark.parametrize(
+    ("budget", "read"), [pytest.param(0, 0, id="too large to be read again"), pytest.param(1000, 5, id="small")]
+)
+def test_what_was_read_before_is_read_again_under_the_locks_only_if_it_is_small(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, budget: int, read: int
+) -> None:
+    searched = clinic.search()
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", budget)
+    with clinic.connection.transaction():
+        ((before,),) = clinic.connection.execute(_READ_HERE).fetchall()
+        evidence = proof.zero_old_rows(clinic.connection, [CLIENTS, VISITS], V1, [V1], clinic.moment, searched=searched)
+        ((after,),) = clinic.connection.execute(_READ_HERE).fetchall()
+    assert evidence.values == 3
+    assert int(str(after)) - int(str(before)) == read
+
+
+@pytest.mark.parametrize("budget", [pytest.param(1, id="large"), pytest.param(1000, id="small")])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        pytest.param(
+            "UPDATE pg_class SET relchecks = 0 WHERE oid = 'public.clients'::regclass;"
+            "UPDATE public.clients SET email = {old} WHERE id = 1;"
+            "UPDATE pg_class SET relchecks = 1 WHERE oid = 'public.clients'::regclass",
+            r"column email: 1 value\(s\) are still under v1",
+            id="a fence that was switched off by hand for a moment",
+        ),
+        pytest.param(
+            "CREATE TABLE public.copies AS SELECT {old} AS note",
+            r"copies, column note: 1 value\(s\) of our format",
+            id="a new table",
+        ),
+        pytest.param(
+            "ALTER TABLE public.visits ADD note text; UPDATE public.visits SET note = {old}",
+            r"visits, column note: 1 value\(s\) of our format",
+            id="a new column",
+        ),
+        pytest.param(
+            "CREATE TABLE public.child () INHERITS (public.visits); ALTER TABLE public.child ADD note text;"
+            "INSERT INTO public.child VALUES (9, NULL, {old})",
+            r"child, column note: 1 value\(s\) of our format",
+            id="a new child",
+        ),
+    ],
+)
+def test_what_was_made_or_changed_since_it_was_read_is_read_again_or_refused(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, change: str, sentence: str, budget: int
+) -> None:
+    searched = clinic.search()
+    clinic.connection.execute(change.format(old=f"'{clinic.sealed(1)}'").encode())
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", 0 if budget == 1 else budget)
+    refusal = "too large to be searched while others wait" if budget == 1 else sentence
+    with pytest.raises((ProofError, BlockedError), match=refusal):
+        clinic.prove(searched)
+    assert clinic.connection.info.transaction_status.name == "IDLE"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        pytest.param(
+            "INSERT INTO public.clients SELECT n, {old}, '', '' FROM generate_series(10, 500) AS n",
+            r"clients, column city: \d+ value\(s\) of our format",
+            id="an old value in an undeclared column",
+        ),
+        pytest.param(
+            "INSERT INTO public.clients SELECT n, '', 'Ada', '' FROM generate_series(10, 500) AS n",
+            r"table clients, column first_name: \d+ value\(s\) are not encrypted",
+            id="unencrypted values",
+        ),
+    ],
+)
+def test_pages_that_were_added_since_are_read_however_large_the_table_is(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, change: str, sentence: str
+) -> None:
+    searched = clinic.search()
+    clinic.connection.execute(change.format(old=f"'{clinic.sealed(1)}'").encode())
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", 0)
+    with pytest.raises(ProofError, match=sentence):
+        clinic.prove(searched)
+
+
+@pytest.mark.parametrize(
+    "housekeeping",
+    [
+        "VACUUM (FREEZE, ANALYZE) public.clients",
+        "CREATE INDEX ON public.clients (city)",
+        "REINDEX TABLE public.clients",
+    ],
+)
+def test_housekeeping_is_no_change(clinic: Clinic, monkeypatch: pytest.MonkeyPatch, housekeeping: str) -> None:
+    searched = clinic.search()
+    clinic.connection.execute(housekeeping.encode())
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", 0)
+    assert clinic.prove(searched).values == 3
+
+
+def test_what_is_left_is_found_before_anything_is_locked(clinic: Clinic) -> None:
+    clinic.write_old_value_behind_the_fence()
+    with pytest.raises(FenceError, match=r"table clients, column email: 1 value\(s\) are still under v1"):
+        clinic.search()

@@ -10,7 +10,7 @@ from keyrotation_pipeline.adapters.postgres.engine import speed
 from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, relations, samples, usage
 from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
 from keyrotation_pipeline.adapters.postgres.preflight import disk
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
+from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import BlockedError
@@ -28,7 +28,7 @@ from keyrotation_pipeline.model.columns import (
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.proof import DecryptedCount, Moment, ZeroOldRows
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.surroundings import Speed, Surroundings
 
 _IDENTITY = """
@@ -112,9 +112,9 @@ class PostgresDatabase:
         """See `CiphertextDatabase.quarantine`."""
         return quarantine.load(self.connection, tables)
 
-    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report) -> DecryptedCount:
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         """See `CiphertextDatabase.decrypt_all`."""
-        return engine.decrypt_all(self.connect, table, ring, report)
+        return engine.decrypt_all(self.connect, table, ring, report, self.limits, request)
 
     def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
         """See `CiphertextDatabase.sample`."""
@@ -157,8 +157,19 @@ class PostgresDatabase:
         """See `CiphertextDatabase.current_xid`."""
         return horizon.current_xid(self.connection)
 
+    def search(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
+    ) -> Searched:
+        """See `CiphertextDatabase.search`."""
+        return search.search(self.connection, tables, version, retired, report)
+
     def zero_old_rows(
-        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], moment: Moment
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        moment: Moment,
+        searched: Searched | None = None,
     ) -> ZeroOldRows:
         """See `CiphertextDatabase.zero_old_rows`."""
-        return proof.zero_old_rows(self.connection, tables, version, retired, moment, self.replicas)
+        return proof.zero_old_rows(self.connection, tables, version, retired, moment, self.replicas, searched)

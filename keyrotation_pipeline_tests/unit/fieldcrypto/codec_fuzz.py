@@ -101,8 +101,8 @@ def fuzz(count: int, seed: int) -> tuple[int, int]:
                 assert packed.changed == sum(new is not None for each in expected.columns for new in each)
                 rewritten += 1
             checked = native.check(batch, 0, columns)
-            number, failures = python.check(list(zip(*batch, strict=True)))
-            assert checked == (None if failures else number), batch
+            held, failures = python.check(list(zip(*batch, strict=True)))
+            assert checked == (None if failures else held), batch
     return rewritten, refused
 
 

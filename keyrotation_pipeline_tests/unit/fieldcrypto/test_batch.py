@@ -153,8 +153,8 @@ def test_a_new_ciphertext_that_does_not_decrypt_to_its_text_is_not_given_out(
 
 def test_checking_counts_values_and_names_those_that_do_not_decrypt(rewriter: Rewriter, ring: KeyRing) -> None:
     good = [sealed(ring, version, "x").encode() for version in (1, 2)]
-    values, failures = rewriter.check([[None, b"", *good, damaged(good[1].decode()).encode()]])
-    assert values == 3
+    held, failures = rewriter.check([[None, b"", *good, damaged(good[1].decode()).encode()], [good[0]] * 5])
+    assert held == [{None: 1, KeyVersion(1): 1, V2: 1}, {KeyVersion(1): 5}]
     assert failures == [Failure(4, 0, Defect(DefectKind.NOT_AUTHENTIC, KeyVersion(2)))]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray, XidArray
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Rewriter, Value
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import native_codec
@@ -96,14 +96,14 @@ class Codec:
                 return NewValues(parameters | {"filenode": batch.filenode}, len(batch.rows), [], whole)
         return self._by_python(batch)
 
-    def check(self, batch: Batch) -> tuple[int, list[Failure]]:
-        """Decrypt every value, keeping nothing: how many there are, and which do not decrypt."""
+    def check(self, batch: Batch) -> tuple[list[Held], list[Failure]]:
+        """Decrypt every value, keeping nothing: what each column holds, and which values do not decrypt."""
         if not batch.rows:
-            return 0, []
+            return [], []
         if self._native:
-            values = self._native.check(batch.rows, _FIRST, len(batch.rows[0]) - _FIRST)
-            if values is not None:
-                return values, []
+            held = self._native.check(batch.rows, _FIRST, len(batch.rows[0]) - _FIRST)
+            if held is not None:
+                return held, []
         return self._python.check(batch.columns)
 
     def _by_python(self, batch: Batch) -> NewValues:

@@ -1,7 +1,17 @@
-"""The full decrypt: every value of a table is decrypted once, and nothing of it is kept."""
+"""The full decrypt: every value of a table is decrypted once, and nothing of it is kept.
 
-from collections.abc import Callable, Iterator
+Several threads read one snapshot: the native codec lets go of the interpreter's lock, and the server works meanwhile.
+"""
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
 
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
@@ -10,66 +20,197 @@ from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import Rewrit
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import position, statements
+from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, obey
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount
 from keyrotation_pipeline.model.request import Step
 
-# 64 pages are half a megabyte of rows, so the cost of a statement does not matter.
+# 64 pages are half a megabyte of rows, so the cost of a statement does not matter. A thread takes so many at once that
+# a large table is not a million tasks, and a small one is still divided.
 _PAGES = 64
+_PAGES_PER_TASK = 1024
 
-# One snapshot per relation, so that a row that moves meanwhile is neither missed nor seen twice.
+# One snapshot per relation, so that a row that moves meanwhile is neither missed nor seen twice. All threads have it.
+# A thread that is done waits for the others, which may read large values.
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '15min'"
+_EXPORT = "SELECT pg_export_snapshot()"
 _PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
+
+
+@dataclass(slots=True)
+class _Found:
+    """What some pages hold."""
+
+    rows: int
+    held: list[Held]
+    failures: int
+
+    def add(self, other: "_Found") -> None:
+        self.rows, self.failures = self.rows + other.rows, self.failures + other.failures
+        for mine, more in zip(self.held, other.held, strict=True):
+            mine.update(more)
 
 
 @without_content
 def decrypt_all(
-    connect: Callable[[], Connection], table: EncryptedTable, ring: KeyRing, report: Report
+    connect: Callable[[], Connection],
+    table: EncryptedTable,
+    ring: KeyRing,
+    report: Report,
+    limits: Limits,
+    request: str = "",
 ) -> DecryptedCount:
     """Decrypt every value of a table, keeping nothing.
 
     Values that do not decrypt go to the quarantine. Earlier entries of the table that were not found again leave it.
 
+    Args:
+        limits: with as many workers as threads are to read.
+        request: id of the rotation whose proof this is: its pausing is obeyed, and in an emergency more threads read.
+
     Raises:
         PreflightError, BlockedError, DatabaseUnavailableError: the table cannot be read to its end.
     """
     with ExitStack() as stack:
-        connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
-        started = str(housekeeping.execute("SELECT clock_timestamp()::text").fetchall()[0][0])
-        codec = Codec(ring, ring.primary)
-        rows = values = failures = 0
+        ((started, began_at),) = housekeeping.execute("SELECT t::text, t FROM clock_timestamp() AS t").fetchall()
+        if request:
+            limits = limits_for(housekeeping, request, limits)
+        readers = [
+            _Reader(
+                stack.enter_context(closing(open_connection(connect))),
+                Codec(ring, ring.primary, native=limits.native_codec),
+            )
+            for _ in range(max(1, limits.workers))
+        ]
+        decryption = _Decryption(housekeeping, table, readers, report, request)
+        found = _Found(0, [Counter() for _ in table.columns], 0)
         for relation in heaps(housekeeping, table):
-            sql = statements(housekeeping, relation, row_key(housekeeping, relation), None)
-            context = RewriteContext(connection, housekeeping, table, relation, sql, codec, Limits())
-            for batch in _batches(context, table, relation, report):
-                count, failed = codec.check(batch)
-                if failed:
-                    context.quarantine(batch, failed, connection)
-                rows, values, failures = rows + len(batch.rows), values + count, failures + len(failed)
-        quarantine.forget(housekeeping, table, started)
-        return DecryptedCount(str(table.name), rows, values, failures)
+            decryption.decrypt(relation, found)
+        quarantine.forget(housekeeping, table, str(started))
+    by_column = {
+        column: {version: held[version] for version in sorted(each for each in held if each is not None)}
+        for column, held in zip(table.columns, found.held, strict=True)
+    }
+    return DecryptedCount(
+        table=str(table.name),
+        rows=found.rows,
+        values=sum(sum(counts.values()) for counts in by_column.values()) + found.failures,
+        failures=found.failures,
+        by_column=by_column,
+        empty=sum(held[None] for held in found.held),
+        began_at=cast("datetime", began_at),
+    )
 
 
-def _batches(context: RewriteContext, table: EncryptedTable, relation: Relation, report: Report) -> Iterator[Batch]:
-    context.connection.execute(_SNAPSHOT)
-    (pages,) = context.connection.execute(_PAGE_COUNT, (relation.oid,)).fetchall()[0]
-    total = int(str(pages))
-    for first in range(0, total, _PAGES):
-        yield from _read(context, first, min(first + _PAGES, total))
-        report(
-            Progress(Step.ZERO_OLD_ROWS_PROOF, f"{table.name} decrypted", min(first + _PAGES, total), total, "pages")
-        )
-    context.connection.execute("COMMIT")
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What one thread needs for itself; a codec is used by one thread at a time."""
+
+    connection: Connection
+    codec: Codec
 
 
-def _read(context: RewriteContext, first: int, end: int) -> Iterator[Batch]:
+class _Decryption:
+    """Decrypts one table, relation by relation.
+
+    Args:
+        housekeeping: for the quarantine.
+        readers: one per thread.
+    """
+
+    def __init__(
+        self,
+        housekeeping: Connection,
+        table: EncryptedTable,
+        readers: Sequence[_Reader],
+        report: Report,
+        request: str,
+    ) -> None:
+        self._housekeeping = housekeeping
+        self._table = table
+        self._readers = readers
+        self._report = report
+        self._request = request
+        self._idle: queue.Queue[RewriteContext] = queue.Queue()
+        self._quarantining = threading.Lock()
+        self._obeyed = float("-inf")
+        self._stopped = threading.Event()
+
+    def decrypt(self, relation: Relation, found: _Found) -> None:
+        """Add to `found` what a relation holds."""
+        total = self._begin(relation)
+        each = max(_PAGES, min(_PAGES_PER_TASK, -(-total // (4 * len(self._readers)))))
+        tasks = [(first, min(first + each, total)) for first in range(0, total, each)]
+        with ThreadPoolExecutor(len(self._readers), thread_name_prefix="decrypt") as threads:
+            try:
+                for (_, end), some in zip(tasks, threads.map(self._read, tasks), strict=True):
+                    found.add(some)
+                    self._tell(end, total)
+            finally:
+                self._stopped.set()
+        while not self._idle.empty():
+            self._idle.get().connection.execute("COMMIT")
+        self._stopped.clear()
+
+    def _begin(self, relation: Relation) -> int:
+        """Give every reader the same snapshot; returns the number of pages."""
+        sql = statements(self._housekeeping, relation, row_key(self._housekeeping, relation), None)
+        first, *others = [reader.connection for reader in self._readers]
+        first.execute(_SNAPSHOT)
+        ((snapshot,),) = first.execute(_EXPORT).fetchall()
+        for connection in others:
+            connection.execute(_SNAPSHOT)
+            connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
+        for reader in self._readers:
+            reader.connection.execute(_PATIENCE)
+        ((pages,),) = first.execute(_PAGE_COUNT, (relation.oid,)).fetchall()
+        for reader in self._readers:
+            self._idle.put(
+                RewriteContext(
+                    reader.connection, self._housekeeping, self._table, relation, sql, reader.codec, Limits()
+                )
+            )
+        return int(str(pages))
+
+    def _read(self, span: tuple[int, int]) -> _Found:
+        context = self._idle.get()
+        found = _Found(0, [Counter() for _ in self._table.columns], 0)
+        try:
+            for first in range(span[0], span[1], _PAGES):
+                if self._stopped.is_set():
+                    break
+                for batch in _batches(context, first, min(first + _PAGES, span[1])):
+                    self._check(context, batch, found)
+        finally:
+            self._idle.put(context)
+        return found
+
+    def _check(self, context: RewriteContext, batch: Batch, found: _Found) -> None:
+        held, failed = context.codec.check(batch)
+        if failed:
+            with self._quarantining:
+                context.quarantine(batch, failed, context.connection)
+        if held:
+            found.add(_Found(len(batch.rows), held, len(failed)))
+
+    def _tell(self, done: int, total: int) -> None:
+        subject = f"{self._table.name} decrypted"
+        self._report(Progress(Step.ZERO_OLD_ROWS_PROOF, subject, done, total, "pages"))
+        if self._request and CLOCK.monotonic() - self._obeyed >= TICK_SECONDS:
+            obey(self._housekeeping, self._request)
+            self._obeyed = CLOCK.monotonic()
+
+
+def _batches(context: RewriteContext, first: int, end: int) -> Iterator[Batch]:
     limit = context.limits.batch_bytes
     span = {"first": position(first), "end": position(end), "limit": limit}
     batch = Batch.of(context.run(context.statements.read_pages, span))

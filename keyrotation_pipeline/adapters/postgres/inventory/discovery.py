@@ -10,8 +10,9 @@ Views and partitioned parents have no rows of their own, and generated columns f
 which are declared or searched. What else is not searched is told by `unsearched`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import cast
 
 from psycopg import sql
@@ -26,7 +27,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     pieces,
     value_class,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
+from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, heap_scan, readable_tree
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -74,7 +75,7 @@ _HITS = """
 SELECT count(version), count(*) - count(version), array_agg(DISTINCT version) FILTER (WHERE version IS NOT NULL)
 FROM (
     SELECT piece.text, {value_class} AS class
-    FROM (SELECT {text} FROM ONLY {relation} OFFSET 0) AS searched (cell),
+    FROM (SELECT {text} FROM ONLY {relation} {pages} OFFSET 0) AS searched (cell),
         LATERAL {pieces} AS cut, LATERAL (SELECT cut.text COLLATE "C") AS piece (text) OFFSET 0
 ) AS held, LATERAL (
     SELECT class WHERE class > 0
@@ -141,11 +142,20 @@ class _Searched:
         return sql.SQL("encode({}, 'escape')" if column in self.binary else "{}").format(cell)
 
 
-def discover(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+def discover(
+    connection: Connection,
+    tables: Sequence[EncryptedTable],
+    first_pages: Mapping[int, int] = MappingProxyType({}),
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[Finding, ...]:
     """Search every column that is not declared in `tables`; a relation that cannot be read is a finding too.
 
     Near-misses are what resembles a value down to its nonce but for the spelling of its version (``v01:``, `` v1:``,
     ``V1:``); prose such as ``v1: notes`` is none.
+
+    Args:
+        first_pages: by oid, from which page on a relation is searched, where not from the first.
+        tell: called with the label of each relation before it is searched.
 
     Raises:
         PreflightError: a declared table or column is missing.
@@ -154,11 +164,21 @@ def discover(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[
     """
     findings: list[Finding] = []
     for relation in _searched(connection, tables):
+        tell(relation.label)
         try:
-            findings += _search(connection, relation)
+            findings += _search(connection, relation, first_pages.get(relation.oid, 0))
         except (BlockedError, PreflightError) as error:
             findings.append(Finding(relation.label, "*", 0, 0, (), str(error)))
-    return (*findings, *elsewhere.in_large_objects(connection), *elsewhere.in_definitions(connection))
+    if elsewhere.LARGE_OBJECTS not in first_pages:
+        tell("large objects")
+        findings += elsewhere.in_large_objects(connection)
+    return (*findings, *elsewhere.in_definitions(connection))
+
+
+def searched_relations(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[tuple[int, str]]:
+    """Oid and label of each relation that `discover` searches."""
+    for relation in _searched(connection, tables):
+        yield relation.oid, relation.label
 
 
 def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[str]:
@@ -196,22 +216,26 @@ def _catalog(connection: Connection) -> list[_Row]:
         return cast("list[_Row]", connection.execute(_COLUMNS, (list(OWN_TABLES),)).fetchall())
 
 
-def _search(connection: Connection, relation: _Searched) -> list[Finding]:
+def _search(connection: Connection, relation: _Searched, first_page: int) -> list[Finding]:
     tests = map(relation.may_hold_value, relation.columns)
     counts = [sql.SQL("count(*) FILTER (WHERE {})").format(test) for test in tests]
-    query = sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(counts), relation.identifier)
+    if first_page and relation.kind == "f":
+        return []  # it has no pages
+    pages = from_page(first_page)
+    query = sql.SQL("SELECT {} FROM ONLY {} {}").format(sql.SQL(", ").join(counts), relation.identifier, pages)
     with heap_scan(connection, relation.label, relation.oid):
         rows = cast("tuple[int, ...]", connection.execute(query).fetchone())
         suspects = [column for column, number in zip(relation.columns, rows, strict=True) if number]
-        findings = [_finding(connection, relation, column) for column in suspects]
+        findings = [_finding(connection, relation, column, pages) for column in suspects]
     return [found for found in findings if found.values or found.near_misses]
 
 
-def _finding(connection: Connection, relation: _Searched, column: str) -> Finding:
+def _finding(connection: Connection, relation: _Searched, column: str, pages: sql.Composable) -> Finding:
     query = sql.SQL(_HITS).format(
         exact_prefix=sql.Literal(EXACT_PREFIX),
         exact_end=sql.Literal(EXACT_END),
         relation=relation.identifier,
+        pages=pages,
         text=relation.cell(column),
         pieces=relation.pieces(column, sql.Identifier("cell")),
         value_class=value_class(sql.SQL("{}").format(sql.SQL("piece.text"))),

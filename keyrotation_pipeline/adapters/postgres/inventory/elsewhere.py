@@ -9,6 +9,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.columns import Finding
 
+LARGE_OBJECTS = 2613  # the oid of pg_largeobject, which holds their content
+
 _READABLE = """
 (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) OR pg_has_role(m.lomowner, 'USAGE') OR EXISTS (
     SELECT FROM aclexplode(m.lomacl) AS entry WHERE entry.privilege_type = 'SELECT'

@@ -148,6 +148,13 @@ def has_prefix(column: str) -> sql.Composed:
     )
 
 
+def number_in_prefix(column: str) -> sql.Composed:
+    """The number of the version whose prefix a column's value has; NULL without one."""
+    return sql.SQL("substring(left({}, {}) from {})::int").format(
+        as_text(column), sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^v({VERSION_PATTERN[1:]}):")
+    )
+
+
 def under_another(column: str, version: KeyVersion) -> sql.Composed:
     """The text of a value that has a prefix, with the prefix of `version` in its place."""
     return sql.SQL(f"({{prefix}} || substr({{value}}, {_PREFIX_LENGTH} + 1))").format(

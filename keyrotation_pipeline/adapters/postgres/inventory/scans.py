@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps, tree
@@ -58,6 +59,11 @@ def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Ite
         raise PreflightError(
             f"{label} cannot be read (SQLSTATE {error.sqlstate}); see the server's log, and mend it or drop it"
         ) from None
+
+
+def from_page(first: int) -> sql.Composable:
+    """A WHERE by which a scan begins at a page; nothing for the first one, so that nothing has to be evaluated."""
+    return sql.SQL("WHERE ctid >= {}::tid").format(sql.Literal(f"({first},0)")) if first else sql.SQL("")
 
 
 def readable_tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:

@@ -1,14 +1,15 @@
 """A count of old values that reads the rows; no constraint can answer it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
-from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
+from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page, heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -40,10 +41,18 @@ class _Count:
     version: KeyVersion | None = None
 
 
-def tally(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> Tally:
+def tally(
+    connection: Connection,
+    table: EncryptedTable,
+    versions: Sequence[KeyVersion],
+    first_pages: Mapping[int, int] = MappingProxyType({}),
+) -> Tally:
     """Count the values of a table that are under `versions`, and those that are not encrypted, reading every row.
 
     The conditions stand in FILTER, never in WHERE, so that the planner has nothing to prove from a fence.
+
+    Args:
+        first_pages: by oid, from which page on a relation is read, where not from the first.
 
     Raises:
         PreflightError, BlockedError: the table cannot be read to its end, or keeps rows outside heaps.
@@ -51,7 +60,7 @@ def tally(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
     values, old, unencrypted = 0, Counter[tuple[str, KeyVersion]](), Counter[str]()
     counts = list(_counts(table, versions))
     for relation in countable(connection, table):
-        for count, number in _counted(connection, relation, counts):
+        for count, number in _counted(connection, relation, counts, first_pages.get(relation.oid, 0)):
             if count.version is not None:
                 old[count.column, count.version] += number
             elif count.unencrypted:
@@ -70,11 +79,15 @@ def _counts(table: EncryptedTable, versions: Sequence[KeyVersion]) -> Iterator[_
             yield _Count(column, under(column, [version]), version=version)
 
 
-def _counted(connection: Connection, relation: Relation, counts: Sequence[_Count]) -> Iterator[tuple[_Count, int]]:
+def _counted(
+    connection: Connection, relation: Relation, counts: Sequence[_Count], first_page: int
+) -> Iterator[tuple[_Count, int]]:
     for first in range(0, len(counts), _COUNTS_PER_SCAN):
         some = counts[first : first + _COUNTS_PER_SCAN]
         figures = [sql.SQL("count(*) FILTER (WHERE {})").format(count.condition) for count in some]
-        query = sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(figures), relation.identifier)
+        query = sql.SQL("SELECT {} FROM ONLY {} {}").format(
+            sql.SQL(", ").join(figures), relation.identifier, from_page(first_page)
+        )
         with heap_scan(connection, relation.label, relation.oid):
             row = connection.execute(query).fetchone() or ()
         yield from zip(some, (int(str(number)) for number in row), strict=True)

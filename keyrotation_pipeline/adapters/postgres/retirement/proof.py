@@ -2,10 +2,11 @@
 
 The order matters. First the tables are locked until the transaction ends: nobody can ALTER them, and nothing can become
 a part of them. Then they are counted and their fences are read, so that what was read stays true until the key is
-withdrawn. Readers and writers do not notice these locks.
+withdrawn. Readers and writers do not notice these locks. Of a large database most was read just before (`search`), so
+that the locks are held for seconds, whatever its size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import psycopg
@@ -13,14 +14,19 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
-from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, locks, replicas
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
+from keyrotation_pipeline.adapters.postgres.retirement.search import (
+    Relations,
+    first_pages,
+    require_nothing_found,
+    require_zero,
+)
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
+from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 
 _FENCE_XMIN = "SELECT xmin::text::bigint FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s"
 
@@ -32,6 +38,7 @@ def zero_old_rows(
     retired: Sequence[KeyVersion],
     moment: Moment,
     declared: Replicas = NONE_DECLARED,
+    searched: Searched | None = None,
 ) -> ZeroOldRows:
     """Take the evidence that nothing under `version` (or any of `retired`) is left or can be shown by anybody.
 
@@ -42,21 +49,24 @@ def zero_old_rows(
         retired: every version that the fences must name, `version` among them.
         moment: taken after the fences were validated.
         declared: what the configuration says of replicas.
+        searched: what was read just before; then only what is small, new or changed is read here. None: everything is.
 
     Raises:
         ProofError: an unencrypted value, a finding, a quarantined value, or a transaction not fit for this.
         FenceError: an old value; a fence that is missing, not validated, altered, or younger than the moment.
-        BlockedError: somebody could still show an old value.
+        BlockedError: somebody could still show an old value; or what has changed since `searched` is large.
     """
     _require_read_committed(connection)
     connection.execute("SET LOCAL constraint_exclusion = off")
     versions = tuple(sorted({*retired, version}))
     for table in tables:
         _hold_still(connection, table)
-    values = sum(_require_zero(connection, table, versions) for table in tables)
+    first = {} if searched is None else first_pages(Relations.now(connection, tables), searched)
+    values = sum(_require_zero(connection, table, versions, first, searched) for table in tables)
     for table in tables:
         _require_fence(connection, table, versions, moment.xid)
-    _require_nothing_found(connection, tables, retired)
+    require_nothing_found(discovery.discover(connection, tables, first), retired)
+    _require_empty_quarantine(connection, tables)
     if found := horizon.holders(connection, moment.xid, moment.lsn, declared):
         raise BlockedError("; ".join(found))
     row = connection.execute("SELECT clock_timestamp()").fetchone()
@@ -97,18 +107,18 @@ def _hold_still(connection: Connection, table: EncryptedTable) -> None:
         ) from None
 
 
-def _require_zero(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> int:
-    counted = tally(connection, table, versions)
-    for (column, version), number in counted.old.items():
-        raise FenceError(
-            f"table {table.name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
-        )
-    for column, number in counted.unencrypted.items():
-        raise ProofError(
-            f"table {table.name}, column {column}: {number} value(s) are not encrypted; "
-            "encrypt or remove them (`keyrotation inventory` counts them), then run `keyrotation rotate` again"
-        )
-    return counted.values
+def _require_zero(
+    connection: Connection,
+    table: EncryptedTable,
+    versions: Sequence[KeyVersion],
+    first: Mapping[int, int],
+    searched: Searched | None,
+) -> int:
+    """The values of a table: as counted here, or where it is too large for that, as counted just before."""
+    counted = require_zero(connection, table, versions, first)
+    if searched is None or not any(relation.oid in first for relation in relations.tree(connection, table)):
+        return counted
+    return searched.values[str(table.name)]
 
 
 def _require_fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], xid: int) -> None:
@@ -131,17 +141,7 @@ def _require_fence(connection: Connection, table: EncryptedTable, versions: Sequ
         )
 
 
-def _require_nothing_found(
-    connection: Connection, tables: Sequence[EncryptedTable], retired: Sequence[KeyVersion]
-) -> None:
-    for finding in discovery.discover(connection, tables):
-        if not finding.blocks(retired):
-            continue
-        raise ProofError(
-            f"{finding.relation}, column {finding.column}: {finding.values} value(s) of our format "
-            f"({finding.near_misses} near-misses), {finding.reason}; "
-            "re-encrypt or remove them, and declare the column in [[tables]] before the next rotation"
-        )
+def _require_empty_quarantine(connection: Connection, tables: Sequence[EncryptedTable]) -> None:
     entries = quarantine.load(connection, tables)
     for entry in entries:
         number = sum((each.table, each.column) == (entry.table, entry.column) for each in entries)

@@ -1,0 +1,92 @@
+"""Counting a relation by FILTER: one scan that the server makes in parallel, where all values are under known versions.
+
+A count that groups by what the values are is planned as one serial aggregate, since the server expects as many groups
+as values. To count by FILTER, the versions must be known beforehand. So this counts those that are registered and those
+of the first rows; and only if that accounts for every value of the very same scan, the count is given.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
+    EMPTY,
+    as_text,
+    number_in_prefix,
+    under,
+    value_class,
+)
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable
+
+# PostgreSQL takes 1664 expressions in one SELECT.
+_MOST_FIGURES = 1600
+# Each version is one more comparison per value; among more than these, grouping is no dearer.
+_MOST_VERSIONS = 8
+_FIRST_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What one relation holds: rows, and by column how many values of each class (`grammar_sql.value_class`)."""
+
+    rows: int
+    classes: Mapping[str, Counter[int]]
+
+
+def counted_by_filters(connection: Connection, relation: Relation, table: EncryptedTable) -> Counted | None:
+    """Count in one scan; None where a value is not encrypted, or under a version that nobody expected.
+
+    Raises:
+        PreflightError, BlockedError: the relation cannot be read to its end.
+    """
+    versions = _expected(connection, relation, table)
+    if len(versions) > _MOST_VERSIONS or len(table.columns) * (3 + len(versions)) > _MOST_FIGURES:
+        return None
+    with heap_scan(connection, relation.label, relation.oid):
+        found = connection.execute(filters(relation, table, versions)).fetchone()
+    rows, *figures = cast("tuple[int, ...]", found)
+    size = 3 + len(versions)
+    classes: dict[str, Counter[int]] = {}
+    for number, column in enumerate(table.columns):
+        values, empty, bad, *by_version = figures[number * size : (number + 1) * size]
+        # With no bad value each is empty or whole under one version: so the prefixes tell them apart.
+        if bad or values != empty + sum(by_version):
+            return None
+        classes[column] = +Counter({EMPTY: empty, **{v.number: n for v, n in zip(versions, by_version, strict=True)}})
+    return Counted(rows, classes)
+
+
+def filters(relation: Relation, table: EncryptedTable, versions: Sequence[KeyVersion]) -> sql.Composed:
+    """The query: rows, then for each column its values, the empty ones, the bad ones, and those under each version."""
+    counts = [sql.SQL("count(*)"), *(figure for column in table.columns for figure in _figures(column, versions))]
+    return sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(counts), relation.identifier)
+
+
+def _figures(column: str, versions: Sequence[KeyVersion]) -> Iterator[sql.Composable]:
+    text, count = as_text(column), sql.SQL("count(*) FILTER (WHERE {})")
+    yield count.format(sql.SQL("{} IS NOT NULL").format(text))
+    yield count.format(sql.SQL("octet_length({}) = 0").format(text))
+    yield count.format(sql.SQL("{} < 0").format(value_class(text)))
+    yield from (count.format(under(column, [version])) for version in versions)
+
+
+def _expected(connection: Connection, relation: Relation, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+    """The registered versions, and those of the first rows."""
+    ((there,),) = connection.execute("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL").fetchall()
+    registered = connection.execute("SELECT version FROM keyrotation.key_versions").fetchall() if there else []
+    numbers = sql.SQL(" UNION ").join(
+        sql.SQL("SELECT DISTINCT {} FROM (SELECT {} FROM ONLY {} LIMIT {}) AS first").format(
+            number_in_prefix(column), sql.Identifier(column), relation.identifier, sql.Literal(_FIRST_ROWS)
+        )
+        for column in table.columns
+    )
+    with heap_scan(connection, relation.label, relation.oid):
+        seen = connection.execute(numbers).fetchall()
+    return tuple(sorted({KeyVersion(int(str(n))) for (n,) in (*registered, *seen) if n is not None}))

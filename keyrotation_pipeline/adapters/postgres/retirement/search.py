@@ -1,0 +1,152 @@
+"""Reading every declared and undeclared place before the retiring transaction, which then looks at what has changed.
+
+To read all of a large database takes hours, and the retiring transaction holds locks. So all of it is read before,
+without any lasting lock, by the same counts and searches. What the transaction may take from that:
+
+- No old value came into a declared column since: the fence is older than the proof, and so than this search, and it
+  stands unchanged; and each relation of the tree is the very one that was read, its definition untouched. (Whatever
+  loosens a constraint changes `pg_constraint` or `pg_class`, even by hand.)
+- A relation that is new, changed or rewritten since is read again, whole.
+- Every other is read again, whole, as long as that takes seconds; the small ones first. Of those beyond, the pages are
+  read that were added since. A row written since into older pages of such a relation is not seen here: it is what a row
+  is that is written a second after the retirement, and the daily search looks for both.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import cast
+
+from keyrotation_pipeline.adapters.postgres.inventory import discovery, elsewhere
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
+from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.proof import Searched
+from keyrotation_pipeline.model.request import Step
+
+# Some 64 MB: counted within seconds by one process.
+READ_AGAIN_PAGES = 8192
+
+# pg_class changes with whatever changes a relation, but not with VACUUM, ANALYZE or an index, which write in place.
+# A foreign table has no file and no size that we could know; it counts as large.
+_RELATIONS = """
+SELECT c.oid::bigint,
+       concat_ws(' ', pg_relation_filenode(c.oid), c.xmin, c.relchecks, c.relkind, n.nspname, c.relname, (
+           SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped), ','
+                             ORDER BY a.attnum)
+           FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+       )),
+       CASE c.relkind WHEN 'f' THEN 2147483647
+            ELSE coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int END
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::bigint[]::oid[])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """What relations were at one moment: an identity and pages, by oid."""
+
+    identities: Mapping[int, str]
+    pages: Mapping[int, int]
+
+    @classmethod
+    def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "Relations":
+        """Every relation that holds declared columns, or is searched for others; and where large objects are."""
+        oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
+        oids |= {oid for oid, _ in discovery.searched_relations(connection, tables)}
+        with heap_scan(connection, "the catalogue"):
+            rows = connection.execute(_RELATIONS, ([*oids, elsewhere.LARGE_OBJECTS],)).fetchall()
+        facts = cast("list[tuple[int, str, int]]", rows)
+        return cls({oid: identity for oid, identity, _ in facts}, {oid: pages for oid, _, pages in facts})
+
+
+def search(
+    connection: Connection,
+    tables: Sequence[EncryptedTable],
+    version: KeyVersion,
+    retired: Sequence[KeyVersion],
+    report: Report,
+) -> Searched:
+    """Count every declared column and search everything else, holding no lock between two relations.
+
+    Raises:
+        FenceError: an old value.
+        ProofError: an unencrypted value, or a finding.
+        PreflightError, BlockedError: something cannot be read to its end.
+    """
+    then = Relations.now(connection, tables)
+    versions = tuple(sorted({*retired, version}))
+    values = {}
+    for table in tables:
+        report(_progress(f"{table.name} counted"))
+        values[str(table.name)] = require_zero(connection, table, versions)
+    require_nothing_found(discovery.discover(connection, tables, tell=lambda label: report(_progress(label))), retired)
+    return Searched(values, then.identities, then.pages)
+
+
+def require_zero(
+    connection: Connection,
+    table: EncryptedTable,
+    versions: Sequence[KeyVersion],
+    first: Mapping[int, int] = MappingProxyType({}),
+) -> int:
+    """Refuse old and unencrypted values; returns how many values were counted.
+
+    Raises:
+        As `search`.
+    """
+    counted = tally(connection, table, versions, first)
+    for (column, version), number in counted.old.items():
+        raise FenceError(
+            f"table {table.name}, column {column}: {number} value(s) are still under {version}; find what wrote them"
+        )
+    for column, number in counted.unencrypted.items():
+        raise ProofError(
+            f"table {table.name}, column {column}: {number} value(s) are not encrypted; "
+            "encrypt or remove them (`keyrotation inventory` counts them), then run `keyrotation rotate` again"
+        )
+    return counted.values
+
+
+def require_nothing_found(findings: Iterable[Finding], retired: Sequence[KeyVersion]) -> None:
+    """Refuse values of ours in undeclared places.
+
+    Raises:
+        ProofError: there is one that needs a retired key.
+    """
+    for finding in findings:
+        if finding.blocks(retired):
+            raise ProofError(
+                f"{finding.relation}, column {finding.column}: {finding.values} value(s) of our format "
+                f"({finding.near_misses} near-misses), {finding.reason}; "
+                "re-encrypt or remove them, and declare the column in [[tables]] before the next rotation"
+            )
+
+
+def _progress(subject: str) -> Progress:
+    return Progress(Step.RETIRED_KEY, subject, 0, 0, note="searched for old values")
+
+
+def first_pages(now: Relations, searched: Searched) -> dict[int, int]:
+    """From which page on each relation is to be read again, 0 for all of it; those that are not named, whole.
+
+    Raises:
+        BlockedError: what was changed is so large that it must be read before.
+    """
+    changed = {oid for oid, identity in now.identities.items() if searched.identities.get(oid) != identity}
+    if sum(now.pages[oid] for oid in changed) > READ_AGAIN_PAGES:
+        raise BlockedError(
+            "tables were made or changed while all was searched for old values, and are too large to be searched "
+            "while others wait; run this step again, it searches first"
+        )
+    first, left = {}, READ_AGAIN_PAGES
+    for oid, pages in sorted(now.pages.items(), key=lambda each: each[1]):
+        if oid in changed or pages <= left:
+            left -= pages
+        else:
+            first[oid] = searched.pages[oid]
+    return first
