@@ -28,6 +28,7 @@ from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.compromising import tell_applications
 from keyrotation_pipeline.rotation.keys import record_of
 
 
@@ -119,6 +120,8 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
     pipeline.ledger.append(intent)
     _store(pipeline, record, material, archived=archived)
+    if pipeline.keys.read().primary is not None:
+        tell_applications(pipeline, None)  # what the lost store told them
     pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
     return restored
 

@@ -15,7 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE, PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.fieldcrypto.environment import (
+    COMPROMISED_VARIABLE,
+    FIRST_KEY_VARIABLE,
+    PRIMARY_VARIABLE,
+    variable_of,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
@@ -23,6 +28,7 @@ __all__ = ["MountedKeyRing"]
 
 # In a mounted Secret or ConfigMap this link is what Kubernetes swaps: behind it, all files are of one moment.
 KUBERNETES_LINK = "..data"
+_NAMED = {"primary": PRIMARY_VARIABLE, "compromised": COMPROMISED_VARIABLE}
 _KEY_FILE = re.compile(r"(v[1-9][0-9]{0,5})\.key", re.ASCII)
 
 
@@ -33,8 +39,8 @@ class MountedKeyRing:
 
     Args:
         path: a directory with a file per variable (a mounted Secret: ``ENCRYPTION_MASTER_KEY``,
-            ``ENCRYPTION_PRIMARY_VERSION`` …); or one with a file per version (``v2.key``, and ``primary``); or a file
-            of lines ``NAME=value`` with the same variables.
+            ``ENCRYPTION_PRIMARY_VERSION`` …); or one with a file per version (``v2.key``, ``primary``, and after a
+            compromise ``compromised``); or a file of lines ``NAME=value`` with the same variables.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -71,21 +77,27 @@ def _of_directory(path: Path) -> Mapping[str, str]:
     link = path / KUBERNETES_LINK
     directory = link.resolve() if link.is_dir() else path
     variables = {}
-    # The primary first: a version is stored before it is named, and withdrawn after another is.
-    for file in sorted(directory.iterdir(), key=lambda file: "primary" not in file.name.lower()):
+    # The primary before the keys: a version is stored before it is named, and withdrawn after another is. What is
+    # compromised before that: it is named after another version became the primary.
+    for file in sorted(directory.iterdir(), key=_turn):
         variable = _variable(file.name)
         if variable is not None and (content := _content(file)) is not None:
             variables[variable] = content
     return variables
 
 
+def _turn(file: Path) -> int:
+    name = file.name.lower()
+    return 0 if "compromised" in name else 1 if "primary" in name else 2
+
+
 def _variable(name: str) -> str | None:
     """The variable that a file stands for; None for one that is not ours."""
     if (key_file := _KEY_FILE.fullmatch(name)) is not None:
         return variable_of(KeyVersion.parse(key_file[1]))
-    if name == "primary":
-        return PRIMARY_VARIABLE
-    return name if name.upper().startswith((FIRST_KEY_VARIABLE, PRIMARY_VARIABLE)) else None
+    if name in _NAMED:
+        return _NAMED[name]
+    return name if name.upper().startswith((FIRST_KEY_VARIABLE, PRIMARY_VARIABLE, COMPROMISED_VARIABLE)) else None
 
 
 def _content(file: Path) -> str | None:

@@ -14,7 +14,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE, PRIMARY_VARIABLE, keys_in, variable_of
+from keyrotation_pipeline.fieldcrypto.environment import (
+    COMPROMISED_VARIABLE,
+    FIRST_KEY_VARIABLE,
+    PRIMARY_VARIABLE,
+    keys_in,
+    variable_of,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
@@ -23,6 +29,7 @@ __all__ = ["SecretsManagerKeyRing"]
 # Twelve calls an hour and process. The procedure's alarm goes off at a hundred of all processes.
 EVERY_SECONDS = 300.0
 PRIMARY = "primary"
+COMPROMISED = "compromised"
 
 
 class _Client(Protocol):
@@ -37,8 +44,8 @@ class SecretsManagerKeyRing:
 
     Args:
         client: boto3's client of Secrets Manager.
-        secret_id: name or ARN of a secret with ``{"v1": "<base64>", "v2": "<base64>", "primary": "v2"}``, or with one
-            plain base64 key, which is v1.
+        secret_id: name or ARN of a secret with ``{"v1": "<base64>", "v2": "<base64>", "primary": "v2"}``, after a
+            compromise with ``"compromised": "v1"`` too; or with one plain base64 key, which is v1.
         every_seconds: the least time between two readings, failed ones included.
     """
 
@@ -97,7 +104,10 @@ class SecretsManagerKeyRing:
             raise InvalidKeyError(
                 f'secret {self._secret_id} is not JSON of the form {{"v1": "<base64>", …}}; correct it'
             )
-        variables = {PRIMARY_VARIABLE: str(entries.get(PRIMARY, ""))}
+        variables = {
+            PRIMARY_VARIABLE: str(entries.get(PRIMARY, "")),
+            COMPROMISED_VARIABLE: str(entries.get(COMPROMISED, "")),
+        }
         for name, key in entries.items():
             try:
                 variable = variable_of(KeyVersion.parse(name))

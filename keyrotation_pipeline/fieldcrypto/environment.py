@@ -1,11 +1,12 @@
 """The environment variables in which an application gets its keys.
 
 ``ENCRYPTION_MASTER_KEY`` is v1 and ``ENCRYPTION_MASTER_KEY_V2``, ``_V3`` … the later ones, as in the seed procedure
-(section 4.1); ``ENCRYPTION_PRIMARY_VERSION`` names the one that writes use. An empty variable counts as unset.
+(section 4.1); ``ENCRYPTION_PRIMARY_VERSION`` names the one that writes use, and ``ENCRYPTION_COMPROMISED_VERSIONS``
+those that writes must never use again (``v1,v2``). An empty variable counts as unset.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, KeyVersion
@@ -14,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 FIRST_KEY_VARIABLE = "ENCRYPTION_MASTER_KEY"
 PRIMARY_VARIABLE = "ENCRYPTION_PRIMARY_VERSION"
+COMPROMISED_VARIABLE = "ENCRYPTION_COMPROMISED_VERSIONS"
 
 # Also what was meant to be such a name, so that a key is never passed over because of a slip.
 _NUMBERED = re.compile(rf"{FIRST_KEY_VARIABLE}_?V?_?0*([0-9]+)", re.ASCII | re.IGNORECASE)
@@ -73,6 +75,32 @@ def primary_in(environment: Mapping[str, str], keys: Mapping[KeyVersion, KeyMate
         choices = " or ".join(str(version) for version in sorted(keys))
         raise InvalidKeyError(f"several keys are set and none is the primary; set {PRIMARY_VARIABLE} to {choices}")
     return next(iter(keys))
+
+
+def compromised_in(environment: Mapping[str, str]) -> frozenset[KeyVersion]:
+    """The versions that must never be the primary again; keys of them may be set, for reading.
+
+    Raises:
+        InvalidKeyError: what is there is no list of versions.
+    """
+    try:
+        return versions_in(environment.get(COMPROMISED_VARIABLE, ""))
+    except InvalidKeyError:
+        raise InvalidKeyError(f"{COMPROMISED_VARIABLE} does not name key versions; write them as v1,v2") from None
+
+
+def versions_in(text: str) -> frozenset[KeyVersion]:
+    """Versions from ``v1,v2``; none from an empty text.
+
+    Raises:
+        InvalidKeyError: one of them is no version.
+    """
+    return frozenset(KeyVersion.parse(each.strip()) for each in text.split(",")) if text.strip() else frozenset()
+
+
+def versions_as_text(versions: Iterable[KeyVersion]) -> str:
+    """``v1,v2``, in order."""
+    return ",".join(map(str, sorted(versions)))
 
 
 def _named_primary(name: str, keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVersion:

@@ -1,12 +1,12 @@
 """The key ring: every key an application may read with, and the one that it writes with."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Self
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto.environment import keys_in, primary_in
+from keyrotation_pipeline.fieldcrypto.environment import compromised_in, keys_in, primary_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -18,17 +18,28 @@ class KeyRing:
     Args:
         keys: at least one.
         primary: the version that `encrypt` uses; named, never inferred from the numbers.
+        compromised: versions that are read, and never again encrypted under.
 
     Raises:
-        InvalidKeyError: the primary is not among the keys.
+        InvalidKeyError: the primary is not among the keys, or is compromised.
     """
 
     __slots__ = ("_ciphers", "_keys", "_primary")
 
-    def __init__(self, keys: Mapping[KeyVersion, KeyMaterial], primary: KeyVersion) -> None:
+    def __init__(
+        self,
+        keys: Mapping[KeyVersion, KeyMaterial],
+        primary: KeyVersion,
+        compromised: Collection[KeyVersion] = (),
+    ) -> None:
         if primary not in keys:
             raise InvalidKeyError(
                 f"the primary {primary} is not in the key ring; store its key, or name another primary"
+            )
+        if primary in compromised:
+            raise InvalidKeyError(
+                f"{primary} is compromised, so nothing is encrypted under it again; name as the primary the version "
+                "that replaced it, as `keyrotation status` shows it"
             )
         self._keys = dict(keys)
         self._ciphers = {version: AESGCM(raw_of(material)) for version, material in keys.items()}
@@ -38,6 +49,8 @@ class KeyRing:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """The ring of ``ENCRYPTION_MASTER_KEY``, ``ENCRYPTION_MASTER_KEY_V2`` … and ``ENCRYPTION_PRIMARY_VERSION``.
 
+        ``ENCRYPTION_COMPROMISED_VERSIONS``, where it is set, names versions that are not encrypted under again.
+
         Args:
             environment: variables by name, such as a copy of the process environment; empty ones count as unset.
 
@@ -45,7 +58,7 @@ class KeyRing:
             InvalidKeyError: a variable is missing, misnamed or holds no key; names it, never what it holds.
         """
         keys = keys_in(environment)
-        return cls(keys, primary_in(environment, keys))
+        return cls(keys, primary_in(environment, keys), compromised_in(environment))
 
     @property
     def primary(self) -> KeyVersion:

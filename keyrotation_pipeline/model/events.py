@@ -37,6 +37,7 @@ class EventKind(StrEnum):
     KEY_STATE_CHANGED = "key_state_changed"
     PRIMARY_CHANGE_INTENDED = "primary_change_intended"
     PRIMARY_CHANGED = "primary_changed"
+    COMPROMISE_TELLING_INTENDED = "compromised_versions_to_key_store_intended"
     RETIREMENT_INTENDED = "retire_key_intended"
     REPLICAS_ACCOUNTED = "replicas_accounted"
     KEY_RETIRED = "key_retired"

@@ -33,6 +33,7 @@ class StoredKeys:
         revision: names this content; a change that is decided from it carries it.
         pending: keys that a writer which died had sent, and which nobody gets until they are added again.
         roster: digest of the roster that is pinned; None in a store that was made before it was kept there.
+        compromised: versions that applications are told never to encrypt under again.
     """
 
     live: Mapping[KeyVersion, Entry]
@@ -41,6 +42,7 @@ class StoredKeys:
     revision: str
     pending: Mapping[KeyVersion, KeyMaterial] = field(default_factory=dict)
     roster: str | None = None
+    compromised: frozenset[KeyVersion] = frozenset()
 
     @classmethod
     def of(
@@ -51,12 +53,13 @@ class StoredKeys:
         revision: str | None = None,
         pending: Mapping[KeyVersion, KeyMaterial] | None = None,
         roster: str | None = None,
+        compromised: frozenset[KeyVersion] = frozenset(),
     ) -> Self:
         """The entries in order. Without a revision of the store's own, the content gives one."""
         live = dict(sorted(live.items()))
         archived = {version: entry for version, entry in sorted(archived.items()) if version not in live}
-        revision = revision or _revision(live, archived, primary, roster)
-        return cls(live, archived, primary, revision, pending or {}, roster)
+        revision = revision or _revision(live, archived, primary, roster, compromised)
+        return cls(live, archived, primary, revision, pending or {}, roster, compromised)
 
     def __contains__(self, version: object) -> bool:
         return version in self.live or version in self.archived
@@ -100,7 +103,12 @@ class StoredKeys:
                 f"the key store's primary is {self.primary}, whose key is not live there; "
                 f"put it back with `keyrotation restore-key {self.primary}`"
             )
-        return KeyRing({version: self.material(version) for version in self.live}, self.primary)
+        if self.primary in self.compromised:
+            raise KeyStoreDamagedError(
+                f"the key store names {self.primary} as the primary, which it also calls compromised; name the version "
+                "that replaced it there again"
+            )
+        return KeyRing({version: self.material(version) for version in self.live}, self.primary, self.compromised)
 
     def registered(self, record: KeyRecord) -> KeyMaterial:
         """The key of a record, live or archived, if it is the registered one by its whole fingerprint.
@@ -123,9 +131,10 @@ def _revision(
     archived: Mapping[KeyVersion, Entry],
     primary: KeyVersion | None,
     roster: str | None,
+    compromised: frozenset[KeyVersion],
 ) -> str:
-    """SHA-256 over places, versions, fingerprints and the roster's digest, 64 hex digits."""
-    lines = [f"primary {primary}", f"roster {roster}"]
+    """SHA-256 over places, versions, fingerprints, what is compromised and the roster's digest, 64 hex digits."""
+    lines = [f"primary {primary}", f"roster {roster}", *(f"compromised {each}" for each in sorted(compromised))]
     for place, entries in (("live", live), ("archived", archived)):
         lines += [f"{place} {version} {_name(entry)}" for version, entry in entries.items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

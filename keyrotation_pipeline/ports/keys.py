@@ -44,7 +44,7 @@ class KeyStore(Protocol):
         """
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Name the version that writes use; it must be live."""
+        """Name the version that writes use; it must be live, and not told to be compromised."""
 
     def archive(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Take a key from the applications and keep it in the archive; never the primary."""
@@ -57,6 +57,13 @@ class KeyStore(Protocol):
 
         Raises:
             KeyStoreError: the version is live or the primary; the key is then still there.
+        """
+
+    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
+        """Tell applications never to encrypt under these versions again, besides those that they were told of before.
+
+        Raises:
+            KeyStoreError: one of them is the primary: applications would stop.
         """
 
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:

@@ -3,6 +3,7 @@
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.compromise import held_in_words
+from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import Request, RequestStatus, RotationType
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -42,7 +43,24 @@ def hold_compromised(pipeline: Pipeline, request: Request) -> None:
             if record.version in versions and record.state not in _BEYOND:
                 pipeline.ledger.set_key_state(record.version, KeyState.COMPROMISED, request.id)
         walk = pipeline.ledger.current()
-        if walk is None or walk.id == request.id or walk.target not in versions:
-            return
-        if walk.status is RequestStatus.RUNNING:
+        concerned = walk is not None and walk.id != request.id and walk.target in versions
+        if walk is not None and concerned and walk.status is RequestStatus.RUNNING:
             pipeline.ledger.set_status(walk.id, RequestStatus.PAUSED, by=request.id)
+    tell_applications(pipeline, request.id)
+
+
+def tell_applications(pipeline: Pipeline, request: str | None) -> None:
+    """Have the key store tell applications never to encrypt under what is compromised; again is no change.
+
+    But for the primary: they write under it until another is promoted, and then it is told, too.
+
+    Raises:
+        KeyStoreError: the key store does not take it.
+    """
+    stored, registered = pipeline.keys.read(), pipeline.ledger.keys()
+    compromised = {each.version for each in registered if each.state is KeyState.COMPROMISED}
+    lost = frozenset(compromised - {stored.primary})
+    if not lost <= stored.compromised:
+        intent = {"versions": sorted(map(str, lost))}
+        pipeline.ledger.append(Note(EventKind.COMPROMISE_TELLING_INTENDED, intent), request)
+        pipeline.keys.tell_compromised(lost, stored.revision)

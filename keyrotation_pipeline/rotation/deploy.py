@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.model.rollout import Aim, Goal
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.compromising import held_compromised
+from keyrotation_pipeline.requests.compromising import held_compromised, tell_applications
 from keyrotation_pipeline.requests.superseding import lineage
 from keyrotation_pipeline.rotation.keys import record_of, require_kept
 from keyrotation_pipeline.rotation.rollout import bring
@@ -51,6 +51,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_promotion(pipeline, rotation)
+    tell_applications(pipeline, rotation.id)
     instances = bring_to_write(pipeline, rotation, report)
     # By this number, row versions of later transactions are known to be written since promotion. So it comes last.
     if rotation.promotion_xid is None:

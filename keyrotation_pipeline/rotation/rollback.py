@@ -23,7 +23,7 @@ from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
-from keyrotation_pipeline.requests.compromising import hold_compromised, in_words
+from keyrotation_pipeline.requests.compromising import hold_compromised, in_words, tell_applications
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.superseding import taking_over
@@ -139,6 +139,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_return(pipeline, rotation)
+    tell_applications(pipeline, rotation.id)
     instances = deploy.bring_to_write(pipeline, rotation, report)
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())

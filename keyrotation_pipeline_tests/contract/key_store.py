@@ -92,6 +92,14 @@ CHANGES = [
 DIGEST = "5a" * 32
 PINNING = [pytest.param(lambda store, revision: store.pin_roster(DIGEST, revision), ((V1, V2), (V3,), V2), id="pin")]
 CHANGES += PINNING
+TELLING = [
+    pytest.param(
+        lambda store, revision: store.tell_compromised(frozenset({V1, V3}), revision),
+        ((V1, V2), (V3,), V2),
+        id="tell_compromised",
+    )
+]
+CHANGES += TELLING
 Change = Callable[[KeyStore, str], StoredKeys]
 Shape = tuple[tuple[KeyVersion, ...], tuple[KeyVersion, ...], KeyVersion | None]
 
@@ -101,11 +109,12 @@ def shape(stored: StoredKeys) -> Shape:
 
 
 def same(one: StoredKeys, other: StoredKeys) -> bool:
-    return (one.live, one.archived, one.primary, one.roster) == (
+    return (one.live, one.archived, one.primary, one.roster, one.compromised) == (
         other.live,
         other.archived,
         other.primary,
         other.roster,
+        other.compromised,
     )
 
 
@@ -262,6 +271,26 @@ class KeyStoreContract:
             store.pin_roster(DIGEST, before.revision)
         for now in (add(store, V3, key(3)), archive(store, V1), destroy(store, V1)):
             assert now.roster == digest
+
+    def test_a_version_that_applications_are_told_is_compromised_never_becomes_the_primary(
+        self, store: KeyStore, place: Place
+    ) -> None:
+        assert store.read().compromised == frozenset()
+        with pytest.raises(KeyStoreError, match="v2 is the primary, so applications write under it"):
+            store.tell_compromised(frozenset({V1, V2}), store.read().revision)
+        before = store.read()
+        told = store.tell_compromised(frozenset({V1}), before.revision)
+        assert (told.compromised, shape(told)) == (frozenset({V1}), shape(before))
+        assert told.revision != before.revision
+        assert place.open().read() == told == store.tell_compromised(frozenset({V1}), before.revision)
+        with pytest.raises(KeyStoreConflictError):
+            store.tell_compromised(frozenset({V3}), before.revision)
+        with pytest.raises(KeyStoreError, match="v1 is compromised and never becomes the primary again"):
+            set_primary(store, V1)
+        assert store.tell_compromised(frozenset({V10}), told.revision).compromised == {V1, V10}
+        for now in (add(store, V3, key(3)), archive(store, V1), destroy(store, V1), set_primary(store, V3)):
+            assert now.compromised == {V1, V10}
+        assert store.read().ring().primary == V3
 
     # --- changes carry the revision that they were decided from -----------------------------------------------------
 

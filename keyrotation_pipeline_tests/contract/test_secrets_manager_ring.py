@@ -30,6 +30,8 @@ def test_it_is_what_the_key_store_holds_at_each_step_of_a_rotation(secret: TestS
     assert (keys.reload().versions, keys().primary) == ((V1, V2), V1)
     set_primary(store, V2)
     assert keys.reload().primary == V2
+    store.tell_compromised(frozenset({V1}), store.read().revision)
+    assert keys.reload().versions == (V1, V2)
     archive(store, V1)
     assert keys.reload().versions == keys().versions == (V2,)
     assert keys().material(V2) == key(2)
@@ -41,6 +43,17 @@ def test_it_asks_aws_once_however_often_it_is_used_and_reloaded(secret: TestSecr
         for _ in range(3):
             assert keys() is keys.reload()
     assert asked == ["GetSecretValue"]
+
+
+def test_a_secret_that_names_a_compromised_primary_leaves_the_former_ring_in_use(secret: TestSecret) -> None:
+    keys = SecretsManagerKeyRing(secret.client, secret.name, every_seconds=0)
+    add(secret.open(), V2, key(2))
+    set_primary(secret.open(), V2)
+    keys()
+    secret.overwrite(json.dumps({"v1": ONE, "v2": TWO, "primary": "v1", "compromised": "v1"}))
+    with pytest.raises(InvalidKeyError, match="v1 is compromised, so nothing is encrypted under it again"):
+        keys.reload()
+    assert keys().primary == V2
 
 
 def test_the_seeds_plain_key_is_v1(secret: TestSecret) -> None:

@@ -41,6 +41,7 @@ class FakeKeyStore:
     sent: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     reads: int = 0
     roster: str | None = None
+    compromised: frozenset[KeyVersion] = frozenset()
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self) -> StoredKeys:
@@ -89,6 +90,13 @@ class FakeKeyStore:
                 self.roster = digest
         return self._stored()
 
+    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_telling(stored, versions, decided):
+                self.journal.note("keys.tell_compromised")
+                self.compromised |= versions
+        return self._stored()
+
     @contextmanager
     def _changing(self, revision: str | None) -> Iterator[tuple[StoredKeys, str]]:
         with self.lock:
@@ -109,7 +117,14 @@ class FakeKeyStore:
             raise KeyStoreDamagedError(self.damaged)
         broken = {version: DamagedKey(f"{version} is not a key; restore it") for version in self.broken}
         live: dict[KeyVersion, Entry] = {**self.live, **broken}
-        return StoredKeys.of(live, self.shelf, self.primary_version, pending=self.sent, roster=self.roster)
+        return StoredKeys.of(
+            live,
+            self.shelf,
+            self.primary_version,
+            pending=self.sent,
+            roster=self.roster,
+            compromised=self.compromised,
+        )
 
     def __reduce__(self) -> tuple[Callable[[int], "FakeKeyStore"], tuple[int]]:
         # What travels is how to find it: this process keeps every fake that was pickled.

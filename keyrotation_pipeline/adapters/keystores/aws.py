@@ -1,6 +1,7 @@
 """Keys in AWS Secrets Manager: the key store of a production on AWS.
 
     <secret_id>                             {"v2": "<base64>", "v3": "<base64>", "primary": "v3"}
+                                            after a compromise also "compromised": "v1,v2"
                                             tag keyrotation-roster=<SHA-256 of the pinned roster>
     <archive_prefix>v1-archived-20260105    <base64>, tags Status=Archived, RotationDate=2026-01-05
 
@@ -16,7 +17,7 @@ from typing import Any
 
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive
-from keyrotation_pipeline.adapters.keystores.aws_texts import PRIMARY, LiveSecret, request_token
+from keyrotation_pipeline.adapters.keystores.aws_texts import COMPROMISED, PRIMARY, LiveSecret, request_token
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     CURRENT,
     MOST_BYTES,
@@ -26,6 +27,7 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     StaleVersionError,
 )
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.environment import versions_as_text
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -143,6 +145,13 @@ class AwsKeyStore:
         self._aws.forget_previous(self._id)
         return self.read()
 
+    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
+        """See `KeyStore.tell_compromised`."""
+        seen = self._look()
+        if changes.needs_telling(seen.stored, versions, revision):
+            self._replace(seen.live, {COMPROMISED: versions_as_text(seen.stored.compromised | versions)})
+        return self.read()
+
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
         """Keep the digest of the pinned roster in a tag of the live secret.
 
@@ -191,7 +200,7 @@ class AwsKeyStore:
     ) -> StoredKeys:
         # The archives are part of the state, but whoever changes them changes the live secret too, or destroys.
         revision = " ".join([live.version, *map(str, sorted(archived)), *([roster] if roster else [])])
-        return StoredKeys.of(live.keys(), archived, live.primary(), revision, pending, roster)
+        return StoredKeys.of(live.keys(), archived, live.primary(), revision, pending, roster, live.compromised())
 
     def _pending(self, live: LiveSecret, version: str) -> dict[KeyVersion, KeyMaterial]:
         """Keys in a version that was put and never made the current one; none where its text is not ours."""

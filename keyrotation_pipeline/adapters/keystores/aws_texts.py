@@ -9,11 +9,13 @@ from uuid import UUID
 
 from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretVersion
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
+from keyrotation_pipeline.fieldcrypto.environment import versions_in
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry
 
 PRIMARY = "primary"
+COMPROMISED = "compromised"
 # What stands in an archive in the place of a key that is gone for good.
 DESTROYED = "destroyed"
 _VERSION = re.compile(VERSION_PATTERN)
@@ -82,6 +84,19 @@ class LiveSecret:
         except InvalidKeyError:
             raise KeyStoreDamagedError(
                 f"{PRIMARY} of secret {self.name} does not name a key version; write v1, v2, … there"
+            ) from None
+
+    def compromised(self) -> frozenset[KeyVersion]:
+        """The versions that applications never encrypt under again.
+
+        Raises:
+            KeyStoreDamagedError: what is named are no versions.
+        """
+        try:
+            return versions_in(str(self.entries.get(COMPROMISED, "")))
+        except InvalidKeyError:
+            raise KeyStoreDamagedError(
+                f"{COMPROMISED} of secret {self.name} does not name key versions; write them there as v1,v2"
             ) from None
 
 

@@ -27,8 +27,10 @@ def needs_promoting(stored: StoredKeys, version: KeyVersion, revision: str) -> b
     """Whether the primary is to be named.
 
     Raises:
-        KeyStoreError: the version is not live.
+        KeyStoreError: the version is not live, or compromised.
     """
+    if version in stored.compromised:
+        raise KeyStoreError(f"{version} is compromised and never becomes the primary again; name another version")
     if version not in stored.live:
         raise KeyStoreError(f"{version} is not live in the key store and cannot be the primary; add its key first")
     return stored.primary != version and _unless_changed(stored, revision)
@@ -65,6 +67,17 @@ def needs_destroying(stored: StoredKeys, version: KeyVersion, revision: str) -> 
     if version in stored.live or version == stored.primary:
         raise KeyStoreError(f"{version} is live in the key store and is not destroyed; archive it first")
     return version in stored.archived and _unless_changed(stored, revision)
+
+
+def needs_telling(stored: StoredKeys, versions: frozenset[KeyVersion], revision: str) -> bool:
+    """Whether applications are to be told that versions are compromised.
+
+    Raises:
+        KeyStoreError: one of them is the primary.
+    """
+    if stored.primary in versions:
+        raise KeyStoreError(f"{stored.primary} is the primary, so applications write under it; promote another first")
+    return not versions <= stored.compromised and _unless_changed(stored, revision)
 
 
 def needs_pinning(stored: StoredKeys, digest: str, revision: str) -> bool:

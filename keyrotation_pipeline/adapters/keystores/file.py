@@ -3,6 +3,7 @@
     keys/            mode 0700
       v2.key         base64 of 32 bytes, mode 0600
       primary        "v2"
+      compromised    "v1", only after a compromise: versions that nothing is encrypted under again
       roster         SHA-256 of the pinned roster, 64 hex digits
       archive/       keys that applications no longer get
         v1.key
@@ -19,6 +20,7 @@ from typing import Self
 
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
+from keyrotation_pipeline.fieldcrypto.environment import versions_as_text, versions_in
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -42,6 +44,7 @@ class FileKeyStore:
         self._archive = self._live / "archive"
         self._primary_file = self._live / "primary"
         self._roster_file = self._live / "roster"
+        self._compromised_file = self._live / "compromised"
 
     @classmethod
     def create(cls, directory: Path) -> Self:
@@ -111,6 +114,13 @@ class FileKeyStore:
                 owner_only.remove(_file(self._archive, version))
             return self._stored()
 
+    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
+        """See `KeyStore.tell_compromised`."""
+        with self._changing() as stored:
+            if changes.needs_telling(stored, versions, revision):
+                owner_only.write(self._compromised_file, versions_as_text(stored.compromised | versions))
+            return self._stored()
+
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
         """Keep the digest of the pinned roster."""
         with self._changing() as stored:
@@ -125,7 +135,13 @@ class FileKeyStore:
 
     def _stored(self) -> StoredKeys:
         roster = owner_only.read(self._roster_file)
-        return StoredKeys.of(self._entries(self._live), self._entries(self._archive), self._primary(), roster=roster)
+        return StoredKeys.of(
+            self._entries(self._live),
+            self._entries(self._archive),
+            self._primary(),
+            roster=roster,
+            compromised=self._compromised(),
+        )
 
     def _entries(self, place: Path) -> dict[KeyVersion, Entry]:
         return {version: self._entry(place, version) for version in _versions_in(place)}
@@ -180,6 +196,14 @@ class FileKeyStore:
         except InvalidKeyError:
             raise KeyStoreDamagedError(
                 f"{self._primary_file} does not name a key version; write v1, v2, … there"
+            ) from None
+
+    def _compromised(self) -> frozenset[KeyVersion]:
+        try:
+            return versions_in(owner_only.read(self._compromised_file) or "")
+        except InvalidKeyError:
+            raise KeyStoreDamagedError(
+                f"{self._compromised_file} does not name key versions; write them there as v1,v2"
             ) from None
 
 

@@ -1,6 +1,7 @@
 """Keys in a Kubernetes Secret: the key store of a production on Kubernetes.
 
-    Secret <name>            ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 …, ENCRYPTION_PRIMARY_VERSION
+    Secret <name>            ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 …, ENCRYPTION_PRIMARY_VERSION,
+                             after a compromise ENCRYPTION_COMPROMISED_VERSIONS
                              annotation keyrotation/roster: SHA-256 of the pinned roster
     Secret <archive_name>    v1, v2 …: keys that applications no longer get
 
@@ -22,7 +23,14 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     require_mutable,
 )
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of, version_in
+from keyrotation_pipeline.fieldcrypto.environment import (
+    COMPROMISED_VARIABLE,
+    PRIMARY_VARIABLE,
+    compromised_in,
+    variable_of,
+    version_in,
+    versions_as_text,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -134,6 +142,14 @@ class KubernetesKeyStore:
             self._change(seen, seen.archive, {str(version): None})
         return self.read()
 
+    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
+        """See `KeyStore.tell_compromised`."""
+        seen = self._look()
+        if changes.needs_telling(seen.stored, versions, revision):
+            told = versions_as_text(seen.stored.compromised | versions)
+            self._change(seen, seen.live, {COMPROMISED_VARIABLE: told})
+        return self.read()
+
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
         """Keep the digest of the pinned roster in an annotation of the live Secret."""
         seen = self._look()
@@ -148,7 +164,9 @@ class KubernetesKeyStore:
             if self._api.read(self._secrets.live).revision == live.revision:
                 archived = _archived(archive)
                 revision, roster = f"{live.revision} {archive.revision}", live.annotations.get(ROSTER)
-                stored = StoredKeys.of(_live(live), archived, _primary(live), revision, roster=roster)
+                stored = StoredKeys.of(
+                    _live(live), archived, _primary(live), revision, roster=roster, compromised=_compromised(live)
+                )
                 return _Seen(live, archive, archived, stored)
         raise changes.conflict()
 
@@ -219,3 +237,12 @@ def _primary(secret: Secret) -> KeyVersion | None:
         raise KeyStoreDamagedError(
             f"{PRIMARY_VARIABLE} of {secret.name} does not name a key version; write v1, v2, … there"
         ) from None
+
+
+def _compromised(secret: Secret) -> frozenset[KeyVersion]:
+    if COMPROMISED_VARIABLE not in secret.data:
+        return frozenset()
+    try:
+        return compromised_in({COMPROMISED_VARIABLE: secret.text(COMPROMISED_VARIABLE)})
+    except InvalidKeyError as error:
+        raise KeyStoreDamagedError(f"{secret.name}: {error}") from None

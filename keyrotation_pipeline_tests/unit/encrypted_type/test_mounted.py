@@ -91,6 +91,55 @@ def test_files_that_make_no_ring_leave_the_former_one_in_use(tmp_path: Path, spo
     assert not any(secret in str(refused.value) for secret in (ONE, TWO, "not a key"))
 
 
+def told_beside_variables(path: Path) -> None:
+    (path / "..data" / "ENCRYPTION_COMPROMISED_VERSIONS").write_text("v1\n")
+
+
+def told_beside_key_files(path: Path) -> None:
+    (path / "compromised").write_text("v1\n")
+
+
+def told_in_lines(path: Path) -> None:
+    with (path / "keys.env").open("a") as file:
+        file.write("ENCRYPTION_COMPROMISED_VERSIONS=v1\n")
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [(variables, told_beside_variables), (key_files, told_beside_key_files), (lines, told_in_lines)],
+)
+def test_what_is_compromised_is_read_and_never_the_primary_again(
+    tmp_path: Path, written: Callable[[Path, str], Path], told: Callable[[Path], None]
+) -> None:
+    keys = MountedKeyRing(written(tmp_path, "v2"))
+    told(tmp_path)
+    assert same(keys(), V2)
+    written(tmp_path, "v1")
+    told(tmp_path)
+    with pytest.raises(InvalidKeyError, match="v1 is compromised, so nothing is encrypted under it again"):
+        keys.reload()
+    assert same(keys(), V2)
+
+
+def test_files_that_change_while_they_are_read_never_make_the_primary_look_compromised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store names another primary first, and then the compromised one; the reader must not see it reversed."""
+    keys, read = MountedKeyRing(key_files(tmp_path, "v1")), Path.read_text
+
+    def while_the_store_changes(path: Path, **options: str) -> str:
+        content = read(path, **options)
+        if path.name == "primary" and content == "v1\n":
+            (tmp_path / "primary").write_text("v2\n")
+            (tmp_path / "compromised").write_text("v1\n")
+        return content
+
+    monkeypatch.setattr(Path, "read_text", while_the_store_changes)
+    (tmp_path / "compromised").write_text("")
+    assert same(keys(), V1)
+    assert same(keys.reload(), V2)
+
+
 def test_a_link_into_the_mount_is_read_as_of_one_moment(tmp_path: Path) -> None:
     keys = MountedKeyRing(variables(tmp_path, "v1"))
     keys()

@@ -173,3 +173,28 @@ def test_only_canonical_names_are_versions(name: str) -> None:
 def test_versions_sort_by_number() -> None:
     assert sorted([V10, V2, V1]) == [V1, V2, V10]
     assert KeyVersion.parse("v9").next() == V10
+
+
+DUAL = {"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": KEY_V2}
+
+
+@pytest.mark.parametrize(
+    ("primary", "compromised", "refusal"),
+    [
+        pytest.param("v2", "v1", None, id="the former one"),
+        pytest.param("v2", " v1, v10 \n", None, id="one that is not there besides"),
+        pytest.param("v1", "", None, id="none"),
+        pytest.param("v1", "v1", "v1 is compromised, so nothing is encrypted under it again; name", id="the primary"),
+        pytest.param("v2", "v1,v2", "v2 is compromised, so nothing is encrypted", id="both"),
+        pytest.param("v2", "v1 v3", "ENCRYPTION_COMPROMISED_VERSIONS does not name key versions", id="no list"),
+        pytest.param("v2", KEY, "ENCRYPTION_COMPROMISED_VERSIONS does not name key versions", id="a key"),
+    ],
+)
+def test_nothing_is_encrypted_under_a_compromised_version(primary: str, compromised: str, refusal: str | None) -> None:
+    environment = {**DUAL, "ENCRYPTION_PRIMARY_VERSION": primary, "ENCRYPTION_COMPROMISED_VERSIONS": compromised}
+    if refusal is None:
+        assert KeyRing.from_environment(environment).versions == (V1, V2)
+        return
+    with pytest.raises(InvalidKeyError, match=refusal) as refused:
+        KeyRing.from_environment(environment)
+    assert KEY not in str(refused.value)

@@ -9,7 +9,15 @@ from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.replay import Belief
 from keyrotation_pipeline.audit.verify import require_verified
-from keyrotation_pipeline.errors import AuditError, BlockedError, IncidentError, OutOfOrderError, RequestError
+from keyrotation_pipeline.errors import (
+    AuditError,
+    BlockedError,
+    IncidentError,
+    KeyStoreError,
+    OutOfOrderError,
+    RequestError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare, prepare_requests
 from keyrotation_pipeline.model.approval import Signature
@@ -317,6 +325,32 @@ def test_officers_who_sign_on_the_second_day_need_no_other_request(world: FakeWo
     _, prepared = opened(world)
     world.clock.at += timedelta(hours=30)
     assert walk(world, signed(world, prepared)).status is RequestStatus.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("type_", "through", "before", "after"),
+    [
+        pytest.param("key_exposed", None, set(), {V1}, id="the primary, which is written until another is promoted"),
+        pytest.param("server_compromise", Step.KEY_VERSION, {V2}, {V1, V2}, id="a target too, at once"),
+    ],
+)
+def test_the_key_store_tells_applications_what_is_compromised(
+    world: FakeWorld, type_: str, through: Step | None, before: set[KeyVersion], after: set[KeyVersion]
+) -> None:
+    if through is not None:
+        walk(world, approved(world), through)
+    _, prepared = opened(world, type=type_)
+    signed(world, prepared)
+    assert world.keys.compromised == before
+    walk(world, prepared, Step.PRIMARY_KEY_ROLLOUT)
+    assert world.keys.compromised == after
+    walk(world, prepared)
+    stored = world.keys.read()
+    assert stored.ring().primary not in stored.compromised == after
+    world.keys.restore(V1)
+    with pytest.raises(KeyStoreError, match="never becomes the primary again"):
+        world.keys.set_primary(V1)
+    verify_audit(world.ledger)
 
 
 def by_nobody(_world: FakeWorld) -> str | None:
