@@ -17,6 +17,7 @@ from keyrotation_pipeline.assurance.key_death import Certificate
 from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.model.assessment import AssessmentSigned
 from keyrotation_pipeline.model.audit import AuditEvent
 from keyrotation_pipeline.model.backup_events import BackupSealed
 from keyrotation_pipeline.model.request_events import RequestOpened, RolloutConfirmed, RosterPinned, SignatureAdded
@@ -106,6 +107,9 @@ def _signed(entry: Entry) -> Iterator[tuple[str, bytes]]:
         case RolloutConfirmed() as confirmed:
             yield f"confirmations/{entry.seq}.txt", confirmed.text.encode()
             yield f"confirmations/{entry.seq}.{confirmed.officer}.sig", bytes.fromhex(confirmed.signature)
+        case AssessmentSigned() as assessed:
+            yield f"assessments/{entry.seq}.txt", assessed.text.encode()
+            yield f"assessments/{entry.seq}.{assessed.officer}.sig", bytes.fromhex(assessed.signature)
         case RosterPinned() as pinned:
             for officer in pinned.officers:
                 yield f"officers/{officer.fingerprint}.{entry.seq}.pgp", b64decode(officer.certificate)

@@ -118,6 +118,9 @@ def expected_files(events: list[Event]) -> dict[str, bytes]:
         elif kind == "rollout_confirmed":
             files[f"confirmations/{event['seq']}.txt"] = facts["text"].encode()
             files[f"confirmations/{event['seq']}.{facts['officer']}.sig"] = bytes.fromhex(facts["signature"])
+        elif kind == "breach_assessment_signed":
+            files[f"assessments/{event['seq']}.txt"] = facts["text"].encode()
+            files[f"assessments/{event['seq']}.{facts['officer']}.sig"] = bytes.fromhex(facts["signature"])
         elif kind == "roster_pinned":
             for officer in facts["officers"]:
                 name = f"officers/{officer['fingerprint']}.{event['seq']}.pgp"
@@ -169,6 +172,7 @@ def check_signatures(pack: Path, events: list[Event], found: Findings) -> None:
     signed: dict[str, set[str]] = {}
     texts: dict[str, str] = {}
     begun: set[str] = set()
+    answers: dict[str, tuple[Event, int]] = {}
     for event in events:
         kind, facts, request = event["event"], event["facts"], event["request"]
         if kind == "request_opened":
@@ -183,6 +187,13 @@ def check_signatures(pack: Path, events: list[Event], found: Findings) -> None:
         elif kind in {"signature_added", "rollout_confirmed"}:
             if check_signature(gpg, pack, event, roster, found) and kind == "signature_added":
                 signed.setdefault(request, set()).add(facts["officer"])
+        elif kind == "breach_assessed":
+            answers[facts["incident"]] = (then(answers, facts), event["seq"])
+        elif kind == "breach_assessment_signed":
+            check_signature(gpg, pack, event, roster, found)
+            holds = is_of_answers(facts, answers)
+            sentence = f"assessments/{event['seq']}.txt is not of the answers as they were"
+            found.check("assessments, signed over their answers", sentence, holds=holds)
         elif kind == "status_changed" and facts["to"] == "running" and request not in begun:
             enough = 0 < roster["required"] <= len(signed.get(request, ()))
             sentence = f"request {request} began without {roster['required']} good signatures"
@@ -192,13 +203,33 @@ def check_signatures(pack: Path, events: list[Event], found: Findings) -> None:
 
 def check_signature(gpg: str, pack: Path, event: Event, roster: Event, found: Findings) -> bool:
     """One signature, over the file of its text."""
-    is_approval, by = event["event"] == "signature_added", event["facts"]["officer"]
-    stem = f"approvals/{event['request']}" if is_approval else f"confirmations/{event['seq']}"
+    by, seq = event["facts"]["officer"], event["seq"]
+    stem = {
+        "signature_added": f"approvals/{event['request']}",
+        "rollout_confirmed": f"confirmations/{seq}",
+        "breach_assessment_signed": f"assessments/{seq}",
+    }[event["event"]]
     known = certificates(pack, by, roster["seq"])
     good = by in {each["fingerprint"] for each in roster["officers"]} and is_good(
         gpg, pack / f"{stem}.txt", pack / f"{stem}.{by}.sig", by, known, event["at"]
     )
     return found.check("signatures, by gpg", f"{stem}.{by}.sig is no good signature", holds=good)
+
+
+def then(answers: dict[str, tuple[Event, int]], facts: Event) -> Event:
+    """The answers about an incident with later ones in their place; people affected, State by State."""
+    before, later = answers.get(facts["incident"], ({}, 0))[0], facts["answers"]
+    said = {name: value for name, value in later.items() if value is not None or name not in before}
+    return {**before, **said, "affected": {**before.get("affected", {}), **later["affected"]}}
+
+
+def is_of_answers(facts: Event, answers: dict[str, tuple[Event, int]]) -> bool:
+    """Whether a signed text names its incident, the answers as they were, and the event that completed them."""
+    said, seq = answers.get(facts["incident"], ({}, 0))
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    header, *lines = facts["text"].split("\n")
+    named = {f"Incident: {facts['incident']}", f"Answers: {digest}", f"Audit event: {seq}"}
+    return header == "keyrotation-assessment-v1" and named <= set(lines)
 
 
 def is_own_text(request: str, text: str, before: list[Event]) -> bool:

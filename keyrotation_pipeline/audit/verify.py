@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from functools import partial
 
+from keyrotation_pipeline.audit import assessments
 from keyrotation_pipeline.audit.chain import summary, verify_audit
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.heard import belief_of, forget
@@ -40,6 +41,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
             *_in_the_future(belief, pipeline.clock.now()),
             *_differences(pipeline.ledger, belief, belief.requests),
             *_signatures(pipeline, belief.requests),
+            *assessments.faults(entries(pipeline.ledger, *assessments.KINDS), pipeline.signatures),
         ]
     if faults:
         raise AuditError(summary(faults))

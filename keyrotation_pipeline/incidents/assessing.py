@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from keyrotation_pipeline.audit.assessments import HEADER, is_of_answers
 from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
@@ -27,7 +28,6 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster
 
-HEADER = "keyrotation-assessment-v1"
 _CLOSED = frozenset({Outcome.SAFE_HARBOR, Outcome.NO_BREACH})
 _TEXTS = ("nature_of_phi", "unauthorised_person", "acquired_or_viewed", "mitigation")
 
@@ -231,7 +231,9 @@ class _Heard:
 
     def signed(self, signatures: SignatureVerifier, at: datetime, fact: AssessmentSigned) -> None:
         """A signature over the answers as they are here, if it is that, by the roster of its time."""
-        if self.roster is None or self.since is None or not self._is_of_these_answers(fact.text):
+        if self.roster is None or self.since is None:
+            return
+        if not is_of_answers(fact.text, self.incident.id, self.answers, self.since[0]):
             return
         try:
             signature = bytes.fromhex(fact.signature)
@@ -259,13 +261,6 @@ class _Heard:
             since=self.since,
             history=tuple(self.history),
         )
-
-    def _is_of_these_answers(self, text: str) -> bool:
-        """Whether a text names this incident, these answers and the event that completed them."""
-        header, *lines = text.split("\n")
-        seq = self.since[0] if self.since else 0
-        named = {f"Incident: {self.incident.id}", f"Answers: {self.answers.digest()}", f"Audit event: {seq}"}
-        return header == HEADER and named <= set(lines)
 
 
 def _lightens(after: BreachDecision, before: BreachDecision) -> bool:

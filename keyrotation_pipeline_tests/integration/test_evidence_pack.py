@@ -12,9 +12,16 @@ import pytest
 
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.evidence_pack import pack, write_directory
-from keyrotation_pipeline.assurance.verify_pack import is_good
+from keyrotation_pipeline.assurance.verify_pack import expected_files, is_good
+from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.incidents.assessing import answers_in, assess, sign_assessment, text_to_sign
+from keyrotation_pipeline.incidents.opening import open_incident
+from keyrotation_pipeline.model.assessment import AssessmentSigned
 from keyrotation_pipeline.model.audit import GENESIS, hash_of
+from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
 
 __all__ = ["office"]
@@ -65,6 +72,56 @@ def test_a_pack_tells_whether_each_roster_was_signed_by_the_one_before(office: O
         assert write_directory(forged, forge(content, change))
         code, told = verified(forged)
         assert (code, sentence in told) == (1, True), told
+
+
+def test_assessments_of_incidents_are_verified_here_and_offline(office: Office) -> None:
+    with office.pipeline() as pipeline:
+        now = pipeline.clock.now()
+        incident = open_incident(pipeline, Flag("1", "test", "key_exposed", "in a log", now, versions=("v1",)))
+        assess(pipeline, incident.id, answers_in({"key_breached": "no", "affected": {"Ohio": 2}}), "ada")
+        found = assess(pipeline, incident.id, answers_in({"key_kept_apart": "yes", "affected": {"Utah": 3}}), "ben")
+        text = text_to_sign(pipeline, found)
+        for name in ("Ada", "Ben"):
+            sign_assessment(pipeline, incident.id, office.people[name].sign(text))
+        verify_everything(pipeline)
+        content = dict(pack(gather(pipeline, lambda _incident, _told: ()), (), pipeline.signatures.roster()))
+        assert write_directory(office.folder / "pack", content)
+        code, told = verified(office.folder / "pack")
+        assert code == 0, told
+        assert "2  assessments, signed over their answers" in told
+
+        def lighter(event: dict[str, Any]) -> None:
+            if event["event"] == "breach_assessed" and event["facts"]["answers"]["affected"]:
+                event["facts"]["answers"]["affected"] = {"Ohio": 1}
+
+        def by_another(event: dict[str, Any]) -> None:
+            if event["event"] == "breach_assessment_signed":
+                event["facts"]["signature"] = office.people["Eve"].sign(text).hex()
+
+        for change, sentence in ((lighter, "is not of the answers as they were"), (by_another, "no good signature")):
+            forged = office.folder / change.__name__
+            assert write_directory(forged, with_own_files(forge(content, change)))
+            code, told = verified(forged)
+            assert (code, sentence in told) == (1, True), told
+
+        # Whoever owns the database signs as Ada, or files her signature over other answers.
+        forger, ada = office.people["Eve"], pinned_roster(pipeline).officers[0].fingerprint
+        pipeline.ledger.append(AssessmentSigned(incident.id, ada, forger.sign(text).hex(), text.decode()))
+        assess(pipeline, incident.id, answers_in({"key_breached": "unknown"}), "mal")
+        signature = office.people["Ada"].sign(text).hex()
+        pipeline.ledger.append(AssessmentSigned(incident.id, ada, signature, text.decode()))
+        with pytest.raises(AuditError) as refused:
+            verify_everything(pipeline)
+    assert f"on the assessment of {incident.id}" in str(refused.value)
+    assert "does not verify" in str(refused.value)
+    assert "is over other answers" in str(refused.value)
+
+
+def with_own_files(content: dict[str, bytes]) -> dict[str, bytes]:
+    """The texts and signatures of assessments as the forged chain gives them."""
+    events = [json.loads(json.loads(line)["body"]) for line in content["audit.jsonl"].decode().splitlines()]
+    own = {name: each for event in events for name, each in expected_files([event]).items() if "assess" in name}
+    return {**content, **own}
 
 
 @pytest.mark.parametrize(
