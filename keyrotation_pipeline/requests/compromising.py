@@ -57,8 +57,10 @@ def tell_applications(pipeline: Pipeline, request: str | None) -> None:
     Raises:
         KeyStoreError: the key store does not take it.
     """
-    stored, registered = pipeline.keys.read(), pipeline.ledger.keys()
-    compromised = {each.version for each in registered if each.state is KeyState.COMPROMISED}
+    registered = pipeline.ledger.keys()
+    if not (compromised := {each.version for each in registered if each.state is KeyState.COMPROMISED}):
+        return
+    stored = pipeline.keys.read()
     lost = frozenset(compromised - {stored.primary})
     if not lost <= stored.compromised:
         intent = {"versions": sorted(map(str, lost))}
