@@ -37,6 +37,11 @@ class TestBucket:
     def content(self, name: str) -> bytes:
         return bytes(self.client.get_object(Bucket=self.name, Key=f"encryption-keys/{name}")["Body"].read())
 
+    def tags(self) -> dict[str, str]:
+        """Of each file of the backups, what changes with its content."""
+        listed = self.client.list_objects_v2(Bucket=self.name, Prefix="encryption-keys/").get("Contents", [])
+        return {each["Key"].removeprefix("encryption-keys/"): each["ETag"] for each in listed}
+
     def overwrite(self, name: str, content: bytes) -> None:
         self.client.put_object(Bucket=self.name, Key=f"encryption-keys/{name}", Body=content)
 
@@ -59,16 +64,17 @@ def s3_url() -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> TestBucket:
     """A versioned bucket, and credentials in the environment."""
-    return _bucket(s3_url, monkeypatch)
+    return new_bucket(s3_url, monkeypatch)
 
 
 @pytest.fixture
 def locking_bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> TestBucket:
     """A bucket with object lock and no rule of its own."""
-    return _bucket(s3_url, monkeypatch, ObjectLockEnabledForBucket=True)
+    return new_bucket(s3_url, monkeypatch, ObjectLockEnabledForBucket=True)
 
 
-def _bucket(url: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> TestBucket:  # noqa: ANN401 - boto3's
+def new_bucket(url: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> TestBucket:  # noqa: ANN401 - boto3's
+    """A fresh versioned bucket, and credentials in the environment."""
     import boto3  # noqa: PLC0415
 
     for name, value in CREDENTIALS.items():

@@ -1,7 +1,6 @@
 """Fixtures of the whole suite: one embedded server a session, one fresh database a test."""
 
 import base64
-import itertools
 import os
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from keyrotation_pipeline_tests.aws_secrets import new_secret  # noqa: F401
 from keyrotation_pipeline_tests.buckets import bucket, locking_bucket, s3_url  # noqa: F401
 from keyrotation_pipeline_tests.clusters import cluster, new_key_secrets  # noqa: F401
 from keyrotation_pipeline_tests.officers import privacy_officer, recovery_officer, security_officer  # noqa: F401
-from keyrotation_pipeline_tests.servers import Server, discard, start_server
+from keyrotation_pipeline_tests.servers import DIRECTORY, Server, copy_of, discard, start_server
 
 _BASE = pytest.StashKey[Path]()
 
@@ -35,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     as another user could then no longer reach its files.
     """
     if config.option.basetemp is None and not hasattr(config, "workerinput"):
-        config.stash[_BASE] = Path(tempfile.mkdtemp(prefix=f"krtest-{os.getpid()}-"))
+        config.stash[_BASE] = Path(tempfile.mkdtemp(prefix=f"krtest-{os.getpid()}-", dir=DIRECTORY))
         config.option.basetemp = config.stash[_BASE]
 
 
@@ -81,9 +80,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         shutil.rmtree(base, ignore_errors=True)
 
 
-_names = (f"test_{os.getpid()}_{number}" for number in itertools.count())
-
-
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A running embedded PostgreSQL 18."""
@@ -111,13 +107,9 @@ def already_migrated(template: str) -> str:
 @pytest.fixture
 def database_url(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
     """A fresh database of the test's own: empty, or already migrated."""
-    name = next(_names)
     copied = request.getfixturevalue("already_migrated") if "already_migrated" in request.fixturenames else "template1"
-    with psycopg.connect(server.url(), autocommit=True) as admin:
-        # A copy of files; the default would write every page to the WAL.
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {copied} STRATEGY FILE_COPY")
-        yield server.url(name)
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with copy_of(server, copied) as url:
+        yield url
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-KEYROTATION = Path(sys.executable).parent / "keyrotation"
+from keyrotation_pipeline_tests.acceptance import warm
+
+KEYROTATION = warm.KEYROTATION
 
 
 @dataclass(frozen=True)
@@ -19,16 +21,7 @@ class Folder:
 
     def run(self, *arguments: str, text: str | None = None, expect: int = 0, **variables: str) -> str:
         """Run one command to its end; gives back its standard output."""
-        done = subprocess.run(
-            [KEYROTATION, *arguments],
-            cwd=self.path,
-            env=environment(**variables),
-            input=text,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        done = warm.run(arguments, cwd=self.path, env=environment(**variables), text=text, timeout=240)
         self.printed.extend([done.stdout, done.stderr])
         assert done.returncode == expect, (
             f"{arguments}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.key_loss import newest_key
 from keyrotation_pipeline.assurance.recovery import recovery_test
 from keyrotation_pipeline.assurance.sets import kept_sets
+from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError, UnsignedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
@@ -28,8 +30,9 @@ from keyrotation_pipeline.model.backups import (
     signature_name,
 )
 from keyrotation_pipeline.model.manifest import render
-from keyrotation_pipeline_tests.backup_sites import Clinic
-from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
+from keyrotation_pipeline_tests.buckets import TestBucket, new_bucket
+from keyrotation_pipeline_tests.servers import Server, copy_of
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 FUTURE = "20991231-235959"
@@ -100,13 +103,43 @@ class Attacker:
         return key_file_name(version, self.newest.stamp)
 
 
-@pytest.fixture
-def attacker(clinic: Clinic, bucket: TestBucket) -> Attacker:
+def at(clinic: Clinic, bucket: TestBucket) -> Attacker:
+    """An attacker at a clinic's bucket, in which the clinic has put two sets."""
     older = back_up(clinic.site).made
     clinic.pass_days(1)
     key = SigningKey(clinic.directory / "attacker.pem")
     key.create()
     return Attacker(clinic, bucket, older, back_up(clinic.site).made, key)
+
+
+@pytest.fixture(scope="module")
+def standing(
+    server: Server,
+    template: str,
+    s3_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    recovery_officer: DemoOfficer,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+) -> Iterator[Attacker]:
+    """One clinic for all attacks of a worker."""
+    officers = {"recovery": recovery_officer, "security": security_officer, "privacy": privacy_officer}
+    with ExitStack() as stack:
+        url = stack.enter_context(copy_of(server, template))
+        bucket = new_bucket(s3_url, stack.enter_context(pytest.MonkeyPatch.context()))
+        yield at(open_clinic(stack, tmp_path_factory.mktemp("clinic"), url, officers, bucket), bucket)
+
+
+@pytest.fixture
+def attacker(standing: Attacker) -> Iterator[Attacker]:
+    """The attacker, and after the attack the clinic's sets as they were."""
+    bucket, tags = standing.bucket, standing.bucket.tags()
+    yield standing
+    after = bucket.tags()
+    for name in after.keys() - tags.keys():
+        bucket.delete(name)
+    for name in tags.keys() - {name for name, tag in after.items() if tags.get(name) == tag}:
+        bucket.overwrite(name, (standing.clinic.backups / name).read_bytes())
 
 
 def in_first_key(name: str, value: object) -> Callable[[dict[str, Any]], object]:
@@ -210,10 +243,10 @@ def test_other_things_in_the_bucket_do_not_matter(attacker: Attacker) -> None:
 
 
 def test_officers_may_vouch_for_a_set_whose_key_is_lost_and_the_audit_names_who_did(
-    attacker: Attacker, backup_officers: dict[str, Any]
+    clinic: Clinic, bucket: TestBucket, backup_officers: dict[str, Any]
 ) -> None:
     """As after a disaster in which the signature was lost, too."""
-    clinic = attacker.clinic
+    attacker = at(clinic, bucket)
     text = attacker.bucket.content(attacker.newest.name)
     attacker.bucket.delete(signature_name(attacker.newest.name))
     place, ledger, officers = clinic.site.offsite[0], clinic.site.pipeline.ledger, clinic.site.pipeline.signatures
