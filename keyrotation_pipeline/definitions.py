@@ -35,6 +35,7 @@ from keyrotation_pipeline.defs.rehearsal import REHEARSAL_JOB, nightly_rehearsal
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.retire import every_value_decrypts, retired_key
 from keyrotation_pipeline.defs.schedules import rotation_calendar
+from keyrotation_pipeline.defs.time_stamps import audit_timestamp
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.model.columns import EncryptedTable
 
@@ -47,12 +48,14 @@ def build_definitions(
     installed: datetime | None = None,
     *,
     rehearse_nightly: bool = False,
+    timestamps: bool = False,
 ) -> dg.Definitions:
     """Everything that Dagster shows, over these tables; without tables no `rows` assets, all else as ever.
 
     Args:
         installed: when the days of backups begin; None: now.
         rehearse_nightly: whether each night's backup is rehearsed on.
+        timestamps: whether an authority is asked for time stamps of the audit.
     """
     now = SystemClock().now()
     # Not of the future, where a clock was wrong then: today must have a partition.
@@ -97,7 +100,14 @@ def build_definitions(
             quarterly_recovery_test(time_zone),
             *([nightly_rehearsal(time_zone)] if rehearse_nightly else []),
         ],
-        sensors=[conductor_sensor(jobs), ledger_mirror, run_failure_alert, incident_flag, alert_delivery],
+        sensors=[
+            conductor_sensor(jobs),
+            ledger_mirror,
+            run_failure_alert,
+            incident_flag,
+            alert_delivery,
+            *([audit_timestamp] if timestamps else []),
+        ],
         resources={"pipeline": resource},
         executor=dg.in_process_executor,
     )
@@ -126,6 +136,7 @@ def declared_definitions() -> dg.Definitions:
         time_zone,
         assembly.installed_at(declared.home),
         rehearse_nightly=declared.recovery.rehearse_nightly,
+        timestamps=declared.audit.timestamp_url is not None,
     )
 
 

@@ -222,6 +222,10 @@ class RestoreTimeoutError(RecoveryError):
         )
 
 
+class TimestampError(KeyRotationError):
+    """A time-stamping authority gives no time stamp, or one that does not verify."""
+
+
 class RehearsalError(KeyRotationError):
     """A rehearsal found what would stop the rotation, or cannot be held."""
 

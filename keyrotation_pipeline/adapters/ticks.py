@@ -15,9 +15,18 @@ class FileTicks:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def record(self, name: str, at: datetime, stopped: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
+    def record(
+        self,
+        name: str,
+        at: datetime,
+        stopped: Iterable[str] = (),
+        expected: Iterable[str] = (),
+        gone: Iterable[str] = (),
+    ) -> None:
         """See `Ticks.record`."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
+        for each in gone:
+            self._path(each).unlink(missing_ok=True)
         before = _read(self._path(name))
         since = dict(before.stopped) if before is not None else {}
         for each in expected:

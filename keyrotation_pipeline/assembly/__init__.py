@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.hardening import harden_process
     from keyrotation_pipeline.adapters.openpgp.recovery_key import wipe_abandoned_keys
-    from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
+    from keyrotation_pipeline.assembly.alerts import access_audit, accesses, alert_channels, flag_sources
     from keyrotation_pipeline.assembly.finding import search_database
     from keyrotation_pipeline.assembly.home import (
         create_home,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "adapters.hardening": ("harden_process",),
     "adapters.openpgp.recovery_key": ("wipe_abandoned_keys",),
-    "assembly.alerts": ("access_audit", "alert_channels", "flag_sources"),
+    "assembly.alerts": ("access_audit", "accesses", "alert_channels", "flag_sources"),
     "assembly.finding": ("search_database",),
     "assembly.home": (
         "create_home",
@@ -51,6 +51,7 @@ _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 __all__ = [
     "Door",
     "access_audit",
+    "accesses",
     "alert_channels",
     "convert_key_store",
     "create_home",

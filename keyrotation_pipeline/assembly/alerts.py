@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 
 from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
@@ -49,7 +50,11 @@ def access_audit(settings: Settings, incident: Incident, pipeline: Pipeline) -> 
     Raises:
         IncidentError: one of the two cannot be read.
     """
-    since, until = span_of(incident, pipeline.ledger.requests(), pipeline.clock.now())
+    return accesses(settings, *span_of(incident, pipeline.ledger.requests(), pipeline.clock.now()))
+
+
+def accesses(settings: Settings, since: datetime, until: datetime) -> AccessAudit:
+    """Who read the key and the records in a span of time; raises as `access_audit`."""
     declared, keys, records = settings.incidents, None, None
     if declared.cloudtrail_bucket is not None:
         from keyrotation_pipeline.adapters.trails.cloudtrail_files import CloudTrailFiles  # noqa: PLC0415  as above

@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrate
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, require_same_time
 from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
+from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.backups import (
     backup_site,
@@ -106,6 +107,14 @@ def _replicas(settings: Settings) -> Replicas:
     return Replicas(urls, settings.database.gone_replicas)
 
 
+def _authority(settings: Settings) -> Rfc3161Authority | None:
+    audit = settings.audit
+    if not audit.timestamp_certificates:
+        return None
+    url = None if audit.timestamp_url is None else audit.timestamp_url.get_secret_value()
+    return Rfc3161Authority(url, audit.timestamp_certificates)
+
+
 def _assemble(settings: Settings, url: str, connection: Connection, actor: str) -> Pipeline:
     clock = SystemClock()
     gpg = GnuPG(settings.home / "gnupg", clock)
@@ -142,6 +151,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory, seals),
         actions=ACTIONS,
         ticks=kept_ticks(settings),
+        timestamps=_authority(settings),
     )
 
 

@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.ports.rehearsals import Stage
 from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.audit import AuditSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings
 from keyrotation_pipeline.settings.sections import (
     ApprovalsSettings,
@@ -79,6 +80,7 @@ def _for_rehearsal(settings: Settings, url: str, home: Path, officers: ThrowAway
             "rollout": RolloutSettings(mode=RolloutMode.NONE),
             "backup": BackupSettings(),
             "recovery": RecoverySettings(),
+            "audit": AuditSettings(),
             "reencryption": settings.reencryption.model_copy(update={"hours": None}),
         }
     )

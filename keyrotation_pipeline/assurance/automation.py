@@ -7,13 +7,16 @@ from keyrotation_pipeline.model.ticks import Tick
 
 # A sensor looks every few seconds; a busy machine or a restart takes longer.
 SILENT_AFTER = timedelta(minutes=2)
-SENSORS = ("rotation_conductor", "ledger_mirror", "incident_flag", "alert_delivery")
+SENSORS = ("rotation_conductor", "ledger_mirror", "incident_flag", "alert_delivery", "audit_timestamp")
 # One period each, and some hours: a day can have 25 of them, and a late look is still one.
 SCHEDULES = {
     "daily_key_backup": timedelta(days=1, hours=3),
     "rotation_calendar": timedelta(days=1, hours=3),
     "quarterly_recovery_test": timedelta(days=93),
+    "nightly_rehearsal": timedelta(days=1, hours=3),
 }
+# There only where the configuration asks for them.
+OPTIONAL = frozenset({"audit_timestamp", "nightly_rehearsal"})
 SILENCE = {**dict.fromkeys(SENSORS, SILENT_AFTER), **SCHEDULES}
 
 

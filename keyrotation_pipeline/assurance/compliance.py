@@ -12,9 +12,10 @@ from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES
+from keyrotation_pipeline.model.access import KeyReadsBy, RecordReads
 from keyrotation_pipeline.model.facts import as_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,24 @@ class AuditVerified:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeStamped:
+    """A head of the audit that an authority outside has seen.
+
+    Args:
+        recorded_at: when the event of that head happened, by our clock.
+        stamped_at: when the authority saw it, by its clock.
+        refusal: why it does not count; None: verified anew with the configured certificates.
+    """
+
+    seq: int
+    head: str
+    recorded_at: datetime
+    stamped_at: datetime
+    authority: str
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Algorithm:
     """How values are encrypted."""
 
@@ -181,11 +200,37 @@ class Algorithm:
     key_states: str = "NIST SP 800-57 Part 1"
 
 
+NO_ACCESS = (
+    "who read the key and who read records: give --from, where [incidents] names the logs, or run "
+    "`keyrotation incident access`"
+)
 NOT_INCLUDED = (
-    "who read the key in AWS, and who read records: run `keyrotation incident access`",
     "whether backup files are still where the audit says: run `keyrotation status`",
     "what no program sees: training, contracts, physical security",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What a report is of: states as of its end, and what happened in it or was not over when it began.
+
+    Args:
+        since: None: from the first event on.
+        until: not included; None: up to the newest event.
+    """
+
+    since: datetime | None
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSummary:
+    """Who read keys and records in a span of time, the seldom first; None: nobody configured where to look."""
+
+    since: datetime
+    until: datetime
+    key_reads: tuple[KeyReadsBy, ...] | None
+    record_reads: tuple[RecordReads, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +239,9 @@ class ComplianceReport:
 
     Args:
         generated_at: the time of the newest audit event, so that the same audit gives the same bytes.
+        since: the time of the first event.
+        period: None: the whole audit.
+        access: not from the audit but from the logs that `[incidents]` names; None: not looked at.
     """
 
     generated_at: datetime
@@ -205,8 +253,12 @@ class ComplianceReport:
     backups: tuple[BackupTaken, ...]
     recovery_tests: tuple[RecoveryTested, ...]
     incidents: tuple[IncidentTold, ...]
+    since: datetime
+    timestamps: tuple[TimeStamped, ...] = ()
+    period: Period | None = None
+    access: AccessSummary | None = None
     algorithm: Algorithm = Algorithm()
-    not_included: tuple[str, ...] = NOT_INCLUDED
+    not_included: tuple[str, ...] = (NO_ACCESS, *NOT_INCLUDED)
 
     def as_json(self) -> dict[str, Any]:
         """As `report --format json` has it; a change of it is a new `schema`."""

@@ -1,8 +1,9 @@
 """The compliance report, gathered from the verified audit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 
 from keyrotation_pipeline.assurance.compliance import (
     Approval,
@@ -14,15 +15,17 @@ from keyrotation_pipeline.assurance.compliance import (
     IncidentTold,
     KeyLife,
     OfficerOnRoster,
+    Period,
     Policy,
     RecoveryTested,
     Span,
+    TimeStamped,
 )
 from keyrotation_pipeline.audit.chain import verify_chain
 from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.audit.incidents import Incidents
 from keyrotation_pipeline.audit.replay import Belief
-from keyrotation_pipeline.audit.verify import verify_everything
+from keyrotation_pipeline.audit.verify import refusal_of, verify_everything
 from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
@@ -40,8 +43,10 @@ from keyrotation_pipeline.model.key_events import (
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import Request, Step, Walk
 from keyrotation_pipeline.model.request_events import RosterPinned, SignatureAdded
+from keyrotation_pipeline.model.timestamps import AuditTimestamped
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 from keyrotation_pipeline.rotation.reporting import records_reencrypted
 
 BreachOf = Callable[[Incident, Sequence[Entry]], tuple[str, ...]]
@@ -55,17 +60,18 @@ class Evidence:
     events: tuple[AuditEvent, ...]
 
 
-def gather(pipeline: Pipeline, breach_of: BreachOf) -> Evidence:
+def gather(pipeline: Pipeline, breach_of: BreachOf, period: Period | None = None) -> Evidence:
     """Verify the audit as a whole, then read the report from it.
 
     Args:
+        period: None: of all of it.
         breach_of: the breach decision of an incident by the audit's events, in sentences.
 
     Raises:
-        AuditError: the audit does not verify, so that nothing can be reported from it; or it is empty.
+        AuditError: the audit does not verify, so that nothing can be reported from it; or it is empty in that period.
     """
     events = verified_events(pipeline)
-    return Evidence(report_of(events, pipeline.signatures, breach_of), events)
+    return Evidence(report_of(events, pipeline.signatures, pipeline.timestamps, breach_of, period), events)
 
 
 def verified_events(pipeline: Pipeline) -> tuple[AuditEvent, ...]:
@@ -79,22 +85,53 @@ def verified_events(pipeline: Pipeline) -> tuple[AuditEvent, ...]:
     return events
 
 
-def report_of(events: Sequence[AuditEvent], signatures: SignatureVerifier, breach_of: BreachOf) -> ComplianceReport:
-    """The report of a verified chain, which is not empty."""
-    belief, told = Belief().hear(events), [entry_of(event) for event in events]
-    newest = told[-1]
+def report_of(
+    events: Sequence[AuditEvent],
+    signatures: SignatureVerifier,
+    authority: TimestampAuthority | None,
+    breach_of: BreachOf,
+    period: Period | None = None,
+) -> ComplianceReport:
+    """The report of a verified chain, which is not empty; raises as `gather`."""
+    told = _up_to(period, [entry_of(event) for event in events])
+    belief, newest, since = Belief().hear(events[: len(told)]), told[-1], _since(period, told)
     approvals = _approvals(told, belief, signatures)
+    # What happened in the period, and requests that are not over.
+    within = [each for each in told if each.at >= since]
+    moved = {each.request for each in within}
+    decided = [each for each in belief.requests.values() if each.id in moved or not each.is_over]
+    incidents = [each for each in _incidents(told) if each.closed_at is None or each.closed_at >= since]
     return ComplianceReport(
         generated_at=newest.at,
         database=newest.database,
         audit=AuditVerified(belief.head.seq, belief.head.hash),
         policy=_policy(belief, told),
         keys=tuple(_key(record, told) for _, record in sorted(belief.keys.items())),
-        requests=tuple(_decided(each, tuple(approvals.get(each.id, ()))) for each in belief.requests.values()),
-        backups=_backups(told, belief),
-        recovery_tests=tuple(tested for each in told if (tested := _recovery_test(each)) is not None),
-        incidents=tuple(_incident(each, breach_of(each, told)) for each in _incidents(told)),
+        requests=tuple(_decided(each, tuple(approvals.get(each.id, ()))) for each in decided),
+        backups=tuple(each for each in _backups(told, belief) if each.at >= since),
+        recovery_tests=tuple(tested for each in within if (tested := _recovery_test(each)) is not None),
+        incidents=tuple(_incident(each, breach_of(each, told)) for each in incidents),
+        since=told[0].at,
+        timestamps=tuple(_time_stamps(told, within, authority)),
+        period=period,
     )
+
+
+def _up_to(period: Period | None, told: list[Entry]) -> list[Entry]:
+    if period is None or period.until is None:
+        return told
+    until = period.until
+    if not (before := list(takewhile(lambda each: each.at < until, told))):
+        raise AuditError(f"the audit begins on {told[0].at:%Y-%m-%d %H:%M} UTC; give a later --to")
+    return before
+
+
+def _since(period: Period | None, told: Sequence[Entry]) -> datetime:
+    if period is None or period.since is None:
+        return told[0].at
+    if period.since > told[-1].at:
+        raise AuditError(f"the newest event is of {told[-1].at:%Y-%m-%d %H:%M} UTC; give an earlier --from")
+    return period.since
 
 
 def _policy(belief: Belief, told: Sequence[Entry]) -> Policy:
@@ -243,6 +280,17 @@ def _recovery_test(entry: Entry) -> RecoveryTested | None:
             return RecoveryTested(entry.at, failed.place, failed.reason)
         case _:
             return None
+
+
+def _time_stamps(
+    told: Sequence[Entry], within: Sequence[Entry], authority: TimestampAuthority | None
+) -> Iterator[TimeStamped]:
+    unverified = "not verified: no certificate is named in [audit] timestamp_certificates"
+    for entry in within:
+        if isinstance(stamped := entry.fact(), AuditTimestamped):
+            refusal = unverified if authority is None else refusal_of(authority, stamped)
+            at = told[stamped.seq - 1].at  # seqs are gapless from 1, and it was verified that this one is there
+            yield TimeStamped(stamped.seq, stamped.hash, at, stamped.stamped_at, stamped.authority, refusal)
 
 
 def _incidents(told: Sequence[Entry]) -> tuple[Incident, ...]:

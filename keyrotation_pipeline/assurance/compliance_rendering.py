@@ -1,23 +1,38 @@
 """The compliance report as JSON and as one self-contained page of HTML, readable in black and white and on paper."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from keyrotation_pipeline.assurance.compliance import BackupTaken, ComplianceReport, Decided, KeyLife, RecoveryTested
+from keyrotation_pipeline.assurance.compliance import (
+    AccessSummary,
+    BackupTaken,
+    ComplianceReport,
+    Decided,
+    KeyLife,
+    RecoveryTested,
+    TimeStamped,
+)
+from keyrotation_pipeline.assurance.html_tables import shown, table
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #000; background: #fff; max-width: 62rem; margin: 1rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; border-bottom: 2px solid #000; margin-top: 2rem; }
-h3 { font-size: 1rem; margin-bottom: .3rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
+h3 { font-size: 1rem; margin-bottom: .3rem; overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0; } td table { margin: 0; }
+ul { margin: 0; padding-left: 1.1rem; }
 th, td { border: 1px solid #777; padding: .25rem .5rem; text-align: left; vertical-align: top;
-  overflow-wrap: break-word; }
-th { background: #eee; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; }
-@media print { body { font-size: 10pt; margin: 0; max-width: none; } h2, h3 { break-after: avoid; }
-  tr, svg { break-inside: avoid; } thead { display: table-header-group; } }
+  overflow-wrap: anywhere; }
+th { background: #eee; overflow-wrap: normal; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; }
+@media screen and (max-width: 40rem) { thead { display: none; } table, tbody, tr, td { display: block; }
+  tr { border: 1px solid #000; margin-bottom: .5rem; } td { border: 0; border-bottom: 1px solid #ccc; }
+  td::before { content: attr(data-of); display: block; font-size: .8rem; font-weight: bold; }
+  svg text { font-size: 22px; } }
+@media print { body { font-size: 9pt; margin: 0; padding: 0; max-width: none; } h2, h3 { break-after: avoid; }
+  tr, svg { break-inside: avoid; } thead { display: table-header-group; } @page { margin: 15mm; } }
 """
 _WIDTH, _ROW, _LEFT, _RIGHT = 800, 34, 150, 20
 
@@ -41,21 +56,24 @@ def render_html(report: ComplianceReport) -> bytes:
 def _body(report: ComplianceReport, title: str) -> Iterator[str]:
     policy, algorithm = report.policy, report.algorithm
     yield f"<h1>{escape(title)}</h1>"
-    yield f"<p>As of {_when(report.generated_at)}, the time of the newest audit event.</p>"
+    yield f"<p>{escape(_of(report))}</p>"
     yield "<h2>Audit</h2><p>Every event, table, anchor and signature was verified for this report.</p>"
     yield f"<pre>\nAudit head: {report.audit.seq} {escape(report.audit.head)}\n</pre>"
+    yield "<h3>Time stamps by an authority outside</h3>"
+    seen = ("Event", "Recorded", "Seen by the authority", "Authority", "Verified anew")
+    yield table(seen, map(_time_stamp, report.timestamps))
     yield "<h2>Policy</h2>"
     due = f"{_when(policy.next_rotation_due)}: {policy.rule}" if policy.next_rotation_due else "no key is active"
     rules = (("Schedule", policy.schedule), ("Emergency", policy.emergency), ("Next rotation due", due))
-    yield _table(("Rule", "Value"), [*rules, ("Approval", f"{policy.required} {policy.approval}")])
-    yield _table(("Officer", "Certificate"), [(each.name, each.fingerprint) for each in policy.officers])
-    yield _table(("Certificates that can read backups",), [(each,) for each in policy.recipients])
+    yield table(("Rule", "Value"), [*rules, ("Approval", f"{policy.required} {policy.approval}")])
+    yield table(("Officer", "Certificate"), [(each.name, each.fingerprint) for each in policy.officers])
+    yield table(("Certificates that can read backups",), [(each,) for each in policy.recipients])
     yield "<h2>Encryption</h2>"
     sizes = (("Key length", f"{algorithm.key_bits} bits"), ("Nonce", f"{algorithm.nonce_bits} bits, random"))
     made = (("Key generation", algorithm.key_generation), ("Key states", algorithm.key_states))
-    yield _table(("What", "How"), [("Algorithm", algorithm.cipher), *sizes, *made])
+    yield table(("What", "How"), [("Algorithm", algorithm.cipher), *sizes, *made])
     yield f"<h2>Keys</h2>{_timeline(report)}"
-    yield _table(("Version", "State", "Fingerprint", "Created", "Encrypted"), map(_key, report.keys))
+    yield table(("Version", "State", "Fingerprint", "Created", "Encrypted"), map(_key, report.keys))
     yield "<h2>Requests</h2>"
     for request in report.requests:
         yield from _request(request)
@@ -66,19 +84,58 @@ def _body(report: ComplianceReport, title: str) -> Iterator[str]:
         for each in report.backups
     )  # fmt: skip
     columns = ("Made", "Manifest", "Keys", "Database", "Places", "Outcome", "Compromised keys open it")
-    yield _table(columns, backups)
+    yield table(columns, backups)
     yield "<h2>Recovery tests</h2>"
     tests = ("Tested", "Place", "Outcome", "RTO (allowed), s", "RPO (allowed), s")
-    yield _table(tests, map(_recovery_test, report.recovery_tests))
+    yield table(tests, map(_recovery_test, report.recovery_tests))
     yield "<h2>Incidents</h2>"
     incidents = (
         (each.id, each.type, each.status, _when(each.discovered_at), _when(each.closed_at), each.description,
          "; ".join(each.breach))
         for each in report.incidents
     )  # fmt: skip
-    yield _table(("Id", "Type", "Status", "Discovered", "Closed", "Description", "Breach decision"), incidents)
+    yield table(("Id", "Type", "Status", "Discovered", "Closed", "Description", "Breach decision"), incidents)
+    if report.access is not None:
+        yield from _accesses(report.access)
     yield "<h2>Not included</h2>"
-    yield _table(("What is not in this report",), [(each,) for each in report.not_included])
+    yield table(("What is not in this report",), [(each,) for each in report.not_included])
+
+
+def _of(report: ComplianceReport) -> str:
+    """Of what time the report is."""
+    newest = f"As of {_when(report.generated_at)}, the time of the newest audit event"
+    if report.period is None:
+        return f"{newest}; it begins with the first, of {_when(report.since)}."
+    since, until = _when(report.period.since, "the first event"), _when(report.period.until, "the newest event")
+    return (
+        f"From {since} up to {until}. {newest} in that period: states are those of then, and what is listed happened "
+        "in the period or was not over when it began. Keys are listed with their whole life."
+    )
+
+
+def _time_stamp(stamped: TimeStamped) -> Sequence[str]:
+    seen = f"{stamped.stamped_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return str(stamped.seq), _when(stamped.recorded_at), seen, stamped.authority, stamped.refusal or "verified"
+
+
+def _accesses(access: AccessSummary) -> Iterator[str]:
+    yield f"<h2>Access logs</h2><p>From {_when(access.since)} to {_when(access.until)}, the seldom first.</p>"
+    if access.key_reads is None:
+        yield "<p>Reads of the key are not looked at: [incidents] cloudtrail_bucket is not set.</p>"
+    else:
+        reads = (
+            (each.who, each.address, f"{each.reads:,}", f"{each.refused:,}", _when(each.first_at), _when(each.last_at))
+            for each in access.key_reads
+        )
+        yield table(("Key read by", "From", "Reads", "Of them refused", "First", "Last"), reads)
+    if access.record_reads is None:
+        yield "<p>Reads of records are not looked at: [incidents] audit_events_table is not set.</p>"
+    else:
+        records = (
+            (each.who, each.address, each.resource_type, f"{each.reads:,}", _when(each.first_at), _when(each.last_at))
+            for each in access.record_reads
+        )
+        yield table(("Records read by", "From", "Of", "Reads", "First", "Last"), records)
 
 
 def _key(key: KeyLife) -> Sequence[str]:
@@ -98,12 +155,12 @@ def _request(request: Decided) -> Iterator[str]:
     ]
     if request.records_reencrypted is not None:
         facts.append(("Rows re-encrypted", f"{request.records_reencrypted:,}"))
-    facts += [(f"Evidence: {name.replace('_', ' ')}", _plain(value)) for name, value in request.retirement.items()]
-    yield _table(("What", "Value"), facts)
+    facts += [(f"Evidence: {name.replace('_', ' ')}", shown(value)) for name, value in request.retirement.items()]
+    yield table(("What", "Value"), facts)
     signed = ((each.officer, _when(each.signed_at), each.refusal or "verified") for each in request.approvals)
-    yield _table(("Signed by", "At", "Verified anew"), signed)
+    yield table(("Signed by", "At", "Verified anew"), signed)
     if request.steps:
-        yield _table(("Step", "Finished"), ((each.step, _when(each.finished_at)) for each in request.steps))
+        yield table(("Step", "Finished"), ((each.step, _when(each.finished_at)) for each in request.steps))
 
 
 def _compromised(taken: BackupTaken) -> str:
@@ -145,22 +202,9 @@ def _timeline(report: ComplianceReport) -> str:
     return "".join(drawn)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    listed = ["".join(f"<td>{escape(value)}</td>" for value in row) for row in rows]
-    if not listed:
-        return f"<p>None: {escape(columns[0].lower())}.</p>"
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    body = "".join(f"<tr>{row}</tr>\n" for row in listed)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
-
-
 def _when(at: datetime | None, otherwise: str = "–") -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at else otherwise
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)

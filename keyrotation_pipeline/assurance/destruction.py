@@ -23,7 +23,7 @@ from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.roster import kept_in_store, require_roster
 from keyrotation_pipeline.rotation.keys import record_of
@@ -118,6 +118,7 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
             pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
         pipeline.anchors.keep(pipeline.ledger.head())
+    time_stamping.stamp(pipeline)
     return done
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tempfile
+import textwrap
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from keyrotation_pipeline.model.assessment import AssessmentSigned
 from keyrotation_pipeline.model.audit import AuditEvent
 from keyrotation_pipeline.model.backup_events import BackupSealed
 from keyrotation_pipeline.model.request_events import RequestOpened, RolloutConfirmed, RosterPinned, SignatureAdded
+from keyrotation_pipeline.model.timestamps import AuditTimestamped
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 
 # What the audit names becomes a file's name here, and must never be a path.
@@ -48,7 +50,8 @@ def pack(
         "report.json": render_json(evidence.report),
         "report.html": render_html(evidence.report),
         "audit.jsonl": "".join(map(_line, evidence.events)).encode("ascii"),
-        "verify.py": files("keyrotation_pipeline.assurance").joinpath("verify_pack.py").read_bytes(),
+        "report.schema.json": _shipped("report.schema.json"),
+        "verify.py": _shipped("verify_pack.py"),
     }
     for entry in told:
         content |= dict(_signed(entry))
@@ -62,6 +65,10 @@ def pack(
         if not _PLAIN.fullmatch(name):
             raise AuditError("the audit names what cannot be the name of a file; run `keyrotation audit verify`")
     return content
+
+
+def _shipped(name: str) -> bytes:
+    return files("keyrotation_pipeline.assurance").joinpath(name).read_bytes()
 
 
 def is_free(target: Path) -> bool:
@@ -98,7 +105,7 @@ def _officers(entry: Entry) -> Sequence[Officer]:
 
 
 def _signed(entry: Entry) -> Iterator[tuple[str, bytes]]:
-    """Texts, signatures and certificates, as the audit has them."""
+    """Texts, signatures, time stamps and certificates, as the audit has them."""
     match entry.fact():
         case RequestOpened() as opened:
             yield f"approvals/{entry.request}.txt", opened.approval_text.encode()
@@ -113,6 +120,15 @@ def _signed(entry: Entry) -> Iterator[tuple[str, bytes]]:
         case RosterPinned() as pinned:
             for officer in pinned.officers:
                 yield f"officers/{officer.fingerprint}.{entry.seq}.pgp", b64decode(officer.certificate)
+        case AuditTimestamped() as stamped:
+            yield f"timestamps/{entry.seq}.tsr", b64decode(stamped.response)
+            yield f"timestamps/{entry.seq}.pem", "".join(map(_pem, stamped.trusted)).encode("ascii")
+
+
+def _pem(certificate: str) -> str:
+    """A certificate for `openssl`, from the base64 of its DER."""
+    lines = "\n".join(textwrap.wrap(certificate, 64))
+    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
 
 
 def _manifests(told: Sequence[Entry], places: Sequence[BackupPlace]) -> Iterator[tuple[str, bytes]]:

@@ -28,6 +28,7 @@ from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.pacing import pace_of
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.keys import declared_activations
 
@@ -59,6 +60,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     fenced = fences(pipeline)
     attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)
+    attention += unstamped(pipeline, now)
     protected = protection(pipeline, records, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)

@@ -1,8 +1,8 @@
-"""Check this pack with nothing but Python and gpg, and openssl for certificates: `python3 -I verify.py [HEAD]`.
+"""Check this pack with nothing but Python, gpg and openssl: `python3 -I verify.py [HEAD]`.
 
 HEAD is the hash of an audit head that you have from somewhere else, such as a signed text or an earlier report: without
 one, whoever made the pack could have made all of it. Exit code 1 on any difference, and if anything could not be
-checked that should be.
+checked that should be. Without openssl, certificates of key death and time stamps are not checked, which it says.
 """
 
 import base64
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from typing import Any
 GENESIS = "0" * 64
 LABEL = b"keyrotation-audit-v1"
 STRONG_DIGESTS = {"8", "9", "10", "12", "14"}  # RFC 9580, section 9.5: SHA-2 of 256 bits and more, SHA-3
-OWN_FILES = {"verify.py", "report.json", "report.html", "audit.jsonl"}
+OWN_FILES = {"verify.py", "report.json", "report.schema.json", "report.html", "audit.jsonl"}
 OPTIONS = (
     "--batch", "--no-tty", "--no-options", "--no-autostart", "--no-auto-key-locate", "--no-auto-key-retrieve",
     "--no-auto-check-trustdb", "--trust-model=always", "--status-fd", "1",
@@ -56,6 +57,7 @@ def main() -> int:
         check_files(pack, events, found)
         check_signatures(pack, events, found)
         check_certificates(pack, events, found)
+        check_timestamps(pack, events, found)
         check_report(pack, events, found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         found.differences.append(f"something in the pack cannot be read ({type(error).__name__})")
@@ -125,7 +127,16 @@ def expected_files(events: list[Event]) -> dict[str, bytes]:
             for officer in facts["officers"]:
                 name = f"officers/{officer['fingerprint']}.{event['seq']}.pgp"
                 files[name] = base64.b64decode(officer["certificate"])
+        elif kind == "audit_timestamped":
+            files[f"timestamps/{event['seq']}.tsr"] = base64.b64decode(facts["response"])
+            files[f"timestamps/{event['seq']}.pem"] = "".join(map(pem, facts["trusted"])).encode()
     return files
+
+
+def pem(certificate: str) -> str:
+    """A certificate for openssl, from the base64 of its DER."""
+    lines = "\n".join(textwrap.wrap(certificate, 64))
+    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
 
 
 def check_files(pack: Path, events: list[Event], found: Findings) -> None:
@@ -134,7 +145,7 @@ def check_files(pack: Path, events: list[Event], found: Findings) -> None:
     for name, content in expected.items():
         file = pack / name
         same = file.is_file() and file.read_bytes() == content
-        found.check("texts, signatures and certificates", f"{name} is not what the audit says", holds=same)
+        found.check("texts, signatures, time stamps and certificates", f"{name} is not what the audit says", holds=same)
     sealed = {e["facts"]["manifest"]: e["facts"]["sha256"] for e in events if e["event"] == "backup_sealed"}
     for name, digest in sealed.items():
         file = pack / "backups" / name
@@ -362,6 +373,58 @@ def is_signed(openssl: str, stored: Event, payload: bytes, events: list[Event]) 
             if done.returncode == 0:
                 return True
     return False
+
+
+def check_timestamps(pack: Path, events: list[Event], found: Findings) -> None:
+    """Every time stamp: over a head of this audit, by an authority that its certificates vouch for, of that time."""
+    openssl, trusted = shutil.which("openssl"), set[str]()
+    stamped = [event for event in events if event["event"] == "audit_timestamped"]
+    for event in stamped:
+        facts, stem = event["facts"], pack / "timestamps" / str(event["seq"])
+        which = f"timestamps/{event['seq']}.tsr"
+        own = 0 < facts["seq"] < event["seq"] and events[facts["seq"] - 1]["hash"] == facts["hash"]
+        found.check("time stamps over a head of this audit", f"{which} is of another audit", holds=own)
+        trusted |= {hashlib.sha256(base64.b64decode(each)).hexdigest() for each in facts["trusted"]}
+        if openssl is None:
+            found.unchecked.append(f"{which}: openssl is not installed")
+            continue
+        good = is_stamped(openssl, stem, facts)
+        found.check("time stamps, by openssl", f"{which} does not verify", holds=good)
+    if not stamped:
+        found.unchecked.append("when this audit was written: no authority outside has time-stamped it")
+        return
+    seq = stamped[-1]["facts"]["seq"]
+    found.unchecked.append(f"by when the events after {seq} were written: the newest time stamp is of event {seq}")
+    found.unchecked += [
+        f"whether you trust the time-stamping authority of the certificate with SHA-256 {each}"
+        for each in sorted(trusted)
+    ]
+
+
+def is_stamped(openssl: str, stem: Path, facts: Event) -> bool:
+    """Whether openssl takes a time stamp for one of this hash and this time; certificates as they were at that time."""
+    answer, moment = f"{stem}.tsr", datetime.fromisoformat(facts["stamped_at"])
+    at = ("-attime", str(int(moment.timestamp())))
+    code, _ = ask(openssl, "-verify", "-digest", facts["hash"], "-in", answer, "-CAfile", f"{stem}.pem", *at)
+    lines = ask(openssl, "-reply", "-in", answer, "-text")[1]
+    told = [line.partition(": ")[2] for line in lines if line.startswith("Time stamp: ")]
+    return code == 0 and len(told) == 1 and same_second(told[0], moment)
+
+
+def same_second(told: str, moment: datetime) -> bool:
+    """Whether openssl's way to write a time, with or without parts of a second, is this moment."""
+    plain = re.sub(r"\.\d+ ", " ", " ".join(told.split()))
+    read = datetime.strptime(plain, "%b %d %H:%M:%S %Y GMT").replace(tzinfo=UTC)
+    return read == moment.astimezone(UTC).replace(microsecond=0)
+
+
+def ask(openssl: str, *arguments: str) -> tuple[int, list[str]]:
+    """Ask openssl about a time stamp; gives back its exit code and its lines."""
+    done = subprocess.run(  # noqa: S603  openssl, with arguments of our own
+        [openssl, "ts", *arguments],
+        check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={},
+    )  # fmt: skip
+    return done.returncode, done.stdout.decode("utf-8", "replace").splitlines()
 
 
 def check_report(pack: Path, events: list[Event], found: Findings) -> None:

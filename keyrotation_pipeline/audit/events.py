@@ -16,6 +16,7 @@ from keyrotation_pipeline.model import (
     pace,
     rehearsal,
     request_events,
+    timestamps,
 )
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
@@ -24,7 +25,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 Record = TypeVar("Record", bound=Fact)
 RECORDS: Mapping[str, type[Fact]] = {
     str(record.kind): record
-    for module in (assessment, backup_events, incident_events, key_events, pace, rehearsal, request_events)
+    for module in (assessment, backup_events, incident_events, key_events, pace, rehearsal, request_events, timestamps)
     for record in vars(module).values()
     if isinstance(record, type) and issubclass(record, Fact) and record is not Fact
 }

@@ -1,5 +1,6 @@
 """Everything that the audit can vouch for: its chain, its anchors outside, the tables, and every signature, anew."""
 
+from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from functools import partial
@@ -9,7 +10,7 @@ from keyrotation_pipeline.audit.chain import summary, verify_audit
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.heard import belief_of, forget
 from keyrotation_pipeline.audit.replay import Belief
-from keyrotation_pipeline.errors import ApprovalError, AuditError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, TimestampError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditHead
 from keyrotation_pipeline.model.request_events import (
@@ -18,8 +19,10 @@ from keyrotation_pipeline.model.request_events import (
     RosterPinned,
     SignatureAdded,
 )
+from keyrotation_pipeline.model.timestamps import AuditTimestamped
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 
 
 def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
@@ -42,6 +45,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
             *_differences(pipeline.ledger, belief, belief.requests),
             *_signatures(pipeline, belief.requests),
             *assessments.faults(entries(pipeline.ledger, *assessments.KINDS), pipeline.signatures),
+            *_time_stamps(pipeline),
         ]
     if faults:
         raise AuditError(summary(faults))
@@ -150,3 +154,26 @@ def _signatures(pipeline: Pipeline, requests: Collection[str]) -> Iterator[str]:
                     continue
                 if found.officer != added.officer:
                     yield f"{who} is by {found.officer[-16:]}"
+
+
+def _time_stamps(pipeline: Pipeline) -> Iterator[str]:
+    """Verify every time stamp anew, as far as certificates are configured."""
+    for entry in entries(pipeline.ledger, AuditTimestamped.kind):
+        stamped = entry.fact()
+        if not isinstance(stamped, AuditTimestamped):
+            continue
+        which = f"the time stamp of event {stamped.seq} (event {entry.seq})"
+        event = next(pipeline.ledger.events(after_seq=stamped.seq - 1), None)
+        if event is None or (event.seq, event.hash) != (stamped.seq, stamped.hash):
+            yield f"{which} is of another audit"
+        elif pipeline.timestamps is not None and (sentence := refusal_of(pipeline.timestamps, stamped)):
+            yield f"{which} does not hold: {sentence.replace(';', ',')}"
+
+
+def refusal_of(authority: TimestampAuthority, stamped: AuditTimestamped) -> str | None:
+    """Why a recorded time stamp does not verify; None: it does, and says the recorded time."""
+    try:
+        at = authority.stamped_at(bytes.fromhex(stamped.hash), b64decode(stamped.response, validate=True))
+    except (TimestampError, ValueError) as error:
+        return str(error)
+    return None if at == stamped.stamped_at else f"it is of {at:%Y-%m-%d %H:%M:%S} UTC"

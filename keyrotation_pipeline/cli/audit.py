@@ -34,20 +34,34 @@ def verify(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Find events changed, removed, reordered or cut off."""
+    """Find events changed, removed, reordered or cut off, and signatures and time stamps that do not hold."""
     declared = settings.load(config)
     anchors = [_read(anchor)] if anchor else []
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.database.identity().name
         head = verify_everything(pipeline, *anchors)
+        stamped = sum(1 for _ in entries(pipeline.ledger, EventKind.AUDIT_TIMESTAMPED))
+        vouched = pipeline.timestamps is not None
         unusable = [each.unusable for each in pipeline.signatures.certificates() if each.unusable and not each.encrypts]
     if as_json:
         output.document(
-            {"database": database, "verified": True, "seq": head.seq, "head": head.hash, "unusable": unusable}
+            {
+                "database": database,
+                "verified": True,
+                "seq": head.seq,
+                "head": head.hash,
+                "unusable": unusable,
+                "timestamps": stamped,
+                "timestamps_verified": vouched,
+            }
         )
         return
     output.heading(database)
     output.line(f"{head.seq:,} events verified, up to {head.hash}")
+    if stamped and vouched:
+        output.line(f"{stamped:,} time stamp(s) verified with [audit] timestamp_certificates")
+    elif stamped:
+        output.line(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
     for sentence in unusable:
         output.line(f"signatures that were verified before are those of then, though {sentence}")
     if anchor:

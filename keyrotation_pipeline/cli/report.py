@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.compliance import NOT_INCLUDED, AccessSummary, ComplianceReport
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
 from keyrotation_pipeline.assurance.evidence_pack import is_free, pack, write_directory
@@ -17,11 +20,15 @@ from keyrotation_pipeline.assurance.key_death import certificates, certify
 from keyrotation_pipeline.audit.events import Entry
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor
+from keyrotation_pipeline.cli.period import period_of
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.incidents.access import reads_by
 from keyrotation_pipeline.incidents.assessing import assessment_from
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.time_stamping import stamp
+from keyrotation_pipeline.settings import Settings
 
 
 class ReportFormat(StrEnum):
@@ -29,6 +36,7 @@ class ReportFormat(StrEnum):
 
     HTML = "html"
     JSON = "json"
+    OSCAL = "oscal"
     CERTIFICATE = "certificate"
     PACK = "pack"
 
@@ -46,16 +54,27 @@ def report(
         str | None,
         typer.Option("--rotation", metavar="ID", help="Of a certificate: which rotation.", show_default=False),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DAY", help="Only what happened since, or was not over.", show_default=False),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--to", metavar="DAY", help="Everything as it was at the end of this day.", show_default=False),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Write the compliance report: policy, keys, approvals verified anew, backups, recovery tests, incidents, audit.
 
     It is read from the verified audit alone. Its time is that of the newest event: the same audit, the same bytes. A
     pack is a directory with all that the report rests on, and verify.py, which checks it offline. A certificate is
-    one signed statement (in-toto, DSSE) of where the key that a rotation retired is no more.
+    one signed statement (in-toto, DSSE) of where the key that a rotation retired is no more. oscal is the report as
+    NIST OSCAL assessment results. With --from, and the logs of [incidents], it also sums up who read keys and records.
     """
     if (rotation is not None) != (form is ReportFormat.CERTIFICATE):
         raise typer.BadParameter("name the rotation of a certificate, and of nothing else", param_hint="--rotation")
+    if (since or until) and form in {ReportFormat.PACK, ReportFormat.CERTIFICATE}:
+        raise typer.BadParameter(f"a {form} is of the whole audit", param_hint="--from and --to")
     if form is ReportFormat.PACK:
         _write_pack(target, config)
         return
@@ -63,10 +82,32 @@ def report(
     if rotation is not None:
         _write(_certificate(rotation, config), target, "the certificate")
         return
-    with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        found = gather(pipeline, partial(_breach_of, pipeline))
-    content = {ReportFormat.HTML: render_html, ReportFormat.JSON: render_json}[form](found.report)
-    _write(content, target, f"the report up to audit event {found.report.audit.seq}")
+    declared = settings.load(config)
+    period = period_of(since, until, declared.time_zone)
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        _stamp(pipeline)
+        found = gather(pipeline, partial(_breach_of, pipeline), period).report
+    if period is not None and period.since is not None:
+        found = _with_accesses(found, declared, period.since)
+    _write(_rendered(found, form), target, f"the report up to audit event {found.audit.seq}")
+
+
+def _rendered(report: ComplianceReport, form: ReportFormat) -> bytes:
+    if form is ReportFormat.OSCAL:
+        from keyrotation_pipeline.assurance.oscal import render_oscal  # noqa: PLC0415  only where it is used
+
+        return render_oscal(report)
+    return render_json(report) if form is ReportFormat.JSON else render_html(report)
+
+
+def _with_accesses(report: ComplianceReport, declared: Settings, since: datetime) -> ComplianceReport:
+    """With what the logs of `[incidents]` say of the period, up to the newest event; as it is where none is named."""
+    if declared.incidents.cloudtrail_bucket is None and declared.incidents.audit_events_table is None:
+        return report
+    found = assembly.accesses(declared, since, report.generated_at)
+    reads = None if found.key_reads is None else reads_by(found.key_reads)
+    summary = AccessSummary(found.since, found.until, reads, found.record_reads)
+    return replace(report, access=summary, not_included=NOT_INCLUDED)
 
 
 def _certificate(rotation: str, config: Path | None) -> bytes:
@@ -89,12 +130,19 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
     if not is_free(target):
         raise _taken(target)
     with assembly.open_backups(settings.load(config), actor=actor()) as site:
+        _stamp(site.pipeline)
         found = gather(site.pipeline, partial(_breach_of, site.pipeline))
         dead = certificates(site, found.events)
         content = pack(found, site.places, _roster_now(site.pipeline), dead)
     if not write_directory(target, content):
         raise _taken(target)
     output.note(f"{target}: the report up to audit event {found.report.audit.seq}; check it with python3 -I verify.py")
+
+
+def _stamp(pipeline: Pipeline) -> None:
+    """Have the audit time-stamped before it is read; a report without is a report, too."""
+    if failed := stamp(pipeline):
+        output.note(f"the audit could not be time-stamped: {failed}")
 
 
 def _roster_now(pipeline: Pipeline) -> Roster | None:

@@ -76,6 +76,10 @@ required = 2                      # signatures of different officers
 # name = "On-Call Engineer"
 # phone = "+1 555 0100"
 
+# [audit]                         # an RFC 3161 authority that time-stamps the audit
+# timestamp_url = "https://tsa.example.org/tsr"
+# timestamp_certificates = ["tsa/root.pem"]
+
 # [recovery]
 # secret_key = { file = "/media/recovery/recovery.sec.asc" }      # can only decrypt; default: an officer brings one
 """

@@ -13,6 +13,7 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
+from keyrotation_pipeline.assurance.automation import OPTIONAL
 from keyrotation_pipeline.assurance.rehearsal import rehearse
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
@@ -88,16 +89,15 @@ class PipelineResource:
             context: of a sensor, which also sees what is switched off.
         """
         with suppress(Exception):
-            stopped, expected = set[str](), set[str]()
+            stopped, expected, gone = set[str](), set[str](), set[str]()
             if context is not None:
                 states = context.instance.all_instigator_state(instigator_statuses={InstigatorStatus.STOPPED})
                 here = cast("dg.RepositoryDefinition", context.repository_def)
                 schedules = {each.name for each in here.schedule_defs}
-                stopped = {state.instigator_name for state in states} & (
-                    schedules | {each.name for each in here.sensor_defs}
-                )
-                expected = schedules - stopped
-            self.ticks().record(name, SystemClock().now(), stopped, expected)
+                known = schedules | {each.name for each in here.sensor_defs}
+                stopped = {state.instigator_name for state in states} & known
+                expected, gone = schedules - stopped, set(OPTIONAL) - known
+            self.ticks().record(name, SystemClock().now(), stopped, expected, gone)
 
     def ticks(self) -> Ticks:
         """Where looks are kept."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from keyrotation_pipeline.model.access import KeyRead, RecordReads
+from keyrotation_pipeline.model.access import KeyRead, KeyReadsBy, RecordReads
 from keyrotation_pipeline.model.deadlines import carried_by
 from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.model.request import Request, Step, Walk
@@ -51,6 +51,25 @@ def key_reads(
                 found.setdefault(f"{read.event_id}/{read.secret}", read)
     often = Counter((read.who, read.address) for read in found.values())
     return tuple(sorted(found.values(), key=lambda read: (often[read.who, read.address], read.at, read.event_id)))
+
+
+def reads_by(reads: Iterable[KeyRead]) -> tuple[KeyReadsBy, ...]:
+    """Reads of the key, counted by who and from where; who came seldom first."""
+    found: dict[tuple[str, str], list[KeyRead]] = {}
+    for read in reads:
+        found.setdefault((read.who, read.address), []).append(read)
+    summed = (
+        KeyReadsBy(
+            who=who,
+            address=address,
+            reads=len(each),
+            refused=sum(read.refused is not None for read in each),
+            first_at=min(read.at for read in each),
+            last_at=max(read.at for read in each),
+        )
+        for (who, address), each in found.items()
+    )
+    return tuple(sorted(summed, key=lambda each: (each.reads, each.first_at, each.who, each.address)))
 
 
 def bars(audit: AccessAudit) -> Iterator[str]:

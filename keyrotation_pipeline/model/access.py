@@ -34,3 +34,15 @@ class RecordReads:
     reads: int
     first_at: datetime
     last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReadsBy:
+    """How often somebody asked for the key's secret from one address, by CloudTrail."""
+
+    who: str
+    address: str
+    reads: int
+    refused: int
+    first_at: datetime
+    last_at: datetime

@@ -55,6 +55,11 @@ def body_of(
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
+def stamped_bytes(previous: str, body: str) -> bytes:
+    """What an event's hash, and a time stamp of it, is over: label, previous hash and body, all as ASCII bytes."""
+    return LABEL + previous.encode() + body.encode()
+
+
 def hash_of(previous: str, body: str) -> str:
     """``SHA-256("keyrotation-audit-v1" ‖ previous hash ‖ bytes)``, all as ASCII bytes, in hex."""
-    return hashlib.sha256(LABEL + previous.encode() + body.encode()).hexdigest()
+    return hashlib.sha256(stamped_bytes(previous, body)).hexdigest()

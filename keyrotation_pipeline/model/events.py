@@ -75,6 +75,8 @@ class EventKind(StrEnum):
     BREACH_ASSESSED = "breach_assessed"
     ASSESSMENT_SIGNED = "breach_assessment_signed"
     REPORT_KEPT = "incident_report_kept"
+    AUDIT_TIMESTAMPED = "audit_timestamped"
+    TIMESTAMP_FAILED = "audit_timestamp_failed"
     ALERT_TOLD = "alert_told"
     CHANNEL_FAILED = "alert_channel_failed"
 

@@ -14,6 +14,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.ports.ticks import Ticks
+from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Pipeline:
     Args:
         shards: per table.
         parallel_shards: runs of Dagster that take shards of a routine rotation at a time.
+        timestamps: None: nobody outside is asked, and no time stamp can be verified.
     """
 
     tables: tuple[EncryptedTable, ...]
@@ -38,3 +40,4 @@ class Pipeline:
     anchors: Anchors
     actions: Mapping[RequestAction, Action]
     ticks: Ticks
+    timestamps: TimestampAuthority | None = None

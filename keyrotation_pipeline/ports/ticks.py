@@ -10,7 +10,14 @@ from keyrotation_pipeline.model.ticks import Tick
 class Ticks(Protocol):
     """The last look of every sensor and schedule, kept where no Dagster is needed to read it."""
 
-    def record(self, name: str, at: datetime, stopped: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
+    def record(
+        self,
+        name: str,
+        at: datetime,
+        stopped: Iterable[str] = (),
+        expected: Iterable[str] = (),
+        gone: Iterable[str] = (),
+    ) -> None:
         """Keep a look.
 
         Args:
@@ -18,6 +25,7 @@ class Ticks(Protocol):
             stopped: what it found switched off; so since the first of the looks that found it so.
             expected: what will look by itself, in its own time; counted from `at` where it never did, or was switched
                 off until now.
+            gone: what Dagster no longer has, because the configuration no longer asks for it; its look is forgotten.
         """
 
     def last(self) -> tuple[Tick, ...]:

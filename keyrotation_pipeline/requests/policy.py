@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.request import Request, RequestAction, RequestSt
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster
 
@@ -72,6 +72,7 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
             _pin(pipeline, pipeline.ledger.request(request.id), stored)
         kept_in_store(pipeline, stored)
     pipeline.anchors.keep(pipeline.ledger.head())
+    time_stamping.stamp(pipeline)
     return pinned_roster(pipeline)
 
 

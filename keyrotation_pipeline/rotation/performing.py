@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.actions import StepFacts
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import superseding, time_stamping
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.inventory import require_preflight
@@ -80,7 +80,9 @@ def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> 
         record = StepRecord(task.step, table, index, pipeline.clock.now(), plain)
         _record(pipeline, rotation, record)
         pipeline.anchors.keep(pipeline.ledger.head())
-        return record
+    if record.step is WALK[-1]:
+        time_stamping.stamp(pipeline)
+    return record
 
 
 def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | None = None) -> Iterator[StepRecord]:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.request import Request, RequestAction, RequestSt
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
+from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
 from keyrotation_pipeline.requests.holding_still import standstill
 from keyrotation_pipeline.requests.roster import authority_to_reconcile, kept_in_store, pinned_roster
@@ -79,6 +79,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         pipeline.anchors.keep(pipeline.ledger.head())
         kept_in_store(pipeline, pipeline.keys.read())
         pinned_roster(pipeline)  # which keeps it in the home
+    time_stamping.stamp(pipeline)
     return decided
 
 

@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.settings.alerts import AlertsSettings, ContactSettings, IncidentsSettings
+from keyrotation_pipeline.settings.audit import AuditSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
 from keyrotation_pipeline.settings.values import Count, Positive, Secret, Section, SettingPath, Text, repeated
 
@@ -209,6 +210,7 @@ class File(Section):
     alerts: AlertsSettings = AlertsSettings()
     contacts: tuple[ContactSettings, ...] = ()
     incidents: IncidentsSettings = IncidentsSettings()
+    audit: AuditSettings = AuditSettings()
     time_zone: Annotated[Text, AfterValidator(known_time_zone)] = "UTC"
 
     @model_validator(mode="after")

@@ -2,26 +2,41 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
+
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.model.audit import GENESIS, hash_of
+from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
+from keyrotation_pipeline.model.audit import GENESIS, hash_of, stamped_bytes
 from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, officers
+from keyrotation_pipeline_tests.timestamp_authority import certified, serving
 
 __all__ = ["clinic", "officers"]
+CHECK_IT = "check it with python3 -I verify.py\n"
+REASON = ("yearly rotation", "another reason")
 
 
-def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic: Clinic) -> None:
+def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic: Clinic, tmp_path: Path) -> None:
     clinic.initialise()
     request = clinic.approved_request(*clinic.officers)
-    clinic.walk(request)
     pack = clinic.folder.path / "pack"
-    clinic.run("report", "--format", "pack", "--output", str(pack))
+    with serving(certified(tmp_path / "authority")) as authority:
+        clinic.path.write_text(
+            f'{clinic.path.read_text()}\n[audit]\ntimestamp_url = "{authority.url}"\n'
+            f'timestamp_certificates = ["{authority.root}"]\n'
+        )
+        clinic.walk(request)
+        clinic.run("report", "--format", "pack", "--output", str(pack))
+        assert clinic.error == f"{pack}: the report up to audit event {audit_seq(pack)}; " + CHECK_IT
+    assert "1 time stamp(s) verified with [audit] timestamp_certificates" in clinic.run("audit", "verify")
     report_tells_of(clinic, request, json.loads((pack / "report.json").read_text()))
     assert (pack / "report.html").read_text() == clinic.run("report"), "the same audit gives the same bytes"
     clinic.run("report", "--format", "pack", "--output", str(pack), expect=1)
@@ -31,6 +46,8 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic:
     code, told = verified(pack)
     assert code == 0, told
     for line in ("2  manifests of backups", "2  signatures, by gpg", "1  requests that began, with enough signatures"):
+        assert line in told
+    for line in ("1  time stamps over a head of this audit", "1  time stamps, by openssl"):
         assert line in told
     for line in ("1  certificates of key death, by the audit", "1  certificates of key death, by openssl"):
         assert line in told
@@ -54,7 +71,7 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic:
 
 
 def report_tells_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None:
-    assert shown["schema"] == 1
+    assert shown["schema"] == 2
     (rotation,) = shown["requests"]
     assert (rotation["id"], rotation["status"], rotation["records_reencrypted"]) == (request, "finished", 600)
     assert [(each["officer"], each["refusal"]) for each in rotation["approvals"]] == [
@@ -87,20 +104,20 @@ def verified(pack: Path, *arguments: str) -> tuple[int, str]:
 
 
 def event_changed(pack: Path) -> None:
-    rewrite(pack, rehashed=False)
+    rewrite(pack, REASON, rehashed=False)
 
 
 def event_changed_and_hashed_anew(pack: Path) -> None:
-    rewrite(pack, rehashed=True)
+    rewrite(pack, REASON, rehashed=True)
 
 
-def rewrite(pack: Path, *, rehashed: bool) -> None:
-    """Another reason in the audit, and with `rehashed` a chain that is whole again, as in report and page."""
+def rewrite(pack: Path, change: tuple[str, str], *, rehashed: bool = True) -> None:
+    """Another text in the audit, and with `rehashed` a chain that is whole again, as in report and page."""
     chain = pack / "audit.jsonl"
     previous, lines, last = GENESIS, [], ""
     for line in chain.read_text().splitlines():
         event = json.loads(line)
-        event["body"], last = event["body"].replace("yearly rotation", "another reason"), event["hash"]
+        event["body"], last = event["body"].replace(*change), event["hash"]
         if rehashed:
             event["previous"], event["hash"] = previous, hash_of(previous, event["body"])
         previous = event["hash"]
@@ -109,7 +126,7 @@ def rewrite(pack: Path, *, rehashed: bool) -> None:
     for name in ("report.json", "report.html"):
         (pack / name).write_text((pack / name).read_text().replace(last, previous))
     text = next((pack / "approvals").glob("*.txt"))
-    text.write_text(text.read_text().replace("yearly rotation", "another reason"))
+    text.write_text(text.read_text().replace(*change))
 
 
 def signatures_swapped(pack: Path) -> None:
@@ -146,6 +163,42 @@ def envelope_changed(pack: Path, change: Callable[[dict[str, Any]], None]) -> No
     file.write_text(json.dumps(envelope))
 
 
+def time_stamp_damaged(pack: Path) -> None:
+    stamp = next((pack / "timestamps").glob("*.tsr"))
+    stamp.write_bytes(stamp.read_bytes()[:-3] + b"xyz")
+
+
+def time_stamp_of_another_moment(pack: Path) -> None:
+    """The facts say another time than the token, in a chain that is whole again."""
+    chain = pack / "audit.jsonl"
+    said = re.search(r'\\"stamped_at\\":\\"([^"\\]*)', chain.read_text())
+    assert said is not None
+    rewrite(pack, (said[1], said[1].replace("20", "19", 1)))
+
+
+def authority_replaced(pack: Path) -> None:
+    """Certificate and token of somebody else, over the same head, in a chain that is not made anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = certified(Path(folder) / "other")
+        facts = next(f for f in events(pack) if f["event"] == "audit_timestamped")["facts"]
+        event = next(f for f in map(json.loads, (pack / "audit.jsonl").read_text().splitlines())
+                     if f["seq"] == facts["seq"])  # fmt: skip
+        answer = Rfc3161Authority(None, (other.root,))
+        request = TimestampRequestBuilder().data(stamped_bytes(event["previous"], event["body"]))
+        token = other.stamp(request.hash_algorithm(HashAlgorithm.SHA256).build().as_bytes())
+        assert answer.stamped_at(bytes.fromhex(event["hash"]), token)
+        next((pack / "timestamps").glob("*.tsr")).write_bytes(token)
+        next((pack / "timestamps").glob("*.pem")).write_bytes(other.root.read_bytes())
+
+
+def events(pack: Path) -> list[dict[str, Any]]:
+    return [json.loads(json.loads(line)["body"]) for line in (pack / "audit.jsonl").read_text().splitlines()]
+
+
+def audit_seq(pack: Path) -> int:
+    return len(events(pack))
+
+
 def file_added(pack: Path) -> None:
     (pack / "officers" / "mallory.pgp").write_bytes(b"x")
 
@@ -162,6 +215,9 @@ TAMPERED: dict[Callable[[Path], None], str] = {
     approval_text_changed: ".txt is not what the audit says",
     certificate_removed: "is no good signature",
     certificate_says_more: "says what the audit does not",
+    time_stamp_damaged: ".tsr is not what the audit says",
+    time_stamp_of_another_moment: ".tsr does not verify",
+    authority_replaced: ".pem is not what the audit says",
     certificate_forgets_its_limits: "is not signed by the pipeline's key",
     file_added: "officers/mallory.pgp does not belong to the pack",
     key_state_changed_in_report: "report.json has other keys than the audit",

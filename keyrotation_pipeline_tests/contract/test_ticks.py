@@ -51,6 +51,12 @@ def test_what_is_expected_counts_from_when_it_was_first_expected_or_switched_on_
     assert ticks.last()[1] == Tick("daily_key_backup", LATER + timedelta(days=9), {})
 
 
+def test_what_dagster_no_longer_has_is_forgotten(ticks: Ticks) -> None:
+    ticks.record("nightly_rehearsal", NOON)
+    ticks.record("a", LATER, gone=["nightly_rehearsal", "never_seen"])
+    assert ticks.last() == (Tick("a", LATER, {}),)
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"at": 1, "stopped": {}}', '{"at": "2026", "stopped": []}', "\0"])
 def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)

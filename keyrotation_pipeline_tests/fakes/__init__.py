@@ -14,6 +14,7 @@ from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
 from keyrotation_pipeline_tests.fakes.ledger import FakeLedger
 from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
 from keyrotation_pipeline_tests.fakes.signatures import FakeSignatures
+from keyrotation_pipeline_tests.fakes.timestamps import FakeTimestampAuthority
 from keyrotation_pipeline_tests.fakes.world import ROSTER, FakeWorld, fake_pipeline, rotation_of
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "FakeSignatures",
     "FakeSigner",
     "FakeTicks",
+    "FakeTimestampAuthority",
     "FakeVault",
     "FakeWorld",
     "Journal",

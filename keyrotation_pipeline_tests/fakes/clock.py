@@ -30,7 +30,16 @@ class FakeTicks:
     def __init__(self) -> None:
         self.kept: dict[str, Tick] = {}
 
-    def record(self, name: str, at: datetime, stopped: Iterable[str] = (), expected: Iterable[str] = ()) -> None:
+    def record(
+        self,
+        name: str,
+        at: datetime,
+        stopped: Iterable[str] = (),
+        expected: Iterable[str] = (),
+        gone: Iterable[str] = (),
+    ) -> None:
+        for each in gone:
+            self.kept.pop(each, None)
         before = self.kept[name].stopped if name in self.kept else {}
         for each in expected:
             if each in before or each not in self.kept:

@@ -51,6 +51,11 @@ MORNING = {"daily_key_backup": LONG_AGO}
         id="the schedule of a quarter does not run",
     ),
     pytest.param(
+        [Tick("nightly_rehearsal", NOW - timedelta(hours=28), {}), Tick("ledger_mirror", JUST, {})],
+        ["nightly_rehearsal has not looked since 2026-11-24 08:00 UTC, while Dagster runs"],
+        id="a night without a rehearsal",
+    ),
+    pytest.param(
         [
             Tick("daily_key_backup", NOW - timedelta(hours=26), {}), Tick("rotation_conductor", JUST, {}),
             Tick("quarterly_recovery_test", NOW - timedelta(days=92), {}),

@@ -1,15 +1,21 @@
 """The compliance report as a value: all of it from the audit, the same audit the same bytes, every value escaped."""
 
 import json
+import re
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
+from keyrotation_pipeline.assurance.compliance import SCHEMA, ComplianceReport, Period
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
+from keyrotation_pipeline.assurance.html_tables import shown
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -58,7 +64,7 @@ def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
     world = eventful()
     shown = reported(world)
     head = world.ledger.head()
-    assert shown["schema"] == 1
+    assert shown["schema"] == SCHEMA == 2
     assert (shown["audit"], shown["database"]) == ({"seq": head.seq, "head": head.hash}, "clinic@localhost")
     (rotation,), (key,) = shown["requests"], shown["keys"]
     assert [(each["officer"], each["refusal"]) for each in rotation["approvals"]] == [("Ada", None), ("Ben", None)]
@@ -159,6 +165,69 @@ def test_no_key_stands_in_it() -> None:
     report = gather(world.pipeline, undecided).report
     assert key.fingerprint in render_json(report).decode()
     assert "v1:" not in render_json(report).decode() + render_html(report).decode()
+
+
+def test_the_object_follows_the_published_schema_which_is_of_exactly_this_report() -> None:
+    published = json.loads(files("keyrotation_pipeline.assurance").joinpath("report.schema.json").read_text())
+    made = TypeAdapter(ComplianceReport).json_schema(mode="serialization")
+    made["properties"] = {
+        "schema": {"const": SCHEMA, "title": "Schema"},
+        "generated_at_is": {"title": "Generated At Is", "type": "string"},
+        **made["properties"],
+    }
+    made["required"] = list(made["properties"])
+    made |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "additionalProperties": False}
+    again = json.dumps(made, indent=1)
+    assert published == made, (
+        f"the report has changed: write this, and count SCHEMA up if it is more than words\n{again}"
+    )
+
+    schema = Draft202012Validator(published, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    shown = reported(eventful())
+    schema.validate(shown)
+    for change in ({"audit": {"seq": "1"}}, {"surprise": 1}, {"requests": [{}]}):
+        assert not schema.is_valid({**shown, **change})
+
+
+def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_they_were_at_its_end() -> None:
+    world = eventful()
+    world.clock.at = START + 10 * DAY
+    world.ledger.append(RecoveryTestFailed("here", "cd", "DamagedBackupError", "again"))
+    world.clock.at = START + 20 * DAY
+    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, None)
+    world.ledger.append(BackupIncomplete(None, ("the bucket is gone",)))
+    at = {number: START + number * DAY for number in (1, 5, 15, 30)}
+
+    def told(since: datetime | None, until: datetime | None) -> tuple[list[str], int, int, str]:
+        report = gather(world.pipeline, undecided, Period(since, until)).report
+        return (
+            [each.failure or "passed" for each in report.recovery_tests],
+            len(report.backups),
+            len(report.requests),
+            report.keys[0].state,
+        )
+
+    assert told(None, at[1]) == (["passed", "it is damaged"], 2, 1, "active")
+    assert told(at[5], at[15]) == (["again"], 0, 1, "active"), "the request is still open"
+    assert told(at[15], at[30]) == ([], 1, 1, "deactivated")
+    early = gather(world.pipeline, undecided, Period(None, at[1])).report
+    world.ledger.append(Note(EventKind.COUNTED, {}))
+    assert gather(world.pipeline, undecided, Period(None, at[1])).report == early, "what comes later changes nothing"
+    assert early.audit.seq < world.ledger.head().seq
+    assert f"up to {at[1]:%Y-%m-%d %H:%M} UTC" in render_html(early).decode()
+    for since, until, sentence in ((None, START - DAY, "the audit begins on"), (at[30], None, "the newest event is")):
+        with pytest.raises(AuditError, match=sentence):
+            told(since, until)
+
+
+def test_lists_and_objects_of_the_evidence_are_tables_and_no_json() -> None:
+    page = shown({"replicas": [{"name": "a<b", "lsn": 1}, {"name": "c"}], "not_seen": ["x", "y"], "old_values": 1200,
+                  "fenced": ["v1"], "nothing": [], "unknown": None, "ok": True})  # fmt: skip
+    assert '<td data-of="name">a&lt;b</td><td data-of="lsn">1</td>' in page
+    assert "<ul><li>x</li><li>y</li></ul>" in page
+    assert '<td data-of="What">not seen</td>' in page
+    assert [word for word in ("1,200", ">v1<", ">none<", ">–<", ">yes<") if word not in page] == []
+    assert not re.search(r"[{}\[\]]", page)
 
 
 class _Balanced(HTMLParser):

@@ -325,6 +325,21 @@ def test_a_recovery_key_is_looked_up_only_when_it_is_used(tmp_path: Path) -> Non
         pytest.param(
             TABLE + "[recovery]\ngnupg_home = 'g'\nsecret_key = { file = 'k' }", "keep one", id="key in two places"
         ),
+        pytest.param(
+            TABLE + "[audit]\ntimestamp_url = 'https://tsa.example.org'",
+            "needs to know whom to believe; add timestamp_certificates",
+            id="an authority without a root",
+        ),
+        pytest.param(
+            TABLE + "[audit]\ntimestamp_url = 'tsa.example.org'\ntimestamp_certificates = ['root.pem']",
+            "write http://… or https://…",
+            id="an authority without a scheme",
+        ),
+        pytest.param(
+            TABLE + "[audit]\ntimestamp_url = 'https://u:p@tsa.example.org'\ntimestamp_certificates = ['root.pem']",
+            "[audit] timestamp_url may hold a secret; say only where it is",
+            id="a password in the address",
+        ),
     ],
 )
 def test_a_wrong_backup_or_recovery_setting_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

@@ -1,0 +1,162 @@
+"""Time stamps by RFC 3161, asked for over HTTP and verified with certificates that the configuration names.
+
+Source: RFC 3161; sections 2.4 (requests and answers) and 3.4 (HTTP).
+"""
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from keyrotation_pipeline.adapters.timestamps.der import with_ordered_certificates
+from keyrotation_pipeline.errors import TimestampError
+from keyrotation_pipeline.ports.timestamps import TimeStamp
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+    from rfc3161_client import TimeStampRequest
+
+TIMEOUT_SECONDS = 10
+# For all of it: an authority that sends a byte now and then must not hold up a rotation.
+LONGEST_SECONDS = 20.0
+LONGEST_ANSWER_BYTES = 100_000
+SHA256 = "2.16.840.1.101.3.4.2.1"
+_SETTING = "check [audit] timestamp_url"
+
+
+@dataclass(frozen=True)
+class Rfc3161Authority:
+    """`TimestampAuthority` over HTTP. Nothing is imported or read before it is used.
+
+    Args:
+        url: None: no time stamp is asked for.
+        certificates: PEM or DER files of the authority's root, and of what stands between if its answers lack that.
+    """
+
+    url: str | None = field(repr=False)
+    certificates: tuple[Path, ...]
+
+    @property
+    def name(self) -> str | None:
+        """See `TimestampAuthority.name`."""
+        return None if self.url is None else urlsplit(self.url).hostname
+
+    def stamp(self, message: bytes) -> TimeStamp:
+        """See `TimestampAuthority.stamp`; a redirect is a refusal."""
+        from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415  only where it is used
+        from rfc3161_client import HashAlgorithm, TimestampRequestBuilder  # noqa: PLC0415  likewise
+
+        _ = self._trusted  # a file that holds no certificate is told before anybody is asked
+        request = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
+        response = _within(LONGEST_SECONDS, lambda: self._ask(request.as_bytes()), f"{self.name} takes too long")
+        at = self._verified(request.message_imprint.message, response, request)
+        trusted = tuple(each.public_bytes(Encoding.DER) for each in self._trusted)
+        return TimeStamp(response, at, trusted)
+
+    def stamped_at(self, digest: bytes, response: bytes) -> datetime:
+        """See `TimestampAuthority.stamped_at`."""
+        return self._verified(digest, response, None)
+
+    @cached_property
+    def _trusted(self) -> tuple["Certificate", ...]:
+        found = {each: None for path in self.certificates for each in _certificates_in(path)}
+        if not found:
+            raise TimestampError("no certificate vouches for time stamps; name some in [audit] timestamp_certificates")
+        return tuple(found)
+
+    def _ask(self, request: bytes) -> bytes:
+        import requests  # noqa: PLC0415  takes its time to import
+
+        try:
+            with requests.post(
+                self.url or "",
+                data=request,
+                headers={"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"},
+                timeout=TIMEOUT_SECONDS,
+                allow_redirects=False,
+                stream=True,
+            ) as answer:
+                if answer.status_code != requests.codes.ok:
+                    raise TimestampError(f"{self.name} answers with HTTP status {answer.status_code}; {_SETTING}")
+                content = b""
+                for chunk in answer.iter_content(4096):
+                    content += chunk
+                    if len(content) > LONGEST_ANSWER_BYTES:
+                        raise TimestampError(f"{self.name} answers with more than a time stamp; {_SETTING}")
+                return content
+        except requests.RequestException as error:
+            raise TimestampError(f"{self.name} does not answer ({type(error).__name__}); {_SETTING}") from None
+
+    def _verified(self, digest: bytes, response: bytes, request: "TimeStampRequest | None") -> datetime:
+        """The time of an answer, if it is over this digest, and by an authority that is trusted."""
+        from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response  # noqa: PLC0415
+
+        try:
+            answer = decode_timestamp_response(with_ordered_certificates(response))
+            if answer.status not in {0, 1}:
+                raise TimestampError(f"{self._who} refuses with status {answer.status}; {_SETTING}")
+            info = answer.tst_info
+            if info.message_imprint.hash_algorithm.dotted_string != SHA256 or info.message_imprint.message != digest:
+                raise TimestampError(f"the time stamp of {self._who} is over something else")
+            nonce = None if request is None else request.nonce
+            VerifierBuilder(roots=list(self._trusted), nonce=nonce).build().verify(answer, digest)
+            at = info.gen_time
+        except VerificationError as error:
+            raise TimestampError(
+                f"the time stamp of {self._who} does not verify ({_plain(error)}); if its authority is to be "
+                "trusted, name its root in [audit] timestamp_certificates"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise TimestampError(f"what {self._who} answers is no time stamp ({type(error).__name__})") from None
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+    @property
+    def _who(self) -> str:
+        return self.name or "the authority"
+
+
+def _certificates_in(path: Path) -> list["Certificate"]:
+    from cryptography import x509  # noqa: PLC0415  only where it is used
+
+    try:
+        content = path.read_bytes()
+        if b"-----BEGIN" in content:
+            return x509.load_pem_x509_certificates(content)
+        return [x509.load_der_x509_certificate(content)]
+    except (OSError, ValueError):
+        raise TimestampError(
+            f"{path} holds no certificate that can be read; correct [audit] timestamp_certificates"
+        ) from None
+
+
+def _plain(error: Exception) -> str:
+    """The library's words, on one line; of what OpenSSL says through it, the reason."""
+    text = " ".join(str(error).split())
+    said = re.findall(r'[Vv]erify error: ?([^"]+)"', text) or re.findall(r'reason: "([^"]+)"', text)
+    return (said[-1] if said else text)[:200].rstrip(".")
+
+
+def _within(seconds: float, work: Callable[[], bytes], late: str) -> bytes:
+    """What the work gives, unless it takes longer; then it is left alone, and ends with the process."""
+    done: list[bytes] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except Exception as error:  # noqa: BLE001  raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="time stamp")
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    if not done:
+        raise TimestampError(f"{late}; {_SETTING}")
+    return done[0]
