@@ -12,8 +12,9 @@ from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInsti
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from keyrotation_pipeline.assurance.automation import SCHEDULES, SENSORS
+from keyrotation_pipeline.assurance.automation import OPTIONAL, SCHEDULES, SENSORS, standing_still
 from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 
@@ -94,6 +95,22 @@ def test_each_schedule_and_sensor_is_expected(dagster: Dagster) -> None:
     assert {each.name for each in here.schedule_defs} <= SCHEDULES.keys()
     # It looks only when a run has failed; that it is switched off is told all the same.
     assert {each.name for each in here.sensor_defs} - {"run_failure_alert"} <= set(SENSORS)
+
+
+def test_what_is_optional_is_expected_where_it_is_and_forgotten_where_it_is_not(dagster: Dagster) -> None:
+    tables = dagster.world.pipeline.tables
+    everything = build_definitions(tables, 2, dagster.resource, timestamps=True, rehearse_nightly=True)
+    asked_for = replace(dagster, definitions=everything)
+    here = asked_for.definitions.get_repository_def()
+    assert {each.name for each in here.schedule_defs} == SCHEDULES.keys()
+    assert {each.name for each in here.sensor_defs} - {"run_failure_alert"} == set(SENSORS)
+
+    asked_for.tick("audit_timestamp")
+    ticks = dagster.world.pipeline.ticks
+    assert {each.name for each in ticks.last()} >= OPTIONAL
+    dagster.tick("ledger_mirror")  # by a configuration that asks for neither
+    assert not {each.name for each in ticks.last()} & OPTIONAL
+    assert list(standing_still(ticks.last(), dagster.world.clock.at)) == []
 
 
 def test_a_sensor_of_others_that_is_switched_off_is_not_ours_to_tell(dagster: Dagster) -> None:
