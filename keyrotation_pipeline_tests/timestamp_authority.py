@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 DAY = timedelta(days=1)
 _CONFIGURATION = """
@@ -71,7 +72,7 @@ def certified(folder: Path, *, until: datetime | None = None) -> Authority:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(root_key, hashes.SHA256())
     )
-    purpose = x509.ExtendedKeyUsageOID.TIME_STAMPING
+    purpose = ExtendedKeyUsageOID.TIME_STAMPING
     signer = (
         _builder(x509.Name.from_rfc4514_string("CN=Stamps"), root_name, signer_key, now - 8 * DAY, ends)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)

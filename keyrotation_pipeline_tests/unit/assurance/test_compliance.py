@@ -185,7 +185,8 @@ def test_the_object_follows_the_published_schema_which_is_of_exactly_this_report
     schema = Draft202012Validator(published, format_checker=Draft202012Validator.FORMAT_CHECKER)
     shown = reported(eventful())
     schema.validate(shown)
-    for change in ({"audit": {"seq": "1"}}, {"surprise": 1}, {"requests": [{}]}):
+    changes: tuple[dict[str, Any], ...] = ({"audit": {"seq": "1"}}, {"surprise": 1}, {"requests": [{}]})
+    for change in changes:
         assert not schema.is_valid({**shown, **change})
 
 

@@ -46,7 +46,7 @@ def test_trestle_takes_it(tmp_path: Path, report: Callable[[], ComplianceReport]
     file = tmp_path / "oscal.json"
     file.write_bytes(render_oscal(report()))
     read = AssessmentResults.oscal_read(file)
-    assert read is not None
+    assert isinstance(read, AssessmentResults)
     assert read.metadata.oscal_version.__root__ == "1.1.3"
     assert json.loads(read.oscal_serialize_json()).keys() == {"assessment-results"}
 
