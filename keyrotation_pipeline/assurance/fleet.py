@@ -1,12 +1,13 @@
 """The fleet: which application instance reads and writes what, and who still decrypted under an old version."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.facts import instant, names
+from keyrotation_pipeline.model.failing_reads import failing_minutes
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.model.stored_keys import StoredKeys
@@ -19,17 +20,22 @@ from keyrotation_pipeline.rotation import performing
 def fleet(pipeline: Pipeline) -> dict[str, Any]:
     """The object of `rollout --json`; `attention` has a sentence for each instance with a key that it must not have."""
     stored, walk = pipeline.keys.read(), superseding.next_up(pipeline)
-    waiting = pipeline.rollout.waiting()
+    waiting, instances = pipeline.rollout.waiting(), pipeline.rollout.instances()
     return {
         "generated_at": instant(pipeline.clock.now()),
         "database": pipeline.database.identity().name,
         "mode": str(pipeline.rollout.mode),
         "primary": str(stored.primary) if stored.primary else None,
-        "instances": [_document(instance) for instance in pipeline.rollout.instances()],
+        "instances": [_document(instance) for instance in instances],
         "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
         "waiting_for": performing.waiting_for(pipeline, walk) if walk else None,
-        "attention": returned(pipeline, stored, walk),
+        "attention": [*returned(pipeline, stored, walk), *failing(instances, pipeline.clock.now())],
     }
+
+
+def failing(instances: Iterable[Instance], now: datetime) -> list[str]:
+    """A sentence of the worst minute in which applications failed to decrypt too many values, if there was one."""
+    return [str(max(minutes, key=lambda each: each.values))] if (minutes := failing_minutes(instances, now)) else []
 
 
 def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None) -> list[str]:
@@ -125,4 +131,5 @@ def _document(instance: Instance) -> dict[str, Any]:
         "decrypted": {
             str(each.version): {"values": each.values, "last_at": instant(each.last_at)} for each in instance.decrypted
         },
+        "failed": {each.version: {"values": each.values, "last_at": instant(each.last_at)} for each in instance.failed},
     }

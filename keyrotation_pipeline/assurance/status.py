@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.assurance.fences import fences, values_of_gone_keys
-from keyrotation_pipeline.assurance.fleet import returned
+from keyrotation_pipeline.assurance.fleet import failing, returned
 from keyrotation_pipeline.assurance.incidents_now import incidents_now
 from keyrotation_pipeline.assurance.key_loss import lost_keys
 from keyrotation_pipeline.assurance.listing import pending_requests
@@ -43,7 +43,8 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     `warnings` has those that will be: they do not count for `--exit-code`.
 
     Args:
-        urgent_too: whether `attention` also has what incidents say, which alerts tell by themselves.
+        urgent_too: whether `attention` also has what incidents and failing applications say, which alerts tell by
+            themselves.
         duties: what is due of closed incidents; `incidents.duties` knows.
     """
     now = pipeline.clock.now()
@@ -57,6 +58,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
     attention += _returned(pipeline, rotation)
+    attention += failing(pipeline.rollout.instances(), now) if urgent_too else []
     fenced = fences(pipeline)
     attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)

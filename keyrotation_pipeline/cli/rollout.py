@@ -25,7 +25,7 @@ from keyrotation_pipeline.requests.confirming import add_confirmation, confirmat
 def rollout(*, config: Config = None, as_json: Json = False) -> None:
     """Show which application instance reads and writes which key version.
 
-    And how many values of an older version each has decrypted since it started, and when last.
+    And how many values of an older version each has decrypted, and how many it could not decrypt, since it started.
     """
     with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
         content = fleet(pipeline)
@@ -37,7 +37,7 @@ def rollout(*, config: Config = None, as_json: Json = False) -> None:
     for workload, waits in content["workloads"].items():
         output.line(f"{workload}: {waits or 'rolled out'}")
     if content["instances"]:
-        columns = ("Instance", "Reads", "Writes", "Last heard of", "Still decrypted")
+        columns = ("Instance", "Reads", "Writes", "Last heard of", "Still decrypted", "Could not decrypt")
         output.table(columns, map(_row, content["instances"]))
     else:
         output.line("no application instance reports itself; each does by:")
@@ -92,15 +92,20 @@ def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
 
 
 def _row(instance: dict[str, Any]) -> tuple[str, ...]:
-    decrypted = (
-        f"{version}: {count['values']:,}, last {count['last_at'][:16].replace('T', ' ')}"
-        for version, count in instance["decrypted"].items()
-    )
     silent = ", silent" if instance["silent"] else ""
     return (
         instance["instance"],
         ", ".join(instance["reads"]) or "not known",
         instance["writes"] or "not known",
         f"{instance['reported_at'][:16].replace('T', ' ')}{silent}",
-        "; ".join(decrypted) or "-",
+        _counts(instance["decrypted"]),
+        _counts(instance["failed"]),
     )
+
+
+def _counts(by_version: dict[str, Any]) -> str:
+    counts = (
+        f"{version}: {count['values']:,}, last {count['last_at'][:16].replace('T', ' ')}"
+        for version, count in by_version.items()
+    )
+    return "; ".join(counts) or "-"

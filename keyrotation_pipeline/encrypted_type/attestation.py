@@ -6,7 +6,8 @@
 
 An instance that reports is waited for until it reads a new key, before any other writes under it; a fleet of which no
 instance reports has to be confirmed by an officer. What is reported: the versions that are read, the one that is
-written, and how often a value of an older version was still decrypted and when last; never a key, never content.
+written, how often a value of an older version was still decrypted and when last, and how often one could not be
+decrypted; never a key, never content.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, TextClause, text
 
-from keyrotation_pipeline.encrypted_type.column import old_reads_of
+from keyrotation_pipeline.encrypted_type.column import failed_reads_of, old_reads_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
@@ -40,12 +41,12 @@ _Send = Callable[[TextClause, Mapping[str, str]], None]
 
 # One statement, so that it goes through any pooler. What an earlier process of this name decrypted stays to be seen.
 _REPORT = text("""
-INSERT INTO keyrotation.application_instances AS known (instance, reads, writes, decrypted, reported_at)
+INSERT INTO keyrotation.application_instances AS known (instance, reads, writes, decrypted, failed, reported_at)
 VALUES (:instance, string_to_array(CAST(:reads AS text), ','), :writes, CAST(CAST(:decrypted AS text) AS jsonb),
-        clock_timestamp())
+        CAST(CAST(:failed AS text) AS jsonb), clock_timestamp())
 ON CONFLICT (instance) DO UPDATE
 SET reads = excluded.reads, writes = excluded.writes, decrypted = known.decrypted || excluded.decrypted,
-    reported_at = excluded.reported_at
+    failed = known.failed || excluded.failed, reported_at = excluded.reported_at
 """)
 _WITHDRAW = text("DELETE FROM keyrotation.application_instances WHERE instance = :instance")
 
@@ -122,14 +123,23 @@ class Attestation:
     def _said(self) -> dict[str, str]:
         ring = self._current_ring()
         reads = {
-            str(each.version): {"values": each.values, "last_at": datetime.fromtimestamp(each.last_at, UTC).isoformat()}
+            str(each.version): {"values": each.values, "last_at": _instant(each.last_at)}
             for each in old_reads_of(self._key_ring).so_far()
+        }
+        failures = {
+            each.version: {
+                "values": each.values,
+                "last_at": _instant(each.last_at),
+                "minutes": {_instant(minute): values for minute, values in each.by_minute.items()},
+            }
+            for each in failed_reads_of(self._key_ring).so_far()
         }
         return {
             "instance": self.instance,
             "reads": ",".join(map(str, ring.versions)),
             "writes": str(ring.primary),
             "decrypted": json.dumps(reads),
+            "failed": json.dumps(failures),
         }
 
     def _current_ring(self) -> KeyRing:
@@ -180,6 +190,10 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
     with asyncio.Runner() as runner:
         yield lambda statement, parameters: runner.run(sent(statement, parameters))
         runner.run(asynchronous.dispose())
+
+
+def _instant(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _of_its_own(engine: Engine) -> Engine:

@@ -19,16 +19,23 @@ from keyrotation_pipeline.errors import (
     UnencryptedValueError,
 )
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
+from keyrotation_pipeline.fieldcrypto.failed_reads import FailedReads
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.old_reads import OldReads
 
 _old_reads: dict[KeyRing | Callable[[], KeyRing], OldReads] = {}
+_failed_reads: dict[KeyRing | Callable[[], KeyRing], FailedReads] = {}
 
 
 def old_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> OldReads:
     """What this process decrypted under versions that were not the primary, with what one key ring or provider gave."""
     return _old_reads.setdefault(key_ring, OldReads())
+
+
+def failed_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> FailedReads:
+    """What this process could not decrypt with what one key ring or provider gave."""
+    return _failed_reads.setdefault(key_ring, FailedReads())
 
 
 _MAY_ASK_FOR_NULL = frozenset({operators.is_, operators.is_not, operators.eq, operators.ne})
@@ -121,12 +128,22 @@ class EncryptedType(TypeDecorator[str]):
         if value is None or value == "":
             return value
         try:
-            return self._read(_string(value, "stores"))
+            stored = _string(value, "stores")
+            ring = self._current_ring()
+            return self._read(ring, stored)
         except KeyRotationError as error:
             raise unwrapped(error) from None
 
-    def _read(self, stored: str) -> str:
-        ring = self._current_ring()
+    def _read(self, ring: KeyRing, stored: str) -> str:
+        try:
+            plaintext = self._decrypted(ring, stored)
+        except KeyRotationError:
+            failed_reads_of(self.key_ring).note(stored)
+            raise
+        return stored if plaintext is None else plaintext
+
+    def _decrypted(self, ring: KeyRing, stored: str) -> str | None:
+        """The plaintext; None for a value that may pass as it is."""
         try:
             plaintext = decrypt(ring, stored)
         except MalformedCiphertextError:
@@ -138,7 +155,7 @@ class EncryptedType(TypeDecorator[str]):
             return plaintext
         if self.legacy is None:
             raise UnencryptedValueError
-        return stored
+        return None
 
     def _current_ring(self) -> KeyRing:
         if isinstance(self.key_ring, KeyRing):

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import incidents, told
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.duties import in_words, unsettled
 from keyrotation_pipeline.incidents.telling import Notice
 from keyrotation_pipeline.model.alert import SUBJECT_CHARS, Alert, Severity
@@ -14,6 +15,7 @@ from keyrotation_pipeline.model.contacts import ESCALATION, Contact, ContactRole
 from keyrotation_pipeline.model.cryptoperiod import duty_of
 from keyrotation_pipeline.model.deadlines import Deadline, Stage, carried_by
 from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.failing_reads import failing_minutes
 from keyrotation_pipeline.model.incident import Incident, IncidentStatus
 from keyrotation_pipeline.model.request import Request, RotationType, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -47,6 +49,7 @@ def notices(
         *writer.of_runs(),
         *writer.of_channels(),
         *writer.of_checks(failed_checks),
+        *writer.of_applications(),
         *writer.of_attention(attention),
     )
 
@@ -146,6 +149,16 @@ class _Writer:
         for check, sentence in failed:
             key = f"check/{check}/{self._now:%Y-%m-%d}"
             yield self._notice(key, Severity.WARNING, f"The check {check} fails", f"{check}: {sentence}", ON_CALL)
+
+    def of_applications(self) -> Iterator[Notice]:
+        """Too many values that could not be decrypted, once an hour."""
+        try:
+            minutes = failing_minutes(self._pipeline.rollout.instances(), self._now)
+        except KeyRotationError:
+            return  # a cluster that does not answer is told as what `status` says
+        if minutes:
+            key = f"decrypt-failures/{minutes[-1].at:%Y-%m-%dT%H}"
+            yield self._notice(key, Severity.CRITICAL, "Applications cannot decrypt", f"{minutes[-1]}.", ON_CALL)
 
     def of_attention(self, attention: Iterable[str]) -> Iterator[Notice]:
         """Each sentence once a week, as long as it stands; numbers and dates in it do not make it news."""

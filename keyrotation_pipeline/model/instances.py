@@ -1,5 +1,6 @@
 """Application instances, as they report themselves, or are seen from outside."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +14,21 @@ class Decrypted:
     version: KeyVersion
     values: int
     last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What an instance could not decrypt.
+
+    Args:
+        version: as the values name it; ``none``: they name none.
+        minutes: how many in each minute, by its beginning.
+    """
+
+    version: str
+    values: int
+    last_at: datetime
+    minutes: Mapping[datetime, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +48,4 @@ class Instance:
     reported_at: datetime
     silent: bool = False
     decrypted: tuple[Decrypted, ...] = ()
+    failed: tuple[Failed, ...] = ()

@@ -1,5 +1,6 @@
 """One line by which an application reports itself, on every kind of engine that it may have."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,10 +20,13 @@ from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing, MountedKeyRing, attest
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.failing_reads import failing_minutes
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.ports.clock import attempts
@@ -160,6 +164,48 @@ def test_values_of_an_old_version_that_are_still_decrypted_are_counted_by_versio
     assert abs((decrypted.last_at - SystemClock().now()).total_seconds()) < 600
     stored = migrated.execute("SELECT count(*) FROM keyrotation.application_instances").fetchone()
     assert stored == (0,)
+
+
+def test_values_that_cannot_be_decrypted_are_counted_and_are_attention_and_news(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring, other = keyring_of(1, 2, primary=2), KeyRing({V1: KeyMaterial.generate()}, V1)
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Visit(Base):
+        __tablename__ = "visits"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        note: Mapped[str | None] = mapped_column(EncryptedType(ring))
+
+    migrated.execute("CREATE TABLE public.visits (id int PRIMARY KEY, note text)")
+    stored = [encrypt(other, "Zoe")] * 12 + ["v7:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAA==", "Zoe in the clear"]
+    for row, value in enumerate(stored):
+        migrated.execute("INSERT INTO public.visits VALUES (%s, %s)", (row, value))
+    engine = engine_of(database_url)
+    with Session(engine) as session:
+        for row in range(len(stored)):
+            with pytest.raises(KeyRotationError):
+                session.scalars(select(Visit.note).where(Visit.id == row)).all()
+    with reporting(engine, ring):
+        seen = until(migrated, bool)
+    failed = {each.version: each.values for each in seen[0].failed}
+    assert failed == {"none": 1, "v1": 12, "v7": 1}
+    assert sum(sum(each.minutes.values()) for each in seen[0].failed) == 14
+    minutes = failing_minutes(seen, SystemClock().now())
+    assert 12 <= sum(each.values for each in minutes) <= 14
+    assert "Zoe" not in repr(seen)
+
+
+def test_reports_of_another_form_tell_nothing(migrated: Connection) -> None:
+    garbage = json.dumps({"v1": 7, "v2": {"values": 1}, "v3": {"values": 1, "last_at": "x", "minutes": []}, "Zoe": {}})
+    migrated.execute(
+        "INSERT INTO keyrotation.application_instances (instance, reads, writes, failed)"
+        " VALUES ('web', '{v1}', 'v1', %s)",
+        (garbage,),
+    )
+    assert [each.failed for each in instances(migrated)] == [()]
 
 
 def test_an_application_whose_database_has_no_such_table_works_on_and_reports_once_it_is_there(

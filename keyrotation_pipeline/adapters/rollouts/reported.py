@@ -8,9 +8,10 @@ from typing import Any, cast
 import psycopg
 
 from keyrotation_pipeline.errors import BlockedError, InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.failed_reads import NO_VERSION
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.database import Problem
-from keyrotation_pipeline.model.instances import Decrypted, Instance
+from keyrotation_pipeline.model.instances import Decrypted, Failed, Instance
 from keyrotation_pipeline.model.rollout import Goal, RolloutMode
 from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.rollout import Lacking, Told
@@ -24,7 +25,7 @@ FORGOTTEN_SECONDS = 30 * KNOWN_SECONDS
 # By the server's clock on both sides, so that no other clock can make an instance look alive, silent or gone.
 _HEARD_OF = """
 SELECT instance, reads, writes, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %(ttl)s),
-       decrypted
+       decrypted, failed
 FROM keyrotation.application_instances
 WHERE reported_at > clock_timestamp() - make_interval(secs => %(known)s) ORDER BY instance
 """
@@ -93,7 +94,7 @@ class ReportedInstances:
 
 
 def _instance(
-    name: object, reads: object, writes: object, reported_at: object, silent: object, decrypted: object
+    name: object, reads: object, writes: object, reported_at: object, silent: object, decrypted: object, failed: object
 ) -> Instance:
     return Instance(
         name=str(name),
@@ -102,6 +103,7 @@ def _instance(
         reported_at=cast("datetime", reported_at),
         silent=bool(silent),
         decrypted=tuple(_decrypted(cast("Mapping[str, Any]", decrypted))),
+        failed=tuple(_failed(cast("Mapping[str, Any]", failed))),
     )
 
 
@@ -111,3 +113,12 @@ def _decrypted(counts: Mapping[str, Any]) -> Iterator[Decrypted]:
         with suppress(InvalidKeyError, KeyError, TypeError, ValueError):
             last_at = datetime.fromisoformat(count["last_at"])
             yield Decrypted(KeyVersion.parse(version), int(count["values"]), last_at.astimezone(UTC))
+
+
+def _failed(counts: Mapping[str, Any]) -> Iterator[Failed]:
+    for version, count in sorted(counts.items()):
+        with suppress(InvalidKeyError, AttributeError, KeyError, TypeError, ValueError):
+            named = version if version == NO_VERSION else str(KeyVersion.parse(version))
+            minutes = {datetime.fromisoformat(at).astimezone(UTC): int(many) for at, many in count["minutes"].items()}
+            last_at = datetime.fromisoformat(count["last_at"]).astimezone(UTC)
+            yield Failed(named, int(count["values"]), last_at, minutes)

@@ -8,7 +8,8 @@ from keyrotation_pipeline.assurance.fleet import fleet
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.instances import Decrypted, Instance
+from keyrotation_pipeline.incidents.notices import notices
+from keyrotation_pipeline.model.instances import Decrypted, Failed, Instance
 from keyrotation_pipeline.model.request import RequestStatus, Step
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
@@ -59,6 +60,7 @@ def test_the_fleet_says_who_reads_and_writes_what_and_who_still_needs_an_old_ver
                 "reported_at": "2026-01-05T09:00:00+00:00",
                 "silent": False,
                 "decrypted": {"v1": {"values": 12, "last_at": "2026-01-05T08:55:00+00:00"}},
+                "failed": {},
             },
             {
                 "instance": "web-2",
@@ -67,6 +69,7 @@ def test_the_fleet_says_who_reads_and_writes_what_and_who_still_needs_an_old_ver
                 "reported_at": "2026-01-05T06:00:00+00:00",
                 "silent": True,
                 "decrypted": {},
+                "failed": {},
             },
         ],
         "workloads": {},
@@ -155,3 +158,45 @@ def test_status_says_why_a_step_that_runs_stands_still_and_since_when() -> None:
     world.ledger.set_status(walk.id, RequestStatus.PAUSED)
     assert "is paused; go on with" in str(waiting_for(world))
     assert str(waiting_for(world)).endswith(" (since 2026-01-05 09:00:00 UTC)")
+
+
+NINE = START.replace(minute=0, second=0)
+
+
+def failing(name: str, **by_version: dict[timedelta, int]) -> Instance:
+    failed = tuple(
+        Failed(version, sum(minutes.values()), START, {NINE - ago: number for ago, number in minutes.items()})
+        for version, minutes in by_version.items()
+    )
+    return Instance(name, (V1, V2), V2, START, failed=failed)
+
+
+NOW, BEFORE, LONG_AGO = timedelta(0), timedelta(hours=2), timedelta(hours=25)
+
+
+@pytest.mark.parametrize(
+    ("instances", "told"),
+    [
+        pytest.param((failing("a", v1={NOW: 10}),), None, id="ten"),
+        pytest.param((failing("a", v1={NOW: 11}),), "11 value(s)", id="eleven"),
+        pytest.param((failing("a", v1={NOW: 6}), failing("b", v2={NOW: 5})), "11 value(s)", id="of two together"),
+        pytest.param((failing("a", v1={NOW: 6, BEFORE: 6}),), None, id="in two minutes"),
+        pytest.param((failing("a", none={NOW: 11}),), "under none", id="that name no version"),
+        pytest.param((failing("a", v1={LONG_AGO: 500}),), None, id="a day ago"),
+        pytest.param((failing("a", v1={BEFORE: 30, NOW: 11}),), "30 value(s)", id="the worst minute"),
+    ],
+)
+def test_too_many_values_that_cannot_be_decrypted_are_attention_and_told_once_an_hour(
+    rotated: FakeWorld, instances: tuple[Instance, ...], told: str | None
+) -> None:
+    rotated.rollout.running = instances
+    sentences = [each for each in overview(rotated.pipeline).attention if "could not decrypt" in each]
+    assert [each for each in fleet(rotated.pipeline)["attention"] if "could not decrypt" in each] == sentences
+    alerts = {each.alert.key for each in notices(rotated.pipeline) if "decrypt" in each.alert.key}
+    if told is None:
+        assert (sentences, alerts) == ([], set())
+        return
+    (sentence,) = sentences
+    assert told in sentence
+    latest = max(minute for each in instances for failed in each.failed for minute in failed.minutes)
+    assert alerts == {f"decrypt-failures/{latest:%Y-%m-%dT%H}"}

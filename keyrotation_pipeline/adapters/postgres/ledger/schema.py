@@ -4,7 +4,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import PreflightError
 
 # The newest revision in migrations/versions: what `migrate` brings a database to.
-HEAD = "0010"
+HEAD = "0011"
 
 # Tables of ours that are not searched for values: they hold what people and applications wrote of themselves. Whatever
 # else stands in the schema keyrotation is searched.

@@ -1,0 +1,75 @@
+"""How often stored values could not be decrypted: counts by version and minute, never content."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+MINUTE_SECONDS = 60
+# Whoever can store values must not fill the memory of the application, nor its report.
+MINUTES_KEPT = 60
+VERSIONS_KEPT = 16
+NO_VERSION = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRead:
+    """What could not be decrypted under one version.
+
+    Args:
+        version: such as v1; `NO_VERSION`: the value names none, or there are too many of them.
+        values: since this process began.
+        last_at: seconds since the epoch, by the clock of this machine.
+        by_minute: how many in each of the last minutes that had any, by the seconds since the epoch at its beginning.
+    """
+
+    version: str
+    values: int
+    last_at: float
+    by_minute: Mapping[int, int]
+
+
+@dataclass
+class _Count:
+    values: int = 0
+    last_at: float = 0.0
+    by_minute: Counter[int] = field(default_factory=Counter)
+
+
+class FailedReads:
+    """The counts of one process; safe between threads."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, _Count] = {}
+        self._counting = threading.Lock()
+
+    def note(self, stored: str) -> None:
+        """One stored value could not be decrypted; no more is kept of it than the version that it names."""
+        now, version = time.time(), _version(stored)
+        with self._counting:
+            if version not in self._counts and len(self._counts) >= VERSIONS_KEPT:
+                version = NO_VERSION
+            count = self._counts.setdefault(version, _Count())
+            count.values, count.last_at = count.values + 1, now
+            count.by_minute[int(now) // MINUTE_SECONDS * MINUTE_SECONDS] += 1
+            while len(count.by_minute) > MINUTES_KEPT:
+                del count.by_minute[min(count.by_minute)]
+
+    def so_far(self) -> tuple[FailedRead, ...]:
+        """The counts by version, in order."""
+        with self._counting:
+            return tuple(
+                FailedRead(version, count.values, count.last_at, dict(count.by_minute))
+                for version, count in sorted(self._counts.items())
+            )
+
+
+def _version(stored: str) -> str:
+    try:
+        return str(KeyVersion.parse(stored.partition(":")[0]))
+    except InvalidKeyError:
+        return NO_VERSION
