@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.hardening import harden_process
     from keyrotation_pipeline.adapters.openpgp.recovery_key import wipe_abandoned_keys
     from keyrotation_pipeline.assembly.alerts import access_audit, accesses, alert_channels, flag_sources
+    from keyrotation_pipeline.assembly.completing import offered_incidents, offered_requests
     from keyrotation_pipeline.assembly.finding import search_database
     from keyrotation_pipeline.assembly.home import (
         create_home,
@@ -30,6 +31,7 @@ _PLACES = {
     "adapters.hardening": ("harden_process",),
     "adapters.openpgp.recovery_key": ("wipe_abandoned_keys",),
     "assembly.alerts": ("access_audit", "accesses", "alert_channels", "flag_sources"),
+    "assembly.completing": ("offered_incidents", "offered_requests"),
     "assembly.finding": ("search_database",),
     "assembly.home": (
         "create_home",
@@ -64,6 +66,8 @@ __all__ = [
     "installed_at",
     "kept_ticks",
     "keys_in_store",
+    "offered_incidents",
+    "offered_requests",
     "open_backups",
     "open_pipeline",
     "random_token",

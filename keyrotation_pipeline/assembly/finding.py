@@ -7,7 +7,8 @@ from pathlib import Path
 
 from keyrotation_pipeline.adapters.postgres.inventory.declarable import declarable
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
-from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
 from keyrotation_pipeline.assembly.home import server_url
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import warnings
 
 _INTERRUPTED = 130
 # What is imported stays; by default the garbage collector would look through all of it a dozen times meanwhile.
@@ -14,6 +15,8 @@ MISSING_EXTRA = "{name} is not installed; the command needs the extra: pip insta
 def main() -> None:
     """Entry point: neither Ctrl-C nor an output that nobody reads any more ends in a traceback."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    # Of click, about a name that typer imports: nothing that whoever types a command can mend.
+    warnings.filterwarnings("ignore", "'click", DeprecationWarning)
     _open_closed_streams()
     try:
         _run()

@@ -10,6 +10,8 @@ from keyrotation_pipeline.cli.commands import LazyGroup
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use
 
+_INSUFFICIENT_PRIVILEGE = "42501"
+
 app = typer.Typer(
     name="keyrotation",
     cls=LazyGroup,
@@ -17,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    suggest_commands=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -53,6 +56,12 @@ def run() -> None:
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}; mend that, then run this again")
     except _database_errors() as error:
+        if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
+            # Its first line names a schema, a table or a function, and nothing of a row.
+            _fail(
+                f"the database role lacks a right ({error.diag.message_primary}); grant it as "
+                "deploy/sql/pipeline-role.sql does, then run this again"
+            )
         # Its text, and a traceback that shows it, could hold what a row holds.
         _fail(
             f"the database refused or was lost ({type(error).__name__}, SQLSTATE {error.sqlstate or 'none'}); "

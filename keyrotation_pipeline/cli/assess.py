@@ -12,7 +12,15 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, SignatureFile, TextToSign, actor, given_signature
+from keyrotation_pipeline.cli.options import (
+    Config,
+    IncidentId,
+    Json,
+    SignatureFile,
+    TextToSign,
+    actor,
+    given_signature,
+)
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import (
     Assessment,
@@ -30,7 +38,7 @@ _KNOWN = "yes, no or unknown"
 
 
 def assess_command(
-    name: Annotated[str, typer.Argument(metavar="ID", help="Such as INC-2026-001.")],
+    name: IncidentId,
     *,
     answers: Annotated[
         Path | None, typer.Option("--answers", metavar="FILE", help="Answers in TOML; options come after it.")

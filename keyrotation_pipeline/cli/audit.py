@@ -11,12 +11,17 @@ from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.events import EventKind
 
-app = typer.Typer(help="The hash-chained audit of all that was done.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="The hash-chained audit of all that was done.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    suggest_commands=False,
+)
 
 
 @app.callback()
@@ -73,7 +78,13 @@ def log(
     *,
     request: Annotated[
         str | None,
-        typer.Option("--request", metavar="ID", help="Only what belongs to this request.", show_default=False),
+        typer.Option(
+            "--request",
+            metavar="ID",
+            help="Only what belongs to this request.",
+            show_default=False,
+            autocompletion=offered_requests,
+        ),
     ] = None,
     event: Annotated[
         str | None, typer.Option("--event", metavar="NAME", help="Only events of this name.", show_default=False)

@@ -13,7 +13,7 @@ from keyrotation_pipeline.assurance.exposed import exposed_copies
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.assess import assess_command, assessed
-from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import bars
 from keyrotation_pipeline.incidents.assessing import assessment_of
@@ -33,9 +33,11 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
 
 app = typer.Typer(
-    help="Incidents: the emergency rotation against the clock.", no_args_is_help=True, rich_markup_mode=None
+    help="Incidents: the emergency rotation against the clock.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    suggest_commands=False,
 )
-IncidentId = Annotated[str, typer.Argument(metavar="ID", help="Such as INC-2026-001.")]
 
 
 @app.callback()

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
+from keyrotation_pipeline import assembly
 from keyrotation_pipeline.errors import ApprovalError
+
+
+def offered_requests(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """For the completion of a shell."""
+    return assembly.offered_requests(context.params.get("config"), incomplete)
+
+
+def offered_incidents(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """For the completion of a shell."""
+    return assembly.offered_incidents(context.params.get("config"), incomplete)
+
 
 Config = Annotated[
     Path | None,
@@ -21,7 +33,15 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.", show_default=False)]
-RequestId = Annotated[str, typer.Argument(metavar="ID", help="Id of the rotation, or its first six digits or more.")]
+RequestId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Id of the rotation, or its first six digits or more.", autocompletion=offered_requests
+    ),
+]
+IncidentId = Annotated[
+    str, typer.Argument(metavar="ID", help="Such as INC-2026-001.", autocompletion=offered_incidents)
+]
 TextToSign = Annotated[
     bool, typer.Option("--text", help="Print the exact text to sign, and nothing else.", show_default=False)
 ]

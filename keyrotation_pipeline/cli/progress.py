@@ -70,10 +70,11 @@ class OnTerminal:
 
     def __call__(self, progress: Progress) -> None:
         """Show one report."""
-        if progress.step != self._step:
+        step = str(progress.step or "")
+        if step != self._step:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
-            self._step, self._tasks = str(progress.step), {}
+            self._step, self._tasks = step, {}
         if self._overall is not None and progress.step is Step.ROWS:
             self._show(self._overall, progress)
         total = progress.total or None
@@ -121,4 +122,4 @@ class OnLines:
 
 
 def _title(progress: Progress) -> str:
-    return f"{progress.step} {progress.subject}"
+    return f"{progress.step or ''} {progress.subject}".lstrip()

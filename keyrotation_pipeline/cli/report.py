@@ -19,7 +19,7 @@ from keyrotation_pipeline.assurance.evidence_pack import is_free, pack, write_di
 from keyrotation_pipeline.assurance.key_death import certificates, certify
 from keyrotation_pipeline.audit.events import Entry
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, actor
+from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.cli.period import period_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.access import reads_by
@@ -52,7 +52,13 @@ def report(
     ] = None,
     rotation: Annotated[
         str | None,
-        typer.Option("--rotation", metavar="ID", help="Of a certificate: which rotation.", show_default=False),
+        typer.Option(
+            "--rotation",
+            metavar="ID",
+            help="Of a certificate: which rotation.",
+            show_default=False,
+            autocompletion=offered_requests,
+        ),
     ] = None,
     since: Annotated[
         str | None,

@@ -9,9 +9,9 @@ from keyrotation_pipeline.model.request import Step
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a long step is. `total` 0: not known yet."""
+    """Where a long step is. `step` None: nobody's but the command's own. `total` 0: not known yet."""
 
-    step: Step
+    step: Step | None
     subject: str
     done: int
     total: int

@@ -12,7 +12,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearch
 from keyrotation_pipeline.adapters.postgres.preflight import disk
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

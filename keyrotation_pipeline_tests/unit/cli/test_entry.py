@@ -25,6 +25,21 @@ def test_version_and_short_help(arguments: list[str], expected: str) -> None:
     assert expected in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [(["statsu"], "status"), (["incident", "lst"], "list"), (["audit", "verfy"], "verify")]
+)
+def test_a_slip_of_the_fingers_is_guessed_once(typed: list[str], meant: str) -> None:
+    done = subprocess.run([KEYROTATION, *typed], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count(f"Did you mean '{meant}'?") == 1
+
+
+def test_a_warning_of_a_library_is_not_the_users() -> None:
+    strict = [sys.executable, "-W", "error::DeprecationWarning", str(KEYROTATION), "--version"]
+    done = subprocess.run(strict, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["noticed at the end", "noticed at once"])
 def test_a_reader_that_went_away_is_no_traceback(unbuffered: str) -> None:
     reading, writing = os.pipe()

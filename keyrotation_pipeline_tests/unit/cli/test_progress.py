@@ -49,6 +49,13 @@ def test_all_rows_are_one_number_with_rate_and_time_left(overall: Overall, secon
     assert str(overall) == "20,000 of 60,000 rows (33 %), 1,000 a second, ETA 40 s"
 
 
+def test_what_is_no_step_of_a_rotation_is_told_by_its_subject_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """`verify` decrypts as the proof does, and is no step."""
+    OnLines(lambda: AT)(Progress(None, "clients decrypted", 128, 512, "pages"))
+
+    assert capsys.readouterr().err == "2026-11-25 03:00:07 clients decrypted: 128 of 512 pages\n"
+
+
 def test_what_is_no_shard_is_passed_over(overall: Overall) -> None:
     overall.see(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 3, 4))
     overall.see(pages("notes shard 00", 3))

@@ -204,7 +204,8 @@ class _Decryption:
 
     def _tell(self, done: int, total: int) -> None:
         subject = f"{self._table.name} decrypted"
-        self._report(Progress(Step.ZERO_OLD_ROWS_PROOF, subject, done, total, "pages"))
+        step = Step.ZERO_OLD_ROWS_PROOF if self._request else None
+        self._report(Progress(step, subject, done, total, "pages"))
         if self._request and CLOCK.monotonic() - self._obeyed >= TICK_SECONDS:
             obey(self._housekeeping, self._request)
             self._obeyed = CLOCK.monotonic()

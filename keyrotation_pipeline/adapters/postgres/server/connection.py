@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import cast
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name, refusal_of
+from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.audit import CLOCKS_DIFFER_BY
 from keyrotation_pipeline.ports.clock import Clock
 
@@ -60,6 +60,7 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
         PreflightError: a pooler answers. Nothing was set: it would give our settings to the application.
         DatabaseUnavailableError: no server answers, or it refuses; names host and database, never the password.
     """
+    display_name(url)  # whatever is no connection string is refused here
     try:
         with ExitStack() as unless_kept:
             connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
@@ -68,11 +69,7 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
             connection.execute(SESSION_SETTINGS.encode())
             unless_kept.pop_all()
     except psycopg.OperationalError as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise DatabaseUnavailableError(
-            f"cannot connect to {display_name(url)} ({_without_password(reason, url)}); "
-            "start it or correct [database] url"
-        ) from None
+        raise refusal_of(error, url) from None
     return connection
 
 
@@ -108,23 +105,3 @@ def require_same_time(connection: Connection, clock: Clock) -> None:
             f"the clock of this host and that of {display_name(connection.info.dsn)} differ by "
             f"{away.total_seconds():,.0f} seconds; set the wrong one right (NTP), then run this again"
         )
-
-
-def display_name(url: str) -> str:
-    """``name@host`` of a connection string, without user and password."""
-    try:
-        parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        raise DatabaseUnavailableError(
-            "[database] url is not a PostgreSQL connection string; write postgresql://user@host/name"
-        ) from None
-    host = str(parts.get("host") or parts.get("hostaddr") or "localhost")
-    port = parts.get("port")
-    if host.startswith("/"):  # a Unix socket
-        host, port = "localhost", None
-    return f"{parts.get('dbname') or parts.get('user') or 'postgres'}@{host}{f':{port}' if port else ''}"
-
-
-def _without_password(text: str, url: str) -> str:
-    password = conninfo_to_dict(url).get("password")
-    return text.replace(str(password), "***") if password else text

@@ -1,0 +1,42 @@
+"""Ids for the completion of a shell: read quickly, by one statement, and believed by nobody."""
+
+from typing import LiteralString
+
+import psycopg
+
+# libpq knows no less; a server that does not answer is not waited for longer.
+_CONNECT_SECONDS = 2
+_STATEMENT_SECONDS = 1
+
+_REQUESTS: LiteralString = """
+    SELECT id, type || ' ' || action || ', ' || status || ', ' || to_char(requested_at, 'YYYY-MM-DD')
+    FROM keyrotation.rotations WHERE left(id, %(length)s) = %(beginning)s
+      AND id ~ '^[0-9a-f]{8,64}$'
+    ORDER BY finished_at IS NOT NULL, requested_at DESC LIMIT 20
+"""
+_INCIDENTS: LiteralString = """
+    SELECT id, 'incident' FROM (
+        SELECT seq, body::jsonb #>> '{facts,id}' AS id FROM keyrotation.audit_events WHERE event = 'incident_opened'
+    ) opened
+    WHERE left(id, %(length)s) = upper(%(beginning)s) AND id ~ '^INC-[0-9A-Z-]{1,40}$'
+    ORDER BY seq DESC LIMIT 20
+"""
+
+
+def request_ids(url: str, beginning: str) -> list[tuple[str, str]]:
+    """Ids of requests that begin so, those that are not over first, each with what it is; raises `psycopg.Error`."""
+    return _asked(url, _REQUESTS, beginning)
+
+
+def incident_ids(url: str, beginning: str) -> list[tuple[str, str]]:
+    """Ids of incidents that begin so, newest first; raises `psycopg.Error`."""
+    return _asked(url, _INCIDENTS, beginning)
+
+
+def _asked(url: str, statement: LiteralString, beginning: str) -> list[tuple[str, str]]:
+    with psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
+        if connection.info.backend_pid != connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchall()[0][0]:
+            return []  # through a pooler a setting of ours would be left to the application
+        connection.execute(f"SET statement_timeout = '{_STATEMENT_SECONDS}s'; SET search_path = pg_catalog")
+        asked = {"beginning": beginning, "length": len(beginning)}
+        return [(str(name), str(what)) for name, what in connection.execute(statement, asked)]

@@ -1,0 +1,47 @@
+"""What is no connection string, and what libpq says: one sentence each, and no password in it."""
+
+import pytest
+from psycopg import OperationalError
+
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.connection_refusal import refusal_of
+from keyrotation_pipeline.errors import DatabaseUnavailableError
+
+URL = "postgresql://app:hunter2@db:5433/clinic"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        pytest.param("mysql://app:hunter2@db/clinic", "begins with mysql://", id="another database's scheme"),
+        pytest.param("postgresql+psycopg://app:hunter2@db/clinic", "begins with postgresql+psycopg://", id="alchemy"),
+        pytest.param("postgresql://app:hunter2@db/clinic?ssl=1", "a misspelt parameter", id="unknown parameter"),
+        pytest.param("db/clinic hunter2", "is not a PostgreSQL connection string", id="no scheme"),
+        pytest.param("host='hunter2", "is not a PostgreSQL connection string", id="open quote"),
+    ],
+)
+def test_what_is_no_connection_string_is_refused_by_its_scheme_alone(url: str, says: str) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="write postgresql://user@host/name") as refusal:
+        connect(url)
+    assert says in str(refusal.value)
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "do"),
+    [
+        ('connection to server at "10.0.0.1", port 5433 failed: Connection refused\n\tIs the server running?', "start"),
+        ("failed to resolve host 'db': [Errno -2] Name or service not known", "correct the host"),
+        ("connection timeout expired", "start it"),
+        ("FATAL:  the database system is starting up", "is starting up; wait"),
+        ("FATAL:  sorry, too many clients already", "max_connections"),
+        ("FATAL:  etwas auf Deutsch: hunter2", "etwas auf Deutsch: ***; mend that"),
+        ("", "OperationalError; mend that"),
+    ],
+)
+def test_a_refusal_says_what_to_do(said: str, do: str) -> None:
+    sentence = str(refusal_of(OperationalError(said), URL))
+    assert sentence.startswith("cannot connect to clinic@db:5433: ")
+    assert do in sentence
+    assert "\n" not in sentence
+    assert "hunter2" not in sentence
