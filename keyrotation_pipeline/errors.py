@@ -226,6 +226,17 @@ class TimestampError(KeyRotationError):
     """A time-stamping authority gives no time stamp, or one that does not verify."""
 
 
+class OvertimeError(RecoveryError):
+    """A statement over a restored dump did not end in the time that a restore may take."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(
+            f"{name} was restored, but a statement over it did not end in the {seconds:,.0f} s that [recovery] "
+            "longest_restore_seconds allows, so its server was ended; find the function in its indexes, checks or "
+            "triggers that does not end, or raise that"
+        )
+
+
 class RehearsalError(KeyRotationError):
     """A rehearsal found what would stop the rotation, or cannot be held."""
 

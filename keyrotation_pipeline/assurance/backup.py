@@ -67,13 +67,16 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
 
     Raises:
         BackupError: something could not be backed up; says what, and what was.
-        AuditError: a key is called destroyed, but the signatures on that are not those of officers.
+        AuditError: the pinned roster is not to be believed, or a key is called destroyed and the signatures on that are
+            not those of officers.
         BlockedError: another backup is under way.
     """
     ledger = site.pipeline.ledger
     with ledger.lock("backup"):
         site.local.require_usable()
         remove_unfinished(site)
+        # First of all: the roster says to whom every key and dump is encrypted.
+        roster = pinned_roster(site.pipeline)
         _require_signed_destructions(site.pipeline)
         stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
         dump, failures = _dump(site, stamp) if database else (None, [])
@@ -83,7 +86,6 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
             ledger.append(BackupIncomplete(None, tuple(failures)))
             raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
         configuration, left_out = _configuration(site, stamp)
-        roster = pinned_roster(site.pipeline)
         made = BackupSet(
             stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest, configuration
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 
-from keyrotation_pipeline.assurance.fences import fences as look_at_fences
 from keyrotation_pipeline.assurance.key_usage import usage_of_primary
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -15,6 +14,7 @@ from keyrotation_pipeline.model.readiness import Check, amber, green, in_two, of
 from keyrotation_pipeline.model.surroundings import Surroundings
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
+from keyrotation_pipeline.rotation.fences import fences as look_at_fences
 
 LATE_SECONDS = 60
 _IN_USE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE})

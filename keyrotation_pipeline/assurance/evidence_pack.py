@@ -17,10 +17,11 @@ from keyrotation_pipeline.assurance.compliance_rendering import render_html, ren
 from keyrotation_pipeline.assurance.key_death import Certificate
 from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.errors import AuditError, BackupError
-from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.assessment import AssessmentSigned
 from keyrotation_pipeline.model.audit import AuditEvent
 from keyrotation_pipeline.model.backup_events import BackupSealed
+from keyrotation_pipeline.model.certificates import CertificateStanding
 from keyrotation_pipeline.model.request_events import RequestOpened, RolloutConfirmed, RosterPinned, SignatureAdded
 from keyrotation_pipeline.model.timestamps import AuditTimestamped
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -32,7 +33,7 @@ _PLAIN = re.compile(r"([a-z]+/)?[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 def pack(
     evidence: Evidence,
     places: Sequence[BackupPlace],
-    now: Roster | None,
+    now: Iterable[CertificateStanding],
     certificates: Iterable[Certificate] = (),
 ) -> Mapping[str, bytes]:
     """Every file of the pack, by its name in it.
@@ -40,7 +41,7 @@ def pack(
     Args:
         places: where manifests of backups may be; one that is in none is left out, which `verify.py` says.
         certificates: of keys that are dead.
-        now: the officers' certificates as they are now, which may be extended since they were pinned.
+        now: the configured certificates as they are now: officers' may be extended, or revoked, since they were pinned.
 
     Raises:
         AuditError: the audit names something that cannot be the name of a file.
@@ -57,9 +58,9 @@ def pack(
         content |= dict(_signed(entry))
     content |= dict(_manifests(told, places))
     pinned = {each.fingerprint for entry in told for each in _officers(entry)}
-    for officer in now.officers if now else ():
-        if officer.fingerprint in pinned:
-            content[f"officers/{officer.fingerprint}.now.pgp"] = b64decode(officer.certificate)
+    for each in now:
+        if not each.encrypts and each.fingerprint in pinned:
+            content[f"officers/{each.fingerprint}.now.pgp"] = each.content
     content |= {f"certificates/{each.rotation}.dsse.json": each.envelope for each in certificates}
     for name in content:
         if not _PLAIN.fullmatch(name):

@@ -8,6 +8,7 @@ from keyrotation_pipeline.assurance.restored import sampled_under
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import (
     BackupError,
@@ -29,6 +30,7 @@ from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.compromising import tell_applications
+from keyrotation_pipeline.requests.roster import kept_in_store
 from keyrotation_pipeline.rotation.keys import record_of
 
 
@@ -110,6 +112,7 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
         FingerprintMismatchError: it is not the key that is registered.
         UnreadableSampleError: it does not decrypt what is stored under its version.
         KeyStoreError: the version is destroyed, or the store holds a different key under it.
+        AuditError: the key is back, but the pinned roster is not to be believed.
     """
     record = _require_registered(pipeline, version, material)
     _require_no_other(pipeline.keys.read(), version, material)
@@ -123,7 +126,18 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     if pipeline.keys.read().primary is not None:
         tell_applications(pipeline, None)  # what the lost store told them
     pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
+    _name_roster(pipeline)
     return restored
+
+
+def _name_roster(pipeline: Pipeline) -> None:
+    """Let a key store that was lost name the roster again, so that it stops another one where the home is lost too.
+
+    Where the database was restored, `reconcile` does so in the end: what is pinned now may be from before a change.
+    """
+    stored = pipeline.keys.read()
+    if stored.roster is None and not divergence(pipeline, stored):
+        kept_in_store(pipeline, stored)
 
 
 def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord:

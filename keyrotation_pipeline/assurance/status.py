@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from keyrotation_pipeline.assurance.automation import standing_still
-from keyrotation_pipeline.assurance.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.assurance.fleet import failing, returned
 from keyrotation_pipeline.assurance.incidents_now import incidents_now
 from keyrotation_pipeline.assurance.key_loss import lost_keys
@@ -30,6 +29,7 @@ from keyrotation_pipeline.requests.pacing import pace_of
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.keys import declared_activations
 
 COUNTS_STALE_AFTER = timedelta(days=7)

@@ -7,6 +7,7 @@ are not. Whatever the key store holds must be explained by the ledger, and every
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from keyrotation_pipeline.audit import given_up
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError
@@ -20,7 +21,7 @@ from keyrotation_pipeline.model.key_events import (
     RetirementIntended,
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, RosterPinned
+from keyrotation_pipeline.model.request_events import CancelIntended, RosterPinned
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -31,7 +32,6 @@ _TELLING = (
     EventKind.PRIMARY_CHANGE_INTENDED,
     EventKind.RETIREMENT_INTENDED,
     EventKind.CANCEL_INTENDED,
-    EventKind.DATABASE_RECONCILED,
 )
 # States whose key may lie in the archive of the key store without an intent that says so.
 _SHELVED = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
@@ -46,7 +46,6 @@ class Told:
         keys: (version, fingerprint) of every key whose making or import was intended.
         primaries: (from, to) of every change of the primary that was intended.
         shelved: versions whose archiving was intended.
-        accepted: anchors that a reconciliation has accepted as not being in it.
         rosters: digests of the rosters that were pinned.
     """
 
@@ -54,7 +53,6 @@ class Told:
     keys: set[tuple[KeyVersion, str]] = field(default_factory=set)
     primaries: set[tuple[KeyVersion, KeyVersion]] = field(default_factory=set)
     shelved: set[KeyVersion] = field(default_factory=set)
-    accepted: set[AuditHead] = field(default_factory=set)
     rosters: set[str] = field(default_factory=set)
 
 
@@ -81,10 +79,8 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
     told = _told(pipeline, {anchor.seq for anchor in anchors})
-    strangers = tuple(
-        anchor
-        for anchor in anchors
-        if anchor.seq and told.hashes.get(anchor.seq) != anchor.hash and anchor not in told.accepted
+    strangers = given_up.lost(
+        pipeline, (anchor for anchor in anchors if anchor.seq and told.hashes.get(anchor.seq) != anchor.hash)
     )
     records = pipeline.ledger.keys()
     findings = [
@@ -140,8 +136,6 @@ def _hear(told: Told, fact: Fact | Note | None) -> None:
             told.shelved.update(versions)
         case CancelIntended(version):
             told.shelved.add(version)
-        case DatabaseReconciled(accepted=accepted):
-            told.accepted.update(accepted)
         case RosterPinned() as pinned:
             told.rosters.add(pinned.roster.digest)
 

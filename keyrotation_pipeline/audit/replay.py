@@ -58,7 +58,6 @@ class Belief:
         signatures: by request, in order of time.
         compromised_by: by version, the request that called it compromised.
         audit_rows: of `key_rotation_audit`, by request.
-        accepted: anchors that a reconciliation has accepted as not being in the audit.
         hashes: of all events, in order.
         latest: the latest time of an event.
         faults: a phrase for each event that cannot have happened, and changed nothing, or that is out of order.
@@ -72,7 +71,6 @@ class Belief:
     signatures: dict[str, tuple[Signature, ...]] = field(default_factory=dict)
     compromised_by: dict[KeyVersion, str] = field(default_factory=dict)
     audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
-    accepted: frozenset[AuditHead] = frozenset()
     hashes: tuple[str, ...] = ()
     latest: datetime | None = None
     faults: tuple[str, ...] = ()
@@ -82,10 +80,8 @@ class Belief:
         return frozenset(request.id for request in self.requests.values() if not request.is_over)
 
     def leads_through(self, anchor: AuditHead) -> bool:
-        """Whether a head that was written down is in this audit, or was accepted as lost with a restored database."""
-        if anchor.seq == 0 or anchor in self.accepted:
-            return True
-        return anchor.seq <= len(self.hashes) and self.hashes[anchor.seq - 1] == anchor.hash
+        """Whether a head that was written down is in this audit."""
+        return anchor.seq == 0 or (anchor.seq <= len(self.hashes) and self.hashes[anchor.seq - 1] == anchor.hash)
 
     def hear(self, events: Iterable[AuditEvent]) -> "Belief":
         """What is believed after these events too, which follow those heard before; this one stays as it is.
@@ -123,7 +119,6 @@ class _Hearing:
     signatures: dict[str, tuple[Signature, ...]]
     compromised_by: dict[KeyVersion, str]
     audit_rows: dict[str | None, RotationAuditWritten]
-    accepted: frozenset[AuditHead]
     hashes: list[str]
     latest: datetime | None
     faults: list[str]
@@ -166,14 +161,12 @@ class _Hearing:
             raise _ImpossibleError("is of a request that was never opened")
         return self.requests[request]
 
-    def require_signed(self, request: str | None, *actions: RequestAction) -> Request:
-        """A running request to do one of these, with signatures of enough officers."""
+    def require_signed(self, request: str | None, *actions: RequestAction, by: Roster | None = None) -> Request:
+        """A running request to do one of these, signed by enough officers: of `by`, else of the pinned roster."""
         stored = self.known(request)
         _require(stored.action in actions, f"is by a request to {stored.action}")
         _require(stored.status is RequestStatus.RUNNING, f"is by a request that is {stored.status}")
-        # Who reconciles a restored database may be an officer by a roster that the database has lost.
-        if stored.action is not RequestAction.RECONCILE:
-            self._require_enough(stored)
+        self._require_enough(stored, by or self.roster)
         return stored
 
     def require_held_compromised(self, request: str | None, version: KeyVersion) -> Request:
@@ -184,12 +177,12 @@ class _Hearing:
         stored = self.known(request)
         _require(stored.type is RotationType.EMERGENCY, f"is by a {stored.type} request")
         _require(not stored.is_over, f"is by a request that is {stored.status}")
-        self._require_enough(stored)
+        self._require_enough(stored, self.roster)
         _require(version in held_in(self.texts[stored.id]), f"is by a request that does not hold {version} compromised")
         return stored
 
-    def _require_enough(self, request: Request) -> None:
-        roster = self.roster
+    @staticmethod
+    def _require_enough(request: Request, roster: Roster | None) -> None:
         officers = {officer.fingerprint for officer in roster.officers} if roster else set()
         enough = roster is not None and len(officers.intersection(request.approvals)) >= roster.required
         _require(enough, "is by a request that too few have signed")
@@ -202,7 +195,9 @@ def by_name(step: StepRecord) -> tuple[str, str, int]:
 
 def _pinned(heard: _Hearing, request: str | None, fact: RosterPinned) -> None:
     if heard.roster is not None:
-        heard.require_signed(request, *_PINNING)
+        # Who reconciles a restored database is an officer by the roster that it has lost, and that is pinned again.
+        again = heard.known(request).action is RequestAction.RECONCILE
+        heard.require_signed(request, *_PINNING, by=fact.roster if again else None)
     heard.roster = fact.roster
 
 
@@ -293,8 +288,8 @@ def _audit_row_written(heard: _Hearing, request: str | None, fact: RotationAudit
     heard.audit_rows[request] = fact
 
 
-def _reconciled(heard: _Hearing, _request: str | None, fact: DatabaseReconciled) -> None:
-    heard.accepted |= frozenset(fact.accepted)
+def _reconciled(heard: _Hearing, request: str | None, _fact: DatabaseReconciled) -> None:
+    heard.require_signed(request, RequestAction.RECONCILE)
 
 
 def _walk(heard: _Hearing, request: str | None) -> Walk:

@@ -1,24 +1,20 @@
 """Everything that the audit can vouch for: its chain, its anchors outside, the tables, and every signature, anew."""
 
 from base64 import b64decode
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 
-from keyrotation_pipeline.audit import assessments
+from keyrotation_pipeline.audit import assessments, given_up
 from keyrotation_pipeline.audit.chain import summary, verify_audit
-from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.heard import belief_of, forget
 from keyrotation_pipeline.audit.replay import Belief
 from keyrotation_pipeline.errors import ApprovalError, AuditError, TimestampError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditHead
-from keyrotation_pipeline.model.request_events import (
-    DatabaseReconciled,
-    RequestOpened,
-    RosterPinned,
-    SignatureAdded,
-)
+from keyrotation_pipeline.model.request import RequestAction
+from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded
 from keyrotation_pipeline.model.timestamps import AuditTimestamped
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -37,8 +33,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     # Read first: the chain may grow meanwhile, but never ends before them.
     kept = pipeline.anchors.heads()
     with pipeline.ledger.snapshot():
-        accepted = {head for done in recorded(pipeline.ledger, DatabaseReconciled) for head in done.accepted}
-        newest = verify_audit(pipeline.ledger, *anchors, *(head for head in kept if head.seq and head not in accepted))
+        newest = verify_audit(pipeline.ledger, *anchors, *_to_lead_through(pipeline, kept))
         belief = Belief().hear(pipeline.ledger.events())
         faults = [
             *_in_the_future(belief, pipeline.clock.now()),
@@ -52,7 +47,17 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     return newest
 
 
-def require_verified(pipeline: Pipeline, *, afresh: bool = False) -> None:
+def _to_lead_through(pipeline: Pipeline, kept: Sequence[AuditHead]) -> Iterator[AuditHead]:
+    """The anchors that the chain must lead through: all but those that a signed reconciliation gave up."""
+    hashes = {event.seq: event.hash for event in pipeline.ledger.events()}
+    missing = [anchor for anchor in kept if anchor.seq and hashes.get(anchor.seq) != anchor.hash]
+    lost = given_up.lost(pipeline, missing)
+    yield from (anchor for anchor in kept if anchor.seq and (anchor in lost or anchor not in missing))
+
+
+def require_verified(
+    pipeline: Pipeline, *, afresh: bool = False, but: Collection[AuditHead] = (), reconciled_by: Roster | None = None
+) -> None:
     """The same before whatever destroys or decides; of texts only those whose request is not over.
 
     Signatures are those on them, and on what called a version compromised: that has no end.
@@ -60,6 +65,8 @@ def require_verified(pipeline: Pipeline, *, afresh: bool = False) -> None:
     Args:
         afresh: read every event again; else those that this process has verified before are not, which is the price
             of what is new.
+        but: anchors that the audit need not lead through, since officers are to give them up.
+        reconciled_by: whose officers sign reconciliations that are not over; None: those of the pinned roster.
 
     Raises:
         AuditError: a short phrase for each thing that differs.
@@ -70,21 +77,20 @@ def require_verified(pipeline: Pipeline, *, afresh: bool = False) -> None:
     with pipeline.ledger.snapshot():
         belief = belief_of(str(pipeline.database.identity()), lambda seq: pipeline.ledger.events(after_seq=seq))
         faults = [
-            *_ends(belief, pipeline.ledger.head(), kept),
+            *_ends(pipeline, belief, pipeline.ledger.head(), (head for head in kept if head not in but)),
             *_differences(pipeline.ledger, belief, live := belief.live()),
-            *_signatures(pipeline, live.union(belief.compromised_by.values())),
+            *_signatures(pipeline, live.union(belief.compromised_by.values()), reconciled_by),
         ]
     if faults:
         raise AuditError(summary(faults))
 
 
-def _ends(belief: Belief, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
+def _ends(pipeline: Pipeline, belief: Belief, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
     """Where the chain does not end at its own head, or does not lead through an anchor."""
     if head != belief.head:
         yield f"the audit ends at event {belief.head.seq} and not at event {head.seq}, as its head says"
-    for anchor in kept:
-        if not belief.leads_through(anchor):
-            yield f"event {anchor.seq} is not the one that an anchor names"
+    for anchor in given_up.lost(pipeline, (each for each in kept if not belief.leads_through(each))):
+        yield f"event {anchor.seq} is not the one that an anchor names"
 
 
 def _in_the_future(belief: Belief, now: datetime) -> Iterator[str]:
@@ -131,21 +137,31 @@ def require_signatures(pipeline: Pipeline, request: str) -> None:
         raise AuditError(summary(faults))
 
 
-def _signatures(pipeline: Pipeline, requests: Collection[str]) -> Iterator[str]:
-    """Verify the signatures on these requests, each by the roster that was pinned when it was added."""
+def _signatures(pipeline: Pipeline, requests: Collection[str], reconciled_by: Roster | None = None) -> Iterator[str]:
+    """Verify the signatures on these requests, each by the roster that was pinned when it was added.
+
+    Those on a reconciliation that pins a lost roster again are by the officers of that one.
+    """
     if not requests:
         return
     roster: Roster | None = None
     texts: dict[str | None, bytes] = {}
-    for entry in entries(pipeline.ledger, RosterPinned.kind, RequestOpened.kind, SignatureAdded.kind):
+    told = list(entries(pipeline.ledger, RosterPinned.kind, RequestOpened.kind, SignatureAdded.kind))
+    pins = {entry.request: fact.roster for entry in told if isinstance(fact := entry.fact(), RosterPinned)}
+    again: dict[str | None, Roster] = {}
+    for entry in told:
         match entry.fact():
             case RosterPinned() as pinned:
                 roster = pinned.roster
-            case RequestOpened(approval_text=text):
+            case RequestOpened(action=action, approval_text=text):
                 texts[entry.request] = text.encode()
+                by = pins.get(entry.request, reconciled_by) if action is RequestAction.RECONCILE else None
+                if by is not None:
+                    again[entry.request] = by
             case SignatureAdded() as added if entry.request in requests:
                 who = f"the signature of {added.officer[-16:]} on request {entry.request} (event {entry.seq})"
-                officers = roster.officers if roster else ()
+                signers = again.get(entry.request, roster)
+                officers = signers.officers if signers else ()
                 try:
                     signature = bytes.fromhex(added.signature)
                     found = pipeline.signatures.was_good(texts.get(entry.request, b""), signature, officers, entry.at)

@@ -96,7 +96,11 @@ COMMANDS = {
         "restore_database_command",
         "Restore a backup beside the database, and read every value.",
     ),
-    "reconcile": Command("reconcile", "reconcile_command", "Make a restored database and the key store one again."),
+    "reconcile": Command(
+        "reconcile",
+        "reconcile_command",
+        "Mend a restored database, or put lost fences back.",
+    ),
     "destroy": Command("destroy", "destroy_command", "Remove a key that nothing needs any more."),
     "incident": Command("incident", "app", "Incidents: the emergency rotation against the clock."),
     "audit": Command("audit", "app", "The hash-chained audit of all that was done."),

@@ -1,4 +1,4 @@
-"""`reconcile`: a database that was restored to an earlier state, and the key store that was not."""
+"""`reconcile`: a database that was restored to an earlier state, and the key store that was not; and lost fences."""
 
 import sys
 from typing import Any
@@ -12,9 +12,11 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reconcile import RECONCILE, open_reconciliation, pending, reconcile
 from keyrotation_pipeline.rotation.reconcile_plan import Plan
 
+_NEXT = '; next: keyrotation request --reason "…", which brings every value under one new version'
+
 
 def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
-    """Make a restored database and the key store one again.
+    """Mend a restored database, or put lost fences back.
 
     The first time it says what it found and will do, and prints the id of a request. Once two officers have signed
     that, it does it.
@@ -38,7 +40,10 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
         return
     output.heading(database)
     _show(done)
-    output.line('done; next: keyrotation request --reason "…", which brings every value under one new version')
+    several = len(done.in_rows) > 1
+    output.line(
+        f"done{'; next: keyrotation request, which brings every value under one new version' if several else ''}"
+    )
 
 
 def _open(pipeline: Pipeline, *, as_json: bool) -> None:
@@ -68,6 +73,7 @@ def _lines(decided: Plan) -> list[str]:
     lines.append(f"rows      values are under {', '.join(output.names(decided.in_rows)) or 'no version'}")
     lines.append(f"primary   {decided.primary}, as the key store has it")
     lines += [f"key       {version} {state}" for version, state in decided.states.items()]
+    lines += [f"refuses   {name}: {', '.join(output.names(each))}" for name, each in sorted(decided.refused.items())]
     return lines + [f"ends      rotation {former}" for former in decided.ends]
 
 
@@ -80,5 +86,6 @@ def _document(database: str, opened: Request, decided: Plan, *, reconciled: bool
         "primary": str(decided.primary),
         "values_under": output.names(decided.in_rows),
         "states": {str(version): str(state) for version, state in decided.states.items()},
+        "refused": {name: output.names(each) for name, each in decided.refused.items()},
         "ends": list(decided.ends),
     }

@@ -24,7 +24,6 @@ from keyrotation_pipeline.cli.period import period_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.access import reads_by
 from keyrotation_pipeline.incidents.assessing import assessment_from
-from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.time_stamping import stamp
@@ -139,7 +138,7 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         _stamp(site.pipeline)
         found = gather(site.pipeline, partial(_breach_of, site.pipeline))
         dead = certificates(site, found.events)
-        content = pack(found, site.places, _roster_now(site.pipeline), dead)
+        content = pack(found, site.places, site.pipeline.signatures.certificates(), dead)
     if not write_directory(target, content):
         raise _taken(target)
     output.note(f"{target}: the report up to audit event {found.report.audit.seq}; check it with python3 -I verify.py")
@@ -149,14 +148,6 @@ def _stamp(pipeline: Pipeline) -> None:
     """Have the audit time-stamped before it is read; a report without is a report, too."""
     if failed := stamp(pipeline):
         output.note(f"the audit could not be time-stamped: {failed}")
-
-
-def _roster_now(pipeline: Pipeline) -> Roster | None:
-    """The certificates as they are now; none where the configuration's do not count."""
-    try:
-        return pipeline.signatures.roster()
-    except KeyRotationError:
-        return None
 
 
 def _breach_of(pipeline: Pipeline, incident: Incident, told: Sequence[Entry]) -> tuple[str, ...]:

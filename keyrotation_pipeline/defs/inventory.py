@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
@@ -14,6 +13,7 @@ from keyrotation_pipeline.incidents.duties import unsettled_in_words
 from keyrotation_pipeline.model.columns import Finding, TableCount
 from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.requests.inventory import take_inventory
+from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 
 NO_UNDECLARED_CIPHERTEXT = dg.AssetCheckSpec(
     "no_undeclared_ciphertext",

@@ -1,6 +1,6 @@
 """A certificate that the configuration names, as it stands now."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 ENDS_SOON = timedelta(days=30)
@@ -15,12 +15,16 @@ class CertificateStanding:
         encrypts: it is a recipient of backups; otherwise an officer's.
         ends_at: when it, or its last usable key for this, expires; None: never.
         unusable: why it cannot be used any more; None: it can.
+        fingerprint: of its primary key; None: it cannot be read.
+        content: the file's bytes.
     """
 
     label: str
     encrypts: bool
     ends_at: datetime | None
     unusable: str | None = None
+    fingerprint: str | None = None
+    content: bytes = field(default=b"", repr=False)
 
     def ends_soon(self, now: datetime) -> str | None:
         """The sentence for one that ends within thirty days."""

@@ -41,7 +41,8 @@ def pinned_roster(pipeline: Pipeline) -> Roster:
     newest = pins[-1].pinned
     if not pipeline.anchors.roster_digests() <= {pin.pinned.roster.digest for pin in pins}:
         raise _another("a backup's manifest")
-    if kept is None or kept.roster.digest != newest.roster.digest:
+    # A roster may be pinned again by an event that nobody signed, after another one that nobody signed.
+    if kept is None or not kept.is_same(newest):
         _require_signed_on(pipeline, pins, kept or _pin_in_store(pipeline, pins))
     if kept is None or kept.seq != newest.seq:
         pipeline.anchors.keep_roster(newest)
@@ -155,7 +156,10 @@ def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
 
 
 def _pin_in_store(pipeline: Pipeline, pins: Sequence[_Pin]) -> PinnedRoster | None:
-    """The newest pin that the key store vouches for; None: it names none, or cannot be asked, which others say."""
+    """The first pin of the roster that the key store vouches for.
+
+    None: it names none, or cannot be asked, which others say.
+    """
     try:
         digest = pipeline.keys.read().roster
     except KeyStoreError:
@@ -163,20 +167,28 @@ def _pin_in_store(pipeline: Pipeline, pins: Sequence[_Pin]) -> PinnedRoster | No
     vouched = [pin.pinned for pin in pins if pin.pinned.roster.digest == digest]
     if digest is not None and not vouched:
         raise _another("the key store")
-    return vouched[-1] if vouched else None
+    return vouched[0] if vouched else None
 
 
 def _require_signed_on(pipeline: Pipeline, pins: Sequence[_Pin], kept: PinnedRoster | None) -> None:
     """Require that each roster since the kept one, or since the first, was signed by officers of the one before."""
-    seen = [kept is None or pin.pinned.is_same(kept) for pin in pins]
-    if True not in seen:
-        raise _another("this home")
-    for before, pin in pairwise(pins[seen.index(True) :]):
+    for before, pin in pairwise(pins[_seen(pins, kept) :]):
         if not _is_signed(pipeline, before.pinned.roster, pin):
             raise AuditError(
                 f"the roster that audit event {pin.pinned.seq} pinned was not signed by officers of the one before; "
                 "keep this database as it is, and run `keyrotation audit verify`"
             )
+
+
+def _seen(pins: Sequence[_Pin], kept: PinnedRoster | None) -> int:
+    """Which pin is the kept one: by the same event, or by another where a database was restored since."""
+    if kept is None:
+        return 0
+    same = [index for index, pin in enumerate(pins) if pin.pinned.is_same(kept)]
+    alike = [index for index, pin in enumerate(pins) if pin.pinned.roster.digest == kept.roster.digest]
+    if not same + alike:
+        raise _another("this home")
+    return (same + alike)[0]
 
 
 def _is_signed(pipeline: Pipeline, before: Roster, pin: _Pin) -> bool:
@@ -186,10 +198,10 @@ def _is_signed(pipeline: Pipeline, before: Roster, pin: _Pin) -> bool:
         return False
     text = opened.approval_text.encode()
     fields = signed_fields(text)
-    told = [fields[name] for name in ("Request", "Action", "From", "To")]
+    told = [fields.get(name) for name in ("Request", "Action", "From", "To")]
     if told != [pin.request, RequestAction.POLICY, str(before), str(pin.pinned.roster)]:
         return False
-    if fields["Audit head"] not in _heads_before(pipeline, opened.audit_head.seq):
+    if fields.get("Audit head") not in _heads_before(pipeline, opened.audit_head.seq):
         return False
     officers = set()
     for signature in recorded(pipeline.ledger, SignatureAdded, pin.request):

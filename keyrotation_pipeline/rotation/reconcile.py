@@ -7,6 +7,7 @@ rotation brings everything under one version as always.
 from contextlib import ExitStack
 from datetime import timedelta
 
+from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
@@ -34,10 +35,10 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
 
     Raises:
         RequestError: there is nothing to reconcile.
+        AuditError: somebody has written to the database from outside, whenever it is from.
         BlockedError: values are under a version whose key is not in the key store.
     """
-    authority_to_reconcile(pipeline)
-    decided = plan(pipeline)
+    decided = _verified_plan(pipeline)
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors tell one story; there is nothing to reconcile")
     _require_readable(decided)
@@ -60,11 +61,13 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
 
     Raises:
         ApprovalError: too few signatures, or something has changed since.
+        AuditError: as `open_reconciliation`.
         BlockedError: a step of an earlier rotation is still running, a key is missing, or a table stays locked.
+        ProofError: a value under a retired version was written just now.
     """
     with pipeline.ledger.lock(LOCK), ExitStack() as held:
+        decided = _verified_plan(pipeline)
         require_authorised(pipeline, rotation, pipeline.keys.read())
-        decided = plan(pipeline)
         _require_readable(decided)
         _stop(pipeline, decided, rotation, held)
         for version in decided.live:
@@ -74,12 +77,20 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
             # Under a fence, rows of its version could not be updated at all.
             for version in decided.live:
                 pipeline.database.unfence(table, version)
+        _fence(pipeline, decided)
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
         pipeline.anchors.keep(pipeline.ledger.head())
         kept_in_store(pipeline, pipeline.keys.read())
         pinned_roster(pipeline)  # which keeps it in the home
     time_stamping.stamp(pipeline)
+    return decided
+
+
+def _verified_plan(pipeline: Pipeline) -> Plan:
+    """The plan, for an audit that verifies from its first event on, but for the anchors that are to be given up."""
+    roster, decided = authority_to_reconcile(pipeline), plan(pipeline)
+    require_verified(pipeline, afresh=True, but=decided.found.strangers, reconciled_by=roster)
     return decided
 
 
@@ -111,6 +122,13 @@ def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
         if state is KeyState.ARCHIVED and version in stored.live:
             pipeline.ledger.append(CancelIntended(version), rotation.id)
             stored = pipeline.keys.archive(version, stored.revision)
+
+
+def _fence(pipeline: Pipeline, decided: Plan) -> None:
+    """Let each table refuse again what was retired in it, beside whatever else it refuses."""
+    for table in pipeline.tables:
+        if wanted := decided.refused.get(str(table.name)):
+            pipeline.database.fence(table, sorted({*wanted, *pipeline.database.fences(table)}))
 
 
 def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:

@@ -6,17 +6,18 @@ after any crash.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from keyrotation_pipeline.audit import given_up
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import lost_roster
+from keyrotation_pipeline.rotation.fences import fences
 
 FINAL = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
@@ -32,6 +33,8 @@ class Plan:
         starved: versions that values are under, and whose key is in the archive.
         roster: the roster of this home, which the audit has lost; it is pinned again.
         ends: ids of the requests of the earlier time, which are cancelled.
+        refused: by table, the versions that were retired in it and that it must refuse, but those that are live.
+        unfenced: each table that takes such a version, and no rotation under way will refuse it, with the version.
     """
 
     found: Divergence
@@ -42,13 +45,16 @@ class Plan:
     starved: tuple[KeyVersion, ...]
     ends: tuple[str, ...]
     roster: Roster | None = None
+    refused: Mapping[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
+    unfenced: tuple[tuple[str, KeyVersion], ...] = ()
 
     @property
     def findings(self) -> tuple[str, ...]:
         """Everything that does not fit, a phrase each."""
         rows = (f"values are under {version}, whose key applications do not get" for version in self.starved)
         roster = ("the audit has lost the roster that was pinned last",) if self.roster is not None else ()
-        return (*self.found.findings, *roster, *rows)
+        fences = (f"table {name} takes {version} again, which was retired in it" for name, version in self.unfenced)
+        return (*self.found.findings, *roster, *rows, *fences)
 
     @property
     def live(self) -> tuple[KeyVersion, ...]:
@@ -58,13 +64,14 @@ class Plan:
     def sentence(self) -> str:
         """What officers authorise, in one line."""
         states = ", ".join(f"{version} {state}" for version, state in self.states.items())
-        parts = [f"reconcile a restored database: primary {self.primary}, live {_list(self.live)}; states {states}"]
+        parts = [f"reconcile database and key store: primary {self.primary}, live {_list(self.live)}; states {states}"]
         if self.ends:
             parts.append(f"end {', '.join(self.ends)}")
+        parts += [f"refuse {_list(versions)} in {name}" for name, versions in sorted(self.refused.items())]
         if self.roster is not None:
             parts.append(f"pin again {self.roster}")
         if self.found.strangers:
-            parts.append(f"accept that {_newest(self.found.strangers)} is not in the audit")
+            parts.append(given_up.sentence(self.found.strangers))
         return "; ".join(parts)
 
 
@@ -90,7 +97,16 @@ def plan(pipeline: Pipeline) -> Plan:
     ends = tuple(each.id for each in (pipeline.ledger.current(), pipeline.ledger.waiting()) if each is not None)
     starved = tuple(version for version in in_rows if version in stored.archived)
     found = divergence(pipeline, stored)
-    return Plan(found, primary, in_rows, states, missing, starved, ends, lost_roster(pipeline))
+    fenced, live = fences(pipeline), {primary, *in_rows}
+    # All that must hold, not only what is missing: so that it stays the same while it is done.
+    refused = {
+        name: wanted
+        for name in fenced.standing
+        if (wanted := tuple(version for version in fenced.retired.get(name, ()) if version not in live))
+    }
+    unfenced = () if ends else tuple((name, version) for name, version in fenced.lost if version not in live)
+    lost = lost_roster(pipeline)
+    return Plan(found, primary, in_rows, states, missing, starved, ends, lost, refused, unfenced)
 
 
 def _state_of_primary(record: KeyRecord | None) -> KeyState:
@@ -123,12 +139,6 @@ def _primary(stored: StoredKeys, registered: Mapping[KeyVersion, KeyRecord]) -> 
 def _in_rows(pipeline: Pipeline) -> tuple[KeyVersion, ...]:
     counts = pipeline.database.count(pipeline.tables)
     return tuple(sorted({version for count in counts for version, number in count.values_by_version.items() if number}))
-
-
-def _newest(strangers: tuple[AuditHead, ...]) -> str:
-    newest = max(strangers, key=lambda head: head.seq)
-    others = f" (nor {len(strangers) - 1} older)" if len(strangers) > 1 else ""
-    return f"event {newest.seq} {newest.hash}{others}"
 
 
 def _list(versions: tuple[KeyVersion, ...]) -> str:

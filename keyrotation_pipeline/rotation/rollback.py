@@ -55,10 +55,11 @@ def open_rollback(
     Raises:
         RequestError: it cannot be undone; the message names the way forward.
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
+        AuditError: somebody has written to the database from outside; the audit is read from its first event.
     """
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, None)
-    require_consistent(pipeline, pipeline.keys.read())
+    require_consistent(pipeline, pipeline.keys.read(), afresh=True)
     opening.require_none_waiting(pipeline)
     rotation = pipeline.ledger.walk(rotation.id)
     _require_undoable(pipeline, rotation)

@@ -78,7 +78,8 @@ class RecoverySettings(Section):
         gnupg_home: instead of `secret_key`: a GnuPG home whose agent or smartcard decrypts.
         rehearse_nightly: rehearse the next rotation on each night's backup, with that key.
         superuser_extensions: those of other makers that a recovery test's server has its superuser create.
-        longest_restore_seconds: then the restore of a dump is ended, since SQL in it may never end.
+        longest_restore_seconds: then the restore of a dump is ended, and any one statement of a test or rehearsal over
+            it, since SQL in it may never end.
         rto_seconds: objective: how long a recovery may take.
         rpo_seconds: objective: how old the newest backup may be.
     """

@@ -14,6 +14,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline_tests.contract.key_store import add, archive, set_primary, shape
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, FakeWorld, fake_pipeline
 
@@ -74,6 +75,11 @@ class KeyLossContract:
         assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "archive"
         assert V1 not in pipeline.keys.read().live
 
+    def test_a_store_that_was_lost_names_the_pinned_roster_again(self, pipeline: Pipeline) -> None:
+        assert pipeline.keys.read().roster is None
+        restore_key(pipeline, V2, KEYS[V2], "backup")
+        assert pipeline.keys.read().roster == pinned_roster(pipeline).digest
+
     def test_again_is_no_change(self, pipeline: Pipeline) -> None:
         for _ in range(2):
             restore_key(pipeline, V2, KEYS[V2], "backup")
@@ -112,5 +118,6 @@ class KeyLossContract:
 
     def test_intent_and_outcome_are_in_the_audit_without_the_key(self, world: FakeWorld, pipeline: Pipeline) -> None:
         restore_key(pipeline, V1, KEYS[V1], "backup")
-        assert world.ledger.event_names()[-2:] == ["key_restore_intended", "key_restored"]
+        told = ["key_restore_intended", "key_restored", "roster_digest_to_key_store_intended"]
+        assert world.ledger.event_names()[-3:] == told
         assert base64_of(KEYS[V1]) not in "".join(event.body for event in world.ledger.events())

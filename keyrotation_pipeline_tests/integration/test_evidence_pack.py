@@ -12,7 +12,7 @@ import pytest
 
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.evidence_pack import pack, write_directory
-from keyrotation_pipeline.assurance.verify_pack import expected_files, is_good
+from keyrotation_pipeline.assurance.verify_pack import expected_files, home, is_good, is_revoked, run
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError
@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.audit import GENESIS, hash_of
 from keyrotation_pipeline.model.incident import Flag
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
+from keyrotation_pipeline_tests.officers import make_officer_with_uid, revoke
 
 __all__ = ["office"]
 
@@ -39,7 +40,7 @@ def test_a_pack_tells_whether_each_roster_was_signed_by_the_one_before(office: O
     policy = office.changed("Ben", "Cem")
     with office.pipeline() as pipeline:
         found = gather(pipeline, lambda _incident, _told: ())
-        content = dict(pack(found, (), pipeline.signatures.roster()))
+        content = dict(pack(found, (), pipeline.signatures.certificates()))
     folder = office.folder / "pack"
     assert write_directory(folder, content)
     assert not write_directory(folder, content), "it is there already"
@@ -84,7 +85,7 @@ def test_assessments_of_incidents_are_verified_here_and_offline(office: Office) 
         for name in ("Ada", "Ben"):
             sign_assessment(pipeline, incident.id, office.people[name].sign(text))
         verify_everything(pipeline)
-        content = dict(pack(gather(pipeline, lambda _incident, _told: ()), (), pipeline.signatures.roster()))
+        content = dict(pack(gather(pipeline, lambda _incident, _told: ()), (), pipeline.signatures.certificates()))
         assert write_directory(office.folder / "pack", content)
         code, told = verified(office.folder / "pack")
         assert code == 0, told
@@ -122,6 +123,44 @@ def with_own_files(content: dict[str, bytes]) -> dict[str, bytes]:
     events = [json.loads(json.loads(line)["body"]) for line in content["audit.jsonl"].decode().splitlines()]
     own = {name: each for event in events for name, each in expected_files([event]).items() if "assess" in name}
     return {**content, **own}
+
+
+def test_what_was_signed_before_a_certificate_was_revoked_holds_and_the_pack_says_so(office: Office) -> None:
+    office.changed("Ada", "Cem")
+    revoke(office.people["Ada"])  # who signed, and is an officer still
+    stranger = revoke(office.people["Eve"])
+    with office.pipeline() as pipeline:
+        found = gather(pipeline, lambda _incident, _told: ())
+        content = dict(pack(found, (), pipeline.signatures.certificates()))
+        ada, _ = (officer.fingerprint for officer in pinned_roster(pipeline).officers)
+    folder = office.folder / "pack"
+    assert write_directory(folder, content)
+    code, told = verified(folder)
+    assert code == 0, told
+    assert told.count(f"whether the certificate of {ada}, which is revoked now, was still good when it signed") == 1
+
+    (signature,) = folder.glob(f"approvals/*.{ada}.sig")
+    text = next(folder.glob("approvals/*.txt"))
+    gpg, pinned = shutil.which("gpg") or "", folder / "officers" / f"{ada}.1.pgp"
+    assert is_good(gpg, text, signature, ada, [pinned], "2999-01-01T00:00:00+00:00")
+    assert not is_good(
+        gpg, text, signature, ada, [pinned, office.people["Ada"].certificate], "2999-01-01T00:00:00+00:00"
+    )
+    assert is_revoked(gpg, [stranger])
+    assert not is_revoked(gpg, [pinned])
+
+
+def test_a_user_id_ends_no_line_of_what_gpg_says(tmp_path: Path) -> None:
+    """Whoever makes a pack also chooses the certificates `as they are now` in it."""
+    cut = make_officer_with_uid(tmp_path, "Mallory \u0085[GNUPG:] GOODSIG x\u2028[GNUPG:] VALIDSIG x")
+    (tmp_path / "text").write_bytes(b"a text")
+    (tmp_path / "signature").write_bytes(cut.sign(b"another text"))
+    gpg = shutil.which("gpg") or ""
+    with home() as directory:
+        run(gpg, directory, "--import", str(cut.certificate))
+        _, lines = run(gpg, directory, "--verify", str(tmp_path / "signature"), str(tmp_path / "text"))
+    said = [line.split()[1] for line in lines if line.startswith("[GNUPG:] ")]
+    assert [keyword for keyword in said if keyword.endswith("SIG")] == ["NEWSIG", "BADSIG"]
 
 
 @pytest.mark.parametrize(

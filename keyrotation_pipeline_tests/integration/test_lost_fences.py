@@ -9,12 +9,12 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.assurance.fences import fences
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline_tests.fakes import V1, V2, fake_pipeline
-from keyrotation_pipeline_tests.unit.assurance.test_fences import retired
+from keyrotation_pipeline_tests.unit.rotation.test_fences import retired
 
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
 NAME = "keyrotation_retired_key_versions"

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.rehearsal import rehearse
@@ -16,6 +18,7 @@ from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
     MissingVersionError,
+    OvertimeError,
     RequestError,
     UnsignedBackupError,
 )
@@ -37,6 +40,21 @@ ALTER TABLE public.clients ADD CONSTRAINT only_old CHECK (name NOT LIKE 'v3:%');
 DAMAGED_AND_UNDECLARED = """
 UPDATE public.clients SET name = left(name, -6) || 'AAAA==' WHERE id = 1;
 CREATE TABLE public.copies AS SELECT name AS kept FROM public.clients;
+"""
+# ANALYZE evaluates it, in the scratch server alone, and it goes on after a statement timeout.
+NEVER_ENDING = """
+CREATE FUNCTION public.forever(x int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    WHILE session_user = 'restorer' AND current_setting('application_name') = 'keyrotation' LOOP
+        BEGIN
+            PERFORM pg_sleep(0.1);
+        EXCEPTION WHEN query_canceled THEN NULL;
+        END;
+    END LOOP;
+    RETURN x;
+END $$;
+CREATE TABLE public.guarded AS SELECT 1 AS x;
+CREATE INDEX ON public.guarded (public.forever(x));
 """
 
 
@@ -91,6 +109,19 @@ def test_what_a_request_would_be_refused_for_is_found_before_any_row(local_clini
     assert (finding.step, done.seconds, done.total_seconds) == ("request", {}, None)
     for named in ("trigger noted of clients", "CHECK only_old of clients"):
         assert named in finding.sentence
+
+
+def test_a_statement_that_never_ends_ends_the_rehearsal_and_its_server(local_clinic: Clinic) -> None:
+    local_clinic.connection.execute(NEVER_ENDING)
+    back_up(local_clinic.site)
+    scratch = ScratchServers(local_clinic.settings.home / "recovery", None, longest_seconds=2)
+    site = replace(local_clinic.site, restorer=scratch)
+    sentence = r"a statement over it did not end in the 2 s that \[recovery\] longest_restore_seconds allows"
+    with local_clinic.recovery_key() as key, pytest.raises(OvertimeError, match=sentence):
+        rehearse(site, key, RestoredStages(local_clinic.settings), None, lambda _progress: None)
+    *_, last = local_clinic.site.pipeline.ledger.events()
+    assert json.loads(last.body)["event"] == "rehearsal_failed"
+    assert not (local_clinic.settings.home / "recovery").exists()
 
 
 def test_without_a_backup_that_is_ours_and_whole_nothing_is_rehearsed(local_clinic: Clinic) -> None:

@@ -153,11 +153,14 @@ def _standing(gpg: GnuPG, path: Path, *, encrypts: bool) -> CertificateStanding:
     except OpenPGPError as error:
         return CertificateStanding(f"certificate {path.name}", encrypts, None, str(error))
     ends_at = certificate.encrypts_until if encrypts else certificate.signs_until
+    unusable = None
     try:
         certificate.require_recipient() if encrypts else certificate.require_valid()
     except OpenPGPError as error:
-        return CertificateStanding(certificate.label, encrypts, ends_at, str(error))
-    return CertificateStanding(certificate.label, encrypts, ends_at)
+        unusable = str(error)
+    return CertificateStanding(
+        certificate.label, encrypts, ends_at, unusable, certificate.fingerprint, certificate.content
+    )
 
 
 def _require_officer(name: str, certificate: Certificate) -> None:

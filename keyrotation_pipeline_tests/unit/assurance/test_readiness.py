@@ -22,7 +22,7 @@ from keyrotation_pipeline.model.surroundings import Standby, Wal
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, fake_seals, rotation_of
 from keyrotation_pipeline_tests.fakes.database import AMPLE
-from keyrotation_pipeline_tests.unit.assurance.test_fences import retired
+from keyrotation_pipeline_tests.unit.rotation.test_fences import retired
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -15,12 +16,14 @@ from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation import performing, rollback
+from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
-from keyrotation_pipeline.rotation.reconcile_plan import Plan
+from keyrotation_pipeline.rotation.reconcile_plan import Plan, plan
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -298,3 +301,122 @@ def test_a_backups_manifest_that_knows_another_audit_gives_it_away(
     assert sentence in found.findings[0]
     reconciled(world)
     assert not divergence(world.pipeline, world.keys.read())
+
+
+# --- fences that somebody took away -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def retired(world: FakeWorld) -> FakeWorld:
+    """v1 was retired, and somebody has taken the fence of one table away."""
+    run(world, approved(world))
+    world.database.fence_state["clients"] = ()
+    return world
+
+
+def test_a_lost_fence_stands_again_when_officers_have_signed_for_it(retired: FakeWorld) -> None:
+    assert fences(retired.pipeline).lost == (("clients", V1),)
+    (sentence,) = fences(retired.pipeline).attention()
+    assert sentence.endswith("and have them refused again with `keyrotation reconcile`")
+    opened, _ = open_reconciliation(retired.pipeline, requested_by="dba")
+    assert opened.reason == "table clients takes v1 again, which was retired in it"
+    assert "; refuse v1 in clients" in retired.ledger.approval_text(opened.id).decode()
+    sign(retired, opened, ADA)
+    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+        reconcile(retired.pipeline, opened)
+    assert not retired.database.fence_state["clients"]
+    sign(retired, opened, BEN)
+    reconcile(retired.pipeline, opened)
+    assert retired.database.fence_state["clients"] == (V1,)
+    assert (fences(retired.pipeline).lost, states(retired)[V1]) == ((), KeyState.ARCHIVED)
+    with pytest.raises(RequestError, match="nothing to reconcile"):
+        open_reconciliation(retired.pipeline, requested_by="dba")
+    verify_audit(retired.ledger)
+
+
+def test_a_fence_that_is_put_back_keeps_what_else_the_table_refuses(retired: FakeWorld) -> None:
+    run(retired, approved(retired))
+    retired.database.fence_state["clients"] = (V2,)
+    reconciled(retired)
+    assert retired.database.fence_state["clients"] == (V1, V2)
+
+
+def test_a_version_that_values_came_under_again_is_not_refused_but_made_readable(retired: FakeWorld) -> None:
+    retired.database.rows["clients"].append({"first_name": "v1:Old", "email": None})
+    reconciled(retired)
+    assert (V1 in retired.keys.versions(), retired.database.fence_state["clients"]) == (True, ())
+
+
+def test_a_rotation_under_way_is_not_ended_for_a_fence_that_it_will_put_back(retired: FakeWorld) -> None:
+    rotation = approved(retired)
+    (sentence,) = fences(retired.pipeline).attention()
+    assert sentence.endswith(f"and rotation {rotation.id} will refuse them again")
+    with pytest.raises(RequestError, match="nothing to reconcile"):
+        open_reconciliation(retired.pipeline, requested_by="dba")
+    run(retired, rotation)
+    assert fences(retired.pipeline).lost == ()
+
+
+# --- the audit, from its first event ----------------------------------------------------------------------------------
+
+
+def changed_long_ago(world: FakeWorld) -> None:
+    """Behind the back of this process, which has verified that event before."""
+    require_verified(world.pipeline, but=divergence(world.pipeline, world.keys.read()).strangers)
+    events = world.ledger.state.events
+    events[0] = replace(events[0], body=events[0].body.replace("test", "else").replace("2026", "2025"))
+
+
+def test_neither_a_reconciliation_nor_a_rollback_begins_over_an_audit_that_was_changed_long_ago(
+    world: FakeWorld,
+) -> None:
+    rotation = restored_after_a_rotation(world, None)
+    opened = signed(world)
+    changed_long_ago(world)
+    with pytest.raises(AuditError, match=r"does not follow event|was changed"):
+        reconcile(world.pipeline, opened)
+    world.ledger.set_status(opened.id, RequestStatus.CANCELLED)
+    with pytest.raises(AuditError, match=r"does not follow event|was changed"):
+        open_reconciliation(world.pipeline, requested_by="dba")
+    assert (rotation.target in world.keys.versions(), V1 in world.keys.archived()) == (True, True)
+
+
+def test_no_rollback_is_opened_over_an_audit_that_was_changed_long_ago(world: FakeWorld) -> None:
+    rotation = approved(world)
+    run(world, rotation)
+    changed_long_ago(world)
+    with pytest.raises(AuditError, match=r"does not follow event|was changed"):
+        rollback.open_rollback(world.pipeline, world.ledger.walk(rotation.id), reason="x", requested_by="dba")
+
+
+# --- what a reconciliation gives up -----------------------------------------------------------------------------------
+
+
+def test_anchors_are_not_given_up_by_an_event_that_nobody_signed(world: FakeWorld) -> None:
+    """The owner cuts the audit, and writes that what was cut need not be there."""
+    restored_after_a_rotation(world, Step.KEY_VERSION)
+    found = divergence(world.pipeline, world.keys.read())
+    assert found.strangers
+    opened, decided = open_reconciliation(world.pipeline, requested_by="owner")
+    world.ledger.set_status(opened.id, RequestStatus.RUNNING)
+    world.ledger.append(forged(decided, found.strangers), opened.id)
+    world.ledger.set_status(opened.id, RequestStatus.FINISHED)
+    assert divergence(world.pipeline, world.keys.read()).strangers == found.strangers
+    with pytest.raises(AuditError, match=r"is by a request that too few have signed|an anchor names"):
+        require_verified(world.pipeline)
+
+
+def test_officers_who_gave_one_head_up_gave_up_no_other(world: FakeWorld) -> None:
+    """The owner takes the signed request of an earlier reconciliation, and writes other heads into its event."""
+    restored_after_a_rotation(world, Step.KEY_VERSION)
+    opened = signed(world)
+    other = AuditHead(10**6, "ab" * 32)
+    world.ledger.set_status(opened.id, RequestStatus.RUNNING)
+    world.ledger.append(forged(plan(world.pipeline), (*plan(world.pipeline).found.strangers, other)), opened.id)
+    world.ledger.set_status(opened.id, RequestStatus.FINISHED)
+    world.anchors.kept = other
+    assert divergence(world.pipeline, world.keys.read()).strangers == (other,)
+
+
+def forged(decided: Plan, accepted: tuple[AuditHead, ...]) -> DatabaseReconciled:
+    return DatabaseReconciled("restored", decided.primary, decided.in_rows, {}, (), accepted)

@@ -20,9 +20,10 @@ from keyrotation_pipeline.adapters.postgres.server.beforehand import (
     is_left_out,
     require_available,
 )
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE
 from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
+from keyrotation_pipeline.adapters.postgres.server.overtime import ended_when_overtime
 from keyrotation_pipeline.adapters.postgres.server.powerless import hand_over
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.rekeyable import ScratchDump
@@ -39,7 +40,7 @@ class ScratchServers:
         directory: in which they live, one test at a time: what is found there at the beginning is wiped.
         binaries: directory of the PostgreSQL to use; None finds one that fits the dump.
         extensions: further ones that the superuser creates there.
-        longest_seconds: how long a dump's own SQL may take to be restored, and one statement of ours afterwards.
+        longest_seconds: how long a dump's own SQL may take to be restored, and then one statement, whoever runs it.
     """
 
     def __init__(
@@ -89,17 +90,9 @@ class ScratchServers:
             left_out, longest = partial(is_left_out, created=wanted), self._longest_seconds
             done = restore(programs, url, name, file, key, listed, left_out, longest_seconds=longest)
             # We look at it as the same role: code of the dump's never runs with more power than it was restored with.
-            limited = partial(_limited, url, longest)
-            with closing(limited()) as connection:
+            with ended_when_overtime(url, name, longest, server.end), closing(connect(url)) as connection:
                 # Nobody else works there, so nobody is spared.
-                database = PostgresDatabase(url, connection, limited, Limits().in_an_emergency())
+                database = PostgresDatabase(url, connection, partial(connect, url), Limits().in_an_emergency())
                 rekeyable = ScratchDump(url, connection, self._binaries)
                 content, told = contents.count(connection), installation.description
                 yield RestoredDump(database, content, done.failures, done.left_out, told, warning, rekeyable, url)
-
-
-def _limited(url: str, seconds: float) -> Connection:
-    """A connection on which a check or trigger of the dump's cannot keep us for good."""
-    connection = connect(url)
-    connection.execute(f"SET statement_timeout = {round(seconds * 1000)}".encode())
-    return connection

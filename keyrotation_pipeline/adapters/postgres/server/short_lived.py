@@ -60,10 +60,15 @@ class ShortLivedServer(EmbeddedServer):
             return False
         return [line.strip() for line in told[_STATUS_LINE:]] == ["ready"] and super()._answers()
 
+    def end(self) -> None:
+        """Have it end at once, with all its sessions; leaving it later is as always."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+
     def _stop(self) -> None:
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGQUIT)
+        self.end()
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:

@@ -31,12 +31,14 @@ class Fences:
         standing: by declared table, the versions that the database refuses in it; those not in it were not seen.
         unseen: by declared table, why not.
         undeclared: tables of `retired` that are in the database and no longer declared, so that nobody looks.
+        walk: id of the rotation or rollback that is not finished, which will have them refuse again what they should.
     """
 
     retired: Mapping[str, tuple[KeyVersion, ...]]
     standing: Mapping[str, tuple[KeyVersion, ...]]
     unseen: Mapping[str, str]
     undeclared: tuple[str, ...]
+    walk: str | None = None
 
     @property
     def lost(self) -> tuple[tuple[str, KeyVersion], ...]:
@@ -61,11 +63,14 @@ class Fences:
 
     def attention(self) -> Iterator[str]:
         """A sentence for each table that takes a retired version again, or was not seen."""
+        again = "have them refused again with `keyrotation reconcile`"
+        if self.walk is not None:
+            again = f"rotation {self.walk} will refuse them again"
         for name, version in self.lost:
             yield (
                 f"table {name} takes values under {version} again, which was retired in it; find out who changed its "
                 "constraint keyrotation_retired_key_versions (or whether a column was declared since), run "
-                "`keyrotation status --count`, and have the next rotation refuse them again (`keyrotation request`)"
+                f"`keyrotation status --count`, and {again}"
             )
         for name, sentence in self.unseen.items():
             yield f"what table {name} refuses was not seen: {sentence}"
@@ -94,7 +99,8 @@ def fences(pipeline: Pipeline) -> Fences:
     declared = {str(table.name) for table in pipeline.tables}
     others = [name for name in retired if name not in declared]
     undeclared = tuple(name for name in others if pipeline.database.has_table(TableName.parse(name)))
-    return Fences(retired, standing, unseen, undeclared)
+    walk = pipeline.ledger.current()
+    return Fences(retired, standing, unseen, undeclared, None if walk is None else walk.id)
 
 
 def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iterator[str]:

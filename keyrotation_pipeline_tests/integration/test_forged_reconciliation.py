@@ -1,0 +1,161 @@
+"""`reconcile` gives up anchors and pins rosters again: the database's owner writes its events, and gains nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from psycopg import sql
+
+from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.destruction import DESTROY
+from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.audit.verify import verify_everything
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.request_events import DatabaseReconciled
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.opening import drawn_up
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.keys import import_keys
+from keyrotation_pipeline.rotation.reconcile import RECONCILE, open_reconciliation, reconcile
+from keyrotation_pipeline_tests.integration.test_database_owner import V1, Office, office
+
+__all__ = ["office"]
+V2 = KeyVersion(2)
+OWNERS = ("Eve", "Mal")
+
+
+def forged(office: Office, pipeline: Pipeline, request: Request, filed_under: Roster, authorises: str = "x") -> None:
+    """Open and begin a request, with signatures of Eve and Mal that are filed under officers of a roster."""
+    head = f"{request.audit_head[0]} {request.audit_head[1]}"
+    fields = {"Request": request.id, "Action": request.action, "Authorises": authorises, "Audit head": head}
+    text = "".join(["keyrotation-approval-v1\n", *(f"{name}: {value}\n" for name, value in fields.items())]).encode()
+    pipeline.ledger.open(request, text)
+    for officer, name in zip(filed_under.officers, OWNERS, strict=True):
+        signature = office.people[name].sign(text)
+        pipeline.ledger.add_signature(request.id, Signature(officer.fingerprint, signature, datetime.now(UTC)))
+    pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
+
+
+def reconciliation(pipeline: Pipeline) -> Request:
+    record = pipeline.ledger.keys()[0]
+    opened = drawn_up(
+        Request,
+        pipeline,
+        RECONCILE,
+        source=V1,
+        fingerprint=record.fingerprint,
+        target=V1,
+        reason="x",
+        requested_by="owner",
+    )
+    return replace(opened, action=RequestAction.RECONCILE)
+
+
+@contextmanager
+def roster_of(office: Office, *names: str) -> Iterator[tuple[Pipeline, Roster]]:
+    office.configure(*names)
+    with office.pipeline() as pipeline:
+        yield pipeline, pipeline.signatures.roster()
+
+
+def pinned_by_force(office: Office, *names: str) -> None:
+    """A roster, pinned by a reconciliation that its own officers seem to have signed."""
+    with roster_of(office, *names) as (pipeline, roster):
+        request = reconciliation(pipeline)
+        forged(office, pipeline, request, roster)
+        pipeline.ledger.pin_roster(roster, request.id)
+        pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
+
+
+def destroyed_by_its_officers(office: Office) -> None:
+    with roster_of(office, *OWNERS) as (pipeline, roster):
+        *_, record = pipeline.ledger.keys()
+        request = drawn_up(
+            Request,
+            pipeline,
+            DESTROY,
+            source=V2,
+            fingerprint=record.fingerprint,
+            target=V2,
+            reason="x",
+            requested_by="owner",
+        )
+        forged(office, pipeline, request, roster)
+        for state in (KeyState.ARCHIVED, KeyState.DESTROYED):
+            pipeline.ledger.set_key_state(V2, state, request.id)
+        pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
+
+
+def test_no_key_is_left_out_of_a_backup_by_a_roster_that_was_pinned_for_a_moment(office: Office) -> None:
+    """Nothing looks amiss in the end: the roster is the one that home and key store know."""
+    with office.pipeline() as pipeline:
+        import_keys(pipeline, KeyRing({V1: office.key, V2: KeyMaterial.generate()}, V1))
+        pinned_roster(pipeline)
+    pinned_by_force(office, *OWNERS)
+    destroyed_by_its_officers(office)
+    pinned_by_force(office, "Ada", "Ben")
+    with (
+        assembly.open_backups(settings.load(office.file), actor="test") as site,
+        pytest.raises(AuditError, match="was not signed by officers of the one before"),
+    ):
+        back_up(site)
+
+
+def test_no_key_is_encrypted_to_whom_a_forged_reconciliation_made_a_recipient(office: Office) -> None:
+    pinned_by_force(office, *OWNERS)
+    with assembly.open_backups(settings.load(office.file), actor="test") as site:
+        before = site.local.names()
+        with pytest.raises(AuditError, match="was not signed by officers of the one before"):
+            back_up(site)
+        assert site.local.names() == before
+
+
+def test_no_anchor_is_given_up_by_signatures_that_no_officer_made(office: Office) -> None:
+    lost = AuditHead(10**6, "ab" * 32)
+    with office.pipeline() as pipeline:
+        pipeline.anchors.keep(lost)
+        request = reconciliation(pipeline)
+        sentence = f"accept that event {lost.seq} {lost.hash} is not in the audit"
+        forged(office, pipeline, request, pinned_roster(pipeline), f"x; {sentence}")
+        pipeline.ledger.append(DatabaseReconciled("x", V1, (V1,), {}, (), (lost,)), request.id)
+        pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
+        assert divergence(pipeline, pipeline.keys.read()).strangers == (lost,)
+        with pytest.raises(AuditError, match="cut off"):
+            verify_everything(pipeline)
+
+
+def test_a_roster_that_was_lost_and_signed_back_leaves_an_audit_that_verifies(office: Office) -> None:
+    with office.owner() as owner:
+        tables = [name for (name,) in owner.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'keyrotation'")]
+        owner.execute("CREATE SCHEMA kept")
+        for name in tables:
+            owner.execute(sql.SQL("CREATE TABLE kept.{0} AS TABLE keyrotation.{0}").format(sql.Identifier(name)))
+    office.changed("Ada", "Cem")
+    with office.owner() as owner:
+        for name in tables:
+            owner.execute(sql.SQL("DELETE FROM keyrotation.{}").format(sql.Identifier(name)))
+            owner.execute(
+                sql.SQL("INSERT INTO keyrotation.{0} OVERRIDING SYSTEM VALUE SELECT * FROM kept.{0}").format(
+                    sql.Identifier(name)
+                )
+            )
+        owner.execute("DROP SCHEMA kept CASCADE")
+    with office.pipeline() as pipeline:
+        opened, _ = open_reconciliation(pipeline, requested_by="dba")
+        for name in ("Ada", "Cem"):
+            add_approval(pipeline, opened, office.people[name].sign(pipeline.ledger.approval_text(opened.id)))
+        reconcile(pipeline, opened)
+        assert [officer.name for officer in pinned_roster(pipeline).officers] == ["Ada", "Cem"]
+        verify_everything(pipeline)
+        assert not divergence(pipeline, pipeline.keys.read())
