@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
 from keyrotation_pipeline.errors import AlertError
 from keyrotation_pipeline.model.alert import Alert
@@ -40,7 +40,7 @@ class SnsTopic:
             for name, value in (("severity", str(alert.severity)), ("key", alert.key), ("database", alert.database))
         }
         try:
-            boto3.client("sns", region_name=region, endpoint_url=self._endpoint_url, config=_CONFIG).publish(
+            aws.client("sns", region_name=region, endpoint_url=self._endpoint_url, config=_CONFIG).publish(
                 TopicArn=self._topic_arn,
                 # SNS takes ASCII only in a subject.
                 Subject=alert.subject.encode("ascii", "replace").decode(),

@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.adapters.backups.digests import sha256_of
 from keyrotation_pipeline.adapters.backups.directory import fetched_file, require_small
 from keyrotation_pipeline.errors import BackupError
@@ -54,8 +54,7 @@ class S3Bucket:
         self._clock = clock
         self._lock: dict[str, Any] | None = None
         with self._failing_plainly("opened"):
-            # boto3 makes its methods at run time; whether their types are known depends on what else is installed.
-            self._client: Any = boto3.client(
+            self._client = aws.client(
                 "s3",
                 region_name=bucket.region_name,
                 endpoint_url=bucket.endpoint_url,

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.model.incident import Flag
 
@@ -55,7 +55,7 @@ class CloudWatchAlarms:
         return [names[first : first + _AT_ONCE] for first in range(0, len(names), _AT_ONCE)]
 
     def _alarms(self, names: list[str]) -> list[Mapping[str, Any]]:
-        client: Any = boto3.client(
+        client = aws.client(
             "cloudwatch", region_name=self._region_name, endpoint_url=self._endpoint_url, config=_CONFIG
         )
         answer = client.describe_alarms(AlarmNames=names, AlarmTypes=["MetricAlarm", "CompositeAlarm"], MaxRecords=100)

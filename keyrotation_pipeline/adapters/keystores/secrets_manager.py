@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 
 CURRENT, PENDING, PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
@@ -135,7 +135,7 @@ class SecretsManager:
 
     def _method(self, operation: str) -> Callable[..., Mapping[str, Any]]:
         if self._opened is None:
-            self._opened = boto3.session.Session().client(
+            self._opened = aws.client(
                 "secretsmanager", region_name=self._region_name, endpoint_url=self._endpoint_url, config=_CONFIG
             )
         method: Callable[..., Mapping[str, Any]] = getattr(self._opened, operation)

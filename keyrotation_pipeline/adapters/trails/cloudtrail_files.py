@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import IncidentError
 
 _CONFIG = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
@@ -36,7 +36,7 @@ class CloudTrailFiles:
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix
-        self._client: Any = boto3.client("s3", region_name=region_name, endpoint_url=endpoint_url, config=_CONFIG)
+        self._client = aws.client("s3", region_name=region_name, endpoint_url=endpoint_url, config=_CONFIG)
 
     def records(self, since: datetime, until: datetime) -> Iterator[Mapping[str, Any]]:
         """See `CloudTrail.records`; every account and region of the bucket."""
