@@ -19,6 +19,9 @@ from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
+# Seen with 1200, too, which takes minutes.
+MANY_SHARDS = 100
+
 
 @pytest.fixture
 def world() -> FakeWorld:
@@ -218,3 +221,24 @@ def test_a_request_that_did_not_start_in_time_never_starts(world: FakeWorld) -> 
     world.clock.at += timedelta(days=31)
     with pytest.raises(BlockedError, match="did not start by"):
         run(world, rotation)
+
+
+def test_many_failing_shards_are_all_tried_again_by_each_run(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    rotation = approved(world)
+    run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)
+    pipeline = replace(world.pipeline, shards=MANY_SHARDS)
+    tried: list[int] = []
+
+    def locked(request: str, shard: Shard, *_: object) -> None:
+        tried.append(shard.index)
+        raise BlockedError(f"shard {shard.index} is locked; run it again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.database, "rewrite_shard", locked)
+        for _ in range(2):
+            tried.clear()
+            with pytest.raises(BlockedError, match="shard 0 is locked"):
+                list(performing.run_shards(pipeline, rotation.id, world.report))
+            assert tried == list(range(MANY_SHARDS))
+    done = [record.shard for record in performing.run_shards(pipeline, rotation.id, world.report)]
+    assert sorted(index for index in done if index is not None) == list(range(MANY_SHARDS))

@@ -4,7 +4,7 @@ It refuses by a cast that fails, since a plain violation would print the whole r
 the text that PostgreSQL 14 to 18 give back, so a fence counts only if its text is ours to the letter.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import psycopg
@@ -83,8 +83,8 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
     versions = named.pop()
     if named or not versions:
         return ()
-    expected = (definition(connection, relation, versions) for relation in tree)
-    whole = all(standing[relation.oid] == text for relation, text in zip(tree, expected, strict=True))
+    names = _quoted(connection, table.columns)
+    whole = all(standing[relation.oid] == _definition(relation, versions, names) for relation in tree)
     return versions if whole else ()
 
 
@@ -93,15 +93,24 @@ def definition(connection: Connection, relation: relations.Relation, versions: I
 
     A value under a retired version fails with SQLSTATE 22P02 and a message that names the version alone.
     """
-    cases = [grammar_sql.refusal(_text_of(connection, column), versions) for column in relation.columns]
+    return _definition(relation, versions, _quoted(connection, [column.name for column in relation.columns]))
+
+
+def _definition(relation: relations.Relation, versions: Iterable[KeyVersion], names: Mapping[str, str]) -> str:
+    wanted = tuple(versions)
+    cases = [grammar_sql.refusal(_text_of(column, names), wanted) for column in relation.columns]
     return f"CHECK (({' AND'.join(cases)}))" if len(cases) > 1 else f"CHECK ({cases[0]})"
 
 
-def _text_of(connection: Connection, column: relations.Column) -> str:
-    # The server quotes the name: only it knows which names it gives back without quotes.
-    row = connection.execute("SELECT quote_ident(%s)", (column.name,)).fetchone()
-    name = str(row[0]) if row else ""
+def _text_of(column: relations.Column, names: Mapping[str, str]) -> str:
+    name = names[column.name]
     return name if column.type_sql == "text" else f"({name})::text"
+
+
+def _quoted(connection: Connection, columns: Sequence[str]) -> dict[str, str]:
+    """Column names as the server quotes them: only it knows which names it gives back without quotes."""
+    query = "SELECT name, quote_ident(name) FROM unnest(%s::text[]) AS given (name)"
+    return {str(name): str(quoted) for name, quoted in connection.execute(query, (list(columns),)).fetchall()}
 
 
 def _definitions(connection: Connection, table: EncryptedTable) -> dict[object, str]:

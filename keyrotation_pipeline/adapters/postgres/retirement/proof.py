@@ -122,7 +122,8 @@ def _require_zero(
 
 
 def _require_fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], xid: int) -> None:
-    missing = [str(version) for version in versions if version not in fence.fences(connection, table)]
+    standing = fence.fences(connection, table)
+    missing = [str(version) for version in versions if version not in standing]
     if missing:
         raise FenceError(
             f"table {table.name} is not fenced against {', '.join(missing)} on column(s) {', '.join(table.columns)}: "
