@@ -31,6 +31,31 @@ _VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) {}"
 # Between two rests a vacuum does the work of two changed pages, so others do not wait for a core longer than that.
 _COST_LIMIT = 40
 
+# PostgreSQL 17 remembers dead rows in a tenth of the memory, or less.
+_COMPACT_FROM = 170_000
+_DEAD_ROW_BYTES = 6
+_LARGEST_MEMORY_BYTES = 256 * 2**20
+
+# Of two sixteenths of the pages, since so much may wait for its vacuum. Without statistics, as many as fit.
+_DEAD_ROWS = """
+SELECT CASE WHEN reltuples > 0 THEN reltuples / 8 ELSE %s / 8.0 * 60 END::bigint FROM pg_class WHERE oid = %s
+"""
+_MORE_MEMORY = """
+SELECT set_config('maintenance_work_mem', (%(bytes)s / 1024) || 'kB', false)
+WHERE pg_size_bytes(current_setting('maintenance_work_mem')) < %(bytes)s
+"""
+
+
+def remembers_six_bytes_a_row(connection: Connection) -> bool:
+    """Whether the server's vacuums need so much memory that it may not be enough for all dead rows at once."""
+    return connection.info.server_version < _COMPACT_FROM
+
+
+def dead_rows_bytes(connection: Connection, relation: Relation) -> int:
+    """What a vacuum beside the re-encryption has to remember at most, by the server's statistics."""
+    ((rows,),) = connection.execute(_DEAD_ROWS, (relation.pages, relation.oid)).fetchall()
+    return int(str(rows)) * _DEAD_ROW_BYTES
+
 
 def in_hot_order(connection: Connection, relation: Relation) -> bool:
     """Whether a relation is rewritten in HOT order, without vacuums: where it fits, or our role may not vacuum."""
@@ -90,4 +115,7 @@ class Vacuum:
         with suppress(psycopg.Error, KeyRotationError), closing(self._connect()) as connection:
             delay = sql.SQL("SET vacuum_cost_delay = {}; SET vacuum_cost_limit = {}")
             connection.execute(delay.format(sql.Literal(self._delay_ms), sql.Literal(_COST_LIMIT)))
+            if remembers_six_bytes_a_row(connection):
+                need = min(dead_rows_bytes(connection, self._relation), _LARGEST_MEMORY_BYTES)
+                connection.execute(_MORE_MEMORY, {"bytes": need})
             connection.execute(sql.SQL(_VACUUM).format(self._relation.identifier))

@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.preflight import (
     publications,
     server,
     server_log,
+    vacuuming,
     values,
     writes,
 )
@@ -63,6 +64,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     publications.updates_are_published,
     publications.rows_do_not_come_by_subscription,
     writes.disk_has_room,
+    vacuuming.vacuums_read_indexes_once,
     values.rows_fit,
     values.values_fit,
     values.domains_accept_target,
