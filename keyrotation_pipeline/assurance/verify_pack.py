@@ -296,11 +296,13 @@ def is_good(gpg: str, text: Path, signature: Path, officer: str, known: list[Pat
 
 
 def is_revoked(gpg: str, known: list[Path]) -> bool:
-    """Whether one of these certificates is revoked."""
+    """Whether one of these certificates, or a key of one, is revoked."""
     with home() as directory:
         for certificate in known:
             run(gpg, directory, "--import", str(certificate))
-        return any(line.startswith("pub:r:") for line in run(gpg, directory, "--with-colons", "--list-keys")[1])
+        return any(
+            line.startswith(("pub:r:", "sub:r:")) for line in run(gpg, directory, "--with-colons", "--list-keys")[1]
+        )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Officers' signatures that count and that do not, against the real gpg and real keys."""
 
 import os
+import shutil
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.assurance.verify_pack import is_revoked
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline_tests.officers import (
@@ -179,7 +181,7 @@ def test_a_signature_by_a_revoked_subkey_of_a_valid_certificate_is_refused(
     officer = make_officer(tmp_path, "Subkey Officer")
     officer.gpg("--passphrase", "", "--quick-add-key", fingerprint(gpg, officer), "ed25519", "sign", "never")
     officer.export()
-    signature = officer.sign(TEXT)
+    signature, signatures = officer.sign(TEXT), verifier(officer)
     officer.gpg(
         "--command-fd",
         "0",
@@ -190,7 +192,15 @@ def test_a_signature_by_a_revoked_subkey_of_a_valid_certificate_is_refused(
     )
     officer.export()
     with pytest.raises(ApprovalError, match="by the revoked key"):
-        verifier(officer).verify(TEXT, signature)
+        signatures.verify(TEXT, signature)
+    # What it signed before is as good as it was: whoever loses a card has a new key, and the audit goes on.
+    assert signatures.was_good(TEXT, signature, signatures.pinned, datetime.now(UTC)).officer == fingerprint(
+        gpg, officer
+    )
+    with pytest.raises(ApprovalError, match="by the revoked key"):  # it was pinned so
+        signatures.was_good(TEXT, signature, verifier(officer).pinned, datetime.now(UTC))
+    gpg_path = shutil.which("gpg") or ""
+    assert is_revoked(gpg_path, [officer.certificate])
 
 
 def test_a_signature_that_has_expired_itself_is_refused(verifier: Verifier, tmp_path: Path) -> None:

@@ -89,15 +89,18 @@ class OfficerSignatures:
         return self._verified.answer(question, lambda: self._verify(text, signature, officers, certificates))
 
     def was_good(self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> VerifiedSignature:
-        """See `SignatureVerifier.was_good`.
+        """See `SignatureVerifier.was_good`: by the certificates as they are now, else as they were pinned.
 
-        When a certificate was revoked cannot be told: gpg makes revocations in advance, dated with the key itself.
+        When one, or a key of it, was revoked cannot be told: gpg makes revocations in advance, dated with the key.
         """
-        known = self._certificates(officers)
-        unrevoked = [each for each in known if not each.revoked]
-        kept = {each.fingerprint for each in unrevoked}
-        certificates = [*unrevoked, *(each for each in known if each.fingerprint not in kept)]
-        return self._verify(text, signature, officers, certificates, at)[0]
+        try:
+            return self._verify(text, signature, officers, self._certificates(officers), at)[0]
+        except ApprovalError as error:
+            refused = error
+        try:
+            return self._verify(text, signature, officers, self._pinned(officers), at)[0]
+        except ApprovalError:
+            raise refused from None
 
     def _verify(
         self,
@@ -137,14 +140,17 @@ class OfficerSignatures:
         """What was pinned of these officers, then what the configuration has of them; gpg makes one of both."""
         fingerprints = {officer.fingerprint for officer in officers}
         configured = [self._gpg.read_certificate(path) for _, path in self._officers]
-        pinned = [
+        pinned = self._pinned(officers)
+        # Where nothing has changed since, both are the same bytes, and once is enough.
+        of_officers = {each.content: each for each in (*pinned, *configured) if each.fingerprint in fingerprints}
+        return tuple(of_officers.values())
+
+    def _pinned(self, officers: Sequence[Officer]) -> list[Certificate]:
+        return [
             self._gpg.certificate(b64decode(each.certificate), Path(f"pinned of {each.name}"))
             for each in officers
             if each.certificate
         ]
-        # Where nothing has changed since, both are the same bytes, and once is enough.
-        of_officers = {each.content: each for each in (*pinned, *configured) if each.fingerprint in fingerprints}
-        return tuple(of_officers.values())
 
 
 def _standing(gpg: GnuPG, path: Path, *, encrypts: bool) -> CertificateStanding:
