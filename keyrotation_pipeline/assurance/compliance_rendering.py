@@ -25,11 +25,14 @@ table { border-collapse: collapse; width: 100%; margin: .5rem 0; } td table { ma
 ul { margin: 0; padding-left: 1.1rem; }
 th, td { border: 1px solid #777; padding: .25rem .5rem; text-align: left; vertical-align: top;
   overflow-wrap: anywhere; }
-th { background: #eee; overflow-wrap: normal; }
+th { background: #eee; overflow-wrap: normal; } td.short { white-space: nowrap; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; }
-@media screen and (max-width: 40rem) { thead { display: none; } table, tbody, tr, td { display: block; }
-  tr { border: 1px solid #000; margin-bottom: .5rem; } td { border: 0; border-bottom: 1px solid #ccc; }
-  td::before { content: attr(data-of); display: block; font-size: .8rem; font-weight: bold; }
+@media screen and (max-width: 40rem) { .wide > thead { display: none; }
+  .wide, .wide > tbody, .wide > tbody > tr, .wide > tbody > tr > td { display: block; }
+  .wide > tbody > tr { border: 1px solid #000; margin-bottom: .5rem; }
+  .wide > tbody > tr > td { border: 0; border-bottom: 1px solid #ccc; }
+  td.short { white-space: normal; overflow-wrap: normal; }
+  .wide > tbody > tr > td::before { content: attr(data-of); display: block; font-size: .8rem; font-weight: bold; }
   svg text { font-size: 22px; } }
 @media print { body { font-size: 9pt; margin: 0; padding: 0; max-width: none; } h2, h3 { break-after: avoid; }
   tr, svg { break-inside: avoid; } thead { display: table-header-group; } @page { margin: 15mm; } }

@@ -3,6 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+NARROW_COLUMNS = 2
+# A moment of time is never broken in the middle, and neither is a word beside long texts.
+SHORT_CHARS = 20
+
 
 class Html(str):
     """What is HTML already, and not escaped again."""
@@ -13,14 +17,15 @@ class Html(str):
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
     """A table with a heading; without rows a sentence that says so. A cell is a text, or `Html`.
 
-    Each cell also bears its column's name, which a narrow screen shows beside it.
+    Each cell also bears its column's name: on a narrow screen each row of a wide table is shown as a card.
     """
     listed = ["".join(map(_cell, columns, row)) for row in rows]
     if not listed:
         return Html(f"<p>None: {escape(columns[0].lower())}.</p>")
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = "".join(f"<tr>{row}</tr>\n" for row in listed)
-    return Html(f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>")
+    wide = ' class="wide"' if len(columns) > NARROW_COLUMNS else ""
+    return Html(f"<table{wide}><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>")
 
 
 def shown(value: object) -> Html:
@@ -49,7 +54,10 @@ def _listed(values: Sequence[object]) -> Html:
 
 
 def _cell(column: str, value: str) -> str:
-    return f'<td data-of="{escape(column)}">{value if isinstance(value, Html) else escape(value)}</td>'
+    if isinstance(value, Html):
+        return f'<td data-of="{escape(column)}">{value}</td>'
+    unbroken = ' class="short"' if len(value) <= SHORT_CHARS else ""
+    return f'<td data-of="{escape(column)}"{unbroken}>{escape(value)}</td>'
 
 
 def _words(name: object) -> str:

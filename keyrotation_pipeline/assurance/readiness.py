@@ -5,11 +5,12 @@ A red check names what a request is refused for. What could not be looked at is 
 Source: the seed procedure, section 3 and appendix A.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.assurance import data_readiness
 from keyrotation_pipeline.assurance.protection import BACKUP_STALE_AFTER, recovery_tests
+from keyrotation_pipeline.assurance.rehearsed import last_rehearsal
 from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.divergence import require_consistent
@@ -25,16 +26,23 @@ from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
 
 _KEY_BYTES = 32
+# The seed prepares in the week before.
+REHEARSAL_STALE_AFTER = timedelta(days=7)
 
 
-def readiness(site: BackupSite) -> Readiness:
+def readiness(site: BackupSite, told: Sequence[str] | None = None) -> Readiness:
     """Look at everything. Nothing is changed but the counts, which `status` then shows.
 
     While a rotation is open, it is that one which is looked at; else the one that `request` would open.
+
+    Args:
+        told: who is told of what happens, each in a few words; None: not looked at.
     """
     pipeline = site.pipeline
     walk = superseding.next_up(pipeline)
     checks = [*_authority(pipeline, walk), *_keys(pipeline), *_backups(site)]
+    checks += _looked("rotation_was_rehearsed", lambda: [_rehearsal(pipeline)])
+    checks += [] if told is None else [_people(told)]
     checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline))
     try:
         taken = take_inventory(pipeline)
@@ -171,6 +179,28 @@ def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:
         yield amber("recovery_was_tested", "no recovery test has passed yet", "run `keyrotation recovery-test`")
     elif not amiss:
         yield green("recovery_was_tested", f"passed {_hours(now - passed)} ago")
+
+
+def _rehearsal(pipeline: Pipeline) -> Check:
+    """Box 4 of the preparation: dual-key mode tried elsewhere, which a rehearsal does with a whole rotation."""
+    name, again = "rotation_was_rehearsed", "run `keyrotation rehearse ID` for a request that has not begun"
+    last = last_rehearsal(pipeline, pipeline.keys.read().primary)
+    if last is None:
+        return amber(
+            name, "no rotation from the present primary was rehearsed", f"run `keyrotation backup`, then {again}"
+        )
+    age = pipeline.clock.now() - last.at
+    value = f"{last.in_words}, {_hours(age)} ago"
+    if last.rehearsed.findings:
+        return amber(name, value, f"mend that, then {again}")
+    return green(name, value) if age <= REHEARSAL_STALE_AFTER else amber(name, value, again)
+
+
+def _people(told: Sequence[str]) -> Check:
+    name = "people_can_be_told"
+    if not told:
+        return amber(name, "neither [alerts] nor [[contacts]] names anybody", "name them, and tell the team the dates")
+    return green(name, f"configured: {', '.join(told)}; whether it arrives, and who knows the dates, is not seen here")
 
 
 def _hours(age: timedelta) -> str:

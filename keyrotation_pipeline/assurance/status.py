@@ -9,19 +9,18 @@ from keyrotation_pipeline.assurance.incidents_now import incidents_now
 from keyrotation_pipeline.assurance.key_loss import lost_keys
 from keyrotation_pipeline.assurance.listing import pending_requests
 from keyrotation_pipeline.assurance.protection import protection
+from keyrotation_pipeline.assurance.rehearsed import last_rehearsal
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
-from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import ShardProgress
-from keyrotation_pipeline.model.rehearsal import Rehearsed
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.request_events import StatusChanged
-from keyrotation_pipeline.model.status import LastRehearsal, RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -87,17 +86,8 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
         next_rotation_rule=due.rule if due else None,
         attention=tuple(dict.fromkeys(attention)),
         warnings=(*protected.warnings, *fenced.warnings()),
-        rehearsal=_rehearsal(pipeline, primary),
+        rehearsal=last_rehearsal(pipeline, primary),
     )
-
-
-def _rehearsal(pipeline: Pipeline, primary: KeyVersion | None) -> LastRehearsal | None:
-    """The newest rehearsal, unless the primary has changed since."""
-    last = None
-    for entry in entries(pipeline.ledger, EventKind.REHEARSED):
-        if isinstance(fact := entry.fact(), Rehearsed) and fact.source == primary:
-            last = LastRehearsal(entry.at, fact)
-    return last
 
 
 def _primary(pipeline: Pipeline, records: Sequence[KeyRecord]) -> tuple[KeyVersion | None, list[str]]:

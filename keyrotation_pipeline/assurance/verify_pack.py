@@ -56,16 +56,20 @@ class Findings:
 def main() -> int:
     """Check everything, and tell of it."""
     pack, found = Path(__file__).resolve().parent, Findings()
-    try:
+    events: list[Event] = []
+    with readable("audit.jsonl", found):
         events = read_chain(pack / "audit.jsonl", found)
         check_head(events, sys.argv[1:], found)
-        check_files(pack, events, found)
-        check_signatures(pack, events, found)
-        check_certificates(pack, events, found)
-        check_timestamps(pack, events, found)
-        check_report(pack, events, found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        found.differences.append(f"something in the pack cannot be read ({type(error).__name__})")
+    # Each by itself: what one stumbles over must not hide what another finds.
+    for what, check in (
+        ("texts, signatures and certificates", check_files),
+        ("signatures", check_signatures),
+        ("certificates of key death", check_certificates),
+        ("time stamps", check_timestamps),
+        ("report", check_report),
+    ):
+        with readable(what, found):
+            check(pack, events, found)
     found.unchecked += [
         "signatures on backups' manifests (Ed25519), and the backups themselves, which are not in the pack",
         "what report.html says besides the audit head; of report.json all but time, head, keys, requests and approvals",
@@ -74,6 +78,15 @@ def main() -> int:
     ]
     tell(found)
     return 1 if found.differences else 0
+
+
+@contextlib.contextmanager
+def readable(what: str, found: Findings) -> Iterator[None]:
+    """Whatever cannot be read or does not have its form is a difference, too."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        found.differences.append(f"not all of {what} in the pack can be read ({type(error).__name__})")
 
 
 def tell(found: Findings) -> None:
@@ -346,6 +359,8 @@ def says_as_audit(statement: Event, events: list[Event]) -> bool:
     """Whether everything of a statement but the backups is what the events that it rests on say."""
     said = statement["predicate"]
     head, keys = said["audit_head"], keys_of(events[: said["audit_head"]["seq"]])
+    if head["seq"] > len(events):
+        return False
     named = {each["event"]: events[each["seq"] - 1] for each in said["evidence"]}
     hashes = all(events[e["seq"] - 1]["hash"] == e["hash"] and e["seq"] <= head["seq"] for e in said["evidence"])
     own = all(event["request"] == said["rotation"] for event in named.values())

@@ -20,7 +20,7 @@ def preflight(*, config: Config = None, as_json: Json = False) -> None:
     declared = settings.load(config)
     with assembly.open_backups(declared, actor=actor()) as site:
         database, now = site.pipeline.database.identity().name, site.pipeline.clock.now()
-        found = readiness(site)
+        found = readiness(site, assembly.alert_channels(declared).in_words)
     if as_json:
         output.document({"database": database, "generated_at": instant(now), **found.as_json()})
     else:

@@ -16,7 +16,7 @@ _COLUMNS = [dg.TableColumn(name, "string") for name in ("light", "check", "value
 def rotation_readiness(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
     """Everything that a rotation needs, each with a light: keys, backups, officers, tables, room, time."""
     with refusals(), pipeline.open_backups(actor_of(context)) as site:
-        found = readiness(site)
+        found = readiness(site, pipeline.channels().in_words)
     return dg.MaterializeResult(
         metadata={
             "ready": found.ready,

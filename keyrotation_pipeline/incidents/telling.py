@@ -38,6 +38,13 @@ class Channels:
     by_role: Mapping[ContactRole, tuple[AlertChannel, ...]] = field(default_factory=dict)
     contacts: tuple[Contact, ...] = ()
 
+    @property
+    def in_words(self) -> tuple[str, ...]:
+        """Everybody who is told or called, each in a few words."""
+        mailed = (f"{role} by {channel.name}" for role, each in sorted(self.by_role.items()) for channel in each)
+        called = (f"{each.name} ({each.role})" for each in self.contacts)
+        return tuple(dict.fromkeys((*(channel.name for channel in self.common), *mailed, *called)))
+
     def of(self, notice: Notice) -> Iterator[AlertChannel]:
         """Each channel once."""
         chosen = [*self.common, *(each for role in sorted(notice.roles) for each in self.by_role.get(role, ()))]

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +111,13 @@ def event_changed_and_hashed_anew(pack: Path) -> None:
     rewrite(pack, REASON, rehashed=True)
 
 
-def rewrite(pack: Path, change: tuple[str, str], *, rehashed: bool = True) -> None:
+def rewrite(pack: Path, *changes: tuple[str, str], rehashed: bool = True) -> None:
     """Another text in the audit, and with `rehashed` a chain that is whole again, as in report and page."""
     chain = pack / "audit.jsonl"
     previous, lines, last = GENESIS, [], ""
     for line in chain.read_text().splitlines():
         event = json.loads(line)
-        event["body"], last = event["body"].replace(*change), event["hash"]
+        event["body"], last = replaced(event["body"], changes), event["hash"]
         if rehashed:
             event["previous"], event["hash"] = previous, hash_of(previous, event["body"])
         previous = event["hash"]
@@ -126,7 +126,60 @@ def rewrite(pack: Path, change: tuple[str, str], *, rehashed: bool = True) -> No
     for name in ("report.json", "report.html"):
         (pack / name).write_text((pack / name).read_text().replace(last, previous))
     text = next((pack / "approvals").glob("*.txt"))
-    text.write_text(text.read_text().replace(*change))
+    text.write_text(replaced(text.read_text(), changes))
+
+
+def replaced(text: str, changes: Sequence[tuple[str, str]]) -> str:
+    for change in changes:
+        text = text.replace(*change)
+    return text
+
+
+def signature_removed(pack: Path) -> None:
+    next((pack / "approvals").glob("*.sig")).unlink()
+
+
+def signature_never_made(pack: Path) -> None:
+    """Not in the pack and not in the chain, which is whole again: nobody would know, but for the number of officers."""
+    signature = next((pack / "approvals").glob("*.sig"))
+    rewrite(pack, (json.dumps(signature.read_bytes().hex()), '""'))
+    signature.write_bytes(b"")
+
+
+def officer_replaced(pack: Path) -> None:
+    """One officer signs for both: certificate and signature of the other are replaced, in the files and the chain."""
+    changes: list[tuple[str, str]] = []
+    for pattern, encode in (("officers/*.pgp", base64_text), ("approvals/*.sig", bytes.hex)):
+        by: dict[str, bytes] = {}
+        for file in sorted(pack.glob(pattern)):
+            by[file.name] = file.read_bytes()
+        names = {name: next(f for f in fingerprints(pack) if f in name) for name in by}
+        good, bad = sorted(fingerprints(pack))
+        (kept,) = {by[name] for name, whose in names.items() if whose == good and ".now." not in name}
+        for name, whose in names.items():
+            if whose == bad:
+                changes.append((encode(by[name]), encode(kept)))
+                (pack / pattern.partition("/")[0] / name).write_bytes(kept)
+    rewrite(pack, *changes)
+
+
+def base64_text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def fingerprints(pack: Path) -> set[str]:
+    return {file.name.partition(".")[0] for file in (pack / "officers").iterdir()}
+
+
+def event_removed(pack: Path) -> None:
+    chain = pack / "audit.jsonl"
+    lines = chain.read_text().splitlines(keepends=True)
+    chain.write_text("".join(lines[:5] + lines[6:]))
+
+
+def end_cut_off(pack: Path) -> None:
+    chain = pack / "audit.jsonl"
+    chain.write_text("".join(chain.read_text().splitlines(keepends=True)[:-1]))
 
 
 def signatures_swapped(pack: Path) -> None:
@@ -161,11 +214,6 @@ def envelope_changed(pack: Path, change: Callable[[dict[str, Any]], None]) -> No
     change(statement["predicate"])
     envelope["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
     file.write_text(json.dumps(envelope))
-
-
-def time_stamp_damaged(pack: Path) -> None:
-    stamp = next((pack / "timestamps").glob("*.tsr"))
-    stamp.write_bytes(stamp.read_bytes()[:-3] + b"xyz")
 
 
 def time_stamp_of_another_moment(pack: Path) -> None:
@@ -215,10 +263,14 @@ TAMPERED: dict[Callable[[Path], None], str] = {
     approval_text_changed: ".txt is not what the audit says",
     certificate_removed: "is no good signature",
     certificate_says_more: "says what the audit does not",
-    time_stamp_damaged: ".tsr is not what the audit says",
     time_stamp_of_another_moment: ".tsr does not verify",
     authority_replaced: ".pem is not what the audit says",
     certificate_forgets_its_limits: "is not signed by the pipeline's key",
+    signature_removed: ".sig is not what the audit says",
+    signature_never_made: "is no good signature",
+    officer_replaced: "is no good signature",
+    event_removed: "event 6 is not what its hash says",
+    end_cut_off: "report.json is of another audit",
     file_added: "officers/mallory.pgp does not belong to the pack",
     key_state_changed_in_report: "report.json has other keys than the audit",
 }

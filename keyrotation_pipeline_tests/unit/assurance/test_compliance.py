@@ -226,7 +226,7 @@ def test_lists_and_objects_of_the_evidence_are_tables_and_no_json() -> None:
                   "fenced": ["v1"], "nothing": [], "unknown": None, "ok": True})  # fmt: skip
     assert '<td data-of="name">a&lt;b</td><td data-of="lsn">1</td>' in page
     assert "<ul><li>x</li><li>y</li></ul>" in page
-    assert '<td data-of="What">not seen</td>' in page
+    assert '<td data-of="What" class="short">not seen</td>' in page
     assert [word for word in ("1,200", ">v1<", ">none<", ">–<", ">yes<") if word not in page] == []
     assert not re.search(r"[{}\[\]]", page)
 

@@ -12,16 +12,23 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.assurance.readiness import readiness
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.certificates import CertificateStanding
 from keyrotation_pipeline.model.columns import Finding
+from keyrotation_pipeline.model.contacts import Contact, ContactRole
 from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.readiness import Check, Light
+from keyrotation_pipeline.model.rehearsal import Finding as RehearsalFinding
+from keyrotation_pipeline.model.rehearsal import Rehearsed
+from keyrotation_pipeline.model.request import WALK
 from keyrotation_pipeline.model.surroundings import Standby, Wal
 from keyrotation_pipeline.rotation.rotate import open_request
-from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, fake_seals, rotation_of
+from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, fake_pipeline, fake_seals, rotation_of
 from keyrotation_pipeline_tests.fakes.database import AMPLE
+from keyrotation_pipeline_tests.unit.incidents.test_telling import FakeChannel
 from keyrotation_pipeline_tests.unit.rotation.test_fences import retired
 
 
@@ -174,3 +181,41 @@ def test_an_open_rotation_is_what_is_looked_at(clinic: Clinic) -> None:
     check = clinic.checks()["no_other_rotation_is_open"]
     assert check.light is Light.AMBER
     assert rotation.id in check.do
+
+
+def rehearsed(source: KeyVersion = V2, *findings: RehearsalFinding) -> Rehearsed:
+    seconds = {} if findings else {str(step): 2.0 for step in WALK}
+    return Rehearsed(None, source, V3, "database-1.dump.gpg", START, "embedded", 9, 9, seconds, findings)
+
+
+@pytest.mark.parametrize(("found", "days", "light", "value"), [
+    pytest.param(None, 0, Light.AMBER, "no rotation from the present primary was rehearsed", id="never"),
+    pytest.param(rehearsed(V1), 0, Light.AMBER, "no rotation from the present primary", id="from an earlier primary"),
+    pytest.param(rehearsed(), 6, Light.GREEN, "v2 to v3 in 12 s besides the rollouts; nothing stopped it, 144.0 h ago",
+                 id="in the week before"),
+    pytest.param(rehearsed(), 8, Light.AMBER, "192.0 h ago", id="long ago"),
+    pytest.param(rehearsed(V2, RehearsalFinding("retired_key", "x")), 0, Light.AMBER, "would stop at retired_key",
+                 id="it would stop"),
+])  # fmt: skip
+def test_the_rehearsal_of_the_next_rotation_is_a_box(
+    clinic: Clinic, found: Rehearsed | None, days: int, light: Light, value: str
+) -> None:
+    if found is not None:
+        clinic.world.ledger.append(found)
+    clinic.world.clock.at += timedelta(days=days)
+    box = clinic.checks()["rotation_was_rehearsed"]
+    assert (box.light, value in box.value, bool(box.do)) == (light, True, light is Light.AMBER)
+
+
+def test_who_is_told_is_a_box_where_it_was_looked_at(clinic: Clinic) -> None:
+    contact = Contact(ContactRole.ON_CALL, "Zoe", None, "+1 555 0100")
+    everybody = Channels((FakeChannel("topic t"),), {ContactRole.ON_CALL: (FakeChannel("mail to z@c"),)}, (contact,))
+    assert "people_can_be_told" not in clinic.checks()
+    for channels, light, value in (
+        (Channels(), Light.AMBER, "names anybody"),
+        (everybody, Light.GREEN, "topic t, on-call by mail to z@c, Zoe (on-call); whether it arrives"),
+    ):
+        (box,) = [
+            each for each in readiness(clinic.site, channels.in_words).checks if each.name == "people_can_be_told"
+        ]
+        assert (box.light, value in box.value) == (light, True)
