@@ -642,3 +642,15 @@ def test_citext_and_nondeterministic_collations_are_let_through(debian: Connecti
     )
     debian.execute("INSERT INTO public.notes VALUES (%s, %s)", (value, value))
     assert fatal(debian, EncryptedTable(TableName("public", "notes"), ("c", "d")), target=V10) == []
+
+
+@pytest.mark.parametrize(("distributed", "told"), [("notes", 1), ("others", 0)])
+def test_a_table_that_citus_distributes_is_refused(connection: Connection, distributed: str, told: int) -> None:
+    run(connection, "CREATE TABLE notes (c text); CREATE TABLE others (c text)")
+    # As Citus makes it; the extension itself is on no server of the tests.
+    connection.execute(
+        "SET allow_system_table_mods = on; CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass)"
+    )
+    connection.execute("INSERT INTO pg_catalog.pg_dist_partition VALUES (%s::regclass)", (f"public.{distributed}",))
+    found = [each for each in fatal(connection) if "distributed by Citus" in each]
+    assert len(found) == told

@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.preflight import (
     code,
     columns,
     disk,
+    distributed,
     publications,
     server,
     server_log,
@@ -48,6 +49,7 @@ SERVER_CHECKS: tuple[Callable[[Connection], Iterable[Problem]], ...] = (
 
 TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     columns.rows_are_in_heaps,
+    distributed.rows_are_on_this_server,
     columns.types_hold_text,
     columns.none_is_generated,
     columns.none_is_in_a_partition_key,
