@@ -1,13 +1,21 @@
 """The CloudFormation template: valid by AWS's own schemas; its filters and alarms are made in moto."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.engine.default import DefaultDialect
 
+from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION, s3_url  # noqa: F401
 
 TEMPLATE = Path(__file__).parents[2] / "deploy" / "aws" / "monitoring.yaml"
+V1, V2 = KeyVersion(1), KeyVersion(2)
 PARAMETERS = {"SecretId": "pazpaz/encryption-key", "CloudTrailLogGroup": "trail", "ApplicationLogGroup": "api"}
 
 
@@ -53,6 +61,24 @@ def test_its_topics_filters_and_alarms_are_made_as_the_procedure_asks(
     told = {name: (each["Threshold"], each["Period"]) for name, each in alarms.items()}
     assert told == {"pazpaz-key-access": (100.0, 3600), "pazpaz-decryption-failures": (10.0, 60)}
     assert alarms["pazpaz-key-access"]["AlarmActions"] == [topics["SecurityTeam"]]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(encrypt(KeyRing({V1: KeyMaterial.generate()}, V1), "Zoe"), id="under another key"),
+        pytest.param(encrypt(KeyRing({V2: KeyMaterial.generate()}, V2), "Zoe"), id="under a version without a key"),
+        pytest.param("v1:damaged", id="damaged"),
+        pytest.param("Zoe", id="never encrypted"),
+    ],
+)
+def test_whatever_an_application_cannot_read_is_counted_by_the_filter_of_its_log(stored: str) -> None:
+    pattern = _resolved({})["DecryptionFailuresFilter"]["Properties"]["FilterPattern"]
+    terms = re.findall(r'\?"([^"]+)"', pattern)
+    column = EncryptedType(KeyRing({V1: KeyMaterial.generate()}, V1))
+    with pytest.raises(KeyRotationError) as failed:
+        column.process_result_value(stored, DefaultDialect())
+    assert [term for term in terms if term in str(failed.value)]
 
 
 def _resolved(topics: dict[str, str]) -> dict[str, Any]:
