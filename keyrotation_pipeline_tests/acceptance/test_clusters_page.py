@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,8 +109,10 @@ def one_gnupg_home(*officers: DemoOfficer) -> Iterator[str]:
             subprocess.run(
                 ["gpg", "--homedir", home, "--batch", "--import"], input=secret, check=True, capture_output=True
             )
-        yield home
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+        try:
+            yield home
+        finally:
+            subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
 
 
 @pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
@@ -143,9 +145,10 @@ def test_with_the_keys_in_a_kubernetes_secret(desk: Desk, new_key_secrets: Calla
     names.append((r"(?<![\w-])pazpaz(?![\w/-])", secrets.cluster.namespace))
     if secrets.cluster.standin is not None:  # which has no schemas for kubectl
         names.append(("kubectl apply", "kubectl apply --validate=false"))
-    with fleet.controlled():
+    with ExitStack() as stack:
+        stack.callback(fleet.stop)  # also after a failure: the next test may meet a real cluster
+        stack.enter_context(fleet.controlled())
         told = desk.type(block("kubernetes"), *names, KUBECONFIG=str(secrets.kubeconfig), HOME=str(desk.path))
-    fleet.stop()
     assert "successfully rolled out" in told
     assert f"{workload}: rolled out" in told
     held = secrets.entries()
