@@ -183,8 +183,9 @@ def _retired(done: KeyRetired) -> str:
 def _report(rotation: Walk, facts: Facts) -> str:
     audit = facts.get("audit", {})
     what = "undone" if rotation.action is RequestAction.ROLLBACK else "finished"
+    kind = "Rollback" if rotation.action is RequestAction.ROLLBACK else f"{rotation.type.capitalize()} rotation"
     return (
-        f"{rotation.kind.capitalize()} {rotation.source} to {rotation.target} is **{what}**: "
+        f"{kind} {rotation.source} to {rotation.target} is **{what}**: "
         f"{facts.get('records_reencrypted', 0):,} records re-encrypted. Reason: {plain(rotation.reason)}. "
         f"Anchored at event {audit.get('seq')} of the audit, hash `{audit.get('hash')}`."
     )
