@@ -57,7 +57,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
     attention += _returned(pipeline, rotation)
-    attention += failing(pipeline.rollout.instances(), now) if urgent_too else []
+    attention += _failing(pipeline, now) if urgent_too else []
     fenced = fences(pipeline)
     attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)
@@ -115,6 +115,14 @@ def _returned(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
     """Instances with a key that they must not have any more."""
     try:
         return returned(pipeline, pipeline.keys.read(), rotation)
+    except KeyStoreError:
+        return []  # which looking for the primary says
+
+
+def _failing(pipeline: Pipeline, now: datetime) -> list[str]:
+    """Whether applications fail to decrypt."""
+    try:
+        return failing(pipeline.rollout.instances(), now)
     except KeyStoreError:
         return []  # which looking for the primary says
 

@@ -62,6 +62,18 @@ def test_the_object_of_a_status_has_what_programs_read() -> None:
     }
 
 
+def test_a_key_store_that_cannot_be_read_is_said_once_and_nothing_else_is_kept_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = before_any_rotation()
+    world.keys.unavailable = "there is no Secret"
+    # As a rollout over Deployments, which asks the key store what each Pod can have.
+    monkeypatch.setattr(world.rollout, "instances", world.keys.read)
+    shown = overview(world.pipeline).as_json()
+    assert [sentence for sentence in shown["attention"] if "there is no Secret" in sentence] == ["there is no Secret"]
+    assert [key["version"] for key in shown["key_versions"]] == ["v1"]
+
+
 def test_the_object_of_a_rotation_has_what_programs_read() -> None:
     world = before_any_rotation()
     walk = approved(world)
