@@ -17,6 +17,13 @@ def test_every_python_file_that_a_page_names_is_there(page: Path) -> None:
     assert not missing
 
 
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "docs/security.md").read_text()))
+    written = "".join(path.read_text() for path in TOP.glob("keyrotation_pipeline_tests/**/*.py"))
+    assert len(named) > 50
+    assert {name for name in named if f"def {name}" not in written} == set()
+
+
 def test_the_index_of_decisions_lists_each_by_its_title() -> None:
     listed = dict(re.findall(r"\]\((\d{4}-.+?\.md)\) \| (.+?) \|", (TOP / "docs/adr/README.md").read_text()))
     titles = {
