@@ -91,7 +91,7 @@ class Writer:
         self.ledger = {key: {column: f"{key}/{column}/0" for column in CLIENTS.columns} for key in mine}
         self.seen = dict.fromkeys(mine, 0)
         with psycopg.connect(self.url, autocommit=True) as connection:
-            while not self.ended.is_set():
+            while not self.ended.wait(0.001):  # or writers alone would keep a busy machine's cores
                 try:
                     self.write(connection, chance.choice(mine), chance)
                 except psycopg.Error as error:
