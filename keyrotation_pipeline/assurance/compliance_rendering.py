@@ -64,7 +64,7 @@ def _body(report: ComplianceReport, title: str) -> Iterator[str]:
     yield f"<pre>\nAudit head: {report.audit.seq} {escape(report.audit.head)}\n</pre>"
     yield "<h3>Time stamps by an authority outside</h3>"
     seen = ("Event", "Recorded", "Seen by the authority", "Authority", "Verified anew")
-    yield table(seen, map(_time_stamp, report.timestamps))
+    yield table(seen, map(_time_stamp, report.timestamps)) if report.timestamps else "<p>None has seen this audit.</p>"
     yield "<h2>Policy</h2>"
     due = f"{_when(policy.next_rotation_due)}: {policy.rule}" if policy.next_rotation_due else "no key is active"
     rules = (("Schedule", policy.schedule), ("Emergency", policy.emergency), ("Next rotation due", due))

@@ -69,7 +69,9 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
         assert "nothing of a rotation can be decided at launch" in str(runs_of(ui, backfill))
         assert len([pid for pid in family(process.pid) if " api grpc " in command_of(pid)]) == 1
         looked = {file.stem: json.loads(file.read_text()) for file in (settings.home / "ticks").glob("*.json")}
-        assert {name: look["stopped"] for name, look in looked.items()} == {key: {} for key in SILENCE.keys() - OPTIONAL}
+        assert {name: look["stopped"] for name, look in looked.items()} == {
+            key: {} for key in SILENCE.keys() - OPTIONAL
+        }
         token_shown = [
             pid for pid in family(process.pid) if ui.token in environ_of(pid) + Path(f"/proc/{pid}/cmdline").read_text()
         ]

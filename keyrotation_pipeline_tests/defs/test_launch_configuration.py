@@ -8,9 +8,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.run_coordinator import SubmitRunContext
 
 from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.run_coordinator import UnconfiguredRunCoordinator
+from keyrotation_pipeline.errors import LaunchError
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.web_server import Server, serving
 
@@ -60,6 +63,20 @@ def test_a_run_with_any_configuration_fails_before_it_opens_anything(
         told = " ".join(map(repr, dagster.instance.all_logs(result.run_id)))
         assert not result.success, name
         assert SENTENCE in told, name
+
+
+@pytest.mark.parametrize(
+    ("brings", "named"),
+    [
+        ({"run_config": {"loggers": {"console": {"config": {"log_level": "DEBUG"}}}}}, "a configuration"),
+        ({"tags": {"dagster-k8s/config": "{}"}}, "the tag dagster-k8s/config"),
+    ],
+)
+def test_the_queue_itself_takes_no_run_that_brings_what_decides(brings: dict[str, Any], named: str) -> None:
+    """Whatever lets it through before: no instance is needed to refuse."""
+    run = dg.DagsterRun(job_name="evidence", **brings)
+    with pytest.raises(LaunchError, match=f"brings {named}, and {SENTENCE}"):
+        UnconfiguredRunCoordinator().submit_run(SubmitRunContext(run, workspace=None))  # type: ignore[arg-type]
 
 
 class Unopened(PipelineResource):

@@ -125,6 +125,7 @@ def test_a_key_encrypted_from_when_it_became_active_until_it_no_longer_was() -> 
 def test_the_page_is_well_formed_escaped_self_contained_and_an_anchor() -> None:
     world = eventful()
     page = render_html(gather(world.pipeline, undecided).report).decode()
+    assert "<p>None has seen this audit.</p>" in page  # of time-stamping authorities
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "s3://&lt;b&gt;" in page
