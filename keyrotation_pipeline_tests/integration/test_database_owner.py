@@ -317,7 +317,7 @@ def test_a_cancelled_request_with_its_signatures_is_not_revived(office: Office, 
             back = StatusChanged(RequestStatus.CANCELLED, RequestStatus.REQUESTED, datetime.now(UTC))
             pipeline.ledger.append(back, rotation)
     with pytest.raises(AuditError, match=NOT_SAID):
-        run(office, rotation)
+        run(office, rotation, Step.KEY_VERSION)
     with office.pipeline() as pipeline:
         assert [str(version) for version in pipeline.keys.read().versions] == ["v1"]
 
@@ -344,7 +344,7 @@ def test_a_walk_does_not_go_on_from_rows_that_no_event_explains(office: Office, 
     with office.owner() as owner:
         owner.execute(statement)
     with pytest.raises(AuditError, match=NOT_SAID):
-        run(office, rotation)
+        run(office, rotation, Step.DUAL_KEY_ROLLOUT)
 
 
 def destroyed_by_row(office: Office) -> None:
