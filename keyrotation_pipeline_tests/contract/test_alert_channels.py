@@ -178,6 +178,14 @@ def test_a_webhook_that_refuses_or_redirects_is_one_sentence_without_its_address
     assert caught.value.__cause__ is None
 
 
+def test_a_webhook_at_a_host_that_cannot_be_one_is_one_sentence() -> None:
+    from keyrotation_pipeline.adapters.alerts.webhook import Webhook  # noqa: PLC0415
+
+    with pytest.raises(AlertError, match=r"webhook at a\.\.b does not answer") as caught:
+        Webhook(f"http://a..b/{SECRET_PATH}").deliver(ALERT)
+    assert SECRET_PATH not in str(caught.value)
+
+
 def test_a_webhook_that_is_not_there_is_one_sentence_without_its_address() -> None:
     from keyrotation_pipeline.adapters.alerts.webhook import Webhook  # noqa: PLC0415
 

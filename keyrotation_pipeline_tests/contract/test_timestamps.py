@@ -143,3 +143,8 @@ def test_nobody_there_and_somebody_who_never_answers_are_one_sentence(
         monkeypatch.undo()
     with pytest.raises(TimestampError, match=r"127.0.0.1 does not answer \(ConnectionError\); check"):
         Rfc3161Authority(silent_url, (authority.root,)).stamp(MESSAGE)
+
+
+def test_a_host_that_cannot_be_one_is_one_sentence(authority: Authority) -> None:
+    with pytest.raises(TimestampError, match=r"a\.\.b does not answer \(LocationParseError\); check"):
+        Rfc3161Authority("http://a..b/", (authority.root,)).stamp(MESSAGE)

@@ -39,7 +39,7 @@ class Webhook:
         }
         try:
             answer = requests.post(self._url, json=content, timeout=TIMEOUT_SECONDS, allow_redirects=False)
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:  # ValueError: urllib3, of a host like a..b
             raise AlertError(
                 f"the {self.name} does not answer ({type(error).__name__}); check [alerts] webhook_url"
             ) from None

@@ -89,7 +89,7 @@ class Rfc3161Authority:
                     if len(content) > LONGEST_ANSWER_BYTES:
                         raise TimestampError(f"{self.name} answers with more than a time stamp; {_SETTING}")
                 return content
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:  # ValueError: urllib3, of a host like a..b
             raise TimestampError(f"{self.name} does not answer ({type(error).__name__}); {_SETTING}") from None
 
     def _verified(self, digest: bytes, response: bytes, request: "TimeStampRequest | None") -> datetime:
