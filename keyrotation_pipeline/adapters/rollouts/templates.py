@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.fieldcrypto.environment import COMPROMISED_VARIABLE, PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 Json = dict[str, Any]
@@ -57,21 +57,22 @@ def _strategy(spec: Json) -> Iterator[str]:
 
 
 def _wiring(pod: Json, workload: Workload, secret: str, keys: Sequence[str]) -> Iterator[str]:
-    yield from _required(pod, secret, keys)
+    # Most of the time the Secret does not hold the marker either, so it may not be needed to start.
+    yield from _required(pod, secret, (*keys, COMPROMISED_VARIABLE))
     container = next((each for each in _containers(pod) if each["name"] == workload.container), None)
     if container is None:
         yield f"it has no container {workload.container}; correct [[rollout.workloads]]"
         return
-    wanted = (*keys, PRIMARY_VARIABLE)
+    wanted = (*keys, PRIMARY_VARIABLE, COMPROMISED_VARIABLE)
     own = [each["name"] for each in container.get("env") or () if each["name"] in wanted]
     referred = [name for name, ref in _references(container) if (ref["name"], ref.get("key")) == (secret, name)]
     if foreign := [name for name in own if name not in referred]:
         yield f"container {workload.container} sets {foreign[0]} itself; take it from entry {foreign[0]} of {secret}"
-    if any(_is_whole(source, secret) for source in container.get("envFrom") or ()) or _mounts(
-        pod, container, secret, wanted
-    ):
+    if any(_is_whole(source, secret) for source in container.get("envFrom") or ()):
         return
-    if missing := [name for name in wanted if name not in own]:
+    # Each file or each variable: an application reads its keys in one of the two ways.
+    given = max((own, *_mounted(pod, container, secret, wanted)), key=len)
+    if missing := [name for name in wanted if name not in given]:
         yield (
             f"container {workload.container} would not get {missing[0]} from {secret}; add it to its template with "
             "envFrom, as a volume, or by a secretKeyRef with `optional: true` for each entry"
@@ -97,14 +98,13 @@ def _required(pod: Json, secret: str, keys: Sequence[str]) -> Iterator[str]:
                 )
 
 
-def _mounts(pod: Json, container: Json, secret: str, wanted: Iterable[str]) -> bool:
-    """Whether a container has the whole Secret, or every entry that is wanted, as files."""
+def _mounted(pod: Json, container: Json, secret: str, wanted: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Of each volume that a container has of the Secret, the entries that are wanted and there as files."""
     whole = {mount["name"] for mount in container.get("volumeMounts") or () if not _is_part(mount)}
     for volume in pod.get("volumes") or ():
         items = _items_of(volume, secret)
-        if volume["name"] in whole and items is not None and (not items or set(wanted) <= items):
-            return True
-    return False
+        if volume["name"] in whole and items is not None:
+            yield [name for name in wanted if not items or name in items]
 
 
 def _is_part(mount: Json) -> bool:

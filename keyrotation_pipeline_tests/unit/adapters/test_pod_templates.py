@@ -10,6 +10,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 API = Workload("Deployment", "api", "web")
 V1, V2 = KeyVersion(1), KeyVersion(2)
 FIRST, SECOND, PRIMARY = "ENCRYPTION_MASTER_KEY", "ENCRYPTION_MASTER_KEY_V2", "ENCRYPTION_PRIMARY_VERSION"
+MARKER = "ENCRYPTION_COMPROMISED_VERSIONS"
 WHOLE = {"envFrom": [{"secretRef": {"name": "keys"}}]}
 MOUNT = {"volumeMounts": [{"name": "keys", "mountPath": "/run/keys"}]}
 VOLUME = {"volumes": [{"name": "keys", "secret": {"secretName": "keys"}}]}
@@ -34,7 +35,7 @@ def found(container: dict[str, Any], pod: dict[str, Any] | None = None, **spec: 
     return {"spec": {"template": {"spec": {"containers": containers, **(pod or {})}}, **spec}}
 
 
-EACH = {"env": [reference(FIRST), reference(SECOND), reference(PRIMARY, optional=False)]}
+EACH = {"env": [reference(FIRST), reference(SECOND), reference(PRIMARY, optional=False), reference(MARKER)]}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ EACH = {"env": [reference(FIRST), reference(SECOND), reference(PRIMARY, optional
         pytest.param(found(EACH), None, id="each key, optional"),
         pytest.param(found(MOUNT, VOLUME), None, id="a volume"),
         pytest.param(found(MOUNT, projected()), None, id="a projected volume"),
-        pytest.param(found(MOUNT, items(FIRST, SECOND, PRIMARY)), None, id="a volume of each entry"),
+        pytest.param(found(MOUNT, items(FIRST, SECOND, PRIMARY, MARKER)), None, id="a volume of each entry"),
         pytest.param(found({}), f"web would not get {FIRST} from keys; add it", id="nothing"),
         pytest.param(
             found({"envFrom": [{"secretRef": {"name": "others"}}]}), f"would not get {FIRST}", id="another Secret"
@@ -59,6 +60,22 @@ EACH = {"env": [reference(FIRST), reference(SECOND), reference(PRIMARY, optional
         ),
         pytest.param(
             found({"env": [reference(FIRST), reference(SECOND)]}), f"would not get {PRIMARY}", id="without the primary"
+        ),
+        pytest.param(
+            found({"env": EACH["env"][:3]}), f"would not get {MARKER}", id="without the marker of compromised versions"
+        ),
+        pytest.param(
+            found({"env": [*EACH["env"][:3], reference(MARKER, optional=False)]}),
+            f"web does not start without {MARKER} of keys; write `optional: true`",
+            id="the marker is needed to start",
+        ),
+        pytest.param(
+            found(MOUNT, items(FIRST, SECOND, PRIMARY)),
+            f"would not get {MARKER}",
+            id="a volume without the marker of compromised versions",
+        ),
+        pytest.param(
+            found({**WHOLE, "env": [{"name": MARKER, "value": "v1"}]}), f"sets {MARKER} itself", id="a fixed marker"
         ),
         pytest.param(
             found({"env": [reference(FIRST, optional=False), *EACH["env"][1:]]}),
@@ -76,9 +93,9 @@ EACH = {"env": [reference(FIRST), reference(SECOND), reference(PRIMARY, optional
         pytest.param(
             found({**WHOLE, "env": [reference(SECOND, key=FIRST)]}), f"sets {SECOND} itself", id="a wrong entry"
         ),
-        pytest.param(found(MOUNT, items(FIRST, PRIMARY)), f"would not get {FIRST}", id="a volume without the new key"),
+        pytest.param(found(MOUNT, items(FIRST, PRIMARY)), f"would not get {SECOND}", id="a volume without the new key"),
         pytest.param(
-            found(MOUNT, items(FIRST, SECOND, PRIMARY, optional=False)),
+            found(MOUNT, items(FIRST, SECOND, PRIMARY, MARKER, optional=False)),
             f"volume keys does not mount without {FIRST}",
             id="the old key is needed to mount",
         ),
