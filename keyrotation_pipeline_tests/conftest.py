@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline_tests.archives_in_aws import new_split_secrets  # noqa: F401
 from keyrotation_pipeline_tests.aws_secrets import new_secret  # noqa: F401
 from keyrotation_pipeline_tests.buckets import bucket, locking_bucket, s3_url  # noqa: F401
 from keyrotation_pipeline_tests.clusters import cluster, new_key_secrets  # noqa: F401
@@ -54,6 +55,7 @@ EXTENDED = (
     "acceptance/test_disaster.py::test_everything_comes_back",
     "contract/test_aws_key_store.py::TestAwsKeyStore::test_after_a_death",
     "contract/test_kubernetes_key_store.py::TestKubernetesKeyStore::test_after_a_death",
+    "contract/test_kubernetes_archive_in_aws.py::TestKubernetesKeyStoreWithItsArchiveInAws",
     "contract/test_aws_key_store.py::test_a_change_whose_answers_are_lost",
     "contract/test_file_key_store.py::test_after_a_death",
     "integration/test_engine_concurrency.py::test_no_write_is_lost_and_no_value_changes_rows_while_the_relation_is_rewritten[16.14]",

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psycopg
@@ -15,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.applications import engine_of
+from keyrotation_pipeline_tests.archives_in_aws import TestArchivedInAws
 from keyrotation_pipeline_tests.aws_secrets import TestSecret, watched
 from keyrotation_pipeline_tests.buckets import REGION
 from keyrotation_pipeline_tests.clusters import exchanging
@@ -161,6 +162,37 @@ class KubernetesPlace:
     def lose_everything(self) -> None:
         for name in (self.fleet.secrets.name, self.fleet.secrets.archive):
             self.fleet.secrets.delete(name)
+
+
+@dataclass
+class SplitPlace(KubernetesPlace):
+    """A Secret and its Pods, and archived keys in AWS.
+
+    Args:
+        secrets: those of the fleet.
+    """
+
+    secrets: TestArchivedInAws = field(kw_only=True)
+
+    def configuration(self) -> str:
+        aws = self.secrets.aws
+        return (
+            f'{super().configuration()}[keys.kubernetes-secret.aws-archive]\nprefix = "{aws.prefix}"\n'
+            f'endpoint_url = "{aws.url}"\nregion_name = "{REGION}"\n'
+        )
+
+    def lose_archived(self, version: KeyVersion) -> None:
+        for name in self.secrets.archives():
+            if f"{version}-archived" in name:
+                self._delete(name)
+
+    def lose_everything(self) -> None:
+        self.secrets.delete()
+        for name in (self.secrets.index, *self.secrets.archives()):
+            self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        self.secrets.aws.client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
 
 
 def _told_by(pod: dict[str, Any]) -> Seen:

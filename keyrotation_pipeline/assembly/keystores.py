@@ -86,7 +86,13 @@ def _aws(declared: AwsStoreSettings) -> "AwsKeyStore":
 def _kubernetes(declared: KubernetesStoreSettings) -> "KubernetesKeyStore":
     from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415  the client takes a second to import
     from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.keystores.kubernetes_archives import InAws  # noqa: PLC0415
     from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
-    live, archive = SecretName(declared.namespace, declared.name), SecretName(*declared.archive)
-    return KubernetesKeyStore(KeySecrets(live, archive, Access(declared.kubeconfig, declared.context)))
+    live, archive = SecretName(declared.namespace, declared.name), declared.aws_archive
+    place = (
+        SecretName(*declared.archive)
+        if archive is None
+        else InAws(archive.prefix, SystemClock(), archive.region_name, archive.endpoint_url)
+    )
+    return KubernetesKeyStore(KeySecrets(live, place, Access(declared.kubeconfig, declared.context)))

@@ -65,9 +65,18 @@ def kubernetes_name(text: str) -> str:
 KubernetesName = Annotated[Text, AfterValidator(kubernetes_name)]
 
 
+class AwsArchiveSettings(Section):
+    """`[keys.kubernetes-secret.aws-archive]`: archived keys go to AWS; how their names begin, the rest as for boto3."""
+
+    prefix: Text
+    region_name: Text | None = None
+    endpoint_url: Text | None = None
+
+
 class KubernetesStoreSettings(Section):
     """`[keys.kubernetes-secret]`: the Secret, and the one for archived keys, which may be in another namespace.
 
+    With `aws_archive` there is no second Secret: archived keys are in AWS Secrets Manager.
     `kubeconfig` and `context` are as kubectl takes them; without both: in the cluster, else as KUBECONFIG says.
     """
 
@@ -75,6 +84,7 @@ class KubernetesStoreSettings(Section):
     name: KubernetesName
     archive_name: KubernetesName | None = None
     archive_namespace: KubernetesName | None = None
+    aws_archive: AwsArchiveSettings | None = Field(default=None, alias="aws-archive")
     kubeconfig: SettingPath | None = None
     context: Text | None = None
 
@@ -83,6 +93,11 @@ class KubernetesStoreSettings(Section):
         if self.archive == (self.namespace, self.name):
             raise ConfigurationError(
                 "[keys.kubernetes-secret] archive_name is that of the Secret which applications get; name another"
+            )
+        if self.aws_archive is not None and (self.archive_name or self.archive_namespace):
+            raise ConfigurationError(
+                "[keys.kubernetes-secret] names two archives; leave out archive_name and archive_namespace, or "
+                "[keys.kubernetes-secret.aws-archive]"
             )
         return self
 

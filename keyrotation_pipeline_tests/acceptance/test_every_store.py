@@ -33,13 +33,14 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.applications import engine_of
+from keyrotation_pipeline_tests.archives_in_aws import TestArchivedInAws
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.conducting import Conducted
 from keyrotation_pipeline_tests.contract.key_store import shape
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
 from keyrotation_pipeline_tests.fleets import TestFleet
-from keyrotation_pipeline_tests.key_places import AwsPlace, KeyPlace, KubernetesPlace, Seen
+from keyrotation_pipeline_tests.key_places import AwsPlace, KeyPlace, KubernetesPlace, Seen, SplitPlace
 from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -164,7 +165,17 @@ def in_kubernetes(request: pytest.FixtureRequest) -> Iterator[KeyPlace]:
     fleet.stop()
 
 
-@pytest.fixture(params=[in_aws, in_kubernetes], ids=["AWS", "Kubernetes"])
+@contextmanager
+def split(request: pytest.FixtureRequest) -> Iterator[KeyPlace]:
+    new_split_secrets: Callable[[], TestArchivedInAws] = request.getfixturevalue("new_split_secrets")
+    secrets = new_split_secrets()
+    fleet = TestFleet(secrets)
+    fleet.start(replicas=2)
+    yield SplitPlace(fleet, secrets=secrets)
+    fleet.stop()
+
+
+@pytest.fixture(params=[in_aws, in_kubernetes, split], ids=["AWS", "Kubernetes", "Kubernetes, archive in AWS"])
 def clinic(
     request: pytest.FixtureRequest,
     tmp_path: Path,

@@ -97,11 +97,7 @@ class AwsKeyStore:
     @property
     def keeps(self) -> str:
         """See `KeyStore.keeps`."""
-        return (
-            "in AWS Secrets Manager the version of the archive secret that holds the key loses its label and stays "
-            "readable by its version id for whoever may call GetSecretValue, until AWS drops it or an administrator "
-            "deletes that secret"
-        )
+        return self._archive.keeps
 
     def read(self) -> StoredKeys:
         """The live secret and every archived one; looked at again if it was changed meanwhile."""

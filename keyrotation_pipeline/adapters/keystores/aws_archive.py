@@ -1,7 +1,7 @@
 """Archived keys in AWS, each in a secret of its own.
 
-Which archives there are is told by tags of the live secret, since the list of secrets may lack new ones for minutes;
-the list tells of those whose tag was lost.
+Which archives there are is told by tags of one secret, the live one where that is in AWS, since the list of secrets may
+lack new ones for minutes; the list tells of those whose tag was lost.
 """
 
 import re
@@ -22,24 +22,33 @@ Archives = Mapping[KeyVersion, tuple[str, ...]]
 
 
 class AwsArchive:
-    """The archive of one live secret.
+    """The archive of one live secret, whether that is in AWS or not.
 
     Args:
-        live: name of that secret, whose tags tell of archives.
+        index: name of the secret whose tags tell of archives.
         prefix: with which names of archives begin.
     """
 
-    def __init__(self, aws: SecretsManager, live: str, prefix: str, clock: Clock) -> None:
+    def __init__(self, aws: SecretsManager, index: str, prefix: str, clock: Clock) -> None:
         self._aws = aws
-        self._live = live
+        self._index = index
         self._prefix = prefix
         self._clock = clock
+
+    @property
+    def keeps(self) -> str:
+        """See `KeyStore.keeps`."""
+        return (
+            "in AWS Secrets Manager the version of the archive secret that holds the key loses its label and stays "
+            "readable by its version id for whoever may call GetSecretValue, until AWS drops it or an administrator "
+            "deletes that secret"
+        )
 
     def names(self, tags: Mapping[str, str]) -> Archives:
         """The names of the secrets in which each version was archived.
 
         Args:
-            tags: of the live secret.
+            tags: of the index.
         """
         pattern = re.compile(rf"{re.escape(self._prefix)}({VERSION_PATTERN})-archived-[0-9]{{8}}")
         told = [name for tag, name in tags.items() if tag.startswith(_INDEX)]
@@ -70,8 +79,13 @@ class AwsArchive:
         """
         day = self._clock.now().date()
         name = f"{self._prefix}{version}-archived-{day:%Y%m%d}"
-        kept = [each for each in known if self._entry(version, each) == material]
-        if kept:
+        held = {each: self._entry(version, each) for each in known}
+        if others := [each for each, found in held.items() if isinstance(found, KeyMaterial) and found != material]:
+            raise KeyStoreDamagedError(
+                f"secret {others[0]} holds something else as {version} than the key that is to be archived; find out "
+                f"which one encrypted the values under {version}, and take the other away"
+            )
+        if kept := [each for each, found in held.items() if found == material]:
             name = kept[0]
         else:
             about = {"Status": "Archived", "RotationDate": day.isoformat()}
@@ -80,7 +94,7 @@ class AwsArchive:
             raise KeyStoreDamagedError(
                 f"secret {name} does not hold the key that is to be archived there; find out what it holds"
             )
-        self._aws.tag(self._live, {f"{_INDEX}{version}": name})
+        self._aws.tag(self._index, {f"{_INDEX}{version}": name})
 
     def destroy(self, version: KeyVersion, known: tuple[str, ...]) -> None:
         """Put another text in the place of an archived key, and take every label off the version that holds it."""
@@ -88,7 +102,7 @@ class AwsArchive:
             if self._aws.read(name).text != DESTROYED:
                 self._aws.put(name, DESTROYED, request_token(DESTROYED, name), CURRENT)
             self._aws.forget_previous(name)
-        self._aws.untag(self._live, f"{_INDEX}{version}")
+        self._aws.untag(self._index, f"{_INDEX}{version}")
 
     def _entry(self, version: KeyVersion, name: str) -> Entry | None:
         """The key in an archive; None where it is gone for good, by us or by whoever deleted the secret."""

@@ -3,7 +3,7 @@
     Secret <name>            ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 …, ENCRYPTION_PRIMARY_VERSION,
                              after a compromise ENCRYPTION_COMPROMISED_VERSIONS
                              annotation keyrotation/roster: SHA-256 of the pinned roster
-    Secret <archive_name>    v1, v2 …: keys that applications no longer get
+    Secret <archive_name>    v1, v2 …: keys that applications no longer get; or AWS Secrets Manager (`InAws`)
 
 The live Secret is what Pods get as their environment or as a mounted volume. A change is a merge patch of our own
 entries under the resource version that was read, which is the compare-and-swap; what others keep there stays. A key
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.cluster import Access
 from keyrotation_pipeline.adapters.keystores import changes
+from keyrotation_pipeline.adapters.keystores.kubernetes_archives import Archived, InAws, open_archive
 from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     MissingSecretError,
     Secret,
@@ -32,9 +33,9 @@ from keyrotation_pipeline.fieldcrypto.environment import (
     versions_as_text,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
+from keyrotation_pipeline.model.stored_keys import Entry, StoredKeys
 
 _LOOKS = 5
 ROSTER = "keyrotation/roster"
@@ -42,40 +43,38 @@ ROSTER = "keyrotation/roster"
 
 @dataclass(frozen=True, slots=True)
 class KeySecrets:
-    """Which two Secrets, and where the cluster is."""
+    """Which Secret, where its archive is, and where the cluster is."""
 
     live: SecretName
-    archive: SecretName
+    archive: SecretName | InAws
     access: Access
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One look: both Secrets, every entry of the archive, and what that is as a store."""
+    """One look: the live Secret, the archive, and what they are as a store."""
 
     live: Secret
-    archive: Secret
-    archived: Mapping[KeyVersion, Entry]
+    archive: Archived
     stored: StoredKeys
 
 
 class KubernetesKeyStore:
-    """`ports.KeyStore` in two Secrets; the revision is the resource version of each."""
+    """`ports.KeyStore` in a Secret and its archive; the revision is that of each."""
 
     def __init__(self, secrets: KeySecrets) -> None:
         self._secrets = secrets
         self._api = Secrets(secrets.access)
+        self._archive = open_archive(secrets.archive, self._api)
 
     def __reduce__(self) -> tuple[type["KubernetesKeyStore"], tuple[KeySecrets]]:
         return type(self), (self._secrets,)
 
     def create(self) -> None:
-        """Make both Secrets, with no key in them, unless they are there."""
-        for name in (self._secrets.live, self._secrets.archive):
-            try:
-                self._api.read(name)
-            except MissingSecretError:
-                self._api.make(name)
+        """Make the Secret and the archive, with no key in them, unless they are there."""
+        if not self.exists():
+            self._api.make(self._secrets.live)
+        self._archive.create()
 
     def exists(self) -> bool:
         """Whether the live Secret is there."""
@@ -87,34 +86,35 @@ class KubernetesKeyStore:
 
     @property
     def description(self) -> str:
-        """Both Secrets."""
-        live, archive = self._secrets.live, self._secrets.archive
-        return f"Kubernetes Secret {live.namespace}/{live.name}, archive {archive.namespace}/{archive.name}"
+        """The Secret, and where archived keys go."""
+        live = self._secrets.live
+        return f"Kubernetes Secret {live.namespace}/{live.name}, archive {self._archive.description}"
 
     @property
     def keeps(self) -> str:
         """See `KeyStore.keeps`."""
-        return "in Kubernetes the key stays in backups of etcd, and in its history until that is compacted"
+        here = "in Kubernetes the key stays in backups of etcd, and in its history until that is compacted"
+        return f"{here}; {there}" if (there := self._archive.keeps) else here
 
     def read(self) -> StoredKeys:
-        """Both Secrets; looked at again if the live one was changed meanwhile."""
+        """The Secret and its archive; looked at again if the Secret was changed meanwhile."""
         return self._look().stored
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
         """Store a live key."""
         seen = self._look()
         # Of one that is in both places, the archived one may still be another.
-        if isinstance(kept := seen.archived.get(version), KeyMaterial) and kept != material:
+        if isinstance(kept := seen.archive.entries.get(version), KeyMaterial) and kept != material:
             raise changes.different(version)
         if changes.needs_adding(seen.stored, version, material, revision):
-            self._change(seen, seen.live, {variable_of(version): base64_of(material)})
+            self._change(seen, {variable_of(version): base64_of(material)})
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Name the version that writes use; it must be live."""
         seen = self._look()
         if changes.needs_promoting(seen.stored, version, revision):
-            self._change(seen, seen.live, {PRIMARY_VARIABLE: str(version)})
+            self._change(seen, {PRIMARY_VARIABLE: str(version)})
         return self.read()
 
     def archive(self, version: KeyVersion, revision: str) -> StoredKeys:
@@ -122,24 +122,24 @@ class KubernetesKeyStore:
         seen = self._look()
         entry = variable_of(version)
         if changes.needs_archiving(seen.stored, version, revision):
-            self._keep(seen, version)
-            self._change(seen, seen.live, {entry: None})
+            seen.archive.keep(version, seen.stored.material(version))
+            self._change(seen, {entry: None})
         elif seen.live.last_applied(entry):
-            self._change(seen, seen.live, {entry: None})
+            self._change(seen, {entry: None})
         return self.read()
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Give an archived key to the applications again; its copy in the archive stays."""
         seen = self._look()
         if changes.needs_restoring(seen.stored, version, revision):
-            self._change(seen, seen.live, {variable_of(version): base64_of(seen.stored.material(version))})
+            self._change(seen, {variable_of(version): base64_of(seen.stored.material(version))})
         return self.read()
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Remove a key from the archive."""
         seen = self._look()
-        if changes.needs_destroying(seen.stored, version, revision) or seen.archive.last_applied(str(version)):
-            self._change(seen, seen.archive, {str(version): None})
+        changes.needs_destroying(seen.stored, version, revision)
+        seen.archive.destroy(version)
         return self.read()
 
     def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
@@ -147,51 +147,54 @@ class KubernetesKeyStore:
         seen = self._look()
         if changes.needs_telling(seen.stored, versions, revision):
             told = versions_as_text(seen.stored.compromised | versions)
-            self._change(seen, seen.live, {COMPROMISED_VARIABLE: told})
+            self._change(seen, {COMPROMISED_VARIABLE: told})
         return self.read()
 
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
         """Keep the digest of the pinned roster in an annotation of the live Secret."""
         seen = self._look()
         if changes.needs_pinning(seen.stored, digest, revision):
-            self._change(seen, seen.live, {}, {ROSTER: digest})
+            self._change(seen, {}, {ROSTER: digest})
         return self.read()
 
     def _look(self) -> _Seen:
         for _ in range(_LOOKS):
-            live, archive = self._api.read(self._secrets.live), self._api.read(self._secrets.archive)
+            live, archive = self._api.read(self._secrets.live), self._archive.read()
             # While the live one stayed as it was, the archive was as it was read: so they stood together.
             if self._api.read(self._secrets.live).revision == live.revision:
-                archived = _archived(archive)
                 revision, roster = f"{live.revision} {archive.revision}", live.annotations.get(ROSTER)
                 stored = StoredKeys.of(
-                    _live(live), archived, _primary(live), revision, roster=roster, compromised=_compromised(live)
+                    _live(live),
+                    archive.entries,
+                    _primary(live),
+                    revision,
+                    roster=roster,
+                    compromised=_compromised(live),
                 )
-                return _Seen(live, archive, archived, stored)
+                return _Seen(live, archive, stored)
         raise changes.conflict()
-
-    def _keep(self, seen: _Seen, version: KeyVersion) -> None:
-        """Make sure that a live key is in the archive and reads back from there."""
-        material = seen.stored.material(version)
-        if version not in seen.archived:
-            self._change(seen, seen.archive, {str(version): base64_of(material)})
-        if _archived(self._api.read(self._secrets.archive)).get(version) != material:
-            raise KeyStoreDamagedError(
-                f"{self._secrets.archive} holds something else as {version} than the key that is to be archived; find "
-                f"out which one encrypted the values under {version}, and take the other away"
-            )
 
     def _change(
         self,
         seen: _Seen,
-        secret: Secret,
         entries: Mapping[str, str | None],
         annotations: Mapping[str, str] | None = None,
     ) -> None:
         # Both before the first change: that the archive takes none must not be found out at the retirement.
-        for each in (seen.live, seen.archive):
-            require_mutable(each)
-        self._api.patch(secret, entries, annotations or {})
+        require_mutable(seen.live)
+        seen.archive.require_mutable()
+        self._api.patch(seen.live, entries, annotations or {})
+
+
+def _stored(live: Secret, archive: Archived) -> StoredKeys:
+    return StoredKeys.of(
+        _live(live),
+        archive.entries,
+        _primary(live),
+        f"{live.revision} {archive.revision}",
+        roster=live.annotations.get(ROSTER),
+        compromised=_compromised(live),
+    )
 
 
 def _live(secret: Secret) -> dict[KeyVersion, Entry]:
@@ -202,29 +205,8 @@ def _live(secret: Secret) -> dict[KeyVersion, Entry]:
         except InvalidKeyError as error:
             raise KeyStoreDamagedError(f"{secret.name}: {error}") from None
         if version is not None:
-            entries[version] = _entry(secret, name, version)
+            entries[version] = secret.key(name, version)
     return entries
-
-
-def _archived(secret: Secret) -> dict[KeyVersion, Entry]:
-    entries: dict[KeyVersion, Entry] = {}
-    for name in secret.data:
-        try:
-            version = KeyVersion.parse(name)
-        except InvalidKeyError:
-            continue
-        entries[version] = _entry(secret, name, version)
-    return entries
-
-
-def _entry(secret: Secret, name: str, version: KeyVersion) -> Entry:
-    try:
-        return key_from_base64(secret.text(name))
-    except InvalidKeyError:
-        return DamagedKey(
-            f"entry {name} of {secret.name} does not hold the base64 of 32 bytes; take it away, then run "
-            f"`keyrotation restore-key {version}`"
-        )
 
 
 def _primary(secret: Secret) -> KeyVersion | None:

@@ -10,7 +10,10 @@ from typing import Any
 
 from keyrotation_pipeline.adapters.cluster import SECRET, Access, Cluster, Json, RefusalError, UnreachableError
 from keyrotation_pipeline.adapters.keystores import changes
-from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
+from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
+from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry
 
 # Where `kubectl apply` keeps the whole text that it was given, keys among it.
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -59,6 +62,16 @@ class Secret:
             return base64.b64decode(self.data[entry], validate=True).decode("ascii")
         except (binascii.Error, ValueError):
             return ""
+
+    def key(self, entry: str, version: KeyVersion) -> Entry:
+        """The key that an entry holds, or that it is none."""
+        try:
+            return key_from_base64(self.text(entry))
+        except InvalidKeyError:
+            return DamagedKey(
+                f"entry {entry} of {self.name} does not hold the base64 of 32 bytes; take it away, then run "
+                f"`keyrotation restore-key {version}`"
+            )
 
     def last_applied(self, entry: str) -> bool:
         """Whether kubectl's copy of the text holds an entry, or cannot be read."""

@@ -192,6 +192,12 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="a name that is none in Kubernetes",
         ),
         pytest.param(
+            TABLE + '[keys.kubernetes-secret]\nnamespace = "pazpaz"\nname = "keys"\narchive_name = "old"\n'
+            '[keys.kubernetes-secret.aws-archive]\nprefix = "pazpaz/"',
+            "names two archives; leave out archive_name and archive_namespace",
+            id="two archives",
+        ),
+        pytest.param(
             TABLE + '[keys.kubernetes-secret]\nnamespace = "pazpaz"\nname = "keys"\narchive_name = "keys"',
             "archive_name is that of the Secret which applications get; name another",
             id="an archive that applications get",

@@ -1,0 +1,190 @@
+"""Where the archived keys of a Kubernetes Secret are: in a second Secret, or in AWS Secrets Manager."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive
+from keyrotation_pipeline.adapters.keystores.aws_texts import request_token
+from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
+    MissingSecretError,
+    Secret,
+    SecretName,
+    Secrets,
+    require_mutable,
+)
+from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManager
+from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.stored_keys import Entry
+from keyrotation_pipeline.ports.clock import Clock
+
+
+class Archived(Protocol):
+    """The archive as it was read, and the changes of it that are decided from there."""
+
+    @property
+    def revision(self) -> str:
+        """Another one for every other content."""
+
+    @property
+    def entries(self) -> Mapping[KeyVersion, Entry]:
+        """Every archived key, also one that is live besides."""
+
+    def require_mutable(self) -> None:
+        """Refuse an archive that takes no change."""
+
+    def keep(self, version: KeyVersion, material: KeyMaterial) -> None:
+        """Make sure that a key is in the archive and reads back from there."""
+
+    def destroy(self, version: KeyVersion) -> None:
+        """Remove a key; again is no change."""
+
+
+class ArchivePlace(Protocol):
+    """An archive."""
+
+    @property
+    def description(self) -> str:
+        """Where it is, in plain words."""
+
+    @property
+    def keeps(self) -> str | None:
+        """See `KeyStore.keeps`; None: no more than Kubernetes itself."""
+
+    def create(self) -> None:
+        """Make it, with no key in it, unless it is there."""
+
+    def read(self) -> Archived:
+        """The archive as it is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class InAws:
+    """An archive in AWS: how the names of its secrets begin, and the rest as boto3 takes it."""
+
+    prefix: str
+    clock: Clock
+    region_name: str | None = None
+    endpoint_url: str | None = None
+
+
+def open_archive(place: SecretName | InAws, secrets: Secrets) -> ArchivePlace:
+    """The archive of a place; nothing is asked of it yet."""
+    return _SecretArchive(place, secrets) if isinstance(place, SecretName) else _AwsArchive(place)
+
+
+class _SecretArchive:
+    """A Secret with the entries v1, v2 …; its revision is the resource version."""
+
+    keeps = None
+
+    def __init__(self, name: SecretName, secrets: Secrets) -> None:
+        self._name = name
+        self._secrets = secrets
+
+    @property
+    def description(self) -> str:
+        return f"{self._name.namespace}/{self._name.name}"
+
+    def create(self) -> None:
+        try:
+            self._secrets.read(self._name)
+        except MissingSecretError:
+            self._secrets.make(self._name)
+
+    def read(self) -> Archived:
+        return _SecretArchived(self._secrets.read(self._name), self._secrets)
+
+
+class _SecretArchived:
+    def __init__(self, secret: Secret, secrets: Secrets) -> None:
+        self._secret = secret
+        self._secrets = secrets
+        self.entries = _entries(secret)
+
+    @property
+    def revision(self) -> str:
+        return self._secret.revision
+
+    def require_mutable(self) -> None:
+        require_mutable(self._secret)
+
+    def keep(self, version: KeyVersion, material: KeyMaterial) -> None:
+        name = self._secret.name
+        if version not in self.entries:
+            self.require_mutable()
+            self._secrets.patch(self._secret, {str(version): base64_of(material)}, {})
+        if _entries(self._secrets.read(name)).get(version) != material:
+            raise KeyStoreDamagedError(
+                f"{name} holds something else as {version} than the key that is to be archived; find out which one "
+                f"encrypted the values under {version}, and take the other away"
+            )
+
+    def destroy(self, version: KeyVersion) -> None:
+        if version in self.entries or self._secret.last_applied(str(version)):
+            self.require_mutable()
+            self._secrets.patch(self._secret, {str(version): None}, {})
+
+
+class _AwsArchive:
+    """Secrets of AWS, each with one key, as `AwsArchive` keeps them for a live secret in AWS.
+
+    There is none here, so the tags that tell of them are those of a secret ``<prefix>index``, which holds no key.
+    """
+
+    def __init__(self, place: InAws) -> None:
+        self._place = place
+        self._index = f"{place.prefix}index"
+        self._aws = SecretsManager(place.region_name, place.endpoint_url)
+        self._archive = AwsArchive(self._aws, self._index, place.prefix, place.clock)
+
+    @property
+    def description(self) -> str:
+        region = f" in {self._place.region_name}" if self._place.region_name else ""
+        return f"AWS Secrets Manager {self._place.prefix}*{region}"
+
+    @property
+    def keeps(self) -> str:
+        return self._archive.keeps
+
+    def create(self) -> None:
+        text = "no key is here; the tags name the secrets with archived keys"
+        self._aws.create(self._index, text, request_token("index", self._index), {})
+
+    def read(self) -> Archived:
+        tags, _ = self._aws.describe(self._index)
+        return _AwsArchived(self._archive, self._archive.names(tags))
+
+
+class _AwsArchived:
+    def __init__(self, archive: AwsArchive, archives: Archives) -> None:
+        self._archive = archive
+        self._archives = archives
+        self.entries = archive.read(archives)
+
+    @property
+    def revision(self) -> str:
+        return " ".join(map(str, sorted(self.entries)))
+
+    def require_mutable(self) -> None:
+        """AWS has nothing of the kind."""
+
+    def keep(self, version: KeyVersion, material: KeyMaterial) -> None:
+        self._archive.keep(version, material, self._archives.get(version, ()))
+
+    def destroy(self, version: KeyVersion) -> None:
+        self._archive.destroy(version, self._archives.get(version, ()))
+
+
+def _entries(secret: Secret) -> dict[KeyVersion, Entry]:
+    entries: dict[KeyVersion, Entry] = {}
+    for name in secret.data:
+        try:
+            version = KeyVersion.parse(name)
+        except InvalidKeyError:
+            continue
+        entries[version] = secret.key(name, version)
+    return entries
