@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.hardening import harden_process
     from keyrotation_pipeline.adapters.openpgp.recovery_key import wipe_abandoned_keys
     from keyrotation_pipeline.assembly.alerts import access_audit, accesses, alert_channels, flag_sources
+    from keyrotation_pipeline.assembly.backups import open_backups, side_databases
     from keyrotation_pipeline.assembly.completing import offered_incidents, offered_requests
     from keyrotation_pipeline.assembly.finding import search_database
     from keyrotation_pipeline.assembly.home import (
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
         wait,
     )
     from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, keys_in_store
-    from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline, side_databases
+    from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
     from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
 
 _PLACES = {
     "adapters.hardening": ("harden_process",),
     "adapters.openpgp.recovery_key": ("wipe_abandoned_keys",),
     "assembly.alerts": ("access_audit", "accesses", "alert_channels", "flag_sources"),
+    "assembly.backups": ("open_backups", "side_databases"),
     "assembly.completing": ("offered_incidents", "offered_requests"),
     "assembly.finding": ("search_database",),
     "assembly.home": (
@@ -45,7 +47,7 @@ _PLACES = {
         "wait",
     ),
     "assembly.keystores": ("convert_key_store", "create_key_store", "keys_in_store"),
-    "assembly.pipeline": ("initialise", "open_backups", "open_pipeline", "side_databases"),
+    "assembly.pipeline": ("initialise", "open_pipeline"),
     "assembly.services": ("Door", "dagster_services", "random_token"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}

@@ -1,56 +1,43 @@
-"""From settings to what backups and recovery need; `assembly` opens the database around it."""
+"""From settings to what backups and recovery need: the ports of a rotation, and these besides."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedConfiguration, EncryptedDumps, EncryptedKeys
-from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
-from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.held_directory import wipe_abandoned
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
-from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key, wipe_abandoned_keys
+from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
-from keyrotation_pipeline.assembly.home import SIGNING_KEY
+from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
+from keyrotation_pipeline.assembly.home import database_url
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.assembly.vaults import offsite, opened_bucket, recipients, scratch, signing_key
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
-from keyrotation_pipeline.ports.backup_places import BackupPlace
-from keyrotation_pipeline.ports.backups import BackupVault, RecoveryKey
+from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
-from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
 
-if TYPE_CHECKING:
-    from keyrotation_pipeline.adapters.backups.s3 import S3Bucket
-
 S3_SCHEME = "s3://"
 
 
-def signing_key(settings: Settings) -> SigningKey:
-    """The pipeline's own key, which signs manifests."""
-    return SigningKey(settings.home / SIGNING_KEY)
-
-
-def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock, seals: Seals) -> BackupVault:
-    """Where a rotation backs its new key up: the local directory, and the bucket if there is one.
+@contextmanager
+def open_backups(settings: Settings, *, actor: str, vouching: Sequence[bytes] = ()) -> Iterator[BackupSite]:
+    """Every port, and what backups and recovery need besides, until the context ends; raises as `open_pipeline`.
 
     Args:
-        ledger: has the pinned roster.
-        database: name and system identifier.
+        vouching: officers' signatures over manifests that they take for ours in a disaster.
     """
-    local = BackupDirectory(settings.backup_directory)
-    key_files = EncryptedKeys(local, _recipients(settings, ledger, clock))
-    return KeyVault(database, local, _offsite(settings, clock), key_files, clock, seals, ledger.pinned_roster)
+    with database_url(settings) as url, open_pipeline(settings, actor=actor) as pipeline:
+        yield backup_site(settings, url, pipeline, vouching)
 
 
 def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequence[bytes] = ()) -> BackupSite:
@@ -62,18 +49,18 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
     """
     local = BackupDirectory(settings.backup_directory)
     # One officer's certificate that expired must not keep the others from a backup; that it did is told all the same.
-    recipients = _recipients(settings, pipeline.ledger, pipeline.clock, needs_all=False)
+    readers = recipients(settings, pipeline.ledger, pipeline.clock, needs_all=False)
     source = PostgresDump(url, partial(connect, url), settings.backup.postgres_binaries)
     return BackupSite(
         pipeline=pipeline,
         local=local,
-        key_files=EncryptedKeys(local, recipients),
+        key_files=EncryptedKeys(local, readers),
         seals=Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock, vouching),
-        offsite=_offsite(settings, pipeline.clock),
-        dumps=EncryptedDumps(local, source, recipients),
-        configurations=EncryptedConfiguration(local, recipients, partial(_configuration, settings, pipeline.clock)),
+        offsite=offsite(settings, pipeline.clock),
+        dumps=EncryptedDumps(local, source, readers),
+        configurations=EncryptedConfiguration(local, readers, partial(_configuration, settings, pipeline.clock)),
         restorer=ScratchServers(
-            _scratch(settings),
+            scratch(settings),
             settings.backup.postgres_binaries,
             settings.recovery.superuser_extensions,
             settings.recovery.longest_restore_seconds,
@@ -82,16 +69,6 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
         keep_local_days=settings.backup.keep_local_days,
         objectives=Objectives(settings.recovery.rto_seconds, settings.recovery.rpo_seconds),
     )
-
-
-def wipe_what_killed_tests_left(settings: Settings) -> None:
-    """Recovery keys with their agents, and restored databases, of processes that were killed."""
-    wipe_abandoned_keys()
-    wipe_abandoned([_scratch(settings)])
-
-
-def _scratch(settings: Settings) -> Path:
-    return settings.home / "recovery"
 
 
 def has_recovery_key(settings: Settings) -> bool:
@@ -144,7 +121,7 @@ def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, byt
     bucket, _, key = source.removeprefix(S3_SCHEME).partition("/")
     folder, _, name = key.rpartition("/")
     known = settings.backup.s3 or S3Settings(bucket=bucket)
-    return name, _opened(known.model_copy(update={"bucket": bucket, "prefix": folder}), clock).read(name)
+    return name, opened_bucket(known.model_copy(update={"bucket": bucket, "prefix": folder}), clock).read(name)
 
 
 def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
@@ -167,32 +144,15 @@ def _place(beside: Path, path: Path) -> str:
     return f"elsewhere/{str(absolute).lstrip('/')}"
 
 
-def _recipients(settings: Settings, ledger: Ledger, clock: Clock, *, needs_all: bool = True) -> BackupRecipients:
-    gpg = GnuPG(settings.home / "gnupg", clock)
-    return BackupRecipients(gpg, settings.recipients, ledger.pinned_roster, needs_all=needs_all)
-
-
-def _offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:
-    return () if settings.backup.s3 is None else (_opened(settings.backup.s3, clock),)
-
-
-def _opened(s3: S3Settings, clock: Clock) -> "S3Bucket":
-    from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket  # noqa: PLC0415  boto3 takes a second to import
-
-    prefix = s3.prefix.strip("/")
-    bucket = Bucket(
-        name=s3.bucket,
-        prefix=f"{prefix}/" if prefix else "",
-        region_name=s3.region_name,
-        endpoint_url=s3.endpoint_url,
-        storage_class=s3.storage_class,
-        object_lock_days=s3.object_lock_days,
-    )
-    return S3Bucket(bucket, clock)
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:
         raise BackupError(f"file {path} cannot be read; correct its name or its rights") from None
+
+
+@contextmanager
+def side_databases(settings: Settings) -> Iterator[DatabaseBeside]:
+    """What makes databases beside the configured one, on the same server."""
+    with database_url(settings) as url:
+        yield DatabaseBeside(url, settings.backup.postgres_binaries, settings.recovery.longest_restore_seconds)

@@ -1,6 +1,6 @@
 """The ports of a rotation, opened from settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 
@@ -9,25 +9,19 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, require_same_time
-from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.assembly.actions import ACTIONS
-from keyrotation_pipeline.assembly.backups import (
-    backup_site,
-    backup_vault,
-    signing_key,
-    wipe_what_killed_tests_left,
-)
 from keyrotation_pipeline.assembly.home import create_home, database_url, kept_ticks, require_home
 from keyrotation_pipeline.assembly.keystores import create_key_store, open_key_store
 from keyrotation_pipeline.assembly.rollouts import open_rollout
+from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_what_killed_tests_left
 from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster, require_known_to_store
@@ -55,17 +49,6 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
         require_migrated(connection)
         require_same_time(connection, SystemClock())
         yield _assemble(settings, url, connection, actor)
-
-
-@contextmanager
-def open_backups(settings: Settings, *, actor: str, vouching: Sequence[bytes] = ()) -> Iterator[BackupSite]:
-    """Every port, and what backups and recovery need besides, until the context ends; raises as `open_pipeline`.
-
-    Args:
-        vouching: officers' signatures over manifests that they take for ours in a disaster.
-    """
-    with database_url(settings) as url, open_pipeline(settings, actor=actor) as pipeline:
-        yield backup_site(settings, url, pipeline, vouching)
 
 
 def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
@@ -153,10 +136,3 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         ticks=kept_ticks(settings),
         timestamps=_authority(settings),
     )
-
-
-@contextmanager
-def side_databases(settings: Settings) -> Iterator[DatabaseBeside]:
-    """What makes databases beside the configured one, on the same server."""
-    with database_url(settings) as url:
-        yield DatabaseBeside(url, settings.backup.postgres_binaries, settings.recovery.longest_restore_seconds)

@@ -29,7 +29,7 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
         "instances": [_document(instance) for instance in instances],
         "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
         "waiting_for": performing.waiting_for(pipeline, walk) if walk else None,
-        "attention": [*returned(pipeline, stored, walk), *failing(instances, pipeline.clock.now())],
+        "attention": [*returned(pipeline, stored, walk, instances), *failing(instances, pipeline.clock.now())],
     }
 
 
@@ -38,7 +38,7 @@ def failing(instances: Iterable[Instance], now: datetime) -> list[str]:
     return [str(max(minutes, key=lambda each: each.values))] if (minutes := failing_minutes(instances, now)) else []
 
 
-def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None) -> list[str]:
+def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instances: Iterable[Instance]) -> list[str]:
     """A sentence for each instance with a key that was taken from the applications, or that writes under an old one.
 
     While a rotation brings instances from one key to the next, it says itself whom it waits for. Once every instance
@@ -53,7 +53,7 @@ def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None) -> list[
     registered = pipeline.ledger.keys()
     withdrawn = frozenset(record.version for record in registered if record.version not in stored.live)
     allowed = _Allowed(primary, withdrawn, _parted(pipeline))
-    return [sentence for instance in pipeline.rollout.instances() for sentence in allowed.amiss(instance)]
+    return [sentence for instance in instances for sentence in allowed.amiss(instance)]
 
 
 def _parted(pipeline: Pipeline) -> dict[KeyVersion, datetime]:

@@ -21,6 +21,7 @@ from keyrotation_pipeline.model.progress import ShardProgress
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -49,15 +50,15 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     now = pipeline.clock.now()
     records, rotation, head = pipeline.ledger.keys(), superseding.next_up(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
-    primary, attention = _primary(pipeline, records)
+    stored, attention = _stored(pipeline)
+    primary = stored.primary if stored is not None else None
+    attention += _of_keys(pipeline, stored, records) if stored is not None else []
     declared = declared_activations(pipeline)
     due = rotation_due(primary, records, pipeline.ledger.requests(), declared) if primary else None
-    attention += _tampered(pipeline)
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
     attention += _waiting(pipeline, rotation)
-    attention += _returned(pipeline, rotation)
-    attention += _failing(pipeline, now) if urgent_too else []
+    attention += _of_applications(pipeline, stored, rotation, now if urgent_too else None)
     fenced = fences(pipeline)
     attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)
@@ -90,41 +91,40 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     )
 
 
-def _primary(pipeline: Pipeline, records: Sequence[KeyRecord]) -> tuple[KeyVersion | None, list[str]]:
-    """The primary by the key store, and what is wrong with the keys there."""
+def _stored(pipeline: Pipeline) -> tuple[StoredKeys | None, list[str]]:
+    """The keys in the store, read once for all that asks for them, since it may be far away; None, and why not."""
     try:
-        stored = pipeline.keys.read()
+        return pipeline.keys.read(), []
     except KeyStoreError as error:
         return None, [str(error)]
+
+
+def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
+    """What is wrong with the keys, and whether the database was restored, or somebody has written to its audit."""
     unnamed = [] if stored.primary else ["the key store names no primary; run `keyrotation init`"]
-    return stored.primary, unnamed + lost_keys(pipeline, stored, records)
-
-
-def _tampered(pipeline: Pipeline) -> list[str]:
-    """Whether the database was restored, or somebody has written to its audit or what that tells of."""
     try:
-        require_consistent(pipeline, pipeline.keys.read())
-    except KeyStoreError:
-        return []  # which looking for the primary says
-    except (AuditError, BlockedError) as error:
+        require_consistent(pipeline, stored)
+    except (AuditError, BlockedError, KeyStoreError) as error:
+        tampered = [str(error)]
+    else:
+        tampered = []
+    return [*unnamed, *lost_keys(pipeline, stored, records), *tampered]
+
+
+def _of_applications(
+    pipeline: Pipeline, stored: StoredKeys | None, rotation: Walk | None, failing_by: datetime | None
+) -> list[str]:
+    """Instances with a key that they must not have any more, and whether applications fail to decrypt.
+
+    Args:
+        failing_by: the time by which they fail; None: that is not asked.
+    """
+    try:
+        instances = pipeline.rollout.instances()
+    except KeyStoreError as error:  # what a Pod reads is known by the store's keys
         return [str(error)]
-    return []
-
-
-def _returned(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
-    """Instances with a key that they must not have any more."""
-    try:
-        return returned(pipeline, pipeline.keys.read(), rotation)
-    except KeyStoreError:
-        return []  # which looking for the primary says
-
-
-def _failing(pipeline: Pipeline, now: datetime) -> list[str]:
-    """Whether applications fail to decrypt."""
-    try:
-        return failing(pipeline.rollout.instances(), now)
-    except KeyStoreError:
-        return []  # which looking for the primary says
+    sentences = returned(pipeline, stored, rotation, instances) if stored is not None else []
+    return sentences + (failing(instances, failing_by) if failing_by is not None else [])
 
 
 def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> list[str]:

@@ -7,7 +7,7 @@ import warnings
 
 _INTERRUPTED = 130
 # What is imported stays; by default the garbage collector would look through all of it a dozen times meanwhile.
-_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+_OBJECTS_BETWEEN_COLLECTIONS = 200_000
 _STOPPED = "stopped here; whatever was committed stays, and the same command goes on from there\n"
 MISSING_EXTRA = "{name} is not installed; the command needs the extra: pip install 'keyrotation-pipeline[pipeline]'\n"
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assembly.backups import signing_key
+from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.template import configuration

@@ -12,7 +12,8 @@ from typing import Any
 
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly import database_url
-from keyrotation_pipeline.assembly.pipeline import initialise, open_backups, open_pipeline
+from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.demo import clinic
 from keyrotation_pipeline.demo.home import prepare

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assembly.backups import signing_key
+from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.destruction import DESTROY
 from keyrotation_pipeline.assurance.seals import Seals

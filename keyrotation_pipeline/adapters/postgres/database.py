@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres import engine, preflight
-from keyrotation_pipeline.adapters.postgres.engine import speed
+from keyrotation_pipeline.adapters.postgres import engine
 from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, relations, samples, usage
 from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
-from keyrotation_pipeline.adapters.postgres.preflight import disk
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -64,19 +62,27 @@ class PostgresDatabase:
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """See `CiphertextDatabase.preflight`."""
+        from keyrotation_pipeline.adapters.postgres import preflight  # noqa: PLC0415  not needed to look around
+
         write_down(self.connection)
         return preflight.preflight(self.connection, tables, target)
 
     def check_names(self) -> CheckNames:
         """See `CiphertextDatabase.check_names`."""
+        from keyrotation_pipeline.adapters.postgres import preflight  # noqa: PLC0415  as above
+
         return preflight.names()
 
     def surroundings(self, tables: Sequence[EncryptedTable]) -> Surroundings:
         """See `CiphertextDatabase.surroundings`."""
+        from keyrotation_pipeline.adapters.postgres.preflight import disk  # noqa: PLC0415  as above
+
         return disk.surroundings(self.connection, tables)
 
     def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
         """See `CiphertextDatabase.speed`."""
+        from keyrotation_pipeline.adapters.postgres.engine import speed  # noqa: PLC0415  as above
+
         return speed.measure(self.connect, tables, ring, target, self.limits)
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
@@ -93,11 +99,15 @@ class PostgresDatabase:
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
         """See `CiphertextDatabase.rewrite_shard`."""
+        from keyrotation_pipeline.adapters.postgres import preflight  # noqa: PLC0415  as above
+
         preflight.require_unchanged(self.connection, request, shard.table, target)
         return engine.rewrite_shard(self.connect, request, shard, ring, target, report, self.limits, self.workers)
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         """See `CiphertextDatabase.sweep`."""
+        from keyrotation_pipeline.adapters.postgres import preflight  # noqa: PLC0415  as above
+
         preflight.require_unchanged(self.connection, request, table, target)
         return engine.sweep(self.connect, request, table, ring, target, self.limits, wait=wait)
 

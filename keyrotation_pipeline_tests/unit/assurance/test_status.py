@@ -8,6 +8,7 @@ import pytest
 
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
@@ -72,6 +73,21 @@ def test_a_key_store_that_cannot_be_read_is_said_once_and_nothing_else_is_kept_b
     shown = overview(world.pipeline).as_json()
     assert [sentence for sentence in shown["attention"] if "there is no Secret" in sentence] == ["there is no Secret"]
     assert [key["version"] for key in shown["key_versions"]] == ["v1"]
+
+
+def test_key_store_and_applications_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = before_any_rotation()
+    overview(world.pipeline)  # the first one also compares the pinned roster with the store's
+    look, looks = world.rollout.instances, list[tuple[Instance, ...]]()
+
+    def instances() -> tuple[Instance, ...]:
+        looks.append(look())
+        return looks[-1]
+
+    monkeypatch.setattr(world.rollout, "instances", instances)
+    before = world.keys.reads
+    assert overview(world.pipeline).primary == V1
+    assert (world.keys.reads - before, len(looks)) == (1, 1)
 
 
 def test_the_object_of_a_rotation_has_what_programs_read() -> None:

@@ -7,12 +7,32 @@ A table is gone through once, page range by page range (`traversal`, `page_range
 One process works on a shard, or several (`shard`, `worker_pool`, `worker`). `supervisor` saves progress and pauses for
 others (`throttle`), `lock_retry` waits for locked tables, `vacuum` keeps tables small, `decrypt` proves the outcome,
 and `server_errors` turns the server's errors into sentences that hold no content.
+
+A name is imported when it is used: most commands look at a database, and rewrite nothing.
 """
 
-from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
-from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
-from keyrotation_pipeline.adapters.postgres.engine.worker_pool import WorkerSettings
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
+    from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+    from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
+    from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
+    from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
+
+_PLACE_OF = {
+    "Limits": "limits",
+    "WorkerSettings": "worker_settings",
+    "decrypt_all": "decrypt",
+    "rewrite_shard": "shard",
+    "sweep": "traversal",
+}
 
 __all__ = ["Limits", "WorkerSettings", "decrypt_all", "rewrite_shard", "sweep"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACE_OF[name]}"), name)

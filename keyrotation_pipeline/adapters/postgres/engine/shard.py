@@ -12,7 +12,8 @@ from keyrotation_pipeline.adapters.postgres.engine.page_ranges import slices_of
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import limits_for
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
-from keyrotation_pipeline.adapters.postgres.engine.worker_pool import WorkerPool, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.worker_pool import WorkerPool
+from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

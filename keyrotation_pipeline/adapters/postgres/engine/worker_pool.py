@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline import errors
@@ -18,28 +18,15 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import stages
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
+from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.request import Step
-from keyrotation_pipeline.ports.keys import KeyStore
 
 _STOP_SECONDS = 5.0
 _COMMAND = (sys.executable, "-m", "keyrotation_pipeline.adapters.postgres.engine.worker")
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """How worker processes are started.
-
-    Args:
-        keys: the key store, from which each worker reads the key ring by itself.
-        environment: of the workers. It must hold no key. None: the same as ours.
-    """
-
-    keys: KeyStore
-    environment: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

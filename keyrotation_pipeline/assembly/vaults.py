@@ -1,0 +1,79 @@
+"""From settings to where backups are: what opens with every pipeline, so that a rotation can back its new key up."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedKeys
+from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
+from keyrotation_pipeline.adapters.held_directory import wipe_abandoned
+from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
+from keyrotation_pipeline.adapters.openpgp.recovery_key import wipe_abandoned_keys
+from keyrotation_pipeline.assembly.home import SIGNING_KEY
+from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import BackupVault
+from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.ports.ledger import Ledger
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.backups import S3Settings
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.adapters.backups.s3 import S3Bucket
+
+
+def signing_key(settings: Settings) -> SigningKey:
+    """The pipeline's own key, which signs manifests."""
+    return SigningKey(settings.home / SIGNING_KEY)
+
+
+def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock, seals: Seals) -> BackupVault:
+    """Where a rotation backs its new key up: the local directory, and the bucket if there is one.
+
+    Args:
+        ledger: has the pinned roster.
+        database: name and system identifier.
+    """
+    local = BackupDirectory(settings.backup_directory)
+    key_files = EncryptedKeys(local, recipients(settings, ledger, clock))
+    return KeyVault(database, local, offsite(settings, clock), key_files, clock, seals, ledger.pinned_roster)
+
+
+def wipe_what_killed_tests_left(settings: Settings) -> None:
+    """Recovery keys with their agents, and restored databases, of processes that were killed."""
+    wipe_abandoned_keys()
+    wipe_abandoned([scratch(settings)])
+
+
+def scratch(settings: Settings) -> Path:
+    """Where databases are restored for a while."""
+    return settings.home / "recovery"
+
+
+def recipients(settings: Settings, ledger: Ledger, clock: Clock, *, needs_all: bool = True) -> BackupRecipients:
+    """To whom backups are encrypted; `needs_all`: see `BackupRecipients`."""
+    gpg = GnuPG(settings.home / "gnupg", clock)
+    return BackupRecipients(gpg, settings.recipients, ledger.pinned_roster, needs_all=needs_all)
+
+
+def offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:
+    """The bucket, if there is one."""
+    return () if settings.backup.s3 is None else (opened_bucket(settings.backup.s3, clock),)
+
+
+def opened_bucket(s3: S3Settings, clock: Clock) -> "S3Bucket":
+    """A bucket; nothing is asked of it yet."""
+    from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket  # noqa: PLC0415  boto3 takes a second to import
+
+    prefix = s3.prefix.strip("/")
+    named = Bucket(
+        name=s3.bucket,
+        prefix=f"{prefix}/" if prefix else "",
+        region_name=s3.region_name,
+        endpoint_url=s3.endpoint_url,
+        storage_class=s3.storage_class,
+        object_lock_days=s3.object_lock_days,
+    )
+    return S3Bucket(named, clock)
