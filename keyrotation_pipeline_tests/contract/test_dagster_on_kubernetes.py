@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.request import Step
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
-from keyrotation_pipeline_tests.contract.test_kubernetes_rights import PATHS, apply, as_account, one_less
+from keyrotation_pipeline_tests.contract.test_kubernetes_rights import PATHS, account_of, apply, as_account, one_less
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.fleets import IMAGE as POD_IMAGE
 from keyrotation_pipeline_tests.servers import Server
@@ -143,6 +143,24 @@ def test_the_recovery_key_is_in_the_job_that_needs_it_alone(launch: Launch) -> N
     assert secrets_of(launch("recovery_drill", {})) == common | {"keyrotation-recovery"}
     for job in ("introduce_key", "retire_key", "evidence", "backup", "__ASSET_JOB"):
         assert secrets_of(launch(job, {})) == common
+
+
+@pytest.mark.parametrize(
+    ("job", "account"),
+    [
+        ("introduce_key", "keyrotation"),
+        ("retire_key", "keyrotation"),
+        ("__ASSET_JOB", "keyrotation"),
+        ("evidence", "keyrotation-observer"),
+        ("reencrypt_rows", "keyrotation-reader"),
+        ("backup", "keyrotation-reader"),
+        ("recovery_drill", "keyrotation-reader"),
+    ],
+)
+def test_each_job_has_the_account_with_the_rights_that_it_uses(launch: Launch, job: str, account: str) -> None:
+    assert launch(job, {})["spec"]["template"]["spec"]["serviceAccountName"] == account == account_of(job)
+    pipeline = yaml.safe_load_all((DAGSTER.parent / "pipeline.yaml").read_text())
+    assert account in {each["metadata"]["name"] for each in pipeline if each["kind"] == "ServiceAccount"}
 
 
 def test_at_most_parallel_shards_run_at_once_and_dead_pods_are_noticed(instance: dg.DagsterInstance) -> None:

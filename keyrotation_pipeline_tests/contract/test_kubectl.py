@@ -82,7 +82,7 @@ def test_the_files_are_applied_and_the_archive_keeps_its_keys(
     path = tmp_path / "pipeline.yaml"
     path.write_text(yaml.safe_dump_all(documents("pipeline.yaml", secrets, "api")))
     apply = ("apply", "--validate=false", "--filename", str(path))
-    assert kubectl(*apply).count(" created") == 4
+    assert kubectl(*apply).count(" created") == 10
     store = secrets.open()
     for version, number in ((V1, 1), (V2, 2)):
         add(store, version, key(number))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,24 @@ from typing import Any
 import pytest
 import yaml
 
-from keyrotation_pipeline.errors import KeyRotationError, KeyStoreUnavailableError
+from keyrotation_pipeline.defs.jobs import INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreUnavailableError
+from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.request import RequestStatus
 from keyrotation_pipeline.model.rollout import Aim, Goal
+from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
-from keyrotation_pipeline_tests.contract.key_store import V1, add, archive, destroy, key, set_primary
-from keyrotation_pipeline_tests.contract.rollout_suite import told_nothing
+from keyrotation_pipeline_tests.contract.faulty_walk import world_with
+from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, set_primary, shape
+from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_nothing
 from keyrotation_pipeline_tests.contract.test_kubernetes_rollout import KIND, Stage
 from keyrotation_pipeline_tests.fleets import TestFleet
+from keyrotation_pipeline_tests.unit.rotation.requests import approved
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
+FIRST, ROSTER = "ENCRYPTION_MASTER_KEY", "keyrotation/roster"
 PATHS = {
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
@@ -73,34 +81,135 @@ def stage(new_key_secrets: Callable[[], TestKeySecrets]) -> Iterator[Stage]:
     fleet.stop()
 
 
-def test_each_right_is_needed_and_all_of_them_are_enough(stage: Stage, tmp_path: Path) -> None:
-    secrets = stage.fleet.secrets
-    rights = documents("pipeline.yaml", secrets, stage.fleet.workloads[0].name)
-    for content in rights:
-        apply(secrets.cluster, content)
-    role = next(content for content in rights if content["kind"] == "Role")
-    stage.fleet.secrets = as_account(secrets, f"keyrotation-{secrets.name}", tmp_path)
+@dataclass
+class Accounts:
+    """The accounts of pipeline.yaml in a namespace of the tests, and what their Roles allow."""
+
+    stage: Stage
+    folder: Path
+
+    def __post_init__(self) -> None:
+        workload = self.stage.fleet.workloads[0].name
+        self.content = documents("pipeline.yaml", self.cluster_secrets, workload)
+        for content in self.content:
+            apply(self.cluster_secrets.cluster, content)
+        self._kubeconfigs: dict[str, TestKeySecrets] = {}
+
+    @property
+    def cluster_secrets(self) -> TestKeySecrets:
+        return self.stage.fleet.secrets
+
+    @property
+    def roles(self) -> list[dict[str, Any]]:
+        return [content for content in self.content if content["kind"] == "Role"]
+
+    def allow(self, role: dict[str, Any], rules: list[dict[str, Any]]) -> None:
+        cluster = self.cluster_secrets.cluster
+        cluster.ask("PATCH", f"{PATHS['Role'].format(cluster.namespace)}/{role['metadata']['name']}", {"rules": rules})
+
+    def as_(self, account: str) -> Stage:
+        """The same stage, as an account of the file finds it."""
+        name = account.replace("keyrotation", f"keyrotation-{self.cluster_secrets.name}")
+        if name not in self._kubeconfigs:
+            self._kubeconfigs[name] = as_account(self.cluster_secrets, name, self.folder)
+        return Stage(TestFleet(self._kubeconfigs[name], self.stage.fleet.workloads))
+
+
+@pytest.fixture
+def accounts(stage: Stage, tmp_path: Path) -> Accounts:
+    return Accounts(stage, tmp_path)
+
+
+def changes(stage: Stage, version: KeyVersion) -> None:
+    """Everything that is done with keys and Pods, with a key of its own."""
+    store = stage.fleet.secrets.open()
+    add(store, version, KeyMaterial.generate())
+    stage.rollout().bring(Goal(Aim.READS, (version,)), lambda _instances: None, told_nothing)
+    archive(store, version)
+    destroy(store, version)
+    store.pin_roster(f"{version.number:064x}", store.read().revision)
+
+
+def looks(stage: Stage) -> None:
+    """Everything that is looked at."""
+    rollout = stage.rollout()
+    assert rollout.preflight(V1) == ()
+    assert len(rollout.instances()) == len(KIND)
+    assert set(rollout.waiting().values()) == set()
+
+
+def reads(stage: Stage) -> None:
+    assert stage.fleet.secrets.open().read().primary == V1
+
+
+DONE_BY = {"keyrotation": (reads, looks), "keyrotation-observer": (reads, looks), "keyrotation-reader": (reads,)}
+
+
+def test_each_right_is_needed_and_all_of_them_are_enough(accounts: Accounts) -> None:
     numbers = count(2)
 
-    def everything() -> None:
-        version, store = KeyVersion(next(numbers)), stage.fleet.secrets.open()
-        add(store, version, KeyMaterial.generate())
-        stage.rollout().bring(Goal(Aim.READS, (version,)), lambda _instances: None, told_nothing)
-        archive(store, version)
-        destroy(store, version)
-        store.pin_roster(f"{version.number:064x}", store.read().revision)
+    def everything(account: str) -> None:
+        stage = accounts.as_(account)
+        for do in DONE_BY[account]:
+            do(stage)
+        if account == "keyrotation":
+            changes(stage, KeyVersion(next(numbers)))
 
-    def allow(rules: list[dict[str, Any]]) -> None:
-        path = f"{PATHS['Role'].format(secrets.cluster.namespace)}/{role['metadata']['name']}"
-        secrets.cluster.ask("PATCH", path, {"rules": rules})
+    for account in DONE_BY:
+        everything(account)
+    for role in accounts.roles:
+        account = role["metadata"]["name"].replace(f"-{accounts.cluster_secrets.name}", "")  # the one that is least
+        for fewer in one_less(role["rules"]):
+            accounts.allow(role, fewer)
+            with pytest.raises(KeyRotationError, match="Role in deploy/kubernetes"):
+                everything(account)
+        accounts.allow(role, role["rules"])
+    for account in DONE_BY:
+        everything(account)
 
-    everything()
-    for fewer in one_less(role["rules"]):
-        allow(fewer)
-        with pytest.raises(KeyRotationError, match="Role in deploy/kubernetes"):
-            everything()
-    allow(role["rules"])
-    everything()
+
+@pytest.mark.parametrize("account", ["keyrotation-observer", "keyrotation-reader"])
+def test_an_account_that_only_reads_changes_no_key_and_no_pod(accounts: Accounts, account: str) -> None:
+    store, workload = accounts.as_(account).fleet.secrets.open(), accounts.stage.fleet.workloads[0]
+    with pytest.raises(KeyStoreUnavailableError, match="forbids this account to patch Secret"):
+        add(store, KeyVersion(2), key(2))
+    add(accounts.stage.fleet.secrets.open(), KeyVersion(2), key(2))
+    refused = "list|get" if account == "keyrotation-reader" else "patch"
+    with pytest.raises(BlockedError, match=rf"refuses to ({refused}) .*HTTP 403"):
+        accounts.as_(account).bring(READ_V2)
+    assert accounts.stage.fleet.found(workload)["metadata"]["generation"] == 1
+
+
+def account_of(job: str) -> str:
+    """The account that dagster.yaml gives the runs of a job."""
+    launcher = yaml.safe_load((DEPLOY / "dagster" / "dagster.yaml").read_text())["run_launcher"]["config"]
+    own = launcher["jobs"].get(job, {}).get("pod_spec_config", {})
+    return str(own.get("service_account_name", launcher["service_account_name"]))
+
+
+def test_a_rotation_is_done_by_runs_that_have_the_accounts_of_their_jobs(accounts: Accounts) -> None:
+    secrets = accounts.cluster_secrets
+    secrets.overwrite({FIRST: None, PRIMARY_VARIABLE: None})  # the world brings its own first key
+    world, seen = world_with(secrets.open()), list[str]()
+    world = replace(world, pipeline=replace(world.pipeline, rollout=accounts.stage.rollout()))
+    rotation = approved(world)
+    jobs = {step: job for job, leg in LEGS.items() for step in leg}
+    while world.ledger.request(rotation.id).status is not RequestStatus.FINISHED:
+        [task, *_] = performing.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
+        job = REENCRYPT_ROWS if task.shard is not None else jobs.get(task.step, RETIRE_KEY)
+        if job == REENCRYPT_ROWS:  # which a step that may change the store would write again
+            secrets.overwrite({}, metadata={"annotations": {ROSTER: None}})
+        stage = accounts.as_(account_of(job))
+        pipeline = replace(world.pipeline, keys=stage.fleet.secrets.open(), rollout=stage.rollout())
+        performing.perform(pipeline, rotation.id, task, world.report)
+        if job not in seen:
+            seen.append(job)
+    assert [(job, account_of(job)) for job in seen] == [
+        (INTRODUCE_KEY, "keyrotation"),
+        (REENCRYPT_ROWS, "keyrotation-reader"),
+        (RETIRE_KEY, "keyrotation"),
+    ]
+    assert shape(secrets.open().read()) == ((V2,), (V1,), V2)
 
 
 def one_less(rules: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
