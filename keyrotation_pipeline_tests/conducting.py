@@ -18,12 +18,12 @@ class Conducted:
     resource: PipelineResource
 
     def tick(self, sensor: str = CONDUCTOR) -> dg.SensorResult | dg.SkipReason:
-        """Evaluate a sensor, and do what it asks of the instance."""
-        definition = self.definitions.get_repository_def().get_sensor_def(sensor)
+        """Evaluate a sensor, by its name without a prefix, and do what it asks of the instance."""
+        definition = self.definitions.get_repository_def().get_sensor_def(self.resource.naming.name(sensor))
         context = dg.build_sensor_context(
             instance=self.instance,
             repository_def=self.definitions.get_repository_def(),
-            resources={"pipeline": self.resource},
+            resources={"keyrotation": self.resource},
         )
         result = definition(context)
         assert isinstance(result, dg.SensorResult | dg.SkipReason)
@@ -43,7 +43,7 @@ class Conducted:
         return job.execute_in_process(
             instance=self.instance,
             partition_key=wanted.partition_key,
-            tags={**wanted.tags, "dagster/sensor_name": CONDUCTOR},  # as the daemon does
+            tags={**wanted.tags, "dagster/sensor_name": self.resource.naming.name(CONDUCTOR)},  # as the daemon does
             raise_on_error=False,
         )
 
@@ -54,7 +54,7 @@ class Conducted:
             result = self.tick()
             assert isinstance(result, dg.SensorResult), result.skip_message
             for wanted in result.run_requests or ():
-                if wanted.job_name == "evidence":
+                if wanted.job_name == self.resource.naming.name("evidence"):
                     return jobs
                 jobs.append(wanted.job_name)
                 done = self.run(wanted)

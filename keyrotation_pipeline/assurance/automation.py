@@ -15,6 +15,8 @@ SCHEDULES = {
     "quarterly_recovery_test": timedelta(days=93),
     "nightly_rehearsal": timedelta(days=1, hours=3),
 }
+# All that can be switched off in Dagster; the last looks only when a run has failed.
+AUTOMATION = (*SENSORS, *SCHEDULES, "run_failure_alert")
 # There only where the configuration asks for them.
 OPTIONAL = frozenset({"audit_timestamp", "nightly_rehearsal"})
 SILENCE = {**dict.fromkeys(SENSORS, SILENT_AFTER), **SCHEDULES}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from keyrotation_pipeline.assurance.rows_progress import TableProgress, table_progress
-from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.pages import duration
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.request import Step, Walk
@@ -17,7 +17,9 @@ from keyrotation_pipeline.rotation import performing
 Told = dg.SensorResult | dg.SkipReason
 
 
-def show_what_is_awaited(instance: dg.DagsterInstance, pipeline: Pipeline, result: Told, before: str) -> str:
+def show_what_is_awaited(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, result: Told, before: str
+) -> str:
     """The sentence for the conductor's page; where it is another than before, also an observation of the current step.
 
     Of the rows it has whole percents, so that it changes at most a hundred times a table.
@@ -29,7 +31,7 @@ def show_what_is_awaited(instance: dg.DagsterInstance, pipeline: Pipeline, resul
     phase = phase_of(rotation)
     if phase == Step.ROWS:
         tables = [(table, table_progress(pipeline, rotation, table)) for table in pipeline.tables]
-        for observation in _of_rows(rotation, sentence, tables, before):
+        for observation in _of_rows(naming, rotation, sentence, tables, before):
             instance.report_runless_asset_event(observation)
         return "; ".join((*(_far(far) for _, far in tables), sentence))
     waits = performing.waiting_for(pipeline, rotation) if phase in set(Step) else None
@@ -38,13 +40,13 @@ def show_what_is_awaited(instance: dg.DagsterInstance, pipeline: Pipeline, resul
     if sentence != before and not rotation.is_over:
         step = Step(phase) if phase in set(Step) else Step.KEY_VERSION
         instance.report_runless_asset_event(
-            dg.AssetObservation(step_key(step), description=sentence, metadata=_metadata(rotation, sentence))
+            dg.AssetObservation(naming.step(step), description=sentence, metadata=_metadata(rotation, sentence))
         )
     return sentence
 
 
 def _of_rows(
-    rotation: Walk, sentence: str, tables: list[tuple[EncryptedTable, TableProgress]], before: str
+    naming: Naming, rotation: Walk, sentence: str, tables: list[tuple[EncryptedTable, TableProgress]], before: str
 ) -> Iterator[dg.AssetObservation]:
     for table, far in tables:
         if _far(far) not in before:
@@ -57,7 +59,7 @@ def _of_rows(
                 **_metadata(rotation, sentence),
                 **{name: dg.MetadataValue.float(float(number)) for name, number in numbers.items()},
             }
-            yield dg.AssetObservation(rows_key(table.name), description=_far(far), metadata=told)
+            yield dg.AssetObservation(naming.rows(table.name), description=_far(far), metadata=told)
 
 
 def _far(far: TableProgress) -> str:

@@ -13,6 +13,7 @@ from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_tes
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
 from keyrotation_pipeline.defs.evidence import officers_of
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
 from keyrotation_pipeline.defs.pages import Names, duration, plain
 from keyrotation_pipeline.defs.performing import actor_of
@@ -30,7 +31,7 @@ TEST_EXPECTED_DAYS, TEST_OVERDUE_DAYS = 93, 100
 NOT_DECRYPTED = "nothing was decrypted: only a recovery test shows that it can be"
 
 
-def backup_assets(time_zone: str, first_day: date) -> dg.AssetsDefinition:
+def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsDefinition:
     """`key_backup` and `database_backup`, a partition a day; together one set, under one manifest.
 
     Args:
@@ -39,30 +40,32 @@ def backup_assets(time_zone: str, first_day: date) -> dg.AssetsDefinition:
     zone = ZoneInfo(time_zone)
 
     @dg.multi_asset(
-        name="backups",
+        name=naming.name("backups"),
         specs=[
             _spec(
-                KEY_BACKUP, time_zone, {"key", "gpg", "s3"},
+                naming, KEY_BACKUP, time_zone, {"key", "gpg", "s3"},
                 "Every key that a row or a kept dump may need, each in an OpenPGP file of its own, in every place.",
             ),
             _spec(
-                DATABASE_BACKUP, time_zone, {"postgres", "gpg", "s3"},
+                naming, DATABASE_BACKUP, time_zone, {"postgres", "gpg", "s3"},
                 "The whole database, dumped into gpg at the moment of the keys; says which key versions it needs.",
             ),
         ],
         partitions_def=dg.DailyPartitionsDefinition(first_day.isoformat(), timezone=time_zone, end_offset=1),
         can_subset=True,
     )  # fmt: skip
-    def backups(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> Iterator[dg.MaterializeResult[None]]:
-        wanted = {key.to_user_string() for key in context.selected_asset_keys}
-        with refusals(), pipeline.open_backups(actor_of(context)) as site:
+    def backups(
+        context: dg.AssetExecutionContext, keyrotation: PipelineParameter
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        wanted = {key.path[-1] for key in context.selected_asset_keys}
+        with refusals(), keyrotation.open_backups(actor_of(context)) as site:
             _require_today(context.partition_keys, f"{site.pipeline.clock.now().astimezone(zone):%Y-%m-%d}")
             # A dump without the keys of its moment is no coordinated backup: so the keys come along always.
             done = back_up(site, database=DATABASE_BACKUP in wanted)
             names = officers_of(site.pipeline)
         for name, metadata in ((KEY_BACKUP, _key_metadata(done, names)), (DATABASE_BACKUP, _dump_metadata(done))):
             if name in wanted:
-                yield dg.MaterializeResult(asset_key=name, metadata=metadata)
+                yield dg.MaterializeResult(asset_key=naming.asset(name), metadata=metadata)
 
     return backups
 
@@ -81,47 +84,64 @@ def _require_today(days: Sequence[str], today: str) -> None:
             )
 
 
-@dg.asset(
-    name=RECOVERY_TEST,
-    deps=[KEY_BACKUP, DATABASE_BACKUP],
-    group_name=GROUP,
-    kinds={"gpg", "postgres", "s3"},
-    owners=[COMPLIANCE_OFFICERS],
-    freshness_policy=dg.FreshnessPolicy.time_window(
-        fail_window=timedelta(days=TEST_OVERDUE_DAYS), warn_window=timedelta(days=TEST_EXPECTED_DAYS)
-    ),
-)
-def recovery_test_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """The newest backup fetched, decrypted, restored into a scratch server and read; and an older one."""
-    with (
-        refusals(),
-        pipeline.open_backups(actor_of(context)) as site,
-        pipeline.recovery_key() as key,
-    ):
-        report = recovery_test(site, key)
-    return dg.MaterializeResult(metadata=_report_metadata(report))
+def recovery_test_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `recovery_test`."""
 
-
-@dg.asset_check(asset=KEY_BACKUP)
-def backup_decrypts(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
-    """The newest set of keys and database, and keys since, are whole in every place, read again now.
-
-    Decryption is not tried. What is amber in `status` is a warning here, what is red there an error.
-    """
-    with refusals(), pipeline.open_backups(actor_of(context)) as site:
-        lights = backup_lights(site.pipeline, site.pipeline.ledger.keys(), site.pipeline.clock.now())
-        wrong = [*lights.attention, *(sentence for place in site.places for sentence in _wrong_in(place, site.seals))]
-        places = ", ".join(place.description for place in site.places)
-        warnings = list(lights.warnings)
-        if site.recipients < FEWEST_RECIPIENTS:
-            warnings.append("only one certificate can decrypt")
-    told = f"every file of the newest set downloads with its hash from {places}; {NOT_DECRYPTED}"
-    return dg.AssetCheckResult(
-        passed=not wrong and not warnings,
-        severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
-        description="; ".join(dict.fromkeys([*wrong, *warnings, *([] if wrong else [told])])),
-        metadata={"wrong": len(wrong), "last_backup": f"{lights.last:%Y-%m-%d %H:%M} UTC" if lights.last else "none"},
+    @dg.asset(
+        key_prefix=naming.prefix,
+        name=RECOVERY_TEST,
+        deps=[naming.asset(KEY_BACKUP), naming.asset(DATABASE_BACKUP)],
+        group_name=naming.name(GROUP),
+        kinds={"gpg", "postgres", "s3"},
+        owners=[COMPLIANCE_OFFICERS],
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(days=TEST_OVERDUE_DAYS), warn_window=timedelta(days=TEST_EXPECTED_DAYS)
+        ),
     )
+    def tested(context: dg.AssetExecutionContext, keyrotation: PipelineParameter) -> dg.MaterializeResult[None]:
+        """The newest backup fetched, decrypted, restored into a scratch server and read; and an older one."""
+        with (
+            refusals(),
+            keyrotation.open_backups(actor_of(context)) as site,
+            keyrotation.recovery_key() as key,
+        ):
+            report = recovery_test(site, key)
+        return dg.MaterializeResult(metadata=_report_metadata(report))
+
+    return tested
+
+
+def backup_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
+    """The check `backup_decrypts`."""
+
+    @dg.asset_check(asset=naming.asset(KEY_BACKUP))
+    def backup_decrypts(context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter) -> dg.AssetCheckResult:
+        """The newest set of keys and database, and keys since, are whole in every place, read again now.
+
+        Decryption is not tried. What is amber in `status` is a warning here, what is red there an error.
+        """
+        with refusals(), keyrotation.open_backups(actor_of(context)) as site:
+            lights = backup_lights(site.pipeline, site.pipeline.ledger.keys(), site.pipeline.clock.now())
+            wrong = [
+                *lights.attention,
+                *(sentence for place in site.places for sentence in _wrong_in(place, site.seals)),
+            ]
+            places = ", ".join(place.description for place in site.places)
+            warnings = list(lights.warnings)
+            if site.recipients < FEWEST_RECIPIENTS:
+                warnings.append("only one certificate can decrypt")
+        told = f"every file of the newest set downloads with its hash from {places}; {NOT_DECRYPTED}"
+        return dg.AssetCheckResult(
+            passed=not wrong and not warnings,
+            severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
+            description="; ".join(dict.fromkeys([*wrong, *warnings, *([] if wrong else [told])])),
+            metadata={
+                "wrong": len(wrong),
+                "last_backup": f"{lights.last:%Y-%m-%d %H:%M} UTC" if lights.last else "none",
+            },
+        )
+
+    return backup_decrypts
 
 
 def _wrong_in(place: BackupPlace, seals: Seals) -> Iterator[str]:
@@ -139,10 +159,10 @@ def _wrong_in(place: BackupPlace, seals: Seals) -> Iterator[str]:
             yield f"{file.name} in {place.description} is missing or damaged; run `keyrotation backup`"
 
 
-def _spec(name: str, time_zone: str, kinds: set[str], description: str) -> dg.AssetSpec:
+def _spec(naming: Naming, name: str, time_zone: str, kinds: set[str], description: str) -> dg.AssetSpec:
     return dg.AssetSpec(
-        name,
-        group_name=GROUP,
+        naming.asset(name),
+        group_name=naming.name(GROUP),
         kinds=kinds,
         owners=[SITE_RELIABILITY],
         description=description,

@@ -14,8 +14,8 @@ from keyrotation_pipeline.defs.launches import (
     evidence_request,
     launches,
 )
-from keyrotation_pipeline.defs.names import ROTATION_TAG
-from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
+from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
+from keyrotation_pipeline.defs.partitions import missing_versions
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
@@ -30,25 +30,26 @@ SECONDS_BETWEEN_TICKS = 2
 FIRST_ATTEMPT = "1"
 
 
-def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
+def conductor_sensor(naming: Naming, jobs: Jobs) -> dg.SensorDefinition:
     """The sensor `rotation_conductor`."""
 
     @dg.sensor(
-        name=CONDUCTOR,
+        name=naming.name(CONDUCTOR),
         jobs=jobs.all(),
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def rotation_conductor(
-        context: dg.SensorEvaluationContext, pipeline: PipelineParameter
+        context: dg.SensorEvaluationContext, keyrotation: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
         """Carries an approved rotation through its walk: one run a leg, some for shard after shard."""
-        pipeline.note_look(CONDUCTOR, context)
+        keyrotation.note_look(CONDUCTOR, context)
         try:
-            with pipeline.open("dagster rotation_conductor") as opened:
-                result = tick(context.instance, opened)
+            with keyrotation.open("dagster rotation_conductor") as opened:
+                result = tick(context.instance, naming, opened)
                 # The page of a sensor shows its cursor; nothing is decided by it.
-                context.update_cursor(show_what_is_awaited(context.instance, opened, result, context.cursor or ""))
+                before = context.cursor or ""
+                context.update_cursor(show_what_is_awaited(context.instance, naming, opened, result, before))
         except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
             context.update_cursor(sentence := sentence_of(error))
             return dg.SkipReason(sentence)
@@ -57,16 +58,16 @@ def conductor_sensor(jobs: Jobs) -> dg.SensorDefinition:
     return rotation_conductor
 
 
-def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
+def tick(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
     """One look: what is due and not yet running is started; otherwise the sentence that says what is waited for."""
     rotation = superseding.next_up(pipeline)
     if rotation is None:
-        return _evidence_of_last(instance, pipeline)
+        return _evidence_of_last(instance, naming, pipeline)
     decision = performing.next_decision(pipeline, rotation)
     if not decision.tasks:
         return dg.SkipReason(f"waiting for {decision.waiting_for}")
-    past, now = _past_runs(instance, rotation), pipeline.clock.now()
-    chosen = launches(rotation, decision.tasks, past, now, pipeline.parallel_shards)
+    past, now = _past_runs(instance, naming, rotation), pipeline.clock.now()
+    chosen = launches(naming, rotation, decision.tasks, past, now, pipeline.parallel_shards)
     if any(request.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for request in chosen.requests):
         # After a failure: more runs cannot mend a damaged key store. One that only does not answer is tried again.
         try:
@@ -76,7 +77,8 @@ def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | 
         except KeyStoreUnavailableError:
             pass
     if chosen.requests:
-        return dg.SensorResult(run_requests=chosen.requests, dynamic_partitions_requests=_partition(instance, rotation))
+        added = missing_versions(instance, naming, [rotation.target])
+        return dg.SensorResult(run_requests=chosen.requests, dynamic_partitions_requests=added)
     if chosen.in_progress:
         return dg.SkipReason(f"in progress: {', '.join(chosen.in_progress)}")
     return dg.SkipReason(
@@ -84,23 +86,20 @@ def tick(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | 
     )
 
 
-def _evidence_of_last(instance: dg.DagsterInstance, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
+def _evidence_of_last(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline
+) -> dg.SensorResult | dg.SkipReason:
     walked = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
     finished = next((each for each in walked if each.status is RequestStatus.FINISHED), None)
-    if finished is None or any(run.subject == EVIDENCE for run in _past_runs(instance, finished)):
+    if finished is None or any(run.subject == EVIDENCE for run in _past_runs(instance, naming, finished)):
         return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
-    return dg.SensorResult(run_requests=[evidence_request(finished)])
+    return dg.SensorResult(run_requests=[evidence_request(naming, finished)])
 
 
-def _past_runs(instance: dg.DagsterInstance, rotation: Walk) -> Iterator[PastRun]:
+def _past_runs(instance: dg.DagsterInstance, naming: Naming, rotation: Walk) -> Iterator[PastRun]:
     records = instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation.id}))
     for record in records:
         run = record.dagster_run
         ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None
-        if (past := PastRun.believed(run.job_name, run.tags, ended_at)) is not None:
+        if (past := PastRun.believed(naming, run.job_name, run.tags, ended_at)) is not None:
             yield past
-
-
-def _partition(instance: dg.DagsterInstance, rotation: Walk) -> list[dg.AddDynamicPartitionsRequest]:
-    known = instance.has_dynamic_partition(KEY_VERSION, str(rotation.target))
-    return [] if known else [KEY_VERSIONS.build_add_request([str(rotation.target)])]

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.names import step_key
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import SITE_RELIABILITY
-from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
+from keyrotation_pipeline.defs.partitions import key_versions
 from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
@@ -14,35 +14,58 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import declared_activations
 
 
-@dg.asset(
-    partitions_def=KEY_VERSIONS,
-    group_name="new_key",
-    kinds={"application"},
-    owners=[SITE_RELIABILITY],
-    deps=[step_key(Step.KEY_VERSION)],
-)
-def dual_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """2. Every application instance is seen to read the new key beside the old one; nothing writes under it yet."""
-    return perform(context, pipeline, Step.DUAL_KEY_ROLLOUT)
+def dual_key_rollout_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `dual_key_rollout`."""
+
+    @dg.asset(
+        key_prefix=naming.prefix,
+        partitions_def=key_versions(naming),
+        group_name=naming.name("new_key"),
+        kinds={"application"},
+        owners=[SITE_RELIABILITY],
+        deps=[naming.step(Step.KEY_VERSION)],
+    )
+    def dual_key_rollout(
+        context: dg.AssetExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.MaterializeResult[None]:
+        """2. Every application instance is seen to read the new key beside the old one; nothing writes under it yet."""
+        return perform(context, keyrotation, Step.DUAL_KEY_ROLLOUT)
+
+    return dual_key_rollout
 
 
-@dg.asset(
-    partitions_def=KEY_VERSIONS,
-    group_name="new_key",
-    kinds={"application"},
-    owners=[SITE_RELIABILITY],
-    deps=[step_key(Step.DUAL_KEY_ROLLOUT)],
-)
-def primary_key_rollout(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """3. The new key is the primary, and every instance is seen to write under it."""
-    return perform(context, pipeline, Step.PRIMARY_KEY_ROLLOUT)
+def primary_key_rollout_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `primary_key_rollout`."""
+
+    @dg.asset(
+        key_prefix=naming.prefix,
+        partitions_def=key_versions(naming),
+        group_name=naming.name("new_key"),
+        kinds={"application"},
+        owners=[SITE_RELIABILITY],
+        deps=[naming.step(Step.DUAL_KEY_ROLLOUT)],
+    )
+    def primary_key_rollout(
+        context: dg.AssetExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.MaterializeResult[None]:
+        """3. The new key is the primary, and every instance is seen to write under it."""
+        return perform(context, keyrotation, Step.PRIMARY_KEY_ROLLOUT)
+
+    return primary_key_rollout
 
 
-@dg.asset_check(asset=step_key(Step.PRIMARY_KEY_ROLLOUT))
-def rotation_not_overdue(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
-    """The primary is younger than 12 months, and no emergency rotation is older than 24 hours; warns 60 days ahead."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
-        return not_overdue(opened)
+def rotation_not_overdue_check(naming: Naming) -> dg.AssetChecksDefinition:
+    """The check `rotation_not_overdue`."""
+
+    @dg.asset_check(asset=naming.step(Step.PRIMARY_KEY_ROLLOUT))
+    def rotation_not_overdue(
+        context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.AssetCheckResult:
+        """The primary is younger than 12 months, no emergency rotation older than 24 hours; warns 60 days ahead."""
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
+            return not_overdue(opened)
+
+    return rotation_not_overdue
 
 
 def not_overdue(pipeline: Pipeline) -> dg.AssetCheckResult:

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.assurance.rows_progress import table_progress
-from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.pages import (
     SHOWN_FINGERPRINT_CHARS,
     Names,
@@ -28,7 +28,7 @@ ROLLOUTS = {Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY}
 
 
 def metadata_of(
-    pipeline: Pipeline, rotation: Walk, record: StepRecord, *, seconds: float | None = None
+    naming: Naming, pipeline: Pipeline, rotation: Walk, record: StepRecord, *, seconds: float | None = None
 ) -> Mapping[str, dg.MetadataValue]:
     """Everything a DBA asks of a finished step, as Dagster shows it; never content, never a key.
 
@@ -38,10 +38,10 @@ def metadata_of(
     names = officers_of(pipeline)
     shown: dict[str, dg.MetadataValue] = {}
     if record.table is not None:
-        shown |= _rows(pipeline, rotation, record)
+        shown |= _rows(naming, pipeline, rotation, record)
     else:
         shown["summary"] = dg.MetadataValue.md(summary(rotation, record, names))
-        shown["next"] = dg.MetadataValue.md(next_step(rotation, record.step, pipeline.tables))
+        shown["next"] = dg.MetadataValue.md(next_step(naming, rotation, record.step, pipeline.tables))
         shown |= _numbers({"seconds": seconds, **record.facts} if seconds is not None else record.facts)
     if (fingerprint := record.facts.get("fingerprint")) is not None:
         shown["fingerprint"] = dg.MetadataValue.text(str(fingerprint)[:SHOWN_FINGERPRINT_CHARS])
@@ -52,21 +52,27 @@ def metadata_of(
     return {**shown, **_request(pipeline, rotation, record, names)}
 
 
-def asset_of(rotation: Walk, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
+def asset_of(naming: Naming, rotation: Walk, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
     """Where Dagster shows a step: its asset and partition; no asset for the closing record of the rows."""
     if record.table is not None and record.shard is not None:
-        return rows_key(TableName.parse(record.table)), row_partition(rotation.target, record.shard)
-    return (None if record.step is Step.ROWS else step_key(record.step)), str(rotation.target)
+        return naming.rows(TableName.parse(record.table)), row_partition(rotation.target, record.shard)
+    return (None if record.step is Step.ROWS else naming.step(record.step)), str(rotation.target)
 
 
 def materialization(
-    pipeline: Pipeline, rotation: Walk, record: StepRecord, *, seconds: float | None = None, note: str | None = None
+    naming: Naming,
+    pipeline: Pipeline,
+    rotation: Walk,
+    record: StepRecord,
+    *,
+    seconds: float | None = None,
+    note: str | None = None,
 ) -> dg.AssetMaterialization:
     """A finished step that has an asset, as an event of a run that was not launched for it, or of no run."""
-    key, partition = asset_of(rotation, record)
+    key, partition = asset_of(naming, rotation, record)
     if key is None:
         raise ValueError(record.step)
-    metadata = dict(metadata_of(pipeline, rotation, record, seconds=seconds))
+    metadata = dict(metadata_of(naming, pipeline, rotation, record, seconds=seconds))
     return dg.AssetMaterialization(key, description=note, partition=partition, metadata=metadata)
 
 
@@ -86,7 +92,7 @@ def _request(pipeline: Pipeline, rotation: Walk, record: StepRecord, names: Name
     }
 
 
-def _rows(pipeline: Pipeline, rotation: Walk, record: StepRecord) -> Mapping[str, dg.MetadataValue]:
+def _rows(naming: Naming, pipeline: Pipeline, rotation: Walk, record: StepRecord) -> Mapping[str, dg.MetadataValue]:
     walk = pipeline.ledger.walk(rotation.id)
     declared = next((each for each in pipeline.tables if str(each.name) == record.table), None)
     if declared is None:
@@ -94,7 +100,7 @@ def _rows(pipeline: Pipeline, rotation: Walk, record: StepRecord) -> Mapping[str
     table = table_progress(pipeline, walk, declared)
     shown: dict[str, dg.MetadataValue] = {
         "summary": dg.MetadataValue.md(rows_summary(record, table)),
-        "next": dg.MetadataValue.md(next_step(rotation, Step.ROWS, pipeline.tables)),
+        "next": dg.MetadataValue.md(next_step(naming, rotation, Step.ROWS, pipeline.tables)),
         "table_percent": dg.MetadataValue.float(round(100 * table.share, 1)),
         "table_rows": dg.MetadataValue.int(table.rows),
         "table_eta_seconds": dg.MetadataValue.int(table.eta_seconds or 0),

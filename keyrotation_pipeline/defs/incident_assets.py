@@ -4,6 +4,7 @@ import dagster as dg
 
 from keyrotation_pipeline.assurance.exposed import exposed_copies
 from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SECURITY_OFFICERS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
@@ -25,55 +26,89 @@ _SCHEMA = dg.TableSchema(
 )
 
 
-@dg.asset(name="incident_report", group_name="evidence", kinds={"report"}, owners=[SECURITY_OFFICERS])
-def incident_report_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """The report of every unfinished incident, and its time left per stage: 4, 8, 24 and 48 hours from discovery."""
-    with refusals(), pipeline.open_backups(actor_of(context)) as site:
-        opened = site.pipeline
-        now, requests = opened.clock.now(), opened.ledger.requests()
-        unfinished = incidents(opened.ledger).unfinished
-        reports = {
-            each.id: kept_report(opened, each.id).markdown
-            + kept_backups(exposed_copies(site, each.versions)).markdown()
-            for each in unfinished
-        }
-        paces = {each.id: rate_of(opened, each, requests, now) for each in unfinished}
-        clocks = [(each.id, stage) for each in unfinished for stage in clock_of(opened, each, requests)]
-    rows = [_row(name, stage, stage.seconds_left(now)) for name, stage in clocks]
-    return dg.MaterializeResult(
-        metadata={
-            "incidents_open": len(reports),
-            "clock": dg.MetadataValue.table(rows, schema=_SCHEMA),
-            **{f"pace of {name}": str(pace) for name, pace in paces.items() if pace is not None},
-            **{name: dg.MetadataValue.md(text) for name, text in reports.items()},
-        }
+def incident_report_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `incident_report`."""
+
+    @dg.asset(
+        key_prefix=naming.prefix,
+        group_name=naming.name("evidence"),
+        kinds={"report"},
+        owners=[SECURITY_OFFICERS],
     )
+    def incident_report(
+        context: dg.AssetExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.MaterializeResult[None]:
+        """The report of every unfinished incident, and the time left per stage: 4, 8, 24, 48 hours from discovery."""
+        with refusals(), keyrotation.open_backups(actor_of(context)) as site:
+            opened = site.pipeline
+            now, requests = opened.clock.now(), opened.ledger.requests()
+            unfinished = incidents(opened.ledger).unfinished
+            reports = {
+                each.id: kept_report(opened, each.id).markdown
+                + kept_backups(exposed_copies(site, each.versions)).markdown()
+                for each in unfinished
+            }
+            paces = {each.id: rate_of(opened, each, requests, now) for each in unfinished}
+            clocks = [(each.id, stage) for each in unfinished for stage in clock_of(opened, each, requests)]
+        rows = [_row(name, stage, stage.seconds_left(now)) for name, stage in clocks]
+        return dg.MaterializeResult(
+            metadata={
+                "incidents_open": len(reports),
+                "clock": dg.MetadataValue.table(rows, schema=_SCHEMA),
+                **{f"pace of {name}": str(pace) for name, pace in paces.items() if pace is not None},
+                **{name: dg.MetadataValue.md(text) for name, text in reports.items()},
+            }
+        )
+
+    return incident_report
 
 
-@dg.asset(name="breach_decision", group_name="evidence", kinds={"report"}, owners=[COMPLIANCE_OFFICERS])
-def breach_decision_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """What each unfinished incident is by 45 CFR 164.402, so far as it is answered, with each notice's date."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
-        told = {each.id: assessment_of(opened, each).lines() for each in incidents(opened.ledger).unfinished}
-    return dg.MaterializeResult(
-        metadata={
-            "incidents_open": len(told),
-            **{name: dg.MetadataValue.md("\n".join(f"- {line}" for line in lines)) for name, lines in told.items()},
-        }
+def breach_decision_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `breach_decision`."""
+
+    @dg.asset(
+        key_prefix=naming.prefix,
+        group_name=naming.name("evidence"),
+        kinds={"report"},
+        owners=[COMPLIANCE_OFFICERS],
     )
+    def breach_decision(
+        context: dg.AssetExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.MaterializeResult[None]:
+        """What each unfinished incident is by 45 CFR 164.402, so far as it is answered, with each notice's date."""
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
+            told = {each.id: assessment_of(opened, each).lines() for each in incidents(opened.ledger).unfinished}
+        return dg.MaterializeResult(
+            metadata={
+                "incidents_open": len(told),
+                **{name: dg.MetadataValue.md("\n".join(f"- {line}" for line in lines)) for name, lines in told.items()},
+            }
+        )
+
+    return breach_decision
 
 
-@dg.asset(name="access_audit", group_name="evidence", kinds={"report"}, owners=[SECURITY_OFFICERS])
-def access_audit_asset(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """Who read the key and the records while each unfinished incident lasted, the unusual first, with a chart."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
-        found = {each.id: pipeline.access_audit(each, opened) for each in incidents(opened.ledger).unfinished}
-    return dg.MaterializeResult(
-        metadata={
-            "incidents_open": len(found),
-            **{name: dg.MetadataValue.md(_access_text(audit)) for name, audit in found.items()},
-        }
+def access_audit_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `access_audit`."""
+
+    @dg.asset(
+        key_prefix=naming.prefix,
+        group_name=naming.name("evidence"),
+        kinds={"report"},
+        owners=[SECURITY_OFFICERS],
     )
+    def access_audit(context: dg.AssetExecutionContext, keyrotation: PipelineParameter) -> dg.MaterializeResult[None]:
+        """Who read the key and the records while each unfinished incident lasted, the unusual first, with a chart."""
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
+            found = {each.id: keyrotation.access_audit(each, opened) for each in incidents(opened.ledger).unfinished}
+        return dg.MaterializeResult(
+            metadata={
+                "incidents_open": len(found),
+                **{name: dg.MetadataValue.md(_access_text(audit)) for name, audit in found.items()},
+            }
+        )
+
+    return access_audit
 
 
 def _access_text(audit: AccessAudit) -> str:

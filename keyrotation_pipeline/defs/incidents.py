@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.ours import Ours
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import KeyRotationError
@@ -17,31 +19,49 @@ SECONDS_BETWEEN_LOOKS = 10
 SECONDS_BETWEEN_DELIVERIES = 20
 
 
-@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_LOOKS, default_status=dg.DefaultSensorStatus.RUNNING)
-def incident_flag(context: dg.SensorEvaluationContext, pipeline: PipelineParameter) -> dg.SkipReason:
-    """Takes each flag once, opens the incident, and prepares the emergency request that two officers sign."""
-    pipeline.note_look("incident_flag", context)
-    try:
-        with pipeline.open("dagster incident_flag") as opened:
-            return dg.SkipReason(str(look(opened, pipeline.flag_sources(), "dagster incident_flag")))
-    except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
-        return dg.SkipReason(sentence_of(error))
+def incident_flag_sensor(naming: Naming) -> dg.SensorDefinition:
+    """The sensor `incident_flag`."""
+
+    @dg.sensor(
+        name=naming.name("incident_flag"),
+        minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def incident_flag(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> dg.SkipReason:
+        """Takes each flag once, opens the incident, and prepares the emergency request that two officers sign."""
+        keyrotation.note_look("incident_flag", context)
+        try:
+            with keyrotation.open("dagster incident_flag") as opened:
+                return dg.SkipReason(str(look(opened, keyrotation.flag_sources(), "dagster incident_flag")))
+        except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
+            return dg.SkipReason(sentence_of(error))
+
+    return incident_flag
 
 
-@dg.sensor(minimum_interval_seconds=SECONDS_BETWEEN_DELIVERIES, default_status=dg.DefaultSensorStatus.RUNNING)
-def alert_delivery(context: dg.SensorEvaluationContext, pipeline: PipelineParameter) -> dg.SkipReason:
-    """Tells people what is news, each piece once by each channel; one that is down is told of in `status`."""
-    pipeline.note_look("alert_delivery", context)
-    try:
-        channels = pipeline.channels()
-        failed = list(_failed_checks(context))
-        with pipeline.open("dagster alert_delivery") as opened:
-            attention = _attention(opened)
-            news = notices(opened, channels.contacts, attention, failed)
-            failures = tell(opened, channels, (*news, duty_of_the_quarter(opened)))
-        return dg.SkipReason("; ".join(failures) or "everybody is told")
-    except Exception as error:  # noqa: BLE001  as above
-        return dg.SkipReason(sentence_of(error))
+def alert_delivery_sensor(naming: Naming, ours: Ours) -> dg.SensorDefinition:
+    """The sensor `alert_delivery`."""
+
+    @dg.sensor(
+        name=naming.name("alert_delivery"),
+        minimum_interval_seconds=SECONDS_BETWEEN_DELIVERIES,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def alert_delivery(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> dg.SkipReason:
+        """Tells people what is news, each piece once by each channel; one that is down is told of in `status`."""
+        keyrotation.note_look("alert_delivery", context)
+        try:
+            channels = keyrotation.channels()
+            failed = list(_failed_checks(context, ours))
+            with keyrotation.open("dagster alert_delivery") as opened:
+                attention = _attention(opened)
+                news = notices(opened, channels.contacts, attention, failed)
+                failures = tell(opened, channels, (*news, duty_of_the_quarter(opened)))
+            return dg.SkipReason("; ".join(failures) or "everybody is told")
+        except Exception as error:  # noqa: BLE001  as above
+            return dg.SkipReason(sentence_of(error))
+
+    return alert_delivery
 
 
 def _attention(pipeline: Pipeline) -> Sequence[str]:
@@ -52,13 +72,9 @@ def _attention(pipeline: Pipeline) -> Sequence[str]:
         return (str(error),)
 
 
-def _failed_checks(context: dg.SensorEvaluationContext) -> Iterator[tuple[str, str]]:
+def _failed_checks(context: dg.SensorEvaluationContext, ours: Ours) -> Iterator[tuple[str, str]]:
     """Each of our checks whose last evaluation failed, by name, with its sentence."""
-    here = context.repository_def
-    if here is None:
-        return
-    keys = list(here.asset_graph.asset_check_keys)
-    latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(ours.checks))
     for key, record in latest.items():
         evaluation = record.event.asset_check_evaluation if record.event is not None else None
         if evaluation is not None and not evaluation.passed:

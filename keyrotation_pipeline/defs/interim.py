@@ -13,7 +13,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from keyrotation_pipeline.assurance.rows_progress import table_progress
 from keyrotation_pipeline.defs.deploy import not_overdue
 from keyrotation_pipeline.defs.keys import below_gcm_limit, reads_back
-from keyrotation_pipeline.defs.names import rows_key, step_key
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.proof import Proven
@@ -24,10 +24,10 @@ Look = Callable[[], dg.AssetCheckResult]
 
 
 def interim_evaluations(
-    instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Walk
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, rotation: Walk
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """An evaluation of each check that is older than its asset, or than the proof that it tells of."""
-    looks = _looks(pipeline, rotation)
+    looks = _looks(naming, pipeline, rotation)
     evaluated = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(looks))
     proof = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     for key, look in looks.items():
@@ -47,9 +47,9 @@ def _time_of(execution: AssetCheckExecutionRecord) -> float:
     return execution.event.timestamp if execution.event is not None else execution.create_timestamp
 
 
-def _looks(pipeline: Pipeline, rotation: Walk) -> Mapping[dg.AssetCheckKey, Look]:
+def _looks(naming: Naming, pipeline: Pipeline, rotation: Walk) -> Mapping[dg.AssetCheckKey, Look]:
     def key(step: Step, name: str) -> dg.AssetCheckKey:
-        return dg.AssetCheckKey(step_key(step), name)
+        return dg.AssetCheckKey(naming.step(step), name)
 
     def rows(table: EncryptedTable) -> Look:
         return lambda: zero_old_rows_so_far(pipeline, rotation, table)
@@ -59,7 +59,7 @@ def _looks(pipeline: Pipeline, rotation: Walk) -> Mapping[dg.AssetCheckKey, Look
         key(Step.KEY_VERSION, "key_usage_below_gcm_limit"): lambda: below_gcm_limit(pipeline),
         key(Step.PRIMARY_KEY_ROLLOUT, "rotation_not_overdue"): lambda: not_overdue(pipeline),
         key(Step.RETIRED_KEY, "every_value_decrypts"): lambda: decrypted_by_the_proof(rotation),
-        **{dg.AssetCheckKey(rows_key(table.name), "zero_old_rows"): rows(table) for table in pipeline.tables},
+        **{dg.AssetCheckKey(naming.rows(table.name), "zero_old_rows"): rows(table) for table in pipeline.tables},
     }
 
 

@@ -1,10 +1,12 @@
 """What is encrypted where, under which key version."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
 from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
@@ -12,60 +14,78 @@ from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.incidents.duties import unsettled_in_words
 from keyrotation_pipeline.model.columns import Finding, TableCount
 from keyrotation_pipeline.model.status import Status
+from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import take_inventory
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 
-NO_UNDECLARED_CIPHERTEXT = dg.AssetCheckSpec(
-    "no_undeclared_ciphertext",
-    asset="encrypted_columns",
-    description="No undeclared column holds values of the encrypted form: a rotation would pass them over.",
-)
+NO_UNDECLARED_CIPHERTEXT = "no_undeclared_ciphertext"
 
 
-@dg.asset(
-    group_name="inventory",
-    kinds={"postgres"},
-    owners=[DATABASE_ADMINISTRATORS],
-    check_specs=[NO_UNDECLARED_CIPHERTEXT],
-)
-def encrypted_columns(
-    context: dg.AssetExecutionContext, pipeline: PipelineParameter
-) -> Iterator[dg.MaterializeResult[None]]:
-    """The inventory: values per table and key version counted anew, undeclared columns with such values searched."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
-        taken = take_inventory(opened)
-        counts, findings = taken.counts, taken.findings
-        seq = opened.ledger.head().seq
-        status = overview(opened, duties=unsettled_in_words(opened))
-    yield dg.MaterializeResult(
-        metadata={
-            **_status_metadata(status),
-            "tables": dg.MetadataValue.table([_record(count) for count in counts], schema=_SCHEMA),
-            "rows": sum(count.rows for count in counts),
-            "values": sum(sum(count.values_by_version.values()) for count in counts),
-            **_values_by_version(status),
-            "unencrypted": sum(count.unencrypted for count in counts),
-            "unreadable": sum(count.unreadable for count in counts),
-            "audit_seq": seq,
-        },
-        check_results=[_no_undeclared(findings)],
+def encrypted_columns_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `encrypted_columns` and its check `no_undeclared_ciphertext`, by one look; each can be asked for."""
+    key = naming.asset("encrypted_columns")
+    spec = dg.AssetSpec(
+        key,
+        group_name=naming.name("inventory"),
+        kinds={"postgres"},
+        owners=[DATABASE_ADMINISTRATORS],
+        description="The inventory: values per table and key version counted anew, undeclared columns with such values "
+        "searched.",
+    )
+    check = dg.AssetCheckSpec(
+        NO_UNDECLARED_CIPHERTEXT,
+        asset=key,
+        description="No undeclared column holds values of the encrypted form: a rotation would pass them over.",
     )
 
+    @dg.multi_asset(name=naming.name("encrypted_columns"), specs=[spec], check_specs=[check], can_subset=True)
+    def encrypted_columns(
+        context: dg.AssetExecutionContext, keyrotation: PipelineParameter
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
+            taken = take_inventory(opened)
+            metadata = _inventory_metadata(opened, taken.counts)
+        if key in context.selected_asset_keys:
+            yield dg.MaterializeResult(metadata=metadata)
+        if check.key in context.selected_asset_check_keys:
+            yield _no_undeclared(check.key, taken.findings)
 
-@dg.asset_check(asset="encrypted_columns")
-def retired_versions_are_refused(
-    context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter
-) -> dg.AssetCheckResult:
-    """Every table still refuses what was retired in it, and the last count found no value under an archived key."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
-        seen, records, counts = fences(opened), opened.ledger.keys(), opened.ledger.counts(opened.tables)
-    sentences = [*seen.attention(), *(each for count in counts for each in values_of_gone_keys(count, records))]
-    told = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
-    return dg.AssetCheckResult(
-        passed=not sentences,
-        description="; ".join(sentences or [*told, *seen.warnings()]) or "nothing was retired yet",
-        metadata={"amiss": len(sentences), "tables_not_counted": len(opened.tables) - len(counts)},
-    )
+    return encrypted_columns
+
+
+def retired_versions_are_refused_check(naming: Naming) -> dg.AssetChecksDefinition:
+    """The check `retired_versions_are_refused`."""
+
+    @dg.asset_check(asset=naming.asset("encrypted_columns"))
+    def retired_versions_are_refused(
+        context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.AssetCheckResult:
+        """Every table still refuses what was retired in it, and the last count found no value under an archived key."""
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
+            seen, records, counts = fences(opened), opened.ledger.keys(), opened.ledger.counts(opened.tables)
+        sentences = [*seen.attention(), *(each for count in counts for each in values_of_gone_keys(count, records))]
+        told = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
+        return dg.AssetCheckResult(
+            passed=not sentences,
+            description="; ".join(sentences or [*told, *seen.warnings()]) or "nothing was retired yet",
+            metadata={"amiss": len(sentences), "tables_not_counted": len(opened.tables) - len(counts)},
+        )
+
+    return retired_versions_are_refused
+
+
+def _inventory_metadata(pipeline: Pipeline, counts: Sequence[TableCount]) -> Mapping[str, Any]:
+    status = overview(pipeline, duties=unsettled_in_words(pipeline))
+    return {
+        **_status_metadata(status),
+        "tables": dg.MetadataValue.table([_record(count) for count in counts], schema=_SCHEMA),
+        "rows": sum(count.rows for count in counts),
+        "values": sum(sum(count.values_by_version.values()) for count in counts),
+        **_values_by_version(status),
+        "unencrypted": sum(count.unencrypted for count in counts),
+        "unreadable": sum(count.unreadable for count in counts),
+        "audit_seq": pipeline.ledger.head().seq,
+    }
 
 
 def _status_metadata(status: Status) -> Mapping[str, dg.MetadataValue]:
@@ -125,10 +145,11 @@ def _record(count: TableCount) -> dg.TableRecord:
     )
 
 
-def _no_undeclared(findings: Sequence[Finding]) -> dg.AssetCheckResult:
+def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[Finding]) -> dg.AssetCheckResult:
     named = [f"{each.relation}.{each.column} ({each.values + each.near_misses} values)" for each in findings]
     return dg.AssetCheckResult(
-        check_name=NO_UNDECLARED_CIPHERTEXT.name,
+        asset_key=key.asset_key,
+        check_name=key.name,
         passed=not findings,
         description=f"undeclared: {', '.join(named)}; add to [[tables]] in keyrotation.toml, or empty them"
         if findings

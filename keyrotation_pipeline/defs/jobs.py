@@ -1,6 +1,6 @@
 """The jobs: the walk in three legs, each a run, and one that looks at what is true now."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -8,8 +8,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition as AssetJob,
 )  # type only
 
-from keyrotation_pipeline.defs.names import step_key
-from keyrotation_pipeline.defs.reencrypt import due_shards
+from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.reencrypt import due_shards_op
+from keyrotation_pipeline.defs.resources import RESOURCE
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.request import Step
 
@@ -45,26 +46,34 @@ class Jobs:
         return [job for job in (self.introduce, self.rows, self.retire, self.evidence) if job is not None]
 
 
-def build_jobs(tables: Sequence[EncryptedTable], pipeline: dg.ResourceDefinition) -> Jobs:
+def build_jobs(
+    naming: Naming,
+    tables: Sequence[EncryptedTable],
+    checks: Iterable[dg.AssetCheckKey],
+    keyrotation: dg.ResourceDefinition,
+) -> Jobs:
     """The jobs over these tables, each in one process: a step takes less time than a process takes to start."""
     return Jobs(
-        introduce=_leg(INTRODUCE_KEY, "The new key: made, read by every instance, made the primary."),
-        rows=_rows(pipeline) if tables else None,
-        retire=_leg(RETIRE_KEY, "The proof, the retirement of the old key, and the evidence for the auditor."),
+        introduce=_leg(naming, INTRODUCE_KEY, "The new key: made, read by every instance, made the primary."),
+        rows=_rows(naming, keyrotation) if tables else None,
+        retire=_leg(naming, RETIRE_KEY, "The proof, the retirement of the old key, and the evidence for the auditor."),
         evidence=dg.define_asset_job(
-            EVIDENCE,
-            dg.AssetSelection.assets("encrypted_columns") | dg.AssetSelection.all_asset_checks(),
+            naming.name(EVIDENCE),
+            dg.AssetSelection.assets(naming.asset("encrypted_columns")).without_checks()
+            | dg.AssetSelection.checks(*checks),
             description="Count, search, decrypt and compare anew: every check, without changing anything.",
             executor_def=dg.in_process_executor,
         ),
     )
 
 
-def _rows(pipeline: dg.ResourceDefinition) -> dg.JobDefinition:
+def _rows(naming: Naming, keyrotation: dg.ResourceDefinition) -> dg.JobDefinition:
+    due_shards = due_shards_op(naming)
+
     # With its resource here: Dagster warns of a sensor over a job whose resource comes later.
     @dg.job(
-        name=REENCRYPT_ROWS,
-        resource_defs={"pipeline": pipeline},
+        name=naming.name(REENCRYPT_ROWS),
+        resource_defs={RESOURCE: keyrotation},
         description="Shards under the new key, one after another; as many such runs at a time as may be.",
         executor_def=dg.in_process_executor,
     )
@@ -74,10 +83,10 @@ def _rows(pipeline: dg.ResourceDefinition) -> dg.JobDefinition:
     return reencrypt_rows
 
 
-def _leg(name: str, description: str) -> AssetJob:
+def _leg(naming: Naming, name: str, description: str) -> AssetJob:
     return dg.define_asset_job(
-        name,
-        dg.AssetSelection.assets(*map(step_key, LEGS[name])).without_checks(),
+        naming.name(name),
+        dg.AssetSelection.assets(*map(naming.step, LEGS[name])).without_checks(),
         description=description,
         executor_def=dg.in_process_executor,
     )

@@ -3,9 +3,9 @@
 import dagster as dg
 
 from keyrotation_pipeline.assurance.key_usage import usage_of_primary
-from keyrotation_pipeline.defs.names import step_key
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
-from keyrotation_pipeline.defs.partitions import KEY_VERSIONS
+from keyrotation_pipeline.defs.partitions import key_versions
 from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
@@ -18,17 +18,33 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import require_kept
 
 
-@dg.asset(partitions_def=KEY_VERSIONS, group_name="new_key", kinds={"key", "gpg"}, owners=[SECURITY_OFFICERS])
-def key_version(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """1. The new key: generated, stored, read back, compared and backed up, before anything uses it."""
-    return perform(context, pipeline, Step.KEY_VERSION)
+def key_version_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `key_version`."""
+
+    @dg.asset(
+        key_prefix=naming.prefix,
+        partitions_def=key_versions(naming),
+        group_name=naming.name("new_key"),
+        kinds={"key", "gpg"},
+        owners=[SECURITY_OFFICERS],
+    )
+    def key_version(context: dg.AssetExecutionContext, keyrotation: PipelineParameter) -> dg.MaterializeResult[None]:
+        """1. The new key: generated, stored, read back, compared and backed up, before anything uses it."""
+        return perform(context, keyrotation, Step.KEY_VERSION)
+
+    return key_version
 
 
-@dg.asset_check(asset=step_key(Step.KEY_VERSION))
-def key_reads_back(context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter) -> dg.AssetCheckResult:
-    """Every key that is not destroyed reads back from the store as the key that was registered, and has a backup."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
-        return reads_back(opened)
+def key_reads_back_check(naming: Naming) -> dg.AssetChecksDefinition:
+    """The check `key_reads_back`."""
+
+    @dg.asset_check(asset=naming.step(Step.KEY_VERSION))
+    def key_reads_back(context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter) -> dg.AssetCheckResult:
+        """Every key that is not destroyed reads back from the store as the key that was registered; it has a backup."""
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
+            return reads_back(opened)
+
+    return key_reads_back
 
 
 def reads_back(pipeline: Pipeline) -> dg.AssetCheckResult:
@@ -53,13 +69,18 @@ def _wrong_with(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> st
     return None
 
 
-@dg.asset_check(asset=step_key(Step.KEY_VERSION))
-def key_usage_below_gcm_limit(
-    context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter
-) -> dg.AssetCheckResult:
-    """The primary encrypted fewer than 2^32 values (NIST SP 800-38D), by an upper bound; warns at half."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
-        return below_gcm_limit(opened)
+def key_usage_below_gcm_limit_check(naming: Naming) -> dg.AssetChecksDefinition:
+    """The check `key_usage_below_gcm_limit`."""
+
+    @dg.asset_check(asset=naming.step(Step.KEY_VERSION))
+    def key_usage_below_gcm_limit(
+        context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.AssetCheckResult:
+        """The primary encrypted fewer than 2^32 values (NIST SP 800-38D), by an upper bound; warns at half."""
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
+            return below_gcm_limit(opened)
+
+    return key_usage_below_gcm_limit
 
 
 def below_gcm_limit(pipeline: Pipeline) -> dg.AssetCheckResult:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
-from keyrotation_pipeline.defs.names import ROTATION_TAG, step_key
+from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.defs.run_coordinator import BY_HAND_TAG
 from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.requests.conductor import Task
@@ -38,15 +38,15 @@ class PastRun:
     ended_at: datetime | None
 
     @classmethod
-    def believed(cls, job: str, tags: Mapping[str, str], ended_at: datetime | None) -> "PastRun | None":
+    def believed(cls, naming: Naming, job: str, tags: Mapping[str, str], ended_at: datetime | None) -> "PastRun | None":
         """The run that its tags tell of, if the conductor can have started it; else None.
 
         Whoever reaches Dagster can put any tag on a run. A run from the UI is marked as such when it is queued, and is
         nothing that the conductor waits for: what it must not do twice is guarded where it is done.
         """
         subject, attempt = tags.get(SUBJECT_TAG, ""), tags.get(ATTEMPT_TAG, "")
-        ours = tags.get(SENSOR_TAG) == CONDUCTOR and BY_HAND_TAG not in tags
-        if not ours or not ATTEMPT.fullmatch(attempt) or job != _job_of(subject):
+        ours = tags.get(SENSOR_TAG) == naming.name(CONDUCTOR) and BY_HAND_TAG not in tags
+        if not ours or not ATTEMPT.fullmatch(attempt) or job != naming.name(_job_of(subject)):
             return None
         return cls(subject, int(attempt), ended_at)
 
@@ -65,7 +65,7 @@ class Launches:
 
 
 def launches(
-    rotation: Walk, tasks: Sequence[Task], past: Iterable[PastRun], now: datetime, parallel_shards: int
+    naming: Naming, rotation: Walk, tasks: Sequence[Task], past: Iterable[PastRun], now: datetime, parallel_shards: int
 ) -> Launches:
     """Choose the runs for the due tasks: none twice at a time, and after a failure not before a while has passed."""
     wanted = subjects(rotation, tasks, parallel_shards)
@@ -78,7 +78,7 @@ def launches(
     # Each that runs is at one of the due tasks: no more are started than there are others.
     idle = [subject for subject in wanted if subject not in in_progress][: len(tasks) - len(in_progress)]
     attempts = {subject: newest[subject].attempt + 1 if subject in newest else 1 for subject in idle}
-    requests = [request_for(rotation, tasks[0], subject, attempt) for subject, attempt in attempts.items()]
+    requests = [request_for(naming, rotation, tasks[0], subject, attempt) for subject, attempt in attempts.items()]
     return Launches(requests, in_progress, None)
 
 
@@ -99,33 +99,33 @@ def subjects(rotation: Walk, tasks: Sequence[Task], parallel_shards: int) -> Seq
     return tuple(f"{REENCRYPT_ROWS}/{number}" for number in range(1, at_a_time + 1))
 
 
-def request_for(rotation: Walk, task: Task, subject: str, attempt: int) -> dg.RunRequest:
+def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attempt: int) -> dg.RunRequest:
     """The run for a due task: a leg goes on from there to its end, one for shards to the last that is due."""
     run_key = _run_key(rotation, subject, attempt)
     tags = {ROTATION_TAG: rotation.id, SUBJECT_TAG: subject, ATTEMPT_TAG: str(attempt)}
     if task.shard is not None:
         return dg.RunRequest(
             run_key=run_key,
-            job_name=REENCRYPT_ROWS,
+            job_name=naming.name(REENCRYPT_ROWS),
             tags={**tags, MODE_TAG: str(rotation.type)},
         )
     leg = LEGS[subject]
     first = leg.index(task.step) if task.step is not Step.ROWS else 0
     return dg.RunRequest(
         run_key=run_key,
-        job_name=subject,
-        asset_selection=[step_key(step) for step in leg[first:]],
+        job_name=naming.name(subject),
+        asset_selection=[naming.step(step) for step in leg[first:]],
         asset_check_keys=[],
         partition_key=str(rotation.target),
         tags=tags,
     )
 
 
-def evidence_request(rotation: Walk) -> dg.RunRequest:
+def evidence_request(naming: Naming, rotation: Walk) -> dg.RunRequest:
     """Every check once after a finished rotation, whoever ran it."""
     return dg.RunRequest(
         run_key=_run_key(rotation, EVIDENCE, 1),
-        job_name=EVIDENCE,
+        job_name=naming.name(EVIDENCE),
         tags={ROTATION_TAG: rotation.id, SUBJECT_TAG: EVIDENCE, ATTEMPT_TAG: "1"},
     )
 

@@ -8,10 +8,11 @@ from keyrotation_pipeline.defs.conductor import SECONDS_BETWEEN_TICKS
 from keyrotation_pipeline.defs.evidence import asset_of, materialization
 from keyrotation_pipeline.defs.interim import interim_evaluations
 from keyrotation_pipeline.defs.launches import PastRun
-from keyrotation_pipeline.defs.names import ROTATION_TAG
-from keyrotation_pipeline.defs.partitions import KEY_VERSION, KEY_VERSIONS
+from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
+from keyrotation_pipeline.defs.partitions import missing_versions
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -22,24 +23,32 @@ FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.Dagster
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
 
 
-@dg.sensor(
-    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def ledger_mirror(context: dg.SensorEvaluationContext, pipeline: PipelineParameter) -> dg.SensorResult | dg.SkipReason:
-    """Shows steps that the ledger has and Dagster has not: a rotation run by `keyrotation rotate` or `demo`."""
-    pipeline.note_look("ledger_mirror", context)
-    try:
-        with pipeline.open("dagster ledger_mirror") as opened:
-            result, shown = reflect(context.instance, opened, _seq_in(context.cursor))
-            context.update_cursor(str(shown))
-            return result
-    except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
-        return dg.SkipReason(sentence_of(error))
+def ledger_mirror_sensor(naming: Naming) -> dg.SensorDefinition:
+    """The sensor `ledger_mirror`."""
+
+    @dg.sensor(
+        name=naming.name("ledger_mirror"),
+        minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def ledger_mirror(
+        context: dg.SensorEvaluationContext, keyrotation: PipelineParameter
+    ) -> dg.SensorResult | dg.SkipReason:
+        """Shows steps that the ledger has and Dagster has not: a rotation run by `keyrotation rotate` or `demo`."""
+        keyrotation.note_look("ledger_mirror", context)
+        try:
+            with keyrotation.open("dagster ledger_mirror") as opened:
+                result, shown = reflect(context.instance, naming, opened, _seq_in(context.cursor))
+                context.update_cursor(str(shown))
+                return result
+        except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
+            return dg.SkipReason(sentence_of(error))
+
+    return ledger_mirror
 
 
 def reflect(
-    instance: dg.DagsterInstance, pipeline: Pipeline, shown: int = 0
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, shown: int = 0
 ) -> tuple[dg.SensorResult | dg.SkipReason, int]:
     """Events, without a run, for each recorded step and check that Dagster lacks; the ledger stays the truth.
 
@@ -48,22 +57,23 @@ def reflect(
     """
     head, waits = pipeline.ledger.head(), False
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
-    versions = []
+    versions: list[KeyVersion] = []
     for rotation in _walked_since(pipeline.ledger, shown if shown <= head.seq else 0):
-        if _runs_here(instance, rotation):
+        if _runs_here(instance, naming, rotation):
             waits = True  # its assets say so themselves, in a moment
             continue
-        missing = list(_missing(instance, pipeline, rotation))
+        missing = list(_missing(instance, naming, pipeline, rotation))
         events += missing
-        if missing and not instance.has_dynamic_partition(KEY_VERSION, str(rotation.target)):
-            versions.append(str(rotation.target))
+        if missing:
+            versions.append(rotation.target)
     after = shown if waits else head.seq
     if (current := superseding.next_up(pipeline)) is not None:
-        events += interim_evaluations(instance, pipeline, current)
+        events += interim_evaluations(instance, naming, pipeline, current)
     if not events:
         return dg.SkipReason("Dagster shows every step that the ledger has"), after
-    added = [KEY_VERSIONS.build_add_request(versions)] if versions else []
-    return dg.SensorResult(asset_events=events, dynamic_partitions_requests=added), after
+    return dg.SensorResult(
+        asset_events=events, dynamic_partitions_requests=missing_versions(instance, naming, versions)
+    ), after
 
 
 def _seq_in(cursor: str | None) -> int:
@@ -78,19 +88,21 @@ def _walked_since(ledger: Ledger, seq: int) -> Iterator[Walk]:
         yield from (each for each in reversed(ledger.requests()) if isinstance(each, Walk) and each.id in moved)
 
 
-def _runs_here(instance: dg.DagsterInstance, rotation: Walk) -> bool:
+def _runs_here(instance: dg.DagsterInstance, naming: Naming, rotation: Walk) -> bool:
     unfinished = dg.RunsFilter(tags={ROTATION_TAG: rotation.id}, statuses=UNFINISHED)
     runs = (record.dagster_run for record in instance.get_run_records(unfinished))
-    return any(PastRun.believed(run.job_name, run.tags, None) is not None for run in runs)
+    return any(PastRun.believed(naming, run.job_name, run.tags, None) is not None for run in runs)
 
 
-def _missing(instance: dg.DagsterInstance, pipeline: Pipeline, rotation: Walk) -> Iterator[dg.AssetMaterialization]:
+def _missing(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, rotation: Walk
+) -> Iterator[dg.AssetMaterialization]:
     shown: dict[dg.AssetKey, set[str]] = {}
     for record in rotation.steps:
-        key, partition = asset_of(rotation, record)
+        key, partition = asset_of(naming, rotation, record)
         if key is None:
             continue
         if key not in shown:
             shown[key] = set(instance.get_materialized_partitions(key))
         if partition not in shown[key]:
-            yield materialization(pipeline, rotation, record, note="run outside Dagster")
+            yield materialization(naming, pipeline, rotation, record, note="run outside Dagster")

@@ -1,7 +1,12 @@
-"""Asset keys, and op names that are valid whatever a table is called."""
+"""What assets, jobs, sensors and everything else of ours is called, in one place.
+
+In a project of somebody else each name carries a prefix, since Dagster wants most of them once per project, and takes
+pools and dynamic partitions of one name for the same in a whole instance.
+"""
 
 import hashlib
 import re
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -11,19 +16,39 @@ from keyrotation_pipeline.model.request import Step
 ROTATION_TAG = "keyrotation/rotation"
 
 
-def step_key(step: Step) -> dg.AssetKey:
-    """The asset of a step of the walk."""
-    return dg.AssetKey(str(step))
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Every name, behind the prefix.
+
+    Args:
+        prefix: what asset keys begin with; empty in a code location of our own.
+    """
+
+    prefix: tuple[str, ...] = ()
+
+    def asset(self, *path: str) -> dg.AssetKey:
+        """``key_backup``; with the prefix ``rotation`` it is ``rotation/key_backup``."""
+        return dg.AssetKey([*self.prefix, *path])
+
+    def step(self, step: Step) -> dg.AssetKey:
+        """The asset of a step of the walk."""
+        return self.asset(str(step))
+
+    def rows(self, table: TableName) -> dg.AssetKey:
+        """``rows/clients``, ``rows/billing.Invoices``."""
+        return self.asset("rows", _plain(str(table), r"[^A-Za-z0-9_.-]"))
+
+    def rows_op(self, table: TableName) -> str:
+        """The op of that asset; Dagster allows letters, digits and underscores."""
+        return self.name(f"rows__{_plain(str(table), r'[^A-Za-z0-9_]')}")
+
+    def name(self, plain: str) -> str:
+        """Of a job, schedule, sensor, op, group, pool or set of partitions: ``backup``, ``rotation_backup``."""
+        return "_".join((*self.prefix, plain))
 
 
-def rows_key(table: TableName) -> dg.AssetKey:
-    """``rows/clients``, ``rows/billing.Invoices``."""
-    return dg.AssetKey(["rows", _plain(str(table), r"[^A-Za-z0-9_.-]")])
-
-
-def rows_op_name(table: TableName) -> str:
-    """The op of that asset; Dagster allows letters, digits and underscores."""
-    return f"rows__{_plain(str(table), r'[^A-Za-z0-9_]')}"
+# In a code location of our own.
+OWN = Naming()
 
 
 def _plain(name: str, refused: str) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from keyrotation_pipeline.assurance.rows_progress import TableProgress
-from keyrotation_pipeline.defs.names import ROTATION_TAG, rows_key, step_key
+from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.instances import Instance
@@ -37,7 +37,7 @@ def runs_link(rotation: Walk) -> str:
     return f"[its runs](/runs?q%5B0%5D=tag%3A{quote(ROTATION_TAG, safe='')}%3D{rotation.id})"
 
 
-def next_step(rotation: Walk, step: Step, tables: Sequence[EncryptedTable]) -> str:
+def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[EncryptedTable]) -> str:
     """What follows on a step, with links; what an operator does is nothing, unless something waits."""
     if step in NOTHING_LEFT:
         return (
@@ -46,9 +46,9 @@ def next_step(rotation: Walk, step: Step, tables: Sequence[EncryptedTable]) -> s
         )
     following = WALK[WALK.index(step) + 1]
     if following is Step.ROWS and tables:
-        links = ", ".join(asset_link(rows_key(table.name)) for table in tables)
+        links = ", ".join(asset_link(naming.rows(table.name)) for table in tables)
     else:
-        links = asset_link(step_key(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
+        links = asset_link(naming.step(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
     return f"{links}: the conductor goes on by itself, or `keyrotation rotate {rotation.id}` does."
 
 

@@ -47,7 +47,7 @@ def perform(
         began = time.monotonic()
         record = performing.perform(pipeline, rotation.id, Task(step, shard), report)
         seconds = time.monotonic() - began
-        return dg.MaterializeResult(metadata=metadata_of(pipeline, rotation, record, seconds=seconds))
+        return dg.MaterializeResult(metadata=metadata_of(resource.naming, pipeline, rotation, record, seconds=seconds))
 
 
 def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Walk:

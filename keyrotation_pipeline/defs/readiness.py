@@ -3,6 +3,7 @@
 import dagster as dg
 
 from keyrotation_pipeline.assurance.readiness import readiness
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
@@ -12,18 +13,30 @@ from keyrotation_pipeline.model.readiness import Light, Readiness
 _COLUMNS = [dg.TableColumn(name, "string") for name in ("light", "check", "value", "do")]
 
 
-@dg.asset(group_name="inventory", kinds={"postgres", "gpg"}, owners=[DATABASE_ADMINISTRATORS])
-def rotation_readiness(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """Everything that a rotation needs, each with a light: keys, backups, officers, tables, room, time."""
-    with refusals(), pipeline.open_backups(actor_of(context)) as site:
-        found = readiness(site, pipeline.channels().in_words)
-    return dg.MaterializeResult(
-        metadata={
-            "ready": found.ready,
-            "summary": dg.MetadataValue.md(_summary(found)),
-            "checks": dg.MetadataValue.table(_records(found), schema=dg.TableSchema(columns=_COLUMNS)),
-        }
+def rotation_readiness_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `rotation_readiness`."""
+
+    @dg.asset(
+        key_prefix=naming.prefix,
+        group_name=naming.name("inventory"),
+        kinds={"postgres", "gpg"},
+        owners=[DATABASE_ADMINISTRATORS],
     )
+    def rotation_readiness(
+        context: dg.AssetExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.MaterializeResult[None]:
+        """Everything that a rotation needs, each with a light: keys, backups, officers, tables, room, time."""
+        with refusals(), keyrotation.open_backups(actor_of(context)) as site:
+            found = readiness(site, keyrotation.channels().in_words)
+        return dg.MaterializeResult(
+            metadata={
+                "ready": found.ready,
+                "summary": dg.MetadataValue.md(_summary(found)),
+                "checks": dg.MetadataValue.table(_records(found), schema=dg.TableSchema(columns=_COLUMNS)),
+            }
+        )
+
+    return rotation_readiness
 
 
 def _records(found: Readiness) -> list[dg.TableRecord]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from keyrotation_pipeline.defs.evidence import materialization
-from keyrotation_pipeline.defs.names import rows_key, rows_op_name, step_key
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.partitions import row_partitions
 from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to
@@ -25,80 +25,89 @@ from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.rotation import performing
 
 POOL = "reencrypt"
+DUE_SHARDS = "due_shards"
 NO_LONGER_WRITTEN = {KeyState.DEACTIVATED, KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED}
 
 
-def rows_asset(table: EncryptedTable, shards: int) -> dg.AssetsDefinition:
+def rows_asset(naming: Naming, table: EncryptedTable, shards: int) -> dg.AssetsDefinition:
     """The asset ``rows/<table>``."""
     spec = dg.AssetSpec(
-        rows_key(table.name),
+        naming.rows(table.name),
         deps=[
-            step_key(Step.PRIMARY_KEY_ROLLOUT),
-            "encrypted_columns",
+            naming.step(Step.PRIMARY_KEY_ROLLOUT),
+            naming.asset("encrypted_columns"),
         ],
         description=f"4. Every row of {table.name} under the new key, by page ranges: {', '.join(table.columns)}.",
-        group_name="rows",
+        group_name=naming.name("rows"),
         kinds={"postgres"},
         owners=[DATABASE_ADMINISTRATORS],
         metadata={"table": str(table.name), "columns": ", ".join(table.columns), "shards": shards},
-        partitions_def=row_partitions(shards),
+        partitions_def=row_partitions(naming, shards),
     )
 
-    @dg.multi_asset(specs=[spec], name=rows_op_name(table.name), pool=POOL)
-    def rows(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-        return perform(context, pipeline, Step.ROWS, table=table)
+    @dg.multi_asset(specs=[spec], name=naming.rows_op(table.name), pool=naming.name(POOL))
+    def rows(context: dg.AssetExecutionContext, keyrotation: PipelineParameter) -> dg.MaterializeResult[None]:
+        return perform(context, keyrotation, Step.ROWS, table=table)
 
     return rows
 
 
-@dg.op(out={}, pool=POOL)
-def due_shards(context: dg.OpExecutionContext, pipeline: PipelineParameter) -> Iterator[dg.AssetMaterialization]:
-    """Re-encrypts what is due and nobody else is at, a shard after another, and materializes the partition of each."""
-    with refusals(), pipeline.open(actor_of(context)) as opened:
-        rotation = superseding.next_up(opened)
-        if rotation is None:
-            return
-        began = time.monotonic()
-        for record in performing.run_shards(opened, rotation.id, progress_to(context.log)):
-            yield materialization(opened, rotation, record, seconds=time.monotonic() - began)
+def due_shards_op(naming: Naming) -> dg.OpDefinition:
+    """The op `due_shards`."""
+
+    @dg.op(name=naming.name(DUE_SHARDS), out={}, pool=naming.name(POOL))
+    def due_shards(context: dg.OpExecutionContext, keyrotation: PipelineParameter) -> Iterator[dg.AssetMaterialization]:
+        """Re-encrypts what is due and nobody else is at, shard after shard, and materializes the partition of each."""
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
+            rotation = superseding.next_up(opened)
+            if rotation is None:
+                return
             began = time.monotonic()
+            for record in performing.run_shards(opened, rotation.id, progress_to(context.log)):
+                yield materialization(naming, opened, rotation, record, seconds=time.monotonic() - began)
+                began = time.monotonic()
+
+    return due_shards
 
 
-def zero_old_rows_check(tables: Sequence[EncryptedTable]) -> dg.AssetChecksDefinition:
+def zero_old_rows_check(naming: Naming, tables: Sequence[EncryptedTable]) -> dg.AssetChecksDefinition:
     """The check `zero_old_rows` of every table: one count each, after the proof when both run."""
     specs = [
         dg.AssetCheckSpec(
             "zero_old_rows",
-            asset=rows_key(table.name),
-            additional_deps=[step_key(Step.ZERO_OLD_ROWS_PROOF)],
+            asset=naming.rows(table.name),
+            additional_deps=[naming.step(Step.ZERO_OLD_ROWS_PROOF)],
             description=f"No row of {table.name} holds a value under a key version that is no longer written.",
         )
         for table in tables
     ]
 
-    @dg.multi_asset_check(specs=specs, name="zero_old_rows", can_subset=True)
+    @dg.multi_asset_check(specs=specs, name=naming.name("zero_old_rows"), can_subset=True)
     def zero_old_rows(
-        context: dg.AssetCheckExecutionContext, pipeline: PipelineParameter
+        context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter
     ) -> Iterator[dg.AssetCheckResult]:
-        with refusals(), pipeline.open(actor_of(context)) as opened:
+        with refusals(), keyrotation.open(actor_of(context)) as opened:
             registered = opened.ledger.keys()
             old = tuple(key.version for key in registered if key.state in NO_LONGER_WRITTEN)
             for table in tables:
-                if dg.AssetCheckKey(rows_key(table.name), "zero_old_rows") in context.selected_asset_check_keys:
-                    yield _zero_old_rows(opened, table, old)
+                key = dg.AssetCheckKey(naming.rows(table.name), "zero_old_rows")
+                if key in context.selected_asset_check_keys:
+                    yield _zero_old_rows(opened, key, table, old)
 
     return zero_old_rows
 
 
-def _zero_old_rows(pipeline: Pipeline, table: EncryptedTable, old: tuple[KeyVersion, ...]) -> dg.AssetCheckResult:
+def _zero_old_rows(
+    pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...]
+) -> dg.AssetCheckResult:
     remaining = pipeline.database.old_rows(table, old, None).rows if old else 0
     refused = pipeline.database.fences(table)
     running = pipeline.ledger.current()
     under_way = running is not None and running.done(Step.ZERO_OLD_ROWS_PROOF) is None
     names = ", ".join(map(str, old)) or "an earlier version"
     return dg.AssetCheckResult(
-        asset_key=rows_key(table.name),
-        check_name="zero_old_rows",
+        asset_key=key.asset_key,
+        check_name=key.name,
         passed=remaining == 0,
         severity=dg.AssetCheckSeverity.WARN if under_way else dg.AssetCheckSeverity.ERROR,
         description=f"{remaining:,} rows of {table.name} under {names}"

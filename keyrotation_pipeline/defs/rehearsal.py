@@ -5,49 +5,65 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition as AssetJob,
+)  # type only
 
 from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, GROUP, KEY_BACKUP
+from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.rehearsal import NOT_REHEARSED, Rehearsed
 
-
-@dg.asset(
-    deps=[KEY_BACKUP, DATABASE_BACKUP],
-    group_name=GROUP,
-    kinds={"gpg", "postgres"},
-    owners=[DATABASE_ADMINISTRATORS],
-)
-def rotation_rehearsal(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dg.MaterializeResult[None]:
-    """The next rotation carried out on the newest backup, in a scratch server; nothing real is touched."""
-    with refusals(), pipeline.open_backups(actor_of(context)) as site, pipeline.recovery_key() as key:
-        done = pipeline.rehearse(site, key, lambda _progress: None)
-    return dg.MaterializeResult(metadata=_metadata(done))
+REHEARSAL = "rehearsal"
 
 
-REHEARSAL_JOB = dg.define_asset_job(
-    "rehearsal",
-    dg.AssetSelection.assets(rotation_rehearsal).without_checks(),
-    description="The next rotation, on the newest backup.",
-    executor_def=dg.in_process_executor,
-)
+def rotation_rehearsal_asset(naming: Naming) -> dg.AssetsDefinition:
+    """The asset `rotation_rehearsal`."""
+
+    @dg.asset(
+        key_prefix=naming.prefix,
+        deps=[naming.asset(KEY_BACKUP), naming.asset(DATABASE_BACKUP)],
+        group_name=naming.name(GROUP),
+        kinds={"gpg", "postgres"},
+        owners=[DATABASE_ADMINISTRATORS],
+    )
+    def rotation_rehearsal(
+        context: dg.AssetExecutionContext, keyrotation: PipelineParameter
+    ) -> dg.MaterializeResult[None]:
+        """The next rotation carried out on the newest backup, in a scratch server; nothing real is touched."""
+        with refusals(), keyrotation.open_backups(actor_of(context)) as site, keyrotation.recovery_key() as key:
+            done = keyrotation.rehearse(site, key, lambda _progress: None)
+        return dg.MaterializeResult(metadata=_metadata(done))
+
+    return rotation_rehearsal
 
 
-def nightly_rehearsal(time_zone: str) -> dg.ScheduleDefinition:
+def rehearsal_job(naming: Naming) -> AssetJob:
+    """The job `rehearsal`."""
+    return dg.define_asset_job(
+        naming.name(REHEARSAL),
+        dg.AssetSelection.assets(naming.asset("rotation_rehearsal")).without_checks(),
+        description="The next rotation, on the newest backup.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def nightly_rehearsal(naming: Naming, time_zone: str) -> dg.ScheduleDefinition:
     """05:00 every day, when the night's backup is there; only where `[recovery] rehearse_nightly` asks for it."""
 
     @dg.schedule(
-        name="nightly_rehearsal",
-        job=REHEARSAL_JOB,
+        name=naming.name("nightly_rehearsal"),
+        job_name=naming.name(REHEARSAL),
         cron_schedule="0 5 * * *",
         execution_timezone=time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="The next rotation, rehearsed on last night's backup.",
     )
-    def scheduled(context: dg.ScheduleEvaluationContext, pipeline: PipelineParameter) -> dg.RunRequest:
-        pipeline.note_look("nightly_rehearsal")
+    def scheduled(context: dg.ScheduleEvaluationContext, keyrotation: PipelineParameter) -> dg.RunRequest:
+        keyrotation.note_look("nightly_rehearsal")
         return dg.RunRequest(run_key=f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}")
 
     return scheduled

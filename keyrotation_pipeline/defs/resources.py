@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import cast
 
 import dagster as dg
+from dagster._core.remote_origin import RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorStatus
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
-from keyrotation_pipeline.assurance.automation import OPTIONAL
+from keyrotation_pipeline.assurance.automation import AUTOMATION, OPTIONAL, SCHEDULES
 from keyrotation_pipeline.assurance.rehearsal import rehearse
 from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.defs.names import OWN, Naming
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
 from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.telling import Channels
@@ -26,6 +28,9 @@ from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.ticks import Ticks
+
+# In a project of others, so not as plain as "pipeline"; the parameters that take it are called the same.
+RESOURCE = "keyrotation"
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,11 @@ class PipelineResource:
 
     Args:
         config_file: absolute path; None looks for one as the command line does.
+        naming: what our assets are called in the project.
     """
 
     config_file: str | None = None
+    naming: Naming = OWN
 
     def definition(self) -> dg.ResourceDefinition:
         """What Dagster gives to every asset, check, sensor and schedule: this, for runs without configuration alone."""
@@ -91,12 +98,12 @@ class PipelineResource:
         with suppress(Exception):
             stopped, expected, gone = set[str](), set[str](), set[str]()
             if context is not None:
-                states = context.instance.all_instigator_state(instigator_statuses={InstigatorStatus.STOPPED})
+                ours = {self.naming.name(each): each for each in AUTOMATION}
                 here = cast("dg.RepositoryDefinition", context.repository_def)
-                schedules = {each.name for each in here.schedule_defs}
-                known = schedules | {each.name for each in here.sensor_defs}
-                stopped = {state.instigator_name for state in states} & known
-                expected, gone = schedules - stopped, set(OPTIONAL) - known
+                names = [each.name for each in here.schedule_defs] + [each.name for each in here.sensor_defs]
+                known = {ours[name] for name in names if name in ours}
+                stopped = {ours[name] for name in _switched_off(context) if name in ours} & known
+                expected, gone = (known & SCHEDULES.keys()) - stopped, set(OPTIONAL) - known
             self.ticks().record(name, SystemClock().now(), stopped, expected, gone)
 
     def ticks(self) -> Ticks:
@@ -121,6 +128,17 @@ class PipelineResource:
 
     def _declared(self) -> settings.Settings:
         return settings.load(Path(self.config_file) if self.config_file else None)
+
+
+def _switched_off(context: dg.SensorEvaluationContext) -> Iterator[str]:
+    """The sensors and schedules of this code location, not of others on the instance, that somebody switched off."""
+    location, repository, here = context.code_location_origin, context.repository_name, None
+    if location is not None and repository is not None:
+        here = RemoteRepositoryOrigin(location, repository).get_selector_id()
+    states = context.instance.all_instigator_state(
+        repository_selector_id=here, instigator_statuses={InstigatorStatus.STOPPED}
+    )
+    return (state.instigator_name for state in states)
 
 
 PipelineParameter = dg.ResourceParam[PipelineResource]

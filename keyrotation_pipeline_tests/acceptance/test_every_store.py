@@ -18,7 +18,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EncryptedType, attest

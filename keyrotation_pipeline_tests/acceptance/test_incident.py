@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli.application import app
-from keyrotation_pipeline.defs.incidents import incident_flag
+from keyrotation_pipeline.defs.incidents import incident_flag_sensor
+from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
@@ -75,8 +76,8 @@ class Clinic:
 
     def sensor_looks(self) -> str:
         with dg.DagsterInstance.ephemeral() as instance:
-            context = dg.build_sensor_context(instance, resources={"pipeline": PipelineResource(str(self.file))})
-            result = incident_flag(context)
+            context = dg.build_sensor_context(instance, resources={"keyrotation": PipelineResource(str(self.file))})
+            result = incident_flag_sensor(OWN)(context)
         assert isinstance(result, dg.SkipReason)
         return str(result.skip_message)
 

@@ -12,7 +12,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
-from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.telling import Channels

@@ -8,32 +8,25 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
-from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.instances import Failed, Instance
 from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
-from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
+from keyrotation_pipeline_tests.defs.conftest import Dagster, channels, failure_of
 from keyrotation_pipeline_tests.fakes import V1
 
 
 def failed_run(dagster: Dagster) -> None:
-    @dg.op
-    def breaks() -> None:
-        raise BlockedError("it is blocked; see why")
-
-    @dg.job
-    def backup() -> None:
-        breaks()
-
-    result = backup.execute_in_process(instance=dagster.instance, raise_on_error=False)
+    backup = dagster.definitions.resolve_job_def("backup")
+    result = backup.execute_in_process(instance=dagster.instance, partition_key="2026-01-02", raise_on_error=False)
+    assert "the backup of 2026-01-02 was missed" in failure_of(result)
     [event] = [event for event in result.all_events if event.is_run_failure]
     context = dg.build_run_status_sensor_context(
         sensor_name="run_failure_alert",
         dagster_instance=dagster.instance,
         dagster_run=result.dagster_run,
         dagster_event=event,
-        resources={"pipeline": dagster.resource},
+        resources={"keyrotation": dagster.resource},
     ).for_run_failure()
     dagster.definitions.get_repository_def().get_sensor_def("run_failure_alert")(context)
 

@@ -14,7 +14,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from keyrotation_pipeline.assurance.automation import OPTIONAL, SCHEDULES, SENSORS, standing_still
 from keyrotation_pipeline.assurance.status import overview
-from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 
@@ -84,7 +84,7 @@ def test_a_schedule_that_runs_no_more_is_told_until_it_looks_again(dagster: Dags
     for name in ("daily_key_backup", "rotation_calendar"):
         with dg.build_schedule_context(
             instance=dagster.instance, scheduled_execution_time=dagster.world.clock.at,
-            repository_def=dagster.definitions.get_repository_def(), resources={"pipeline": dagster.resource},
+            repository_def=dagster.definitions.get_repository_def(), resources={"keyrotation": dagster.resource},
         ) as context:  # fmt: skip
             dagster.definitions.resolve_schedule_def(name).evaluate_tick(context)
     assert amiss(dagster) == []

@@ -22,10 +22,11 @@ from dagster._utils.schedules import schedule_execution_time_iterator  # what th
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.assurance.backup import BackupMade
 from keyrotation_pipeline.assurance.site import BackupSite
-from keyrotation_pipeline.definitions import build_definitions
 from keyrotation_pipeline.defs import backups
 from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarterly_recovery_test
 from keyrotation_pipeline.defs.backups import backup_assets
+from keyrotation_pipeline.defs.code_location import build_definitions
+from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyCopy, StoredFile, signature_name
 from keyrotation_pipeline.model.manifest import render
@@ -58,7 +59,7 @@ def test_the_backup_ticks_once_a_day_at_three_by_the_wall_clock_through_changes_
 ) -> None:
     local = ZoneInfo(zone)
     start = datetime.fromisoformat(day).replace(tzinfo=local) - timedelta(days=1)
-    found = [tick.astimezone(local) for tick in islice(ticks(daily_key_backup(zone), start.astimezone(UTC)), 3)]
+    found = [tick.astimezone(local) for tick in islice(ticks(daily_key_backup(OWN, zone), start.astimezone(UTC)), 3)]
     assert [(tick.hour, tick.minute) for tick in found] == [(3, 0)] * 3
     assert [(tick.date() - start.date()).days for tick in found] == [0, 1, 2]
 
@@ -67,7 +68,7 @@ def test_the_recovery_test_ticks_on_the_first_day_of_each_quarter() -> None:
     local = ZoneInfo("Europe/Berlin")
     found = [
         t.astimezone(local)
-        for t in islice(ticks(quarterly_recovery_test("Europe/Berlin"), datetime(2026, 1, 2, tzinfo=UTC)), 4)
+        for t in islice(ticks(quarterly_recovery_test(OWN, "Europe/Berlin"), datetime(2026, 1, 2, tzinfo=UTC)), 4)
     ]
     assert [f"{tick:%Y-%m-%d %H:%M}" for tick in found] == [
         "2026-04-01 04:00", "2026-07-01 04:00", "2026-10-01 04:00", "2027-01-01 04:00",
@@ -83,13 +84,13 @@ def test_each_tick_asks_for_the_partition_of_its_own_day(dagster: Dagster) -> No
             instance=dagster.instance,
             scheduled_execution_time=tick,
             repository_def=dagster.definitions.get_repository_def(),
-            resources={"pipeline": dagster.resource},
+            resources={"keyrotation": dagster.resource},
         ) as context:
             (request,) = schedule.evaluate_tick(context).run_requests or ()
         requests.append(request)
     assert [request.partition_key for request in requests] == ["2026-03-29", "2026-03-30"]
     assert len({request.run_key for request in requests}) == 2
-    partitions = backup_assets("UTC", INSTALLED).partitions_def
+    partitions = backup_assets(OWN, "UTC", INSTALLED).partitions_def
     assert partitions is not None
     assert all(partitions.has_partition_key(str(request.partition_key)) for request in requests)
 
@@ -107,24 +108,24 @@ def test_a_backup_and_a_test_are_named_by_the_day_of_the_clinic_and_not_of_utc(
 ) -> None:
     at = datetime.fromisoformat(tick).astimezone(UTC)
     with dg.build_schedule_context(
-        instance=dagster.instance, scheduled_execution_time=at, resources={"pipeline": dagster.resource}
+        instance=dagster.instance, scheduled_execution_time=at, resources={"keyrotation": dagster.resource}
     ) as context:
-        wanted = daily_key_backup(zone)(context)
+        wanted = daily_key_backup(OWN, zone)(context)
     assert isinstance(wanted, dg.RunRequest)
     assert (wanted.partition_key, wanted.run_key) == ("2026-04-01", "2026-04-01")
-    partitions = backup_assets(zone, INSTALLED).partitions_def
+    partitions = backup_assets(OWN, zone, INSTALLED).partitions_def
     assert partitions is not None
     with partition_loading_context(effective_dt=at):
         assert partitions.get_last_partition_key() == "2026-04-01"
     with dg.build_schedule_context(
-        instance=dagster.instance, scheduled_execution_time=at, resources={"pipeline": dagster.resource}
+        instance=dagster.instance, scheduled_execution_time=at, resources={"keyrotation": dagster.resource}
     ) as context:
-        quarterly_recovery_test(zone)(context)
+        quarterly_recovery_test(OWN, zone)(context)
     assert dagster.world.ledger.facts_of("recovery_test_due") == {"since": "2026-04-01"}
 
 
 def test_at_three_in_the_morning_the_partition_of_that_very_day_is_there() -> None:
-    partitions = backup_assets("America/New_York", INSTALLED).partitions_def
+    partitions = backup_assets(OWN, "America/New_York", INSTALLED).partitions_def
     assert partitions is not None
     now = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)  # 03:00 EST
     with partition_loading_context(effective_dt=now):
@@ -136,7 +137,7 @@ def test_without_a_recovery_key_the_schedule_opens_a_due_item(dagster: Dagster) 
     with dg.build_schedule_context(
         instance=dagster.instance,
         scheduled_execution_time=datetime(2026, 4, 1, 4, tzinfo=UTC),
-        resources={"pipeline": dagster.resource},
+        resources={"keyrotation": dagster.resource},
     ) as context:
         data = schedule.evaluate_tick(context)
     assert data.run_requests == []

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.defs.mirror import reflect
+from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Shard
@@ -290,7 +291,7 @@ def test_steps_of_the_command_line_are_shown_too(dagster: Dagster, walked: Walke
 
 def shown_by_mirror(dagster: Dagster, seq: int = 0) -> list[str]:
     """The assets whose steps the mirror adds."""
-    result, _ = reflect(dagster.instance, dagster.world.pipeline, seq)
+    result, _ = reflect(dagster.instance, OWN, dagster.world.pipeline, seq)
     events = result.asset_events if isinstance(result, dg.SensorResult) else ()
     return [each.asset_key.to_user_string() for each in events if isinstance(each, dg.AssetMaterialization)]
 
@@ -299,14 +300,14 @@ def test_what_was_shown_is_not_read_again(dagster: Dagster, walked: Walked, monk
     walked(Step.KEY_VERSION)
     head = dagster.world.ledger.head().seq
     assert shown_by_mirror(dagster) == ["key_version"]
-    assert reflect(dagster.instance, dagster.world.pipeline)[1] == head
+    assert reflect(dagster.instance, OWN, dagster.world.pipeline)[1] == head
     monkeypatch.setattr("keyrotation_pipeline.defs.mirror._runs_here", lambda *_: pytest.fail("history was read"))
     assert shown_by_mirror(dagster, head) == []
     monkeypatch.undo()
     walked(Step.DUAL_KEY_ROLLOUT)
     assert "dual_key_rollout" in shown_by_mirror(dagster, head)
     # A database that was restored is behind what was shown.
-    assert reflect(dagster.instance, dagster.world.pipeline, 10**9)[1] == dagster.world.ledger.head().seq
+    assert reflect(dagster.instance, OWN, dagster.world.pipeline, 10**9)[1] == dagster.world.ledger.head().seq
 
 
 def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster, walked: Walked) -> None:
@@ -316,7 +317,7 @@ def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster
     dagster.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
 
     assert "every step" in skipped(dagster, "ledger_mirror")
-    assert reflect(dagster.instance, dagster.world.pipeline, 1)[1] == 1, "still to be shown, if not by the run"
+    assert reflect(dagster.instance, OWN, dagster.world.pipeline, 1)[1] == 1, "still to be shown, if not by the run"
 
 
 def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +333,7 @@ def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Walk, monkeypa
         dagster_event=event,
         dagster_instance=dagster.instance,
         dagster_run=result.dagster_run,
-        resources={"pipeline": dagster.resource},
+        resources={"keyrotation": dagster.resource},
     ).for_run_failure()
     dagster.definitions.get_repository_def().get_sensor_def("run_failure_alert")(context)
 

@@ -14,8 +14,9 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from keyrotation_pipeline.adapters.dagster_services import INSTANCE_FILES, LOCATION, SOCKET_VARIABLE
-from keyrotation_pipeline.definitions import build_definitions, declared_definitions
-from keyrotation_pipeline.defs.names import rows_key, rows_op_name
+from keyrotation_pipeline.definitions import declared_definitions
+from keyrotation_pipeline.defs.code_location import build_definitions
+from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.request import WALK, Step
@@ -98,10 +99,10 @@ def test_any_table_name_gives_an_asset_of_its_own(names: tuple[str, ...]) -> Non
     dg.Definitions.validate_loadable(definitions_of(*names))
     tables = [TableName.parse(name) for name in names]
 
-    assert len({rows_key(table) for table in tables}) == len(names)
-    assert len({rows_op_name(table) for table in tables}) == len(names)
-    assert all(re.fullmatch(r"[A-Za-z0-9_]+", rows_op_name(table)) for table in tables)
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", rows_key(table).path[1]) for table in tables)
+    assert len({OWN.rows(table) for table in tables}) == len(names)
+    assert len({OWN.rows_op(table) for table in tables}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_]+", OWN.rows_op(table)) for table in tables)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", OWN.rows(table).path[1]) for table in tables)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dagster as dg
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.defs.incident_assets import access_audit_asset, breach_decision_asset, incident_report_asset
+from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
@@ -89,8 +90,8 @@ def test_the_report_and_the_presumed_decision_are_shown(dagster: Dagster) -> Non
     dagster.world.ledger.flags = [FLAG]
     said(dagster, "incident_flag")
     done = dg.materialize(
-        [incident_report_asset, breach_decision_asset, access_audit_asset],
-        resources={"pipeline": dagster.resource},
+        [made(OWN) for made in (incident_report_asset, breach_decision_asset, access_audit_asset)],
+        resources={"keyrotation": dagster.resource},
         instance=dagster.instance,
     )
     shown, decided = (

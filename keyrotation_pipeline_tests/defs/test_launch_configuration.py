@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from dagster._core.run_coordinator import SubmitRunContext
 
-from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.run_coordinator import UnconfiguredRunCoordinator
 from keyrotation_pipeline.errors import LaunchError
@@ -36,8 +36,8 @@ RUNS = "{ runsOrError { ... on Runs { results { runId jobName status runConfigYa
 def configurations(attacker: Path) -> dict[str, dict[str, Any]]:
     """What Dagster lets a launch configure, by what it is."""
     return {
-        "another keyrotation.toml": {"resources": {"pipeline": {"config": {"config_file": str(attacker)}}}},
-        "a resource's field": {"resources": {"pipeline": {"config": {}}}},
+        "another keyrotation.toml": {"resources": {"keyrotation": {"config": {"config_file": str(attacker)}}}},
+        "a resource's field": {"resources": {"keyrotation": {"config": {}}}},
         "the I/O manager": {"resources": {"io_manager": {"config": {"base_dir": str(attacker.parent)}}}},
         "the executor": {"execution": {"config": {"retries": {"enabled": {}}}}},
         "a logger": {"loggers": {"console": {"config": {"log_level": "DEBUG"}}}},

@@ -9,6 +9,7 @@ import pytest
 
 from keyrotation_pipeline.defs.awaited import show_what_is_awaited
 from keyrotation_pipeline.defs.conductor import tick
+from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.defs.pages import (
     SHOWN_WITHOUT_A_CLICK_CHARS,
     duration,
@@ -136,8 +137,8 @@ def evaluations(dagster: Dagster) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluat
 
 def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster, requested: Walk) -> None:
     pipeline, instance = dagster.world.pipeline, dagster.instance
-    told = show_what_is_awaited(instance, pipeline, tick(instance, pipeline), "")
-    again = show_what_is_awaited(instance, pipeline, tick(instance, pipeline), told)
+    told = show_what_is_awaited(instance, OWN, pipeline, tick(instance, OWN, pipeline), "")
+    again = show_what_is_awaited(instance, OWN, pipeline, tick(instance, OWN, pipeline), told)
 
     assert told == again
     assert "needs 2 more approval(s)" in told
@@ -149,7 +150,7 @@ def test_the_conductor_says_how_far_the_rows_are(dagster: Dagster, walked: Walke
     pipeline, instance = dagster.world.pipeline, dagster.instance
     walked(Step.PRIMARY_KEY_ROLLOUT)
     dagster.materialize("rows", "clients", partition=row_partition(V2, 0))
-    told = show_what_is_awaited(instance, pipeline, dg.SkipReason("in progress: rows/clients shard 01"), "")
+    told = show_what_is_awaited(instance, OWN, pipeline, dg.SkipReason("in progress: rows/clients shard 01"), "")
 
     assert told.startswith("clients 50%")
     assert "billing.Invoices 0%; in progress: rows/clients shard 01" in told
@@ -163,7 +164,7 @@ def test_a_rollout_that_waits_names_the_instance_on_the_conductors_page(dagster:
     lagging = Instance("web-7", (V1,), V1, dagster.world.clock.at)
     dagster.world.rollout.running = (replace(lagging),)
     told = show_what_is_awaited(
-        dagster.instance, dagster.world.pipeline, dg.SkipReason("in progress: introduce_key"), ""
+        dagster.instance, OWN, dagster.world.pipeline, dg.SkipReason("in progress: introduce_key"), ""
     )
 
     assert told.startswith("in progress: introduce_key; waiting for web-7 (reads v1): not seen to read v2")

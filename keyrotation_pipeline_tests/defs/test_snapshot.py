@@ -4,7 +4,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline_tests.defs.snapshots import snapshot_of

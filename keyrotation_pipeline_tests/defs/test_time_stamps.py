@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.model.timestamps import AuditTimestamped
 from keyrotation_pipeline_tests.defs.conftest import Dagster

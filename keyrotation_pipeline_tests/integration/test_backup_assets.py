@@ -17,7 +17,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.assembly.backups import recovery_key
-from keyrotation_pipeline.definitions import build_definitions
+from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import RecoveryKeyError
