@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline_tests.acceptance.test_runbook import sections
+
 TOP = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(TOP) for path in (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")))
 FILES = [path.relative_to(TOP).as_posix() for path in (*TOP.glob("*.py"), *TOP.glob("*/**/*.py"))]
@@ -30,3 +32,10 @@ def test_the_index_of_decisions_lists_each_by_its_title() -> None:
         path.name: re.sub(r"^# \d+\. ", "", path.read_text().splitlines()[0]) for path in TOP.glob("docs/adr/[0-9]*.md")
     }
     assert listed == titles
+
+
+def test_every_block_of_the_runbook_is_typed_and_says_what_is_seen_then() -> None:
+    assert [heading.partition(":")[0] for heading in sections() if heading] == [
+        "Routine", "Emergency", "Rollback", "A key is lost", "Drill",
+    ]  # fmt: skip
+    assert all(block.seen for blocks in sections().values() for block in blocks)
