@@ -23,6 +23,7 @@ from keyrotation_pipeline.assembly.rollouts import open_rollout
 from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_what_killed_tests_left
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
@@ -135,4 +136,5 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         actions=ACTIONS,
         ticks=kept_ticks(settings),
         timestamps=_authority(settings),
+        verification=Verification(settings.verification.every_days, settings.allowed_hours),
     )

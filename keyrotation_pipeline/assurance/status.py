@@ -10,6 +10,7 @@ from keyrotation_pipeline.assurance.key_loss import lost_keys
 from keyrotation_pipeline.assurance.listing import pending_requests
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.assurance.rehearsed import last_rehearsal
+from keyrotation_pipeline.assurance.rolling_decrypt import overdue
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
@@ -63,6 +64,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)
     attention += unstamped(pipeline, now)
+    attention += overdue(pipeline, now)
     protected = protection(pipeline, records, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)

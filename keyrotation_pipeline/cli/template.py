@@ -38,6 +38,9 @@ max_replica_lag_seconds = 5
 # duty_cycle = 0.35               # share of its time that a routine rotation works; the rest is the application's
 # hours = "22:00-06:00"           # default: at any hour
 
+# [verification]
+# every_days = 90                 # within so many days every value is decrypted once, a part each day; 1: all, daily
+
 [rollout]
 # Before anything is written under a new key, every application instance must read it. By what that is seen:
 #   "attest"   each instance reports itself; the rotation waits for all, and until one does. In the application:

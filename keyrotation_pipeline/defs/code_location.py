@@ -40,7 +40,7 @@ from keyrotation_pipeline.defs.reencrypt import DUE_SHARDS, rows_asset, zero_old
 from keyrotation_pipeline.defs.rehearsal import nightly_rehearsal, rehearsal_job, rotation_rehearsal_asset
 from keyrotation_pipeline.defs.resources import RESOURCE, PipelineResource
 from keyrotation_pipeline.defs.retire import every_value_decrypts_check, retired_key_asset
-from keyrotation_pipeline.defs.schedules import rotation_calendar
+from keyrotation_pipeline.defs.schedules import rolling_decrypt, rotation_calendar
 from keyrotation_pipeline.defs.time_stamps import audit_timestamp_sensor
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.settings import Settings
@@ -90,6 +90,7 @@ def build_definitions(
         jobs=everything,
         schedules=[
             rotation_calendar(naming),
+            rolling_decrypt(naming),
             daily_key_backup(naming, time_zone),
             quarterly_recovery_test(naming, time_zone),
             *([nightly_rehearsal(naming, time_zone)] if rehearse_nightly else []),

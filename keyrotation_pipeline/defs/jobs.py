@@ -18,6 +18,7 @@ INTRODUCE_KEY = "introduce_key"
 REENCRYPT_ROWS = "reencrypt_rows"
 RETIRE_KEY = "retire_key"
 EVIDENCE = "evidence"
+DECRYPT = "decrypt_what_is_due"
 
 # `Step.ROWS` without a shard closes the rows; the proof's asset does that first, so it has none of its own.
 LEGS = {
@@ -40,10 +41,11 @@ class Jobs:
     rows: dg.JobDefinition | None
     retire: AssetJob
     evidence: AssetJob
+    decrypt: AssetJob
 
     def all(self) -> list[AssetJob | dg.JobDefinition]:
         """Those that there are."""
-        return [job for job in (self.introduce, self.rows, self.retire, self.evidence) if job is not None]
+        return [job for job in (self.introduce, self.rows, self.retire, self.evidence, self.decrypt) if job is not None]
 
 
 def build_jobs(
@@ -62,6 +64,12 @@ def build_jobs(
             dg.AssetSelection.assets(naming.asset("encrypted_columns")).without_checks()
             | dg.AssetSelection.checks(*checks),
             description="Count, search, decrypt and compare anew: every check, without changing anything.",
+            executor_def=dg.in_process_executor,
+        ),
+        decrypt=dg.define_asset_job(
+            naming.name(DECRYPT),
+            dg.AssetSelection.checks(dg.AssetCheckKey(naming.step(Step.RETIRED_KEY), "every_value_decrypts")),
+            description="Decrypt the part of all values that is due.",
             executor_def=dg.in_process_executor,
         ),
     )

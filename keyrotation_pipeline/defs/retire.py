@@ -1,10 +1,14 @@
 """The old key leaves the applications."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import timedelta
 
 import dagster as dg
 
 from keyrotation_pipeline.assurance.key_death import certify, in_words
+from keyrotation_pipeline.assurance.rolling_decrypt import how_far, read_what_is_due
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
 from keyrotation_pipeline.defs.partitions import key_versions, version_and_shard
@@ -12,6 +16,7 @@ from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to,
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.page_reading import Reach
 from keyrotation_pipeline.model.request import Step
 
 
@@ -55,23 +60,45 @@ def every_value_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
     def every_value_decrypts(
         context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter
     ) -> dg.AssetCheckResult:
-        """Every value of every declared column decrypts with the keys that applications have now."""
+        """Every value decrypts with the keys that applications have, and was read within `every_days`."""
         with refusals(), keyrotation.open(actor_of(context)) as opened:
-            ring = opened.keys.read().ring()
-            counts = [opened.database.decrypt_all(table, ring, progress_to(context.log)) for table in opened.tables]
-        failures = {count.table: count.failures for count in counts if count.failures}
-        values = sum(count.values for count in counts)
+            values = read_what_is_due(opened, progress_to(context.log))
+            far, days = how_far(opened), opened.verification.every_days
+            failures = Counter(str(each.table) for each in opened.database.quarantine(opened.tables))
+            versions = ", ".join(map(str, opened.keys.read().versions))
         return dg.AssetCheckResult(
-            passed=not failures,
-            description="; ".join(f"{table}: {number:,} values do not decrypt" for table, number in failures.items())
-            + "; run `keyrotation inventory` to find them"
-            if failures
-            else f"{values:,} values decrypt with {', '.join(map(str, ring.versions))}",
+            passed=far.complete and not failures,
+            severity=dg.AssetCheckSeverity.ERROR if failures else dg.AssetCheckSeverity.WARN,
+            description=_do_not_decrypt(failures) if failures else _far(far, days),
             metadata={
-                "values": values,
-                "failures": sum(failures.values()),
-                "key_versions": ", ".join(map(str, ring.versions)),
+                "values_read_now": values,
+                "failures": failures.total(),
+                "percent": far.percent,
+                "pages": far.pages,
+                "pages_read": far.read_pages,
+                "key_versions": versions,
             },
         )
 
     return every_value_decrypts
+
+
+def _do_not_decrypt(failures: Mapping[str, int]) -> str:
+    named = (f"{table}: {number:,} values do not decrypt" for table, number in failures.items())
+    return f"{'; '.join(named)}; run `keyrotation inventory` to find them"
+
+
+def _far(far: Reach, days: int) -> str:
+    """How much of it was read, and no more than that."""
+    if far.oldest is None:
+        return "there is nothing to decrypt"
+    since = f"{far.oldest:%Y-%m-%d %H:%M} UTC"
+    if far.complete:
+        return f"each of {far.pages:,} pages was read within {days} days, and all they held decrypts; since {since}"
+    read = f"{far.percent:g} % of {far.pages:,} pages were read within {days} days, and all they held decrypts"
+    if far.late:
+        return (
+            f"behind: {read}; {', '.join(far.late)} not since {since}: give `rolling_decrypt` more [reencryption] "
+            "hours, duty_cycle or workers, or run `keyrotation verify`"
+        )
+    return f"under way: {read}; the rest is read by {far.oldest + timedelta(days=days):%Y-%m-%d}"

@@ -1,9 +1,11 @@
-"""The calendar: every morning the checks say whether a rotation is due, and for which reason."""
+"""By the clock: each morning the checks say whether a rotation is due; each hour a part of all values is decrypted."""
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.jobs import EVIDENCE
+from keyrotation_pipeline.assurance.rolling_decrypt import due_now
+from keyrotation_pipeline.defs.jobs import DECRYPT, EVIDENCE
 from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 
 
@@ -21,5 +23,26 @@ def rotation_calendar(naming: Naming) -> dg.ScheduleDefinition:
     def scheduled(keyrotation: PipelineParameter) -> dg.RunRequest:
         keyrotation.note_look("rotation_calendar")
         return dg.RunRequest()
+
+    return scheduled
+
+
+def rolling_decrypt(naming: Naming) -> dg.ScheduleDefinition:
+    """The schedule `rolling_decrypt`: the check `every_value_decrypts`, in each hour in which something is due."""
+
+    @dg.schedule(
+        name=naming.name("rolling_decrypt"),
+        job_name=naming.name(DECRYPT),
+        cron_schedule="20 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="A part of all values is decrypted each day, within `[reencryption] hours`.",
+    )
+    def scheduled(keyrotation: PipelineParameter) -> dg.RunRequest | dg.SkipReason:
+        keyrotation.note_look("rolling_decrypt")
+        with refusals(), keyrotation.open("dagster rolling_decrypt") as opened:
+            if due_now(opened):
+                return dg.RunRequest()
+        return dg.SkipReason("today's part was read, or this is not an hour for it, or a rotation reads everything")
 
     return scheduled

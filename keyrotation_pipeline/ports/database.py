@@ -1,6 +1,7 @@
 """What do the encrypted columns hold, and what could still show an old value?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -16,6 +17,7 @@ from keyrotation_pipeline.model.columns import (
     TableName,
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
+from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.surroundings import Speed, Surroundings
@@ -91,6 +93,33 @@ class CiphertextDatabase(Protocol):
         Raises:
             BlockedError: the rotation was paused or cancelled.
         """
+
+    def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        """All pages of these tables as they are now, and when each was read; notes down new ones.
+
+        Raises:
+            PreflightError, BlockedError: a table is not there, or locked.
+        """
+
+    def decrypt_spans(
+        self,
+        table: EncryptedTable,
+        spans: Sequence[PageSpan],
+        ring: KeyRing,
+        report: Report,
+        go_on: Callable[[], bool],
+    ) -> int:
+        """Decrypt what these pages of one table hold, one span after the other; returns the number of values.
+
+        Failures go to the quarantine, from which those are dropped that are mended. Each span is noted down as read
+        when it was.
+
+        Args:
+            go_on: asked before each span.
+        """
+
+    def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
+        """Since when something in a table may not have been read, by its name; quick, and of noted tables alone."""
 
     def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
         """Up to so many stored values of each declared column under `version`, from all over the table, by column."""

@@ -1,9 +1,10 @@
 """Every port that a step of the procedure gets, opened."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.model.request import RequestAction
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
@@ -25,6 +26,7 @@ class Pipeline:
         shards: per table.
         parallel_shards: runs of Dagster that take shards of a routine rotation at a time.
         timestamps: None: nobody outside is asked, and no time stamp can be verified.
+        verification: within how many days, and at which hours, every value is read.
     """
 
     tables: tuple[EncryptedTable, ...]
@@ -41,3 +43,4 @@ class Pipeline:
     actions: Mapping[RequestAction, Action]
     ticks: Ticks
     timestamps: TimestampAuthority | None = None
+    verification: Verification = field(default_factory=Verification)

@@ -169,6 +169,15 @@ class ReencryptionSettings(Section):
     hours: Annotated[Text, AfterValidator(known_hours)] | None = None
 
 
+class VerificationSettings(Section):
+    """`[verification]`: within how many days every value is decrypted once, so that damage is found; 1: every day.
+
+    It happens within `hours` of `[reencryption]`, at its `duty_cycle`, by as many threads as it has `workers`.
+    """
+
+    every_days: Annotated[StrictInt, Field(ge=1, le=366)] = 90
+
+
 class OfficerSettings(Section):
     """One `[[approvals.officers]]`: a name to show and an OpenPGP public certificate."""
 
@@ -218,6 +227,7 @@ class File(Section):
     keys: KeysSettings = KeysSettings()
     tables: tuple[TableSettings, ...] = ()
     reencryption: ReencryptionSettings = ReencryptionSettings()
+    verification: VerificationSettings = VerificationSettings()
     approvals: ApprovalsSettings = ApprovalsSettings()
     rollout: RolloutSettings = RolloutSettings()
     backup: BackupSettings = BackupSettings()

@@ -200,6 +200,21 @@ class CiphertextDatabaseSuite:
         assert sum(sum(counts.values()) for counts in spoiled.by_column.values()) == 2
         assert len(mixed.database.quarantine([CLIENTS])) == 2
 
+    def test_pages_are_noted_and_read_and_what_fails_there_is_quarantined(self, mixed: Subject) -> None:
+        unread = mixed.database.page_spans([CLIENTS])
+        assert [(each.table, each.read) for each in unread] == [("clients", False)]
+        assert mixed.database.unread_since(TABLES) == {"clients": unread[0].since}
+        mixed.damaged(CLIENTS, 0, "first_name")
+        assert mixed.database.decrypt_spans(CLIENTS, unread, mixed.ring, nobody, lambda: False) == 0
+        assert not mixed.database.page_spans([CLIENTS])[0].read
+        assert mixed.database.decrypt_spans(CLIENTS, unread, mixed.ring, nobody, lambda: True) == 4
+        (done,) = mixed.database.page_spans([CLIENTS])
+        assert done.read
+        assert done.since >= unread[0].since
+        assert [each.column for each in mixed.database.quarantine([CLIENTS])] == ["first_name"]
+        mixed.database.decrypt_all(VISITS, mixed.ring, nobody)
+        assert all(each.read for each in mixed.database.page_spans(TABLES))
+
     # Fences
 
     def test_a_fence_names_exactly_what_it_was_given_in_order(self, subject: Subject) -> None:

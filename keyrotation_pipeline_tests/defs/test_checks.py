@@ -7,10 +7,13 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
+from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Finding
+from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, Verification
 from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
@@ -85,6 +88,13 @@ def eleven_months_and_a_half(world: FakeWorld) -> None:
 
 def a_year_and_a_day(world: FakeWorld) -> None:
     world.clock.at += timedelta(days=367)
+
+
+def out_of_hours(world: FakeWorld) -> None:
+    a_year_and_a_day(world)
+    now = world.clock.now()
+    never = AllowedHours((now + timedelta(hours=1)).time(), (now + timedelta(hours=2)).time(), "UTC")
+    object.__setattr__(world.pipeline, "verification", Verification(90, never))
 
 
 @pytest.mark.parametrize(
@@ -192,3 +202,68 @@ def test_an_emergency_is_due_within_a_day(dagster: Dagster, requested: Walk, hou
     assert evaluation.passed is passed
     assert evaluation.severity is (ERROR if hours > 24 else WARN)
     assert "2026-01-06 09:00 UTC" in str(evaluation.description)
+
+
+def of_a_gigabyte(world: FakeWorld) -> None:
+    """Pages of every table so large that a day's part is a small one; none was ever read."""
+    size = 64 * LEAST_BYTES_A_DAY
+    for name, rows in world.database.rows.items():
+        world.database.noted[name] = PageSpan(name, name, 0, 2048, len(rows), size, world.clock.now(), read=False)
+
+
+def test_values_that_are_not_due_yet_are_not_called_read(
+    dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked(None)
+    world = dagster.world
+    of_a_gigabyte(world)
+    monkeypatch.setattr(world.database, "decrypt_spans", lambda *_: 0)
+    first = dagster.check("every_value_decrypts", "retired_key")
+    world.clock.at += timedelta(days=91)
+    later = dagster.check("every_value_decrypts", "retired_key")
+
+    assert (first.passed, first.severity, later.passed, later.severity) == (False, WARN, False, WARN)
+    assert str(first.description).startswith("under way: 0 % of 3 pages were read within 90 days")
+    assert str(later.description).startswith("behind: 0 % of 3 pages were read within 90 days")
+    assert "billing.Invoices, clients not since" in str(later.description)
+    assert any("not every value of clients was decrypted since" in each for each in overview(world.pipeline).attention)
+
+
+def test_a_value_found_damaged_stays_found_on_days_when_it_is_not_read(dagster: Dagster, walked: Walked) -> None:
+    walked(None)
+    dagster.world.clock.at += timedelta(days=1)
+    damaged_value(dagster.world)
+    seen = [dagster.check("every_value_decrypts", "retired_key") for _ in range(2)]
+
+    assert [each.metadata["values_read_now"].value for each in seen] == [4, 0]
+    assert not any(each.passed for each in seen)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "launched"),
+    [
+        pytest.param(lambda _: None, False, id="the proof has just read all"),
+        pytest.param(a_year_and_a_day, True, id="some are due"),
+        pytest.param(out_of_hours, False, id="some are due, at another hour"),
+    ],
+)
+def test_the_schedule_launches_a_run_where_something_is_to_be_read(
+    dagster: Dagster, walked: Walked, arrange: Callable[[FakeWorld], None], launched: bool
+) -> None:
+    walked(None)
+    arrange(dagster.world)
+    schedule = dagster.definitions.get_repository_def().get_schedule_def("rolling_decrypt")
+    context = dg.build_schedule_context(dagster.instance, resources={"keyrotation": dagster.resource})
+    asked = schedule.evaluate_tick(context)
+
+    assert bool(asked.run_requests) is launched
+    assert bool(asked.skip_message) is not launched
+
+
+def test_nothing_is_read_beside_a_rotation_that_reads_everything(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    of_a_gigabyte(dagster.world)
+    evaluation = dagster.check("every_value_decrypts", "retired_key")
+
+    assert evaluation.metadata["values_read_now"].value == 0
+    assert not evaluation.passed

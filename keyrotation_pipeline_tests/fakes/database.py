@@ -2,8 +2,9 @@
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from keyrotation_pipeline.errors import (
     BlockedError,
@@ -26,9 +27,11 @@ from keyrotation_pipeline.model.columns import (
     TableName,
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
+from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import AccountedReplica, DecryptedCount, Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.surroundings import Disk, Speed, Surroundings, Wal
+from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import START, Journal
 
 AMPLE = Surroundings(10 * 2**20, Disk("/data", 2**40), Wal(2**30, ()), (), prints_rows=False)
@@ -42,6 +45,7 @@ class FakeDatabase:
 
     Args:
         locked: (table, row number) of rows that no sweep gets hold of.
+        noted: the one span of each table that holds rows; a row is a page.
         unreadable: (table, row number, column) of values that do not decrypt.
         fence_state: what each table's validated fence names.
         fence_made: the transaction id that made each fence.
@@ -51,6 +55,8 @@ class FakeDatabase:
 
     rows: dict[str, list[dict[str, str | None]]]
     journal: Journal = field(default_factory=Journal)
+    clock: FakeClock = field(default_factory=FakeClock)
+    noted: dict[str, PageSpan] = field(default_factory=dict)
     locked: set[tuple[str, int]] = field(default_factory=set)
     unreadable: set[tuple[str, int, str]] = field(default_factory=set)
     fence_state: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
@@ -164,6 +170,7 @@ class FakeDatabase:
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         name = str(table.name)
         self.decrypted.append(name)
+        self._read(table)
         cells = list(self._cells(table))
         values, empty = sum(bool(value) for _, _, value in cells), sum(value == "" for _, _, value in cells)
         bad = {(number, column) for number, column, value in cells if is_unencrypted(value)}
@@ -177,6 +184,35 @@ class FakeDatabase:
             for column in table.columns
         }
         return DecryptedCount(name, len(self.rows[name]), values, len(bad), by_column, empty, START)
+
+    def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        for name in (str(table.name) for table in tables):
+            pages = len(self.rows[name])
+            span = self.noted.setdefault(name, PageSpan(name, name, 0, 2048, 0, 0, self.clock.now(), read=False))
+            self.noted[name] = replace(span, pages=pages, size_bytes=8192 * pages)
+        return tuple(span for table in tables if (span := self.noted[str(table.name)]).pages)
+
+    def decrypt_spans(
+        self,
+        table: EncryptedTable,
+        spans: Sequence[PageSpan],
+        ring: KeyRing,
+        report: Report,
+        go_on: Callable[[], bool],
+    ) -> int:
+        if not go_on():
+            return 0
+        self._read(table)
+        return sum(bool(value) for _, _, value in self._cells(table))
+
+    def _read(self, table: EncryptedTable) -> None:
+        self.page_spans([table])
+        name = str(table.name)
+        self.noted[name] = replace(self.noted[name], since=self.clock.now(), read=True)
+
+    def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
+        named = {str(table.name) for table in tables}
+        return {name: span.since for name, span in self.noted.items() if name in named and span.pages}
 
     def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

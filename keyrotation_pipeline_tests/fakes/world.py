@@ -95,7 +95,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
         vault.store_key(version, keys.get(version), ledger.head())
     vault.journal = journal
     stored = {name: [dict(row) for row in table] for name, table in (rows or {"clients": []}).items()}
-    database = FakeDatabase(stored, journal)
+    database = FakeDatabase(stored, journal, clock)
     rollout = FakeRollout(keys, clock)
     signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)

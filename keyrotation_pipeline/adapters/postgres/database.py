@@ -2,11 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres import engine
-from keyrotation_pipeline.adapters.postgres.inventory import census, discovery, quarantine, relations, samples, usage
+from keyrotation_pipeline.adapters.postgres.inventory import (
+    census,
+    discovery,
+    page_readings,
+    quarantine,
+    relations,
+    samples,
+    usage,
+)
 from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
@@ -26,6 +35,7 @@ from keyrotation_pipeline.model.columns import (
     TableName,
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
+from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.surroundings import Speed, Surroundings
@@ -126,6 +136,30 @@ class PostgresDatabase:
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         """See `CiphertextDatabase.decrypt_all`."""
         return engine.decrypt_all(self.connect, table, ring, report, self.limits, request)
+
+    def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        """See `CiphertextDatabase.page_spans`."""
+        try:
+            return tuple(page_readings.spans(self.connection, tables))
+        except psycopg.errors.LockNotAvailable:  # the size of a relation is asked with it
+            raise BlockedError(
+                "a declared table is locked by another session; wait until that has ended, then run this again"
+            ) from None
+
+    def decrypt_spans(
+        self,
+        table: EncryptedTable,
+        spans: Sequence[PageSpan],
+        ring: KeyRing,
+        report: Report,
+        go_on: Callable[[], bool],
+    ) -> int:
+        """See `CiphertextDatabase.decrypt_spans`."""
+        return engine.decrypt_spans(self.connect, table, spans, ring, report, self.limits, go_on)
+
+    def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
+        """See `CiphertextDatabase.unread_since`."""
+        return page_readings.oldest(self.connection, tables)
 
     def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
         """See `CiphertextDatabase.sample`."""

@@ -6,7 +6,8 @@ A table is gone through once, page range by page range (`traversal`, `page_range
 (`pages`, `exchange`). Rows that are too large for that, or that somebody holds, are rewritten row by row (`rows`).
 One process works on a shard, or several (`shard`, `worker_pool`, `worker`). `supervisor` saves progress and pauses for
 others (`throttle`), `lock_retry` waits for locked tables, `vacuum` keeps tables small, `decrypt` proves the outcome,
-and `server_errors` turns the server's errors into sentences that hold no content.
+`rolling` reads a part of everything each day, and `server_errors` turns the server's errors into sentences that hold no
+content.
 
 A name is imported when it is used: most commands look at a database, and rewrite nothing.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
     from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+    from keyrotation_pipeline.adapters.postgres.engine.rolling import decrypt_spans
     from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
     from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
     from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
@@ -25,11 +27,12 @@ _PLACE_OF = {
     "Limits": "limits",
     "WorkerSettings": "worker_settings",
     "decrypt_all": "decrypt",
+    "decrypt_spans": "rolling",
     "rewrite_shard": "shard",
     "sweep": "traversal",
 }
 
-__all__ = ["Limits", "WorkerSettings", "decrypt_all", "rewrite_shard", "sweep"]
+__all__ = ["Limits", "WorkerSettings", "decrypt_all", "decrypt_spans", "rewrite_shard", "sweep"]
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -19,9 +19,9 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
-from keyrotation_pipeline.adapters.postgres.engine.statements import position, statements
+from keyrotation_pipeline.adapters.postgres.engine.statements import Statements, position, statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, obey
-from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -43,17 +43,29 @@ _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '15min'"
 _EXPORT = "SELECT pg_export_snapshot()"
 _PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
+_ALL = (0, 2**62)
 
 
 @dataclass(slots=True)
-class _Found:
+class Found:
     """What some pages hold."""
 
     rows: int
     held: list[Held]
     failures: int
 
-    def add(self, other: "_Found") -> None:
+    @classmethod
+    def nothing(cls, table: EncryptedTable) -> "Found":
+        """For a table, before anything was read."""
+        return cls(0, [Counter() for _ in table.columns], 0)
+
+    @property
+    def values(self) -> int:
+        """Neither NULL nor ``''``; those that did not decrypt too."""
+        return sum(sum(held.values()) - held[None] for held in self.held) + self.failures
+
+    def add(self, other: "Found") -> None:
+        """Add what other pages hold."""
         self.rows, self.failures = self.rows + other.rows, self.failures + other.failures
         for mine, more in zip(self.held, other.held, strict=True):
             mine.update(more)
@@ -79,9 +91,43 @@ def decrypt_all(
     Raises:
         PreflightError, BlockedError, DatabaseUnavailableError: the table cannot be read to its end.
     """
+    with opened(connect, table, ring, report, limits, request) as decryption:
+        housekeeping = decryption.housekeeping
+        ((started, began_at),) = housekeeping.execute("SELECT t::text, t FROM clock_timestamp() AS t").fetchall()
+        found = Found.nothing(table)
+        kept = page_readings.are_kept(housekeeping)
+        for relation in heaps(housekeeping, table):
+            if kept:
+                page_readings.plan(housekeeping, table, relation)
+            decryption.decrypt(relation, found, record=kept)
+        quarantine.forget(housekeeping, table, str(started))
+    by_column = {
+        column: {version: held[version] for version in sorted(each for each in held if each is not None)}
+        for column, held in zip(table.columns, found.held, strict=True)
+    }
+    return DecryptedCount(
+        table=str(table.name),
+        rows=found.rows,
+        values=found.values,
+        failures=found.failures,
+        by_column=by_column,
+        empty=sum(held[None] for held in found.held),
+        began_at=cast("datetime", began_at),
+    )
+
+
+@contextmanager
+def opened(
+    connect: Callable[[], Connection],
+    table: EncryptedTable,
+    ring: KeyRing,
+    report: Report,
+    limits: Limits,
+    request: str = "",
+) -> Iterator["Decryption"]:
+    """What decrypts the relations of one table, with connections of its own, until the context ends."""
     with ExitStack() as stack:
         housekeeping = stack.enter_context(closing(open_connection(connect)))
-        ((started, began_at),) = housekeeping.execute("SELECT t::text, t FROM clock_timestamp() AS t").fetchall()
         if request:
             limits = limits_for(housekeeping, request, limits)
         readers = [
@@ -91,24 +137,7 @@ def decrypt_all(
             )
             for _ in range(max(1, limits.workers))
         ]
-        decryption = _Decryption(housekeeping, table, readers, report, request)
-        found = _Found(0, [Counter() for _ in table.columns], 0)
-        for relation in heaps(housekeeping, table):
-            decryption.decrypt(relation, found)
-        quarantine.forget(housekeeping, table, str(started))
-    by_column = {
-        column: {version: held[version] for version in sorted(each for each in held if each is not None)}
-        for column, held in zip(table.columns, found.held, strict=True)
-    }
-    return DecryptedCount(
-        table=str(table.name),
-        rows=found.rows,
-        values=sum(sum(counts.values()) for counts in by_column.values()) + found.failures,
-        failures=found.failures,
-        by_column=by_column,
-        empty=sum(held[None] for held in found.held),
-        began_at=cast("datetime", began_at),
-    )
+        yield Decryption(housekeeping, table, readers, report, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +148,7 @@ class _Reader:
     codec: Codec
 
 
-class _Decryption:
+class Decryption:
     """Decrypts one table, relation by relation.
 
     Args:
@@ -135,7 +164,7 @@ class _Decryption:
         report: Report,
         request: str,
     ) -> None:
-        self._housekeeping = housekeeping
+        self.housekeeping = housekeeping
         self._table = table
         self._readers = readers
         self._report = report
@@ -145,16 +174,27 @@ class _Decryption:
         self._obeyed = float("-inf")
         self._stopped = threading.Event()
 
-    def decrypt(self, relation: Relation, found: _Found) -> None:
-        """Add to `found` what a relation holds."""
-        total = self._begin(relation)
+    def decrypt(self, relation: Relation, found: Found, pages: tuple[int, int] = _ALL, *, record: bool = True) -> None:
+        """Add to `found` what a relation holds, and record that it was read.
+
+        Args:
+            pages: the first, and the first one after them.
+            record: whether there is a place for that.
+        """
+        file, began_at = page_readings.file_and_time(self.housekeeping, relation)
+        self._decrypt(found, pages[0], min(pages[1], self._begin(relation)))
+        if record:
+            page_readings.record(self.housekeeping, self._table, relation, file, pages, began_at)
+
+    def _decrypt(self, found: Found, start: int, stop: int) -> None:
+        total = max(0, stop - start)
         each = max(_PAGES, min(_PAGES_PER_TASK, -(-total // (4 * len(self._readers)))))
-        tasks = [(first, min(first + each, total)) for first in range(0, total, each)]
+        tasks = [(first, min(first + each, stop)) for first in range(start, stop, each)]
         with ThreadPoolExecutor(len(self._readers), thread_name_prefix="decrypt") as threads:
             try:
                 for (_, end), some in zip(tasks, threads.map(self._read, tasks), strict=True):
                     found.add(some)
-                    self._tell(end, total)
+                    self._tell(end - start, total)
             finally:
                 self._stopped.set()
         while not self._idle.empty():
@@ -163,7 +203,7 @@ class _Decryption:
 
     def _begin(self, relation: Relation) -> int:
         """Give every reader the same snapshot; returns the number of pages."""
-        sql = statements(self._housekeeping, relation, row_key(self._housekeeping, relation), None)
+        sql = statements(self.housekeeping, relation, row_key(self.housekeeping, relation), None)
         first, *others = [reader.connection for reader in self._readers]
         first.execute(_SNAPSHOT)
         ((snapshot,),) = first.execute(_EXPORT).fetchall()
@@ -174,16 +214,30 @@ class _Decryption:
             reader.connection.execute(_PATIENCE)
         ((pages,),) = first.execute(_PAGE_COUNT, (relation.oid,)).fetchall()
         for reader in self._readers:
-            self._idle.put(
-                RewriteContext(
-                    reader.connection, self._housekeeping, self._table, relation, sql, reader.codec, Limits()
-                )
-            )
+            self._idle.put(self._context(reader, relation, sql))
         return int(str(pages))
 
-    def _read(self, span: tuple[int, int]) -> _Found:
+    def recheck(self, relation: Relation) -> None:
+        """Drop quarantined values that decrypt now, where their rows have keys and are found by these."""
+        key = row_key(self.housekeeping, relation)
+        named = quarantine.keys_of(self.housekeeping, relation) if key.columns else ()
+        if not named:
+            return
+        sql = statements(self.housekeeping, relation, key, None)
+        context = self._context(self._readers[0], relation, sql)
+        for each in named:
+            batch = Batch.of(context.run(sql.read_rows, {"positions": TidArray(context.positions(key, each))}))
+            if batch.rows:
+                _, failed = context.codec.check(batch)
+                bad = {relation.columns[failure.column].name for failure in failed}
+                quarantine.keep_only(self.housekeeping, relation, each, bad)
+
+    def _context(self, reader: _Reader, relation: Relation, sql: Statements) -> RewriteContext:
+        return RewriteContext(reader.connection, self.housekeeping, self._table, relation, sql, reader.codec, Limits())
+
+    def _read(self, span: tuple[int, int]) -> Found:
         context = self._idle.get()
-        found = _Found(0, [Counter() for _ in self._table.columns], 0)
+        found = Found.nothing(self._table)
         try:
             for first in range(span[0], span[1], _PAGES):
                 if self._stopped.is_set():
@@ -194,20 +248,20 @@ class _Decryption:
             self._idle.put(context)
         return found
 
-    def _check(self, context: RewriteContext, batch: Batch, found: _Found) -> None:
+    def _check(self, context: RewriteContext, batch: Batch, found: Found) -> None:
         held, failed = context.codec.check(batch)
         if failed:
             with self._quarantining:
                 context.quarantine(batch, failed, context.connection)
         if held:
-            found.add(_Found(len(batch.rows), held, len(failed)))
+            found.add(Found(len(batch.rows), held, len(failed)))
 
     def _tell(self, done: int, total: int) -> None:
         subject = f"{self._table.name} decrypted"
         step = Step.ZERO_OLD_ROWS_PROOF if self._request else None
         self._report(Progress(step, subject, done, total, "pages"))
         if self._request and CLOCK.monotonic() - self._obeyed >= TICK_SECONDS:
-            obey(self._housekeeping, self._request)
+            obey(self.housekeeping, self._request)
             self._obeyed = CLOCK.monotonic()
 
 

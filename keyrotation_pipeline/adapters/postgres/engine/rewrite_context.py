@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from psycopg import sql
+
 from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray, XidArray, pass_bytes_through
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Row
@@ -11,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -57,6 +60,13 @@ class RewriteContext:
     def run(self, statement: bytes, parameters: dict[str, Any]) -> list[Row]:
         """Run a statement and return its rows."""
         return self.connection.cursor(binary=True).execute(statement, parameters, prepare=True).fetchall()
+
+    def positions(self, key: RowKey, named: str) -> list[bytes]:
+        """Where the row with a key is now, if it is still there."""
+        held = key.matches("held", sql.Literal(named))
+        query = sql.SQL("SELECT ctid FROM ONLY {} AS held WHERE {}").format(self.relation.identifier, held)
+        found: list[Any] = self.connection.cursor(binary=True).execute(query).fetchall()
+        return [position for (position,) in found]
 
     def quarantine(self, batch: Batch, failures: list[Failure], reader: Connection) -> int:
         """Record values that do not decrypt, and return their number.

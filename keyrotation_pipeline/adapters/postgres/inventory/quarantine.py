@@ -1,7 +1,7 @@
 """Values that the engine left as they were. They are named by table, relation, row key and column, never by content."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
@@ -45,6 +45,22 @@ def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
     connection.execute(
         "DELETE FROM keyrotation.quarantine WHERE table_name = %s AND found_at < %s::timestamptz",
         (str(table.name), before),
+    )
+
+
+def keys_of(connection: Connection, relation: Relation) -> tuple[str, ...]:
+    """The keys of the rows of one relation that have entries."""
+    rows = connection.execute(
+        "SELECT DISTINCT row_key FROM keyrotation.quarantine WHERE relation = %s ORDER BY row_key", (relation.label,)
+    ).fetchall()
+    return tuple(str(key) for (key,) in rows)
+
+
+def keep_only(connection: Connection, relation: Relation, key: str, columns: Collection[str]) -> None:
+    """Drop the entries of one row but those of `columns`: all its other values decrypt."""
+    connection.execute(
+        "DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name <> ALL (%s)",
+        (relation.label, key, list(columns)),
     )
 
 

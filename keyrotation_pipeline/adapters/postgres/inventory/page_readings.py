@@ -1,0 +1,136 @@
+"""Which pages of encrypted tables were decrypted when, in `keyrotation.page_readings`.
+
+A span of pages is written down before it is read, with the time since when something in it may be unread. After it was
+read it gets the time at which that began, if its relation is still the same file.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.page_reading import PageSpan
+
+# The file by which a relation is known: of this very server, since a restored one may use the same numbers.
+_FILE = "(SELECT system_identifier FROM pg_control_system()) || '/' || pg_relation_filenode(%(oid)s::oid)"
+
+# A span holds up to 16 MiB with its TOAST, so that its snapshot is short; but 64 pages, or its record costs more.
+_SIZE = f"""
+SELECT pages, bytes, {_FILE} AS file,
+       least(2048, greatest(64, pages * 16777216 / greatest(bytes, 1))) AS step
+FROM (SELECT oid, pg_relation_size(oid) / current_setting('block_size')::int AS pages,
+             pg_relation_size(oid) + coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0) AS bytes
+      FROM pg_class WHERE oid = %(oid)s::oid) AS measured
+"""  # noqa: S608  text of our own
+
+# After VACUUM FULL, CLUSTER or TRUNCATE a row may be on any page. All of them are unread then, since the oldest time of
+# the file before. Pages that a relation has grown by came after the last ones were written down.
+_PLAN = f"""
+WITH size AS ({_SIZE}),
+was AS (
+    DELETE FROM keyrotation.page_readings AS old USING size
+    WHERE old.table_name = %(table)s AND old.relation = %(relation)s
+      AND (old.file <> size.file OR old.first_page >= size.pages)
+    RETURNING old.file <> size.file AS replaced, coalesce(read_at, since) AS at
+),
+kept AS (
+    SELECT old.* FROM keyrotation.page_readings AS old, size
+    WHERE old.table_name = %(table)s AND old.relation = %(relation)s AND old.file = size.file
+      AND old.first_page < size.pages
+)
+INSERT INTO keyrotation.page_readings (table_name, relation, file, first_page, end_page, since)
+SELECT %(table)s, %(relation)s, size.file, first, first + size.step,
+       coalesce((SELECT min(at) FROM was WHERE replaced),
+                (SELECT coalesce(read_at, since) FROM kept ORDER BY first_page DESC LIMIT 1), clock_timestamp())
+FROM size, generate_series(coalesce((SELECT max(end_page) FROM kept), 0), size.pages - 1, size.step) AS first
+ON CONFLICT (table_name, relation, first_page) DO NOTHING
+"""  # noqa: S608  text of our own
+
+_LOAD = f"""
+WITH size AS ({_SIZE})
+SELECT first_page, end_page, least(end_page, pages) - first_page,
+       (least(end_page, pages) - first_page) * bytes / pages, coalesce(read_at, since), read_at IS NOT NULL
+FROM keyrotation.page_readings AS span, size
+WHERE table_name = %(table)s AND relation = %(relation)s AND span.file = size.file AND first_page < pages
+ORDER BY first_page
+"""  # noqa: S608  text of our own
+
+_OF_OTHERS = "DELETE FROM keyrotation.page_readings WHERE table_name = %s AND relation <> ALL (%s::text[])"
+
+# Not if it is another file now: then nobody knows what was read.
+_RECORD = f"""
+UPDATE keyrotation.page_readings SET read_at = %(began_at)s
+WHERE table_name = %(table)s AND relation = %(relation)s AND file = %(file)s AND file = {_FILE}
+  AND first_page >= %(first)s AND end_page <= %(end)s
+  AND (read_at IS NULL OR read_at < %(began_at)s)
+"""  # noqa: S608  text of our own
+
+_OLDEST = """
+SELECT table_name, min(coalesce(read_at, since)) FROM keyrotation.page_readings
+WHERE table_name = ANY (%s) GROUP BY table_name
+"""
+
+_KEPT = "SELECT to_regclass('keyrotation.page_readings') IS NOT NULL"
+
+
+def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[PageSpan]:
+    """Write down what is new, and give every span of these tables as it is now."""
+    for table in tables:
+        relations = heaps(connection, table)
+        connection.execute(_OF_OTHERS, (str(table.name), [relation.label for relation in relations]))
+        for relation in relations:
+            yield from _spans(connection, table, relation)
+
+
+def _spans(connection: Connection, table: EncryptedTable, relation: Relation) -> Iterator[PageSpan]:
+    plan(connection, table, relation)
+    rows: list[Any] = connection.execute(_LOAD, _names(table, relation)).fetchall()
+    for first, end, pages, size, since, read in rows:
+        yield PageSpan(str(table.name), relation.label, first, end, pages, size, since, read)
+
+
+def plan(connection: Connection, table: EncryptedTable, relation: Relation) -> None:
+    """Write down the spans of one relation that are not known yet."""
+    connection.execute(_PLAN, _names(table, relation))
+
+
+def are_kept(connection: Connection) -> bool:
+    """Whether this database has a place for them: one that was restored from an older backup has none."""
+    return connection.execute(_KEPT).fetchone() == (True,)
+
+
+def file_and_time(connection: Connection, relation: Relation) -> tuple[str, datetime]:
+    """What `record` has to be given, from before the first page is read."""
+    (row,) = connection.execute(f"SELECT {_FILE}, clock_timestamp()".encode(), {"oid": relation.oid}).fetchall()
+    return cast("tuple[str, datetime]", row)
+
+
+def record(
+    connection: Connection,
+    table: EncryptedTable,
+    relation: Relation,
+    file: str,
+    pages: tuple[int, int],
+    began_at: datetime,
+) -> None:
+    """Write down that pages were read.
+
+    Args:
+        file: of the relation before its first page was read.
+        pages: the first, and the first one after them; spans that are only partly among them do not count.
+        began_at: when the snapshot was taken by which they were read.
+    """
+    read = {"file": file, "first": pages[0], "end": pages[1], "began_at": began_at}
+    connection.execute(_RECORD, _names(table, relation) | read)
+
+
+def oldest(connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
+    """Since when each table may hold something unread, by what was last written down; quick."""
+    rows = connection.execute(_OLDEST, ([str(table.name) for table in tables],)).fetchall()
+    return cast("dict[str, datetime]", dict(rows))  # type: ignore[arg-type]
+
+
+def _names(table: EncryptedTable, relation: Relation) -> dict[str, Any]:
+    return {"table": str(table.name), "relation": relation.label, "oid": relation.oid}

@@ -1,0 +1,97 @@
+"""Which pages were decrypted when, and which are to be read next, so that none stays unread for too long."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from keyrotation_pipeline.model.hours import AllowedHours
+
+# A database of up to so much is read whole every day: that takes about a second.
+LEAST_BYTES_A_DAY = 64 * 2**20
+_A_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Within how many days every value is to be decrypted once, and at which hours; None: at any."""
+
+    every_days: int = 90
+    hours: AllowedHours | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageSpan:
+    """Pages of one relation that are read together, under one snapshot of their own.
+
+    Args:
+        table: the declared one, by its name.
+        end_page: the first page that is not in it any more.
+        pages: those that there are at this moment.
+        size_bytes: of these, with what lies outside of the pages (TOAST).
+        since: nothing in them is older and unread: when they were read, else when they came into being.
+        read: whether these pages were ever read in the file that the relation has now.
+    """
+
+    table: str
+    relation: str
+    first_page: int
+    end_page: int
+    pages: int
+    size_bytes: int
+    since: datetime
+    read: bool
+
+
+def due(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Iterator[PageSpan]:
+    """What is to be read now, the longest unread first: the day's share, and whatever has no day left.
+
+    The share is counted from midnight UTC, so that it does not matter how often somebody asks. It is a little larger
+    than it had to be, so that nothing waits until its last day.
+    """
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    share = max(LEAST_BYTES_A_DAY, -(-sum(each.size_bytes for each in spans) // max(every_days - 1, 1)))
+    share -= sum(each.size_bytes for each in spans if each.read and each.since >= midnight)
+    for span in sorted(spans, key=lambda each: (each.since, each.table, each.relation, each.first_page)):
+        if span.read and span.since >= midnight:
+            continue
+        if share <= 0 and now + _A_DAY < span.since + timedelta(days=every_days):
+            continue
+        share -= span.size_bytes
+        yield span
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far the reading is.
+
+    Args:
+        read_pages: read within the days that were set.
+        oldest: the earliest time since when something may be unread; None: there are no pages.
+        late: tables with pages that are unread for longer than that.
+    """
+
+    pages: int
+    read_pages: int
+    oldest: datetime | None
+    late: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every page was read in time."""
+        return self.read_pages == self.pages
+
+    @property
+    def percent(self) -> float:
+        """Rounded down, so that 100 is all."""
+        return int(1000 * self.read_pages / self.pages) / 10 if self.pages else 100.0
+
+
+def reach(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Reach:
+    """Sum up what was read within the last `every_days` days."""
+    longest = timedelta(days=every_days)
+    return Reach(
+        pages=sum(each.pages for each in spans),
+        read_pages=sum(each.pages for each in spans if each.read and now - each.since <= longest),
+        oldest=min((each.since for each in spans), default=None),
+        late=tuple(sorted({each.table for each in spans if now - each.since > longest})),
+    )
