@@ -21,6 +21,7 @@ from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.assessment import AssessmentSigned
 from keyrotation_pipeline.model.audit import AuditEvent
 from keyrotation_pipeline.model.backup_events import BackupSealed
+from keyrotation_pipeline.model.backups import signature_name
 from keyrotation_pipeline.model.certificates import CertificateStanding
 from keyrotation_pipeline.model.request_events import RequestOpened, RolloutConfirmed, RosterPinned, SignatureAdded
 from keyrotation_pipeline.model.timestamps import AuditTimestamped
@@ -133,7 +134,7 @@ def _pem(certificate: str) -> str:
 
 
 def _manifests(told: Sequence[Entry], places: Sequence[BackupPlace]) -> Iterator[tuple[str, bytes]]:
-    """Every manifest that a place still holds as the audit recorded it."""
+    """Every manifest that a place still holds as the audit recorded it, with its signature."""
     for entry in told:
         fact = entry.fact()
         if not isinstance(fact, BackupSealed) or not _PLAIN.fullmatch(f"backups/{fact.manifest}"):
@@ -143,4 +144,5 @@ def _manifests(told: Sequence[Entry], places: Sequence[BackupPlace]) -> Iterator
                 text = place.read(fact.manifest)
                 if hashlib.sha256(text).hexdigest() == fact.sha256:
                     yield f"backups/{fact.manifest}", text
+                    yield f"backups/{signature_name(fact.manifest)}", place.read(signature_name(fact.manifest))
                     break

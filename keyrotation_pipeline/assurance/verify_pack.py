@@ -2,7 +2,8 @@
 
 HEAD is the hash of an audit head that you have from somewhere else, such as a signed text or an earlier report: without
 one, whoever made the pack could have made all of it. Exit code 1 on any difference, and if anything could not be
-checked that should be. Without openssl, certificates of key death and time stamps are not checked, which it says.
+checked that should be. Without openssl, signatures on certificates of key death and on manifests, and time stamps, are
+not checked, which it says; an openssl that cannot do Ed25519 (before 3.0) checks time stamps only.
 """
 
 import base64
@@ -25,6 +26,13 @@ GENESIS = "0" * 64
 LABEL = b"keyrotation-audit-v1"
 STRONG_DIGESTS = {"8", "9", "10", "12", "14"}  # RFC 9580, section 9.5: SHA-2 of 256 bits and more, SHA-3
 OWN_FILES = {"verify.py", "report.json", "report.schema.json", "report.html", "audit.jsonl"}
+NO_OPENSSL = "openssl is not installed, or is one before 3.0"
+ED25519_DER = bytes.fromhex("302a300506032b6570032100")  # RFC 8410: what stands before the 32 bytes of a public key
+EXAMPLE_PUBLIC = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"
+EXAMPLE_SIGNATURE = (
+    "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
+    "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
+)
 OPTIONS = (
     "--batch", "--no-tty", "--no-options", "--no-autostart", "--no-auto-key-locate", "--no-auto-key-retrieve",
     "--no-auto-check-trustdb", "--trust-model=always", "--status-fd", "1",
@@ -64,6 +72,7 @@ def main() -> int:
     for what, check in (
         ("texts, signatures and certificates", check_files),
         ("signatures", check_signatures),
+        ("signatures on manifests", check_manifests),
         ("certificates of key death", check_certificates),
         ("time stamps", check_timestamps),
         ("report", check_report),
@@ -71,7 +80,7 @@ def main() -> int:
         with readable(what, found):
             check(pack, events, found)
     found.unchecked += [
-        "signatures on backups' manifests (Ed25519), and the backups themselves, which are not in the pack",
+        "the backups themselves, which are not in the pack; that a set is whole shows where it lies",
         "what report.html says besides the audit head; of report.json all but time, head, keys, requests and approvals",
         "whether the officers' certificates are those of the officers: compare the fingerprints with ones you know",
         "this program: compare it with `verify_pack.py` of a release that you trust",
@@ -173,7 +182,7 @@ def check_files(pack: Path, events: list[Event], found: Findings) -> None:
         same = hashlib.sha256(file.read_bytes()).hexdigest() == digest
         found.check("manifests of backups", f"backups/{name} is not what the audit says", holds=same)
     dead = {f"certificates/{event['request']}.dsse.json" for event in events if event["event"] == "key_retired"}
-    known = OWN_FILES | dead | expected.keys() | {f"backups/{name}" for name in sealed}
+    known = OWN_FILES | dead | expected.keys() | {f"backups/{name}{end}" for name in sealed for end in ("", ".sig")}
     for file in sorted(pack.rglob("*")):
         name = file.relative_to(pack).as_posix()
         strange = (file.is_symlink() or not file.is_dir()) and name not in known and not is_renewed(name, events)
@@ -335,9 +344,32 @@ def run(gpg: str, directory: str, *arguments: str) -> tuple[int, list[str]]:
     return done.returncode, [line.decode("utf-8", "replace") for line in done.stdout.split(b"\n") if line]
 
 
+def check_manifests(pack: Path, events: list[Event], found: Findings) -> None:
+    """Every manifest of a backup is signed by a key of the pipeline's that the audit named before."""
+    openssl, pinned = ed25519_openssl(), list[bytes]()
+    for event in events:
+        if event["event"] == "backup_key_pinned":
+            pinned.append(base64.b64decode(event["facts"]["public"]))
+        if event["event"] != "backup_sealed":
+            continue
+        name = event["facts"]["manifest"]
+        manifest, signature = pack / "backups" / name, pack / "backups" / f"{name}.sig"
+        if not manifest.is_file():
+            continue  # which is told with the files
+        if not signature.is_file():
+            found.unchecked.append(f"the signature on {name}: it is not in the pack")
+        elif openssl is None:
+            found.unchecked.append(f"the signature on {name}: {NO_OPENSSL}")
+        else:
+            text, signed = manifest.read_bytes(), signature.read_bytes()
+            good = any(is_by(openssl, public, text, signed) for public in pinned)
+            sentence = f"backups/{name} is not signed by the pipeline's key"
+            found.check("signatures on manifests, by openssl", sentence, holds=good)
+
+
 def check_certificates(pack: Path, events: list[Event], found: Findings) -> None:
     """Every certificate of key death: signed by the pipeline's key, about this audit, saying what its events say."""
-    openssl = shutil.which("openssl")
+    openssl = ed25519_openssl()
     for file in sorted(pack.glob("certificates/*")):
         name, stored = file.relative_to(pack).as_posix(), json.loads(file.read_text(encoding="ascii"))
         payload = base64.b64decode(stored["payload"], validate=True)
@@ -345,7 +377,7 @@ def check_certificates(pack: Path, events: list[Event], found: Findings) -> None
         holds = said["rotation"] == file.name.removesuffix(".dsse.json") and says_as_audit(json.loads(payload), events)
         found.check("certificates of key death, by the audit", f"{name} says what the audit does not", holds=holds)
         if openssl is None:
-            found.unchecked.append(f"the signature of {name}: openssl is not installed")
+            found.unchecked.append(f"the signature of {name}: {NO_OPENSSL}")
             continue
         good = is_signed(openssl, stored, payload, events)
         found.check("certificates of key death, by openssl", f"{name} is not signed by the pipeline's key", holds=good)
@@ -390,24 +422,41 @@ def is_signed(openssl: str, stored: Event, payload: bytes, events: list[Event]) 
     signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
     named = [base64.b64decode(e["facts"]["public"]) for e in events if e["event"] == "backup_key_pinned"]
     known = {hashlib.sha256(public).hexdigest(): public for public in named}
+    return any(
+        is_by(openssl, known[each["keyid"]], signed, base64.b64decode(each["sig"], validate=True))
+        for each in stored["signatures"]
+        if each["keyid"] in known
+    )
+
+
+def is_by(openssl: str, public: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether these 64 bytes are a key's Ed25519 signature (RFC 8032) over a message.
+
+    Args:
+        public: in DER.
+    """
     with home() as directory:
-        text, signature, key = (Path(directory) / name for name in ("text", "signature", "key"))
-        text.write_bytes(signed)
-        for each in stored["signatures"]:
-            if each["keyid"] not in known:
-                continue
-            key.write_bytes(known[each["keyid"]])
-            signature.write_bytes(base64.b64decode(each["sig"], validate=True))
-            done = subprocess.run(  # noqa: S603  openssl, with arguments of our own
-                [
-                    openssl, "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey", str(key), "-rawin",
-                    "-in", str(text), "-sigfile", str(signature),
-                ],
-                check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={},
-            )  # fmt: skip
-            if done.returncode == 0:
-                return True
-    return False
+        key, text, signed = (Path(directory) / name for name in ("key", "text", "signed"))
+        for path, content in ((key, public), (text, message), (signed, signature)):
+            path.write_bytes(content)
+        done = subprocess.run(  # noqa: S603  openssl, with arguments of our own
+            [
+                openssl, "pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey", str(key), "-rawin",
+                "-in", str(text), "-sigfile", str(signed),
+            ],
+            check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={},
+        )  # fmt: skip
+    return done.returncode == 0
+
+
+def ed25519_openssl() -> str | None:
+    """An openssl that takes RFC 8032's own example (section 7.1, test 2) for good, and not for another message."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        return None
+    public, signature = ED25519_DER + bytes.fromhex(EXAMPLE_PUBLIC), bytes.fromhex(EXAMPLE_SIGNATURE)
+    able = is_by(openssl, public, b"\x72", signature) and not is_by(openssl, public, b"\x73", signature)
+    return openssl if able else None
 
 
 def check_timestamps(pack: Path, events: list[Event], found: Findings) -> None:

@@ -1,6 +1,7 @@
 """The compliance report, as a user types it, and the pack that an auditor checks without this program."""
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
 from keyrotation_pipeline import assembly, settings
@@ -45,6 +48,8 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic:
 
     code, told = verified(pack)
     assert code == 0, told
+    for line in ("2  signatures on manifests, by openssl", "not checked  the backups themselves"):
+        assert line in told
     for line in ("2  manifests of backups", "2  signatures, by gpg", "1  requests that began, with enough signatures"):
         assert line in told
     for line in ("1  time stamps over a head of this audit", "1  time stamps, by openssl"):
@@ -251,6 +256,39 @@ def file_added(pack: Path) -> None:
     (pack / "officers" / "mallory.pgp").write_bytes(b"x")
 
 
+def manifest_written_anew(pack: Path) -> None:
+    """Another manifest, in a chain that is made anew around it; but nobody else has the pipeline's key."""
+    manifest = min((pack / "backups").glob("*.json"))
+    before = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    manifest.write_text(manifest.read_text().replace("{", "{ ", 1))
+    rewrite(pack, (before, hashlib.sha256(manifest.read_bytes()).hexdigest()))
+
+
+def manifest_signed_by_another_key(pack: Path) -> None:
+    manifest = min((pack / "backups").glob("*.json"))
+    (pack / "backups" / f"{manifest.name}.sig").write_bytes(Ed25519PrivateKey.generate().sign(manifest.read_bytes()))
+
+
+def manifest_signed_by_a_key_that_was_named_too_late(pack: Path) -> None:
+    """The audit names the key, but only after the backup: whoever made it anew kept the events that there were."""
+    other = Ed25519PrivateKey.generate()
+    public = other.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    for manifest in (pack / "backups").glob("*.json"):
+        (pack / "backups" / f"{manifest.name}.sig").write_bytes(other.sign(manifest.read_bytes()))
+    last = events(pack)[-1]
+    named = {**last, "event": "backup_key_pinned", "facts": {"public": base64.b64encode(public).decode()}}
+    before, after = (json.dumps(each, sort_keys=True, separators=(",", ":")) for each in (last, named))
+    rewrite(pack, (before, after))
+    assert events(pack)[-1]["event"] == "backup_key_pinned"
+
+
+def manifest_signatures_swapped(pack: Path) -> None:
+    first, second = sorted((pack / "backups").glob("*.sig"))[:2]
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+
+
 def key_state_changed_in_report(pack: Path) -> None:
     report = pack / "report.json"
     report.write_text(report.read_text().replace('"archived"', '"destroyed"'))
@@ -272,6 +310,10 @@ TAMPERED: dict[Callable[[Path], None], str] = {
     event_removed: "event 6 is not what its hash says",
     end_cut_off: "report.json is of another audit",
     file_added: "officers/mallory.pgp does not belong to the pack",
+    manifest_written_anew: "is not signed by the pipeline's key",
+    manifest_signed_by_another_key: "is not signed by the pipeline's key",
+    manifest_signed_by_a_key_that_was_named_too_late: "is not signed by the pipeline's key",
+    manifest_signatures_swapped: "is not signed by the pipeline's key",
     key_state_changed_in_report: "report.json has other keys than the audit",
 }
 
