@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
 from keyrotation_pipeline.assembly.home import server_url
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding
+from keyrotation_pipeline.model.progress import Progress, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,16 @@ class Found:
     rest: Sequence[Finding]
 
 
-def search_database(home: Path, url: str | None) -> Found:
-    """Search every column of a database, without `url` the home's embedded one.
+def search_database(home: Path, url: str | None, report: Report) -> Found:
+    """Search every column of a database, without `url` the home's embedded one; of large relations only a part.
 
     Raises:
         HomeError, DatabaseUnavailableError: it cannot be reached.
     """
     with server_url(home, url) as found, closing(connect(found)) as connection:
-        tables, rest = declarable(connection, discover(connection, ()))
+
+        def tell(label: str) -> None:
+            report(Progress(None, label, 0, 0, note="searched for encrypted values"))
+
+        tables, rest = declarable(connection, discover(connection, (), tell=tell, sampled=True))
         return Found(display_name(found), tables, rest)

@@ -10,13 +10,17 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.template import configuration
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings
 
+# Counted within seconds.
+COUNTED_BYTES = 256 * 2**20
 FILL_IN = "fill in [approvals] (and check [[tables]]) there, then run `keyrotation init` again"
 
 
@@ -41,12 +45,13 @@ def init(
     """
     path = settings.config_path(config)
     if not path.exists():
-        written = _write_configuration(path)
+        with reporting(quiet=as_json) as report:
+            written = _write_configuration(path, report)
         if as_json:
             output.document({"configuration": str(path), "written": True, "database": written})
         else:
             output.heading(written)
-            output.line(f"{path} is written from what was found; {FILL_IN}")
+            output.line(f"{path} is written from what was found, in a part of each large table; {FILL_IN}")
         return
     declared = settings.load(path)
     if not declared.approvals.officers:
@@ -55,7 +60,7 @@ def init(
         assembly.convert_key_store(declared)
     assembly.initialise(declared, _keys_in_use(declared), actor=actor())
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
+        count_if_small(pipeline)
         summary = {**_summary(pipeline, path), "backup_key": signing_key(declared).public}
     if as_json:
         output.document(summary)
@@ -63,13 +68,20 @@ def init(
         _show(summary)
 
 
-def _write_configuration(path: Path) -> str:
+def count_if_small(pipeline: Pipeline) -> None:
+    """Count all tables, or none: those who set up a terabyte have not asked for hours of reading."""
+    spans = pipeline.database.page_spans(pipeline.tables)
+    if sum(span.size_bytes for span in spans) <= COUNTED_BYTES:
+        pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
+
+
+def _write_configuration(path: Path, report: Report) -> str:
     """Write the file from the database; gives back the database's name."""
     home, url = settings.home_of(path), settings.database_variable()
     if not path.parent.is_dir():
         raise ConfigurationError(f"there is no directory {path.parent}; create it, or correct --config")
     assembly.create_home(home)
-    found = assembly.search_database(home, url)
+    found = assembly.search_database(home, url, report)
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(configuration(found.name, found.tables, found.rest, embedded=url is None), encoding="utf-8")
     # A link fails if somebody has written the file meanwhile, where a rename would replace it.
@@ -124,6 +136,8 @@ def _show(summary: dict[str, Any]) -> None:
     output.line(f"officers  {officers}; {summary['approvals_required']} must approve; pinned")
     output.line(f"backups   are signed by {summary['backup_key']}")
     output.line("          keep this line in the safe: by it an empty machine tells your backups from forged ones")
+    if not summary["tables"]:
+        output.line("tables    are large and were not counted; `keyrotation status --count` does, or the first request")
     for table in summary["tables"]:
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
         output.line(f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}")

@@ -19,7 +19,8 @@ store = "file"                    # or "aws-secrets-manager", "kubernetes-secret
 # [keys.file]
 # directory = "keys"              # default: keys in the home, .keyrotation beside this file
 
-# Every column that the application encrypts. Values look like v1:<nonce>:<ciphertext>.
+# Every column that the application encrypts. Values look like v1:<nonce>:<ciphertext>. Of tables beyond 64 MiB a part
+# was read: check that no column is missing. `keyrotation inventory` reads everything, and so does each request.
 """
 _NO_TABLE = """\
 # None was found. Fill in:

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from keyrotation_pipeline.adapters.postgres.inventory import scans
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -382,3 +383,26 @@ def test_each_place_that_is_not_searched_is_told_by_name(either: Connection) -> 
     assert told["bit strings"] == ("Scans.mask",)
     assert told["what foreign servers hold besides their foreign tables"] == ("far",)
     assert "postgres" in told["other databases of the server"]
+
+
+def test_of_a_large_table_a_part_is_read_where_a_sample_is_wanted(
+    either: Connection, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scans, "SAMPLE_BYTES", 2**20)
+    either.execute("CREATE TABLE public.large (id int, c text)")
+    either.execute("ALTER TABLE public.large ALTER c SET STORAGE PLAIN")
+    rows = 4_000
+    statement = "INSERT INTO public.large SELECT n, %s || repeat(' ', %s) FROM generate_series(1, %s) AS n"
+    either.execute(statement.encode(), (value, 1_500, rows))
+    either.execute("CREATE TABLE public.small (c text); CREATE TABLE public.empty (c text)")
+    either.execute("INSERT INTO public.small VALUES (%s)", (value,))
+    told: list[str] = []
+    large, small = discover(either, (), tell=told.append, sampled=True)
+
+    assert (large.relation, small.relation, small.values) == ("large", "small", 1)
+    assert 0 < large.values < rows
+    assert large.versions == (V1,)
+    assert {"empty", "large", "small"} <= set(told)
+    assert "large objects" not in told
+    assert discover(either, (), sampled=True) == (large, small), "the same part each time"
+    assert [each.values for each in discover(either, ())] == [rows, 1]

@@ -27,7 +27,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     pieces,
     value_class,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, heap_scan, readable_tree
+from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, heap_scan, of_a_sample, readable_tree
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -147,6 +147,8 @@ def discover(
     tables: Sequence[EncryptedTable],
     first_pages: Mapping[int, int] = MappingProxyType({}),
     tell: Callable[[str], None] = lambda _: None,
+    *,
+    sampled: bool = False,
 ) -> tuple[Finding, ...]:
     """Search every column that is not declared in `tables`; a relation that cannot be read is a finding too.
 
@@ -156,6 +158,7 @@ def discover(
     Args:
         first_pages: by oid, from which page on a relation is searched, where not from the first.
         tell: called with the label of each relation before it is searched.
+        sampled: read only a part of each large relation, and no large objects: what is there, and not what is not.
 
     Raises:
         PreflightError: a declared table or column is missing.
@@ -166,10 +169,10 @@ def discover(
     for relation in _searched(connection, tables):
         tell(relation.label)
         try:
-            findings += _search(connection, relation, first_pages.get(relation.oid, 0))
+            findings += _search(connection, relation, first_pages.get(relation.oid, 0), sampled=sampled)
         except (BlockedError, PreflightError) as error:
             findings.append(Finding(relation.label, "*", 0, 0, (), str(error)))
-    if elsewhere.LARGE_OBJECTS not in first_pages:
+    if elsewhere.LARGE_OBJECTS not in first_pages and not sampled:
         tell("large objects")
         findings += elsewhere.in_large_objects(connection)
     return (*findings, *elsewhere.in_definitions(connection))
@@ -216,12 +219,15 @@ def _catalog(connection: Connection) -> list[_Row]:
         return cast("list[_Row]", connection.execute(_COLUMNS, (list(OWN_TABLES),)).fetchall())
 
 
-def _search(connection: Connection, relation: _Searched, first_page: int) -> list[Finding]:
+def _search(connection: Connection, relation: _Searched, first_page: int, *, sampled: bool) -> list[Finding]:
     tests = map(relation.may_hold_value, relation.columns)
     counts = [sql.SQL("count(*) FILTER (WHERE {})").format(test) for test in tests]
     if first_page and relation.kind == "f":
         return []  # it has no pages
     pages = from_page(first_page)
+    if sampled:
+        with heap_scan(connection, relation.label):
+            pages = of_a_sample(connection, relation.oid)
     query = sql.SQL("SELECT {} FROM ONLY {} {}").format(sql.SQL(", ").join(counts), relation.identifier, pages)
     with heap_scan(connection, relation.label, relation.oid):
         rows = cast("tuple[int, ...]", connection.execute(query).fetchone())

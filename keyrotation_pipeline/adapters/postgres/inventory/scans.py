@@ -20,6 +20,18 @@ _FROM_THE_HEAP = (
     "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; SET LOCAL bytea_output = 'escape'"
 )
 
+# With TOAST, since that is where large values are; but at least 64 pages. A foreign table has neither size nor sample.
+SAMPLE_BYTES = 64 * 2**20
+_SHARE = """
+SELECT 100 * share
+FROM (SELECT oid, pg_relation_size(oid) AS bytes,
+             coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0) AS toast_bytes,
+             pg_relation_size(oid) / current_setting('block_size')::int AS pages
+      FROM pg_class WHERE oid = %(oid)s::oid AND relkind IN ('r', 'm')) AS measured,
+     LATERAL greatest(%(most)s::float8 / nullif(bytes + toast_bytes, 0), 64.0 / nullif(pages, 0)) AS share
+WHERE share < 1
+"""
+
 
 @contextmanager
 def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Iterator[None]:
@@ -64,6 +76,13 @@ def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Ite
 def from_page(first: int) -> sql.Composable:
     """A WHERE by which a scan begins at a page; nothing for the first one, so that nothing has to be evaluated."""
     return sql.SQL("WHERE ctid >= {}::tid").format(sql.Literal(f"({first},0)")) if first else sql.SQL("")
+
+
+def of_a_sample(connection: Connection, oid: int) -> sql.Composable:
+    """A clause by which a scan reads 64 MiB from all over a large relation, the same pages each time; else none."""
+    row = connection.execute(_SHARE, {"oid": oid, "most": SAMPLE_BYTES}).fetchone()
+    share = None if row is None else row[0]
+    return sql.SQL("TABLESAMPLE SYSTEM ({}) REPEATABLE (1)").format(share) if share else sql.SQL("")
 
 
 def readable_tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
