@@ -195,6 +195,21 @@ def test_a_value_moved_to_a_retired_or_wrong_key_is_an_error(session: Session) -
         session.scalars(NAMES).all()
 
 
+def test_a_value_in_the_place_of_another_decrypts_there(session: Session) -> None:
+    """Which is not protected: the seed's format has no associated data."""
+    session.add_all([Client(first_name="Anna"), Client(first_name="Bert")])
+    session.commit()
+    session.execute(
+        text(
+            "UPDATE clients a SET first_name = b.first_name FROM clients b WHERE a.id + b.id = (SELECT sum(id) FROM clients)"
+        )
+    )
+    session.commit()
+    assert sorted(session.scalars(NAMES).all()) == ["Anna", "Bert"]
+    first, second = session.scalars(select(Client).order_by(Client.id))
+    assert (first.first_name, second.first_name) == ("Bert", "Anna")
+
+
 def test_values_written_by_others_are_read(session: Session, seal: Callable[[KeyRing, int, str], str]) -> None:
     values = {"first_name": seal(keys.ring, 2, "Anna")}
     session.execute(text("INSERT INTO clients (first_name, kind) VALUES (:first_name, 'client')"), values)
