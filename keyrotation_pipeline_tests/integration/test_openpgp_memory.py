@@ -39,6 +39,21 @@ def test_gpg_is_not_run_again_for_what_it_has_answered(
     assert runs.read_text() == before
 
 
+def test_what_was_good_at_a_time_is_remembered_for_that_time_alone(
+    verifier: Verifier, tmp_path: Path, runs: Path
+) -> None:
+    officer = make_officer(tmp_path, "Remembered Officer")
+    signature, signatures, then = officer.sign(TEXT), verifier(officer), datetime.now(UTC)
+    good = signatures.was_good(TEXT, signature, signatures.pinned, then)
+    before = runs.read_text()
+    assert signatures.was_good(TEXT, signature, signatures.pinned, then) == good
+    assert runs.read_text() == before
+    with pytest.raises(ApprovalError):  # the certificate did not exist yet
+        signatures.was_good(TEXT, signature, signatures.pinned, then - timedelta(days=365))
+    with pytest.raises(ApprovalError, match="not over exactly this text"):
+        signatures.was_good(TEXT + b" ", signature, signatures.pinned, then)
+
+
 @pytest.mark.parametrize(
     ("text", "change", "sentence"),
     [

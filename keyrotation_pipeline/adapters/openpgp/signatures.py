@@ -92,15 +92,22 @@ class OfficerSignatures:
         """See `SignatureVerifier.was_good`: by the certificates as they are now, else as they were pinned.
 
         When one, or a key of it, was revoked cannot be told: gpg makes revocations in advance, dated with the key.
+        What was good at that time is not verified anew while none of the bytes change, as in `verify`.
         """
-        try:
-            return self._verify(text, signature, officers, self._certificates(officers), at)[0]
-        except ApprovalError as error:
-            refused = error
-        try:
-            return self._verify(text, signature, officers, self._pinned(officers), at)[0]
-        except ApprovalError:
-            raise refused from None
+        now, pinned = self._certificates(officers), self._pinned(officers)
+        known = tuple((each.fingerprint, each.content) for each in (*now, *pinned))
+
+        def ask() -> tuple[VerifiedSignature, list[datetime]]:
+            try:
+                return self._verify(text, signature, officers, now, at)
+            except ApprovalError as error:
+                refused = error
+            try:
+                return self._verify(text, signature, officers, pinned, at)
+            except ApprovalError:
+                raise refused from None
+
+        return self._verified.answer((text, signature, tuple(officers), known, at), ask)
 
     def _verify(
         self,
