@@ -91,12 +91,13 @@ def _waiting_for(rotation: Walk, required: int, now: datetime) -> str | None:
 
 
 def _open_shards(rotation: Walk, tables: Sequence[EncryptedTable], shards: int) -> tuple[Task, ...]:
-    # With every shard done, one more task closes the step itself.
+    # Table after table within a shard: processes side by side are then at different tables, of which small ones have
+    # only a first shard. With every shard done, one more task closes the step itself.
     done = {(record.table, record.shard) for record in rotation.steps if record.step is Step.ROWS}
     open_shards = tuple(
         Task(Step.ROWS, Shard(table, index, shards))
-        for table in tables
         for index in range(shards)
+        for table in tables
         if (str(table.name), index) not in done
     )
     return open_shards or (Task(Step.ROWS),)

@@ -79,7 +79,8 @@ def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> 
             raise
         plain = facts if isinstance(facts, Mapping) else as_json(facts)
         record = StepRecord(task.step, table, index, pipeline.clock.now(), plain)
-        _record(pipeline, rotation, record)
+        done_with_it = reencrypt.done_with(task.shard, record, report) if task.shard else ()
+        _record(pipeline, rotation, record, *done_with_it)
         pipeline.anchors.keep(pipeline.ledger.head())
     if record.step is WALK[-1]:
         time_stamping.stamp(pipeline)
@@ -115,7 +116,11 @@ def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[
     while task := _untried_shard(pipeline, request_id, tried):
         tried.add(task)
         try:
-            yield perform(pipeline, request_id, task, report)
+            record = perform(pipeline, request_id, task, report)
+            yield record
+            if reencrypt.is_whole_table(record):
+                others = (each for each in pipeline.ledger.walk(request_id).steps if each.table == record.table)
+                yield from (each for each in others if each.shard != record.shard)
         except AtWorkError:
             continue
         except (AuditError, KeyStoreError, DatabaseUnavailableError):
@@ -137,10 +142,11 @@ def _run(pipeline: Pipeline, rotation: Walk, task: Task, report: Report) -> Step
     return pipeline.actions[rotation.action].steps[task.step](pipeline, rotation, report)
 
 
-def _record(pipeline: Pipeline, rotation: Walk, record: StepRecord) -> None:
+def _record(pipeline: Pipeline, rotation: Walk, *records: StepRecord) -> None:
     with pipeline.ledger.transaction():
-        pipeline.ledger.finish_step(rotation.id, record)
-        if record.step is WALK[-1]:
+        for record in records:
+            pipeline.ledger.finish_step(rotation.id, record)
+        if records[0].step is WALK[-1]:
             pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
 
 

@@ -1,6 +1,7 @@
 """Step `rows`: every shard of every table re-encrypted to the target version, and the sum of them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from keyrotation_pipeline.errors import OutOfOrderError
@@ -8,21 +9,47 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
+from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import require_kept
 
+# In the facts of a first shard that was all of its table.
+_WHOLE_TABLE = "whole_table"
+
 
 def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Report) -> Mapping[str, Any]:
-    """Re-encrypt one shard of one table, from where it was left.
+    """Re-encrypt one shard of one table, from where it was left. Of a small table the first shard is all of it.
 
     Raises:
         OutOfOrderError, KeyStoreError, BackupError: the target key is not one that rows may be written under.
         BlockedError: the rotation was paused or cancelled, or the table stays locked.
     """
     ring = ring_fit_for_rows(pipeline, rotation)
-    return _facts(pipeline.database.rewrite_shard(rotation.id, shard, ring, rotation.target, report))
+    whole = shard.of > 1 and pipeline.database.is_one_shard(shard.table)
+    if whole and shard.index > 0:
+        return _nothing_left(shard, report)
+    part = Shard(shard.table, 0, 1) if whole else shard
+    facts = _facts(pipeline.database.rewrite_shard(rotation.id, part, ring, rotation.target, report))
+    return {**facts, _WHOLE_TABLE: True} if whole else facts
+
+
+def is_whole_table(record: StepRecord) -> bool:
+    """Whether a shard's record is that of all of its table: then the other shards were recorded with it."""
+    return record.facts.get(_WHOLE_TABLE) is True
+
+
+def done_with(shard: Shard, record: StepRecord, report: Report) -> tuple[StepRecord, ...]:
+    """The records of a table's other shards, where its first one was all of it."""
+    if not is_whole_table(record):
+        return ()
+    others = (Shard(shard.table, index, shard.of) for index in range(shard.of) if index != shard.index)
+    return tuple(replace(record, shard=each.index, facts=_nothing_left(each, report)) for each in others)
+
+
+def _nothing_left(shard: Shard, report: Report) -> Mapping[str, Any]:
+    report(Progress(Step.ROWS, f"{shard.table.name} shard {shard.key}", 1, 1, "pages"))
+    return _facts(Rewritten())
 
 
 def close_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001

@@ -51,6 +51,7 @@ class FakeDatabase:
         fence_made: the transaction id that made each fence.
         stale: rows counted as written since promotion.
         writes: rows that each table's statistics name as written.
+        small: names of tables that are one shard.
     """
 
     rows: dict[str, list[dict[str, str | None]]]
@@ -73,6 +74,7 @@ class FakeDatabase:
     replicas: tuple[AccountedReplica, ...] = ()
     proven_with: list[Moment] = field(default_factory=list)
     around: Surroundings = AMPLE
+    small: frozenset[str] = frozenset()
 
     def identity(self) -> DatabaseIdentity:
         return DatabaseIdentity("clinic@localhost", "7000000000000000001")
@@ -123,6 +125,9 @@ class FakeDatabase:
         total = len(self.rows[str(shard.table.name)])
         share = range(total * shard.index // shard.of, total * (shard.index + 1) // shard.of)
         return self._rewrite(shard.table, target, share, f"shard {shard.index} of {shard.of}, {shard.table.name}")
+
+    def is_one_shard(self, table: EncryptedTable) -> bool:
+        return str(table.name) in self.small
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         every = range(len(self.rows[str(table.name)]))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings, is_one_shard, rewrite_shard
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, KeyStoreError
@@ -280,3 +281,17 @@ def test_a_worker_that_finds_other_keys_writes_nothing(
             WorkerSettings(other),
         )
     assert migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone() == (0,)
+
+
+def test_a_table_is_one_shard_below_so_many_pages_and_never_while_others_lock_it(
+    migrated: Connection, database_url: str
+) -> None:
+    migrated.execute("CREATE TABLE public.wide (id int PRIMARY KEY, a text, filler text)")
+    migrated.execute("INSERT INTO public.wide SELECT n, NULL, repeat('x', 1000) FROM generate_series(1, 100) AS n")
+    ((pages,),) = migrated.execute("SELECT pg_relation_size('public.wide') / 8192").fetchall()
+    wide, enough = table_of("wide", "a"), Limits(pages_per_worker=int(str(pages)))
+    assert not is_one_shard(migrated, wide, enough)
+    assert is_one_shard(migrated, wide, replace(enough, pages_per_worker=enough.pages_per_worker + 1))
+    with connect(database_url) as holder, holder.transaction():
+        holder.execute("LOCK TABLE public.wide IN ACCESS EXCLUSIVE MODE")
+        assert not is_one_shard(migrated, wide, Limits())

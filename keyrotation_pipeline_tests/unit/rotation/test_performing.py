@@ -242,3 +242,28 @@ def test_many_failing_shards_are_all_tried_again_by_each_run(world: FakeWorld, m
             assert tried == list(range(MANY_SHARDS))
     done = [record.shard for record in performing.run_shards(pipeline, rotation.id, world.report)]
     assert sorted(index for index in done if index is not None) == list(range(MANY_SHARDS))
+
+
+def test_the_first_shard_of_a_small_table_is_all_of_it_and_every_shard_is_recorded(world: FakeWorld) -> None:
+    world.database.small = frozenset({"clients"})
+    rotation = approved(world)
+    run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)
+    done = [record.shard for record in performing.run_shards(world.pipeline, rotation.id, world.report)]
+    assert done == list(range(world.pipeline.shards))
+    assert [each for each in world.journal.entries if each.startswith("shard")] == ["shard 0 of 1, clients"]
+    assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
+    shards = [each for each in world.ledger.walk(rotation.id).steps if each.step is Step.ROWS]
+    assert [each.facts["rows"] for each in shards] == [1, *[0] * (world.pipeline.shards - 1)]
+    assert run(world, rotation)[-1] is WALK[-1]
+
+
+def test_another_shard_of_a_small_table_has_nothing_to_do_and_leaves_the_first_one_due(world: FakeWorld) -> None:
+    world.database.small = frozenset({"clients"})
+    rotation = approved(world)
+    run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)
+    (table,) = world.pipeline.tables
+    last = Shard(table, world.pipeline.shards - 1, world.pipeline.shards)
+    assert performing.perform(world.pipeline, rotation.id, Task(Step.ROWS, last), world.report).facts["rows"] == 0
+    due = performing.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
+    assert [task.shard and task.shard.index for task in due] == list(range(world.pipeline.shards - 1))
+    assert world.database.rows == {"clients": [{"first_name": "v1:Zoe", "email": "v1:zoe@example.org"}]}

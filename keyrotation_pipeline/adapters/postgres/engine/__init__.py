@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
     from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
     from keyrotation_pipeline.adapters.postgres.engine.rolling import decrypt_spans
-    from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
+    from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, rewrite_shard
     from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
     from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
 
@@ -28,11 +28,12 @@ _PLACE_OF = {
     "WorkerSettings": "worker_settings",
     "decrypt_all": "decrypt",
     "decrypt_spans": "rolling",
+    "is_one_shard": "shard",
     "rewrite_shard": "shard",
     "sweep": "traversal",
 }
 
-__all__ = ["Limits", "WorkerSettings", "decrypt_all", "decrypt_spans", "rewrite_shard", "sweep"]
+__all__ = ["Limits", "WorkerSettings", "decrypt_all", "decrypt_spans", "is_one_shard", "rewrite_shard", "sweep"]
 
 
 def __getattr__(name: str) -> object:

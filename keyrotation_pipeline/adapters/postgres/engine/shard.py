@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Report, Rewritten
 
 # Several per worker, so that nobody waits long for the last worker.
@@ -71,7 +71,20 @@ def _worth_having(connection: Connection, shard: Shard, limits: Limits) -> int:
     Even a single worker is worth it: it runs at a lower priority than others on its machine, which this process cannot.
     """
     try:
-        pages = sum(relation.pages for relation in heaps(connection, shard.table)) // shard.of
+        pages = _pages(connection, shard.table) // shard.of
     except psycopg.errors.LockNotAvailable:
         return 0  # this process then waits for the lock
     return min(limits.workers, pages // limits.pages_per_worker)
+
+
+@without_content
+def is_one_shard(connection: Connection, table: EncryptedTable, limits: Limits) -> bool:
+    """Whether a table is so small that to begin a second shard of it takes longer than its rows."""
+    try:
+        return _pages(connection, table) < limits.pages_per_worker
+    except psycopg.errors.LockNotAvailable:
+        return False
+
+
+def _pages(connection: Connection, table: EncryptedTable) -> int:
+    return sum(relation.pages for relation in heaps(connection, table))
