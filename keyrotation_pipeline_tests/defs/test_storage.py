@@ -1,0 +1,56 @@
+"""Dagster's storage on a real server: connections are kept, and replaced when the server has closed them."""
+
+import os
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.defs.storage import KEPT_CONNECTIONS, InstanceStorage, _engine
+
+_OF_DAGSTER = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+
+
+@pytest.fixture
+def storage(database_url: str) -> Iterator[InstanceStorage]:
+    url = database_url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    made = InstanceStorage(url)
+    yield made
+    _engine(url, os.getpid()).dispose()
+
+
+def work(storage: InstanceStorage) -> None:
+    """Some of what a tick of a sensor asks for."""
+    assert storage.run_storage.get_runs() == []
+    assert storage.schedule_storage.all_instigator_state() == []
+    assert storage.schedule_storage.supports_batch_queries
+    assert storage.event_log_storage.get_materialized_partitions(dg.AssetKey("retired_key")) == set()
+
+
+def sessions(connection: Connection) -> set[int]:
+    return {int(str(pid)) for (pid,) in connection.execute(_OF_DAGSTER).fetchall()}
+
+
+def test_a_process_keeps_its_connections_for_every_instance_that_it_makes(
+    storage: InstanceStorage, connection: Connection
+) -> None:
+    work(storage)
+    kept = sessions(connection)
+    assert 0 < len(kept) <= KEPT_CONNECTIONS
+    for _ in range(3):
+        work(InstanceStorage(storage.postgres_url))
+    assert sessions(connection) == kept
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced_before_it_is_used(
+    storage: InstanceStorage, connection: Connection
+) -> None:
+    work(storage)
+    before = sessions(connection)
+    connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", (list(before),))
+    work(storage)
+    assert not sessions(connection) & before
