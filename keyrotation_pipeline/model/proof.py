@@ -70,11 +70,15 @@ class Searched:
         identities: by the oid of each relation that was read, what would be another after any change of its definition
             or a rewrite of it.
         pages: how many each of them had when its reading began.
+        labels: what each of them is called.
+        began_at: by the server's clock.
     """
 
     values: Mapping[str, int]
     identities: Mapping[int, str]
     pages: Mapping[int, int]
+    labels: Mapping[int, str]
+    began_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,10 @@ class ZeroOldRows:
 
     It exists only if every piece holds: whoever makes one has seen validated fences, a count of zero that the planner
     could not take from them, discovery without findings, an empty quarantine and no holder of an old snapshot.
+
+    Args:
+        not_read_again: relations too large to be read while others wait: what was written into their older pages since
+            the search, unencrypted or in an undeclared column, was not seen.
     """
 
     version: Version
@@ -109,3 +117,4 @@ class ZeroOldRows:
     fence_lsn: str
     proven_at: datetime
     replicas: tuple[AccountedReplica, ...] = ()
+    not_read_again: tuple[str, ...] = ()

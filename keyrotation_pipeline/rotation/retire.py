@@ -1,5 +1,7 @@
 """Retire the old key: take it from the applications, on evidence gathered in the very transaction that records it."""
 
+from collections.abc import Iterator
+from datetime import UTC
 from typing import NoReturn
 
 from keyrotation_pipeline.audit.events import recorded
@@ -16,7 +18,7 @@ from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import Proven, ZeroOldRows
+from keyrotation_pipeline.model.proof import Proven, Searched, ZeroOldRows
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.model.rollout import Aim, Goal
 from keyrotation_pipeline.model.stored_keys import StoredKeys
@@ -75,7 +77,7 @@ def _retire(
             taken_from_applications=leaving,
             target=rotation.target,
             target_backup=backup.name,
-            not_searched=tuple(map(str, unseen.unsearched)),
+            not_searched=(*map(str, unseen.unsearched), *_not_read_again(searched, evidence)),
             not_seen=unseen.unseen,
         )
         pipeline.ledger.append(_accounted(pipeline, rotation, evidence), rotation.id)
@@ -83,6 +85,17 @@ def _retire(
         for version in leaving:
             stored = pipeline.keys.archive(version, stored.revision)
     return done
+
+
+def _not_read_again(searched: Searched, evidence: ZeroOldRows) -> Iterator[str]:
+    """What a search that was taken before the transaction cannot have seen: ADR 16."""
+    if evidence.not_read_again:
+        yield (
+            f"what was written between {searched.began_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} and "
+            f"{evidence.proven_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, "
+            "unencrypted or in undeclared columns, into pages that were there before of "
+            f"{', '.join(evidence.not_read_again)}: `keyrotation inventory` reads it"
+        )
 
 
 def _accounted(pipeline: Pipeline, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:

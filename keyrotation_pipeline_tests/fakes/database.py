@@ -46,6 +46,7 @@ class FakeDatabase:
     Args:
         locked: (table, row number) of rows that no sweep gets hold of.
         noted: the one span of each table that holds rows; a row is a page.
+        too_large: what is not read again in the retiring transaction.
         unreadable: (table, row number, column) of values that do not decrypt.
         fence_state: what each table's validated fence names.
         fence_made: the transaction id that made each fence.
@@ -59,6 +60,7 @@ class FakeDatabase:
     clock: FakeClock = field(default_factory=FakeClock)
     noted: dict[str, PageSpan] = field(default_factory=dict)
     locked: set[tuple[str, int]] = field(default_factory=set)
+    too_large: tuple[str, ...] = ()
     unreadable: set[tuple[str, int, str]] = field(default_factory=set)
     fence_state: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
     fence_made: dict[str, int] = field(default_factory=dict)
@@ -270,7 +272,7 @@ class FakeDatabase:
         self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
     ) -> Searched:
         self._require_nothing_left(tables, {*retired, version}, retired)
-        return Searched({str(count.table.name): count.rows for count in self.count(tables)}, {}, {})
+        return Searched({str(count.table.name): count.rows for count in self.count(tables)}, {}, {}, {}, START)
 
     def zero_old_rows(
         self,
@@ -294,7 +296,7 @@ class FakeDatabase:
             raise BlockedError("; ".join(found))
         values = sum(sum(count.values_by_version.values()) for count in self.count(tables))
         names = tuple(str(table.name) for table in tables)
-        return ZeroOldRows(version, names, 0, values, moment.lsn, START, self.replicas)
+        return ZeroOldRows(version, names, 0, values, moment.lsn, START, self.replicas, self.too_large)
 
     def _require_nothing_left(
         self, tables: Sequence[EncryptedTable], versions: set[KeyVersion], retired: Sequence[KeyVersion]

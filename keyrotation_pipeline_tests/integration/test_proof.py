@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
+from keyrotation_pipeline.adapters.postgres.inventory import census
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
@@ -392,6 +394,34 @@ def test_pages_that_were_added_since_are_read_however_large_the_table_is(
     monkeypatch.setattr(search, "READ_AGAIN_PAGES", 0)
     with pytest.raises(ProofError, match=sentence):
         clinic.prove(searched)
+
+
+@pytest.mark.parametrize(
+    ("column", "version"),
+    [pytest.param("city", 1, id="v1 in an undeclared column"), pytest.param("email", None, id="unencrypted")],
+)
+def test_of_more_than_64_mb_what_is_written_into_older_pages_meanwhile_is_named_as_not_seen_and_found_at_once(
+    clinic: Clinic, column: str, version: int | None
+) -> None:
+    """The trade of ADR 16 for real: no key is needed less for it, and nobody is told that all was looked at."""
+    clinic.connection.execute("ALTER TABLE public.clients ALTER city SET STORAGE PLAIN")
+    filler = "INSERT INTO public.clients SELECT n, repeat('x', 1900), NULL, NULL FROM generate_series(10, 33500) AS n"
+    clinic.connection.execute(filler.encode())
+    clinic.connection.execute("DELETE FROM public.clients WHERE id < 14 AND id > 9")
+    clinic.connection.execute("VACUUM public.clients")
+    searched = clinic.search()
+    written = clinic.sealed(version) if version else "Ada"
+    place = "UPDATE public.clients SET {} = %s WHERE id = 1 RETURNING ctid::text"
+    ((ctid,),) = clinic.connection.execute(place.format(column).encode(), (written,)).fetchall()
+    assert str(ctid).startswith("(0,"), "into the first page"
+    evidence = clinic.prove(searched)
+
+    assert evidence.not_read_again == ("clients",)
+    with pytest.raises(ProofError):
+        clinic.prove()
+    findings = discover(clinic.connection, [CLIENTS, VISITS])
+    (counted,) = census.count(clinic.connection, [CLIENTS])
+    assert (len(findings), counted.unencrypted) == ((1, 0) if version else (0, 1))
 
 
 @pytest.mark.parametrize(

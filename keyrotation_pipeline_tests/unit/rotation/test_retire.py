@@ -271,6 +271,19 @@ def test_the_chain_has_how_each_replica_was_accounted_for_and_who_signed_that_on
     assert "bit strings (scans.pixels)" in str(facts["not_searched"])
 
 
+def test_what_was_not_read_again_under_the_locks_is_told_where_the_rotation_ends(world: FakeWorld) -> None:
+    world.database.too_large = ("audit.log", "clients")
+    at = "2026-01-05 09:00:00"
+    assert (
+        f"what was written between {at} and {at} UTC, unencrypted or in undeclared columns, into pages that were there "
+        "before of audit.log, clients: `keyrotation inventory` reads it"
+    ) in str(retire_now(world)["not_searched"])
+
+
+def test_nothing_is_told_of_that_where_all_was_read_under_the_locks(world: FakeWorld) -> None:
+    assert "what was written" not in str(retire_now(world)["not_searched"])
+
+
 def test_a_replica_that_was_declared_gone_before_the_officers_signed_is_gone_by_their_signatures(
     authority: Authority,
 ) -> None:

@@ -75,7 +75,8 @@ def zero_old_rows(
         raise ProofError("the database told no time; run this step again")
     names = tuple(str(table.name) for table in tables)
     seen = replicas.accounted(connection, declared)
-    return ZeroOldRows(version, names, 0, values, moment.lsn, proven_at, seen)
+    not_read_again = tuple(sorted(searched.labels[oid] for oid in first)) if searched else ()
+    return ZeroOldRows(version, names, 0, values, moment.lsn, proven_at, seen, not_read_again)
 
 
 def _require_read_committed(connection: Connection) -> None:

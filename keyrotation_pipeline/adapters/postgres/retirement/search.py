@@ -14,6 +14,7 @@ without any lasting lock, by the same counts and searches. What the transaction 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import cast
 
@@ -41,17 +42,20 @@ SELECT c.oid::bigint,
            FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
        )),
        CASE c.relkind WHEN 'f' THEN 2147483647
-            ELSE coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int END
+            ELSE coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int END,
+       CASE WHEN c.oid = 'pg_largeobject'::regclass THEN 'large objects'
+            ELSE concat_ws('.', nullif(n.nspname, 'public'), c.relname) END
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::bigint[]::oid[])
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """What relations were at one moment: an identity and pages, by oid."""
+    """What relations were at one moment: an identity, pages and what they are called, by oid."""
 
     identities: Mapping[int, str]
     pages: Mapping[int, int]
+    labels: Mapping[int, str]
 
     @classmethod
     def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "Relations":
@@ -60,8 +64,9 @@ class Relations:
         oids |= {oid for oid, _ in discovery.searched_relations(connection, tables)}
         with heap_scan(connection, "the catalogue"):
             rows = connection.execute(_RELATIONS, ([*oids, elsewhere.LARGE_OBJECTS],)).fetchall()
-        facts = cast("list[tuple[int, str, int]]", rows)
-        return cls({oid: identity for oid, identity, _ in facts}, {oid: pages for oid, _, pages in facts})
+        facts = cast("list[tuple[int, str, int, str]]", rows)
+        identities, pages, labels = ({fact[0]: fact[n] for fact in facts} for n in (1, 2, 3))
+        return cls(cast("dict[int, str]", identities), cast("dict[int, int]", pages), cast("dict[int, str]", labels))
 
 
 def search(
@@ -78,6 +83,7 @@ def search(
         ProofError: an unencrypted value, or a finding.
         PreflightError, BlockedError: something cannot be read to its end.
     """
+    (began_at,) = connection.execute("SELECT clock_timestamp()").fetchall()[0]
     then = Relations.now(connection, tables)
     versions = tuple(sorted({*retired, version}))
     values = {}
@@ -85,7 +91,7 @@ def search(
         report(_progress(f"{table.name} counted"))
         values[str(table.name)] = require_zero(connection, table, versions)
     require_nothing_found(discovery.discover(connection, tables, tell=lambda label: report(_progress(label))), retired)
-    return Searched(values, then.identities, then.pages)
+    return Searched(values, then.identities, then.pages, then.labels, cast("datetime", began_at))
 
 
 def require_zero(
