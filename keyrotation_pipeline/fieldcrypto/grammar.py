@@ -35,7 +35,8 @@ BASE64_PATTERN = (
 VALUE_PATTERN = rf"{HEAD_PATTERN}{BASE64_PATTERN}"
 # Where the length of what follows the head is known to be a multiple of four, and enough for a tag, this accepts
 # exactly what VALUE_PATTERN accepts, in two thirds of the time.
-VALUE_OF_GOOD_LENGTH_PATTERN = rf"{HEAD_PATTERN}[A-Za-z0-9+/]+(?:{_LAST_OF_THREE}|{_LAST_OF_TWO})?"
+BASE64_OF_GOOD_LENGTH_PATTERN = rf"[A-Za-z0-9+/]+(?:{_LAST_OF_THREE}|{_LAST_OF_TWO})?"
+VALUE_OF_GOOD_LENGTH_PATTERN = rf"{HEAD_PATTERN}{BASE64_OF_GOOD_LENGTH_PATTERN}"
 # How something begins that somebody meant to be one of our values: `v01:`, ` v1:`, `V1:`. Ours begin like this too.
 NEAR_MISS_PATTERN = r"[ \t\n\r\f\v]*[vV][0-9]+[ \t\n\r\f\v]*:"
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import census
 from keyrotation_pipeline.adapters.postgres.inventory.filters import filters
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import under
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -104,6 +104,33 @@ def test_the_database_judges_as_the_parser_does(either: Connection, ring: KeyRin
     assert 0 < len(accepted) < len(values)
     assert sum(counted.values_by_version.values()) == len(accepted)
     assert counted.unencrypted == len(values) - len(accepted)
+
+
+@pytest.mark.parametrize("expected", [(V1,), (V1, KeyVersion(10)), (KeyVersion(123456),)])
+def test_what_version_was_expected_makes_no_difference_to_the_judgement(
+    either: Connection, ring: KeyRing, seal: Seal, expected: tuple[KeyVersion, ...]
+) -> None:
+    chance = random.Random(11)
+    values = ["", "v1:", "v1::", f"v1:{'A' * 16}:", f"v1:{':' * 16}:{'A' * 24}", f"v1:{'=' * 16}:{'A' * 24}"]
+    values += [
+        f"v{number}:{'A' * 16}:{'A' * 22}{end}" for number in (1, 10, 123456) for end in ("==", "A=", "=A", "AA")
+    ]
+    for length in range(40):
+        value = seal(ring, chance.choice((1, 10)), "x" * length)
+        for _ in range(50):
+            at = chance.randrange(len(value))
+            values.append(value[:at] + chance.choice("v1:=:=A/g\n %_\\é") + value[at + chance.randrange(3) :])
+        values.append(value)
+    fill(either, *((value,) for value in values))
+    text = as_text("a")
+    query = sql.SQL(
+        "SELECT count(*), count(*) FILTER (WHERE {} > 0), count(*) FILTER (WHERE {} <> {}) FROM public.notes"
+    )
+    judged = query.format(value_class(text), value_class(text), value_class(text, expected))
+    total, whole, differently = either.execute(judged).fetchall()[0]
+    assert total == len(values)
+    assert 40 < int(str(whole)) < len(values)
+    assert differently == 0
 
 
 def test_values_of_a_megabyte_are_judged_whole(connection: Connection, ring: KeyRing, seal: Seal) -> None:

@@ -11,6 +11,7 @@ from itertools import groupby
 from psycopg import sql
 
 from keyrotation_pipeline.fieldcrypto.grammar import (
+    BASE64_OF_GOOD_LENGTH_PATTERN,
     LONGEST_PREFIX_CHARS,
     NEAR_MISS_PATTERN,
     NONCE_CHARS,
@@ -65,14 +66,22 @@ _BODY_LENGTH = f"octet_length({{value}}) - {_PREFIX_LENGTH} - {NONCE_CHARS + len
 _VERSION_NUMBER = f"substr(left({{value}}, {LONGEST_PREFIX_CHARS}), 2, {_PREFIX_LENGTH} - 2)::int"
 
 _VALUE_CLASS = f"""CASE
-    WHEN octet_length({{value}}) = 0 THEN {EMPTY}
+    WHEN octet_length({{value}}) = 0 THEN {EMPTY}{{expected}}
     WHEN {_BODY_LENGTH} >= {SHORTEST_BODY_CHARS} AND ({_BODY_LENGTH}) % 4 = 0
      AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES} AND {{value}} ~ {{whole}} THEN {_VERSION_NUMBER}
     WHEN left({{value}}, {_NEAR_MISS_CHARS}) ~ {{near_miss}} THEN {NEAR_MISS}
     WHEN {{value}} IS NOT NULL THEN {UNENCRYPTED} END"""
 
 
-def value_class(value: sql.Composed) -> sql.Composed:
+# The same of a value under one known version. LIKE sees to the prefix and to where the nonce ends; so the expression
+# need not count, and has few states. PostgreSQL builds these anew for each value, which is most of what it costs.
+_EXPECTED = f"""
+    WHEN {{value}} LIKE {{head}} AND octet_length({{value}}) - {{head_bytes}} >= {SHORTEST_BODY_CHARS}
+     AND (octet_length({{value}}) - {{head_bytes}}) % 4 = 0 AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES}
+     AND {{value}} ~ {{rest}} THEN {{number}}"""
+
+
+def value_class(value: sql.Composed, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
     """What a value is: its version's number, or `EMPTY`, `UNENCRYPTED`, `NEAR_MISS`; NULL for NULL.
 
     This is the one judgement of a value: every count uses it. A value counts under a version only if all of it follows
@@ -80,14 +89,27 @@ def value_class(value: sql.Composed) -> sql.Composed:
 
     Args:
         value: as `as_text` gives it.
+        expected: versions that most values are under: those are judged in a third of the time, and all alike.
 
     Measured on 300 000 rows of five short values: 3.5 s with one process, 1.8 s with two; prefixes alone 0.4 s. A value
     of 1 MB takes 9 ms. One of more than `LONGEST_JUDGED_BYTES` is never taken for encrypted.
     """
     return sql.SQL(_VALUE_CLASS).format(
         value=value,
+        expected=sql.SQL("").join(_whole_under(value, version) for version in expected),
         whole=sql.Literal(f"^{VALUE_OF_GOOD_LENGTH_PATTERN}$"),
         near_miss=sql.Literal(f"^{NEAR_MISS_PATTERN}"),
+    )
+
+
+def _whole_under(value: sql.Composed, version: KeyVersion) -> sql.Composed:
+    head = f"{version.prefix}{'_' * NONCE_CHARS}:"
+    return sql.SQL(_EXPECTED).format(
+        value=value,
+        head=sql.Literal(f"{head}%"),
+        head_bytes=sql.Literal(len(head)),
+        rest=sql.Literal(f"^[^:]+:[A-Za-z0-9+/]+:{BASE64_OF_GOOD_LENGTH_PATTERN}$"),
+        number=sql.Literal(version.number),
     )
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory.filters import registered
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page, heap_scan
@@ -16,6 +17,8 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 
 # PostgreSQL takes 1664 expressions in one SELECT; what is more needs another scan.
 _COUNTS_PER_SCAN = 1600
+# Of the versions that are registered, the newest: nearly all values are under one of them.
+_MOST_EXPECTED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ def tally(
         PreflightError, BlockedError: the table cannot be read to its end, or keeps rows outside heaps.
     """
     values, old, unencrypted = 0, Counter[tuple[str, KeyVersion]](), Counter[str]()
-    counts = list(_counts(table, versions))
+    expected = registered(connection)[-_MOST_EXPECTED:]
+    counts = list(_counts(table, versions, expected))
     for relation in countable(connection, table):
         for count, number in _counted(connection, relation, counts, first_pages.get(relation.oid, 0)):
             if count.version is not None:
@@ -70,11 +74,11 @@ def tally(
     return Tally(values, +old, +unencrypted)
 
 
-def _counts(table: EncryptedTable, versions: Sequence[KeyVersion]) -> Iterator[_Count]:
+def _counts(table: EncryptedTable, versions: Sequence[KeyVersion], expected: Sequence[KeyVersion]) -> Iterator[_Count]:
     for column in table.columns:
         text = as_text(column)
         yield _Count(column, sql.SQL("octet_length({}) > 0").format(text))
-        yield _Count(column, sql.SQL("{} < 0").format(value_class(text)), unencrypted=True)
+        yield _Count(column, sql.SQL("{} < 0").format(value_class(text, expected)), unencrypted=True)
         for version in versions:
             yield _Count(column, under(column, [version]), version=version)
 
