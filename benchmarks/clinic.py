@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,11 +57,11 @@ def clinic() -> Iterator[Clinic]:
             store.set_primary(V2, stored.revision)
             place = Clinic(server.url(), home / "keys", store.read().ring(), postmaster_of(server.url()))
             with closing(connect(server.url())) as connection:
-                _make_template(connection, place.ring)
+                make_template(connection, place.ring)
             yield place
 
 
-def _make_template(connection: Connection, ring: KeyRing) -> None:
+def make_template(connection: Connection, ring: KeyRing) -> None:
     """Encrypt, under v1, the rows that `fill` copies."""
     ring = KeyRing({V1: ring.material(V1)}, V1)
     definitions = ", ".join(f"{column} text" for column in CLIENTS.columns)
@@ -71,21 +71,36 @@ def _make_template(connection: Connection, ring: KeyRing) -> None:
             copy.write_row([encrypt(ring, text) for text in _client(number)])
 
 
-def fill(connection: Connection, rows: int, name: str = "clients") -> None:
-    """Make the table anew: no dead rows, no bloat, statistics taken, everything written to disk."""
-    repeats = -(-rows // DISTINCT_ROWS)
-    copies = (
-        f"SELECT gen_random_uuid() AS id, {COLUMNS}, 0 AS visits "
-        f"FROM public.template, generate_series(1, {repeats}) LIMIT {rows}"
-    )
-    for statement in (
+def fill(
+    connection: Connection,
+    rows: int,
+    name: str = "clients",
+    columns: Sequence[str] = CLIENTS.columns,
+    partitions: int = 0,
+) -> None:
+    """Make the table anew: no dead rows, no bloat, statistics taken, everything written to disk.
+
+    Args:
+        partitions: by hash of the key; 0: a plain table.
+    """
+    some = ", ".join(columns)
+    source = f"FROM public.template, generate_series(1, {-(-rows // DISTINCT_ROWS)}) LIMIT"
+    statements = [
         "SET lock_timeout = '30s'",  # an autovacuum gives way after a second
         f"DROP TABLE IF EXISTS public.{name}",
-        f"CREATE TABLE public.{name} AS {copies}",
-        f"ALTER TABLE public.{name} ADD PRIMARY KEY (id), ALTER visits SET NOT NULL",
+        f"CREATE TABLE public.{name} (id uuid NOT NULL, {' text, '.join(columns)} text, visits int NOT NULL)"
+        + (" PARTITION BY HASH (id)" if partitions else ""),
+        *(
+            f"CREATE TABLE public.{name}_{number} PARTITION OF public.{name} "
+            f"FOR VALUES WITH (MODULUS {partitions}, REMAINDER {number})"
+            for number in range(partitions)
+        ),
+        f"INSERT INTO public.{name} SELECT gen_random_uuid(), {some}, 0 {source} {rows}",
+        f"ALTER TABLE public.{name} ADD PRIMARY KEY (id)",
         f"VACUUM (ANALYZE) public.{name}",
         "CHECKPOINT",
-    ):
+    ]
+    for statement in statements:
         connection.execute(statement.encode())
 
 

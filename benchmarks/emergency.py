@@ -9,21 +9,19 @@ It prints the seconds from the flag to each event, and exits 1 if a write was lo
 """
 
 import argparse
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 
+from benchmarks.services import LONGEST_SECONDS, awaited, up
 from keyrotation_pipeline.assembly import database_url, open_pipeline
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.verify import verify_everything
@@ -40,9 +38,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.settings import Settings
 
-Found = TypeVar("Found")
 ROWS_PER_CLIENT = 3
-LONGEST_SECONDS = 3_600.0
 FLAG = """
 INSERT INTO keyrotation.incident_flag (source, type, description, discovered_at)
 VALUES ('SIEM', 'key_exposed', 'the key stands in a log file', now())
@@ -67,17 +63,17 @@ def _run(config: Path, given: argparse.Namespace) -> int:
     settings, officers = prepare(config)
     clients = -(-given.rows // ROWS_PER_CLIENT)
     with open_home(settings, clients, _say) as pipeline, working_application(pipeline, settings) as application:
-        working = _in_process(settings) if given.without_dagster else _up(config, settings.home)
+        working = _in_process(settings) if given.without_dagster else up(config, settings.home)
         with working, database_url(settings) as url:
             with psycopg.connect(url, autocommit=True) as tool:
                 tool.execute(FLAG)
             flagged = time.monotonic(), datetime.now(UTC)
             _say(f"T0 {flagged[1]:%H:%M:%S} UTC: one row is inserted as a flag")
-            request = _awaited(lambda: next(iter(pipeline.ledger.requests()), None), "an emergency request")
+            request = awaited(lambda: next(iter(pipeline.ledger.requests()), None), "an emergency request")
             _say(f"{time.monotonic() - flagged[0]:8.1f} s  request {request.id} ({request.type}) waits for signatures")
             approve(pipeline, request, officers, _say)
             _say(f"{time.monotonic() - flagged[0]:8.1f} s  signed; from here on nobody does anything")
-            _awaited(lambda: _finished(pipeline, request), "the end of the rotation")
+            awaited(lambda: _finished(pipeline, request), "the end of the rotation")
         tally = application.stop()
         verify_everything(pipeline)
         overrun = _told_in_order(pipeline, request, flagged[1])
@@ -108,15 +104,6 @@ def _finished(pipeline: Pipeline, request: Request) -> Request | None:
     return now if now.status is RequestStatus.FINISHED else None
 
 
-def _awaited(look: Callable[[], Found | None], what: str) -> Found:
-    until = time.monotonic() + LONGEST_SECONDS
-    while time.monotonic() < until:
-        if (found := look()) is not None:
-            return found
-        time.sleep(0.5)
-    raise SystemExit(f"{what} did not come within {LONGEST_SECONDS:,.0f} s")
-
-
 @contextmanager
 def _in_process(settings: Settings) -> Iterator[None]:
     """What the sensors do: look for flags, and perform what the conductor asks for, with connections of their own."""
@@ -138,30 +125,6 @@ def _in_process(settings: Settings) -> Iterator[None]:
     finally:
         stopped.set()
         worker.join()
-
-
-@contextmanager
-def _up(config: Path, home: Path) -> Iterator[None]:
-    """Web server and daemon, as an operator starts them, once the sensor has looked for flags."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [str(Path(sys.executable).parent / "keyrotation"), "up", "--port", port, "--config", str(config)]
-    log = config.with_name("up.log")
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603
-        try:
-            _awaited(lambda: _has_looked(process, home / "ticks" / "incident_flag.json"), "the sensor's first look")
-            yield
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(120)
-
-
-def _has_looked(process: subprocess.Popen[bytes], tick: Path) -> bool | None:
-    if process.poll() is not None:
-        raise SystemExit("`keyrotation up` has ended; the machine may be too busy, see --without-dagster")
-    return tick.exists() or None
 
 
 def _say(line: str) -> None:

@@ -41,3 +41,13 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     name = names[0].partition(":")[2].strip() if names else platform.machine()
     return f"{name}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.release()}"
+
+
+def family_cpu_seconds(root: int) -> float:
+    """CPU seconds so far of a process and of all below it, those that have ended too."""
+    stats = {int(path.name): _stat(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    found, new = [root], [root]
+    while new:
+        new = [pid for pid, fields in stats.items() if fields and int(fields[_PARENT]) in new]
+        found += new
+    return sum(sum(map(int, fields[_WITH_CHILDREN])) for pid in found if (fields := stats.get(pid))) / _TICKS
