@@ -1,14 +1,23 @@
 """Where new row versions stay in the pages of the old ones, and that batches with NULLs are never assigned whole."""
 
+from collections.abc import Mapping
+
 import pytest
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import READING_PAGES
+from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter
 from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, fits_hot_order, page_of, passes
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import Slice
+from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    REQUEST,
+    V2,
     Engine,
     insert,
     read_back,
@@ -17,6 +26,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     table_of,
     under_v2,
 )
+from keyrotation_pipeline_tests.waiting import eventually
 
 CASES = table_of("cases", "a", "b")
 ROWS = 9_000
@@ -82,6 +92,47 @@ def test_where_rows_can_stay(migrated: Connection, ring: KeyRing, statement: str
         migrated.execute(statement.encode())
     (relation,) = heaps(migrated, CASES)
     assert fits_hot_order(migrated, relation) is fits
+
+
+def test_slices_share_connections_and_the_order_that_was_found_before_the_first_row(
+    migrated: Connection, database_url: str, ring: KeyRing
+) -> None:
+    # Twelve to thirteen rows in a page, of which the first pass moves a sixth elsewhere.
+    filled(migrated, ring, "ALTER TABLE public.cases ADD filler char(404) DEFAULT 'x'")
+    opened: list[Connection] = []
+
+    def connecting() -> Connection:
+        opened.append(connect(database_url))
+        return opened[-1]
+
+    shard = Shard(CASES, 0, 1)
+    with rewriting(connecting, REQUEST, shard, ring, V2, lambda _: None, Limits(duty_cycle=1.0)) as rewrite:
+        done = [rewrite([Slice(shard, number, 3)]).rows for number in range(3)]
+    assert sum(done) == ROWS
+    assert len(opened) == 2
+    migrated.execute("SELECT pg_stat_clear_snapshot()")
+    counted = "SELECT n_tup_hot_upd FROM pg_stat_all_tables WHERE relid = 'public.cases'::regclass"
+    assert eventually(lambda: number(migrated, counted) > 0.7 * ROWS)
+
+
+def test_a_stretch_is_read_a_few_pages_at_a_time_and_each_page_once(
+    migrated: Connection, database_url: str, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(migrated, ring)
+    pages = number(migrated, "SELECT pg_relation_size('public.cases') / 8192")
+    read: list[int] = []
+    send = Exchange.send
+
+    def noted(self: Exchange, statement: bytes, parameters: Mapping[str, Parameter]) -> None:
+        if "first" in parameters:
+            first, end = (int(str(parameters[name])[1:].partition(",")[0]) for name in ("first", "end"))
+            assert end - first <= READING_PAGES
+            read.extend(range(first, end))
+        send(self, statement, parameters)
+
+    monkeypatch.setattr(Exchange, "send", noted)
+    assert Engine(database_url, ring, Limits(duty_cycle=1.0)).shard(CASES).rows == ROWS
+    assert read == list(range(pages))
 
 
 def test_each_row_is_in_one_pass_in_the_order_of_pages() -> None:

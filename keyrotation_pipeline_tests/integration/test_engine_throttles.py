@@ -53,7 +53,7 @@ def in_the_background(engine: Engine) -> Iterator[list[Rewritten]]:
 def test_a_cap_on_rows_a_second_is_held_and_used_within_five_percent(
     migrated: Connection, database_url: str, cap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(database_url, ring_of(1, 2), Limits(max_rows_per_second=cap, duty_cycle=1.0))
+    engine = Engine(database_url, ring_of(1, 2), Limits(max_rows_per_second=cap, duty_cycle=1.0, slow_commit_seconds=0))
     fill(migrated, engine, cap * 3)
     waited: list[float] = []
     sleep = time.sleep

@@ -73,7 +73,7 @@ def test_our_vacuums_take_the_memory_that_they_need(
     )
     (relation,) = heaps(debian, NOTES)
     url = make_conninfo(debian.info.dsn, options=f"-c maintenance_work_mem={before}")
-    beside = vacuum.Vacuum(lambda: connect(url), debian, relation, Limits(vacuum_pages=1))
+    beside = vacuum.Vacuum(lambda: connect(url), relation, Limits(vacuum_pages=1), wanted=True)
     beside.rewritten(relation.pages)
     beside.finish()
     assert debian.execute("SELECT memory FROM public.seen").fetchall() == [(memory,)]

@@ -8,11 +8,14 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 _BURST_SECONDS = 0.1
 # Rows of the first batch, before any write was timed.
 _ROWS, _GENTLE_ROWS = 128, 16
-# So many batches are read at once: to begin a reading costs as much as reading four rows. In HOT order, for each pass.
-_READ_AHEAD = 4
-# The first reading in HOT order. A short one would begin the next pass while transactions that are older than the pass
-# before still run, and nothing could be pruned.
-_STRETCH_PAGES, _GENTLE_STRETCH_PAGES = 128, 16
+# So many pages are read at once. What they hold fits into the buffers of a socket, so that the server is done with them
+# and keeps no snapshot while we compute. To begin a reading costs as much as reading four rows.
+READING_PAGES = 16
+# In HOT order so many batches make a pass. After a short pass the next one would begin while statements of others,
+# older than it, still run, and nothing could be pruned: with four batches tables grew to 1.23 with two workers.
+_BATCHES_PER_PASS = 16
+# The first stretch, before it is known how many rows stand in a page.
+_STRETCH_PAGES, _GENTLE_STRETCH_PAGES = 256, 16
 
 
 class BatchSize:
@@ -37,19 +40,21 @@ class BatchSize:
         self._due = self._resumed = monotonic()
 
     def pages_for(self, passes: int) -> int:
-        """How many pages to read, whose rows are then written in so many passes."""
-        return self.pages if passes == 1 or self._learned else max(self.pages, self._stretch_pages)
+        """How many pages to read before their rows are written in so many passes."""
+        if passes == 1:
+            return min(self.pages, READING_PAGES)
+        return self.pages if self._learned else max(self.pages, self._stretch_pages)
 
-    def read(self, rows: int, passes: int = 1) -> None:
-        """Learn from one reading how many pages hold the rows of some batches.
+    def read(self, rows: int, pages: int, passes: int = 1) -> None:
+        """Learn from pages that were read how many of them hold the rows of some batches.
 
         Args:
             rows: that were read and have to be written.
         """
         if passes > 1 and not self._learned:
             self.pages, self._learned = self.pages_for(passes), True
-        factor = passes * _READ_AHEAD * self.rows / rows if rows else 2.0
-        self.pages = max(1, min(self.limits.max_pages, int(self.pages * min(2.0, factor))))
+        fitting = passes * _BATCHES_PER_PASS * self.rows * pages / rows if rows else self.limits.max_pages
+        self.pages = max(1, min(self.limits.max_pages, int(fitting), 2 * self.pages))
 
     def wrote(self, rows: int, seconds: float) -> None:
         """Learn from one write how many rows to write at once. A write of no rows teaches nothing."""

@@ -20,6 +20,7 @@ class Job:
     Args:
         keys: the store, which is pickled as how to open it.
         fingerprints: of the keys that the worker must find there, by version.
+        in_hot_order: the relations that are rewritten in HOT order.
     """
 
     connect: Callable[[], Connection] = field(repr=False)  # it holds the password
@@ -29,6 +30,7 @@ class Job:
     fingerprints: Mapping[str, str]
     target: KeyVersion
     limits: Limits
+    in_hot_order: frozenset[int] = frozenset()
 
     @classmethod
     def of(

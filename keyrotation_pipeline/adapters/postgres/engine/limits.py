@@ -23,7 +23,7 @@ class Limits:
         duty_cycle: share of the time in which one worker keeps the database busy; it rests in the other.
         statement_seconds: how long one write should take; the rows per batch follow from it. Nobody waits longer than
             this for the rows of a batch.
-        max_pages: pages read at once.
+        max_pages: pages whose rows are in memory at once.
         batch_bytes: stored bytes read at once. A single row that is larger is read alone.
         largest_row_bytes: a row with more in its encrypted columns stops the walk.
         lock_retry_seconds: how long a table that others have locked (`VACUUM FULL`, `ALTER TABLE`) is tried again.
@@ -47,7 +47,7 @@ class Limits:
     hours: AllowedHours | None = None
     duty_cycle: float = 0.35
     statement_seconds: float = 0.0002
-    max_pages: int = 128
+    max_pages: int = 512
     batch_bytes: int = 4 * 1024 * 1024
     largest_row_bytes: int = LONGEST_JUDGED_BYTES
     lock_retry_seconds: float = 60.0

@@ -1,18 +1,19 @@
 """The fast path: whole page ranges; while this process encrypts, the server reads the next rows and writes the last.
 
-Some pages are read at once, and their rows are written in smaller batches: to read many rows harms nobody, to write
-many keeps others waiting. While the server writes batch k, batch k+1 is encrypted here. Each write is sent together
-with its COMMIT, so no row stays locked while we compute or wait, and a frozen process holds no lock.
+The rows of a stretch of pages are written in batches. While the server writes batch k, batch k+1 is encrypted here.
+Each write is sent together with its COMMIT, so no row stays locked while we compute or wait, and a frozen process holds
+no lock. Of the next stretch a few pages are read beside each of the last batches: one long reading would keep others
+from a core, and the server from pruning what another worker has replaced meanwhile.
 """
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import READING_PAGES, BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
 from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
@@ -40,8 +41,17 @@ class _Reading:
 
 
 @dataclass(slots=True)
+class _Stretch:
+    """The pages from `first` to before `end`, whose rows are divided into batches together."""
+
+    first: int
+    end: int
+    rows: list[Row] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Rows:
-    """Some rows of a reading. Once they are written, every page before `done_before` is done.
+    """Some rows of a stretch. Once they are written, every page before `done_before` is done.
 
     Args:
         pruned: the pages that are pruned before; none from 0 to before 0.
@@ -76,6 +86,7 @@ class PageRewrite:
         self._confirm = confirm
         self._passes = PASSES if context.hot_order else 1
         self._next = pages.next
+        self._stretch: _Stretch | None = None
         self._read: deque[_Rows] = deque()
         self._stop: Stop | None = None
 
@@ -100,7 +111,7 @@ class PageRewrite:
                     exchange.send(sql.write_whole if encrypted.new.whole else sql.write, encrypted.new.parameters)
                 following = self._read.popleft() if self._read else None
                 reading = None
-                if not (self._read or self._next >= self._pages.end or self._stop):
+                if self._should_read():
                     reading = self._reading()
                     exchange.send(sql.read_pages, self._span(reading))
                 exchange.push()
@@ -108,9 +119,16 @@ class PageRewrite:
                 if not (in_flight or encrypted or reading):
                     return self._stop or Stop.DONE
 
+    def _should_read(self) -> bool:
+        """Whether to read on beside the next batch, so that the next stretch is there when this one is written."""
+        left = self._stretch.end - self._next if self._stretch else self._size.pages_for(self._passes)
+        return self._next < self._pages.end and not self._stop and len(self._read) * READING_PAGES < left
+
     def _reading(self) -> _Reading:
         first = self._next
-        self._next = min(first + self._size.pages_for(self._passes), self._pages.end)
+        if self._stretch is None:
+            self._stretch = _Stretch(first, min(first + self._size.pages_for(self._passes), self._pages.end))
+        self._next = min(first + READING_PAGES, self._stretch.end)
         return _Reading(first, self._next)
 
     def _span(self, reading: _Reading) -> dict[str, Parameter]:
@@ -118,24 +136,31 @@ class PageRewrite:
         return {"first": first, "end": end, "limit": self._context.limits.batch_bytes}
 
     def _take(self, reading: _Reading, rows: list[Row]) -> None:
-        """Cut a reading into batches, unless it shows that this path has to end."""
-        head = Batch.of(rows[:1])
+        """Take in a reading, unless it shows that this path has to end, and cut its stretch once that is read."""
+        head, stretch = Batch.of(rows[:1]), self._stretch
+        assert stretch is not None  # noqa: S101  every reading is of one
         if head.filenode != self._pages.filenode:
-            self._stop = Stop.MOVED
-        elif head.size_bytes > self._context.limits.batch_bytes:
-            self._stop = Stop.TOO_LARGE
-        if self._stop:
+            self._stop, self._stretch = Stop.MOVED, None
             return
-        wanted = len(rows) if head.rows else 0
-        self._size.read(wanted, self._passes)
-        parts = passes(rows) if wanted and self._context.hot_order else [rows]
-        for number, part in enumerate(parts):
-            count = max(1, -(-(len(part) if wanted else 0) // self._size.rows))
+        if head.size_bytes > self._context.limits.batch_bytes:
+            self._stop, stretch.end = Stop.TOO_LARGE, reading.first
+        elif head.rows:
+            stretch.rows += rows
+        if self._stop or reading.end == stretch.end:
+            self._cut(stretch)
+            self._stretch = None
+
+    def _cut(self, stretch: _Stretch) -> None:
+        rows = stretch.rows
+        if not self._stop:
+            self._size.read(len(rows), stretch.end - stretch.first, self._passes)
+        for number, part in enumerate(passes(rows) if rows and self._context.hot_order else [rows]):
+            count = max(1, -(-len(part) // self._size.rows))
             for start, following in pairwise([len(part) * cut // count for cut in range(count + 1)]):
                 some = part[start:following]
                 pruned = _Reading(page_of(some[0]), page_of(some[-1]) + 1) if number else _NO_PAGES
-                self._read.append(_Rows(some, reading.first, pruned))
-        self._read[-1].done_before = reading.end
+                self._read.append(_Rows(some, stretch.first, pruned))
+        self._read[-1].done_before = stretch.end
 
     def _encrypt(self, some: _Rows) -> _Writing:
         batch = Batch.of(some.rows)

@@ -8,6 +8,7 @@ import psycopg
 
 from keyrotation_pipeline.adapters.postgres.engine.job import Job
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.low_priority import at_low_priority
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import slices_of
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import limits_for
@@ -42,7 +43,8 @@ def rewrite_shard(
         connect: opens a connection. Where there are workers, it can be pickled.
         request: id of the rotation. Progress is stored under it, its pausing is obeyed, and its type decides between
             routine and emergency mode.
-        settings: how worker processes are started. Without it, this process does all the work.
+        settings: how worker processes are started. Without it, or if one worker is enough, this process does all the
+            work.
 
     Returns:
         What this and earlier runs over the same shard did together.
@@ -58,18 +60,17 @@ def rewrite_shard(
         workers = 0 if settings is None else _worth_having(connection, shard, limits)
         slices = slices_of(connection, request, shard, workers * _SLICES_PER_WORKER if workers > 1 else 1)
     workers = min(workers, len(slices))
-    if settings is None or workers == 0:
-        return rewrite_slices(connect, request, slices, ring, target, report, limits)
+    if settings is None or workers <= 1:
+        return at_low_priority(
+            lambda tell: rewrite_slices(connect, request, slices, ring, target, tell, limits), report
+        )
     limits = replace(limits, workers=workers)
     job = Job.of(connect, settings.keys, request, slices, ring, target, limits.of_one_worker())
     return WorkerPool(job, settings, connect, limits, report).work()
 
 
 def _worth_having(connection: Connection, shard: Shard, limits: Limits) -> int:
-    """How many workers are worth starting for a shard; to start one takes as long as some hundred pages.
-
-    Even a single worker is worth it: it runs at a lower priority than others on its machine, which this process cannot.
-    """
+    """How many workers a shard is worth; to start a process takes as long as some hundred pages."""
     try:
         pages = _pages(connection, shard.table) // shard.of
     except psycopg.errors.LockNotAvailable:

@@ -83,12 +83,12 @@ class Supervisor:
         self._configured = self.limits
         self._commits = CommitTimes(self.limits.slow_commit_seconds)
 
-    def begin(self, relation: Relation, pages: PageRange) -> None:
+    def begin(self, relation: Relation, pages: PageRange, *, hot_order: bool) -> None:
         """Begin the next relation, or the next slice of one."""
         self._pages = pages
         self._seen_page = pages.next
         if relation.oid not in self._vacuums:
-            self._vacuums[relation.oid] = Vacuum(self.connect, self.connection, relation, self.limits)
+            self._vacuums[relation.oid] = Vacuum(self.connect, relation, self.limits, wanted=not hot_order)
         self._obey_and_pause(relation)
 
     def finish(self, pages: PageRange) -> None:

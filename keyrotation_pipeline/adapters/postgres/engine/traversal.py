@@ -1,12 +1,12 @@
 """Going through the pages: once over every page of a slice, and in sweeps over a whole table for skipped rows."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Codec
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import READING_PAGES, BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import (
@@ -27,8 +27,10 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
+
+_Source = StoredPageRanges | WholePageRanges
 
 
 @without_content
@@ -55,18 +57,38 @@ def rewrite_slices(
         PreflightError: a table refuses to be rewritten; names it.
         DatabaseUnavailableError: the connection was lost; progress is stored.
     """
-    shard = slices[0].shard
+    with rewriting(connect, request, slices[0].shard, ring, target, report, limits) as rewrite:
+        return rewrite(slices)
+
+
+@contextmanager
+def rewriting(
+    connect: Callable[[], Connection],
+    request: str,
+    shard: Shard,
+    ring: KeyRing,
+    target: KeyVersion,
+    report: Report,
+    limits: Limits,
+    in_hot_order: frozenset[int] | None = None,
+) -> Iterator[Callable[[Sequence[Slice]], Rewritten]]:
+    """What re-encrypts slices of one shard: connections, and what was learnt of batches and commits, live across them.
+
+    Args:
+        in_hot_order: the relations that are rewritten in this order; None: found out here.
+
+    Raises:
+        psycopg.Error, KeyRotationError: as `rewrite_slices`.
+    """
     with ExitStack() as stack:
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         subject = f"{shard.table.name} shard {shard.key}"
         supervisor = Supervisor(housekeeping, connect, request, limits, BatchSize(limits), subject, report)
-        traversal = _Traversal(
-            connection, shard.table, Codec(ring, target, native=limits.native_codec), target, supervisor, wait=False
-        )
-        done = traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
+        codec = Codec(ring, target, native=limits.native_codec)
+        traversal = _Traversal(connection, shard.table, codec, target, supervisor, in_hot_order, wait=False)
+        yield lambda slices: traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
         supervisor.close()
-        return done
 
 
 @without_content
@@ -100,9 +122,8 @@ def sweep(
         supervisor = Supervisor(
             housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", _nobody
         )
-        traversal = _Traversal(
-            connection, table, Codec(ring, target, native=limits.native_codec), target, supervisor, wait=wait
-        )
+        codec = Codec(ring, target, native=limits.native_codec)
+        traversal = _Traversal(connection, table, codec, target, supervisor, wait=wait)
         done = traversal.run([WholePageRanges(housekeeping)])
         supervisor.close()
         return done
@@ -115,17 +136,14 @@ class _Traversal:
     codec: Codec
     target: KeyVersion
     supervisor: Supervisor
-    wait: bool
+    in_hot_order: frozenset[int] | None = None
+    wait: bool = field(kw_only=True)
+    _contexts: dict[Relation, RewriteContext] = field(default_factory=dict)
 
-    def run(self, sources: Sequence[StoredPageRanges | WholePageRanges]) -> Rewritten:
+    def run(self, sources: Sequence[_Source]) -> Rewritten:
         retry = self._retry(str(self.table.name))
-        opened = retry.attempt(
-            lambda: [
-                (relation, [(stored, stored.open(relation)) for stored in sources])
-                for relation in heaps(self.connection, self.table)
-            ]
-        )
-        self.supervisor.total_pages = sum(pages.end - pages.first for _, begun in opened for _, pages in begun)
+        opened = retry.attempt(lambda: self._opened(sources))
+        self.supervisor.total_pages += sum(pages.end - pages.first for _, begun in opened for _, pages in begun)
         done = Rewritten()
         for relation, begun in opened:
             context = retry.attempt(lambda relation=relation: self._context(relation))  # type: ignore[misc]
@@ -134,8 +152,21 @@ class _Traversal:
                 done += _RelationTraversal(context, self.supervisor, stored, pages, retry, wait=self.wait).run()
         return done
 
+    def _opened(self, sources: Sequence[_Source]) -> list[tuple[Relation, list[tuple[_Source, PageRange]]]]:
+        relations = heaps(self.connection, self.table)
+        if self.in_hot_order is None:
+            self.in_hot_order = in_hot_order(self.connection, relations)
+        return [(relation, [(stored, stored.open(relation)) for stored in sources]) for relation in relations]
+
     def _context(self, relation: Relation) -> RewriteContext:
-        hot = in_hot_order(self.connection, relation)
+        # Grown since the slice before, it is the same relation.
+        same = replace(relation, pages=0)
+        if same not in self._contexts:
+            self._contexts[same] = self._new_context(relation)
+        return self._contexts[same]
+
+    def _new_context(self, relation: Relation) -> RewriteContext:
+        hot = relation.oid in (self.in_hot_order or ())
         sql = statements(self.connection, relation, row_key(self.connection, relation), self.target, hot_order=hot)
         rows, housekeeping, limits = self.connection, self.supervisor.connection, self.supervisor.limits
         return RewriteContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, hot)
@@ -153,7 +184,7 @@ class _RelationTraversal:
         self,
         context: RewriteContext,
         supervisor: Supervisor,
-        stored: StoredPageRanges | WholePageRanges,
+        stored: _Source,
         pages: PageRange,
         retry: LockRetry,
         *,
@@ -168,7 +199,9 @@ class _RelationTraversal:
 
     def run(self) -> Rewritten:
         self._pages.started = monotonic()
-        self._retry.attempt(lambda: self._supervisor.begin(self._context.relation, self._pages))
+        self._retry.attempt(
+            lambda: self._supervisor.begin(self._context.relation, self._pages, hot_order=self._context.hot_order)
+        )
         finished = False
         while not finished:
             finished = self._retry.attempt(self._go_on)
@@ -194,7 +227,7 @@ class _RelationTraversal:
 
     def _carefully(self) -> None:
         first = self._pages.next
-        end = min(first + self._supervisor.batch_size.pages, self._pages.end)
+        end = min(first + min(self._supervisor.batch_size.pages, READING_PAGES), self._pages.end)
         method = rewrite_stragglers if self._wait else rewrite_listed
         self._confirm(end, method(self._context, first, end))
 

@@ -15,18 +15,17 @@ from typing import BinaryIO
 
 from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.postgres.engine.job import Job
-from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
+from keyrotation_pipeline.adapters.postgres.engine.low_priority import NICENESS
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.progress import Progress
-
-# Processes that serve users on the same machine go first.
-_NICENESS = 10
 
 
 def main() -> None:
     """Work until standard input ends."""
     harden_process()
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and then ends us
     slices: queue.Queue[int] = queue.Queue()
     job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301  our parent's pipe
@@ -45,16 +44,17 @@ def _receive(stream: BinaryIO, slices: "queue.Queue[int]") -> None:
     os._exit(0)
 
 
+@without_content
 def _work(job: Job, slices: "queue.Queue[int]") -> None:
-    ring = job.ring()
-
     def report(progress: Progress) -> None:
         _send(note=progress.note)
 
-    while True:
-        part = job.slices[slices.get()]
-        done = rewrite_slices(job.connect, job.request, [part], ring, job.target, report, job.limits)
-        _send(finished=part.index, result=[done.rows, done.values, done.skipped, done.quarantined, done.seconds])
+    shard = job.slices[0].shard
+    with rewriting(job.connect, job.request, shard, job.ring(), job.target, report, job.limits, job.in_hot_order) as go:
+        while True:
+            part = job.slices[slices.get()]
+            done = go([part])
+            _send(finished=part.index, result=[done.rows, done.values, done.skipped, done.quarantined, done.seconds])
 
 
 def _send(**content: object) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keyrotation_pipeline import errors
@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.engine.job import Job
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import stages
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS
-from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
+from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum, in_hot_order
 from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -38,11 +38,14 @@ class _Message:
 
 
 class _Worker:
-    def __init__(self, job: bytes, environment: Mapping[str, str] | None, messages: "queue.Queue[_Message]") -> None:
+    def __init__(self, environment: Mapping[str, str] | None, messages: "queue.Queue[_Message]") -> None:
         self._process = subprocess.Popen(  # noqa: S603  arguments of our own
             _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
         threading.Thread(target=self._receive, args=(messages,), daemon=True).start()
+
+    def brief(self, job: bytes) -> None:
+        """Tell it its job; before that it starts, and does nothing."""
         self._send(job)
 
     def assign(self, number: int) -> None:
@@ -117,28 +120,35 @@ class WorkerPool:
             KeyRotationError: what the first worker that refuses says; the others are ended.
             BlockedError: a worker has died.
         """
-        packed = pickle.dumps(self._job)
         workers: list[_Worker] = []
-        with closing(self._connect()) as connection:
-            self._prepare(connection)
-            try:
-                for _ in range(self._limits.workers):
-                    workers.append(_Worker(packed, self._settings.environment, self._messages))  # noqa: PERF401  see finally
-                done = self._give_out(connection, workers)
-            finally:
+        try:
+            for _ in range(self._limits.workers):
+                workers.append(_Worker(self._settings.environment, self._messages))  # noqa: PERF401  see finally
+            with closing(self._connect()) as connection:
+                job = pickle.dumps(self._prepared(connection))  # while they start
                 for worker in workers:
-                    worker.end()
-            for vacuum, _ in self._vacuums.values():
-                vacuum.finish()
-            return done
+                    worker.brief(job)
+                done = self._give_out(connection, workers)
+        finally:
+            for worker in workers:
+                worker.end()
+        for vacuum, _ in self._vacuums.values():
+            vacuum.finish()
+        return done
 
-    def _prepare(self, connection: Connection) -> None:
+    def _prepared(self, connection: Connection) -> Job:
         self._shard = self._job.slices[0].shard
         self._before = stages(connection, self._job.request, self._shard)
+        relations = heaps(connection, self._shard.table)
+        hot = in_hot_order(connection, relations)
         self._vacuums: dict[str, tuple[Vacuum, int]] = {
-            relation.label: (Vacuum(self._connect, connection, relation, self._limits), self._done_pages(relation))
-            for relation in heaps(connection, self._shard.table)
+            relation.label: (
+                Vacuum(self._connect, relation, self._limits, wanted=relation.oid not in hot),
+                self._done_pages(relation),
+            )
+            for relation in relations
         }
+        return replace(self._job, in_hot_order=hot)
 
     def _done_pages(self, relation: Relation) -> int:
         stage = self._before.get(relation.label)

@@ -21,7 +21,7 @@ def vacuums_read_indexes_once(subject: Subject) -> Iterator[Problem]:
     ((memory,),) = connection.execute(_MEMORY).fetchall()
     for relation in subject.heaps:
         need = dead_rows_bytes(connection, relation)
-        if need > int(str(memory)) and not in_hot_order(connection, relation):
+        if need > int(str(memory)) and not in_hot_order(connection, [relation]):
             yield warning(
                 f"a vacuum of {relation.label} may have {need / 2**20:,.0f} MiB of dead rows to remember, and "
                 f"maintenance_work_mem is {int(str(memory)) / 2**20:,.0f} MiB, so that each index is read several "

@@ -44,7 +44,7 @@ def test_there_is_always_a_row_to_write_and_a_page_to_read_and_never_more_than_t
         assert size.rows >= 1
         assert not cap or size.rows <= max(1, cap / 10)
     for rows in read:
-        size.read(rows)
+        size.read(rows, size.pages)
         assert 1 <= size.pages <= 16
 
 
