@@ -35,7 +35,7 @@ shards = 4                        # per table; a shard is one Dagster partition
 max_rows_per_second = 0           # 0 = no cap
 max_replica_lag_seconds = 5
 # parallel_shards = 2             # shards that Dagster takes at a time; an emergency takes at least 4
-# workers = 1                     # processes per shard
+# workers = 1                     # per shard; several are processes
 # duty_cycle = 0.35               # share of its time that a routine rotation works; the rest is the application's
 # hours = "22:00-06:00"           # default: at any hour
 
