@@ -1,5 +1,6 @@
 """How far the rows of one table are, over all its shards."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -34,17 +35,33 @@ class TableProgress:
 
 def table_progress(pipeline: Pipeline, walk: Walk, table: EncryptedTable) -> TableProgress:
     """Look at the recorded shards and at those under way."""
-    name = str(table.name)
-    walked = {each.shard: each for each in pipeline.ledger.shard_progress(walk.id) if each.table == name}
-    finished = {index: record for index in range(pipeline.shards) if (record := walk.done(Step.ROWS, name, index))}
+    (far,) = tables_progress(pipeline, walk, (table,))
+    return far
+
+
+def tables_progress(pipeline: Pipeline, walk: Walk, tables: Sequence[EncryptedTable]) -> tuple[TableProgress, ...]:
+    """The same of several tables, from one look."""
+    walked: dict[str, dict[int, ShardProgress]] = {}
+    for each in pipeline.ledger.shard_progress(walk.id):
+        walked.setdefault(each.table, {})[each.shard] = each
+    totals = {count.table: count.rows for count in pipeline.ledger.counts(tables)}
+    return tuple(
+        _progress(walk, str(table.name), pipeline.shards, walked.get(str(table.name), {}), totals.get(table))
+        for table in tables
+    )
+
+
+def _progress(
+    walk: Walk, name: str, shards: int, walked: Mapping[int, ShardProgress], total: int | None
+) -> TableProgress:
+    finished = {index: record for index in range(shards) if (record := walk.done(Step.ROWS, name, index))}
     done = [read(Rewritten, record.facts) for record in finished.values()]
     running = [each for index, each in walked.items() if index not in finished and each.total_pages]
-    share = (len(done) + sum(each.done_pages / each.total_pages for each in running)) / pipeline.shards
+    share = (len(done) + sum(each.done_pages / each.total_pages for each in running)) / shards
     rows = sum(each.rows for each in done) + sum(each.rows for each in running)
     pace = _pace(done, running)
-    total = next((count.rows for count in pipeline.ledger.counts((table,))), None)
     left = None if total is None or not pace or share >= 1 else round((1 - share) * total / pace)
-    return TableProgress(name, len(done), pipeline.shards, share, rows, pace, left)
+    return TableProgress(name, len(done), shards, share, rows, pace, left)
 
 
 def _pace(done: list[Rewritten], running: list[ShardProgress]) -> float | None:

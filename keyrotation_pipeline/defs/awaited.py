@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.rows_progress import TableProgress, table_progress
+from keyrotation_pipeline.assurance.rows_progress import TableProgress, tables_progress
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.pages import duration
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -30,7 +30,7 @@ def show_what_is_awaited(
         return sentence
     phase = phase_of(rotation)
     if phase == Step.ROWS:
-        tables = [(table, table_progress(pipeline, rotation, table)) for table in pipeline.tables]
+        tables = list(zip(pipeline.tables, tables_progress(pipeline, rotation, pipeline.tables), strict=True))
         for observation in _of_rows(naming, rotation, sentence, tables, before):
             instance.report_runless_asset_event(observation)
         return "; ".join((*(_far(far) for _, far in tables), sentence))

@@ -6,11 +6,12 @@ materialized has outdated the last evaluation. Then what is cheap is looked at a
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import cache
 
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # type only
 
-from keyrotation_pipeline.assurance.rows_progress import table_progress
+from keyrotation_pipeline.assurance.rows_progress import TableProgress, tables_progress
 from keyrotation_pipeline.defs.deploy import not_overdue
 from keyrotation_pipeline.defs.keys import below_gcm_limit, reads_back
 from keyrotation_pipeline.defs.names import Naming
@@ -29,10 +30,10 @@ def interim_evaluations(
     """An evaluation of each check that is older than its asset, or than the proof that it tells of."""
     looks = _looks(naming, pipeline, rotation)
     evaluated = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(looks))
+    latest = instance.event_log_storage.get_latest_materialization_events({key.asset_key for key in looks})
     proof = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     for key, look in looks.items():
-        materialized = instance.get_latest_materialization_event(key.asset_key)
-        if materialized is None:
+        if (materialized := latest.get(key.asset_key)) is None:
             continue
         at, last = materialized.timestamp, evaluated.get(key)
         if proof is not None and key.name == "zero_old_rows":
@@ -51,8 +52,12 @@ def _looks(naming: Naming, pipeline: Pipeline, rotation: Walk) -> Mapping[dg.Ass
     def key(step: Step, name: str) -> dg.AssetCheckKey:
         return dg.AssetCheckKey(naming.step(step), name)
 
+    @cache
+    def far() -> Mapping[str, TableProgress]:
+        return {each.table: each for each in tables_progress(pipeline, rotation, pipeline.tables)}
+
     def rows(table: EncryptedTable) -> Look:
-        return lambda: zero_old_rows_so_far(pipeline, rotation, table)
+        return lambda: zero_old_rows_so_far(rotation, table, far()[str(table.name)])
 
     return {
         key(Step.KEY_VERSION, "key_reads_back"): lambda: reads_back(pipeline),
@@ -63,7 +68,7 @@ def _looks(naming: Naming, pipeline: Pipeline, rotation: Walk) -> Mapping[dg.Ass
     }
 
 
-def zero_old_rows_so_far(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> dg.AssetCheckResult:
+def zero_old_rows_so_far(rotation: Walk, table: EncryptedTable, far: TableProgress) -> dg.AssetCheckResult:
     """Not passed until the proof has counted; that of the proof is as good as it was then."""
     record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     if record is not None:
@@ -73,7 +78,6 @@ def zero_old_rows_so_far(pipeline: Pipeline, rotation: Walk, table: EncryptedTab
             f"{rotation.source}; counted again when the rotation has ended",
             metadata={"old_rows": 0},
         )
-    far = table_progress(pipeline, rotation, table)
     return dg.AssetCheckResult(
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
