@@ -81,6 +81,9 @@ class CiphertextDatabase(Protocol):
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """Rows that hold any value under `versions`, in any declared column."""
 
+    def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
+        """Rows that hold any value under a version; None if they were not counted in so many seconds."""
+
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         """Rows inserted and updated in each table, by its name, since the server's statistics began."""
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.model.rollout import Aim, Goal
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -20,6 +20,8 @@ from keyrotation_pipeline.requests.compromising import held_compromised, tell_ap
 from keyrotation_pipeline.requests.superseding import lineage
 from keyrotation_pipeline.rotation.keys import record_of, require_kept
 from keyrotation_pipeline.rotation.rollout import bring
+
+EMERGENCY_LOOK_SECONDS = 3.0
 
 
 def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -30,8 +32,8 @@ def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
     """
     instances = bring_to_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
     _refuse_early_writers(rotation, instances)
-    _refuse_early_values(pipeline, rotation.target)
-    return {"version": str(rotation.target), "instances": len(instances), "names": names_of(instances)}
+    missed = _refuse_early_values(pipeline, rotation)
+    return _rolled_out("version", rotation, instances, missed)
 
 
 def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -43,11 +45,12 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     """
     record = _require_registered(pipeline, rotation)
     stored = pipeline.keys.read()
+    missed: tuple[str, ...] = ()
     if not _promoted_before(pipeline, stored, rotation):
         _require_promotable(pipeline, stored, rotation, record)
         readers = bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         _refuse_early_writers(rotation, readers)
-        _refuse_early_values(pipeline, rotation.target)
+        missed = _refuse_early_values(pipeline, rotation)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_promotion(pipeline, rotation)
@@ -56,7 +59,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     # By this number, row versions of later transactions are known to be written since promotion. So it comes last.
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
-    return {"primary": str(rotation.target), "instances": len(instances), "names": names_of(instances)}
+    return _rolled_out("primary", rotation, instances, missed)
 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
@@ -77,20 +80,43 @@ def _refuse_early_writers(rotation: Walk, instances: Sequence[Instance]) -> None
         )
 
 
-def _refuse_early_values(pipeline: Pipeline, target: KeyVersion) -> None:
-    """Nobody may have written under the target yet, whether it reports itself or not."""
+def _refuse_early_values(pipeline: Pipeline, rotation: Walk) -> tuple[str, ...]:
+    """Nobody may have written under the target yet, whether it reports itself or not.
+
+    In an emergency this is looked for during a few seconds, since the old key is to be left at once. What is missed is
+    written early, and not lost: every instance reads the target before it becomes the primary.
+
+    Returns:
+        The tables that were not looked through to their end.
+    """
+    missed, target = [], rotation.target
     for table in pipeline.tables:
-        if not (rows := _rows_under(pipeline, table, target)):
-            continue
-        columns = [each for each in table.columns if _rows_under(pipeline, replace(table, columns=(each,)), target)]
-        raise BlockedError(
-            f"{target} value seen before promotion: table {table.name} holds {rows} in "
-            f"{', '.join(columns) or 'its columns'}; find what writes them, and have it write under the old version"
-        )
+        rows = _early_rows(pipeline, rotation, table)
+        if rows is None:
+            missed.append(str(table.name))
+        elif rows:
+            columns = [each for each in table.columns if _rows_under(pipeline, replace(table, columns=(each,)), target)]
+            raise BlockedError(
+                f"{target} value seen before promotion: table {table.name} holds {rows} in "
+                f"{', '.join(columns) or 'its columns'}; find what writes them, and have it write under the old version"
+            )
+    return tuple(missed)
+
+
+def _early_rows(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> int | None:
+    if rotation.type is not RotationType.EMERGENCY:
+        return _rows_under(pipeline, table, rotation.target)
+    seconds = EMERGENCY_LOOK_SECONDS / len(pipeline.tables)
+    return pipeline.database.rows_seen(table, rotation.target, seconds)
 
 
 def _rows_under(pipeline: Pipeline, table: EncryptedTable, version: KeyVersion) -> int:
     return pipeline.database.old_rows(table, [version], None).rows
+
+
+def _rolled_out(what: str, rotation: Walk, instances: Sequence[Instance], missed: Sequence[str]) -> Mapping[str, Any]:
+    facts = {what: str(rotation.target), "instances": len(instances), "names": names_of(instances)}
+    return {**facts, "not_looked_through": list(missed)} if missed else facts
 
 
 def _require_registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:

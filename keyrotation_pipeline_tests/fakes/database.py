@@ -53,6 +53,7 @@ class FakeDatabase:
         stale: rows counted as written since promotion.
         writes: rows that each table's statistics name as written.
         small: names of tables that are one shard.
+        slow: names of tables that are not counted in a few seconds.
     """
 
     rows: dict[str, list[dict[str, str | None]]]
@@ -77,6 +78,7 @@ class FakeDatabase:
     proven_with: list[Moment] = field(default_factory=list)
     around: Surroundings = AMPLE
     small: frozenset[str] = frozenset()
+    slow: frozenset[str] = frozenset()
 
     def identity(self) -> DatabaseIdentity:
         return DatabaseIdentity("clinic@localhost", "7000000000000000001")
@@ -157,6 +159,9 @@ class FakeDatabase:
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         rows = {number for number, _, value in self._cells(table) if version_of(value) in versions}
         return OldRows(len(rows), min(self.stale, len(rows)))
+
+    def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
+        return None if str(table.name) in self.slow else self.old_rows(table, [version], None).rows
 
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         return {str(table.name): self.writes for table in tables}

@@ -133,6 +133,18 @@ def test_what_version_was_expected_makes_no_difference_to_the_judgement(
     assert differently == 0
 
 
+def test_a_look_for_a_version_ends_after_so_many_seconds_and_leaves_no_limit_behind(
+    connection: Connection, ring: KeyRing, seal: Seal
+) -> None:
+    fill(connection, (seal(ring, 2, "early"),))
+    connection.execute("INSERT INTO public.notes SELECT repeat('x', 100) FROM generate_series(1, 200000)")
+    assert census.rows_seen(connection, ONE, V2, 60) == 1
+    assert census.rows_seen(connection, ONE, V1, 60) == 0
+    assert census.rows_seen(connection, ONE, V2, 0) is None
+    assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+    assert census.old_rows(connection, ONE, [V2], None).rows == 1
+
+
 def test_values_of_a_megabyte_are_judged_whole(connection: Connection, ring: KeyRing, seal: Seal) -> None:
     large = seal(ring, 1, "x" * 1_000_000)
     fill(connection, (large,), (large[:-1],), ("x" * 1_000_000,), (large[:1_000_000] + " " + large[1_000_001:],))

@@ -129,6 +129,10 @@ class PostgresDatabase:
         """See `CiphertextDatabase.old_rows`."""
         return census.old_rows(self.connection, table, versions, promotion_xid)
 
+    def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
+        """See `CiphertextDatabase.rows_seen`."""
+        return census.rows_seen(self.connection, table, version, seconds)
+
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         """See `CiphertextDatabase.written_rows`."""
         return usage.written_rows(self.connection, tables)

@@ -1,5 +1,6 @@
 """The two rollouts: who must be seen to do what, what stops the promotion, and every crash point of it."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -72,6 +73,20 @@ def test_a_value_under_the_new_key_before_promotion_stops_the_rotation(
         roll_out(world.pipeline, rotation, world.report)  # type: ignore[operator]
     assert world.keys.primary() == V2
     assert states(world)["v3"] == KeyState.PRE_ACTIVATION
+
+
+@ROLLOUTS
+def test_an_emergency_does_not_wait_for_a_look_through_everything_and_says_what_it_missed(
+    world: FakeWorld, rotation: Walk, roll_out: Callable[..., Mapping[str, object]]
+) -> None:
+    follow_the_store(world)
+    world.database.slow = frozenset({"visits"})
+    emergency = replace(rotation, type=RotationType.EMERGENCY)
+    world.database.rows["clients"][0]["email"] = "v3:early"
+    with pytest.raises(BlockedError, match="v3 value seen before promotion: table clients"):
+        roll_out(world.pipeline, emergency, world.report)
+    world.database.rows["clients"][0]["email"] = "v2:ann@example.org"
+    assert roll_out(world.pipeline, emergency, world.report)["not_looked_through"] == ["visits"]
 
 
 @ROLLOUTS

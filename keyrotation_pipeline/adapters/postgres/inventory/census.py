@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from time import monotonic
 from typing import cast
 
+import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.filters import Counted, counted_by_filters
@@ -71,6 +73,26 @@ def old_rows(
         relation_rows, relation_since = cast("tuple[int, int]", found)
         rows, since = rows + relation_rows, since + relation_since
     return OldRows(rows, since)
+
+
+def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
+    """Count rows with a value under a version, as `old_rows` does; None if that takes longer than so many seconds.
+
+    Raises:
+        As `count`.
+    """
+    until, rows = monotonic() + seconds, 0
+    seen = sql.SQL(" OR ").join(under(column, [version]) for column in table.columns)
+    for relation in countable(connection, table):
+        query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, seen)
+        left_ms = max(1, round(1000 * (until - monotonic())))
+        with heap_scan(connection, relation.label, relation.oid):
+            try:
+                connection.execute(f"SET LOCAL statement_timeout = {left_ms}".encode())
+                rows += cast("tuple[int]", connection.execute(query).fetchone())[0]
+            except psycopg.errors.QueryCanceled:
+                return None
+    return rows
 
 
 def _written_since(promotion_xid: int | None) -> sql.Composable:
