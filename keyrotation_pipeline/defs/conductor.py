@@ -18,6 +18,7 @@ from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.defs.partitions import missing_versions
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.defs.silent_runs import end_silent
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -66,7 +67,8 @@ def tick(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline) -> dg
     decision = performing.next_decision(pipeline, rotation)
     if not decision.tasks:
         return dg.SkipReason(f"waiting for {decision.waiting_for}")
-    past, now = _past_runs(instance, naming, rotation), pipeline.clock.now()
+    end_silent(instance, pipeline, rotation, decision.tasks, _conducted(instance, naming, rotation))
+    past, now = (past for _, past in _conducted(instance, naming, rotation)), pipeline.clock.now()
     chosen = launches(naming, rotation, decision.tasks, past, now, pipeline.parallel_shards)
     if any(request.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for request in chosen.requests):
         # After a failure: more runs cannot mend a damaged key store. One that only does not answer is tried again.
@@ -91,15 +93,15 @@ def _evidence_of_last(
 ) -> dg.SensorResult | dg.SkipReason:
     walked = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
     finished = next((each for each in walked if each.status is RequestStatus.FINISHED), None)
-    if finished is None or any(run.subject == EVIDENCE for run in _past_runs(instance, naming, finished)):
+    if finished is None or any(past.subject == EVIDENCE for _, past in _conducted(instance, naming, finished)):
         return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
     return dg.SensorResult(run_requests=[evidence_request(naming, finished)])
 
 
-def _past_runs(instance: dg.DagsterInstance, naming: Naming, rotation: Walk) -> Iterator[PastRun]:
-    records = instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation.id}))
-    for record in records:
+def _conducted(instance: dg.DagsterInstance, naming: Naming, rotation: Walk) -> Iterator[tuple[dg.DagsterRun, PastRun]]:
+    """Each run that the conductor started for a rotation, and what that tells."""
+    for record in instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation.id})):
         run = record.dagster_run
         ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None
         if (past := PastRun.believed(naming, run.job_name, run.tags, ended_at)) is not None:
-            yield past
+            yield run, past

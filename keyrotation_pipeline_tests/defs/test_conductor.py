@@ -153,6 +153,32 @@ def test_nothing_is_started_while_a_run_for_it_is_in_progress(dagster: Dagster, 
     assert skipped(dagster) == "in progress: introduce_key"
 
 
+def test_a_run_that_went_with_its_machine_is_tried_again(dagster: Dagster, walked: Walked) -> None:
+    rotation = walked(Step.PRIMARY_KEY_ROLLOUT)
+    wanted = requests(dagster)
+    for request in wanted:
+        job = dagster.definitions.resolve_job_def(str(request.job_name))
+        run = dagster.instance.create_run_for_job(job, tags={**TRUE_TAGS, **request.tags})
+        dagster.instance.handle_new_event(started(run))
+    dagster.world.clock.at = datetime.now(UTC) + timedelta(minutes=4)
+    assert "in progress" in skipped(dagster)
+    dagster.world.clock.at += timedelta(minutes=2)
+    with dagster.world.ledger.lock(f"{rotation.id}/rows/billing.Invoices shard 01"):
+        assert "in progress" in skipped(dagster)
+
+    again = requests(dagster)
+    assert {run.status for run in dagster.instance.get_runs()} == {dg.DagsterRunStatus.FAILURE}
+    assert [request.tags["keyrotation/attempt"] for request in again] == ["2", "2"]
+    assert all(dagster.run(request).success for request in again)
+
+
+def started(run: dg.DagsterRun) -> dg.EventLogEntry:
+    """The last that was heard of a run."""
+    event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
+    now = datetime.now(UTC).timestamp()
+    return dg.EventLogEntry(None, 10, "", run.run_id, now, None, run.job_name, event)  # type: ignore[no-untyped-call]
+
+
 def test_a_blocked_proof_is_tried_again_a_minute_later(dagster: Dagster, walked: Walked) -> None:
     rotation = walked(Step.ROWS)
     dagster.world.database.rows["clients"][0]["email"] = "v1:stale"
