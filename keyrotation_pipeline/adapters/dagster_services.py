@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
+from keyrotation_pipeline.adapters.child_process import spent_ticks
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
 
 LOOPBACK = "127.0.0.1"
-START_SECONDS = 180
+IDLE_SECONDS = 180  # without any work of theirs, services that do not answer are given up
+TELL_SECONDS = 30
 STOP_SECONDS = 20
 LOOK_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
@@ -108,21 +110,24 @@ class DagsterServices:
         self.log.write_bytes(b"")
         self._start_code_server()
 
-    def wait_until_served(self, stopped: Callable[[], bool]) -> bool:
+    def wait_until_served(self, stopped: Callable[[], bool], tell: Callable[[str], None]) -> bool:
         """Start what is left, and wait for the web server; False when `stopped` came first.
 
+        Args:
+            tell: gets a sentence now and then of what is waited for.
+
         Raises:
-            HomeError: the services ended, or do not answer.
+            HomeError: the services ended, or do nothing and do not answer.
         """
-        if not self._wait_for(self._code_is_served, stopped):
+        if not self._wait_for("the code server", self._code_is_served, stopped, tell):
             return False
         workspace = ["--workspace", str(self._home / "workspace.yaml")]
         self._start(["dagster._daemon", "run", "--log-level", "warning", *workspace], self._bare)
         webserver = ["keyrotation_pipeline.defs.webserver", *self._door_options(), *workspace]
         self._start(webserver, self._bare, line=self._door.token)
-        return self._wait_for(self._page_is_served, stopped)
+        return self._wait_for("the web server", self._page_is_served, stopped, tell)
 
-    def wait_while_running(self, stopped: Callable[[], bool]) -> None:
+    def wait_while_running(self, stopped: Callable[[], bool], tell: Callable[[str], None]) -> None:
         """Wait until `stopped`; a code server that ends meanwhile is started again.
 
         Raises:
@@ -133,7 +138,7 @@ class DagsterServices:
                 return
             if self._code_server_is_lost():
                 self._start_code_server()
-                self._wait_for(self._code_is_served, stopped)
+                self._wait_for("the code server", self._code_is_served, stopped, tell)
             elif not self._run():
                 raise HomeError(f"Dagster ended by itself; read {self.log}, then run `keyrotation up` again")
 
@@ -148,14 +153,23 @@ class DagsterServices:
         lost, self._code_was_loaded = self._code_was_loaded and not children, children
         return lost
 
-    def _wait_for(self, served: Callable[[], bool], stopped: Callable[[], bool]) -> bool:
-        for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
+    def _wait_for(
+        self, what: str, served: Callable[[], bool], stopped: Callable[[], bool], tell: Callable[[str], None]
+    ) -> bool:
+        """As long as the services live and work: on a busy machine that takes minutes."""
+        looked_at = worked_at = 0.0
+        spent = self._spent()
+        for waited in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
             if stopped():
                 return False
-            if not self._run():
+            if not self._run() or waited - worked_at > IDLE_SECONDS:
                 break
             if served():
                 return True
+            if waited - looked_at > TELL_SECONDS:
+                looked_at, before, spent = waited, spent, self._spent()
+                worked_at = waited if spent != before else worked_at
+                tell(f"waiting for {what} of Dagster for {waited:.0f} s; its log is {self.log}")
         raise HomeError(f"Dagster does not start; read {self.log} and mend what it says")
 
     def _code_is_served(self) -> bool:
@@ -170,6 +184,9 @@ class DagsterServices:
             urllib.request.urlopen(question, timeout=5).close()  # noqa: S310  loopback
             return True
         return False
+
+    def _spent(self) -> int:
+        return spent_ticks({process.pid for process in self._processes})
 
     def _run(self) -> bool:
         return all(process.poll() is None for process in self._processes)

@@ -45,9 +45,9 @@ def up(
         if database is not None:
             output.heading(database)
         services.start()
-        if services.wait_until_served(stopped):
+        if services.wait_until_served(stopped, output.note):
             _announce(door, services.log, configured=declared is not None)
-            services.wait_while_running(stopped)
+            services.wait_while_running(stopped, output.note)
 
 
 def _declared(config: Path | None) -> settings.Settings | None:

@@ -1,0 +1,51 @@
+"""How long `up` waits for services that do not answer: as long as they work."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.adapters import dagster_services
+from keyrotation_pipeline.adapters.dagster_services import DagsterServices, Door
+from keyrotation_pipeline.errors import HomeError
+
+BUSY = "while True: pass"
+IDLE = "import time; time.sleep(600)"
+ENDS = "raise SystemExit(1)"
+
+
+@contextlib.contextmanager
+def started(folder: Path, program: str) -> Iterator[DagsterServices]:
+    (folder / "service.py").write_text(program)
+    services = DagsterServices(folder, folder, Door(0, None), {}, {})
+    services._start(["service"], {})
+    try:
+        yield services
+    finally:
+        services.stop()
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dagster_services, "IDLE_SECONDS", 1.5)
+    monkeypatch.setattr(dagster_services, "TELL_SECONDS", 0.4)
+
+
+def test_services_that_work_are_waited_for_and_it_is_said_for_which(tmp_path: Path) -> None:
+    told = list[str]()
+    with started(tmp_path, BUSY) as services:
+        assert services._wait_for("the code server", lambda: len(told) > 5, lambda: False, told.append)
+    assert told[0].startswith("waiting for the code server of Dagster for")
+    assert str(tmp_path / "services.log") in told[0]
+
+
+@pytest.mark.parametrize("program", [IDLE, ENDS], ids=["do nothing", "have ended"])
+def test_services_are_given_up_when_they(tmp_path: Path, program: str) -> None:
+    with started(tmp_path, program) as services, pytest.raises(HomeError, match="does not start; read"):
+        services._wait_for("the code server", lambda: False, lambda: False, lambda _sentence: None)
+
+
+def test_nobody_is_waited_for_once_it_is_to_stop(tmp_path: Path) -> None:
+    with started(tmp_path, IDLE) as services:
+        assert not services._wait_for("the code server", lambda: False, lambda: True, lambda _sentence: None)
