@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.request import Step
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
-from keyrotation_pipeline_tests.contract.test_kubernetes_rights import PATHS, account_of, apply, as_account, one_less
+from keyrotation_pipeline_tests.contract.test_kubernetes_rights import account_of, allow, apply, as_account, one_less
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.fleets import IMAGE as POD_IMAGE
 from keyrotation_pipeline_tests.servers import Server
@@ -207,10 +207,6 @@ def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enoug
     account = as_account(TestKeySecrets(cluster, "none", cluster.kubeconfig), role["metadata"]["name"], tmp_path)
     launcher: Any = instance.run_launcher
 
-    def allow(rules: list[dict[str, Any]]) -> None:
-        path = f"{PATHS['Role'].format(cluster.namespace)}/{role['metadata']['name']}"
-        cluster.ask("PATCH", path, {"rules": rules})
-
     def everything() -> None:
         """Start a run, look after it, say why it failed, end it."""
         run = launched_run(instance, "evidence", {})
@@ -230,12 +226,13 @@ def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enoug
             core_api_override=client.CoreV1Api(asked), batch_api_override=client.BatchV1Api(asked)
         )
         monkeypatch.setattr(launcher, "_api_client", ours)
+        allow(cluster, role["metadata"]["name"], role["rules"])
         everything()
         for fewer in one_less(role["rules"]):
-            allow(fewer)
+            allow(cluster, role["metadata"]["name"], fewer)
             with pytest.raises((AssertionError, client.ApiException, DagsterK8sUnrecoverableAPIError)):
                 everything()
-        allow(role["rules"])
+        allow(cluster, role["metadata"]["name"], role["rules"])
         everything()
 
 

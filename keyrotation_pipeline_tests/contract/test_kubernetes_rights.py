@@ -25,9 +25,11 @@ from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_noth
 from keyrotation_pipeline_tests.contract.test_kubernetes_rollout import KIND, Stage
 from keyrotation_pipeline_tests.fleets import TestFleet
 from keyrotation_pipeline_tests.unit.rotation.requests import approved
+from keyrotation_pipeline_tests.waiting import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 FIRST, ROSTER = "ENCRYPTION_MASTER_KEY", "keyrotation/roster"
+_marks = count()
 PATHS = {
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
@@ -52,6 +54,22 @@ def documents(file: str, secrets: TestKeySecrets, workload: str) -> list[dict[st
 
 def apply(cluster: TestCluster, content: dict[str, Any]) -> None:
     cluster.ask("POST", PATHS[content["kind"]].format(cluster.namespace), content)
+
+
+def allow(cluster: TestCluster, role: str, rules: list[dict[str, Any]]) -> None:
+    """Let a Role allow these, and wait until the cluster goes by it for the account of the same name."""
+    mark = {"apiGroups": ["test"], "resources": [f"mark-{next(_marks)}"], "verbs": ["get"]}
+    cluster.ask("PATCH", f"{PATHS['Role'].format(cluster.namespace)}/{role}", {"rules": [*rules, mark]})
+    if cluster.standin is not None:  # which goes by what it was told last
+        return
+    asked = {"namespace": cluster.namespace, "verb": "get", "group": "test", "resource": mark["resources"][0]}
+    spec = {"user": f"system:serviceaccount:{cluster.namespace}:{role}", "resourceAttributes": asked}
+
+    def is_allowed() -> bool:
+        review = cluster.ask("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": spec})
+        return bool(review["status"]["allowed"])
+
+    assert eventually(is_allowed)
 
 
 def as_account(secrets: TestKeySecrets, account: str, folder: Path) -> TestKeySecrets:
@@ -93,6 +111,8 @@ class Accounts:
         self.content = documents("pipeline.yaml", self.cluster_secrets, workload)
         for content in self.content:
             apply(self.cluster_secrets.cluster, content)
+        for role in self.roles:
+            self.allow(role, role["rules"])
         self._kubeconfigs: dict[str, TestKeySecrets] = {}
 
     @property
@@ -104,8 +124,8 @@ class Accounts:
         return [content for content in self.content if content["kind"] == "Role"]
 
     def allow(self, role: dict[str, Any], rules: list[dict[str, Any]]) -> None:
-        cluster = self.cluster_secrets.cluster
-        cluster.ask("PATCH", f"{PATHS['Role'].format(cluster.namespace)}/{role['metadata']['name']}", {"rules": rules})
+        """Change a Role; the account that is bound to it by all of its bindings is that of its name."""
+        allow(self.cluster_secrets.cluster, role["metadata"]["name"], rules)
 
     def as_(self, account: str) -> Stage:
         """The same stage, as an account of the file finds it."""
