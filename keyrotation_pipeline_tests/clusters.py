@@ -1,6 +1,7 @@
 """A Kubernetes API server for tests, at whose calls something can happen: a stand-in, or a real one.
 
-`KEYROTATION_TEST_KUBECONFIG` names a kubeconfig of a real cluster, in which the tests make a namespace of their own.
+`KEYROTATION_TEST_KUBECONFIG` names a kubeconfig of a real cluster, in which the tests make a namespace of their own. It
+needs a node: Pods of `fleets` must really run. CONTRIBUTING.md says what else.
 They go through the API alone, and faults are injected into urllib3, so that they ask nothing of a stand-in.
 """
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ IMAGE = "registry.example/keyrotation:0.1.0"
 FORGED = {
     "dagster-k8s/config": json.dumps({"container_config": {"image": "evil"}, "pod_spec_config": {"host_pid": True}})
 }
+_numbers = count()
 Launch = Callable[..., dict[str, Any]]
 
 
@@ -50,9 +52,10 @@ def instance(
     }
     home = tmp_path_factory.mktemp("dagster")
     (home / "dagster.yaml").write_text(yaml.safe_dump(content))
+    database = f"dagster_on_kubernetes_{next(_numbers)}"  # a worker may come back to this module after another one
     with psycopg.connect(server.url(), autocommit=True) as admin:
-        admin.execute("CREATE DATABASE dagster_on_kubernetes")
-    url = server.url("dagster_on_kubernetes").replace("postgresql://", "postgresql+psycopg2://", 1)
+        admin.execute(f"CREATE DATABASE {database}")
+    url = server.url(database).replace("postgresql://", "postgresql+psycopg2://", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_PG_URL", url)
         for number, name in enumerate(("KEYROTATION_DATABASE_URL", "ENCRYPTION_MASTER_KEY")):

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from keyrotation_pipeline_tests.kubernetes_standin import validation
+
 Json = dict[str, Any]
 Key = tuple[str, str, str]  # plural, namespace, name
 
@@ -30,7 +32,6 @@ KINDS = {
 WITH_TEMPLATE = ("deployments", "statefulsets", "daemonsets")
 _ENTRY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_ANNOTATION = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 MOST_BYTES = 1024 * 1024
 CREATED_AT = "2026-01-05T03:00:00Z"
 
@@ -175,20 +176,18 @@ def _named(values: list[Any]) -> bool:
 
 
 def _check(plural: str, wanted: Json) -> None:
-    annotations = wanted["metadata"].get("annotations") or {}
     if plural in WITH_TEMPLATE:
         spec = wanted.get("spec") or {}
-        template = (spec.get("template") or {}).get("metadata") or {}
-        annotations = {**annotations, **(template.get("annotations") or {})}
-        labels = template.get("labels") or {}
+        labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
         selector = (spec.get("selector") or {}).get("matchLabels") or {}
         if not selector or any(labels.get(name) != value for name, value in selector.items()):
             raise RefusedError(
                 422, "Invalid", "spec.template.metadata.labels: `selector` does not match template `labels`"
             )
-    for name, value in annotations.items():
-        if not _ANNOTATION.fullmatch(name) or not isinstance(value, str):
-            raise RefusedError(422, "Invalid", f"metadata.annotations: Invalid value: {name}")
+    if (why := validation.unreadable(wanted)) is not None:
+        raise RefusedError(400, "BadRequest", why)
+    if (why := validation.invalid(plural, wanted)) is not None:
+        raise RefusedError(422, "Invalid", why)
     if plural == "secrets":
         _check_secret(wanted)
 
@@ -207,7 +206,7 @@ def _check_secret(wanted: Json) -> None:
         raise RefusedError(400, "BadRequest", "illegal base64 data at input byte 0") from None
     if size > MOST_BYTES:
         raise RefusedError(422, "Invalid", "data: Too long: may not be more than 1048576 bytes")
-    if wrong := [name for name in data if not _ENTRY.fullmatch(name)]:
+    if wrong := [name for name in data if not _ENTRY.fullmatch(name) or name.startswith("..") or name == "."]:
         raise RefusedError(422, "Invalid", f"data[{wrong[0]}]: Invalid value: a valid config key must consist of …")
     wanted["data"] = data
     wanted.setdefault("type", "Opaque")
