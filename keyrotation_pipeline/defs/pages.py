@@ -57,7 +57,7 @@ def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:
     facts, new, old = record.facts, f"**{rotation.target}**", f"**{rotation.source}**"
     sentences: Mapping[Step, Callable[[], str]] = {
         Step.KEY_VERSION: lambda: _key(read(KeyMade, facts), names),
-        Step.DUAL_KEY_ROLLOUT: lambda: f"{_instances(facts)}: reading {new} beside {old}. Nothing writes {new} yet.",
+        Step.DUAL_KEY_ROLLOUT: lambda: f"{_instances(facts)}: reading {new} beside {old}. {_early(facts, new)}",
         Step.PRIMARY_KEY_ROLLOUT: lambda: f"{new} is the primary. {_instances(facts)}: writing {new}, reading {old}.",
         Step.ZERO_OLD_ROWS_PROOF: lambda: _proof(read(Proven, facts)),
         Step.RETIRED_KEY: lambda: _retired(read(KeyRetired, facts)),
@@ -142,6 +142,14 @@ def _instances(facts: Facts) -> str:
     if not number:
         return "**No instance was seen**, so an officer's word or `[rollout] mode` stands for it"
     return f"{number} instance{'s' * (number > 1)} ({plain(named)})"
+
+
+def _early(facts: Facts, new: str) -> str:
+    """Whether anything writes under a key that is not the primary yet."""
+    if missed := facts.get("not_looked_through"):
+        some = ", ".join(missed[:3]) + (f" and {len(missed) - 3} more" if len(missed) > 3 else "")  # noqa: PLR2004
+        return f"No value under {new} was seen in a few seconds, which were too few for {plain(some)}."
+    return f"Nothing writes {new} yet."
 
 
 def _archived(facts: Facts, old: str) -> str:

@@ -12,8 +12,10 @@ from keyrotation_pipeline.defs.conductor import tick
 from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.defs.pages import (
     SHOWN_WITHOUT_A_CLICK_CHARS,
+    Names,
     duration,
     instance_table,
+    summary,
 )
 from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.model.instances import Instance
@@ -65,6 +67,24 @@ def test_every_page_is_sentences_tables_and_numbers_of_a_length_that_needs_no_cl
         0,
         4,
     )
+
+
+@pytest.mark.parametrize(
+    ("missed", "told"),
+    [
+        pytest.param([], "Nothing writes **v2** yet.", id="all was read"),
+        pytest.param(["notes"], "seen in a few seconds, which were too few for notes.", id="a large table"),
+        pytest.param([f"t{n}" for n in range(9)], "too few for t0, t1, t2 and 6 more.", id="many"),
+    ],
+)
+def test_a_rollout_does_not_say_more_than_it_has_looked_at(
+    dagster: Dagster, walked: Walked, missed: list[str], told: str
+) -> None:
+    rotation = walked(Step.DUAL_KEY_ROLLOUT)
+    record = rotation.done(Step.DUAL_KEY_ROLLOUT)
+    assert record is not None
+    facts = {**record.facts, **({"not_looked_through": missed} if missed else {})}
+    assert summary(rotation, replace(record, facts=facts), Names({})).endswith(told)
 
 
 def test_a_shard_says_how_far_its_table_is(dagster: Dagster, walked: Walked) -> None:
