@@ -8,6 +8,7 @@ from keyrotation_pipeline.assurance.fleet import failing, returned
 from keyrotation_pipeline.assurance.incidents_now import incidents_now
 from keyrotation_pipeline.assurance.key_loss import lost_keys
 from keyrotation_pipeline.assurance.listing import pending_requests
+from keyrotation_pipeline.assurance.outlook import outlook
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.assurance.rehearsed import last_rehearsal
 from keyrotation_pipeline.assurance.rolling_decrypt import overdue
@@ -18,8 +19,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.progress import ShardProgress
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.stored_keys import StoredKeys
@@ -34,8 +34,6 @@ from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.keys import declared_activations
 
 COUNTS_STALE_AFTER = timedelta(days=7)
-# What the walk of rows is of a rotation's whole time, by the demo's measure; the other steps share the rest.
-ROWS_SHARE = 0.7
 
 
 def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[str] = ()) -> Status:
@@ -194,17 +192,16 @@ def _table(
 
 
 def _rotation(pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount]) -> RotationStatus:
-    walked = pipeline.ledger.shard_progress(walk.id)
-    weights = {str(table.name): max(count.rows, 1) for table, count in counts.items()}
-    rows_done = _rows_done(pipeline, walk, walked, weights)
+    pace = pace_of(pipeline, walk)
+    far, eta_seconds = outlook(pipeline, walk, tuple(counts.values()), pace)
     return RotationStatus(
         walk=walk,
         phase=phase_of(walk),
         approvals_required=pinned_roster(pipeline).required,
-        progress=_progress(walk, rows_done),
-        eta_seconds=_eta_seconds(walk, rows_done, walked, sum(weights.values())),
+        progress=far,
+        eta_seconds=eta_seconds,
         waiting_for=_waiting_for(pipeline, walk),
-        pace=pace_of(pipeline, walk),
+        pace=pace,
     )
 
 
@@ -220,35 +217,3 @@ def _waiting_for(pipeline: Pipeline, rotation: Walk) -> str | None:
 
 def _since(at: datetime) -> str:
     return f" (since {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
-
-
-def _rows_done(pipeline: Pipeline, rotation: Walk, walked: Sequence[ShardProgress], weights: dict[str, int]) -> float:
-    """Which part of all rows the walk has passed, 0 to 1; a table counts by its rows as last counted."""
-    if rotation.done(Step.ROWS):
-        return 1.0
-    pages = {(each.table, each.shard): each.done_pages / each.total_pages for each in walked if each.total_pages}
-    passed = total = 0.0
-    for table in pipeline.tables:
-        name, weight = str(table.name), weights.get(str(table.name), 1)
-        shards = [
-            1.0 if rotation.done(Step.ROWS, name, shard) else pages.get((name, shard), 0.0)
-            for shard in range(pipeline.shards)
-        ]
-        passed += weight * sum(shards) / len(shards)
-        total += weight
-    return passed / total
-
-
-def _progress(rotation: Walk, rows_done: float) -> float:
-    others = [step for step in WALK if step is not Step.ROWS]
-    done = sum(rotation.done(step) is not None for step in others) / len(others)
-    return round(ROWS_SHARE * rows_done + (1 - ROWS_SHARE) * done, 4)
-
-
-def _eta_seconds(rotation: Walk, rows_done: float, walked: Sequence[ShardProgress], rows: int) -> int | None:
-    """How long the walk of rows still takes at the pace so far; None before and after it."""
-    seconds = sum(each.rows / each.rows_per_second for each in walked if each.rows_per_second)
-    passed = sum(each.rows for each in walked)
-    if not seconds or not passed or rotation.done(Step.ROWS):
-        return None
-    return round((1 - rows_done) * rows * seconds / passed)

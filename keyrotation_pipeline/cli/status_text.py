@@ -111,7 +111,7 @@ def _rotation(rotation: RotationStatus | None, carried: str | None) -> Iterator[
         return
     walk = rotation.walk
     yield "Rotation", f"{walk.id}, {walk.kind}, {walk.source} to {walk.target}"
-    eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} of rows left"
+    eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
     yield "", f"phase {rotation.phase}, {rotation.progress:.0%}{eta}"
     yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}"
     if rotation.pace:

@@ -1,7 +1,7 @@
 """Hours of the day in which rows may be rewritten."""
 
 from dataclasses import dataclass
-from datetime import datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import Self
 from zoneinfo import ZoneInfo
 
@@ -35,6 +35,37 @@ class AllowedHours:
         if self.start < self.end:
             return self.start <= now < self.end
         return now >= self.start or now < self.end
+
+    def within(self, first: datetime, last: datetime) -> float:
+        """Allowed seconds from one aware instant to a later one."""
+        allowed = 0.0
+        while first < last:
+            change = min(self._next_change(first), last)
+            allowed += (change - first).total_seconds() if self.include(first) else 0.0
+            first = change
+        return allowed
+
+    def after(self, instant: datetime, seconds: float) -> datetime:
+        """When so many allowed seconds have passed since an aware instant."""
+        while True:
+            change = self._next_change(instant)
+            if self.include(instant):
+                left = (change - instant).total_seconds()
+                if seconds <= left:
+                    return instant + timedelta(seconds=seconds)
+                seconds -= left
+            instant = change
+
+    def _next_change(self, instant: datetime) -> datetime:
+        """The next begin or end of these hours, by the wall clock there."""
+        zone = ZoneInfo(self.time_zone)
+        today = instant.astimezone(zone).date()
+        changes = (
+            datetime.combine(today + timedelta(days=day), at, tzinfo=zone).astimezone(UTC)
+            for day in range(3)
+            for at in (self.start, self.end)
+        )
+        return min(change for change in changes if change > instant)
 
     def __str__(self) -> str:
         return f"{self.start:%H:%M}-{self.end:%H:%M} {self.time_zone}"

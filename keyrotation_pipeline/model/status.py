@@ -59,7 +59,7 @@ class RotationStatus:
     Args:
         phase: the step that it is in, or what it is before and after all of them.
         progress: 0 to 1.
-        eta_seconds: how long the rows still take; None before and after they are re-encrypted.
+        eta_seconds: how long all of it still takes, as far as nobody is waited for; None where nobody works at it.
         waiting_for: why it does not go on by itself, or why it goes slower; None if it does.
         pace: what an operator has set; None: as configured, and not in the JSON.
     """

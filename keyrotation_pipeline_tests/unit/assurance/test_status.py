@@ -10,6 +10,7 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
+from keyrotation_pipeline.model.request import RequestStatus
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
@@ -109,6 +110,39 @@ def test_the_object_of_a_rotation_has_what_programs_read() -> None:
         "waiting_for": None,
         "blocked_by": None,
     }
+
+
+def test_the_eta_is_there_from_the_first_step_to_the_last_and_progress_grows() -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    seen = []
+    for _ in performing.run(world.pipeline, walk.id, world.report):
+        world.clock.at += timedelta(seconds=1)
+        if (shown := overview(world.pipeline).rotation) is not None:
+            seen.append((shown.progress, shown.eta_seconds))
+
+    assert [far for far, _ in seen] == sorted({far for far, _ in seen})
+    assert all(left is not None and left >= 0 for _, left in seen)
+    world.signatures.signed_at = world.clock.now()
+    following = approved(world)
+    next(performing.run(world.pipeline, following.id, world.report))
+    shown = overview(world.pipeline).rotation
+    assert shown is not None
+    assert shown.eta_seconds is not None, "with the last one to go by"
+
+
+@pytest.mark.parametrize("stopped", ["paused", "blocked"])
+def test_no_eta_is_told_while_nobody_works_at_a_rotation(stopped: str) -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    next(performing.run(world.pipeline, walk.id, world.report))
+    if stopped == "paused":
+        world.ledger.set_status(walk.id, RequestStatus.PAUSED)
+    else:
+        world.ledger.block(walk.id, "an instance is silent")
+    shown = overview(world.pipeline).rotation
+    assert shown is not None
+    assert (shown.eta_seconds, shown.progress > 0) == (None, True)
 
 
 def test_a_table_that_was_never_counted_is_shown_without_numbers() -> None:

@@ -1,0 +1,103 @@
+"""How far an open rotation is, and how long it still takes: what `model.eta` has to be told, looked up."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.model import eta
+from keyrotation_pipeline.model.columns import TableCount
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.hours import AllowedHours
+from keyrotation_pipeline.model.pace import PaceSet
+from keyrotation_pipeline.model.progress import ShardProgress
+from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.request import WALK, RequestAction, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.model.request_events import StatusChanged
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+
+def outlook(
+    pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None
+) -> tuple[float, int | None]:
+    """Progress, 0 to 1; and the seconds that are left, None where nobody works at it."""
+    if walk.started_at is None:
+        return 0.0, None
+    far = _so_far(pipeline, walk, counts, pace)
+    running = walk.status is RequestStatus.RUNNING and walk.blocked_by is None
+    return round(eta.progress(far), 4), round(eta.seconds_left(far)) if running else None
+
+
+def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None) -> eta.Sofar:
+    records = {step: record for step in WALK if (record := walk.done(step)) is not None}
+    began = walk.started_at or pipeline.clock.now()
+    promoted, rewritten = records.get(Step.PRIMARY_KEY_ROLLOUT), records.get(Step.ROWS)
+    before, values_before = _before(pipeline, walk)
+    return eta.Sofar(
+        now=pipeline.clock.now(),
+        emergency=walk.type is RotationType.EMERGENCY,
+        values=sum(sum(count.values_by_version.values()) for count in counts),
+        done=frozenset(records),
+        share=_share(pipeline, walk, counts),
+        rows_began_at=promoted.finished_at if promoted else None,
+        rows_ended_at=rewritten.finished_at if rewritten else None,
+        step_began_at=max((record.finished_at for record in records.values()), default=began),
+        idle=tuple(_pauses(pipeline, walk)),
+        hours=_hours(pipeline, walk, pace),
+        seconds_before=before,
+        values_before=values_before,
+    )
+
+
+def _share(pipeline: Pipeline, rotation: Walk, counts: Sequence[TableCount]) -> float:
+    """Which part of all rows the walk has passed, 0 to 1; a table counts by its rows as last counted."""
+    if rotation.done(Step.ROWS):
+        return 1.0
+    weights = {str(count.table.name): max(count.rows, 1) for count in counts}
+    pages = _pages(pipeline.ledger.shard_progress(rotation.id))
+    passed = total = 0.0
+    for table in pipeline.tables:
+        name, weight = str(table.name), weights.get(str(table.name), 1)
+        shards = [
+            1.0 if rotation.done(Step.ROWS, name, shard) else pages.get((name, shard), 0.0)
+            for shard in range(pipeline.shards)
+        ]
+        passed += weight * sum(shards) / len(shards)
+        total += weight
+    return passed / total
+
+
+def _pages(walked: Sequence[ShardProgress]) -> Mapping[tuple[str, int], float]:
+    return {(each.table, each.shard): each.done_pages / each.total_pages for each in walked if each.total_pages}
+
+
+def _pauses(pipeline: Pipeline, walk: Walk) -> Iterator[tuple[datetime, datetime]]:
+    """From each pause until it went on."""
+    changes = list(recorded(pipeline.ledger, StatusChanged, walk.id))
+    for one, following in pairwise(changes):
+        if one.after is RequestStatus.PAUSED:
+            yield one.at, following.at
+    if changes and changes[-1].after is RequestStatus.PAUSED:
+        yield changes[-1].at, pipeline.clock.now()
+
+
+def _hours(pipeline: Pipeline, walk: Walk, pace: PaceSet | None) -> AllowedHours | None:
+    if pace is not None and pace.hours is not None:
+        return pace.allowed_hours()
+    return None if walk.type is RotationType.EMERGENCY else pipeline.verification.hours
+
+
+def _before(pipeline: Pipeline, walk: Walk) -> tuple[Mapping[Step, float], int]:
+    """Seconds of each step from the rows on in the last finished rotation of this type, and its values."""
+    for last in pipeline.ledger.requests():
+        if not isinstance(last, Walk) or (last.kind, last.status) != (walk.kind, RequestStatus.FINISHED):
+            continue
+        if last.action is not RequestAction.ROTATE:
+            continue  # a rollback ends with other steps
+        ended = {step: record.finished_at for step in WALK if (record := last.done(step)) is not None}
+        proof = last.done(Step.ZERO_OLD_ROWS_PROOF)
+        if proof is not None:
+            steps = pairwise(WALK[WALK.index(Step.PRIMARY_KEY_ROLLOUT) :])
+            took = {two: (ended[two] - ended[one]).total_seconds() for one, two in steps if {one, two} <= set(ended)}
+            return took, read(Proven, proof.facts).values_decrypted
+    return {}, 0
