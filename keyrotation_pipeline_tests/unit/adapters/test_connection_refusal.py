@@ -1,5 +1,11 @@
 """What is no connection string, and what libpq says: one sentence each, and no password in it."""
 
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import pytest
 from psycopg import OperationalError
 
@@ -45,3 +51,43 @@ def test_a_refusal_says_what_to_do(said: str, do: str) -> None:
     assert do in sentence
     assert "\n" not in sentence
     assert "hunter2" not in sentence
+
+
+@contextmanager
+def server_that_answers(*messages: bytes) -> Iterator[int]:
+    """Reads one message, answers with the next of these, and so on; of the protocol's version 3. Yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    opened, _ = listening.accept()
+                    with opened:
+                        for message in messages:
+                            opened.recv(8192)
+                            opened.sendall(message)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+ASKS_FOR_PASSWORD = b"R" + struct.pack("!II", 8, 3)  # AuthenticationCleartextPassword
+FIELDS = "SFATAL\0VFATAL\0C28P01\0MPasswort-Authentifizierung für Benutzer »app« fehlgeschlagen\0\0".encode()
+REFUSES = b"E" + struct.pack("!I", 4 + len(FIELDS)) + FIELDS
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [
+        pytest.param((ASKS_FOR_PASSWORD, REFUSES), "when it had the password; correct user, password or", id="later"),
+        pytest.param((REFUSES,), "; mend that, or correct [database] url", id="at once"),
+    ],
+)
+def test_a_server_of_another_language_is_quoted_and_what_to_correct_follows_from_the_password(
+    answers: tuple[bytes, ...], says: str
+) -> None:
+    with server_that_answers(*answers) as port, pytest.raises(DatabaseUnavailableError) as refused:
+        connect(f"postgresql://app:hunter2@127.0.0.1:{port}/clinic?sslmode=disable&gssencmode=disable")
+    assert "Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen; " in str(refused.value)
+    assert says in str(refused.value)
+    assert "hunter2" not in str(refused.value)

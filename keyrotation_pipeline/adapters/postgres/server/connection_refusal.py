@@ -50,8 +50,15 @@ def refusal_of(error: OperationalError, url: str) -> DatabaseUnavailableError:
     else:
         lines = said.strip().splitlines() or [type(error).__name__]
         fatal = next((line for line in lines if "FATAL" in line), lines[0])
-        why = f"{fatal.strip()}; mend that, or correct [database] url"
+        why = f"{fatal.strip()}; {_what_to_correct(error)}"
     return DatabaseUnavailableError(f"cannot connect to {display_name(url)}: {_without_password(why, url)}")
+
+
+def _what_to_correct(error: OperationalError) -> str:
+    """As far as libpq knows without words, since the server may speak any language, and gives it no SQLSTATE."""
+    if error.pgconn is not None and error.pgconn.used_password:
+        return "it said so when it had the password; correct user, password or database in [database] url"
+    return "mend that, or correct [database] url"
 
 
 def display_name(url: str) -> str:
