@@ -10,11 +10,19 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import psycopg
 
 REQUESTS_PER_SECOND = 300
 CONNECTIONS = 6
+
+
+class Latency(NamedTuple):
+    """Of one request, in seconds from the moment at which it should have begun."""
+
+    seconds: float
+    updates: bool
 
 
 @dataclass
@@ -27,7 +35,7 @@ class Load:
 
     url: str
     keys: Sequence[object]
-    latencies: list[float] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     updates: dict[object, int] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -41,8 +49,8 @@ class Load:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> list[float]:
-        """End; latencies in seconds since the start."""
+    def stop(self) -> list[Latency]:
+        """End; latencies since the start."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
@@ -64,8 +72,9 @@ class Load:
                 at = began + (intended * CONNECTIONS + number) / REQUESTS_PER_SECOND
                 if self._ended.wait(max(0.0, at - time.monotonic())):
                     return
-                self._request(connection, chance.choice(mine), updates=intended % 3 == 0)
-                self.latencies.append(time.monotonic() - at)
+                updates = intended % 3 == 0
+                self._request(connection, chance.choice(mine), updates=updates)
+                self.latencies.append(Latency(time.monotonic() - at, updates))
 
     def _request(self, connection: "psycopg.Connection[tuple[object, ...]]", key: object, *, updates: bool) -> None:
         try:

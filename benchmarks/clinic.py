@@ -2,9 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.processes import postmaster_of
@@ -71,37 +71,74 @@ def make_template(connection: Connection, ring: KeyRing) -> None:
             copy.write_row([encrypt(ring, text) for text in _client(number)])
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a table holds besides the encrypted columns, and its indexes besides the primary key.
+
+    Args:
+        columns: a definition each, and the expression that fills it; `n` counts the copies of the template.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    indexes: tuple[str, ...] = ()
+
+
+PLAIN = Shape()
+SHAPES = {
+    "clients": PLAIN,
+    "indexed": Shape(
+        {
+            "region int": "n",
+            "since timestamptz": "now() - n * interval '1 hour'",
+            "reference text": "md5(random()::text)",
+            "rank float8": "random()",
+        },
+        ("region", "since", "reference", "rank"),
+    ),
+    "wide": Shape({"notes text": "repeat('plain text ', 55)"}),
+}
+
+
 def fill(
     connection: Connection,
     rows: int,
     name: str = "clients",
     columns: Sequence[str] = CLIENTS.columns,
     partitions: int = 0,
+    shape: Shape = PLAIN,
 ) -> None:
     """Make the table anew: no dead rows, no bloat, statistics taken, everything written to disk.
 
     Args:
         partitions: by hash of the key; 0: a plain table.
+        shape: what stands beside the encrypted columns.
     """
-    some = ", ".join(columns)
-    source = f"FROM public.template, generate_series(1, {-(-rows // DISTINCT_ROWS)}) LIMIT"
+    some = ", ".join([*columns, "0", *shape.columns.values()])
+    defined = ", ".join([*(f"{column} text" for column in columns), "visits int NOT NULL", *shape.columns])
+    source = f"FROM public.template, generate_series(1, {-(-rows // DISTINCT_ROWS)}) AS n LIMIT"
     statements = [
         "SET lock_timeout = '30s'",  # an autovacuum gives way after a second
         f"DROP TABLE IF EXISTS public.{name}",
-        f"CREATE TABLE public.{name} (id uuid NOT NULL, {' text, '.join(columns)} text, visits int NOT NULL)"
-        + (" PARTITION BY HASH (id)" if partitions else ""),
+        f"CREATE TABLE public.{name} (id uuid NOT NULL, {defined})" + (" PARTITION BY HASH (id)" if partitions else ""),
         *(
             f"CREATE TABLE public.{name}_{number} PARTITION OF public.{name} "
             f"FOR VALUES WITH (MODULUS {partitions}, REMAINDER {number})"
             for number in range(partitions)
         ),
-        f"INSERT INTO public.{name} SELECT gen_random_uuid(), {some}, 0 {source} {rows}",
+        f"INSERT INTO public.{name} SELECT gen_random_uuid(), {some} {source} {rows}",
         f"ALTER TABLE public.{name} ADD PRIMARY KEY (id)",
+        *(f"CREATE INDEX ON public.{name} ({column})" for column in shape.indexes),
         f"VACUUM (ANALYZE) public.{name}",
         "CHECKPOINT",
     ]
     for statement in statements:
         connection.execute(statement.encode())
+
+
+def wal_position(connection: Connection) -> int:
+    """Bytes of WAL that were written so far."""
+    (count,) = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchall()[0]
+    return int(str(count))
 
 
 def pages(connection: Connection) -> int:

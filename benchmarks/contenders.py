@@ -14,13 +14,18 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm.attributes import flag_modified
 
-from benchmarks.clinic import CLIENTS, V2, Clinic, opened, pages
+from benchmarks.clinic import CLIENTS, V2, Clinic, opened, pages, wal_position
 from benchmarks.processes import server_cpu_seconds
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray, pass_bytes_through
+from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.encrypted_type import EncryptedType
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 # A batch of the plain UPDATE: as many pages as the engine takes at once at most.
 PLAIN_PAGES = 128
+_SAME_BYTES = f"UPDATE ONLY public.clients SET {', '.join(f'{column} = {column}' for column in CLIENTS.columns)}"
 # Until a backend that has just ended is counted with its parent.
 _SETTLING_SECONDS = 0.5
 
@@ -33,6 +38,7 @@ class Run:
         cpu_seconds: of client and server together.
         worker_peak_mb: resident memory of the largest worker; 0 where nobody asks.
         growth: size of the table afterwards by its size before; 0 where nobody asks.
+        wal_bytes: that the server wrote.
     """
 
     rows: int
@@ -40,6 +46,7 @@ class Run:
     cpu_seconds: float
     worker_peak_mb: float = 0.0
     growth: float = 0.0
+    wal_bytes: int = 0
 
     @property
     def rows_per_second(self) -> float:
@@ -54,22 +61,55 @@ class Run:
 
 def plain_update(clinic: Clinic, connections: int) -> Run:
     """The database's own plain UPDATE of the same bytes, by page ranges, over some connections at once."""
-    total = _pages(clinic)
-    counts = [0] * connections
-    statement = "UPDATE ONLY public.clients SET {} WHERE ctid >= %s::tid AND ctid < %s::tid".format(
-        ", ".join(f"{column} = {column}" for column in CLIENTS.columns)
+    statement = f"{_SAME_BYTES} WHERE ctid >= %s::tid AND ctid < %s::tid".encode()
+
+    def update(connection: Connection, first: int, end: int) -> int:
+        span = (f"({first},0)", f"({end},0)")
+        return connection.execute(statement, span, prepare=True).rowcount
+
+    return _by_page_ranges(clinic, connections, update, PLAIN_PAGES)
+
+
+def hot_update(clinic: Clinic, connections: int) -> Run:
+    """The same bytes in HOT order, without reading, guards or encryption: less than this no engine can take."""
+    with closing(opened(clinic.url)) as connection:
+        lines = "SELECT max((ctid::text::point)[1])::int FROM public.clients WHERE ctid < '(256,0)'"
+        ((most,),) = connection.execute(lines).fetchall()
+    statement = (
+        f"{_SAME_BYTES} WHERE ctid = ANY (%b) AND (SELECT count(*) FROM ONLY public.clients AS looked "
+        "WHERE looked.ctid >= %s::tid AND looked.ctid < %s::tid) >= 0"
     ).encode()
 
-    def update(number: int) -> None:
+    def update(connection: Connection, first: int, end: int) -> int:
+        done = 0
+        for line in range(PASSES):
+            places = range(line or PASSES, int(str(most)) + 1, PASSES)
+            rows = TidArray(
+                page.to_bytes(4, "big") + place.to_bytes(2, "big") for page in range(first, end) for place in places
+            )
+            span = (rows, f"({first},0)", f"({end if line else first},0)")
+            done += connection.execute(statement, span, prepare=True).rowcount
+        return done
+
+    return _by_page_ranges(clinic, connections, update, Limits().max_pages)
+
+
+def _by_page_ranges(
+    clinic: Clinic, connections: int, update: Callable[[Connection, int, int], int], pages_at_once: int
+) -> Run:
+    total = _pages(clinic)
+    counts = [0] * connections
+
+    def update_part(number: int) -> None:
         with closing(opened(clinic.url)) as connection:
             connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+            pass_bytes_through(connection)
             first, end = total * number // connections, total * (number + 1) // connections
-            for page in range(first, end, PLAIN_PAGES):
-                span = (f"({page},0)", f"({min(page + PLAIN_PAGES, end)},0)")
-                counts[number] += connection.execute(statement, span, prepare=True).rowcount
+            for page in range(first, end, pages_at_once):
+                counts[number] += update(connection, page, min(page + pages_at_once, end))
 
     def all_at_once() -> dict[str, Any]:
-        threads = [threading.Thread(target=update, args=(number,)) for number in range(connections)]
+        threads = [threading.Thread(target=update_part, args=(number,)) for number in range(connections)]
         client = time.process_time()
         started = time.monotonic()
         for thread in threads:
@@ -77,15 +117,16 @@ def plain_update(clinic: Clinic, connections: int) -> Run:
         for thread in threads:
             thread.join()
         seconds = time.monotonic() - started
-        return {"rows": sum(counts), "seconds": seconds, "client_cpu_seconds": time.process_time() - client}
+        cpu = time.process_time() - client
+        return {"rows": sum(counts), "seconds": seconds, "client_cpu_seconds": cpu, "growth": _pages(clinic) / total}
 
     return _measured(clinic, all_at_once)
 
 
-def engine(clinic: Clinic, workers: int) -> Run:
+def engine(clinic: Clinic, workers: int, *, native: bool = True) -> Run:
     """The engine through its public entry in emergency mode, which does not rest."""
     job = {"url": clinic.url, "keys": str(clinic.keys), "target": str(V2)}
-    job |= {"limits": {"workers": workers}, "emergency": True}
+    job |= {"limits": {"workers": workers, "native_codec": native}, "emergency": True}
     before = _pages(clinic)
 
     def in_a_process() -> dict[str, Any]:
@@ -146,10 +187,16 @@ def _pages(clinic: Clinic) -> int:
         return pages(connection)
 
 
+def _wal(clinic: Clinic) -> int:
+    with closing(opened(clinic.url)) as connection:
+        return wal_position(connection)
+
+
 def _measured(clinic: Clinic, run: Callable[[], dict[str, Any]]) -> Run:
     time.sleep(_SETTLING_SECONDS)
-    before = server_cpu_seconds(clinic.postmaster)
+    before, wal = server_cpu_seconds(clinic.postmaster), _wal(clinic)
     outcome = run()
+    wal = _wal(clinic) - wal
     time.sleep(_SETTLING_SECONDS)
     server = server_cpu_seconds(clinic.postmaster) - before
     return Run(
@@ -158,4 +205,5 @@ def _measured(clinic: Clinic, run: Callable[[], dict[str, Any]]) -> Run:
         server + outcome["client_cpu_seconds"],
         outcome.get("worker_peak_mb", 0.0),
         outcome.get("growth", 0.0),
+        wal,
     )

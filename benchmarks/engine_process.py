@@ -16,6 +16,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import Shard
 
+_WITH_WORKERS = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
 
 def main() -> None:
     """Do the job."""
@@ -38,7 +40,7 @@ def main() -> None:
         "skipped": done.skipped,
         "seconds": seconds,
         "client_cpu_seconds": sum(after[:4]) - sum(before[:4]),
-        "worker_peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        "worker_peak_mb": max(resource.getrusage(of).ru_maxrss for of in _WITH_WORKERS) / 1024,
     }
     json.dump(outcome, sys.stdout)
 

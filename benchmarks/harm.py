@@ -31,13 +31,12 @@ MODES = ("idle", "routine", "emergency")
 
 @dataclass(frozen=True, slots=True)
 class Felt:
-    """What the application felt, in milliseconds, while rows were re-encrypted at some speed."""
+    """What the application felt while rows were re-encrypted at some speed; `select` and `update` in milliseconds."""
 
     mode: str
     requests: int
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
+    select: dict[str, float]
+    update: dict[str, float]
     rows_per_second: float
     errors: int
     lost_writes: int
@@ -46,17 +45,22 @@ class Felt:
 def main() -> None:
     """Measure, print and write down."""
     options = _options()
-    felt: list[Felt] = []
-    with clinic() as place:
-        for _ in range(options.rounds):
-            for mode in MODES:
-                felt.append(_measure(place, mode, options.rows))
-                print(felt[-1], flush=True)
-    summary = _summary(felt)
-    _print(Console(width=110), summary)
+    summary = measured(options.rows, options.rounds)
+    show(Console(width=120), summary)
     if options.json:
         document = {"machine": machine(), "python": platform.python_version(), "rows": options.rows}
         options.json.write_text(json.dumps(document | {"results": summary}, indent=2) + "\n")
+
+
+def measured(rows: int, rounds: int) -> list[dict[str, Any]]:
+    """Medians of alternating rounds, a mode each."""
+    felt: list[Felt] = []
+    with clinic() as place:
+        for _ in range(rounds):
+            for mode in MODES:
+                felt.append(_measure(place, mode, rows))
+                print(felt[-1], file=sys.stderr, flush=True)
+    return _summary(felt)
 
 
 def _options() -> argparse.Namespace:
@@ -82,13 +86,16 @@ def _measure(place: Clinic, mode: str, rows: int) -> Felt:
     return Felt(
         mode,
         len(latencies),
-        percentile(latencies, 50),
-        percentile(latencies, 99),
-        max(latencies) * 1000,
+        _latencies([each.seconds for each in latencies if not each.updates]),
+        _latencies([each.seconds for each in latencies if each.updates]),
         rate,
         len(load.errors),
         load.lost_writes(),
     )
+
+
+def _latencies(seconds: Sequence[float]) -> dict[str, float]:
+    return {"p50": percentile(seconds, 50), "p99": percentile(seconds, 99), "max": max(seconds) * 1000}
 
 
 def _while_under_load(load: Load, work: Callable[[], float]) -> float:
@@ -115,15 +122,11 @@ def _summary(felt: Sequence[Felt]) -> list[dict[str, Any]]:
     summary = []
     for mode in MODES:
         runs = [each for each in felt if each.mode == mode]
-        ratios = [run.p99_ms / rest.p99_ms for run, rest in zip(runs, idle, strict=True)]
         summary.append(
             {
                 "mode": mode,
-                "p50_ms": statistics.median(run.p50_ms for run in runs),
-                "p99_ms": statistics.median(run.p99_ms for run in runs),
-                "p99_to_idle": statistics.median(ratios),
-                "p99_to_idle_range": [min(ratios), max(ratios)],
-                "max_ms": max(run.max_ms for run in runs),
+                "select": _apart([run.select for run in runs], [run.select for run in idle]),
+                "update": _apart([run.update for run in runs], [run.update for run in idle]),
                 "rows_per_second": statistics.median(run.rows_per_second for run in runs),
                 "errors": sum(run.errors for run in runs),
                 "lost_writes": sum(run.lost_writes for run in runs),
@@ -133,21 +136,29 @@ def _summary(felt: Sequence[Felt]) -> list[dict[str, Any]]:
     return summary
 
 
-def _print(console: Console, summary: Sequence[dict[str, Any]]) -> None:
+def _apart(runs: Sequence[dict[str, float]], idle: Sequence[dict[str, float]]) -> dict[str, Any]:
+    ratios = [run["p99"] / rest["p99"] for run, rest in zip(runs, idle, strict=True)]
+    return {
+        "p50_ms": statistics.median(run["p50"] for run in runs),
+        "p99_ms": statistics.median(run["p99"] for run in runs),
+        "p99_to_idle": statistics.median(ratios),
+        "p99_to_idle_range": [min(ratios), max(ratios)],
+        "max_ms": max(run["max"] for run in runs),
+    }
+
+
+def show(console: Console, summary: Sequence[dict[str, Any]]) -> None:
+    """A line each for what reads and what updates."""
     title = f"{REQUESTS_PER_SECOND} requests a second, latency from the intended start"
-    table = Table("mode", "p50 ms", "p99 ms", "of idle", "max ms", "rows/s", "errors", "lost writes", title=title)
+    table = Table("mode", "requests", "p50 ms", "p99 ms", "of idle", "max ms", "rows/s", "errors", "lost", title=title)
     for each in summary:
-        low, high = each["p99_to_idle_range"]
-        table.add_row(
-            each["mode"],
-            f"{each['p50_ms']:.2f}",
-            f"{each['p99_ms']:.2f}",
-            f"{each['p99_to_idle']:.2f} ({low:.2f}–{high:.2f})",
-            f"{each['max_ms']:.0f}",
-            f"{each['rows_per_second']:,.0f}",
-            str(each["errors"]),
-            str(each["lost_writes"]),
-        )
+        for kind in ("select", "update"):
+            of = each[kind]
+            low, high = of["p99_to_idle_range"]
+            ratio = f"{of['p99_to_idle']:.2f} ({low:.2f}–{high:.2f})"
+            felt = [f"{of['p50_ms']:.2f}", f"{of['p99_ms']:.2f}", ratio, f"{of['max_ms']:.0f}"]
+            rate = f"{each['rows_per_second']:,.0f}"
+            table.add_row(each["mode"], kind, *felt, rate, str(each["errors"]), str(each["lost_writes"]))
     console.print(table)
 
 

@@ -1,6 +1,7 @@
 """How fast rows are re-encrypted, against what the database itself can do and against the seed's loop.
 
-uv run python -m benchmarks.reencryption [--rows N] [--workers 1,2,4] [--rounds 3] [--json FILE]
+uv run python -m benchmarks.reencryption [--table clients|indexed|wide] [--rows N] [--workers 1,2,4] [--rounds 3]
+    [--python-codec] [--json FILE]
 """
 
 import argparse
@@ -8,6 +9,7 @@ import dataclasses
 import json
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import contenders
-from benchmarks.clinic import V2, Clinic, clinic, fill, opened, rows_under
+from benchmarks.clinic import SHAPES, V2, Clinic, clinic, fill, opened, rows_under
 from benchmarks.contenders import Run
 from benchmarks.processes import machine
 
-PLAIN, ENGINE, SEED = "plain UPDATE", "engine", "seed's ORM loop, mended"
+PLAIN, HOT, ENGINE, SEED = "plain UPDATE", "UPDATE in HOT order", "engine", "seed's ORM loop, mended"
 SEED_ROWS = 5_000
 
 Results = dict[tuple[str, int], list[Run]]
@@ -31,22 +33,33 @@ def main() -> None:
     """Measure, print and write down."""
     options = _options()
     workers = [int(each) for each in options.workers.split(",")]
-    console = Console(width=110)
-    with clinic() as place:
-        results: Results = {}
-        for number in range(options.rounds):
-            console.print(f"round {number + 1} of {options.rounds}, {options.rows:,} rows", highlight=False)
-            _round(place, options.rows, workers, results)
-    summary = _summary(results)
-    _print(console, summary)
+    summary = measured(options.table, options.rows, workers, options.rounds, native=not options.python_codec)
+    show(Console(width=120), summary)
     if options.json:
         document = {"machine": machine(), "python": platform.python_version(), "rows": options.rows}
-        document |= {"rounds": options.rounds, "results": summary}
+        document |= {"table": options.table, "rounds": options.rounds, "results": summary}
         options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def measured(
+    table: str, rows: int, workers: Sequence[int], rounds: int, *, native: bool = True, seed: bool = True
+) -> list[dict[str, Any]]:
+    """Medians of alternating rounds over one shape of table."""
+    with clinic() as place:
+        results: Results = {}
+        for number in range(rounds):
+            print(f"{table}: round {number + 1} of {rounds}, {rows:,} rows", file=sys.stderr, flush=True)
+            _round(place, table, rows, workers, results, native=native)
+            if seed:
+                _fill(place, table, rows)
+                results.setdefault((SEED, 1), []).append(contenders.seed_loop(place, min(rows, SEED_ROWS)))
+        return _summary(results)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reencryption", description=__doc__)
+    parser.add_argument("--table", choices=SHAPES, default="clients", help="five columns; with indexes; rows of 1 kB")
+    parser.add_argument("--python-codec", action="store_true", help="as where the native codec was not built")
     parser.add_argument("--rows", type=int, default=300_000, help="rows of the table")
     parser.add_argument("--workers", default="1,2", help="worker processes, and connections of the plain UPDATE")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds; medians are given")
@@ -54,21 +67,22 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _round(place: Clinic, rows: int, workers: Sequence[int], results: Results) -> None:
+def _round(place: Clinic, table: str, rows: int, workers: Sequence[int], results: Results, *, native: bool) -> None:
     """Each contender once, one after the other, on a table made anew."""
     for count in workers:
-        _fill(place, rows)
+        _fill(place, table, rows)
         results.setdefault((PLAIN, count), []).append(contenders.plain_update(place, count))
-        _fill(place, rows)
-        results.setdefault((ENGINE, count), []).append(contenders.engine(place, count))
+        if table != "wide":  # too few rows in a page
+            _fill(place, table, rows)
+            results.setdefault((HOT, count), []).append(contenders.hot_update(place, count))
+        _fill(place, table, rows)
+        results.setdefault((ENGINE, count), []).append(contenders.engine(place, count, native=native))
         _require_done(place, rows)
-    _fill(place, rows)
-    results.setdefault((SEED, 1), []).append(contenders.seed_loop(place, min(rows, SEED_ROWS)))
 
 
-def _fill(place: Clinic, rows: int) -> None:
+def _fill(place: Clinic, table: str, rows: int) -> None:
     with closing(opened(place.url)) as connection:
-        fill(connection, rows)
+        fill(connection, rows, shape=SHAPES[table])
 
 
 def _require_done(place: Clinic, rows: int) -> None:
@@ -96,6 +110,7 @@ def _summary(results: Results) -> list[dict[str, Any]]:
                 "cpu_seconds_per_million_rows": _spread(cost),
                 "worker_peak_mb": max(run.worker_peak_mb for run in runs),
                 "growth": _spread([run.growth for run in runs]),
+                "wal_bytes_per_row": _spread([run.wal_bytes / run.rows for run in runs]),
                 "runs": [dataclasses.asdict(run) for run in runs],
             }
         )
@@ -106,8 +121,19 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _print(console: Console, summary: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("contender", "workers", "rows/s (min–max)", "of plain UPDATE", "CPU-s/M rows", "MB/worker", "growth")
+def show(console: Console, summary: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each contender, and how many times the seed's loop the engine is."""
+    head = (
+        "contender",
+        "workers",
+        "rows/s (min–max)",
+        "of plain UPDATE",
+        "CPU-µs/row",
+        "MB/worker",
+        "growth",
+        "WAL B/row",
+    )
+    table = Table(*head)
     for each in summary:
         rate, ratio, cost = each["rows_per_second"], each["of_the_plain_update"], each["cpu_seconds_per_million_rows"]
         table.add_row(
@@ -118,19 +144,14 @@ def _print(console: Console, summary: Sequence[Mapping[str, Any]]) -> None:
             f"{cost['median']:.1f}",
             f"{each['worker_peak_mb']:.0f}" if each["worker_peak_mb"] else "–",
             f"{each['growth']['median']:.2f}" if each["growth"]["median"] else "–",
+            f"{each['wal_bytes_per_row']['median']:,.0f}",
         )
     console.print(table)
-    fastest = max(each["rows_per_second"]["median"] for each in summary)
-    for each in summary:
-        rate = each["rows_per_second"]["median"]
-        console.print(
-            f"{each['contender']:>26} × {each['workers']}  {'█' * max(1, round(60 * rate / fastest))} {rate:,.0f}"
-        )
-    seed = next(each["rows_per_second"]["median"] for each in summary if each["contender"] == SEED)
-    for each in summary:
-        if each["contender"] == ENGINE:
-            rate = each["rows_per_second"]["median"]
-            console.print(f"engine × {each['workers']}: {rate / seed:.1f} times the seed's loop", highlight=False)
+    for seed in (each["rows_per_second"]["median"] for each in summary if each["contender"] == SEED):
+        for each in summary:
+            if each["contender"] == ENGINE:
+                times = each["rows_per_second"]["median"] / seed
+                console.print(f"engine × {each['workers']}: {times:.1f} times the seed's loop", highlight=False)
 
 
 if __name__ == "__main__":
