@@ -93,6 +93,7 @@ def test_it_goes_slower_while_commits_are_slow_says_why_and_comes_back(
             assert eventually(lambda: stored_rows(url) > 1_000)
             delay_commits(90_000)
             assert eventually(lambda: any("going slower" in each.note for each in engine.progress))
+            assert eventually(lambda: bool(waits(connection, REQUEST)))  # noted after it was told, by a slow commit
             (noted,) = waits(connection, REQUEST)
             assert noted.waiting_for.startswith("going slower: a small commit takes ")
             assert "16 times as long" in noted.waiting_for or eventually(
