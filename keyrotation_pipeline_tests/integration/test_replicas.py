@@ -142,9 +142,10 @@ def test_of_two_standbys_of_one_name_both_must_be_there(clients: Connection, pri
 
 
 def test_what_a_slot_has_received_is_not_what_its_standby_has_replayed(clients: Connection, primary: Server) -> None:
-    with standby_of(primary, slot="late", name="late") as standby:
+    # From its start: a running server takes up a new delay some time after it was told.
+    late = "recovery_min_apply_delay=1h"
+    with standby_of(primary, late, slot="late", name="late") as standby:
         assert eventually(lambda: streams(clients, "late") and shown(standby, clients) == "v1:")
-        set_on(standby, "recovery_min_apply_delay", "1h")
         moment = replaced(clients)
         passed = "SELECT restart_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = 'late'"
         assert eventually(lambda: clients.execute(passed, (moment[1],)).fetchone() == (True,))
@@ -154,7 +155,7 @@ def test_what_a_slot_has_received_is_not_what_its_standby_has_replayed(clients: 
         assert eventually(lambda: streams(clients))
         found = holders(clients, moment)
         assert any("physical replication slot 'late' is inactive" in each for each in found)
-        standby.start()
+        standby.start(late)
         assert eventually(lambda: shown(standby, clients) == "v1:")
 
 
