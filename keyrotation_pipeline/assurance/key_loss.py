@@ -173,7 +173,7 @@ def _store(pipeline: Pipeline, record: KeyRecord, material: KeyMaterial, *, arch
     version, keys = record.version, pipeline.keys
     stored = keys.read()
     if version not in stored.archived:
-        stored = keys.add(version, material, stored.revision)
+        stored = keys.add(version, material, stored.revision, archived=archived)
     if stored.material(version) != material:
         raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")
     if archived and version in stored.live:

@@ -36,8 +36,11 @@ class KeyStore(Protocol):
     def read(self) -> StoredKeys:
         """Everything in the store, afresh, as it stands together at one moment."""
 
-    def add(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
+    def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
         """Store a live key. An archived one stays archived: only `restore` brings it back.
+
+        Args:
+            archived: store it in the archive alone, where no application ever reads it; a live one stays live.
 
         Raises:
             KeyStoreError: a different key is stored under this version, live or archived.

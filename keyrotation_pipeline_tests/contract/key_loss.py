@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from keyrotation_pipeline.assurance.key_loss import restore_key
 from keyrotation_pipeline.errors import FingerprintMismatchError, KeyStoreError, UnreadableSampleError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -24,6 +27,26 @@ KEYS = {version: KeyMaterial(bytes([version.number]) * 32) for version in (V1, V
 def value(version: int, text: str) -> str:
     ring = KeyRing(KEYS, {1: V1, 2: V2}[version])
     return encrypt(ring, text)
+
+
+class Noted:
+    """A key store, and which versions were live after each of its changes."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self._store = store
+        self.live: list[tuple[KeyVersion, ...]] = []
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._store, name)
+        if name not in {"add", "archive"}:
+            return found
+
+        def changed(*arguments: object, **named: object) -> StoredKeys:
+            stored: StoredKeys = found(*arguments, **named)
+            self.live.append(tuple(stored.live))
+            return stored
+
+        return changed
 
 
 class KeyLossContract:
@@ -65,6 +88,13 @@ class KeyLossContract:
         assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "archive"
         assert shape(pipeline.keys.read())[:2] == ((), (V1,))
         assert pipeline.keys.read().material(V1) == KEYS[V1]
+
+    def test_an_archived_key_is_at_no_moment_live(self, world: FakeWorld, pipeline: Pipeline) -> None:
+        world.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
+        seen = Noted(pipeline.keys)
+        restore_key(replace(pipeline, keys=cast("KeyStore", seen)), V1, KEYS[V1], "backup")
+        assert seen.live
+        assert all(V1 not in live for live in seen.live)
 
     def test_a_compromised_key_is_live_only_while_rows_need_it(self, world: FakeWorld, pipeline: Pipeline) -> None:
         world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)

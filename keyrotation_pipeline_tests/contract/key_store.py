@@ -191,6 +191,14 @@ class KeyStoreContract:
         archive(store, V1)
         assert shape(add(store, V1, key(1))) == ((V2,), (V1,), V2)
 
+    def test_a_key_may_be_archived_from_its_beginning(self, store: KeyStore) -> None:
+        for _ in range(2):
+            stored = store.add(V3, key(3), store.read().revision, archived=True)
+            assert (shape(stored), stored.material(V3)) == (((V1, V2), (V3,), V2), key(3))
+        with pytest.raises(KeyStoreError, match="different"):
+            store.add(V3, key(9), store.read().revision, archived=True)
+        assert store.read().material(V3) == key(3)
+
     @pytest.mark.parametrize("version", [V1, V3], ids=["archived", "unknown"])
     def test_only_a_live_version_becomes_primary(self, store: KeyStore, version: KeyVersion) -> None:
         archive(store, V1)

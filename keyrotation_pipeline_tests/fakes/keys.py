@@ -48,11 +48,13 @@ class FakeKeyStore:
         self.reads += 1
         return self._stored()
 
-    def add(self, version: KeyVersion, material: KeyMaterial, revision: str | None = None) -> StoredKeys:
+    def add(
+        self, version: KeyVersion, material: KeyMaterial, revision: str | None = None, *, archived: bool = False
+    ) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
             if changes.needs_adding(stored, version, material, decided):
                 self.journal.note(f"keys.add {version}")
-                self.live[version] = material
+                (self.shelf if archived else self.live)[version] = material
         return self._stored()
 
     def set_primary(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:

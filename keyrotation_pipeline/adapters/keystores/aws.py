@@ -103,11 +103,14 @@ class AwsKeyStore:
         """The live secret and every archived one; looked at again if it was changed meanwhile."""
         return self._look().stored
 
-    def add(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
-        """Store a live key."""
+    def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
+        """Store a live key, or one that is archived from its beginning."""
         seen = self._look()
         if changes.needs_adding(seen.stored, version, material, revision):
-            self._replace(seen.live, {str(version): base64_of(material)})
+            if archived:
+                self._archive.keep(version, material, seen.archives.get(version, ()))
+            else:
+                self._replace(seen.live, {str(version): base64_of(material)})
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:

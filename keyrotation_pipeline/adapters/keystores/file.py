@@ -67,14 +67,16 @@ class FileKeyStore:
         with owner_only.locked(self._live, exclusive=False):
             return self._stored()
 
-    def add(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
-        """Store a live key."""
+    def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
+        """Store a live key, or one that is archived from its beginning."""
         with self._changing() as stored:
             # Of one that is in both places, the archived one may still be another.
             if (kept := self._key(self._archive, version)) is not None and kept != material:
                 raise changes.different(version)
             if changes.needs_adding(stored, version, material, revision):
-                self._put(self._live, version, material)
+                place = self._archive if archived else self._live
+                owner_only.make_directory(place)
+                self._put(place, version, material)
             return self._stored()
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:

@@ -100,14 +100,17 @@ class KubernetesKeyStore:
         """The Secret and its archive; looked at again if the Secret was changed meanwhile."""
         return self._look().stored
 
-    def add(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
-        """Store a live key."""
+    def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
+        """Store a live key, or one that is archived from its beginning."""
         seen = self._look()
         # Of one that is in both places, the archived one may still be another.
         if isinstance(kept := seen.archive.entries.get(version), KeyMaterial) and kept != material:
             raise changes.different(version)
         if changes.needs_adding(seen.stored, version, material, revision):
-            self._change(seen, {variable_of(version): base64_of(material)})
+            if archived:
+                seen.archive.keep(version, material)
+            else:
+                self._change(seen, {variable_of(version): base64_of(material)})
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
