@@ -68,8 +68,8 @@ class CiphertextDatabase(Protocol):
             PreflightError: the table has changed since it was checked, and can no longer be rewritten harmlessly.
         """
 
-    def is_one_shard(self, table: EncryptedTable) -> bool:
-        """Whether a table is so small that its first shard is best all of it."""
+    def is_one_shard(self, request: str, table: EncryptedTable) -> bool:
+        """Whether a table's first shard is all of it: as it was begun, else if the table is small enough for that."""
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         """Go through a whole table for what was skipped; `wait`: each row in its own transaction, waiting briefly.

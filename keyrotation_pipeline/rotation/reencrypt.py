@@ -21,17 +21,24 @@ _WHOLE_TABLE = "whole_table"
 def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Report) -> Mapping[str, Any]:
     """Re-encrypt one shard of one table, from where it was left. Of a small table the first shard is all of it.
 
+    A table may grow and shrink meanwhile, and its shards come in any order and side by side: another shard has nothing
+    left only where the first one's record says so, and that says so only if no other shard was begun until its end.
+
     Raises:
         OutOfOrderError, KeyStoreError, BackupError: the target key is not one that rows may be written under.
         BlockedError: the rotation was paused or cancelled, or the table stays locked.
     """
     ring = ring_fit_for_rows(pipeline, rotation)
-    whole = shard.of > 1 and pipeline.database.is_one_shard(shard.table)
-    if whole and shard.index > 0:
+    first = rotation.done(Step.ROWS, str(shard.table.name), 0)
+    if first is not None and is_whole_table(first):
         return _nothing_left(shard, report)
-    part = Shard(shard.table, 0, 1) if whole else shard
+
+    def is_whole() -> bool:
+        return shard.index == 0 and shard.of > 1 and pipeline.database.is_one_shard(rotation.id, shard.table)
+
+    part = Shard(shard.table, 0, 1) if is_whole() else shard
     facts = _facts(pipeline.database.rewrite_shard(rotation.id, part, ring, rotation.target, report))
-    return {**facts, _WHOLE_TABLE: True} if whole else facts
+    return {**facts, _WHOLE_TABLE: True} if part != shard and is_whole() else facts
 
 
 def is_whole_table(record: StepRecord) -> bool:

@@ -53,6 +53,7 @@ class FakeDatabase:
         stale: rows counted as written since promotion.
         writes: rows that each table's statistics name as written.
         small: names of tables that are one shard.
+        begun: whether a table of a request was begun as one shard.
         slow: names of tables that are not counted in a few seconds.
     """
 
@@ -78,6 +79,7 @@ class FakeDatabase:
     proven_with: list[Moment] = field(default_factory=list)
     around: Surroundings = AMPLE
     small: frozenset[str] = frozenset()
+    begun: dict[tuple[str, str], bool] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()
 
     def identity(self) -> DatabaseIdentity:
@@ -126,12 +128,14 @@ class FakeDatabase:
         return self.unseen
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
-        total = len(self.rows[str(shard.table.name)])
+        name = str(shard.table.name)
+        self.begun[request, name] = self.begun.get((request, name), shard.of == 1) and shard.of == 1
+        total = len(self.rows[name])
         share = range(total * shard.index // shard.of, total * (shard.index + 1) // shard.of)
         return self._rewrite(shard.table, target, share, f"shard {shard.index} of {shard.of}, {shard.table.name}")
 
-    def is_one_shard(self, table: EncryptedTable) -> bool:
-        return str(table.name) in self.small
+    def is_one_shard(self, request: str, table: EncryptedTable) -> bool:
+        return self.begun.get((request, str(table.name)), str(table.name) in self.small)
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         every = range(len(self.rows[str(table.name)]))

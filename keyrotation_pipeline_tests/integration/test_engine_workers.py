@@ -291,8 +291,8 @@ def test_a_table_is_one_shard_below_so_many_pages_and_never_while_others_lock_it
     migrated.execute("INSERT INTO public.wide SELECT n, NULL, repeat('x', 1000) FROM generate_series(1, 100) AS n")
     ((pages,),) = migrated.execute("SELECT pg_relation_size('public.wide') / 8192").fetchall()
     wide, enough = table_of("wide", "a"), Limits(pages_per_worker=int(str(pages)))
-    assert not is_one_shard(migrated, wide, enough)
-    assert is_one_shard(migrated, wide, replace(enough, pages_per_worker=enough.pages_per_worker + 1))
+    assert not is_one_shard(migrated, REQUEST, wide, enough)
+    assert is_one_shard(migrated, REQUEST, wide, replace(enough, pages_per_worker=enough.pages_per_worker + 1))
     with connect(database_url) as holder, holder.transaction():
         holder.execute("LOCK TABLE public.wide IN ACCESS EXCLUSIVE MODE")
-        assert not is_one_shard(migrated, wide, Limits())
+        assert not is_one_shard(migrated, REQUEST, wide, Limits())

@@ -114,9 +114,9 @@ class PostgresDatabase:
         preflight.require_unchanged(self.connection, request, shard.table, target)
         return engine.rewrite_shard(self.connect, request, shard, ring, target, report, self.limits, self.workers)
 
-    def is_one_shard(self, table: EncryptedTable) -> bool:
+    def is_one_shard(self, request: str, table: EncryptedTable) -> bool:
         """See `CiphertextDatabase.is_one_shard`."""
-        return engine.is_one_shard(self.connection, table, self.limits)
+        return engine.is_one_shard(self.connection, request, table, self.limits)
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         """See `CiphertextDatabase.sweep`."""

@@ -7,7 +7,7 @@ from typing import Any
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Rewritten
 
 # Whoever starts first plans every slice of every shard of a relation: the relation grows while it is rewritten, so
@@ -51,6 +51,8 @@ WHERE (request, table_name, shard, slice, relation) = (%s, %s, %s, %s, %s) AND f
 _SLICES = """
 SELECT count(DISTINCT slice) FROM keyrotation.shard_walks WHERE (request, table_name, shard) = (%s, %s, %s)
 """
+
+_LAST_SHARD = "SELECT max(shard) FROM keyrotation.shard_walks WHERE (request, table_name) = (%s, %s)"
 
 _DONE = """
 SELECT relation, sum(next_page - first_page)::bigint, sum(end_page - first_page)::bigint, sum(rows)::bigint
@@ -137,6 +139,12 @@ def slices_of(connection: Connection, request: str, shard: Shard, wanted: int) -
     (planned,) = connection.execute(_SLICES, (request, str(shard.table.name), shard.index)).fetchall()[0]
     count = int(str(planned)) or wanted
     return [Slice(shard, index, count) for index in range(count)]
+
+
+def last_shard(connection: Connection, request: str, table: EncryptedTable) -> int | None:
+    """The last shard of a table that was planned; 0: its first one is all of it; None: none was planned yet."""
+    (found,) = connection.execute(_LAST_SHARD, (request, str(table.name))).fetchall()[0]
+    return None if found is None else int(str(found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import psycopg
 from keyrotation_pipeline.adapters.postgres.engine.job import Job
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.low_priority import at_low_priority
-from keyrotation_pipeline.adapters.postgres.engine.page_ranges import slices_of
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import last_shard, slices_of
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import limits_for
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
@@ -79,8 +79,13 @@ def _worth_having(connection: Connection, shard: Shard, limits: Limits) -> int:
 
 
 @without_content
-def is_one_shard(connection: Connection, table: EncryptedTable, limits: Limits) -> bool:
-    """Whether a table is so small that to begin a second shard of it takes longer than its rows."""
+def is_one_shard(connection: Connection, request: str, table: EncryptedTable, limits: Limits) -> bool:
+    """Whether the first shard of a table is all of it.
+
+    What was begun decides; the size does only before: where to begin a second shard would take longer than its rows.
+    """
+    if (last := last_shard(connection, request, table)) is not None:
+        return last == 0
     try:
         return _pages(connection, table) < limits.pages_per_worker
     except psycopg.errors.LockNotAvailable:
