@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.blind_spots import BlindSpots
@@ -147,6 +148,11 @@ class CiphertextDatabase(Protocol):
         Raises:
             PreflightError, BlockedError: the table is not there, or locked.
         """
+
+    def all_fences(
+        self, tables: Sequence[EncryptedTable]
+    ) -> Mapping[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError]:
+        """The same of many tables at once, in their order: of each the versions, or why it was not seen."""
 
     def has_table(self, name: TableName) -> bool:
         """Whether there is such a table, of whatever kind and columns."""

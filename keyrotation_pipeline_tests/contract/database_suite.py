@@ -221,6 +221,7 @@ class CiphertextDatabaseSuite:
         subject.database.fence(CLIENTS, [V2, V1])
         assert subject.database.fences(CLIENTS) == (V1, V2)
         assert subject.database.fences(VISITS) == ()
+        assert subject.database.all_fences([VISITS, CLIENTS]) == {VISITS: (), CLIENTS: (V1, V2)}
         subject.database.fence(CLIENTS, [V1])
         assert subject.database.fences(CLIENTS) == (V1,)
 

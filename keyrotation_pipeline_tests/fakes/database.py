@@ -10,6 +10,7 @@ from keyrotation_pipeline.errors import (
     BlockedError,
     FenceError,
     InvalidKeyError,
+    KeyRotationError,
     PreflightError,
     ProofError,
 )
@@ -257,6 +258,17 @@ class FakeDatabase:
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         return self.fence_state.get(str(table.name), ())
+
+    def all_fences(
+        self, tables: Sequence[EncryptedTable]
+    ) -> Mapping[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError]:
+        found: dict[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError] = {}
+        for table in tables:
+            try:
+                found[table] = self.fences(table)
+            except KeyRotationError as error:
+                found[table] = error
+        return found
 
     def has_table(self, name: TableName) -> bool:
         return str(name) in self.rows

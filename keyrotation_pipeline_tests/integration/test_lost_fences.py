@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline_tests.fakes import V1, V2, fake_pipeline
+from keyrotation_pipeline_tests.transactions import transactions
 from keyrotation_pipeline_tests.unit.rotation.test_fences import retired
 
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
@@ -95,6 +96,46 @@ def test_a_renamed_table_keeps_its_fence_and_a_locked_one_is_not_seen(
         owner.execute("LOCK TABLE patients IN ACCESS EXCLUSIVE MODE")
         (sentence,) = fences(renamed).attention()
     assert sentence.startswith("what table patients refuses was not seen: table patients is locked")
+
+
+def test_a_locked_table_keeps_the_others_from_nothing(watched: Pipeline, owner: psycopg.Connection) -> None:
+    owner.execute("CREATE TABLE visits (first_name text, email text)")
+    visits, gone = (EncryptedTable(TableName("public", name), CLIENTS.columns) for name in ("visits", "gone"))
+    three = replace(watched, tables=(visits, CLIENTS, gone))
+    with owner.transaction():
+        owner.execute("LOCK TABLE visits IN ACCESS EXCLUSIVE MODE")
+        seen = fences(three)
+    assert seen.standing == {"clients": (V1,)}
+    assert {name: sentence.partition(";")[0] for name, sentence in seen.unseen.items()} == {
+        "visits": "table visits is locked by another session",
+        "gone": "table gone is not in the database",
+    }
+
+
+def test_a_partition_that_is_declared_too_is_judged_by_its_own_columns(
+    watched: Pipeline, owner: psycopg.Connection
+) -> None:
+    owner.execute("CREATE TABLE visits (note text, place text) PARTITION BY LIST (place)")
+    owner.execute("CREATE TABLE visits_here PARTITION OF visits DEFAULT")
+    visits = EncryptedTable(TableName("public", "visits"), ("note", "place"))
+    here = EncryptedTable(TableName("public", "visits_here"), ("note",))
+    watched.database.fence(visits, [V1, V2])
+    assert watched.database.all_fences((here, CLIENTS, visits)) == {here: (), CLIENTS: (V1,), visits: (V1, V2)}
+
+
+def test_a_look_at_many_tables_is_one_transaction(
+    watched: Pipeline, owner: psycopg.Connection, database_url: str
+) -> None:
+    names = [f"table{number}" for number in range(30)]
+    for name in names:
+        owner.execute(f"CREATE TABLE {name} (first_name text, email text)")
+    many = tuple(EncryptedTable(TableName("public", name), CLIENTS.columns) for name in names)
+    assert isinstance(watched.database, PostgresDatabase)
+    ours = watched.database.connection
+    before = transactions(database_url, owner, ours)
+    watched.database.all_fences(many)
+    # To count takes some, too.
+    assert transactions(database_url, owner, ours) - before <= 5
 
 
 def test_no_row_is_read(watched: Pipeline, owner: psycopg.Connection) -> None:

@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, pr
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.blind_spots import BlindSpots
@@ -189,6 +189,23 @@ class PostgresDatabase:
             raise BlockedError(
                 f"table {table.name} is locked by another session; wait until that has ended, then run this again"
             ) from None
+
+    def all_fences(
+        self, tables: Sequence[EncryptedTable]
+    ) -> Mapping[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError]:
+        """See `CiphertextDatabase.all_fences`."""
+        try:
+            with self.connection.transaction():
+                return fence.all_fences(self.connection, tables)
+        except psycopg.errors.LockNotAvailable:
+            return {table: self._fences_or_why_not(table) for table in tables}
+
+    def _fences_or_why_not(self, table: EncryptedTable) -> tuple[KeyVersion, ...] | KeyRotationError:
+        try:
+            with self.connection.transaction():
+                return self.fences(table)
+        except KeyRotationError as error:
+            return error
 
     def has_table(self, name: TableName) -> bool:
         """See `CiphertextDatabase.has_table`."""

@@ -1,7 +1,8 @@
 """The physical relations of a declared table: the table itself, its partitions and its inheritance children."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from psycopg import sql
 
@@ -72,19 +73,21 @@ class Relation:
         return self.kind == "p" and not self.detaching
 
 
-_TREE = """
-WITH RECURSIVE tree(oid) AS (
-    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
+_TREES = """
+WITH RECURSIVE tree(place, oid) AS (
+    SELECT g.place, c.oid
+    FROM unnest(%s::text[]::name[], %s::text[]::name[]) WITH ORDINALITY AS g (nspname, relname, place)
+    JOIN pg_namespace n USING (nspname) JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = g.relname
     UNION
-    SELECT i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
+    SELECT t.place, i.inhrelid FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
 )
-SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, (SELECT amname FROM pg_am WHERE oid = c.relam),
+SELECT place, c.oid::bigint, n.nspname, c.relname, c.relkind::text, (SELECT amname FROM pg_am WHERE oid = c.relam),
        c.relpersistence = 't', c.relispartition,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND i.inhdetachpending),
        CASE WHEN c.relkind IN ('r', 'm', 't')
             THEN pg_relation_size(c.oid) / current_setting('block_size')::int ELSE 0 END
 FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
-ORDER BY n.nspname, c.relname
+ORDER BY place, n.nspname, c.relname
 """
 
 _EXISTS = """
@@ -92,17 +95,17 @@ SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nsp
 """
 
 _COLUMNS = """
-WITH RECURSIVE base(attnum, typ, typmod) AS (
-    SELECT a.attnum, a.atttypid, a.atttypmod FROM pg_attribute a
-    WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY(%(columns)s)
+WITH RECURSIVE base(attrelid, attnum, typ, typmod) AS (
+    SELECT a.attrelid, a.attnum, a.atttypid, a.atttypmod FROM pg_attribute a
+    WHERE a.attrelid = ANY(%s::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY(%s)
     UNION ALL
-    SELECT b.attnum, t.typbasetype, CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
+    SELECT b.attrelid, b.attnum, t.typbasetype, CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
     FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd'
 )
-SELECT a.attname, format_type(a.atttypid, NULL), bt.typname,
+SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, NULL), bt.typname,
        CASE WHEN bt.typname IN ('varchar', 'bpchar') AND b.typmod > 4 THEN b.typmod - 4 END, a.attgenerated <> ''
 FROM base b JOIN pg_type bt ON bt.oid = b.typ AND bt.typtype <> 'd'
-JOIN pg_attribute a ON a.attrelid = %(oid)s AND a.attnum = b.attnum
+JOIN pg_attribute a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
 """
 
 
@@ -112,12 +115,26 @@ def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
     Raises:
         PreflightError: the table, or a declared column of a relation in the tree, is not there.
     """
-    rows: list[Any] = connection.execute(_TREE, (table.name.schema, table.name.table)).fetchall()
-    if not rows:
-        raise PreflightError(
-            f"table {table.name} is not in the database; correct [[tables]] in keyrotation.toml, or create the table"
-        )
-    return tuple(_relation(connection, table, row) for row in rows)
+    found = trees(connection, (table,))[table]
+    if isinstance(found, PreflightError):
+        raise found
+    return found
+
+
+def trees(
+    connection: Connection, tables: Sequence[EncryptedTable]
+) -> dict[EncryptedTable, tuple[Relation, ...] | PreflightError]:
+    """The same of many tables by two statements; for each either its relations or why there are none."""
+    names = [table.name.schema for table in tables], [table.name.table for table in tables]
+    rows: list[Any] = connection.execute(_TREES, names).fetchall()
+    wanted = sorted({column for table in tables for column in table.columns})
+    columns: dict[int, dict[str, Column]] = {row[1]: {} for row in rows}
+    for oid, *facts in cast("list[Any]", connection.execute(_COLUMNS, (list(columns), wanted)).fetchall()):
+        columns[oid][facts[0]] = Column(*facts)
+    facts_by_place: dict[int, list[Any]] = {}
+    for place, *facts in rows:
+        facts_by_place.setdefault(place, []).append(facts)
+    return {table: _tree(table, facts_by_place.get(place, ()), columns) for place, table in enumerate(tables, 1)}
 
 
 def exists(connection: Connection, name: TableName) -> bool:
@@ -157,15 +174,21 @@ def root(connection: Connection, table: EncryptedTable) -> Relation:
     )
 
 
-def _relation(connection: Connection, table: EncryptedTable, facts: Any) -> Relation:  # noqa: ANN401  a row
-    parameters = {"oid": facts[0], "columns": list(table.columns)}
-    rows: list[Any] = connection.execute(_COLUMNS, parameters).fetchall()
-    found = {row[0]: Column(*row) for row in rows}
-    fields: list[Any] = [*facts, tuple(found[c] for c in table.columns if c in found)]
-    relation = Relation(*fields)
-    missing = [column for column in table.columns if column not in found]
-    if missing:
-        raise PreflightError(
-            f"column {missing[0]} is not in table {relation.label}; correct [[tables]] in keyrotation.toml"
+def _tree(
+    table: EncryptedTable, facts: Sequence[Any], columns: Mapping[int, Mapping[str, Column]]
+) -> tuple[Relation, ...] | PreflightError:
+    if not facts:
+        return PreflightError(
+            f"table {table.name} is not in the database; correct [[tables]] in keyrotation.toml, or create the table"
         )
-    return relation
+    found = []
+    for oid, *others in facts:
+        present = columns[oid]
+        fields: list[Any] = [oid, *others, tuple(present[c] for c in table.columns if c in present)]
+        relation = Relation(*fields)
+        if missing := [column for column in table.columns if column not in present]:
+            return PreflightError(
+                f"column {missing[0]} is not in table {relation.label}; correct [[tables]] in keyrotation.toml"
+            )
+        found.append(relation)
+    return tuple(found)

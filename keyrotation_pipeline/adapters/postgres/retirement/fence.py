@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import version
 from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import BlockedError, ProofError
+from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
 
@@ -73,17 +73,37 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
 
     Whole means: validated, enforced, inherited, and to the letter the definition that `fence` writes.
     """
-    tree = relations.tree(connection, table)
+    (found,) = all_fences(connection, (table,)).values()
+    if isinstance(found, PreflightError):
+        raise found
+    return found
+
+
+def all_fences(
+    connection: Connection, tables: Sequence[EncryptedTable]
+) -> dict[EncryptedTable, tuple[KeyVersion, ...] | PreflightError]:
+    """The same of many tables, by as many statements as for one; for each its versions, or why it has none to tell."""
+    trees = relations.trees(connection, tables)
+    oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
+    rows = connection.execute(_STANDING, (sorted(oids), NAME)).fetchall()
+    standing = {int(str(row[0])): str(row[1]) for row in rows if row[2]}
+    names = _quoted(connection, sorted({column for table in tables for column in table.columns}))
+    return {
+        table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names)
+        for table, tree in trees.items()
+    }
+
+
+def _whole(
+    tree: Sequence[relations.Relation], standing: Mapping[int, str], names: Mapping[str, str]
+) -> tuple[KeyVersion, ...]:
     # The server never checks a foreign table against a CHECK that it claims to have.
     if not all(relation.is_heap or relation.holds_no_rows for relation in tree):
         return ()
-    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
-    standing = {row[0]: str(row[1]) for row in rows if row[2]}
     named = {versions_refused(standing.get(relation.oid, "")) for relation in tree}
     versions = named.pop()
     if named or not versions:
         return ()
-    names = _quoted(connection, table.columns)
     whole = all(standing[relation.oid] == _definition(relation, versions, names) for relation in tree)
     return versions if whole else ()
 
