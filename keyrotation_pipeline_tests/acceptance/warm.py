@@ -5,6 +5,7 @@ start itself (imports, signals, a closed output) it types anew, by `command.KEYR
 """
 
 import atexit
+import gc
 import json
 import os
 import pkgutil
@@ -47,6 +48,27 @@ def run(
         return subprocess.CompletedProcess(arguments, status, _whole(printed), _whole(complained))
 
 
+# A program named `keyrotation` for shells: it asks the forker by the descriptor that it has from the test.
+_ASKS = """#!{python} -IS
+import json, os, socket, sys
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+request = json.dumps([["{command}", *sys.argv[1:]], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(socket.socket(fileno={descriptor}), [request], [0, 1, 2, theirs.fileno()])
+theirs.close()
+ours.recv(16)
+sys.exit(int(ours.recv(16)))
+"""
+
+
+def for_shells(directory: Path) -> int:
+    """Put the command into a directory, which is to be on the PATH of a shell that gets this descriptor, too."""
+    descriptor = _forker().fileno()
+    script = directory / "keyrotation"
+    script.write_text(_ASKS.format(python=sys.executable, command=KEYROTATION, descriptor=descriptor))
+    script.chmod(0o755)
+    return descriptor
+
+
 def _whole(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode()
@@ -73,6 +95,7 @@ def _import_all() -> None:
     for module in pkgutil.walk_packages(keyrotation_pipeline.__path__, "keyrotation_pipeline."):
         if not module.name.startswith(DAGSTER):
             import_module(module.name)
+    gc.freeze()  # a child that looks through all of this when it ends takes longer for that than for its start
 
 
 def _fork_for_each(requests: socket.socket) -> bool:
