@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,18 +26,12 @@ from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.fleets import TestFleet
 from keyrotation_pipeline_tests.key_places import AwsPlace, KubernetesPlace
+from keyrotation_pipeline_tests.pages import TOP, block
 
-TOP = Path(__file__).parents[2]
 AWS, KUBECTL = shutil.which("aws"), shutil.which("kubectl")
 V1 = KeyVersion(1)
 ROWS = 20
 pytestmark = pytest.mark.extended
-
-
-def block(name: str) -> str:
-    text = (TOP / "docs" / "operations.md").read_text()
-    (found,) = re.findall(rf"```sh {name}\n(.*?)```", text, flags=re.DOTALL)
-    return str(found)
 
 
 @dataclass
@@ -158,3 +153,33 @@ def test_with_the_keys_in_a_kubernetes_secret(desk: Desk, new_key_secrets: Calla
     )
     assert secrets.entries(secrets.archive) == {"v1": base64_of(desk.key)}
     assert desk.values() == {"v2": 2 * ROWS}
+
+
+@pytest.mark.external_kubectl
+@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+def test_what_dagster_needs_in_a_cluster(desk: Desk, new_key_secrets: Callable[[], TestKeySecrets]) -> None:
+    cluster, namespace = new_key_secrets().cluster, f"dagster-{uuid.uuid4().hex[:6]}"
+    names = [(r"(?<![\w-])pazpaz(?![\w/-])", namespace)]
+    if cluster.standin is not None:  # which has no schemas for kubectl
+        names.append(("kubectl apply", "kubectl apply --validate=false"))
+    for file, text in (
+        ("storage.env", "DAGSTER_PG_URL=postgresql+psycopg2://db/dagster\n"),
+        ("database.env", f"KEYROTATION_DATABASE_URL={desk.url}\n"),
+        ("recovery.asc", "of a test\n"),
+        ("keyrotation.toml", "# of a test\n"),
+    ):
+        (desk.path / file).write_text(text)
+    cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    try:
+        known = {"KUBECONFIG": str(cluster.kubeconfig), "HOME": str(desk.path)}
+        told, again = (desk.type(block("cluster"), *names, **known) for _ in range(2))
+    finally:
+        cluster.ask("DELETE", f"/api/v1/namespaces/{namespace}")
+    for made in (
+        "secret/keyrotation-ui serverside-applied",
+        "configmap/keyrotation-configuration serverside-applied",
+        "deployment.apps/keyrotation-webserver created",
+        "networkpolicy.networking.k8s.io/keyrotation-code-server created",
+    ):
+        assert made in told
+    assert " created" not in again

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -29,10 +28,9 @@ from keyrotation_pipeline_tests.acceptance import foreign_defs
 from keyrotation_pipeline_tests.acceptance.command import Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_demo import PLAINTEXTS, keys_of
 from keyrotation_pipeline_tests.acceptance.test_up import wait_until
+from keyrotation_pipeline_tests.pages import block, fenced
 
 pytestmark = [pytest.mark.extended, pytest.mark.slow]
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
-SECTION = OPERATIONS.read_text().partition("## Inside your own Dagster project\n")[2].partition("\n## ")[0]
 ROTATION_SECONDS = 900  # a machine of tests may be busy; what was killed is missed after five minutes
 # As create-dagster writes it.
 PYPROJECT = """
@@ -118,12 +116,6 @@ class Project:
             process.wait(120)
 
 
-def block(language: str) -> str:
-    """The one block in that language of the section on components."""
-    [found] = re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)
-    return str(found)
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     root, dagster_home = tmp_path / "clinic-data", tmp_path / "dagster-home"
@@ -131,7 +123,8 @@ def project(tmp_path: Path) -> Iterator[Project]:
     defs.mkdir(parents=True)
     dagster_home.mkdir()
     (root / "pyproject.toml").write_text(PYPROJECT)
-    (dagster_home / "dagster.yaml").write_text(block("yaml") + "telemetry: {enabled: false}\nnux: {enabled: false}\n")
+    [yaml] = [each.text for each in fenced() if each.language == "yaml"]
+    (dagster_home / "dagster.yaml").write_text(yaml + "telemetry: {enabled: false}\nnux: {enabled: false}\n")
     for package in (defs.parent, defs):
         (package / "__init__.py").touch()
     (defs.parent / "definitions.py").write_text(DEFINITIONS)
@@ -147,7 +140,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 def typed(project: Project) -> list[str]:
     """What the commands of the page print, without the last, which stays in the foreground."""
-    *lines, last = [line for line in block("bash").splitlines() if line]
+    *lines, last = [line for line in block("component").splitlines() if line]
     assert last.split()[:2] == ["dg", "dev"]
     return [project.type(line) for line in lines]
 

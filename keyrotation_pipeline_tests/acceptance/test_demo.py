@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.clinic import FINDINGS
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import EMBEDDED_18
 
 PLAINTEXTS = re.compile(rb"patient\d+@example\.org|\+1-555-\d{7}|" + b"|".join(re.escape(f.encode()) for f in FINDINGS))
@@ -20,7 +22,10 @@ PLAINTEXTS = re.compile(rb"patient\d+@example\.org|\+1-555-\d{7}|" + b"|".join(r
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("demo"), [])
-    folder.run("demo", "--rows", "3000")
+    first, second = (shlex.split(line, comments=True) for line in block("demo").splitlines())
+    assert second == ["uv", "run", "pytest"]  # which runs this
+    assert first[:3] == ["uv", "run", "keyrotation"]
+    folder.run(*first[3:], "--rows", "3000")
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +22,7 @@ from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, e
 from keyrotation_pipeline_tests.backup_sites import admit, gpg_decrypt, write_configuration
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of
+from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server
 
 AWS = shutil.which("aws")
@@ -176,13 +176,6 @@ def test_everything_comes_back_from_a_set_of_any_step_of_a_rotation(
         assert time.monotonic() - begun < 60, step
 
 
-def recipe() -> str:
-    """The recipe of docs/operations.md, as it stands there."""
-    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    (block,) = re.findall(r"```sh recovery\n(.*?)```", text, flags=re.DOTALL)
-    return str(block)
-
-
 @pytest.fixture
 def gnupg_home() -> Iterator[str]:
     """A home with a path that is short enough for the agent's socket."""
@@ -229,7 +222,7 @@ def test_the_recipe_of_the_documentation_works_as_it_is_typed(
     empty.mkdir()
     (empty / "url").write_text(database_url)
     (empty / "recovery.sec.asc").write_bytes(officers["recovery"].gpg("--armor", "--export-secret-keys"))
-    typed = recipe()
+    typed = block("recovery")
     for written, here in (
         ("postgresql://keyrotation@db/clinic", f"'{database_url}'"),
         ("pazpaz-key-backups", bucket.name),

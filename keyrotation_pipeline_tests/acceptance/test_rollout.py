@@ -23,15 +23,15 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.command import environment
+from keyrotation_pipeline_tests.pages import TOP, block
 
 ROWS = 200
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (TOP / "README.md").read_text()
 
 
 def commands() -> list[str]:
     """What the README has people type for a database of their own, without its remarks."""
-    section = README.partition("## Your own database")[2].partition("\n## ")[0]
-    lines = "\n".join(re.findall(r"(?ms)^```\n(.*?)^```", section)).splitlines()
+    lines = f"{block('own')}{block('confirm')}".splitlines()
     return [line.partition("  #")[0].strip() for line in lines if line.strip()]
 
 
@@ -85,6 +85,7 @@ class Site:
     key: KeyMaterial
     officers: tuple[DemoOfficer, DemoOfficer]
     told: list[str] = field(default_factory=list)
+    typed: list[str] = field(default_factory=list)
 
     @property
     def keys(self) -> Path:
@@ -92,6 +93,7 @@ class Site:
 
     def type(self, line: str, *, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run one line of the README in a shell."""
+        self.typed.append(line)
         known = {"KEYROTATION_DATABASE_URL": self.url, "ENCRYPTION_MASTER_KEY": base64_of(self.key), **variables}
         path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         done = subprocess.run(
@@ -127,6 +129,7 @@ class Site:
         )
         self.type(command("uv run keyrotation init"))
         self.type(command("uv run keyrotation inventory"))
+        self.type(command("uv run keyrotation preflight"))
         opened = self.type(f"{command('ID=')}; echo $ID")
         self.told.append(opened.stderr)
         request = opened.stdout.strip()
@@ -204,6 +207,12 @@ def test_by_the_readme_with_an_application_that_reports(site: Site) -> None:
         told = site.rotate(request).stdout
         [instance] = json.loads(site.type(f"{command('uv run keyrotation rollout')} --json").stdout)["instances"]
         assert_rotated(site)
+    watch = f"timeout --preserve-status --signal INT 5 {command('uv run keyrotation status').removeprefix('uv run ')}"
+    assert "No value under v1" in site.type(f"{watch} || test $? = 130 # {command('uv run keyrotation status')}").stdout
+    left = [line for line in commands() if not any(line in typed for typed in site.typed)]
+    assert [line.split()[:4] for line in left if not line.startswith("export ")] == [
+        ["uv", "run", "keyrotation", "confirm"]  # which the next test types
+    ]
     assert "finished: nothing is left under v1" in told
     assert (instance["reads"], instance["writes"], instance["silent"]) == (["v2"], "v2", False)
     assert application.requests > 50

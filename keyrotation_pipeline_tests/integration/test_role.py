@@ -1,8 +1,9 @@
 """The role of deploy/sql, by its own SQL: it can do what a rotation asks, and what it lacks is said before."""
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,11 +19,12 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, ring_of, sealed, table_of
-from keyrotation_pipeline_tests.servers import Server, discard, start_server
+from keyrotation_pipeline_tests.pages import TOP, block
+from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 CLIENTS = table_of("clients", "first_name")
-SQL = Path(__file__).parents[2] / "deploy" / "sql"
+SQL = TOP / "deploy" / "sql"
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +38,12 @@ def own_server() -> Iterator[Server]:
 @pytest.fixture
 def clinic(own_server: Server) -> Iterator[Connection]:
     """The database `clinic` as its superuser sees it, its tables owned by `clinic_owner`, and the documented role."""
-    script = (SQL / "pipeline-role.sql").read_text()
     with psycopg.connect(own_server.url(), autocommit=True) as admin:
         admin.execute("CREATE ROLE clinic_owner; CREATE ROLE app LOGIN IN ROLE clinic_owner")
         admin.execute("CREATE DATABASE clinic OWNER clinic_owner")
-        admin.execute(script.encode())
+        variables = {**os.environ, "PGHOST": str(own_server.directory), "PGUSER": "postgres"}
+        variables["PATH"] = f"{EMBEDDED_18}:{os.environ['PATH']}"
+        subprocess.run(["bash", "-euc", block("role")], cwd=TOP, env=variables, check=True, capture_output=True)
         with connect(own_server.url("clinic")) as connection:
             connection.execute("CREATE TABLE public.clients (id int PRIMARY KEY, first_name text)")
             connection.execute("ALTER TABLE public.clients OWNER TO clinic_owner")

@@ -18,6 +18,10 @@ Key = tuple[str, str, str]  # plural, namespace, name
 
 KINDS = {
     "secrets": ("v1", "Secret"),
+    "configmaps": ("v1", "ConfigMap"),
+    "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
+    "services": ("v1", "Service"),
+    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy"),
     "pods": ("v1", "Pod"),
     "events": ("v1", "Event"),
     "serviceaccounts": ("v1", "ServiceAccount"),

@@ -130,6 +130,10 @@ class Standin:
         if by_name is None:
             raise RefusedError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
 
+        applied = request.headers["content-type"].startswith("application/apply-patch")
+        if applied and not any(each["metadata"]["name"] == which[2] for each in self.objects.every(*which[:2])):
+            return self.objects.create(*which[:2], _valid(which[0], content))
+
         def change(before: Json) -> Json:
             return _valid(which[0], merged(before, content, by_name=by_name))
 

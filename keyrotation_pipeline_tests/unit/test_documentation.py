@@ -1,13 +1,22 @@
 """What the pages name is there: files of the code, and the decisions in their index."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 from keyrotation_pipeline_tests.acceptance.test_runbook import sections
+from keyrotation_pipeline_tests.pages import PAGES as TYPED_PAGES
+from keyrotation_pipeline_tests.pages import TOP, fenced
 
-TOP = Path(__file__).parents[2]
+# Blocks that no test types, and why none can here.
+NOT_TYPED = {
+    "image": "docker is not to be had where tests run",
+    "pods": "kubectl exec and port-forward reach into Pods, which a stand-in of the API server does not run",
+    "card": "a real OpenPGP card; a virtual one is in integration/test_recovery_card.py",
+}
+NO_SHELL = {"text", "toml", "yaml", "sql", "python", "nginx"}
 PAGES = sorted(path.relative_to(TOP) for path in (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")))
 FILES = [path.relative_to(TOP).as_posix() for path in (*TOP.glob("*.py"), *TOP.glob("*/**/*.py"))]
 
@@ -48,3 +57,41 @@ def test_every_block_of_the_runbook_is_typed_and_says_what_is_seen_then() -> Non
         "Routine", "Emergency", "Rollback", "A key is lost", "Drill",
     ]  # fmt: skip
     assert all(block.seen for blocks in sections().values() for block in blocks)
+
+
+def typed_by_tests() -> set[str]:
+    """Names of blocks that a test fetches by `pages.block`."""
+    sources = [ast.parse(path.read_text()) for path in TOP.glob("keyrotation_pipeline_tests/**/test_*.py")]
+    calls = [node for source in sources for node in ast.walk(source) if isinstance(node, ast.Call)]
+    named = [
+        call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "block" and call.args
+    ]
+    return {each.value for each in named if isinstance(each, ast.Constant) and isinstance(each.value, str)} | {
+        "runbook"
+    }
+
+
+def test_every_block_of_shell_lines_is_typed_by_a_test_or_listed_with_a_reason() -> None:
+    shell = [each for each in fenced() if each.language not in NO_SHELL]
+    assert {f"{each.page}: ```{each.language}" for each in shell if each.language != "sh"} == set()
+    names = [each.name for each in shell if each.name != "runbook"]
+    assert sorted(names) == sorted(set(names)), "two blocks have one name"
+    assert set(names) - typed_by_tests() == set(NOT_TYPED)
+
+
+def test_what_no_test_types_is_nothing_but_docker_pods_and_a_card() -> None:
+    listed = [line for each in fenced() if each.name in NOT_TYPED for line in each.text.splitlines()]
+    allowed = r"docker |helm |kubectl \S+ \S+ (?:exec|port-forward) |gpg --homedir \S+ --card-status|export GPG_TTY|"
+    assert [line for line in listed if not re.match(f"(?:{allowed}keyrotation recovery-test)", line)] == []
+
+
+def test_no_command_hides_in_a_block_that_is_not_for_a_shell() -> None:
+    hidden = r"(?m)^(?:\$ )?(?:uv run|keyrotation|kubectl|docker|helm|aws|gpg|psql|dg) [a-z-]"
+    told = [each for each in fenced() if each.language in NO_SHELL - {"text"} and re.search(hidden, each.text)]
+    assert [each.page for each in told] == []
+
+
+@pytest.mark.parametrize("page", TYPED_PAGES, ids=lambda page: str(page.name))
+def test_every_fence_of_a_page_is_seen(page: Path) -> None:
+    fences = len(re.findall(r"(?m)^[ \t>]*(?:```|~~~)", page.read_text()))
+    assert fences == 2 * len([each for each in fenced() if each.page == page.relative_to(TOP).as_posix()])

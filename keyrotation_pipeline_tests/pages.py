@@ -1,0 +1,34 @@
+"""What the README and docs/ have people type: every block of shell lines has a name, by which a test types it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).parents[1]
+PAGES = (TOP / "README.md", *sorted(TOP.glob("docs/**/*.md")))
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """A block between fences: its language, its name if it has one, and its lines."""
+
+    page: str
+    language: str
+    name: str
+    text: str
+
+
+def fenced() -> list[Fenced]:
+    """Every block of every page."""
+    found = []
+    for page in PAGES:
+        for opening, text in re.findall(r"(?ms)^```([^\n]*)\n(.*?)^```$", page.read_text()):
+            language, _, name = opening.partition(" ")
+            found.append(Fenced(page.relative_to(TOP).as_posix(), language, name, text))
+    return found
+
+
+def block(name: str) -> str:
+    """The lines of the one block of that name; whoever calls this types them."""
+    (found,) = [each.text for each in fenced() if (each.language, each.name) == ("sh", name)]
+    return found
