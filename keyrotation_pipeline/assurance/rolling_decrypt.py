@@ -19,7 +19,7 @@ def how_far(pipeline: Pipeline) -> Reach:
 
 def due_now(pipeline: Pipeline) -> tuple[PageSpan, ...]:
     """What is to be read at this moment; nothing out of the allowed hours, or while a rotation reads everything."""
-    if not _may_read(pipeline):
+    if not may_read(pipeline):
         return ()
     return tuple(due(_spans(pipeline), pipeline.clock.now(), pipeline.verification.every_days))
 
@@ -58,11 +58,11 @@ def _read(pipeline: Pipeline, spans: Sequence[PageSpan], report: Report) -> int:
     values = 0
     for table in pipeline.tables:
         if wanted := [span for span in spans if span.table == str(table.name)]:
-            values += pipeline.database.decrypt_spans(table, wanted, ring, report, lambda: _may_read(pipeline))
+            values += pipeline.database.decrypt_spans(table, wanted, ring, report, lambda: may_read(pipeline))
     return values
 
 
-def _may_read(pipeline: Pipeline) -> bool:
+def may_read(pipeline: Pipeline) -> bool:
     """Whether these are the hours for it, and no rotation rewrites the rows, whose proof will read all of them."""
     hours, walk = pipeline.verification.hours, pipeline.ledger.current()
     if hours is not None and not hours.include(pipeline.clock.now()):

@@ -5,7 +5,9 @@ from typing import Any
 
 import dagster as dg
 
+from keyrotation_pipeline.assurance.rolling_search import Searched, search_what_is_due
 from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.defs.by_clock import is_by_clock
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
@@ -13,9 +15,10 @@ from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.incidents.duties import unsettled_in_words
 from keyrotation_pipeline.model.columns import Finding, TableCount
+from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
 from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.inventory import take_inventory
+from keyrotation_pipeline.requests.inventory import renew_counts, take_inventory
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 
 NO_UNDECLARED_CIPHERTEXT = "no_undeclared_ciphertext"
@@ -29,8 +32,8 @@ def encrypted_columns_asset(naming: Naming) -> dg.AssetsDefinition:
         group_name=naming.name("inventory"),
         kinds={"postgres"},
         owners=[DATABASE_ADMINISTRATORS],
-        description="The inventory: values per table and key version counted anew, undeclared columns with such values "
-        "searched.",
+        description="The inventory: values per table and key version, undeclared columns with such values. Counted and "
+        "searched anew after a rotation and when somebody asks; by the clock, a part each day.",
     )
     check = dg.AssetCheckSpec(
         NO_UNDECLARED_CIPHERTEXT,
@@ -42,13 +45,18 @@ def encrypted_columns_asset(naming: Naming) -> dg.AssetsDefinition:
     def encrypted_columns(
         context: dg.AssetExecutionContext, keyrotation: PipelineParameter
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        by_clock = is_by_clock(context)
         with refusals(), keyrotation.open(actor_of(context)) as opened:
-            taken = take_inventory(opened)
-            metadata = _inventory_metadata(opened, taken.counts)
-        if key in context.selected_asset_keys:
-            yield dg.MaterializeResult(metadata=metadata)
-        if check.key in context.selected_asset_check_keys:
-            yield _no_undeclared(check.key, taken.findings)
+            taken = None if by_clock else take_inventory(opened)
+            if key in context.selected_asset_keys:
+                counts = taken.counts if taken else renew_counts(opened, LEAST_BYTES_A_DAY)
+                yield dg.MaterializeResult(metadata=_inventory_metadata(opened, counts))
+            if check.key in context.selected_asset_check_keys:
+                yield (
+                    _no_undeclared(check.key, taken.findings)
+                    if taken
+                    else _none_is_known(check.key, search_what_is_due(opened), opened.verification.every_days)
+                )
 
     return encrypted_columns
 
@@ -125,6 +133,7 @@ _SCHEMA = dg.TableSchema(
         dg.TableColumn("table", "string"),
         dg.TableColumn("rows", "int"),
         dg.TableColumn("values", "string"),
+        dg.TableColumn("counted", "string"),
         dg.TableColumn("amiss", "string"),
         dg.TableColumn("refuses", "string"),
     ]
@@ -139,6 +148,7 @@ def _record(count: TableCount) -> dg.TableRecord:
             "table": str(count.table.name),
             "rows": count.rows,
             "values": ", ".join(by_version),
+            "counted": f"{count.counted_at:%Y-%m-%d %H:%M} UTC",
             "amiss": ", ".join(f"{number:,} {what}" for number, what in amiss if number) or "nothing",
             "refuses": ", ".join(map(str, count.fenced_against)) or "no version",
         }
@@ -146,13 +156,50 @@ def _record(count: TableCount) -> dg.TableRecord:
 
 
 def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[Finding]) -> dg.AssetCheckResult:
+    """By a search of everything, just now."""
     named = [f"{each.relation}.{each.column} ({each.values + each.near_misses} values)" for each in findings]
     return dg.AssetCheckResult(
         asset_key=key.asset_key,
         check_name=key.name,
         passed=not findings,
-        description=f"undeclared: {', '.join(named)}; add to [[tables]] in keyrotation.toml, or empty them"
-        if findings
-        else "every column with encrypted values is declared",
+        description=_undeclared(named)
+        if named
+        else "every column with encrypted values is declared; all was searched now",
         metadata={"undeclared_columns": len(findings)},
     )
+
+
+def _none_is_known(key: dg.AssetCheckKey, searched: Searched, days: int) -> dg.AssetCheckResult:
+    """By what was searched within some days."""
+    named = [f"{column} ({number} values)" for column, number in sorted(searched.found.items())]
+    return dg.AssetCheckResult(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=searched.far.complete and not named,
+        severity=dg.AssetCheckSeverity.ERROR if named else dg.AssetCheckSeverity.WARN,
+        description=_undeclared(named) if named else _how_far(searched.far, days),
+        metadata={
+            "undeclared_columns": len(named),
+            "percent": searched.far.percent,
+            "pages": searched.far.pages,
+            "pages_searched_now": searched.pages,
+        },
+    )
+
+
+def _undeclared(named: Sequence[str]) -> str:
+    return f"undeclared: {', '.join(named)}; add to [[tables]] in keyrotation.toml, or empty them"
+
+
+def _how_far(far: Reach, days: int) -> str:
+    """What was searched, and no more than that."""
+    if far.oldest is None:
+        return "every column with encrypted values is declared: there is nothing else"
+    since = f"since {far.oldest:%Y-%m-%d %H:%M} UTC"
+    if far.complete:
+        read = f"each of {far.pages:,} pages elsewhere was searched within {days} days; {since}"
+        return f"no undeclared column with encrypted values was found: {read}"
+    read = (
+        f"{far.percent:g} % of {far.pages:,} pages elsewhere were searched within {days} days, and held none; {since}"
+    )
+    return f"{'behind' if far.late else 'under way'}: {read}"

@@ -8,6 +8,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition as AssetJob,
 )  # type only
 
+from keyrotation_pipeline.defs.inventory import NO_UNDECLARED_CIPHERTEXT
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.reencrypt import due_shards_op
 from keyrotation_pipeline.defs.resources import RESOURCE
@@ -63,13 +64,16 @@ def build_jobs(
             naming.name(EVIDENCE),
             dg.AssetSelection.assets(naming.asset("encrypted_columns")).without_checks()
             | dg.AssetSelection.checks(*checks),
-            description="Count, search, decrypt and compare anew: every check, without changing anything.",
+            description="Every check, changing nothing: all is read after a rotation or by hand; by the clock, a part.",
             executor_def=dg.in_process_executor,
         ),
         decrypt=dg.define_asset_job(
             naming.name(DECRYPT),
-            dg.AssetSelection.checks(dg.AssetCheckKey(naming.step(Step.RETIRED_KEY), "every_value_decrypts")),
-            description="Decrypt the part of all values that is due.",
+            dg.AssetSelection.checks(
+                dg.AssetCheckKey(naming.step(Step.RETIRED_KEY), "every_value_decrypts"),
+                dg.AssetCheckKey(naming.asset("encrypted_columns"), NO_UNDECLARED_CIPHERTEXT),
+            ),
+            description="Decrypt the part of all values that is due, and search the part of everything else.",
             executor_def=dg.in_process_executor,
         ),
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from keyrotation_pipeline.defs.by_clock import is_by_clock
 from keyrotation_pipeline.defs.evidence import materialization
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
@@ -71,7 +72,7 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
 
 
 def zero_old_rows_check(naming: Naming, tables: Sequence[EncryptedTable]) -> dg.AssetChecksDefinition:
-    """The check `zero_old_rows` of every table: one count each, after the proof when both run."""
+    """The check `zero_old_rows` of every table, after the proof when both run: one count each, or what is refused."""
     specs = [
         dg.AssetCheckSpec(
             "zero_old_rows",
@@ -92,16 +93,17 @@ def zero_old_rows_check(naming: Naming, tables: Sequence[EncryptedTable]) -> dg.
             for table in tables:
                 key = dg.AssetCheckKey(naming.rows(table.name), "zero_old_rows")
                 if key in context.selected_asset_check_keys:
-                    yield _zero_old_rows(opened, key, table, old)
+                    yield _zero_old_rows(opened, key, table, old, by_clock=is_by_clock(context))
 
     return zero_old_rows
 
 
 def _zero_old_rows(
-    pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...]
+    pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...], *, by_clock: bool
 ) -> dg.AssetCheckResult:
-    remaining = pipeline.database.old_rows(table, old, None).rows if old else 0
     refused = pipeline.database.fences(table)
+    counted = _to_be_counted(pipeline, table, old, refused) if by_clock else old
+    remaining = pipeline.database.old_rows(table, counted, None).rows if counted else 0
     running = pipeline.ledger.current()
     under_way = running is not None and running.done(Step.ZERO_OLD_ROWS_PROOF) is None
     names = ", ".join(map(str, old)) or "an earlier version"
@@ -111,7 +113,24 @@ def _zero_old_rows(
         passed=remaining == 0,
         severity=dg.AssetCheckSeverity.WARN if under_way else dg.AssetCheckSeverity.ERROR,
         description=f"{remaining:,} rows of {table.name} under {names}"
+        + ("" if counted else _refused_since(pipeline, table))
         + ("; the rotation is not through yet" if remaining and under_way else "")
         + ("; find the writer, then request a rotation" if remaining and not under_way else ""),
         metadata={"old_rows": remaining, "old_versions": names, "refused_by_database": ", ".join(map(str, refused))},
+    )
+
+
+def _to_be_counted(
+    pipeline: Pipeline, table: EncryptedTable, old: tuple[KeyVersion, ...], refused: Sequence[KeyVersion]
+) -> tuple[KeyVersion, ...]:
+    """The old versions that a table may hold: those that it does not refuse, and those that the last count found."""
+    counts = pipeline.ledger.counts([table])
+    there = {version for count in counts for version, number in count.values_by_version.items() if number}
+    return tuple(version for version in old if version not in refused or version in there)
+
+
+def _refused_since(pipeline: Pipeline, table: EncryptedTable) -> str:
+    counted = [f"{count.counted_at:%Y-%m-%d %H:%M} UTC" for count in pipeline.ledger.counts([table])]
+    return (
+        f": the database refuses them (a validated constraint, seen now); last counted {', '.join(counted) or 'never'}"
     )

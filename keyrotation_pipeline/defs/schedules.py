@@ -1,8 +1,9 @@
-"""By the clock: each morning the checks say whether a rotation is due; each hour a part of all values is decrypted."""
+"""By the clock: each morning the checks say whether a rotation is due; each hour a part of everything may be read."""
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.rolling_decrypt import due_now
+from keyrotation_pipeline.assurance import rolling_decrypt as decrypting
+from keyrotation_pipeline.assurance import rolling_search as searching
 from keyrotation_pipeline.defs.jobs import DECRYPT, EVIDENCE
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.refusals import refusals
@@ -28,7 +29,7 @@ def rotation_calendar(naming: Naming) -> dg.ScheduleDefinition:
 
 
 def rolling_decrypt(naming: Naming) -> dg.ScheduleDefinition:
-    """The schedule `rolling_decrypt`: the check `every_value_decrypts`, in each hour in which something is due."""
+    """The schedule `rolling_decrypt`: what is due of the two rolling checks, in each hour that has some."""
 
     @dg.schedule(
         name=naming.name("rolling_decrypt"),
@@ -36,12 +37,12 @@ def rolling_decrypt(naming: Naming) -> dg.ScheduleDefinition:
         cron_schedule="20 * * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="A part of all values is decrypted each day, within `[reencryption] hours`.",
+        description="Each day a part of all values is decrypted, and of all else searched, within the set hours.",
     )
     def scheduled(keyrotation: PipelineParameter) -> dg.RunRequest | dg.SkipReason:
         keyrotation.note_look("rolling_decrypt")
         with refusals(), keyrotation.open("dagster rolling_decrypt") as opened:
-            if due_now(opened):
+            if decrypting.due_now(opened) or searching.due_now(opened):
                 return dg.RunRequest()
         return dg.SkipReason("today's part was read, or this is not an hour for it, or a rotation reads everything")
 

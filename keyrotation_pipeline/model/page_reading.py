@@ -1,7 +1,7 @@
-"""Which pages were decrypted when, and which are to be read next, so that none stays unread for too long."""
+"""Which pages were read when, and which are to be read next, so that none stays unread for too long."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.model.hours import AllowedHours
@@ -24,12 +24,13 @@ class PageSpan:
     """Pages of one relation that are read together, under one snapshot of their own.
 
     Args:
-        table: the declared one, by its name.
+        table: the declared one, by its name; of what is searched elsewhere the relation itself.
         end_page: the first page that is not in it any more.
         pages: those that there are at this moment.
         size_bytes: of these, with what lies outside of the pages (TOAST).
         since: nothing in them is older and unread: when they were read, else when they came into being.
         read: whether these pages were ever read in the file that the relation has now.
+        found: what was found when they were last searched and should not be there: by column, how many values.
     """
 
     table: str
@@ -40,6 +41,7 @@ class PageSpan:
     size_bytes: int
     since: datetime
     read: bool
+    found: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 def due(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Iterator[PageSpan]:
@@ -48,16 +50,37 @@ def due(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Iterator[P
     The share is counted from midnight UTC, so that it does not matter how often somebody asks. It is a little larger
     than it had to be, so that nothing waits until its last day.
     """
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = _midnight(now)
     share = max(LEAST_BYTES_A_DAY, -(-sum(each.size_bytes for each in spans) // max(every_days - 1, 1)))
     share -= sum(each.size_bytes for each in spans if each.read and each.since >= midnight)
-    for span in sorted(spans, key=lambda each: (each.since, each.table, each.relation, each.first_page)):
+    for span in sorted(spans, key=_in_turn):
         if span.read and span.since >= midnight:
             continue
         if share <= 0 and now + _A_DAY < span.since + timedelta(days=every_days):
             continue
         share -= span.size_bytes
         yield span
+
+
+def to_search(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Iterator[PageSpan]:
+    """What is to be searched now: `due`, and before it where something was found, and the beginning of what is new.
+
+    So a copy of a table is found on the first day, and what was mended is said to be there for a day at most.
+    """
+    midnight = _midnight(now)
+    found = [each for each in spans if each.found and each.since < midnight]
+    first = found + [each for each in spans if not each.read and each.first_page == 0]
+    yield from first
+    taken = set(first)
+    yield from (each for each in due(spans, now, every_days) if each not in taken)
+
+
+def _midnight(now: datetime) -> datetime:
+    return now.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _in_turn(span: PageSpan) -> tuple[datetime, str, str, int]:
+    return span.since, span.table, span.relation, span.first_page
 
 
 @dataclass(frozen=True, slots=True)

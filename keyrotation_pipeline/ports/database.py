@@ -59,6 +59,25 @@ class CiphertextDatabase(Protocol):
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
         """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
 
+    def definitions_found(self) -> tuple[Finding, ...]:
+        """What `discover` finds in the definitions that the catalogue keeps; reads no row."""
+
+    def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        """All pages that `discover` searches as they are now, when each was, and what was found; notes down new ones.
+
+        Raises:
+            PreflightError, BlockedError: a declared table is not there, or one is locked.
+        """
+
+    def search_spans(
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+    ) -> int:
+        """Search these pages as `discover` does, and note down when and what was found; returns the number of pages.
+
+        Args:
+            go_on: asked before each span.
+        """
+
     def blind_spots(self) -> BlindSpots:
         """What neither `discover` nor the look for replicas sees in this database; quick, by the catalogue alone."""
 

@@ -1,6 +1,8 @@
 """What is encrypted where: the counts, what lies outside the declared columns, and what stops a rotation beforehand."""
 
+from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -38,6 +40,25 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
     pipeline.ledger.save_counts(counts)
     findings = pipeline.database.discover(pipeline.tables)
     return Inventory(counts, findings, quarantine, pipeline.database.blind_spots())
+
+
+def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
+    """The last count of each table; those tables are counted anew, the longest not counted first, that fit in.
+
+    Raises:
+        As `take_inventory`.
+    """
+    sizes = Counter[str]()
+    for span in pipeline.database.page_spans(pipeline.tables):
+        sizes[span.table] += span.size_bytes
+    last = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
+    never = datetime.min.replace(tzinfo=UTC)
+    for table in sorted(pipeline.tables, key=lambda each: last[each].counted_at if each in last else never):
+        if sizes[str(table.name)] <= most_bytes:
+            most_bytes -= sizes[str(table.name)]
+            (last[table],) = pipeline.database.count([table])
+            pipeline.ledger.save_counts([last[table]])
+    return tuple(last[table] for table in pipeline.tables if table in last)
 
 
 def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, ...]:

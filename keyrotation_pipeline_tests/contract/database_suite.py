@@ -217,6 +217,15 @@ class CiphertextDatabaseSuite:
 
     # Fences
 
+    def test_what_is_not_declared_is_noted_and_searched(self, mixed: Subject) -> None:
+        database = mixed.database
+        database.search_spans(TABLES, database.undeclared_spans(TABLES), lambda: True)
+        spans = database.undeclared_spans(TABLES)
+        assert all(each.read and not each.found for each in spans)
+        database.search_spans(TABLES, spans, lambda: False)
+        assert database.undeclared_spans(TABLES) == spans
+        assert database.definitions_found() == ()
+
     def test_a_fence_names_exactly_what_it_was_given_in_order(self, subject: Subject) -> None:
         subject.database.fence(CLIENTS, [V2, V1])
         assert subject.database.fences(CLIENTS) == (V1, V2)

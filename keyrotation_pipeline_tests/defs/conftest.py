@@ -91,14 +91,15 @@ class Dagster(Conducted):
             raise_on_error=False,
         )
 
-    def check_run(self) -> dg.ExecuteInProcessResult:
+    def check_run(self, **tags: str) -> dg.ExecuteInProcessResult:
         """The job that evaluates every check."""
-        return self.definitions.resolve_job_def("evidence").execute_in_process(instance=self.instance)
+        return self.definitions.resolve_job_def("evidence").execute_in_process(instance=self.instance, tags=tags)
 
-    def check(self, name: str, asset: str) -> dg.AssetCheckEvaluation:
+    def check(self, name: str, asset: str, **tags: str) -> dg.AssetCheckEvaluation:
         """One check's evaluation."""
         key = dg.AssetCheckKey(dg.AssetKey(asset.split("/")), name)
-        return next(each for each in self.check_run().get_asset_check_evaluations() if each.asset_check_key == key)
+        evaluations = self.check_run(**tags).get_asset_check_evaluations()
+        return next(each for each in evaluations if each.asset_check_key == key)
 
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str:

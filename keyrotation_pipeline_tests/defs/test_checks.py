@@ -242,7 +242,7 @@ def test_a_value_found_damaged_stays_found_on_days_when_it_is_not_read(dagster: 
 @pytest.mark.parametrize(
     ("arrange", "launched"),
     [
-        pytest.param(lambda _: None, False, id="the proof has just read all"),
+        pytest.param(lambda _: None, False, id="the proof and its evidence have just read all"),
         pytest.param(a_year_and_a_day, True, id="some are due"),
         pytest.param(out_of_hours, False, id="some are due, at another hour"),
     ],
@@ -251,6 +251,7 @@ def test_the_schedule_launches_a_run_where_something_is_to_be_read(
     dagster: Dagster, walked: Walked, arrange: Callable[[FakeWorld], None], launched: bool
 ) -> None:
     walked(None)
+    dagster.check_run()
     arrange(dagster.world)
     schedule = dagster.definitions.get_repository_def().get_schedule_def("rolling_decrypt")
     context = dg.build_schedule_context(dagster.instance, resources={"keyrotation": dagster.resource})

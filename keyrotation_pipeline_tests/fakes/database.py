@@ -47,6 +47,7 @@ class FakeDatabase:
     Args:
         locked: (table, row number) of rows that no sweep gets hold of.
         noted: the one span of each table that holds rows; a row is a page.
+        searched: one span of each relation elsewhere.
         too_large: what is not read again in the retiring transaction.
         unreadable: (table, row number, column) of values that do not decrypt.
         fence_state: what each table's validated fence names.
@@ -62,6 +63,7 @@ class FakeDatabase:
     journal: Journal = field(default_factory=Journal)
     clock: FakeClock = field(default_factory=FakeClock)
     noted: dict[str, PageSpan] = field(default_factory=dict)
+    searched: dict[str, PageSpan] = field(default_factory=dict)
     locked: set[tuple[str, int]] = field(default_factory=set)
     too_large: tuple[str, ...] = ()
     unreadable: set[tuple[str, int, str]] = field(default_factory=set)
@@ -123,7 +125,25 @@ class FakeDatabase:
                 yield number, column, row.get(column)
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+        self.search_spans(tables, self.undeclared_spans(tables), lambda: True)
         return self.findings
+
+    def definitions_found(self) -> tuple[Finding, ...]:
+        return ()
+
+    def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        for name in ("notes", *(each.relation for each in self.findings)):
+            now = self.clock.now()
+            self.searched.setdefault(name, PageSpan(name, name, 0, 2048, 1, 8192, now, read=False))
+        return tuple(self.searched.values())
+
+    def search_spans(
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+    ) -> int:
+        for span in (each for each in spans if go_on()):
+            found = {each.column: each.values for each in self.findings if each.relation == span.relation}
+            self.searched[span.relation] = replace(span, since=self.clock.now(), read=True, found=found)
+        return len(spans)
 
     def blind_spots(self) -> BlindSpots:
         return self.unseen

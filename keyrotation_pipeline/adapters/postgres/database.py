@@ -10,9 +10,11 @@ from keyrotation_pipeline.adapters.postgres import engine
 from keyrotation_pipeline.adapters.postgres.inventory import (
     census,
     discovery,
+    elsewhere,
     page_readings,
     quarantine,
     relations,
+    rolling_search,
     samples,
     usage,
 )
@@ -101,7 +103,29 @@ class PostgresDatabase:
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
         """See `CiphertextDatabase.discover`."""
-        return discovery.discover(self.connection, tables)
+        begun = rolling_search.begin(self.connection, tables)
+        findings = discovery.discover(self.connection, tables)
+        rolling_search.end(self.connection, begun, findings)
+        return findings
+
+    def definitions_found(self) -> tuple[Finding, ...]:
+        """See `CiphertextDatabase.definitions_found`."""
+        return tuple(elsewhere.in_definitions(self.connection))
+
+    def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        """See `CiphertextDatabase.undeclared_spans`."""
+        try:
+            return tuple(rolling_search.spans(self.connection, tables))
+        except psycopg.errors.LockNotAvailable:  # the size of a relation is asked with it
+            raise BlockedError(
+                "a table is locked by another session; wait until that has ended, then run this again"
+            ) from None
+
+    def search_spans(
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+    ) -> int:
+        """See `CiphertextDatabase.search_spans`."""
+        return rolling_search.search_spans(self.connection, tables, spans, go_on)
 
     def blind_spots(self) -> BlindSpots:
         """See `CiphertextDatabase.blind_spots`."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, due, reach
+from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, due, reach, to_search
 
 START = datetime(2026, 1, 1, 6, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -95,3 +95,18 @@ def test_an_empty_table_has_nothing_to_read() -> None:
     assert (far.percent, far.complete, far.oldest) == (100.0, True, None)
     assert list(due([], START, 90)) == []
     assert LEAST_BYTES_A_DAY == 4 * SPAN_BYTES
+
+
+def test_found_and_new_places_are_searched_before_what_is_due_and_nothing_twice() -> None:
+    old = [replace(each, read=True) for each in spans(900)]
+    old[700] = replace(old[700], found={"body": 1})
+    new = [replace(each, relation="new", since=START + DAY) for each in spans(200)]
+    wanted = list(to_search([*old, *new], START + DAY, 90))
+    assert [(each.relation, each.first_page) for each in wanted[:3]] == [("t", 700 * 2048), ("new", 0), ("t", 0)]
+    assert len(wanted) == len(set(wanted)) == 2 + 13
+
+
+def test_what_was_found_today_is_not_searched_again_today() -> None:
+    table = [replace(each, read=True, found={"body": 1}) for each in spans(3)]
+    assert list(to_search(table, START + timedelta(hours=1), 90)) == []
+    assert len(list(to_search(table, START + DAY, 90))) == 3

@@ -98,7 +98,7 @@ def decrypt_all(
         kept = page_readings.are_kept(housekeeping)
         for relation in heaps(housekeeping, table):
             if kept:
-                page_readings.plan(housekeeping, table, relation)
+                page_readings.plan(housekeeping, str(table.name), relation)
             decryption.decrypt(relation, found, record=kept)
         quarantine.forget(housekeeping, table, str(started))
     by_column = {
@@ -184,7 +184,7 @@ class Decryption:
         file, began_at = page_readings.file_and_time(self.housekeeping, relation)
         self._decrypt(found, pages[0], min(pages[1], self._begin(relation)))
         if record:
-            page_readings.record(self.housekeeping, self._table, relation, file, pages, began_at)
+            page_readings.record(self.housekeeping, str(self._table.name), relation, file, pages, began_at)
 
     def _decrypt(self, found: Found, start: int, stop: int) -> None:
         total = max(0, stop - start)

@@ -27,6 +27,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     pieces,
     value_class,
 )
+from keyrotation_pipeline.adapters.postgres.inventory.relations import look_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, heap_scan, of_a_sample, readable_tree
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -92,7 +93,7 @@ _MATERIALIZED = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Searched:
+class Place:
     """One relation and its columns that could hold our values.
 
     Args:
@@ -109,11 +110,22 @@ class _Searched:
 
     @property
     def identifier(self) -> sql.Identifier:
+        """Schema-qualified and quoted."""
         return sql.Identifier(self.name.schema, self.name.table)
 
     @property
     def label(self) -> str:
+        """As messages name it."""
         return str(self.name)
+
+    @property
+    def look(self) -> str:
+        """What of it is searched."""
+        return look_of(self.columns)
+
+    def has_page(self, first_page: int) -> bool:
+        """Whether there may be something from a page on; a foreign table has no pages, and is read whole or not."""
+        return not (first_page and self.kind == "f")
 
     def cell(self, column: str) -> sql.Composed:
         """What a cell is searched by: its text; for bytea its bytes, which become text piece by piece.
@@ -166,10 +178,11 @@ def discover(
         DatabaseUnavailableError: the connection was lost.
     """
     findings: list[Finding] = []
-    for relation in _searched(connection, tables):
+    for relation in places(connection, tables):
         tell(relation.label)
         try:
-            findings += _search(connection, relation, first_pages.get(relation.oid, 0), sampled=sampled)
+            if relation.has_page(first := first_pages.get(relation.oid, 0)):
+                findings += search(connection, relation, from_page(first), sampled=sampled)
         except (BlockedError, PreflightError) as error:
             findings.append(Finding(relation.label, "*", 0, 0, (), str(error)))
     if elsewhere.LARGE_OBJECTS not in first_pages and not sampled:
@@ -180,7 +193,7 @@ def discover(
 
 def searched_relations(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[tuple[int, str]]:
     """Oid and label of each relation that `discover` searches."""
-    for relation in _searched(connection, tables):
+    for relation in places(connection, tables):
         yield relation.oid, relation.label
 
 
@@ -191,7 +204,7 @@ def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> It
     except PreflightError as error:
         yield str(error)
         return
-    for relation in _searched(connection, tables):
+    for relation in places(connection, tables):
         columns = sql.SQL(", ").join(map(sql.Identifier, relation.columns))
         try:
             with heap_scan(connection, relation.label, relation.oid):
@@ -200,7 +213,8 @@ def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> It
             yield str(error)
 
 
-def _searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_Searched]:
+def places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[Place]:
+    """Each relation that `discover` searches, with its columns."""
     declared: dict[int, set[str]] = {}
     for table in tables:
         for relation in readable_tree(connection, table):
@@ -210,7 +224,7 @@ def _searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[
         undeclared = tuple(column for column in columns if column not in declared.get(oid, ()))
         if undeclared:
             types = frozenset(binary or ()), frozenset(of_users or ())
-            found.append(_Searched(oid, TableName(schema, name), kind, undeclared, *types))
+            found.append(Place(oid, TableName(schema, name), kind, undeclared, *types))
     return found
 
 
@@ -219,12 +233,18 @@ def _catalog(connection: Connection) -> list[_Row]:
         return cast("list[_Row]", connection.execute(_COLUMNS, (list(OWN_TABLES),)).fetchall())
 
 
-def _search(connection: Connection, relation: _Searched, first_page: int, *, sampled: bool) -> list[Finding]:
+def search(connection: Connection, relation: Place, pages: sql.Composable, *, sampled: bool = False) -> list[Finding]:
+    """Search one relation.
+
+    Args:
+        pages: a clause that names some of its pages, or an empty one.
+        sampled: read only a part of a large one.
+
+    Raises:
+        PreflightError, BlockedError: it cannot be read.
+    """
     tests = map(relation.may_hold_value, relation.columns)
     counts = [sql.SQL("count(*) FILTER (WHERE {})").format(test) for test in tests]
-    if first_page and relation.kind == "f":
-        return []  # it has no pages
-    pages = from_page(first_page)
     if sampled:
         with heap_scan(connection, relation.label):
             pages = of_a_sample(connection, relation.oid)
@@ -236,7 +256,7 @@ def _search(connection: Connection, relation: _Searched, first_page: int, *, sam
     return [found for found in findings if found.values or found.near_misses]
 
 
-def _finding(connection: Connection, relation: _Searched, column: str, pages: sql.Composable) -> Finding:
+def _finding(connection: Connection, relation: Place, column: str, pages: sql.Composable) -> Finding:
     query = sql.SQL(_HITS).format(
         exact_prefix=sql.Literal(EXACT_PREFIX),
         exact_end=sql.Literal(EXACT_END),

@@ -1,27 +1,34 @@
-"""Which pages of encrypted tables were decrypted when, in `keyrotation.page_readings`.
+"""Which pages were read when, in `keyrotation.page_readings`: decrypted in encrypted tables, searched elsewhere.
 
 A span of pages is written down before it is read, with the time since when something in it may be unread. After it was
 read it gets the time at which that began, if its relation is still the same file.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, Protocol, cast
 
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.page_reading import PageSpan
 
-# The file by which a relation is known: of this very server, since a restored one may use the same numbers.
-_FILE = "(SELECT system_identifier FROM pg_control_system()) || '/' || pg_relation_filenode(%(oid)s::oid)"
+# The file by which a relation is known: of this very server, since a restored one may use the same numbers; and what of
+# it is looked at, so that all of it is unread where that has changed. A foreign table has no file.
+_FILE = """(SELECT system_identifier FROM pg_control_system())
+    || '/' || coalesce(pg_relation_filenode(%(oid)s::oid)::text, 'foreign') || %(look)s"""
 
 # A span holds up to 16 MiB with its TOAST, so that its snapshot is short; but 64 pages, or its record costs more.
 _SIZE = f"""
 SELECT pages, bytes, {_FILE} AS file,
        least(2048, greatest(64, pages * 16777216 / greatest(bytes, 1))) AS step
-FROM (SELECT oid, pg_relation_size(oid) / current_setting('block_size')::int AS pages,
-             pg_relation_size(oid) + coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0) AS bytes
+FROM (SELECT oid,
+             CASE relkind WHEN 'f' THEN 1
+                  ELSE pg_relation_size(oid) / current_setting('block_size')::int END AS pages,
+             CASE relkind WHEN 'f' THEN 67108864
+                  ELSE pg_relation_size(oid) + coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0) END AS bytes
       FROM pg_class WHERE oid = %(oid)s::oid) AS measured
 """  # noqa: S608  text of our own
 
@@ -51,7 +58,7 @@ ON CONFLICT (table_name, relation, first_page) DO NOTHING
 _LOAD = f"""
 WITH size AS ({_SIZE})
 SELECT first_page, end_page, least(end_page, pages) - first_page,
-       (least(end_page, pages) - first_page) * bytes / pages, coalesce(read_at, since), read_at IS NOT NULL
+       (least(end_page, pages) - first_page) * bytes / pages, coalesce(read_at, since), read_at IS NOT NULL, found
 FROM keyrotation.page_readings AS span, size
 WHERE table_name = %(table)s AND relation = %(relation)s AND span.file = size.file AND first_page < pages
 ORDER BY first_page
@@ -61,7 +68,7 @@ _OF_OTHERS = "DELETE FROM keyrotation.page_readings WHERE table_name = %s AND re
 
 # Not if it is another file now: then nobody knows what was read.
 _RECORD = f"""
-UPDATE keyrotation.page_readings SET read_at = %(began_at)s
+UPDATE keyrotation.page_readings SET read_at = %(began_at)s, found = %(found)s
 WHERE table_name = %(table)s AND relation = %(relation)s AND file = %(file)s AND file = {_FILE}
   AND first_page >= %(first)s AND end_page <= %(end)s
   AND (read_at IS NULL OR read_at < %(began_at)s)
@@ -75,23 +82,39 @@ WHERE table_name = ANY (%s) GROUP BY table_name
 _KEPT = "SELECT to_regclass('keyrotation.page_readings') IS NOT NULL"
 
 
+class Readable(Protocol):
+    """A relation whose pages are read."""
+
+    @property
+    def oid(self) -> int:
+        """Its number in the catalogue."""
+
+    @property
+    def label(self) -> str:
+        """As messages name it."""
+
+    @property
+    def look(self) -> str:
+        """A text that changes with what is looked at."""
+
+
 def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[PageSpan]:
     """Write down what is new, and give every span of these tables as it is now."""
     for table in tables:
-        relations = heaps(connection, table)
-        connection.execute(_OF_OTHERS, (str(table.name), [relation.label for relation in relations]))
-        for relation in relations:
-            yield from _spans(connection, table, relation)
+        yield from spans_of(connection, str(table.name), heaps(connection, table))
 
 
-def _spans(connection: Connection, table: EncryptedTable, relation: Relation) -> Iterator[PageSpan]:
-    plan(connection, table, relation)
-    rows: list[Any] = connection.execute(_LOAD, _names(table, relation)).fetchall()
-    for first, end, pages, size, since, read in rows:
-        yield PageSpan(str(table.name), relation.label, first, end, pages, size, since, read)
+def spans_of(connection: Connection, table: str, relations: Sequence[Readable]) -> Iterator[PageSpan]:
+    """The same of these relations, which are all that is read for `table`."""
+    connection.execute(_OF_OTHERS, (table, [relation.label for relation in relations]))
+    for relation in relations:
+        plan(connection, table, relation)
+        rows: list[Any] = connection.execute(_LOAD, _names(table, relation)).fetchall()
+        for first, end, pages, size, since, read, found in rows:
+            yield PageSpan(table or relation.label, relation.label, first, end, pages, size, since, read, found)
 
 
-def plan(connection: Connection, table: EncryptedTable, relation: Relation) -> None:
+def plan(connection: Connection, table: str, relation: Readable) -> None:
     """Write down the spans of one relation that are not known yet."""
     connection.execute(_PLAN, _names(table, relation))
 
@@ -101,19 +124,21 @@ def are_kept(connection: Connection) -> bool:
     return connection.execute(_KEPT).fetchone() == (True,)
 
 
-def file_and_time(connection: Connection, relation: Relation) -> tuple[str, datetime]:
+def file_and_time(connection: Connection, relation: Readable) -> tuple[str, datetime]:
     """What `record` has to be given, from before the first page is read."""
-    (row,) = connection.execute(f"SELECT {_FILE}, clock_timestamp()".encode(), {"oid": relation.oid}).fetchall()
+    names = {"oid": relation.oid, "look": relation.look}
+    (row,) = connection.execute(f"SELECT {_FILE}, clock_timestamp()".encode(), names).fetchall()
     return cast("tuple[str, datetime]", row)
 
 
 def record(
     connection: Connection,
-    table: EncryptedTable,
-    relation: Relation,
+    table: str,
+    relation: Readable,
     file: str,
     pages: tuple[int, int],
     began_at: datetime,
+    found: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Write down that pages were read.
 
@@ -121,8 +146,9 @@ def record(
         file: of the relation before its first page was read.
         pages: the first, and the first one after them; spans that are only partly among them do not count.
         began_at: when the snapshot was taken by which they were read.
+        found: what should not be there, by column.
     """
-    read = {"file": file, "first": pages[0], "end": pages[1], "began_at": began_at}
+    read = {"file": file, "first": pages[0], "end": pages[1], "began_at": began_at, "found": json.dumps(dict(found))}
     connection.execute(_RECORD, _names(table, relation) | read)
 
 
@@ -132,5 +158,5 @@ def oldest(connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[
     return cast("dict[str, datetime]", dict(rows))  # type: ignore[arg-type]
 
 
-def _names(table: EncryptedTable, relation: Relation) -> dict[str, Any]:
-    return {"table": str(table.name), "relation": relation.label, "oid": relation.oid}
+def _names(table: str, relation: Readable) -> dict[str, Any]:
+    return {"table": table, "relation": relation.label, "oid": relation.oid, "look": relation.look}

@@ -1,6 +1,7 @@
 """The physical relations of a declared table: the table itself, its partitions and its inheritance children."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -63,6 +64,11 @@ class Relation:
         return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
 
     @property
+    def look(self) -> str:
+        """What of it is read: the declared columns."""
+        return look_of(column.name for column in self.columns)
+
+    @property
     def is_heap(self) -> bool:
         """Whether it keeps rows where we can count, rewrite and fence them."""
         return self.kind == "r" and self.access_method == "heap" and not self.temporary and not self.detaching
@@ -71,6 +77,11 @@ class Relation:
     def holds_no_rows(self) -> bool:
         """Whether it is a partitioned parent, whose rows are in its partitions."""
         return self.kind == "p" and not self.detaching
+
+
+def look_of(columns: Iterable[str]) -> str:
+    """A short text by which one set of columns is told from another."""
+    return "/" + hashlib.sha256("\0".join(sorted(columns)).encode()).hexdigest()[:16]
 
 
 _TREES = """

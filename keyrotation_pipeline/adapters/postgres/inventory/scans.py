@@ -78,6 +78,13 @@ def from_page(first: int) -> sql.Composable:
     return sql.SQL("WHERE ctid >= {}::tid").format(sql.Literal(f"({first},0)")) if first else sql.SQL("")
 
 
+def between_pages(first: int, end: int) -> sql.Composable:
+    """A WHERE by which a scan reads pages from `first` to before `end`."""
+    return sql.SQL("WHERE ctid >= {}::tid AND ctid < {}::tid").format(
+        sql.Literal(f"({first},0)"), sql.Literal(f"({end},0)")
+    )
+
+
 def of_a_sample(connection: Connection, oid: int) -> sql.Composable:
     """A clause by which a scan reads 64 MiB from all over a large relation, the same pages each time; else none."""
     row = connection.execute(_SHARE, {"oid": oid, "most": SAMPLE_BYTES}).fetchone()

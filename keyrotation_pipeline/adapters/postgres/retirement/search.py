@@ -9,7 +9,8 @@ without any lasting lock, by the same counts and searches. What the transaction 
 - A relation that is new, changed or rewritten since is read again, whole.
 - Every other is read again, whole, as long as that takes seconds; the small ones first. Of those beyond, the pages are
   read that were added since. A row written since into older pages of such a relation is not seen here: it is what a row
-  is that is written a second after the retirement, and the daily search looks for both.
+  is that is written a second after the retirement. The evidence right after the rotation looks for both, and later
+  the rolling search.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,0 +1,115 @@
+"""Searching a part of everything that is not declared at a time, each span of pages under a short snapshot of its own.
+
+What was found stays noted with its pages, until these are searched and are without it. Large objects have no pages that
+could be searched each by itself: they are searched all at once. So is a foreign table.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory import discovery, elsewhere, page_readings
+from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError, PreflightError
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding
+from keyrotation_pipeline.model.page_reading import PageSpan
+
+# In `page_readings`, where the name of a declared table is of other readings; no table is called so.
+_ELSEWHERE = ""
+_ALL = (0, 2**62)
+
+
+@dataclass(frozen=True, slots=True)
+class _LargeObjects:
+    """All large objects, as if they were one relation."""
+
+    oid: int = elsewhere.LARGE_OBJECTS
+    label: str = "large objects"
+    look: str = ""
+
+
+_Place = discovery.Place | _LargeObjects
+
+
+def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[PageSpan]:
+    """Write down what is new, and give every span of what is searched as it is now."""
+    yield from page_readings.spans_of(connection, _ELSEWHERE, _places(connection, tables))
+
+
+def search_spans(
+    connection: Connection, tables: Sequence[EncryptedTable], wanted: Sequence[PageSpan], go_on: Callable[[], bool]
+) -> int:
+    """Search these spans and note down what each holds; returns the number of pages.
+
+    Args:
+        go_on: asked before each span, whether it may still be read now.
+    """
+    places, pages, whole = {place.label: place for place in _places(connection, tables)}, 0, set[str]()
+    for span in wanted:
+        place = places.get(span.relation)
+        if place is None or span.relation in whole:
+            continue
+        if not go_on():
+            break
+        file, began_at = page_readings.file_and_time(connection, place)
+        at_once = isinstance(place, _LargeObjects) or place.kind == "f"
+        if at_once:
+            whole.add(span.relation)
+        of_it = _ALL if at_once else (span.first_page, span.end_page)
+        found = _found(_search(connection, place, *of_it))
+        page_readings.record(connection, _ELSEWHERE, place, file, of_it, began_at, found)
+        pages += span.pages
+    return pages
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a search of everything has to note down at its end: each relation as it was before."""
+
+    places: tuple[tuple[_Place, str, datetime], ...]
+
+
+def begin(connection: Connection, tables: Sequence[EncryptedTable]) -> Begun:
+    """Before everything is searched; nothing where there is no place to note it down, and of what is locked."""
+    if not page_readings.are_kept(connection):
+        return Begun(())
+    noted = []
+    for place in _places(connection, tables):
+        with suppress(psycopg.errors.LockNotAvailable):  # its size is asked
+            page_readings.plan(connection, _ELSEWHERE, place)
+            noted.append((place, *page_readings.file_and_time(connection, place)))
+    return Begun(tuple(noted))
+
+
+def end(connection: Connection, begun: Begun, findings: Sequence[Finding]) -> None:
+    """Note down that everything was searched, and what was found where."""
+    for place, file, began_at in begun.places:
+        found = _found([each for each in findings if each.relation == place.label])
+        page_readings.record(connection, _ELSEWHERE, place, file, _ALL, began_at, found)
+
+
+def _places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_Place]:
+    return [*discovery.places(connection, tables), _LargeObjects()]
+
+
+def _search(connection: Connection, place: _Place, first: int, end_page: int) -> Sequence[Finding]:
+    try:
+        if isinstance(place, _LargeObjects):
+            return tuple(elsewhere.in_large_objects(connection))
+        pages = sql.SQL("") if place.kind == "f" else between_pages(first, end_page)
+        return discovery.search(connection, place, pages)
+    except (BlockedError, PreflightError) as error:
+        return (Finding(place.label, "*", 0, 0, (), str(error)),)
+
+
+def _found(findings: Sequence[Finding]) -> Mapping[str, int]:
+    found: Counter[str] = Counter()
+    for each in findings:
+        found[each.column] += each.values + each.near_misses
+    return found

@@ -1,0 +1,152 @@
+"""What is not declared is searched in parts; what was found stays so until its pages are seen to be without it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.page_reading import PageSpan, reach, to_search
+from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed, table_of
+
+NOTES, LOGS = table_of("notes", "body"), table_of("logs", "line")
+SPAN_PAGES, ROWS_A_PAGE = 2048, 7
+
+
+@dataclass
+class Place:
+    """A declared table, and `logs`, which is not declared and has three spans."""
+
+    connection: Connection
+    url: str
+    declared: Sequence[EncryptedTable] = (NOTES,)
+    value: str = field(default_factory=lambda: sealed(ring_of(1, 2), 1, "x"))
+
+    def __post_init__(self) -> None:
+        self.database = PostgresDatabase(self.url, self.connection, lambda: connect(self.url), Limits())
+
+    def spans(self, relation: str | None = None) -> list[PageSpan]:
+        found = self.database.undeclared_spans(self.declared)
+        return [span for span in found if relation in {None, span.relation}]
+
+    def search(self, *spans: PageSpan) -> int:
+        return self.database.search_spans(self.declared, spans, lambda: True)
+
+    def tomorrow(self) -> list[tuple[str, int]]:
+        """What is searched then, in order."""
+        (now,) = self.connection.execute("SELECT clock_timestamp() + interval '1 day'").fetchall()[0]
+        return [(span.relation, span.first_page) for span in to_search(self.spans(), now, 90)]  # type: ignore[arg-type]
+
+    def found(self) -> dict[str, int]:
+        return {f"{span.relation}.{column}": number for span in self.spans() for column, number in span.found.items()}
+
+    def write(self, row: int, value: str) -> None:
+        self.connection.execute("UPDATE public.logs SET line = %s WHERE id = %s", (value, row))
+
+    def pages_read(self) -> int:
+        self.connection.execute("SELECT pg_stat_force_next_flush()")
+        query = "SELECT heap_blks_read + heap_blks_hit FROM pg_statio_user_tables WHERE relname = 'logs'"
+        return int(str(self.connection.execute(query).fetchall()[0][0]))
+
+
+@pytest.fixture
+def place(migrated: Connection, database_url: str) -> Place:
+    """Two whole spans and a part of a third; half of each page is free, so that updates stay in it."""
+    migrated.execute("CREATE TABLE public.notes (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text)")
+    migrated.execute(
+        "CREATE TABLE public.logs (id int PRIMARY KEY, line text STORAGE PLAIN)"
+        " WITH (fillfactor = 50, autovacuum_enabled = off)"
+    )
+    rows = (2 * SPAN_PAGES + 100) * ROWS_A_PAGE
+    migrated.execute("INSERT INTO public.logs SELECT n, repeat('x', 500) FROM generate_series(1, %s) AS n", (rows,))
+    migrated.execute("VACUUM ANALYZE public.logs")
+    return Place(migrated, database_url)
+
+
+def test_a_span_is_searched_alone_and_by_its_pages_alone(place: Place) -> None:
+    first, second, last = place.spans("logs")
+    assert [(each.first_page, each.pages, each.read) for each in (first, second, last)] == [
+        (0, 2048, False), (2048, 2048, False), (4096, 100, False),
+    ]  # fmt: skip
+    before = place.pages_read()
+    assert place.search(last) == 100
+    assert place.pages_read() - before <= 110
+    assert [each.read for each in place.spans("logs")] == [False, False, True]
+
+
+def test_a_value_is_found_where_it_is_searched_and_stays_found_until_it_is_gone(place: Place) -> None:
+    first, second, last = place.spans("logs")
+    row = (2 * SPAN_PAGES + 99) * ROWS_A_PAGE
+    place.write(row, f"before {place.value} after")
+    place.search(first, second)
+    assert place.found() == {}
+    place.search(last)
+    assert place.found() == {"logs.line": 1}
+    place.search(first, second)
+    assert place.found() == {"logs.line": 1}
+    place.write(row, "gone")
+    assert place.tomorrow()[0] == ("logs", 4096)
+    place.search(place.spans("logs")[2])
+    assert place.found() == {}
+
+
+def test_the_beginning_of_what_is_new_is_searched_first_and_a_copy_of_a_table_found_on_its_first_day(
+    place: Place,
+) -> None:
+    place.search(*place.spans())
+    place.connection.execute("CREATE TABLE public.copy AS SELECT 1 AS id, %s AS body", (place.value,))
+    assert place.tomorrow()[0] == ("copy", 0)
+    place.search(*place.spans("copy"))
+    assert place.found() == {"copy.body": 1}
+
+
+def test_a_column_that_is_no_longer_declared_makes_its_pages_unread(place: Place) -> None:
+    place.connection.execute("INSERT INTO public.notes (body) VALUES (%s)", (place.value,))
+    place.connection.execute("ALTER TABLE public.notes ADD COLUMN title text")
+    place.search(*place.spans())
+    assert [each.read for each in place.spans("notes")] == [True]
+    place.declared = ()
+    assert [each.read for each in place.spans("notes")] == [False]
+    place.search(*place.spans("notes"))
+    assert place.found() == {"notes.body": 1}
+
+
+def test_a_search_of_everything_counts_as_one_of_each_part_and_notes_what_it_finds(place: Place) -> None:
+    place.write(1, place.value)
+    place.connection.execute("SELECT lo_from_bytea(0, 'nothing of ours')")
+    assert [each.relation for each in place.database.discover(place.declared)] == ["logs"]
+    spans = place.spans()
+    (now,) = place.connection.execute("SELECT clock_timestamp()").fetchall()[0]
+    assert reach(spans, now, 90).complete  # type: ignore[arg-type]
+    assert {each.relation for each in spans} == {"logs", "large objects"}
+    assert place.found() == {"logs.line": 1}
+    place.write(1, "gone")
+    assert place.database.discover(place.declared) == ()
+    assert place.found() == {}
+
+
+def test_large_objects_are_searched_all_at_once(place: Place) -> None:
+    place.connection.execute("SELECT lo_from_bytea(0, %s::bytea)", (place.value,))
+    place.search(*place.spans("large objects")[:1])
+    assert place.found() == {"large objects.*": 1}
+    assert all(each.read for each in place.spans("large objects"))
+
+
+def test_a_relation_that_cannot_be_read_is_found_and_one_that_was_made_anew_is_unread(
+    place: Place, database_url: str
+) -> None:
+    place.search(*place.spans())
+    with connect(database_url) as other, other.transaction():
+        spans = place.spans("logs")
+        other.execute("LOCK TABLE public.logs IN ACCESS EXCLUSIVE MODE")
+        place.search(*spans[:1])
+        assert [(each.relation, each.column) for each in place.database.discover(place.declared)] == [("logs", "*")]
+        with pytest.raises(BlockedError, match="a table is locked by another session"):
+            place.spans()
+    assert place.found() == {"logs.*": 0}
+    place.connection.execute("VACUUM FULL public.logs")
+    assert {each.read for each in place.spans("logs")} == {False}
