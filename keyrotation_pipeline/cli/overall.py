@@ -7,6 +7,7 @@ from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.request import Step
 
 MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
+SHORTEST_SECONDS = 1.0  # a rate of less work says nothing of what is left
 
 
 class Overall:
@@ -52,12 +53,12 @@ class Overall:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Since the first report; None before there is anything to go by."""
+        """Since the first report; None before a second of work was seen."""
         if self._began is None:
             return None
         at, rows = self._began
         seconds, passed = self._clock() - at, self.rows - rows
-        return passed / seconds if seconds > 0 and passed > 0 else None
+        return passed / seconds if seconds >= SHORTEST_SECONDS and passed > 0 else None
 
     @property
     def eta_seconds(self) -> float | None:

@@ -49,6 +49,16 @@ def test_all_rows_are_one_number_with_rate_and_time_left(overall: Overall, secon
     assert str(overall) == "20,000 of 60,000 rows (33 %), 1,000 a second, ETA 40 s"
 
 
+def test_no_rate_is_told_of_a_few_milliseconds(overall: Overall, seconds: Seconds) -> None:
+    overall.see(pages("clients shard 01", 0))
+    seconds.now += 0.04
+    overall.see(pages("clients shard 01", 100))
+    assert str(overall) == "20,000 of 60,000 rows (33 %)"
+
+    seconds.now += 0.96
+    assert str(overall) == "20,000 of 60,000 rows (33 %), 10,000 a second, ETA 4 s"
+
+
 def test_what_is_no_step_of_a_rotation_is_told_by_its_subject_alone(capsys: pytest.CaptureFixture[str]) -> None:
     """`verify` decrypts as the proof does, and is no step."""
     OnLines(lambda: AT)(Progress(None, "clients decrypted", 128, 512, "pages"))
