@@ -28,7 +28,7 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
         "primary": str(stored.primary) if stored.primary else None,
         "instances": [_document(instance) for instance in instances],
         "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
-        "waiting_for": performing.waiting_for(pipeline, walk) if walk else None,
+        "waiting_for": performing.waiting_for(pipeline, walk, instances) if walk else None,
         "attention": [*returned(pipeline, stored, walk, instances), *failing(instances, pipeline.clock.now())],
     }
 

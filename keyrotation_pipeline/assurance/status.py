@@ -18,10 +18,11 @@ from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationErr
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
+from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.model.request_events import StatusChanged
-from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus, failure_of
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
@@ -32,6 +33,7 @@ from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.keys import declared_activations
+from keyrotation_pipeline.rotation.rollout import Seen
 
 COUNTS_STALE_AFTER = timedelta(days=7)
 
@@ -56,8 +58,11 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     due = rotation_due(primary, records, pipeline.ledger.requests(), declared) if primary else None
     attention += _overdue(rotation, due, now)
     attention += _blocked(pipeline, rotation)
-    attention += _waiting(pipeline, rotation)
-    attention += _of_applications(pipeline, stored, rotation, now if urgent_too else None)
+    instances, unseen = _instances(pipeline)
+    attention += _waiting(pipeline, rotation, instances)
+    attention += unseen
+    attention += returned(pipeline, stored, rotation, instances or ()) if stored is not None else []
+    attention += failing(instances or (), now) if urgent_too else []
     fenced = fences(pipeline)
     attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)
@@ -77,7 +82,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
             _table(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
             for table in pipeline.tables
         ),
-        rotation=_rotation(pipeline, rotation, counts) if rotation else None,
+        rotation=_rotation(pipeline, rotation, counts, instances) if rotation else None,
         last_backup=protected.last_backup,
         last_recovery_test=protected.last_recovery_test,
         incidents=open_incidents,
@@ -111,20 +116,12 @@ def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord
     return [*unnamed, *lost_keys(pipeline, stored, records), *tampered]
 
 
-def _of_applications(
-    pipeline: Pipeline, stored: StoredKeys | None, rotation: Walk | None, failing_by: datetime | None
-) -> list[str]:
-    """Instances with a key that they must not have any more, and whether applications fail to decrypt.
-
-    Args:
-        failing_by: the time by which they fail; None: that is not asked.
-    """
+def _instances(pipeline: Pipeline) -> tuple[tuple[Instance, ...] | None, list[str]]:
+    """The application's instances, looked at once for all that asks for them; None, and why not."""
     try:
-        instances = pipeline.rollout.instances()
+        return pipeline.rollout.instances(), []
     except KeyStoreError as error:  # what a Pod reads is known by the store's keys
-        return [str(error)]
-    sentences = returned(pipeline, stored, rotation, instances) if stored is not None else []
-    return sentences + (failing(instances, failing_by) if failing_by is not None else [])
+        return None, [str(error)]
 
 
 def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> list[str]:
@@ -139,23 +136,22 @@ def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> l
 
 
 def _blocked(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
-    sentences = (
-        [f"rotation {rotation.id} is blocked: {rotation.blocked_by}"] if rotation and rotation.blocked_by else []
-    )
+    failure = failure_of(rotation) if rotation else None
+    sentences = [f"rotation {rotation.id} is blocked: {failure}"] if rotation and failure else []
     try:
         require_roster(pipeline)
     except KeyRotationError as error:
-        if not rotation or str(error) != rotation.blocked_by:
+        if str(error) != failure:
             sentences.append(str(error))
     return sentences
 
 
-def _waiting(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
+def _waiting(pipeline: Pipeline, rotation: Walk | None, instances: Seen) -> list[str]:
     """A request beside the one that is shown, which is to undo that or to take it over."""
     waiting = pipeline.ledger.waiting()
     if waiting is None or rotation is None or waiting.id == rotation.id:
         return []
-    sentence = performing.next_decision(pipeline, waiting).waiting_for
+    sentence = performing.next_decision(pipeline, waiting, instances).waiting_for
     return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
 
 
@@ -191,7 +187,9 @@ def _table(
     return TableStatus(table, count, ordered, fenced_against)
 
 
-def _rotation(pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount]) -> RotationStatus:
+def _rotation(
+    pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount], instances: Seen
+) -> RotationStatus:
     pace = pace_of(pipeline, walk)
     far, eta_seconds = outlook(pipeline, walk, tuple(counts.values()), pace)
     return RotationStatus(
@@ -200,14 +198,14 @@ def _rotation(pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, Ta
         approvals_required=pinned_roster(pipeline).required,
         progress=far,
         eta_seconds=eta_seconds,
-        waiting_for=_waiting_for(pipeline, walk),
+        waiting_for=_waiting_for(pipeline, walk, instances),
         pace=pace,
     )
 
 
-def _waiting_for(pipeline: Pipeline, rotation: Walk) -> str | None:
+def _waiting_for(pipeline: Pipeline, rotation: Walk, instances: Seen) -> str | None:
     """Why a rotation stands still at this moment, and since when, as far as anybody knows."""
-    if sentence := performing.waiting_for(pipeline, rotation):
+    if sentence := performing.waiting_for(pipeline, rotation, instances):
         paused = rotation.status is RequestStatus.PAUSED
         changes = list(recorded(pipeline.ledger, StatusChanged, rotation.id)) if paused else []
         return f"{sentence}{_since(changes[-1].at)}" if changes else sentence

@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.ticks import Tick
 CONDUCTOR = "rotation_conductor"
 LOOKED_LATELY = timedelta(minutes=2)
 DAY_SECONDS = 86400
+_STYLES = {"blocked": "bold red", "waits": "yellow"}  # who is awaited has not failed
 
 
 def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Tick], address: str | None) -> None:
@@ -38,8 +39,8 @@ def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Tick], address:
     _show_tables(shown)
     output.wrapped(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}")
     output.line()
-    for line in _rotation(shown.rotation, carried_on(ticks, now, address)):
-        field(*line)
+    for label, text in _rotation(shown.rotation, carried_on(ticks, now, address)):
+        field(label, text, style=_STYLES.get(text.partition(":")[0]))
     for each in shown.incidents:
         told = f"{each.incident.id}, {each.incident.type}, {each.incident.status}; {each.clock_in_words}"
         field("Incident", told, style="bold red")
@@ -116,8 +117,8 @@ def _rotation(rotation: RotationStatus | None, carried: str | None) -> Iterator[
     yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}"
     if rotation.pace:
         yield "", f"pace: {rotation.pace}"
-    if walk.blocked_by:
-        yield "", f"blocked: {walk.blocked_by}"
+    if rotation.blocked_by:
+        yield "", f"blocked: {rotation.blocked_by}"
     if rotation.waiting_for:
         yield "", f"waits: {rotation.waiting_for}"
     elif carried:

@@ -182,7 +182,16 @@ def sentence_of(lack: Lack, goal: Goal, request: str) -> str:
         )
     if lack.unconfirmed:
         parts.append(f"no officer has confirmed yet that every application instance {goal.statement()}; {confirm}")
-    return f"{'; '.join(parts)}; then run `keyrotation rotate {request}`"
+    return f"{'; '.join(parts)}{_then(request)}"
+
+
+def awaits(sentence: str, request: str) -> bool:
+    """Whether a sentence is of `sentence_of`: somebody is awaited, and nothing has failed."""
+    return sentence.endswith(_then(request))
+
+
+def _then(request: str) -> str:
+    return f"; then run `keyrotation rotate {request}`"
 
 
 def confirming(request: str) -> str:

@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.listing import PendingRequest
 from keyrotation_pipeline.model.pace import PaceSet
 from keyrotation_pipeline.model.rehearsal import Rehearsed
 from keyrotation_pipeline.model.request import Request, Walk
+from keyrotation_pipeline.model.rollout import awaits
 
 SCHEMA = 1
 SHOWN_FINGERPRINT_CHARS = 16
@@ -52,6 +53,11 @@ class TableStatus:
         }
 
 
+def failure_of(walk: Walk) -> str | None:
+    """What stopped a walk's last attempt; None: nothing, or it only waited in vain for instances or an officer."""
+    return None if walk.blocked_by is None or awaits(walk.blocked_by, walk.id) else walk.blocked_by
+
+
 @dataclass(frozen=True, slots=True)
 class RotationStatus:
     """The rotation that is open.
@@ -72,6 +78,11 @@ class RotationStatus:
     waiting_for: str | None
     pace: PaceSet | None = None
 
+    @property
+    def blocked_by(self) -> str | None:
+        """What stopped the last attempt, unless it waited in vain: then `waiting_for` says what is lacking now."""
+        return failure_of(self.walk)
+
     def as_json(self) -> dict[str, Any]:
         """As `status --json` has it."""
         return {
@@ -86,7 +97,7 @@ class RotationStatus:
             "progress": self.progress,
             "eta_seconds": self.eta_seconds,
             "waiting_for": self.waiting_for,
-            "blocked_by": self.walk.blocked_by,
+            "blocked_by": self.blocked_by,
             **({"pace": str(self.pace)} if self.pace else {}),
         }
 

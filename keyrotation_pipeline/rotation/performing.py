@@ -25,21 +25,21 @@ from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster
 from keyrotation_pipeline.rotation import reencrypt, rollout
 
 
-def next_decision(pipeline: Pipeline, rotation: Walk) -> Decision:
+def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> Decision:
     """The conductor's decision for a rotation as it stands now. A task that only lacks a signature is not due."""
     roster = pinned_roster(pipeline)
     decision = decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
-    if decision.tasks and (sentence := rollout.waits_for_officer(pipeline, rotation, decision.tasks[0].step)):
+    if decision.tasks and (sentence := rollout.waits_for_officer(pipeline, rotation, decision.tasks[0].step, seen)):
         return Decision((), sentence)
     return decision
 
 
-def waiting_for(pipeline: Pipeline, rotation: Walk) -> str | None:
+def waiting_for(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> str | None:
     """Why a rotation does not go on by itself at this moment; None: it does."""
-    decision = next_decision(pipeline, rotation)
+    decision = next_decision(pipeline, rotation, seen)
     if not decision.tasks:
         return decision.waiting_for
-    return rollout.waited_for(pipeline, rotation, decision.tasks[0].step)
+    return rollout.waited_for(pipeline, rotation, decision.tasks[0].step, seen)
 
 
 def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> StepRecord:

@@ -15,6 +15,8 @@ from keyrotation_pipeline.model.rollout import Confirmation, Goal, RolloutMode, 
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import confirmation_of, goal_at
 
+# The instances, where the caller has looked already; None: they are looked at now.
+Seen = Sequence[Instance] | None
 # These steps wait for applications; the retirement looks once more at those that write.
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
@@ -33,19 +35,20 @@ def bring(pipeline: Pipeline, rotation: Walk, goal: Goal, step: Step, report: Re
     return pipeline.rollout.bring(goal, wait.lacking, told)
 
 
-def lacking(pipeline: Pipeline, rotation: Walk, goal: Goal) -> str | None:
+def lacking(pipeline: Pipeline, rotation: Walk, goal: Goal, seen: Seen = None) -> str | None:
     """What keeps a rollout from being done at this moment, and what to type; None: it is done."""
-    return _judged(pipeline, rotation, goal, pipeline.rollout.instances(), confirmation_of(pipeline, rotation, goal))
+    instances = pipeline.rollout.instances() if seen is None else seen
+    return _judged(pipeline, rotation, goal, instances, confirmation_of(pipeline, rotation, goal))
 
 
-def waited_for(pipeline: Pipeline, rotation: Walk, step: Step) -> str | None:
+def waited_for(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
     """What the applications still lack for a step that is due; None: nothing, or the step does not depend on them."""
-    return lacking(pipeline, rotation, goal_at(pipeline, rotation)) if step in STEPS else None
+    return lacking(pipeline, rotation, goal_at(pipeline, rotation), seen) if step in STEPS else None
 
 
-def waits_for_officer(pipeline: Pipeline, rotation: Walk, step: Step) -> str | None:
+def waits_for_officer(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
     """The same, but only where a signature is what is lacking, so that it is of no use to begin the step."""
-    return waited_for(pipeline, rotation, step) if pipeline.rollout.mode is RolloutMode.CONFIRM else None
+    return waited_for(pipeline, rotation, step, seen) if pipeline.rollout.mode is RolloutMode.CONFIRM else None
 
 
 @dataclass

@@ -7,12 +7,15 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
 from keyrotation_pipeline.model.request import RequestStatus
+from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
+from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
 
@@ -143,6 +146,51 @@ def test_no_eta_is_told_while_nobody_works_at_a_rotation(stopped: str) -> None:
     shown = overview(world.pipeline).rotation
     assert shown is not None
     assert (shown.eta_seconds, shown.progress > 0) == (None, True)
+
+
+def test_who_is_awaited_in_vain_is_named_and_has_not_failed() -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    world.rollout.running = (Instance("web-1", (V1,), V1, world.clock.at),)
+    with pytest.raises(BlockedError, match="web-1"):
+        list(performing.run(world.pipeline, walk.id, world.report))
+
+    shown = overview(world.pipeline)
+    assert shown.rotation is not None
+    assert shown.rotation.as_json()["blocked_by"] is None
+    assert shown.rotation.waiting_for == (
+        f"web-1 (reads v1): not seen to read v2; reload or restart what lags; then run `keyrotation rotate {walk.id}`"
+    )
+    assert [sentence for sentence in shown.attention if walk.id in sentence] == []
+
+    world.rollout.running = None  # it follows the key store
+    shown = overview(world.pipeline)
+    assert shown.rotation is not None
+    assert (shown.rotation.waiting_for, shown.rotation.blocked_by) == (None, None)
+
+    world.ledger.block(walk.id, "the disk is full")
+    shown = overview(world.pipeline)
+    assert f"rotation {walk.id} is blocked: the disk is full" in shown.attention
+
+
+@pytest.mark.parametrize("mode", [RolloutMode.ATTEST, RolloutMode.CONFIRM])
+def test_the_instances_are_asked_for_once(mode: RolloutMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    next(performing.run(world.pipeline, walk.id, world.report))
+    world.rollout.mode = mode
+    asked: list[object] = []
+    seen = FakeRollout.instances
+
+    def counted(rollout: FakeRollout) -> tuple[Instance, ...]:
+        asked.append(rollout)
+        return seen(rollout)
+
+    monkeypatch.setattr(FakeRollout, "instances", counted)
+    shown = overview(world.pipeline)
+    assert shown.rotation is not None
+    assert shown.rotation.phase == "dual_key_rollout"
+    assert len(asked) == 1
 
 
 def test_a_table_that_was_never_counted_is_shown_without_numbers() -> None:
