@@ -19,6 +19,7 @@ import pytest
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
@@ -30,10 +31,13 @@ from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment, imports
 from keyrotation_pipeline_tests.applications import reporting
+from keyrotation_pipeline_tests.officers import make_officer, revoke
 from keyrotation_pipeline_tests.servers import Server
 
 V1 = KeyVersion(1)
 ROWS = 300
+MORE_TABLES = 2
+GPG_STARTS = 28
 STATUS_KEYS = {
     "schema", "generated_at", "database", "key_versions", "primary", "tables", "rotation", "last_backup",
     "last_recovery_test", "incidents_open", "audit", "next_rotation_due",
@@ -381,6 +385,40 @@ def test_a_rotation_of_empty_tables_waits_for_nothing(clinic: Clinic) -> None:
         "v1": "archived",
         "v2": "active",
     }
+
+
+def test_gpg_is_started_for_what_is_new_in_a_rotation_and_not_for_each_task(clinic: Clinic, tmp_path: Path) -> None:
+    clinic.initialise()
+    more = [f"more_{number}" for number in range(MORE_TABLES)]
+    for name in more:
+        clinic.execute(f"CREATE TABLE {name} AS SELECT id, email FROM clients")
+    with clinic.path.open("a") as configuration:
+        configuration.writelines(f'[[tables]]\nname = "{name}"\ncolumns = ["email"]\n' for name in more)
+    request = clinic.approved_request(*clinic.officers)
+    starts, counting, path = tmp_path / "starts", tmp_path / "counting", os.environ["PATH"]
+    counting.mkdir()
+    (counting / "gpg").write_text(f'#!/bin/sh\necho "$*" >> {starts}\nPATH="{path}" exec gpg "$@"\n')
+    (counting / "gpg").chmod(0o700)
+    took = seconds_of(lambda: clinic.folder.run("rotate", request, PATH=f"{counting}:{path}"))
+    started = len(starts.read_text().splitlines())
+    # What is remembered is so for a minute, in which a rotation of small tables is over.
+    assert 0 < started <= GPG_STARTS * (1 + took // 60)
+
+
+def test_a_revocation_in_the_middle_of_a_rotation_stops_the_process_that_remembers_the_signature(
+    clinic: Clinic, tmp_path: Path
+) -> None:
+    leaving = make_officer(tmp_path, "Leaving Officer")
+    clinic.officers = (clinic.officers[0], leaving)
+    clinic.initialise()
+    request = clinic.approved_request(*clinic.officers)
+    with assembly.open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
+        walk = performing.run(pipeline, request, lambda _: None)
+        assert next(walk).step is Step.KEY_VERSION
+        revoke(leaving)
+        with pytest.raises(ApprovalError, match=r"Leaving Officer: .* is revoked"):
+            next(walk)
+        assert pipeline.ledger.walk(request).done(Step.DUAL_KEY_ROLLOUT) is None
 
 
 def test_audit_verify_leads_through_an_anchor_and_finds_a_forged_one(clinic: Clinic) -> None:

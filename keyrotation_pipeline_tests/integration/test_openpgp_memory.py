@@ -1,6 +1,7 @@
 """What gpg has answered is remembered, and for how long."""
 
 import os
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline_tests.officers import (
     at_instant,
     make_officer,
+    revoke,
 )
 from keyrotation_pipeline_tests.verifiers import TEXT, Signatures, Verifier, fingerprint, install_gpg
 
@@ -85,6 +87,51 @@ def test_a_certificate_file_that_was_exchanged_is_read_again(
     with pytest.raises(ApprovalError, match="which no officer of the roster has"):
         signatures.verify(TEXT, signature, unpinned)
     assert fingerprint(gpg, officer) == fingerprint(gpg, other)
+
+
+def in_the_configuration(signatures: Signatures, officer: DemoOfficer) -> None:
+    """The file has other bytes, and the name and the times that it had."""
+    stat = officer.certificate.stat()
+    revoke(officer)
+    os.utime(officer.certificate, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def in_the_pinned_roster(signatures: Signatures, officer: DemoOfficer) -> None:
+    """The configuration still has the certificate as it was."""
+    before = officer.certificate.read_bytes()
+    revoked = b64encode(revoke(officer).read_bytes()).decode()
+    officer.certificate.write_bytes(before)
+    signatures.pinned = tuple(
+        replace(each, certificate=revoked) if each.name == officer.name else each for each in signatures.pinned
+    )
+
+
+@pytest.mark.parametrize("change", [in_the_configuration, in_the_pinned_roster])
+def test_a_revocation_between_two_checks_of_one_signature_is_seen_though_the_first_is_remembered(
+    verifier: Verifier, tmp_path: Path, runs: Path, change: Callable[[Signatures, DemoOfficer], None]
+) -> None:
+    officer = make_officer(tmp_path, "Leaving Officer")
+    signature, signatures, then = officer.sign(TEXT), verifier(officer), datetime.now(UTC)
+    for _ in range(2):
+        signatures.verify(TEXT, signature)
+        signatures.was_good(TEXT, signature, signatures.pinned, then)
+        before = runs.read_text()
+    signatures.verify(TEXT, signature)
+    assert runs.read_text() == before  # so it is remembered
+    change(signatures, officer)
+    with pytest.raises(ApprovalError, match="revoked"):
+        signatures.verify(TEXT, signature)
+    with pytest.raises(ApprovalError, match="revoked"):  # a refusal is not remembered, nor is what was good before
+        signatures.verify(TEXT, signature)
+
+
+def test_an_officer_who_leaves_the_roster_between_two_checks_signs_no_more(verifier: Verifier, tmp_path: Path) -> None:
+    officer = make_officer(tmp_path, "Leaving Officer")
+    signature, signatures = officer.sign(TEXT), verifier(officer)
+    assert signatures.verify(TEXT, signature)
+    signatures.pinned = tuple(each for each in signatures.pinned if each.name != officer.name)
+    with pytest.raises(ApprovalError, match="which no officer of the roster has"):
+        signatures.verify(TEXT, signature)
 
 
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
