@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.engine.worker_settings import Worker
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, require_same_time
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
 from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.home import create_home, database_url, kept_ticks, require_home
@@ -46,10 +46,13 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
     harden_process()
     require_home(settings.home)
     wipe_what_killed_tests_left(settings)
-    with database_url(settings) as url, closing(connect(url)) as connection:
-        require_migrated(connection)
-        require_same_time(connection, SystemClock())
-        yield _assemble(settings, url, connection, actor)
+    with database_url(settings) as url:
+        with opening(url) as connection:
+            require_migrated(connection)
+            require_same_time(connection, SystemClock())
+            pipeline = _assemble(settings, url, connection, actor)
+        with closing(connection):
+            yield pipeline
 
 
 def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
@@ -116,7 +119,8 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     workers = WorkerSettings(store, bare_environment(settings.path, aws=settings.keys.store != "file"))
     database = PostgresDatabase(url, connection, partial(connect, url), limits, workers, _replicas(settings))
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
-    ledger = PostgresLedger(connection, clock, actor, str(database.identity()))
+    identity = str(database.identity())
+    ledger = PostgresLedger(connection, clock, actor, identity)
     signatures = OfficerSignatures(
         gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
     )
@@ -128,7 +132,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         ledger=ledger,
         database=database,
         keys=store,
-        vault=backup_vault(settings, ledger, str(database.identity()), clock, seals),
+        vault=backup_vault(settings, ledger, identity, clock, seals),
         rollout=open_rollout(settings, connection, store, clock),
         signatures=signatures,
         clock=clock,

@@ -46,7 +46,7 @@ def conductor_sensor(naming: Naming, jobs: Jobs) -> dg.SensorDefinition:
         """Carries an approved rotation through its walk: one run a leg, some for shard after shard."""
         keyrotation.note_look(CONDUCTOR, context)
         try:
-            with keyrotation.open("dagster rotation_conductor") as opened:
+            with keyrotation.open("dagster rotation_conductor") as opened, opened.ledger.reading():
                 result = tick(context.instance, naming, opened)
                 # The page of a sensor shows its cursor; nothing is decided by it.
                 before = context.cursor or ""

@@ -54,9 +54,10 @@ def alert_delivery_sensor(naming: Naming, ours: Ours) -> dg.SensorDefinition:
             channels = keyrotation.channels()
             failed = list(_failed_checks(context, ours))
             with keyrotation.open("dagster alert_delivery") as opened:
-                attention = _attention(opened)
-                news = notices(opened, channels.contacts, attention, failed)
-                failures = tell(opened, channels, (*news, duty_of_the_quarter(opened)))
+                with opened.ledger.reading():
+                    news = notices(opened, channels.contacts, _attention(opened), failed)
+                    duty = duty_of_the_quarter(opened)
+                failures = tell(opened, channels, (*news, duty))
             return dg.SkipReason("; ".join(failures) or "everybody is told")
         except Exception as error:  # noqa: BLE001  as above
             return dg.SkipReason(sentence_of(error))

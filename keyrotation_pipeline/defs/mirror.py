@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.conductor import SECONDS_BETWEEN_TICKS
 from keyrotation_pipeline.defs.evidence import asset_of, materialization
 from keyrotation_pipeline.defs.interim import interim_evaluations
 from keyrotation_pipeline.defs.launches import PastRun
@@ -19,6 +18,8 @@ from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 
+# At every other look of the daemon: what it shows was done elsewhere, and nothing waits for it.
+SECONDS_BETWEEN_TICKS = 8
 FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
 
@@ -37,7 +38,7 @@ def ledger_mirror_sensor(naming: Naming) -> dg.SensorDefinition:
         """Shows steps that the ledger has and Dagster has not: a rotation run by `keyrotation rotate` or `demo`."""
         keyrotation.note_look("ledger_mirror", context)
         try:
-            with keyrotation.open("dagster ledger_mirror") as opened:
+            with keyrotation.open("dagster ledger_mirror") as opened, opened.ledger.reading():
                 result, shown = reflect(context.instance, naming, opened, _seq_in(context.cursor))
                 context.update_cursor(str(shown))
                 return result

@@ -56,6 +56,8 @@ def tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Notice]) -> t
 
     An alert is noted after it was delivered, so that a crash between the two tells it twice rather than never.
     """
+    if not _open(told(pipeline.ledger), channels, notices):
+        return ()
     try:
         with pipeline.ledger.lock(LOCK):
             return _tell(pipeline, channels, notices)

@@ -38,7 +38,10 @@ def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -
     taken: list[Taken] = []
     trouble: list[str] = []
     for _ in range(ROUNDS):
-        if not (rows := pipeline.ledger.raised_flags(incidents(pipeline.ledger).flags)):
+        with pipeline.ledger.reading():
+            known = incidents(pipeline.ledger)
+            rows = pipeline.ledger.raised_flags(known.flags)
+        if not rows:
             break
         taken += take_flags(pipeline, rows)
     for source in sources:
@@ -46,6 +49,8 @@ def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -
             taken += take_flags(pipeline, source.raised())
         except KeyRotationError as error:
             trouble.append(str(error))
+    if not taken and not known.unfinished:
+        return Look((), tuple(trouble))
     trouble += prepare_requests(pipeline, requested_by)
     try:
         until = pipeline.clock.monotonic() + REPORTING_SECONDS

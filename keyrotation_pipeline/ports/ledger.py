@@ -29,6 +29,9 @@ class Ledger(Protocol):
     def snapshot(self) -> AbstractContextManager[None]:
         """Whatever is read inside is of one moment, and nothing is changed; not inside a transaction."""
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Whatever is read inside takes one transaction, and sees what is new; a `transaction` inside is its own."""
+
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold a session lock, which ends with the process.
 

@@ -65,6 +65,10 @@ class FakeChain:
             self.depth -= 1
 
     @contextmanager
+    def reading(self) -> Iterator[None]:
+        yield
+
+    @contextmanager
     def snapshot(self) -> Iterator[None]:
         assert not self.depth, "a snapshot cannot begin inside a transaction"
         yield

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
@@ -270,3 +271,46 @@ def test_a_role_without_rights_on_the_schema_is_told_whom_to_be(ledger: Postgres
     finally:
         ledger.connection.execute("RESET ROLE")
         ledger.connection.execute(f"DROP ROLE {role}")
+
+
+def test_reading_sees_what_is_new_holds_no_snapshot_and_is_one_transaction(
+    ledger: PostgresLedger, another: Another
+) -> None:
+    other, session = another(), ledger.connection.info.backend_pid
+    with ledger.reading(), ledger.reading():
+        began = ledger.one("SELECT now()")
+        assert ledger.head().seq == 0
+        other.append(Note(EventKind.COUNTED, {}))
+        assert ledger.head().seq == 1
+        assert ledger.one("SELECT now()") == began
+        held = "SELECT backend_xmin, backend_xid, state FROM pg_stat_activity WHERE pid = %s"
+        assert other.connection.execute(held, (session,)).fetchone() == (None, None, "idle in transaction")
+    assert ledger.connection.info.transaction_status is TransactionStatus.IDLE
+
+
+def test_reading_goes_on_after_a_failed_statement_and_after_a_snapshot(ledger: PostgresLedger) -> None:
+    with ledger.reading():
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            ledger.query("SELECT 1 / 0")
+        assert ledger.head().seq == 0
+        with ledger.snapshot():
+            assert ledger.one("SELECT current_setting('transaction_isolation') AS level")["level"] == "repeatable read"
+        assert ledger.one("SELECT current_setting('transaction_isolation') AS level")["level"] == "read committed"
+        assert ledger.connection.info.transaction_status is TransactionStatus.INTRANS
+    assert ledger.append(Note(EventKind.COUNTED, {})).seq == 1
+
+
+def test_a_change_while_reading_is_committed_at_once(ledger: PostgresLedger, another: Another) -> None:
+    with ledger.reading():
+        ledger.append(Note(EventKind.COUNTED, {}))
+        assert another().head().seq == ledger.head().seq == 1
+
+
+def test_a_connection_that_is_lost_while_reading_is_said_so(ledger: PostgresLedger, another: Another) -> None:
+    def lose() -> None:
+        with ledger.reading():
+            another().query("SELECT pg_terminate_backend(%s, 5000)", (ledger.connection.info.backend_pid,))
+            ledger.head()
+
+    with pytest.raises(DatabaseUnavailableError, match="was lost"):
+        lose()

@@ -17,6 +17,7 @@ from keyrotation_pipeline.ports.clock import Clock
 Row = Mapping[str, Any]
 Parameters = Sequence[object] | Mapping[str, object]
 
+_BEGIN_READING = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 _HOLDER = """
     SELECT pid FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
@@ -44,12 +45,13 @@ class LedgerSession:
         self.clock = clock
         self.actor = actor
         self.database = database
+        self._is_reading = False
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """See `Ledger.transaction`; a transaction inside a transaction is a savepoint."""
         try:
-            with self.connection.transaction():
+            with self._between_readings(), self.connection.transaction():
                 yield
         except psycopg.OperationalError as error:
             if self._is_lost(error):
@@ -62,6 +64,37 @@ class LedgerSession:
         with self.transaction():
             self.query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """See `Ledger.reading`; between two statements it holds no snapshot, so that it keeps nobody waiting."""
+        if self._is_reading:
+            yield
+            return
+        self._begin_reading()
+        try:
+            yield
+        finally:
+            self._end_reading()
+
+    @contextmanager
+    def _between_readings(self) -> Iterator[None]:
+        was_reading = self._is_reading
+        self._end_reading()
+        try:
+            yield
+        finally:
+            if was_reading and not self.connection.closed:
+                self._begin_reading()
+
+    def _begin_reading(self) -> None:
+        self.query(_BEGIN_READING)
+        self._is_reading = True
+
+    def _end_reading(self) -> None:
+        if self._is_reading and not self.connection.closed:
+            self.connection.commit()
+        self._is_reading = False
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -84,10 +117,7 @@ class LedgerSession:
             PreflightError: the role may not do this, or the database is read-only.
         """
         try:
-            with self.connection.cursor(row_factory=dict_row) as cursor:
-                codec = codec_of(self.connection)
-                cursor.execute(statement, storable(parameters, codec))
-                return [readable(row, codec) for row in cursor.fetchall()] if cursor.description else []
+            return self._rows(statement, parameters)
         except psycopg.errors.InsufficientPrivilege:
             raise PreflightError(
                 f"the database role may not use the schema keyrotation of {self._name()}; "
@@ -100,6 +130,18 @@ class LedgerSession:
         except psycopg.OperationalError as error:
             if self._is_lost(error):
                 raise self._lost() from None
+            raise
+
+    def _rows(self, statement: LiteralString, parameters: Parameters) -> list[Row]:
+        try:
+            with self.connection.cursor(row_factory=dict_row) as cursor:
+                codec = codec_of(self.connection)
+                cursor.execute(statement, storable(parameters, codec))
+                return [readable(row, codec) for row in cursor.fetchall()] if cursor.description else []
+        except psycopg.Error:
+            if self._is_reading:  # the statement has ended it; what is asked next may well be answered
+                with self._between_readings():
+                    pass
             raise
 
     def one(self, statement: LiteralString, parameters: Parameters = ()) -> Row:

@@ -1,6 +1,7 @@
 """Connections to the application's database, with the settings without which a count or a write may lie."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import cast
 
@@ -60,17 +61,27 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
         PreflightError: a pooler answers. Nothing was set: it would give our settings to the application.
         DatabaseUnavailableError: no server answers, or it refuses; names host and database, never the password.
     """
+    with opening(url) as connection:
+        return connection
+
+
+@contextmanager
+def opening(url: str) -> Iterator[Connection]:
+    """As `connect`; what is asked inside goes by the transaction that sets the session up. Closed if it fails."""
     display_name(url)  # whatever is no connection string is refused here
     try:
         with ExitStack() as unless_kept:
             connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
             unless_kept.callback(connection.close)
-            _require_direct(connection, url)
-            connection.execute(SESSION_SETTINGS.encode())
+            with connection.transaction():
+                _require_direct(connection, url)
+                connection.execute(SESSION_SETTINGS.encode())
+                yield connection
             unless_kept.pop_all()
+    except psycopg.errors.ProtocolViolation:  # that is how a pooler by statements refuses a transaction
+        raise _pooled(url) from None
     except psycopg.OperationalError as error:
         raise refusal_of(error, url) from None
-    return connection
 
 
 def is_direct(connection: Connection) -> bool:
@@ -84,11 +95,14 @@ def is_direct(connection: Connection) -> bool:
 
 def _require_direct(connection: Connection, url: str) -> None:
     if not is_direct(connection):
-        connection.close()
-        raise PreflightError(
-            f"the connection to {display_name(url)} goes through a pooler, where session settings and locks may not "
-            "hold; give the server's own address as [database] url"
-        )
+        raise _pooled(url)
+
+
+def _pooled(url: str) -> PreflightError:
+    return PreflightError(
+        f"the connection to {display_name(url)} goes through a pooler, where session settings and locks may not "
+        "hold; give the server's own address as [database] url"
+    )
 
 
 def require_same_time(connection: Connection, clock: Clock) -> None:

@@ -33,6 +33,8 @@ LOOK_SECONDS = 0.05
 # Children of a killed server need a moment to notice.
 LAUNCH_PAUSE_SECONDS = 0.5
 FIRST_WITH_BUILTIN_LOCALES = 17
+# By data directory, `postmaster.pid` of the server that this process has seen there with both databases.
+_SEEN: dict[Path, str] = {}
 SOCKET_NAME = ".s.PGSQL.5432"
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
 MAX_SOCKET_PATH_BYTES = 103
@@ -127,6 +129,8 @@ class EmbeddedServer:
             ) from None
 
     def _start(self) -> None:
+        if self._is_seen():
+            return
         self._initialise()
         clock, launches = SystemClock(), 0
         for _ in attempts(clock, pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
@@ -139,8 +143,19 @@ class EmbeddedServer:
                     clock.sleep(LAUNCH_PAUSE_SECONDS)
             if self._answers():
                 self._create_databases()
+                _SEEN[self._data] = self._postmaster_file()
                 return
         raise HomeError(f"the embedded PostgreSQL does not start; read {self.directory / 'log'} and mend what it says")
+
+    def _is_seen(self) -> bool:
+        """Whether it need not be asked again, as each look of a sensor would: it runs and is not stopping."""
+        return _SEEN.get(self._data) == self._postmaster_file() != "" and self._postmaster_alive()
+
+    def _postmaster_file(self) -> str:
+        try:
+            return (self._data / "postmaster.pid").read_text()
+        except OSError:
+            return ""
 
     def _launch(self) -> bool:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
