@@ -83,8 +83,8 @@ def test_a_step_under_way_has_less_to_go(elapsed: int, left: int) -> None:
 
 def test_in_a_first_rotation_a_machine_that_is_slow_with_the_rows_is_slow_with_the_proof() -> None:
     first = replace(in_the_rows(100, 0.5), emergency=True, seconds_before={}, values_before=0)
-    assert seconds_left(first) == pytest.approx((100 + 0.22 * 200) * HOUR, rel=0.01)
-    assert seconds_left(replace(first, emergency=False)) == pytest.approx((100 + 0.077 * 200) * HOUR, rel=0.01)
+    assert seconds_left(first) == pytest.approx((100 + 0.32 * 200) * HOUR, rel=0.01)
+    assert seconds_left(replace(first, emergency=False)) == pytest.approx((100 + 0.112 * 200) * HOUR, rel=0.01)
 
 
 def test_progress_only_grows_and_always_moves() -> None:
