@@ -6,7 +6,7 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import READING_PAGES
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import GENTLE_READING_PAGES, READING_PAGES
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter
 from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, fits_hot_order, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import Slice
@@ -115,8 +115,9 @@ def test_slices_share_connections_and_the_order_that_was_found_before_the_first_
     assert eventually(lambda: number(migrated, counted) > 0.7 * ROWS)
 
 
+@pytest.mark.parametrize("duty_cycle", [1.0, 0.9])
 def test_a_stretch_is_read_a_few_pages_at_a_time_and_each_page_once(
-    migrated: Connection, database_url: str, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+    migrated: Connection, database_url: str, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, duty_cycle: float
 ) -> None:
     filled(migrated, ring)
     pages = number(migrated, "SELECT pg_relation_size('public.cases') / 8192")
@@ -126,12 +127,12 @@ def test_a_stretch_is_read_a_few_pages_at_a_time_and_each_page_once(
     def noted(self: Exchange, statement: bytes, parameters: Mapping[str, Parameter]) -> None:
         if "first" in parameters:
             first, end = (int(str(parameters[name])[1:].partition(",")[0]) for name in ("first", "end"))
-            assert end - first <= READING_PAGES
+            assert end - first <= (READING_PAGES if duty_cycle == 1 else GENTLE_READING_PAGES)
             read.extend(range(first, end))
         send(self, statement, parameters)
 
     monkeypatch.setattr(Exchange, "send", noted)
-    assert Engine(database_url, ring, Limits(duty_cycle=1.0)).shard(CASES).rows == ROWS
+    assert Engine(database_url, ring, Limits(duty_cycle=duty_cycle)).shard(CASES).rows == ROWS
     assert read == list(range(pages))
 
 

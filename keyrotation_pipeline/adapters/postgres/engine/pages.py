@@ -13,7 +13,7 @@ from enum import Enum
 from itertools import pairwise
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import READING_PAGES, BatchSize
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
 from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
@@ -122,13 +122,13 @@ class PageRewrite:
     def _should_read(self) -> bool:
         """Whether to read on beside the next batch, so that the next stretch is there when this one is written."""
         left = self._stretch.end - self._next if self._stretch else self._size.pages_for(self._passes)
-        return self._next < self._pages.end and not self._stop and len(self._read) * READING_PAGES < left
+        return self._next < self._pages.end and not self._stop and len(self._read) * self._size.reading_pages < left
 
     def _reading(self) -> _Reading:
         first = self._next
         if self._stretch is None:
             self._stretch = _Stretch(first, min(first + self._size.pages_for(self._passes), self._pages.end))
-        self._next = min(first + READING_PAGES, self._stretch.end)
+        self._next = min(first + self._size.reading_pages, self._stretch.end)
         return _Reading(first, self._next)
 
     def _span(self, reading: _Reading) -> dict[str, Parameter]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Codec
-from keyrotation_pipeline.adapters.postgres.engine.batch_size import READING_PAGES, BatchSize
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import (
@@ -227,7 +227,8 @@ class _RelationTraversal:
 
     def _carefully(self) -> None:
         first = self._pages.next
-        end = min(first + min(self._supervisor.batch_size.pages, READING_PAGES), self._pages.end)
+        size = self._supervisor.batch_size
+        end = min(first + min(size.pages, size.reading_pages), self._pages.end)
         method = rewrite_stragglers if self._wait else rewrite_listed
         self._confirm(end, method(self._context, first, end))
 
