@@ -31,6 +31,7 @@ def main() -> None:
         raise
     finally:
         _flush()
+        gc.freeze()  # else the interpreter looks through all that was imported once more, before it forgets it
 
 
 def _open_closed_streams() -> None:
