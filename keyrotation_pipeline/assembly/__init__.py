@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.hardening import harden_process
-    from keyrotation_pipeline.adapters.openpgp.recovery_key import wipe_abandoned_keys
+    from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
     from keyrotation_pipeline.assembly.alerts import access_audit, accesses, alert_channels, flag_sources
     from keyrotation_pipeline.assembly.backups import open_backups, side_databases
     from keyrotation_pipeline.assembly.completing import offered_incidents, offered_requests
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "adapters.hardening": ("harden_process",),
-    "adapters.openpgp.recovery_key": ("wipe_abandoned_keys",),
+    "adapters.secret_homes": ("wipe_abandoned_keys",),
     "assembly.alerts": ("access_audit", "accesses", "alert_channels", "flag_sources"),
     "assembly.backups": ("open_backups", "side_databases"),
     "assembly.completing": ("offered_incidents", "offered_requests"),

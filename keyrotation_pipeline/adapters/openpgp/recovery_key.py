@@ -1,40 +1,18 @@
-"""The private key that opens backups: imported into a throw-away GnuPG home, or kept by an agent or a smartcard.
-
-gpg starts an agent for an imported key, which detaches itself, and would live on when we are killed. So a guard, a
-small shell, waits for the end of a pipe that we hold: when we end, however that may be, it ends the agent and wipes the
-home. Where even the guard is killed, the home is found unlocked by the next command, which does the same.
-"""
+"""The private key that opens backups: imported into a throw-away GnuPG home, or kept by an agent or a smartcard."""
 
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from keyrotation_pipeline.adapters.held_directory import held, wipe_abandoned
 from keyrotation_pipeline.adapters.openpgp.certificates import Listing, listing
 from keyrotation_pipeline.adapters.openpgp.runner import Status, run, streaming
+from keyrotation_pipeline.adapters.secret_homes import secret_home
 from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, RecoveryKeyError, WrongRecipientError
 
-# Memory where the machine has it: an imported key may have no passphrase.
-_MEMORY = Path("/dev/shm")  # noqa: S108  a directory of mode 0700 is made in it
-# Of the homes of imported keys; nothing else has such a name.
-_PREFIX = "keyrotation-key-"
-_ENVIRONMENT = {"LC_ALL": "C"}
-# It outlives signals that are for us; `cat` ends when the last process that holds the pipe's other end does.
-_GUARD = """
-trap '' HUP INT TERM
-cat
-rm -rf -- "$1/private-keys-v1.d"
-test -z "$2" || "$2" --homedir "$1" --kill all
-rm -rf -- "$1"
-"""
-_KILL_SECONDS = 10
-_GUARD_ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
 _OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
 # libgpg-error: the low 16 bits of what `ERROR pkdecrypt_failed` gives.
 _BAD_PASSPHRASE, _NO_SECRET_KEY, _NO_PIN_ENTRY, _CANCELLED = 11, 17, 86, 99
@@ -144,47 +122,6 @@ def imported_key(
         yield GpgRecoveryKey(home, fingerprint[-16:], passphrase, ask=False)
 
 
-@contextmanager
-def secret_home() -> Iterator[Path]:
-    """An empty GnuPG home, in memory if there is any; it is wiped, and its agent ended, with the block or with us."""
-    with held(_new_home) as home, _guarded(home):
-        yield home
-
-
-def has_memory() -> bool:
-    """Whether `secret_home` never touches a disk, unless the machine swaps."""
-    return _homes() == _MEMORY
-
-
-def wipe_abandoned_keys() -> None:
-    """Wipe the homes of imported keys whose processes were killed, and end their agents."""
-    wipe_abandoned(_homes().glob(f"{_PREFIX}*"), _end_agent)
-
-
-def _homes() -> Path:
-    return _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-
-
-def _new_home() -> Path:
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_homes()))
-
-
-@contextmanager
-def _guarded(home: Path) -> Iterator[None]:
-    """A home that is wiped, after its agent was ended, when the block or this process ends."""
-    command = ["/bin/sh", "-c", _GUARD, "guard", str(home), shutil.which("gpgconf") or ""]
-    with subprocess.Popen(  # noqa: S603  arguments of our own
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env=_GUARD_ENVIRONMENT,
-        start_new_session=True,
-    ):
-        yield
-
-
 def agent_key(home: Path, passphrase: bytes | None) -> GpgRecoveryKey:
     """The key that a GnuPG home's agent or smartcard holds.
 
@@ -244,11 +181,3 @@ def _terminal() -> dict[str, str]:
         return {"GPG_TTY": os.ttyname(sys.stdin.fileno())}
     except (OSError, ValueError):
         return {}
-
-
-def _end_agent(home: Path) -> None:
-    if (gpgconf := shutil.which("gpgconf")) is not None:
-        kill = [gpgconf, "--homedir", str(home), "--kill", "all"]
-        # One that does not answer ends when it finds its socket gone, and has no key then.
-        with suppress(subprocess.TimeoutExpired):
-            subprocess.run(kill, capture_output=True, check=False, env=_ENVIRONMENT, timeout=_KILL_SECONDS)  # noqa: S603
