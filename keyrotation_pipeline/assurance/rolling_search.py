@@ -52,7 +52,7 @@ def _known(pipeline: Pipeline, pages: int) -> Searched:
     spans = pipeline.database.undeclared_spans(pipeline.tables)
     found: Counter[str] = Counter()
     for span in spans:
-        found.update({f"{span.relation}.{column}": number for column, number in span.found.items()})
+        found.update({f"{span.table}.{column}": number for column, number in span.found.items()})
     for each in pipeline.database.definitions_found():
         found[f"{each.relation}.{each.column}"] += each.values
     return Searched(reach(spans, pipeline.clock.now(), pipeline.verification.every_days), found, pages)

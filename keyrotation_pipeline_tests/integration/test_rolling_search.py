@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
@@ -27,11 +28,11 @@ class Place:
     value: str = field(default_factory=lambda: sealed(ring_of(1, 2), 1, "x"))
 
     def __post_init__(self) -> None:
-        self.database = PostgresDatabase(self.url, self.connection, lambda: connect(self.url), Limits())
+        self.database = PostgresDatabase(self.url, self.connection, lambda: connect(self.url), Limits(duty_cycle=1.0))
 
     def spans(self, relation: str | None = None) -> list[PageSpan]:
         found = self.database.undeclared_spans(self.declared)
-        return [span for span in found if relation in {None, span.relation}]
+        return [span for span in found if relation in {None, span.table}]
 
     def search(self, *spans: PageSpan) -> int:
         return self.database.search_spans(self.declared, spans, lambda: True)
@@ -39,10 +40,10 @@ class Place:
     def tomorrow(self) -> list[tuple[str, int]]:
         """What is searched then, in order."""
         (now,) = self.connection.execute("SELECT clock_timestamp() + interval '1 day'").fetchall()[0]
-        return [(span.relation, span.first_page) for span in to_search(self.spans(), now, 90)]  # type: ignore[arg-type]
+        return [(span.table, span.first_page) for span in to_search(self.spans(), now, 90)]  # type: ignore[arg-type]
 
     def found(self) -> dict[str, int]:
-        return {f"{span.relation}.{column}": number for span in self.spans() for column, number in span.found.items()}
+        return {f"{span.table}.{column}": number for span in self.spans() for column, number in span.found.items()}
 
     def write(self, row: int, value: str) -> None:
         self.connection.execute("UPDATE public.logs SET line = %s WHERE id = %s", (value, row))
@@ -122,7 +123,7 @@ def test_a_search_of_everything_counts_as_one_of_each_part_and_notes_what_it_fin
     spans = place.spans()
     (now,) = place.connection.execute("SELECT clock_timestamp()").fetchall()[0]
     assert reach(spans, now, 90).complete  # type: ignore[arg-type]
-    assert {each.relation for each in spans} == {"logs", "large objects"}
+    assert {each.table for each in spans} == {"logs", "large objects"}
     assert place.found() == {"logs.line": 1}
     place.write(1, "gone")
     assert place.database.discover(place.declared) == ()
@@ -134,6 +135,18 @@ def test_large_objects_are_searched_all_at_once(place: Place) -> None:
     place.search(*place.spans("large objects")[:1])
     assert place.found() == {"large objects.*": 1}
     assert all(each.read for each in place.spans("large objects"))
+
+
+@pytest.mark.parametrize("name", ["large objects", "billing.copy"])
+def test_a_table_that_is_called_as_another_place_is_searched_too(place: Place, name: str) -> None:
+    place.connection.execute("CREATE SCHEMA billing")
+    place.connection.execute("CREATE TABLE billing.copy AS SELECT 'nothing of ours'::text AS body")
+    place.connection.execute("SELECT lo_from_bytea(0, 'nothing of ours')")
+    statement = sql.SQL("CREATE TABLE public.{} AS SELECT {} AS body").format(sql.Identifier(name), place.value)
+    place.connection.execute(statement)
+    place.search(*place.spans())
+    assert place.found() == {f"{name}.body": 1}
+    assert all(each.read for each in place.spans())
 
 
 def test_a_relation_that_cannot_be_read_is_found_and_one_that_was_made_anew_is_unread(

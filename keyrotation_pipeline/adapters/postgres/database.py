@@ -115,7 +115,8 @@ class PostgresDatabase:
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """See `CiphertextDatabase.undeclared_spans`."""
         try:
-            return tuple(rolling_search.spans(self.connection, tables))
+            with self.connection.transaction():  # one, however many relations there are
+                return tuple(rolling_search.spans(self.connection, tables))
         except psycopg.errors.LockNotAvailable:  # the size of a relation is asked with it
             raise BlockedError(
                 "a table is locked by another session; wait until that has ended, then run this again"
@@ -125,7 +126,7 @@ class PostgresDatabase:
         self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
     ) -> int:
         """See `CiphertextDatabase.search_spans`."""
-        return rolling_search.search_spans(self.connection, tables, spans, go_on)
+        return rolling_search.search_spans(self.connection, tables, spans, go_on, self.limits.duty_cycle)
 
     def blind_spots(self) -> BlindSpots:
         """See `CiphertextDatabase.blind_spots`."""

@@ -119,6 +119,11 @@ class Place:
         return str(self.name)
 
     @property
+    def noted_as(self) -> str:
+        """Its number: ``"a.b"`` in public is called as ``b`` in the schema ``a``."""
+        return str(self.oid)
+
+    @property
     def look(self) -> str:
         """What of it is searched."""
         return look_of(self.columns)

@@ -94,6 +94,10 @@ class Readable(Protocol):
         """As messages name it."""
 
     @property
+    def noted_as(self) -> str:
+        """What no other relation is noted as."""
+
+    @property
     def look(self) -> str:
         """A text that changes with what is looked at."""
 
@@ -106,12 +110,12 @@ def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[
 
 def spans_of(connection: Connection, table: str, relations: Sequence[Readable]) -> Iterator[PageSpan]:
     """The same of these relations, which are all that is read for `table`."""
-    connection.execute(_OF_OTHERS, (table, [relation.label for relation in relations]))
+    connection.execute(_OF_OTHERS, (table, [relation.noted_as for relation in relations]))
     for relation in relations:
         plan(connection, table, relation)
         rows: list[Any] = connection.execute(_LOAD, _names(table, relation)).fetchall()
         for first, end, pages, size, since, read, found in rows:
-            yield PageSpan(table or relation.label, relation.label, first, end, pages, size, since, read, found)
+            yield PageSpan(table or relation.label, relation.noted_as, first, end, pages, size, since, read, found)
 
 
 def plan(connection: Connection, table: str, relation: Readable) -> None:
@@ -159,4 +163,4 @@ def oldest(connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[
 
 
 def _names(table: str, relation: Readable) -> dict[str, Any]:
-    return {"table": table, "relation": relation.label, "oid": relation.oid, "look": relation.look}
+    return {"table": table, "relation": relation.noted_as, "oid": relation.oid, "look": relation.look}

@@ -64,6 +64,11 @@ class Relation:
         return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
 
     @property
+    def noted_as(self) -> str:
+        """Its name among the relations of its table."""
+        return self.label
+
+    @property
     def look(self) -> str:
         """What of it is read: the declared columns."""
         return look_of(column.name for column in self.columns)

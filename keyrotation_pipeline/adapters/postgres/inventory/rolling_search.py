@@ -13,6 +13,7 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, elsewhere, page_readings
 from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -20,6 +21,7 @@ from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding
 from keyrotation_pipeline.model.page_reading import PageSpan
 
+CLOCK = SystemClock()
 # In `page_readings`, where the name of a declared table is of other readings; no table is called so.
 _ELSEWHERE = ""
 _ALL = (0, 2**62)
@@ -31,6 +33,7 @@ class _LargeObjects:
 
     oid: int = elsewhere.LARGE_OBJECTS
     label: str = "large objects"
+    noted_as: str = "large objects"
     look: str = ""
 
 
@@ -43,20 +46,26 @@ def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[
 
 
 def search_spans(
-    connection: Connection, tables: Sequence[EncryptedTable], wanted: Sequence[PageSpan], go_on: Callable[[], bool]
+    connection: Connection,
+    tables: Sequence[EncryptedTable],
+    wanted: Sequence[PageSpan],
+    go_on: Callable[[], bool],
+    duty_cycle: float,
 ) -> int:
     """Search these spans and note down what each holds; returns the number of pages.
 
     Args:
         go_on: asked before each span, whether it may still be read now.
+        duty_cycle: the share of the time in which the database is kept busy.
     """
-    places, pages, whole = {place.label: place for place in _places(connection, tables)}, 0, set[str]()
+    places, pages, whole = {place.noted_as: place for place in _places(connection, tables)}, 0, set[str]()
     for span in wanted:
         place = places.get(span.relation)
         if place is None or span.relation in whole:
             continue
         if not go_on():
             break
+        began = CLOCK.monotonic()
         file, began_at = page_readings.file_and_time(connection, place)
         at_once = isinstance(place, _LargeObjects) or place.kind == "f"
         if at_once:
@@ -65,6 +74,7 @@ def search_spans(
         found = _found(_search(connection, place, *of_it))
         page_readings.record(connection, _ELSEWHERE, place, file, of_it, began_at, found)
         pages += span.pages
+        CLOCK.sleep((CLOCK.monotonic() - began) * (1 / duty_cycle - 1))
     return pages
 
 
