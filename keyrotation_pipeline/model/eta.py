@@ -77,7 +77,8 @@ def seconds_left(far: Sofar) -> float:
 def progress(far: Sofar) -> float:
     """0 to 1, by what steps are expected to take; it only grows, and never stands still."""
     weights = {step: _nominal(far, step) for step in WALK}
-    passed = sum(weights[step] for step in far.done)
+    # In this order, so that all of them are 1 to the last digit.
+    passed = sum(weights[step] for step in WALK if step in far.done)
     present = next((step for step in WALK if step not in far.done), None)
     if present is Step.ROWS:
         passed += weights[present] * far.share
