@@ -29,6 +29,7 @@ from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import reporting
+from keyrotation_pipeline_tests.pages import fenced
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 SEPARATE_LINES = 2
@@ -151,12 +152,14 @@ def raise_flags(clinic: Clinic) -> None:
     with psycopg.connect(clinic.database_url, autocommit=True) as owner:
         role = f"siem_{owner.info.dbname}"
         owner.execute(f"CREATE ROLE {role}")
-        owner.execute(f"GRANT USAGE ON SCHEMA keyrotation TO {role}")
-        owner.execute(
-            f"GRANT INSERT (source, type, description, discovered_at, scope, impact, key_versions)"
-            f" ON keyrotation.incident_flag TO {role}"
-        )
+        # As docs/operations.md has it; the flag that it raises is taken back.
+        [documented] = [each.text for each in fenced() if each.language == "sql"]
+        usage, insert, flag = documented.replace("TO siem;", f"TO {role};").strip().splitlines()
+        owner.execute(usage.encode())
+        owner.execute(insert.encode())
         owner.execute(f"SET ROLE {role}")
+        with owner.transaction(force_rollback=True):
+            assert owner.execute(flag.encode()).rowcount == 1
         for row in rows:
             owner.execute(
                 "INSERT INTO keyrotation.incident_flag (source, type, description, discovered_at)"
