@@ -64,6 +64,16 @@ class Engine:
         return sweep(lambda: connect(self.url), REQUEST, table, self.ring, self.target, self.limits, wait=wait)
 
 
+def request(connection: Connection, kind: str) -> None:
+    """The row of a running rotation, of which the engine reads the type and the status."""
+    connection.execute(
+        "INSERT INTO keyrotation.rotations (id, type, action, source_version, source_fingerprint, target_version, "
+        " reason, requested_by, requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status)"
+        " VALUES (%s, %s, 'rotate', 1, '', 2, 'test', 'me', now(), now(), now(), 0, '', '', 'running')",
+        (REQUEST, kind),
+    )
+
+
 def table_of(name: str, *columns: str, schema: str = "public") -> EncryptedTable:
     return EncryptedTable(TableName(schema, name), columns)
 

@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import census
 from keyrotation_pipeline.adapters.postgres.inventory.filters import filters
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -307,6 +308,18 @@ def test_good_values_are_counted_in_one_scan_that_the_server_makes_in_parallel(
     query = sql.SQL("EXPLAIN {}").format(filters(relation, NOTES, [V1, V2]))
     plan = "\n".join(str(line) for (line,) in either.execute(query).fetchall())
     assert "Partial Aggregate" in plan
+    assert "Parallel Seq Scan" in plan
+
+
+def test_a_relation_of_a_few_megabytes_is_read_in_parallel_too(either: Connection) -> None:
+    either.execute("CREATE TABLE public.notes (a text, b text)")
+    either.execute("INSERT INTO public.notes SELECT repeat('a', 100), repeat('b', 100) FROM generate_series(1, 16000)")
+    either.execute("ANALYZE public.notes")
+    (relation,) = heaps(either, NOTES)
+    with heap_scan(either, relation.label, relation.oid):
+        query = sql.SQL("EXPLAIN {}").format(filters(relation, NOTES, [V1, V2]))
+        plan = "\n".join(str(line) for (line,) in either.execute(query).fetchall())
+    assert relation.pages < 1024  # min_parallel_table_scan_size
     assert "Parallel Seq Scan" in plan
 
 

@@ -19,10 +19,10 @@ from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
-    REQUEST,
     Engine,
     insert,
     read_back,
+    request,
     ring_of,
     sealed,
     table_of,
@@ -272,12 +272,7 @@ def test_a_table_locked_for_long_is_waited_for_and_then_named(
 def test_a_paused_or_cancelled_rotation_stops_the_rewrite_within_a_second_or_so(
     migrated: Connection, engine: Engine, database_url: str, status: str
 ) -> None:
-    migrated.execute(
-        "INSERT INTO keyrotation.rotations (id, type, action, source_version, source_fingerprint, target_version, "
-        " reason, requested_by, requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status)"
-        " VALUES (%s, 'routine', 'rotate', 1, '', 2, 'test', 'me', now(), now(), now(), 0, '', '', 'running')",
-        (REQUEST,),
-    )
+    request(migrated, "routine")
     engine.limits = Limits(max_rows_per_second=100, max_pages=1)
     stop = f"UPDATE keyrotation.rotations SET status = '{status}'"
     with (

@@ -1,5 +1,7 @@
 """What will not decrypt is left, named by table, key and column, and kept until it is mended; the rest goes on."""
 
+import os
+
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits, decrypt_all
@@ -13,10 +15,12 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import DecryptedCount
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    REQUEST,
     V2,
     Engine,
     insert,
     opened,
+    request,
     ring_of,
     sealed,
     table_of,
@@ -220,6 +224,22 @@ def test_a_full_decrypt_counts_every_value_and_quarantines_what_fails(
         ('["0"]', "a"), ('["1"]', "a"), ('["2"]', "a"), ('["3"]', "b"),
     ]  # fmt: skip
     assert told[-1].done == told[-1].total > 0
+
+
+@pytest.mark.parametrize(("kind", "readers"), [("routine", 1), ("emergency", 2 * max(1, (os.cpu_count() or 2) // 2))])
+def test_the_full_decrypt_of_an_emergency_takes_every_core(
+    migrated: Connection, database_url: str, ring: KeyRing, kind: str, readers: int
+) -> None:
+    fill(migrated, ring)
+    request(migrated, kind)
+    opened_connections: list[Connection] = []
+
+    def connecting() -> Connection:
+        opened_connections.append(connect(database_url))
+        return opened_connections[-1]
+
+    assert decrypt_all(connecting, CASES, ring, lambda _: None, Limits(), REQUEST).failures == 4
+    assert len(opened_connections) == 1 + readers  # one for the quarantine
 
 
 def test_a_full_decrypt_drops_entries_that_it_does_not_find_again(

@@ -86,7 +86,7 @@ def decrypt_all(
 
     Args:
         limits: with as many workers as threads are to read.
-        request: id of the rotation whose proof this is: its pausing is obeyed, and in an emergency more threads read.
+        request: id of the rotation whose proof this is: its pausing is obeyed, and in an emergency all cores read.
 
     Raises:
         PreflightError, BlockedError, DatabaseUnavailableError: the table cannot be read to its end.
@@ -135,7 +135,7 @@ def opened(
                 stack.enter_context(closing(open_connection(connect))),
                 Codec(ring, ring.primary, native=limits.native_codec),
             )
-            for _ in range(max(1, limits.workers))
+            for _ in range(max(1, limits.workers * limits.threads_per_worker))
         ]
         yield Decryption(housekeeping, table, readers, report, request)
 

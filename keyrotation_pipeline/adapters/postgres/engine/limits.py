@@ -16,6 +16,7 @@ class Limits:
 
     Args:
         workers: processes that share a shard.
+        threads_per_worker: threads of a full decrypt for each of them.
         max_rows_per_second: rows that one shard may rewrite in a second; 0 is no cap.
         max_replica_lag_seconds: pause while a standby lags more than this; 0: standbys are not looked at.
         delayed_standbys: names of standbys that may lag.
@@ -41,6 +42,7 @@ class Limits:
     """
 
     workers: int = 1
+    threads_per_worker: int = 1
     max_rows_per_second: float = 0
     max_replica_lag_seconds: float = 5.0
     delayed_standbys: tuple[str, ...] = ()
@@ -64,11 +66,13 @@ class Limits:
     def in_an_emergency(self) -> "Limits":
         """These limits with all cores in use, without rests and without allowed hours. Configured caps stay.
 
-        Each worker also keeps about one more core busy in the server, so more workers than half the cores only wait.
+        Each worker also keeps about one more core busy in the server, so more workers than half the cores only wait. A
+        thread that decrypts waits for the server instead, and so keeps one core busy.
         """
         return replace(
             self,
             workers=max(self.workers, (os.cpu_count() or 2) // 2),
+            threads_per_worker=2,
             hours=None,
             duty_cycle=1.0,
             statement_seconds=max(self.statement_seconds, 0.001),

@@ -14,10 +14,12 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 
 # The planner must not answer from a fence (a constraint that was marked valid by hand made a count say 0), nor from an
 # index, which may be damaged. To compile the expressions would cost more than it saves. As hex, bytea inside of another
-# type would hide its text.
+# type would hide its text. Our expressions cost more per row than the planner thinks, so small relations are read in
+# parallel, too: by default only those of 8 MB.
 _FROM_THE_HEAP = (
     "SET LOCAL constraint_exclusion = off; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; "
-    "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; SET LOCAL bytea_output = 'escape'"
+    "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; SET LOCAL bytea_output = 'escape'; "
+    "SET LOCAL min_parallel_table_scan_size = '256kB'"
 )
 
 # With TOAST, since that is where large values are; but at least 64 pages. A foreign table has neither size nor sample.

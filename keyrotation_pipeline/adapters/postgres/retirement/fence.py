@@ -140,24 +140,24 @@ def _definitions(connection: Connection, table: EncryptedTable) -> dict[object, 
 
 def _put(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
     """Replace the fence in one transaction, so that no version gets in meanwhile, then validate the new fence."""
-    root = relations.root(connection, table)
+    tree = relations.tree(connection, table)
+    root = next(each for each in tree if (each.schema, each.name) == (table.name.schema, table.name.table))
     name = sql.Identifier(NAME)
     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
     statements: list[sql.Composed] = [drop.format(root.identifier, name)]
     # A child that was detached and attached again keeps a constraint of its own, which would be in the way.
-    statements += [drop.format(relation.identifier, name) for relation in _with_own(connection, table, root)]
+    statements += [drop.format(relation.identifier, name) for relation in _with_own(connection, tree, root)]
     if versions:
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
         statements.append(add.format(root.identifier, name, sql.SQL(definition(connection, root, versions))))
-    locks.change(connection, table, statements)
+    locks.change(connection, table, root, statements)
     if versions:
         _validate(connection, table, root)
 
 
 def _with_own(
-    connection: Connection, table: EncryptedTable, root: relations.Relation
+    connection: Connection, tree: Sequence[relations.Relation], root: relations.Relation
 ) -> tuple[relations.Relation, ...]:
-    tree = relations.tree(connection, table)
     rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
     own = {row[0] for row in rows if row[3]}
     return tuple(relation for relation in tree if relation.oid in own and relation.oid != root.oid)

@@ -61,12 +61,17 @@ SELECT EXISTS (
 """
 
 
-def change(connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed]) -> None:
+def change(
+    connection: Connection, table: EncryptedTable, root: relations.Relation, statements: Sequence[sql.Composed]
+) -> None:
     """Run statements on a table and its partitions in one transaction under ACCESS EXCLUSIVE.
 
     First we take SHARE UPDATE EXCLUSIVE, which no reader or writer notices and which autovacuum gives way to. Under it
     the stronger lock is tried without waiting, again and again, for `PATIENCE_SECONDS`. After that we wait for it in
     the queue, a few times and briefly, but never behind a long transaction.
+
+    Args:
+        root: the table itself.
 
     Raises:
         BlockedError: the lock could not be taken; names who holds one.
@@ -74,11 +79,11 @@ def change(connection: Connection, table: EncryptedTable, statements: Sequence[s
     """
     for waited in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=PATIENCE_SECONDS):
         spell_seconds = min(PATIENCE_SECONDS - waited, SPELL_SECONDS)
-        if _attempt(connection, table, statements, partial(_seize, connection, spell_seconds)):
+        if _attempt(connection, table, root, statements, partial(_seize, connection, spell_seconds)):
             return
     for pause_seconds in QUEUED_PAUSES_SECONDS:
         SystemClock().sleep(pause_seconds)
-        if _attempt(connection, table, statements, partial(_queue, connection, table)):
+        if _attempt(connection, table, root, statements, partial(_queue, connection, table)):
             return
     raise _blocked(connection, table)
 
@@ -102,10 +107,10 @@ def age(seconds: object) -> str:
 def _attempt(
     connection: Connection,
     table: EncryptedTable,
+    root: relations.Relation,
     statements: Sequence[sql.Composed],
     lock: Callable[[relations.Relation], bool],
 ) -> bool:
-    root = relations.root(connection, table)
     try:
         with connection.transaction():
             connection.execute(OUTWAIT_AUTOVACUUM)
