@@ -92,7 +92,7 @@ class CiphertextDatabase(Protocol):
         """Whether a table's first shard is all of it: as it was begun, else if the table is small enough for that."""
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
-        """Go through a whole table for what was skipped; `wait`: each row in its own transaction, waiting briefly.
+        """Re-encrypt what was skipped anywhere in a table; `wait`: each row in its own transaction, waiting briefly.
 
         Raises:
             PreflightError: as `rewrite_shard`.

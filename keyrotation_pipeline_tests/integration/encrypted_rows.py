@@ -64,7 +64,7 @@ class Engine:
         return sweep(lambda: connect(self.url), REQUEST, table, self.ring, self.target, self.limits, wait=wait)
 
 
-def request(connection: Connection, kind: str) -> None:
+def running(connection: Connection, kind: str) -> None:
     """The row of a running rotation, of which the engine reads the type and the status."""
     connection.execute(
         "INSERT INTO keyrotation.rotations (id, type, action, source_version, source_fingerprint, target_version, "

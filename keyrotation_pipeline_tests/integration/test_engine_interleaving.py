@@ -22,8 +22,8 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     Engine,
     insert,
     read_back,
-    request,
     ring_of,
+    running,
     sealed,
     table_of,
     under_v2,
@@ -272,7 +272,7 @@ def test_a_table_locked_for_long_is_waited_for_and_then_named(
 def test_a_paused_or_cancelled_rotation_stops_the_rewrite_within_a_second_or_so(
     migrated: Connection, engine: Engine, database_url: str, status: str
 ) -> None:
-    request(migrated, "routine")
+    running(migrated, "routine")
     engine.limits = Limits(max_rows_per_second=100, max_pages=1)
     stop = f"UPDATE keyrotation.rotations SET status = '{status}'"
     with (

@@ -20,8 +20,8 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     Engine,
     insert,
     opened,
-    request,
     ring_of,
+    running,
     sealed,
     table_of,
 )
@@ -231,7 +231,7 @@ def test_the_full_decrypt_of_an_emergency_takes_every_core(
     migrated: Connection, database_url: str, ring: KeyRing, kind: str, readers: int
 ) -> None:
     fill(migrated, ring)
-    request(migrated, kind)
+    running(migrated, kind)
     opened_connections: list[Connection] = []
 
     def connecting() -> Connection:

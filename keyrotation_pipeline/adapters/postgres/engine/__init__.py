@@ -6,8 +6,8 @@ A table is gone through once, page range by page range (`traversal`, `page_range
 (`pages`, `exchange`). Rows that are too large for that, or that somebody holds, are rewritten row by row (`rows`).
 A thread works on a shard (`low_priority`), or several processes (`shard`, `worker_pool`, `worker`). `supervisor` saves
 progress and pauses for others (`throttle`), `lock_retry` waits for locked tables, `vacuum` keeps tables small,
-`decrypt` proves the outcome, `rolling` reads a part of everything each day, and `server_errors` turns the server's
-errors into sentences that hold no content.
+`swept_ranges` finds what was skipped, `decrypt` proves the outcome, `rolling` reads a part of everything each day, and
+`server_errors` turns the server's errors into sentences that hold no content.
 
 A name is imported when it is used: most commands look at a database, and rewrite nothing.
 """

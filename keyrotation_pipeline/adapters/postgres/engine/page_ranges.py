@@ -59,11 +59,6 @@ SELECT relation, sum(next_page - first_page)::bigint, sum(end_page - first_page)
 FROM keyrotation.shard_walks WHERE (request, table_name, shard) = (%s, %s, %s) GROUP BY relation
 """
 
-_WHOLE = """
-SELECT pg_relation_filenode(oid), pg_relation_size(oid) / current_setting('block_size')::int
-FROM (SELECT %s::oid::regclass AS oid) AS relation
-"""
-
 
 @dataclass
 class PageRange:
@@ -106,9 +101,13 @@ class StoredPageRanges:
             "of": shard.of * part.of,
         }
 
+    def ranges(self, relation: Relation) -> list[PageRange]:
+        """The one range of a relation, as `open` gives it."""
+        return [self.open(relation)]
+
     def open(self, relation: Relation) -> PageRange:
         """The range as it was left; from the beginning of its slice if the relation was rewritten as a whole since."""
-        _require_there(self._connection, relation)
+        require_there(self._connection, relation)
         names = {**self._names, "oid": relation.oid, "relation": relation.label}
         self._connection.execute(_PLAN, names)
         self._connection.execute(_PLAN_AGAIN, names)
@@ -162,32 +161,12 @@ def stages(connection: Connection, request: str, shard: Shard) -> dict[str, Stag
     return {label: Stage(*counts) for label, *counts in rows}
 
 
-class WholePageRanges:
-    """Ranges of whole relations, which are not stored: sweeps are short, and begin anew."""
+def require_there(connection: Connection, relation: Relation) -> None:
+    """Refuse a relation that is gone.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def open(self, relation: Relation) -> PageRange:
-        """Every page that the relation has now."""
-        _require_there(self._connection, relation)
-        filenode, total = self._connection.execute(_WHOLE, (relation.oid,)).fetchall()[0]
-        return PageRange(filenode, 0, 0, total)  # type: ignore[arg-type]
-
-    def renewed(self, relation: Relation, pages: PageRange) -> PageRange:
-        """A new range over a relation that was rewritten as a whole; a range that is done stays as it is."""
-        _require_there(self._connection, relation)
-        if pages.next >= pages.end:
-            return pages
-        again = self.open(relation)
-        again.done, again.started = pages.done, pages.started
-        return again
-
-    def save(self, relation: Relation, pages: PageRange) -> None:
-        """Nothing is stored."""
-
-
-def _require_there(connection: Connection, relation: Relation) -> None:
+    Raises:
+        BlockedError: it was dropped.
+    """
     there = connection.execute("SELECT pg_relation_filenode(%s::oid) IS NOT NULL", (relation.oid,)).fetchone()
     if there != (True,):
         raise BlockedError(

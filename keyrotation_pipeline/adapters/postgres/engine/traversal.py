@@ -1,4 +1,4 @@
-"""Going through the pages: once over every page of a slice, and in sweeps over a whole table for skipped rows."""
+"""Going through the pages: once over every page of a slice, and in sweeps over those that hold what was skipped."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -9,18 +9,14 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import Codec
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
-from keyrotation_pipeline.adapters.postgres.engine.page_ranges import (
-    PageRange,
-    Slice,
-    StoredPageRanges,
-    WholePageRanges,
-)
+from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange, Slice, StoredPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
 from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_listed, rewrite_stragglers
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import Supervisor, limits_for
+from keyrotation_pipeline.adapters.postgres.engine.swept_ranges import SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
@@ -30,7 +26,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 
-_Source = StoredPageRanges | WholePageRanges
+_Source = StoredPageRanges | SweptPageRanges
 
 
 @without_content
@@ -102,7 +98,7 @@ def sweep(
     *,
     wait: bool,
 ) -> Rewritten:
-    """Go through a whole table and re-encrypt what is not under `target`.
+    """Re-encrypt what is not under `target`, wherever it is in a table.
 
     Args:
         wait: rewrite each row in its own transaction, and wait briefly for rows that others hold.
@@ -124,7 +120,7 @@ def sweep(
         )
         codec = Codec(ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, table, codec, target, supervisor, wait=wait)
-        done = traversal.run([WholePageRanges(housekeeping)])
+        done = traversal.run([SweptPageRanges(housekeeping, target)])
         supervisor.close()
         return done
 
@@ -146,6 +142,8 @@ class _Traversal:
         self.supervisor.total_pages += sum(pages.end - pages.first for _, begun in opened for _, pages in begun)
         done = Rewritten()
         for relation, begun in opened:
+            if not begun:
+                continue
             context = retry.attempt(lambda relation=relation: self._context(relation))  # type: ignore[misc]
             retry = self._retry(relation.label)
             for stored, pages in begun:
@@ -156,7 +154,10 @@ class _Traversal:
         relations = heaps(self.connection, self.table)
         if self.in_hot_order is None:
             self.in_hot_order = in_hot_order(self.connection, relations)
-        return [(relation, [(stored, stored.open(relation)) for stored in sources]) for relation in relations]
+        return [
+            (relation, [(stored, pages) for stored in sources for pages in stored.ranges(relation)])
+            for relation in relations
+        ]
 
     def _context(self, relation: Relation) -> RewriteContext:
         # Grown since the slice before, it is the same relation.

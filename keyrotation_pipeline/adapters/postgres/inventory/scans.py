@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.columns import EncryptedTable
 # index, which may be damaged. To compile the expressions would cost more than it saves. As hex, bytea inside of another
 # type would hide its text. Our expressions cost more per row than the planner thinks, so small relations are read in
 # parallel, too: by default only those of 8 MB.
-_FROM_THE_HEAP = (
+FROM_THE_HEAP = (
     "SET LOCAL constraint_exclusion = off; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; "
     "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; SET LOCAL bytea_output = 'escape'; "
     "SET LOCAL min_parallel_table_scan_size = '256kB'"
@@ -51,7 +51,7 @@ def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Ite
     try:
         # Rolled back: only so does a surrounding transaction get its settings back.
         with connection.transaction(force_rollback=True):
-            connection.execute(_FROM_THE_HEAP)
+            connection.execute(FROM_THE_HEAP)
             if oid is not None:
                 require_own_planning(connection, oid)
             yield
