@@ -17,6 +17,7 @@ from typing import Any
 
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
+from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 from dagster_postgres.utils import create_pg_engine
@@ -37,6 +38,7 @@ class InstanceStorage(DagsterPostgresStorage):
     def __init__(self, url: str, inst_data: ConfigurableClassData | None = None) -> None:
         known = _known(url, os.getpid())
         super().__init__(url, should_autocreate_tables=not known, inst_data=inst_data)
+        self._run_storage = _RunStorage(url, should_autocreate_tables=False, inst_data=inst_data)
         self._schedule_storage = _ScheduleStorage(url, should_autocreate_tables=False, inst_data=inst_data)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = _engine(url, os.getpid())  # noqa: SLF001  as their `optimize_for_webserver` does
@@ -53,6 +55,16 @@ class InstanceStorage(DagsterPostgresStorage):
         if (url := dagster_storage_url()) is not None:
             return cls(url, inst_data=inst_data)
         return DagsterSqliteStorage(_forgotten().name, inst_data)
+
+
+class _RunStorage(PostgresRunStorage):
+    """Does not look again for columns that it has once seen, before it looks for runs each second."""
+
+    def has_run_stats_index_cols(self) -> bool:
+        known = _known(self.postgres_url, os.getpid())
+        if "run times" not in known and super().has_run_stats_index_cols():
+            known.add("run times")
+        return "run times" in known
 
 
 class _ScheduleStorage(PostgresScheduleStorage):

@@ -8,6 +8,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.defs.storage import KEPT_CONNECTIONS, InstanceStorage, _engine
+from keyrotation_pipeline_tests.transactions import transactions
 
 _OF_DAGSTER = """
 SELECT pid FROM pg_stat_activity
@@ -54,3 +55,18 @@ def test_a_connection_that_the_server_has_closed_is_replaced_before_it_is_used(
     connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS pid", (list(before),))
     work(storage)
     assert not sessions(connection) & before
+
+
+def test_what_a_process_has_seen_to_be_there_is_not_asked_for_again(
+    storage: InstanceStorage, connection: Connection, database_url: str
+) -> None:
+    def cost() -> int:
+        before = transactions(database_url, connection)
+        looked = InstanceStorage(storage.postgres_url)
+        looked.run_storage.get_run_records()
+        _engine(storage.postgres_url, os.getpid()).dispose()
+        return transactions(database_url, connection) - before
+
+    cost()
+    # The start of a session, and the question itself.
+    assert min(cost() for _ in range(2)) == 2
