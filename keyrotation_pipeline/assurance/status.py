@@ -57,8 +57,8 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     declared = declared_activations(pipeline)
     due = rotation_due(primary, records, pipeline.ledger.requests(), declared) if primary else None
     attention += _overdue(rotation, due, now)
-    attention += _blocked(pipeline, rotation)
     instances, unseen = _instances(pipeline)
+    attention += _blocked(pipeline, rotation, instances)
     attention += _waiting(pipeline, rotation, instances)
     attention += unseen
     attention += returned(pipeline, stored, rotation, instances or ()) if stored is not None else []
@@ -135,9 +135,13 @@ def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> l
     return sentences
 
 
-def _blocked(pipeline: Pipeline, rotation: Walk | None) -> list[str]:
+def _blocked(pipeline: Pipeline, rotation: Walk | None, instances: Seen) -> list[str]:
     failure = failure_of(rotation) if rotation else None
     sentences = [f"rotation {rotation.id} is blocked: {failure}"] if rotation and failure else []
+    if rotation and rotation.blocked_by and not failure:
+        # Its wait ran out, and nobody tries again by himself; it is over once they are there.
+        awaited = performing.waiting_for(pipeline, rotation, instances)
+        sentences += [f"rotation {rotation.id} waited in vain: {awaited}"] if awaited else []
     try:
         require_roster(pipeline)
     except KeyRotationError as error:

@@ -158,14 +158,15 @@ def test_who_is_awaited_in_vain_is_named_and_has_not_failed() -> None:
     shown = overview(world.pipeline)
     assert shown.rotation is not None
     assert shown.rotation.as_json()["blocked_by"] is None
-    assert shown.rotation.waiting_for == (
-        f"web-1 (reads v1): not seen to read v2; reload or restart what lags; then run `keyrotation rotate {walk.id}`"
-    )
-    assert [sentence for sentence in shown.attention if walk.id in sentence] == []
+    again = f"reload or restart what lags; then run `keyrotation rotate {walk.id}`"
+    awaited = f"web-1 (reads v1): not seen to read v2; {again}"
+    assert shown.rotation.waiting_for == awaited
+    assert f"rotation {walk.id} waited in vain: {awaited}" in shown.attention
 
     world.rollout.running = None  # it follows the key store
     shown = overview(world.pipeline)
     assert shown.rotation is not None
+    assert [sentence for sentence in shown.attention if walk.id in sentence] == []
     assert (shown.rotation.waiting_for, shown.rotation.blocked_by) == (None, None)
 
     world.ledger.block(walk.id, "the disk is full")
