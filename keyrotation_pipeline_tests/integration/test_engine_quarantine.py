@@ -199,7 +199,7 @@ def test_a_mended_value_is_rewritten_by_the_next_sweep(migrated: Connection, eng
 
 def decrypted(url: str, ring: KeyRing, told: list[Progress] | None = None, workers: int = 1) -> DecryptedCount:
     report = (told if told is not None else []).append
-    return decrypt_all(lambda: connect(url), CASES, ring, report, Limits(workers=workers))
+    return decrypt_all(lambda: connect(url), CASES, ring, report, Limits(workers=workers, pages_per_worker=1))
 
 
 def figures(counted: DecryptedCount) -> tuple[int, int, int]:
@@ -226,11 +226,20 @@ def test_a_full_decrypt_counts_every_value_and_quarantines_what_fails(
     assert told[-1].done == told[-1].total > 0
 
 
-@pytest.mark.parametrize(("kind", "readers"), [("routine", 1), ("emergency", 2 * max(1, (os.cpu_count() or 2) // 2))])
-def test_the_full_decrypt_of_an_emergency_takes_every_core(
-    migrated: Connection, database_url: str, ring: KeyRing, kind: str, readers: int
+@pytest.mark.parametrize(
+    ("kind", "pages_per_worker", "readers"),
+    [
+        pytest.param("routine", 1, 1, id="routine"),
+        pytest.param("emergency", 1, 2 * max(1, (os.cpu_count() or 2) // 2), id="emergency"),
+        pytest.param("emergency", 500, 1, id="emergency, a small table"),
+    ],
+)
+def test_the_full_decrypt_of_an_emergency_takes_every_core_where_there_is_enough_to_read(
+    migrated: Connection, database_url: str, ring: KeyRing, kind: str, pages_per_worker: int, readers: int
 ) -> None:
     fill(migrated, ring)
+    good = sealed(ring, 2, "x")
+    insert(migrated, "public.cases", [(n, good, good) for n in range(10, 10 + 60 * (os.cpu_count() or 2))])
     running(migrated, kind)
     opened_connections: list[Connection] = []
 
@@ -238,7 +247,8 @@ def test_the_full_decrypt_of_an_emergency_takes_every_core(
         opened_connections.append(connect(database_url))
         return opened_connections[-1]
 
-    assert decrypt_all(connecting, CASES, ring, lambda _: None, Limits(), REQUEST).failures == 4
+    limits = Limits(pages_per_worker=pages_per_worker)
+    assert decrypt_all(connecting, CASES, ring, lambda _: None, limits, REQUEST).failures == 4
     assert len(opened_connections) == 1 + readers  # one for the quarantine
 
 

@@ -85,7 +85,7 @@ def test_a_table_is_read_span_by_span_and_each_is_noted_when_it_was_read(three: 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_damage_in_the_last_span_is_found_when_that_is_read_and_not_before(three: Round, workers: int) -> None:
-    three.limits = Limits(duty_cycle=1.0, workers=workers)
+    three.limits = Limits(duty_cycle=1.0, workers=workers, pages_per_worker=1)
     row = (2 * SPAN_PAGES + 99) * ROWS_A_PAGE
     three.connection.execute("ALTER TABLE public.notes SET (fillfactor = 50)")
     three.damage(row)

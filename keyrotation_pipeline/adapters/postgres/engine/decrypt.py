@@ -85,7 +85,7 @@ def decrypt_all(
     Values that do not decrypt go to the quarantine. Earlier entries of the table that were not found again leave it.
 
     Args:
-        limits: with as many workers as threads are to read.
+        limits: with as many workers as threads are to read, if the table is large enough for them.
         request: id of the rotation whose proof this is: its pausing is obeyed, and in an emergency all cores read.
 
     Raises:
@@ -96,7 +96,7 @@ def decrypt_all(
         ((started, began_at),) = housekeeping.execute("SELECT t::text, t FROM clock_timestamp() AS t").fetchall()
         found = Found.nothing(table)
         kept = page_readings.are_kept(housekeeping)
-        for relation in heaps(housekeeping, table):
+        for relation in decryption.relations:
             if kept:
                 page_readings.plan(housekeeping, str(table.name), relation)
             decryption.decrypt(relation, found, record=kept)
@@ -130,14 +130,17 @@ def opened(
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         if request:
             limits = limits_for(housekeeping, request, limits)
+        relations = heaps(housekeeping, table)
+        # To connect takes as long as some hundred pages.
+        worth_it = max((relation.pages for relation in relations), default=0) // limits.pages_per_worker
         readers = [
             _Reader(
                 stack.enter_context(closing(open_connection(connect))),
                 Codec(ring, ring.primary, native=limits.native_codec),
             )
-            for _ in range(max(1, limits.workers * limits.threads_per_worker))
+            for _ in range(max(1, min(limits.workers * limits.threads_per_worker, worth_it)))
         ]
-        yield Decryption(housekeeping, table, readers, report, request)
+        yield Decryption(housekeeping, table, relations, readers, report, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ class Decryption:
 
     Args:
         housekeeping: for the quarantine.
+        relations: the table's, as they were when it was opened.
         readers: one per thread.
     """
 
@@ -160,11 +164,13 @@ class Decryption:
         self,
         housekeeping: Connection,
         table: EncryptedTable,
+        relations: Sequence[Relation],
         readers: Sequence[_Reader],
         report: Report,
         request: str,
     ) -> None:
         self.housekeeping = housekeeping
+        self.relations = relations
         self._table = table
         self._readers = readers
         self._report = report

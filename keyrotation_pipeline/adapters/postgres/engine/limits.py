@@ -33,7 +33,7 @@ class Limits:
         vacuum_delay_ms: `vacuum_cost_delay` of our own vacuums.
         growth: pause while an old snapshot keeps VACUUM from removing rows and the table has grown to so many times
             its size; 0: growth is not looked at.
-        pages_per_worker: each worker process should have at least so many pages.
+        pages_per_worker: each worker process, and each thread of a full decrypt, should have at least so many pages.
         sharing: processes that share the cap on rows.
         slow_commit_seconds: rest longer while a small commit takes more than this, and much longer than it took before;
             0: commits are not looked at.

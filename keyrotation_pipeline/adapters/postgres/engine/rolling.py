@@ -9,7 +9,6 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypt import Found, opened
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK
-from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -37,7 +36,7 @@ def decrypt_spans(
     """
     values = 0
     with opened(connect, table, ring, report, limits) as decryption:
-        relations = {relation.label: relation for relation in heaps(decryption.housekeeping, table)}
+        relations = {relation.label: relation for relation in decryption.relations}
         for relation in relations.values():
             decryption.recheck(relation)
         for span in spans:
