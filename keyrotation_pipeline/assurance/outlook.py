@@ -50,10 +50,10 @@ def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: 
 
 
 def _share(pipeline: Pipeline, rotation: Walk, counts: Sequence[TableCount]) -> float:
-    """Which part of all rows the walk has passed, 0 to 1; a table counts by its rows as last counted."""
+    """Which part of all rows the walk has passed, 0 to 1; a table counts by what its rows cost, as last counted."""
     if rotation.done(Step.ROWS):
         return 1.0
-    weights = {str(count.table.name): max(count.rows, 1) for count in counts}
+    weights = {str(count.table.name): eta.weight(count) for count in counts}
     pages = _pages(pipeline.ledger.shard_progress(rotation.id))
     passed = total = 0.0
     for table in pipeline.tables:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.request import WALK, Step
 
@@ -33,6 +34,8 @@ _OF_ROWS = {Step.ZERO_OLD_ROWS_PROOF: 0.2, Step.RETIRED_KEY: 0.12}
 _WORKS = 0.35
 # From here on the pace of the rows is taken for theirs.
 _LEAST_SHARE = 0.02
+# A row costs as much as so many values: reading and writing it, beside encrypting them (benchmarks/README.md).
+_VALUES_PER_ROW = 10
 # A step that takes longer than expected is never said to be about to end.
 _LEAST_LEFT = 0.2
 
@@ -64,6 +67,11 @@ class Sofar:
     hours: AllowedHours | None = None
     seconds_before: Mapping[Step, float] = field(default_factory=dict)
     values_before: int = 0
+
+
+def weight(count: TableCount) -> int:
+    """What a table's rows cost beside those of other tables, in no unit."""
+    return max(1, _VALUES_PER_ROW * count.rows + sum(count.values_by_version.values()))
 
 
 def seconds_left(far: Sofar) -> float:
