@@ -57,12 +57,14 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     declared = declared_activations(pipeline)
     due = rotation_due(primary, records, pipeline.ledger.requests(), declared) if primary else None
     attention += _overdue(rotation, due, now)
-    instances, unseen = _instances(pipeline)
-    attention += _blocked(pipeline, rotation, instances)
-    attention += _waiting(pipeline, rotation, instances)
-    attention += unseen
-    attention += returned(pipeline, stored, rotation, instances or ()) if stored is not None else []
-    attention += failing(instances or (), now) if urgent_too else []
+    seen = _instances(pipeline)
+    attention += _blocked(pipeline, rotation, seen)
+    attention += _waiting(pipeline, rotation, seen)
+    if isinstance(seen, KeyRotationError):
+        attention.append(str(seen))
+    else:
+        attention += returned(pipeline, stored, rotation, seen) if stored is not None else []
+        attention += failing(seen, now) if urgent_too else []
     fenced = fences(pipeline)
     attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)
@@ -82,7 +84,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
             _table(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
             for table in pipeline.tables
         ),
-        rotation=_rotation(pipeline, rotation, counts, instances) if rotation else None,
+        rotation=_rotation(pipeline, rotation, counts, seen) if rotation else None,
         last_backup=protected.last_backup,
         last_recovery_test=protected.last_recovery_test,
         incidents=open_incidents,
@@ -116,12 +118,12 @@ def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord
     return [*unnamed, *lost_keys(pipeline, stored, records), *tampered]
 
 
-def _instances(pipeline: Pipeline) -> tuple[tuple[Instance, ...] | None, list[str]]:
-    """The application's instances, looked at once for all that asks for them; None, and why not."""
+def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:
+    """The application's instances, or why not, looked at once for all that asks for them."""
     try:
-        return pipeline.rollout.instances(), []
-    except KeyStoreError as error:  # what a Pod reads is known by the store's keys
-        return None, [str(error)]
+        return pipeline.rollout.instances()
+    except KeyRotationError as error:  # of the cluster, or of the key store, by which it is known what a Pod reads
+        return error
 
 
 def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> list[str]:
@@ -135,12 +137,12 @@ def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> l
     return sentences
 
 
-def _blocked(pipeline: Pipeline, rotation: Walk | None, instances: Seen) -> list[str]:
+def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:
     failure = failure_of(rotation) if rotation else None
     sentences = [f"rotation {rotation.id} is blocked: {failure}"] if rotation and failure else []
     if rotation and rotation.blocked_by and not failure:
         # Its wait ran out, and nobody tries again by himself; it is over once they are there.
-        awaited = performing.waiting_for(pipeline, rotation, instances)
+        awaited = performing.waiting_for(pipeline, rotation, seen)
         sentences += [f"rotation {rotation.id} waited in vain: {awaited}"] if awaited else []
     try:
         require_roster(pipeline)
@@ -150,12 +152,12 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None, instances: Seen) -> list
     return sentences
 
 
-def _waiting(pipeline: Pipeline, rotation: Walk | None, instances: Seen) -> list[str]:
+def _waiting(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:
     """A request beside the one that is shown, which is to undo that or to take it over."""
     waiting = pipeline.ledger.waiting()
     if waiting is None or rotation is None or waiting.id == rotation.id:
         return []
-    sentence = performing.next_decision(pipeline, waiting, instances).waiting_for
+    sentence = performing.next_decision(pipeline, waiting, seen).waiting_for
     return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
 
 
@@ -192,7 +194,7 @@ def _table(
 
 
 def _rotation(
-    pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount], instances: Seen
+    pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount], seen: Seen
 ) -> RotationStatus:
     pace = pace_of(pipeline, walk)
     far, eta_seconds = outlook(pipeline, walk, tuple(counts.values()), pace)
@@ -202,14 +204,14 @@ def _rotation(
         approvals_required=pinned_roster(pipeline).required,
         progress=far,
         eta_seconds=eta_seconds,
-        waiting_for=_waiting_for(pipeline, walk, instances),
+        waiting_for=_waiting_for(pipeline, walk, seen),
         pace=pace,
     )
 
 
-def _waiting_for(pipeline: Pipeline, rotation: Walk, instances: Seen) -> str | None:
+def _waiting_for(pipeline: Pipeline, rotation: Walk, seen: Seen) -> str | None:
     """Why a rotation stands still at this moment, and since when, as far as anybody knows."""
-    if sentence := performing.waiting_for(pipeline, rotation, instances):
+    if sentence := performing.waiting_for(pipeline, rotation, seen):
         paused = rotation.status is RequestStatus.PAUSED
         changes = list(recorded(pipeline.ledger, StatusChanged, rotation.id)) if paused else []
         return f"{sentence}{_since(changes[-1].at)}" if changes else sentence

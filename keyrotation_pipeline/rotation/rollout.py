@@ -6,7 +6,7 @@ No instance seen is not every instance: where none reports, or one fell silent, 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -15,8 +15,8 @@ from keyrotation_pipeline.model.rollout import Confirmation, Goal, RolloutMode, 
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import confirmation_of, goal_at
 
-# The instances, where the caller has looked already; None: they are looked at now.
-Seen = Sequence[Instance] | None
+# The instances, where the caller has looked already, or why they could not be seen; None: they are looked at now.
+Seen = Sequence[Instance] | KeyRotationError | None
 # These steps wait for applications; the retirement looks once more at those that write.
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
@@ -37,6 +37,8 @@ def bring(pipeline: Pipeline, rotation: Walk, goal: Goal, step: Step, report: Re
 
 def lacking(pipeline: Pipeline, rotation: Walk, goal: Goal, seen: Seen = None) -> str | None:
     """What keeps a rollout from being done at this moment, and what to type; None: it is done."""
+    if isinstance(seen, KeyRotationError):
+        return str(seen)
     instances = pipeline.rollout.instances() if seen is None else seen
     return _judged(pipeline, rotation, goal, instances, confirmation_of(pipeline, rotation, goal))
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.assurance.status import overview
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
@@ -191,6 +191,28 @@ def test_the_instances_are_asked_for_once(mode: RolloutMode, monkeypatch: pytest
     shown = overview(world.pipeline)
     assert shown.rotation is not None
     assert shown.rotation.phase == "dual_key_rollout"
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("kind", [KeyStoreError, BlockedError])
+def test_in_the_middle_of_a_rotation_instances_that_cannot_be_seen_are_told_and_asked_for_once(
+    kind: type[KeyRotationError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    next(performing.run(world.pipeline, walk.id, world.report))
+    world.ledger.block(walk.id, f"web-1: silent; then run `keyrotation rotate {walk.id}`")
+    asked: list[object] = []
+
+    def unseen(rollout: FakeRollout) -> tuple[Instance, ...]:
+        asked.append(rollout)
+        raise kind("the cluster does not answer; try again")
+
+    monkeypatch.setattr(FakeRollout, "instances", unseen)
+    shown = overview(world.pipeline)
+    assert shown.rotation is not None
+    assert shown.rotation.waiting_for == "the cluster does not answer; try again"
+    assert "the cluster does not answer; try again" in shown.attention
     assert len(asked) == 1
 
 
