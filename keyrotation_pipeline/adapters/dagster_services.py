@@ -77,10 +77,17 @@ class DagsterServices:
         folder: where the services look for a `keyrotation.toml` that is not there yet.
         environment: of the code server and its runs, with what `dagster.yaml` refers to; it must hold no key.
         bare: of web server and daemon, which open nothing that the configuration names: without its secrets, too.
+        keep_storage: starts the server of Dagster's storage again if it has ended; asked several times a second.
     """
 
     def __init__(
-        self, home: Path, folder: Path, door: Door, environment: Mapping[str, str], bare: Mapping[str, str]
+        self,
+        home: Path,
+        folder: Path,
+        door: Door,
+        environment: Mapping[str, str],
+        bare: Mapping[str, str],
+        keep_storage: Callable[[], None],
     ) -> None:
         self.log = home / "services.log"
         self._home = home
@@ -88,6 +95,7 @@ class DagsterServices:
         self._door = door
         self._environment = {**environment, "DAGSTER_HOME": str(home)}
         self._bare = {**bare, "DAGSTER_HOME": str(home)}
+        self._keep_storage = keep_storage
         self._cleanup = contextlib.ExitStack()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._code_server: subprocess.Popen[bytes] | None = None
@@ -128,14 +136,15 @@ class DagsterServices:
         return self._wait_for("the web server", self._page_is_served, stopped, tell)
 
     def wait_while_running(self, stopped: Callable[[], bool], tell: Callable[[str], None]) -> None:
-        """Wait until `stopped`; a code server that ends meanwhile is started again.
+        """Wait until `stopped`; a code server or a storage that ends meanwhile is started again.
 
         Raises:
-            HomeError: another service ended by itself, or the code server does not come back.
+            HomeError: another service ended by itself, or one of these does not come back.
         """
         for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
             if stopped():
                 return
+            self._keep_storage()
             if self._code_server_is_lost():
                 self._start_code_server()
                 self._wait_for("the code server", self._code_is_served, stopped, tell)

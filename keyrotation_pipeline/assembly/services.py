@@ -1,6 +1,6 @@
 """Dagster's services over a configuration, or over none yet."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -28,18 +28,25 @@ def dagster_services(path: Path, declared: Settings | None, door: Door) -> Itera
     home = home_of(path)
     create_home(home)
     with ExitStack() as stack:
-        storage = dagster_storage_url() or _embedded_storage(stack, home)
+        storage, keep_storage = _storage(stack, home)
         variables = {"KEYROTATION_HOME": str(home), "DAGSTER_PG_URL": storage}
         if declared is not None:
             url = stack.enter_context(database_url(declared))  # an embedded server stays up for the runs
             variables["KEYROTATION_CONFIG"] = str(path)
         bare = bare_environment(None if declared is None else path, variables)
-        services = DagsterServices(home / "dagster", path.parent, door, child_environment(**variables), bare)
+        services = DagsterServices(
+            home / "dagster", path.parent, door, child_environment(**variables), bare, keep_storage
+        )
         stack.callback(services.stop)
         yield services, None if declared is None else display_name(url)
 
 
-def _embedded_storage(stack: ExitStack, home: Path) -> str:
-    """SQLAlchemy URL of the database `dagster` on the home's server; dagster-postgres speaks psycopg2."""
+def _storage(stack: ExitStack, home: Path) -> tuple[str, Callable[[], None]]:
+    """SQLAlchemy URL of Dagster's storage, and what keeps its server running.
+
+    Without another one it is the database `dagster` on the home's server; dagster-postgres speaks psycopg2.
+    """
+    if (url := dagster_storage_url()) is not None:
+        return url, lambda: None
     server = stack.enter_context(EmbeddedServer(home / "postgres"))
-    return server.url(DAGSTER_DATABASE).replace("postgresql://", "postgresql+psycopg2://", 1)
+    return server.url(DAGSTER_DATABASE).replace("postgresql://", "postgresql+psycopg2://", 1), server.keep_running

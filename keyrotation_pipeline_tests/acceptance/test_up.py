@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,11 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
         [loaded] = [pid for pid in family(code_server) if " api grpc " in command_of(pid)]
         os.kill(loaded, signal.SIGKILL)
         wait_until(lambda: code_servers(process.pid) not in ([], [code_server]) and bool(partitions(ui)), START_SECONDS)
+        # So does the server of Dagster's storage, which no look of a sensor starts again: Dagster looks by it.
+        killed = postmaster(tmp_path)
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: postmaster(tmp_path) not in {None, killed} and is_shown(ui), START_SECONDS)
         started |= set(family(process.pid)) - {process.pid}
         process.kill()
         process.wait()
@@ -202,6 +207,13 @@ def partitions(ui: Ui) -> dict[str, set[str | None]]:
     return {name: {each["partition"] for each in node["assetMaterializations"]} for name, node in nodes(ui).items()}
 
 
+def is_shown(ui: Ui) -> bool:
+    """Whether the UI answers, which it cannot while its storage starts."""
+    with suppress(TypeError, OSError):
+        return bool(partitions(ui))
+    return False
+
+
 def checks(ui: Ui) -> dict[str, str | None]:
     """Every check of a rotation; `backup_decrypts` is the nightly backup's."""
     return {
@@ -231,6 +243,14 @@ def code_servers(pid: int) -> list[int]:
     """Of the descendants of a process; web server and daemon share one."""
     commands = {each: command_of(each) for each in family(pid)}
     return [each for each, command in commands.items() if "code-server start" in command]
+
+
+def postmaster(folder: Path) -> int | None:
+    """Process id of the embedded server; None while it has not begun."""
+    try:
+        return int((folder / ".keyrotation" / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+    except (OSError, IndexError):
+        return None
 
 
 def command_of(pid: int) -> str:

@@ -19,6 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection_refusal import dis
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.adapters.postgres.server.installation import Installation
 from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline_tests.waiting import eventually
 
 HOLD = """
 import sys, time
@@ -206,6 +207,23 @@ def test_a_killed_server_is_started_again_over_what_it_left(home: Path) -> None:
     with EmbeddedServer(home / "postgres") as server:
         assert one(server.url(), "SELECT 1") == 1
         assert postmaster(home) != killed
+
+
+def test_a_server_that_is_used_for_long_is_started_again_when_it_was_killed(home: Path) -> None:
+    with EmbeddedServer(home / "postgres") as server:
+        running = postmaster(home)
+        assert running is not None
+        server.keep_running()
+        assert postmaster(home) == running
+        os.kill(running, signal.SIGKILL)
+
+        def is_another() -> bool:
+            server.keep_running()
+            return postmaster(home) != running
+
+        assert eventually(is_another)
+        assert one(server.url(), "SELECT 1") == 1
+    assert postmaster(home) is None
 
 
 def test_a_pid_file_that_names_a_process_of_somebody_else_is_stale(home: Path) -> None:

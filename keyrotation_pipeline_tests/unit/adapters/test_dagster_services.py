@@ -18,7 +18,7 @@ ENDS = "raise SystemExit(1)"
 @contextlib.contextmanager
 def started(folder: Path, program: str) -> Iterator[DagsterServices]:
     (folder / "service.py").write_text(program)
-    services = DagsterServices(folder, folder, Door(0, None), {}, {})
+    services = DagsterServices(folder, folder, Door(0, None), {}, {}, lambda: None)
     services._start(["service"], {})
     try:
         yield services

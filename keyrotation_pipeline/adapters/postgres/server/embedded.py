@@ -110,6 +110,16 @@ class EmbeddedServer:
                 return  # somebody else still uses it
             self._stop()
 
+    def keep_running(self) -> None:
+        """Start it again if it has ended by itself; to be asked now and then, where it is used for long.
+
+        Raises:
+            HomeError: it does not start.
+        """
+        if not self._is_seen():
+            with self._changing():
+                self._start()
+
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Only one process at a time starts or stops the server."""
