@@ -10,10 +10,11 @@ from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import contents
+from keyrotation_pipeline.adapters.postgres.inventory import contents, relations
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.preflight.code import never_fires_for_us
+from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -302,6 +303,39 @@ def test_a_table_that_runs_its_owners_code_when_a_query_is_planned_is_not_read(
             with suppress(PreflightError):
                 read()
         assert {each.rows for each in contents.count(mine).relations if each.name.table == table} == {0}
+    assert connection.execute("SELECT is_called FROM public.called").fetchone() == (False,)
+
+
+def test_a_declared_column_is_not_read_by_a_cast_of_the_tables_owner(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str]
+) -> None:
+    """A type may be called as one of text; what it is read as is said by its owner, and holds for the fence, too."""
+    owner, _, url = roles
+    owned(
+        connection,
+        owner,
+        """CREATE SEQUENCE called; GRANT USAGE ON called TO public; CREATE TYPE citext AS (stored text);
+        CREATE FUNCTION says(citext) RETURNS text LANGUAGE plpgsql
+            AS 'BEGIN PERFORM nextval(''public.called''); RETURN ''v2:''; END';
+        CREATE CAST (citext AS text) WITH FUNCTION says(citext); CREATE TABLE notes (id int, c citext);
+        INSERT INTO notes VALUES (1, ROW('v1:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAA=='))""",
+    )
+    versions = [KeyVersion(1)]
+    with connect(url) as mine:
+        database = PostgresDatabase(url, mine, lambda: connect(url), Limits())
+        reads = (
+            lambda: database.fence(NOTES, versions),
+            lambda: database.old_rows(NOTES, versions, None),
+            lambda: database.count([NOTES]),
+            lambda: database.sample(NOTES, versions[0], 1),
+        )
+        for read in reads:
+            with pytest.raises(PreflightError, match=r"column notes\.c is of type public\.citext"):
+                read()
+        definition = fence.definition(mine, relations.root(mine, NOTES), versions)
+        owned(connection, owner, f"ALTER TABLE notes ADD CONSTRAINT {fence.NAME} {definition} NOT VALID")
+        connection.execute("UPDATE pg_constraint SET convalidated = true WHERE conname = %s", (fence.NAME,))
+        assert database.fences(NOTES) == ()
     assert connection.execute("SELECT is_called FROM public.called").fetchone() == (False,)
 
 

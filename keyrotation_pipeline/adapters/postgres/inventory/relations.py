@@ -21,6 +21,7 @@ class Column:
         type_sql: the type without its modifier, quoted as SQL, so that a cast never truncates.
         base_type: name of the type beneath all domains: ``text``, ``varchar``, …
         max_chars: limit of varchar(n), None without one.
+        is_text: it is kept as the text that it is read as (text, varchar, char, citext); of others a cast makes it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Column:
     base_type: str
     max_chars: int | None
     generated: bool
+    is_text: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,11 @@ WITH RECURSIVE base(attrelid, attnum, typ, typmod) AS (
     FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd'
 )
 SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, NULL), bt.typname,
-       CASE WHEN bt.typname IN ('varchar', 'bpchar') AND b.typmod > 4 THEN b.typmod - 4 END, a.attgenerated <> ''
+       CASE WHEN bt.typname IN ('varchar', 'bpchar') AND b.typmod > 4 THEN b.typmod - 4 END, a.attgenerated <> '',
+       bt.oid IN ('text'::regtype, 'bpchar'::regtype) OR coalesce(k.castmethod = 'b', false)
 FROM base b JOIN pg_type bt ON bt.oid = b.typ AND bt.typtype <> 'd'
 JOIN pg_attribute a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
+LEFT JOIN pg_cast k ON k.castsource = bt.oid AND k.casttarget = 'text'::regtype
 """
 
 
@@ -163,7 +167,7 @@ def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]
 
     Raises:
         PreflightError: the table is missing, or the tree holds something else than ordinary heaps, whose rows would be
-            missed silently; or to plan a query on it would run code of another role.
+            missed silently; a declared column is not of text; or to plan a query on it would run code of another role.
     """
     found = tree(connection, table)
     for relation in found:
@@ -177,8 +181,21 @@ def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]
                 f"{relation.label}, declared through {table.name}, is not an ordinary table, so its rows can be "
                 "neither counted nor rotated; declare the table beneath it, or detach it"
             )
+    _require_text(found)
     require_own_planning(connection, *(relation.oid for relation in found))
     return tuple(relation for relation in found if relation.is_heap)
+
+
+def _require_text(tree: Sequence[Relation]) -> None:
+    """Of another type the text is not what is stored, and a cast of the type's owner would make it, as our role."""
+    for relation in tree:
+        for column in relation.columns:
+            if not column.is_text:
+                raise PreflightError(
+                    f"column {relation.label}.{column.name} is of type {column.type_sql}, whose text is not what is "
+                    "stored, so encrypted values in it can be neither counted nor refused; make it text again, or "
+                    "take it out of [[tables]] in keyrotation.toml"
+                )
 
 
 def root(connection: Connection, table: EncryptedTable) -> Relation:

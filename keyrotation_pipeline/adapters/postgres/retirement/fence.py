@@ -71,7 +71,7 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
 def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
     """The versions that the table's fence refuses, in order; none unless it is whole on every relation of the tree.
 
-    Whole means: validated, enforced, inherited, and to the letter the definition that `fence` writes.
+    Whole means: validated, enforced, inherited, to the letter what `fence` writes, and on columns of text.
     """
     (found,) = all_fences(connection, (table,)).values()
     if isinstance(found, PreflightError):
@@ -99,6 +99,9 @@ def _whole(
 ) -> tuple[KeyVersion, ...]:
     # The server never checks a foreign table against a CHECK that it claims to have.
     if not all(relation.is_heap or relation.holds_no_rows for relation in tree):
+        return ()
+    # Of another type (jsonb, bytea, an array) the text that the CHECK judges is not the value, but made by a cast.
+    if not all(column.is_text for relation in tree for column in relation.columns):
         return ()
     named = {versions_refused(standing.get(relation.oid, "")) for relation in tree}
     versions = named.pop()
