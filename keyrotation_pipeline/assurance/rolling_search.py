@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from keyrotation_pipeline.assurance.rolling_decrypt import may_read
 from keyrotation_pipeline.errors import AtWorkError
@@ -45,6 +46,15 @@ def search_what_is_due(pipeline: Pipeline) -> Searched:
     except AtWorkError:
         pages = 0
     return _known(pipeline, pages)
+
+
+def overdue(pipeline: Pipeline, now: datetime) -> list[str]:
+    """A sentence where something may be unsearched for too long."""
+    days, since = pipeline.verification.every_days, pipeline.database.unsearched_since()
+    if since is None or now - since <= timedelta(days=days):
+        return []
+    late = f"not everything that is not declared was searched since {since:%Y-%m-%d}, and {days} days are set"
+    return [f"{late}; give the schedule rolling_decrypt more hours or duty_cycle, or run `keyrotation inventory`"]
 
 
 def _known(pipeline: Pipeline, pages: int) -> Searched:

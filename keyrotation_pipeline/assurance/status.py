@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from keyrotation_pipeline.assurance import rolling_decrypt, rolling_search
 from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.assurance.fleet import failing, returned
 from keyrotation_pipeline.assurance.incidents_now import incidents_now
@@ -11,7 +12,6 @@ from keyrotation_pipeline.assurance.listing import pending_requests
 from keyrotation_pipeline.assurance.outlook import outlook
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.assurance.rehearsed import last_rehearsal
-from keyrotation_pipeline.assurance.rolling_decrypt import overdue
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
@@ -69,7 +69,8 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += fenced.attention()
     attention += standing_still(pipeline.ticks.last(), now)
     attention += unstamped(pipeline, now)
-    attention += overdue(pipeline, now)
+    attention += rolling_decrypt.overdue(pipeline, now)
+    attention += rolling_search.overdue(pipeline, now)
     protected = protection(pipeline, records, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)

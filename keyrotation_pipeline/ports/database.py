@@ -78,6 +78,9 @@ class CiphertextDatabase(Protocol):
             go_on: asked before each span.
         """
 
+    def unsearched_since(self) -> datetime | None:
+        """Since when something of what `discover` searches may not have been; None: nothing is noted; quick."""
+
     def blind_spots(self) -> BlindSpots:
         """What neither `discover` nor the look for replicas sees in this database; quick, by the catalogue alone."""
 

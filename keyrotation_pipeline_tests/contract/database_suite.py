@@ -219,8 +219,12 @@ class CiphertextDatabaseSuite:
 
     def test_what_is_not_declared_is_noted_and_searched(self, mixed: Subject) -> None:
         database = mixed.database
-        database.search_spans(TABLES, database.undeclared_spans(TABLES), lambda: True)
+        assert database.unsearched_since() is None
+        noted = database.undeclared_spans(TABLES)
+        assert database.unsearched_since() == min((each.since for each in noted), default=None)
+        database.search_spans(TABLES, noted, lambda: True)
         spans = database.undeclared_spans(TABLES)
+        assert database.unsearched_since() == min((each.since for each in spans), default=None)
         assert all(each.read and not each.found for each in spans)
         database.search_spans(TABLES, spans, lambda: False)
         assert database.undeclared_spans(TABLES) == spans

@@ -6,6 +6,7 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
+from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.model.columns import Finding
 from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, Verification
@@ -152,3 +153,5 @@ def test_what_was_not_searched_is_not_called_free_of_values(
 
     assert (late.passed, late.severity) == (False, WARN)
     assert str(late.description).startswith("behind: 0 % of 1 pages elsewhere were searched within 90 days")
+    since = "not everything that is not declared was searched since 2026-"
+    assert [each for each in overview(world.pipeline).attention if each.startswith(since)]

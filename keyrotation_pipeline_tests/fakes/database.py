@@ -145,6 +145,9 @@ class FakeDatabase:
             self.searched[span.relation] = replace(span, since=self.clock.now(), read=True, found=found)
         return len(spans)
 
+    def unsearched_since(self) -> datetime | None:
+        return min((span.since for span in self.searched.values()), default=None)
+
     def blind_spots(self) -> BlindSpots:
         return self.unseen
 

@@ -168,7 +168,7 @@ def test_an_empty_table_has_no_pages_and_one_that_was_emptied_neither(notes: Rou
     assert len(notes.spans()) == 1
     notes.connection.execute("TRUNCATE public.notes")
     assert notes.spans() == []
-    assert page_readings.oldest(notes.connection, [NOTES]) == {}
+    assert page_readings.oldest(notes.connection, [str(NOTES.name)]) == {}
 
 
 def test_partitions_are_read_each_by_itself_and_one_that_is_gone_is_forgotten(notes: Round) -> None:
@@ -188,11 +188,11 @@ def test_partitions_are_read_each_by_itself_and_one_that_is_gone_is_forgotten(no
     notes.connection.execute("DROP TABLE public.visits_1")
     assert notes.read(one, two, table=visits) == 20
     assert [each.relation for each in notes.spans(visits)] == ["visits_2"]
-    assert list(page_readings.oldest(notes.connection, [visits, NOTES])) == ["visits"]
+    assert list(page_readings.oldest(notes.connection, [str(visits.name), str(NOTES.name)])) == ["visits"]
 
 
 def test_the_full_decrypt_counts_as_reading_everything(three: Round) -> None:
-    assert page_readings.oldest(three.connection, [NOTES]) == {}
+    assert page_readings.oldest(three.connection, [str(NOTES.name)]) == {}
     decrypt_all(lambda: connect(three.url), NOTES, three.ring, nobody, three.limits)
     assert three.unread() == []
 

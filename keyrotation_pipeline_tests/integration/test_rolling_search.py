@@ -1,7 +1,9 @@
 """What is not declared is searched in parts; what was found stays so until its pages are seen to be without it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 from psycopg import sql
@@ -89,6 +91,7 @@ def test_a_value_is_found_where_it_is_searched_and_stays_found_until_it_is_gone(
     assert place.found() == {"logs.line": 1}
     place.search(first, second)
     assert place.found() == {"logs.line": 1}
+    place.search(last)
     place.write(row, "gone")
     assert place.tomorrow()[0] == ("logs", 4096)
     place.search(place.spans("logs")[2])
@@ -130,9 +133,25 @@ def test_a_search_of_everything_counts_as_one_of_each_part_and_notes_what_it_fin
     assert place.found() == {}
 
 
+def test_what_was_dropped_is_forgotten_by_a_search_of_everything(place: Place) -> None:
+    place.connection.execute("CREATE TABLE public.copy AS SELECT 'x'::text AS body")
+    place.spans()
+    place.connection.execute("UPDATE keyrotation.page_readings SET since = since - interval '91 days'")
+    place.connection.execute("DROP TABLE public.copy")
+    before = place.database.unsearched_since()
+    place.database.discover(place.declared)
+    after = place.database.unsearched_since()
+    assert before is not None
+    assert after is not None
+    assert after - before > timedelta(days=91)
+
+
 def test_large_objects_are_searched_all_at_once(place: Place) -> None:
-    place.connection.execute("SELECT lo_from_bytea(0, %s::bytea)", (place.value,))
-    place.search(*place.spans("large objects")[:1])
+    for content in (os.urandom(SPAN_PAGES * 8192), place.value.encode()):
+        place.connection.execute("SELECT lo_from_bytea(0, %s)", (content,))
+    first, *others = place.spans("large objects")
+    assert others
+    place.search(first)
     assert place.found() == {"large objects.*": 1}
     assert all(each.read for each in place.spans("large objects"))
 

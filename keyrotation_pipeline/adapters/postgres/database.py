@@ -128,6 +128,10 @@ class PostgresDatabase:
         """See `CiphertextDatabase.search_spans`."""
         return rolling_search.search_spans(self.connection, tables, spans, go_on, self.limits.duty_cycle)
 
+    def unsearched_since(self) -> datetime | None:
+        """See `CiphertextDatabase.unsearched_since`."""
+        return rolling_search.unsearched_since(self.connection)
+
     def blind_spots(self) -> BlindSpots:
         """See `CiphertextDatabase.blind_spots`."""
         return BlindSpots(unsearched(self.connection), gone=self.replicas.gone)
@@ -192,7 +196,7 @@ class PostgresDatabase:
 
     def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
         """See `CiphertextDatabase.unread_since`."""
-        return page_readings.oldest(self.connection, tables)
+        return page_readings.oldest(self.connection, [str(table.name) for table in tables])
 
     def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
         """See `CiphertextDatabase.sample`."""

@@ -110,12 +110,17 @@ def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[
 
 def spans_of(connection: Connection, table: str, relations: Sequence[Readable]) -> Iterator[PageSpan]:
     """The same of these relations, which are all that is read for `table`."""
-    connection.execute(_OF_OTHERS, (table, [relation.noted_as for relation in relations]))
+    forget_others(connection, table, relations)
     for relation in relations:
         plan(connection, table, relation)
         rows: list[Any] = connection.execute(_LOAD, _names(table, relation)).fetchall()
         for first, end, pages, size, since, read, found in rows:
             yield PageSpan(table or relation.label, relation.noted_as, first, end, pages, size, since, read, found)
+
+
+def forget_others(connection: Connection, table: str, relations: Sequence[Readable]) -> None:
+    """Nothing stays noted for `table` of any other relation, as one that was dropped."""
+    connection.execute(_OF_OTHERS, (table, [relation.noted_as for relation in relations]))
 
 
 def plan(connection: Connection, table: str, relation: Readable) -> None:
@@ -156,9 +161,9 @@ def record(
     connection.execute(_RECORD, _names(table, relation) | read)
 
 
-def oldest(connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
-    """Since when each table may hold something unread, by what was last written down; quick."""
-    rows = connection.execute(_OLDEST, ([str(table.name) for table in tables],)).fetchall()
+def oldest(connection: Connection, tables: Sequence[str]) -> Mapping[str, datetime]:
+    """Since when something that is read for each table may be unread, by what was last written down; quick."""
+    rows = connection.execute(_OLDEST, (list(tables),)).fetchall()
     return cast("dict[str, datetime]", dict(rows))  # type: ignore[arg-type]
 
 

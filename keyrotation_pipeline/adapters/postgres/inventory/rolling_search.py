@@ -45,6 +45,11 @@ def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[
     yield from page_readings.spans_of(connection, _ELSEWHERE, _places(connection, tables))
 
 
+def unsearched_since(connection: Connection) -> datetime | None:
+    """Since when something may not have been searched, by what was last written down; quick."""
+    return page_readings.oldest(connection, [_ELSEWHERE]).get(_ELSEWHERE)
+
+
 def search_spans(
     connection: Connection,
     tables: Sequence[EncryptedTable],
@@ -89,8 +94,9 @@ def begin(connection: Connection, tables: Sequence[EncryptedTable]) -> Begun:
     """Before everything is searched; nothing where there is no place to note it down, and of what is locked."""
     if not page_readings.are_kept(connection):
         return Begun(())
-    noted = []
-    for place in _places(connection, tables):
+    noted, places = [], _places(connection, tables)
+    page_readings.forget_others(connection, _ELSEWHERE, places)
+    for place in places:
         with suppress(psycopg.errors.LockNotAvailable):  # its size is asked
             page_readings.plan(connection, _ELSEWHERE, place)
             noted.append((place, *page_readings.file_and_time(connection, place)))
