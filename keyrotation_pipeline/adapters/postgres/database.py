@@ -1,6 +1,7 @@
 """The application's database behind its port: each method is one function of the module that knows how."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -114,13 +115,8 @@ class PostgresDatabase:
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """See `CiphertextDatabase.undeclared_spans`."""
-        try:
-            with self.connection.transaction():  # one, however many relations there are
-                return tuple(rolling_search.spans(self.connection, tables))
-        except psycopg.errors.LockNotAvailable:  # the size of a relation is asked with it
-            raise BlockedError(
-                "a table is locked by another session; wait until that has ended, then run this again"
-            ) from None
+        with _unless_locked("a table"), self.connection.transaction():  # one, however many relations there are
+            return tuple(rolling_search.spans(self.connection, tables))
 
     def search_spans(
         self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
@@ -176,12 +172,8 @@ class PostgresDatabase:
 
     def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """See `CiphertextDatabase.page_spans`."""
-        try:
+        with _unless_locked("a declared table"):
             return tuple(page_readings.spans(self.connection, tables))
-        except psycopg.errors.LockNotAvailable:  # the size of a relation is asked with it
-            raise BlockedError(
-                "a declared table is locked by another session; wait until that has ended, then run this again"
-            ) from None
 
     def decrypt_spans(
         self,
@@ -212,12 +204,8 @@ class PostgresDatabase:
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         """See `CiphertextDatabase.fences`."""
-        try:
+        with _unless_locked(f"table {table.name}"):
             return fence.fences(self.connection, table)
-        except psycopg.errors.LockNotAvailable:  # the size of a relation is asked with it
-            raise BlockedError(
-                f"table {table.name} is locked by another session; wait until that has ended, then run this again"
-            ) from None
 
     def all_fences(
         self, tables: Sequence[EncryptedTable]
@@ -272,3 +260,14 @@ class PostgresDatabase:
     ) -> ZeroOldRows:
         """See `CiphertextDatabase.zero_old_rows`."""
         return proof.zero_old_rows(self.connection, tables, version, retired, moment, self.replicas, searched)
+
+
+@contextmanager
+def _unless_locked(what: str) -> Iterator[None]:
+    """Where the size of a relation is asked: the server tells none of one that another session has locked."""
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable:
+        raise BlockedError(
+            f"{what} is locked by another session; wait until that has ended, then run this again"
+        ) from None
