@@ -332,7 +332,7 @@ def test_a_declared_column_is_not_read_by_a_cast_of_the_tables_owner(
         for read in reads:
             with pytest.raises(PreflightError, match=r"column notes\.c is of type public\.citext"):
                 read()
-        definition = fence.definition(mine, relations.root(mine, NOTES), versions)
+        definition = fence.definition(mine, relations.root(relations.tree(mine, NOTES), NOTES), versions)
         owned(connection, owner, f"ALTER TABLE notes ADD CONSTRAINT {fence.NAME} {definition} NOT VALID")
         connection.execute("UPDATE pg_constraint SET convalidated = true WHERE conname = %s", (fence.NAME,))
         assert database.fences(NOTES) == ()

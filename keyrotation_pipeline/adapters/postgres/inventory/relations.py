@@ -198,13 +198,9 @@ def _require_text(tree: Sequence[Relation]) -> None:
                 )
 
 
-def root(connection: Connection, table: EncryptedTable) -> Relation:
-    """The declared table itself, partitioned or not: what a fence is put on."""
-    return next(
-        relation
-        for relation in tree(connection, table)
-        if (relation.schema, relation.name) == (table.name.schema, table.name.table)
-    )
+def root(tree: Sequence[Relation], table: EncryptedTable) -> Relation:
+    """Of its tree the declared table itself, partitioned or not: what a fence is put on."""
+    return next(each for each in tree if (each.schema, each.name) == (table.name.schema, table.name.table))
 
 
 def _tree(

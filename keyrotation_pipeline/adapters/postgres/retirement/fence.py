@@ -144,7 +144,7 @@ def _definitions(connection: Connection, table: EncryptedTable) -> dict[object, 
 def _put(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
     """Replace the fence in one transaction, so that no version gets in meanwhile, then validate the new fence."""
     tree = relations.tree(connection, table)
-    root = next(each for each in tree if (each.schema, each.name) == (table.name.schema, table.name.table))
+    root = relations.root(tree, table)
     name = sql.Identifier(NAME)
     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
     statements: list[sql.Composed] = [drop.format(root.identifier, name)]

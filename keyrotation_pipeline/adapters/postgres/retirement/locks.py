@@ -79,11 +79,11 @@ def change(
     """
     for waited in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=PATIENCE_SECONDS):
         spell_seconds = min(PATIENCE_SECONDS - waited, SPELL_SECONDS)
-        if _attempt(connection, table, root, statements, partial(_seize, connection, spell_seconds)):
+        if _attempt(connection, table, root, statements, partial(_seize, connection, root, spell_seconds)):
             return
     for pause_seconds in QUEUED_PAUSES_SECONDS:
         SystemClock().sleep(pause_seconds)
-        if _attempt(connection, table, root, statements, partial(_queue, connection, table)):
+        if _attempt(connection, table, root, statements, partial(_queue, connection, table, root)):
             return
     raise _blocked(connection, table)
 
@@ -109,13 +109,13 @@ def _attempt(
     table: EncryptedTable,
     root: relations.Relation,
     statements: Sequence[sql.Composed],
-    lock: Callable[[relations.Relation], bool],
+    lock: Callable[[], bool],
 ) -> bool:
     try:
         with connection.transaction():
             connection.execute(OUTWAIT_AUTOVACUUM)
             connection.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(root.identifier))
-            if not lock(root):
+            if not lock():
                 return False
             for statement in statements:
                 connection.execute(statement)
@@ -128,7 +128,7 @@ def _attempt(
     return True
 
 
-def _seize(connection: Connection, spell_seconds: float, root: relations.Relation) -> bool:
+def _seize(connection: Connection, root: relations.Relation, spell_seconds: float) -> bool:
     statement = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(root.identifier)
     for _ in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=spell_seconds):
         try:

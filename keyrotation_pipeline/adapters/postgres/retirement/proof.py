@@ -92,8 +92,8 @@ def _require_read_committed(connection: Connection) -> None:
 
 def _hold_still(connection: Connection, table: EncryptedTable) -> None:
     """Keep others from changing the table and from attaching partitions or children to any part of its tree."""
-    root = relations.root(connection, table)
-    parents = [each for each in relations.tree(connection, table) if not (each.partition and each.kind == "r")]
+    tree = relations.tree(connection, table)
+    root, parents = relations.root(tree, table), [each for each in tree if not (each.partition and each.kind == "r")]
     connection.execute(locks.OUTWAIT_AUTOVACUUM)
     try:
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(root.identifier))
@@ -131,7 +131,7 @@ def _require_fence(connection: Connection, table: EncryptedTable, versions: Sequ
             f"constraint {fence.NAME} is missing, altered or not validated; find out who changed it"
         )
     # Only a fence that is older than the moment proves that no old value was written, and replaced, since then.
-    root = relations.root(connection, table)
+    root = relations.root(relations.tree(connection, table), table)
     row = connection.execute(_FENCE_XMIN, (root.oid, fence.NAME)).fetchone()
     following = horizon.next_xid(connection)
     made = horizon.widen(row[0], following) if row else None
