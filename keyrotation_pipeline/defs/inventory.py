@@ -197,7 +197,7 @@ def _how_far(far: Reach, days: int) -> str:
         return "every column with encrypted values is declared: there is nothing else"
     since = f"since {far.oldest:%Y-%m-%d %H:%M} UTC"
     if far.complete:
-        read = f"each of {far.pages:,} pages elsewhere was searched within {days} days; {since}"
+        read = f"what stood in {far.pages:,} pages elsewhere was searched within {days} days; {since}"
         return f"no undeclared column with encrypted values was found: {read}"
     read = (
         f"{far.percent:g} % of {far.pages:,} pages elsewhere were searched within {days} days, and held none; {since}"

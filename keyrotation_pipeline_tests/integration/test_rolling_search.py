@@ -108,6 +108,36 @@ def test_the_beginning_of_what_is_new_is_searched_first_and_a_copy_of_a_table_fo
     assert place.found() == {"copy.body": 1}
 
 
+def test_what_a_small_table_has_grown_by_is_searched_as_what_is_new_is(place: Place) -> None:
+    place.connection.execute("CREATE TABLE public.staging AS SELECT 'nothing of ours'::text AS body")
+    place.search(*place.spans())
+    assert ("staging", 0) not in place.tomorrow()[:1]
+    place.connection.execute(
+        "INSERT INTO public.staging SELECT repeat('x', 500) FROM generate_series(1, 99) UNION ALL SELECT %s",
+        (place.value,),
+    )
+    assert [each.read for each in place.spans("staging")] == [False]
+    assert place.tomorrow()[0] == ("staging", 0)
+    place.search(*place.spans("staging"))
+    assert place.found() == {"staging.body": 1}
+    place.connection.execute("INSERT INTO public.staging SELECT repeat('x', 500) FROM generate_series(1, 99)")
+    assert place.found() == {"staging.body": 1}
+    place.connection.execute("DELETE FROM public.staging")
+    place.connection.execute("VACUUM (TRUNCATE) public.staging")
+    place.connection.execute("INSERT INTO public.staging SELECT repeat('x', 500) FROM generate_series(1, 99)")
+    assert [(each.first_page, each.end_page) for each in place.spans("staging")] == [(0, SPAN_PAGES)]
+    place.search(*place.spans("staging"))
+    place.connection.execute("DELETE FROM public.staging WHERE ctid >= '(3,0)'")
+    place.connection.execute("VACUUM (TRUNCATE) public.staging")
+    assert [(each.pages, each.read) for each in place.spans("staging")] == [(3, True)]
+    place.connection.execute("INSERT INTO public.staging SELECT repeat('x', 500) FROM generate_series(1, 29)")
+    assert [each.read for each in place.spans("staging")] == [False]
+    place.database.discover(place.declared)
+    assert [each.read for each in place.spans("staging")] == [True]
+    place.connection.execute("INSERT INTO public.staging SELECT repeat('x', 500) FROM generate_series(1, 29)")
+    assert [each.read for each in place.spans("staging")] == [False]
+
+
 def test_a_column_that_is_no_longer_declared_makes_its_pages_unread(place: Place) -> None:
     place.connection.execute("INSERT INTO public.notes (body) VALUES (%s)", (place.value,))
     place.connection.execute("ALTER TABLE public.notes ADD COLUMN title text")

@@ -15,6 +15,10 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.page_reading import PageSpan
 
+# In the place of a declared table's name; no table is called so.
+ELSEWHERE = ""
+_NO_END = 2**62
+
 # The file by which a relation is known: of this very server, since a restored one may use the same numbers; and what of
 # it is looked at, so that all of it is unread where that has changed. A foreign table has no file.
 _FILE = """(SELECT system_identifier FROM pg_control_system())
@@ -55,6 +59,20 @@ FROM size, generate_series(coalesce((SELECT max(end_page) FROM kept), 0), size.p
 ON CONFLICT (table_name, relation, first_page) DO NOTHING
 """  # noqa: S608  text of our own
 
+# Of what is searched elsewhere, what came to a relation while all of it was one span is unread with that span: a table
+# that was made with one row on Monday, and filled on Tuesday, is new on Tuesday, too.
+_GROWN = f"""
+WITH size AS ({_SIZE})
+UPDATE keyrotation.page_readings AS old
+SET end_page = CASE WHEN pages > end_page THEN step ELSE pages END,
+    since = read_at, read_at = CASE WHEN pages > end_page THEN NULL ELSE read_at END
+FROM size
+WHERE table_name = %(table)s AND relation = %(relation)s AND old.file = size.file
+  AND first_page = 0 AND read_at IS NOT NULL AND pages <> end_page AND pages > 0 AND NOT EXISTS (
+      SELECT FROM keyrotation.page_readings AS next
+      WHERE next.table_name = %(table)s AND next.relation = %(relation)s AND next.first_page > 0)
+"""  # noqa: S608  text of our own
+
 _LOAD = f"""
 WITH size AS ({_SIZE})
 SELECT first_page, end_page, least(end_page, pages) - first_page,
@@ -68,7 +86,9 @@ _OF_OTHERS = "DELETE FROM keyrotation.page_readings WHERE table_name = %s AND re
 
 # Not if it is another file now: then nobody knows what was read.
 _RECORD = f"""
-UPDATE keyrotation.page_readings SET read_at = %(began_at)s, found = %(found)s
+UPDATE keyrotation.page_readings SET read_at = %(began_at)s, found = %(found)s,
+    end_page = CASE WHEN table_name = '{ELSEWHERE}' AND first_page = 0
+                    THEN greatest(1, least(end_page, %(there)s)) ELSE end_page END
 WHERE table_name = %(table)s AND relation = %(relation)s AND file = %(file)s AND file = {_FILE}
   AND first_page >= %(first)s AND end_page <= %(end)s
   AND (read_at IS NULL OR read_at < %(began_at)s)
@@ -125,7 +145,16 @@ def forget_others(connection: Connection, table: str, relations: Sequence[Readab
 
 def plan(connection: Connection, table: str, relation: Readable) -> None:
     """Write down the spans of one relation that are not known yet."""
+    if table == ELSEWHERE:
+        connection.execute(_GROWN, _names(table, relation))
     connection.execute(_PLAN, _names(table, relation))
+
+
+def pages_of(connection: Connection, relation: Readable) -> int:
+    """How many pages it has now."""
+    size = f"SELECT pages FROM ({_SIZE}) AS size"  # noqa: S608  text of our own
+    (row,) = connection.execute(size.encode(), {"oid": relation.oid, "look": relation.look}).fetchall()
+    return int(str(row[0]))
 
 
 def are_kept(connection: Connection) -> bool:
@@ -148,6 +177,7 @@ def record(
     pages: tuple[int, int],
     began_at: datetime,
     found: Mapping[str, int] = MappingProxyType({}),
+    there: int = _NO_END,
 ) -> None:
     """Write down that pages were read.
 
@@ -156,9 +186,10 @@ def record(
         pages: the first, and the first one after them; spans that are only partly among them do not count.
         began_at: when the snapshot was taken by which they were read.
         found: what should not be there, by column.
+        there: the first page that the relation did not have when that began, as far as the spans read go.
     """
     read = {"file": file, "first": pages[0], "end": pages[1], "began_at": began_at, "found": json.dumps(dict(found))}
-    connection.execute(_RECORD, _names(table, relation) | read)
+    connection.execute(_RECORD, _names(table, relation) | read | {"there": there})
 
 
 def oldest(connection: Connection, tables: Sequence[str]) -> Mapping[str, datetime]:

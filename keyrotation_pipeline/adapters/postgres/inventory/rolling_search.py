@@ -22,8 +22,6 @@ from keyrotation_pipeline.model.columns import EncryptedTable, Finding
 from keyrotation_pipeline.model.page_reading import PageSpan
 
 CLOCK = SystemClock()
-# In `page_readings`, where the name of a declared table is of other readings; no table is called so.
-_ELSEWHERE = ""
 _ALL = (0, 2**62)
 
 
@@ -42,12 +40,12 @@ _Place = discovery.Place | _LargeObjects
 
 def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[PageSpan]:
     """Write down what is new, and give every span of what is searched as it is now."""
-    yield from page_readings.spans_of(connection, _ELSEWHERE, _places(connection, tables))
+    yield from page_readings.spans_of(connection, page_readings.ELSEWHERE, _places(connection, tables))
 
 
 def unsearched_since(connection: Connection) -> datetime | None:
     """Since when something may not have been searched, by what was last written down; quick."""
-    return page_readings.oldest(connection, [_ELSEWHERE]).get(_ELSEWHERE)
+    return page_readings.oldest(connection, [page_readings.ELSEWHERE]).get(page_readings.ELSEWHERE)
 
 
 def search_spans(
@@ -77,7 +75,9 @@ def search_spans(
             whole.add(span.relation)
         of_it = _ALL if at_once else (span.first_page, span.end_page)
         found = _found(_search(connection, place, *of_it))
-        page_readings.record(connection, _ELSEWHERE, place, file, of_it, began_at, found)
+        page_readings.record(
+            connection, page_readings.ELSEWHERE, place, file, of_it, began_at, found, span.first_page + span.pages
+        )
         pages += span.pages
         CLOCK.sleep((CLOCK.monotonic() - began) * (1 / duty_cycle - 1))
     return pages
@@ -87,7 +87,7 @@ def search_spans(
 class Begun:
     """What a search of everything has to note down at its end: each relation as it was before."""
 
-    places: tuple[tuple[_Place, str, datetime], ...]
+    places: tuple[tuple[_Place, int, str, datetime], ...]
 
 
 def begin(connection: Connection, tables: Sequence[EncryptedTable]) -> Begun:
@@ -95,19 +95,20 @@ def begin(connection: Connection, tables: Sequence[EncryptedTable]) -> Begun:
     if not page_readings.are_kept(connection):
         return Begun(())
     noted, places = [], _places(connection, tables)
-    page_readings.forget_others(connection, _ELSEWHERE, places)
+    page_readings.forget_others(connection, page_readings.ELSEWHERE, places)
     for place in places:
         with suppress(psycopg.errors.LockNotAvailable):  # its size is asked
-            page_readings.plan(connection, _ELSEWHERE, place)
-            noted.append((place, *page_readings.file_and_time(connection, place)))
+            page_readings.plan(connection, page_readings.ELSEWHERE, place)
+            there = page_readings.pages_of(connection, place)
+            noted.append((place, there, *page_readings.file_and_time(connection, place)))
     return Begun(tuple(noted))
 
 
 def end(connection: Connection, begun: Begun, findings: Sequence[Finding]) -> None:
     """Note down that everything was searched, and what was found where."""
-    for place, file, began_at in begun.places:
+    for place, there, file, began_at in begun.places:
         found = _found([each for each in findings if each.relation == place.label])
-        page_readings.record(connection, _ELSEWHERE, place, file, _ALL, began_at, found)
+        page_readings.record(connection, page_readings.ELSEWHERE, place, file, _ALL, began_at, found, there)
 
 
 def _places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_Place]:
