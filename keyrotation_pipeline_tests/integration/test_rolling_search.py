@@ -10,6 +10,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -184,6 +185,18 @@ def test_large_objects_are_searched_all_at_once(place: Place) -> None:
     place.search(first)
     assert place.found() == {"large objects.*": 1}
     assert all(each.read for each in place.spans("large objects"))
+
+
+def test_a_foreign_table_has_no_pages_and_is_searched_as_a_whole(debian: Connection) -> None:
+    migrate(debian.info.dsn)
+    place = Place(debian, debian.info.dsn, declared=())
+    debian.execute("CREATE EXTENSION file_fdw SCHEMA public; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw")
+    remote = "CREATE FOREIGN TABLE public.remote (line text) SERVER files OPTIONS (program 'echo {}')"
+    debian.execute(remote.format(place.value).encode())
+    (span,) = place.spans("remote")
+    assert place.search(span) == 1
+    assert place.found() == {"remote.line": 1}
+    assert [each.read for each in place.spans("remote")] == [True]
 
 
 @pytest.mark.parametrize("name", ["large objects", "billing.copy"])

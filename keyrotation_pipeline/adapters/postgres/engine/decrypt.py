@@ -22,6 +22,7 @@ from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements, position, statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, obey
 from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -43,7 +44,6 @@ _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '15min'"
 _EXPORT = "SELECT pg_export_snapshot()"
 _PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
-_ALL = (0, 2**62)
 
 
 @dataclass(slots=True)
@@ -180,7 +180,9 @@ class Decryption:
         self._obeyed = float("-inf")
         self._stopped = threading.Event()
 
-    def decrypt(self, relation: Relation, found: Found, pages: tuple[int, int] = _ALL, *, record: bool = True) -> None:
+    def decrypt(
+        self, relation: Relation, found: Found, pages: tuple[int, int] = ALL_PAGES, *, record: bool = True
+    ) -> None:
         """Add to `found` what a relation holds, and record that it was read.
 
         Args:

@@ -36,7 +36,7 @@ def decrypt_spans(
     """
     values = 0
     with opened(connect, table, ring, report, limits) as decryption:
-        relations = {relation.label: relation for relation in decryption.relations}
+        relations = {relation.noted_as: relation for relation in decryption.relations}
         for relation in relations.values():
             decryption.recheck(relation)
         for span in spans:

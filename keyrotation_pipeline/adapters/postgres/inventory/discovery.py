@@ -128,9 +128,10 @@ class Place:
         """What of it is searched."""
         return look_of(self.columns)
 
-    def has_page(self, first_page: int) -> bool:
-        """Whether there may be something from a page on; a foreign table has no pages, and is read whole or not."""
-        return not (first_page and self.kind == "f")
+    @property
+    def has_pages(self) -> bool:
+        """Whether some of it can be read without the rest; a foreign table is read whole or not."""
+        return self.kind != "f"
 
     def cell(self, column: str) -> sql.Composed:
         """What a cell is searched by: its text; for bytea its bytes, which become text piece by piece.
@@ -186,7 +187,8 @@ def discover(
     for relation in places(connection, tables):
         tell(relation.label)
         try:
-            if relation.has_page(first := first_pages.get(relation.oid, 0)):
+            first = first_pages.get(relation.oid, 0)
+            if relation.has_pages or not first:
                 findings += search(connection, relation, from_page(first), sampled=sampled)
         except (BlockedError, PreflightError) as error:
             findings.append(Finding(relation.label, "*", 0, 0, (), str(error)))

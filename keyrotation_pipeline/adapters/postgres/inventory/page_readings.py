@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.page_reading import PageSpan
 # In the place of a declared table's name; no table is called so.
 ELSEWHERE = ""
 _NO_END = 2**62
+ALL_PAGES = (0, _NO_END)
 
 # The file by which a relation is known: of this very server, since a restored one may use the same numbers; and what of
 # it is looked at, so that all of it is unread where that has changed. A foreign table has no file.

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, elsewhere, page_readings
+from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
 from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -22,7 +23,6 @@ from keyrotation_pipeline.model.columns import EncryptedTable, Finding
 from keyrotation_pipeline.model.page_reading import PageSpan
 
 CLOCK = SystemClock()
-_ALL = (0, 2**62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class _LargeObjects:
     label: str = "large objects"
     noted_as: str = "large objects"
     look: str = ""
+    has_pages: bool = False
 
 
 _Place = discovery.Place | _LargeObjects
@@ -70,10 +71,9 @@ def search_spans(
             break
         began = CLOCK.monotonic()
         file, began_at = page_readings.file_and_time(connection, place)
-        at_once = isinstance(place, _LargeObjects) or place.kind == "f"
-        if at_once:
+        if not place.has_pages:
             whole.add(span.relation)
-        of_it = _ALL if at_once else (span.first_page, span.end_page)
+        of_it = (span.first_page, span.end_page) if place.has_pages else ALL_PAGES
         found = _found(_search(connection, place, *of_it))
         page_readings.record(
             connection, page_readings.ELSEWHERE, place, file, of_it, began_at, found, span.first_page + span.pages
@@ -108,7 +108,7 @@ def end(connection: Connection, begun: Begun, findings: Sequence[Finding]) -> No
     """Note down that everything was searched, and what was found where."""
     for place, there, file, began_at in begun.places:
         found = _found([each for each in findings if each.relation == place.label])
-        page_readings.record(connection, page_readings.ELSEWHERE, place, file, _ALL, began_at, found, there)
+        page_readings.record(connection, page_readings.ELSEWHERE, place, file, ALL_PAGES, began_at, found, there)
 
 
 def _places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_Place]:
@@ -119,7 +119,7 @@ def _search(connection: Connection, place: _Place, first: int, end_page: int) ->
     try:
         if isinstance(place, _LargeObjects):
             return tuple(elsewhere.in_large_objects(connection))
-        pages = sql.SQL("") if place.kind == "f" else between_pages(first, end_page)
+        pages = between_pages(first, end_page) if place.has_pages else sql.SQL("")
         return discovery.search(connection, place, pages)
     except (BlockedError, PreflightError) as error:
         return (Finding(place.label, "*", 0, 0, (), str(error)),)
