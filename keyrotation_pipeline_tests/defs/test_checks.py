@@ -244,6 +244,8 @@ def test_a_value_found_damaged_stays_found_on_days_when_it_is_not_read(dagster: 
     [
         pytest.param(lambda _: None, False, id="the proof and its evidence have just read all"),
         pytest.param(a_year_and_a_day, True, id="some are due"),
+        pytest.param(lambda world: world.database.noted.clear(), True, id="some are to be decrypted"),
+        pytest.param(lambda world: world.database.searched.clear(), True, id="some are to be searched"),
         pytest.param(out_of_hours, False, id="some are due, at another hour"),
     ],
 )

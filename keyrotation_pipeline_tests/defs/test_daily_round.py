@@ -21,8 +21,9 @@ OLD_ROWS, UNDECLARED = ("zero_old_rows", "rows/clients"), ("no_undeclared_cipher
 Walked = Callable[[Step | None], Walk]
 
 
-def large(world: FakeWorld) -> None:
-    """Tables of which a day's part is a small one."""
+def large(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of which a day's part is a small one; they stay as they are noted, however many rows there are."""
+    monkeypatch.setattr(world.database, "page_spans", lambda _: tuple(world.database.noted.values()))
     for name, rows in world.database.rows.items():
         world.database.noted[name] = PageSpan(
             name, name, 0, 2048, len(rows), 2 * LEAST_BYTES_A_DAY, world.clock.now(), read=True
@@ -40,7 +41,6 @@ def look_for_old_rows(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> list
             return method(*given)
 
         monkeypatch.setattr(world.database, name, noted)
-    monkeypatch.setattr(world.database, "page_spans", lambda _: tuple(world.database.noted.values()))
     return asked
 
 
@@ -59,7 +59,7 @@ def test_only_the_daily_round_reads_no_row_of_a_large_fenced_database_that_was_j
 ) -> None:
     walked(None)
     dagster.check_run()
-    large(dagster.world)
+    large(dagster.world, monkeypatch)
     seen = look_for_old_rows(dagster.world, monkeypatch)
     run = dagster.check_run(**tags)
 
@@ -69,10 +69,10 @@ def test_only_the_daily_round_reads_no_row_of_a_large_fenced_database_that_was_j
 
 
 def test_a_light_by_the_clock_says_what_refuses_old_rows_and_when_they_were_counted(
-    dagster: Dagster, walked: Walked
+    dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walked(None)
-    large(dagster.world)
+    large(dagster.world, monkeypatch)
     evaluation = dagster.check(*OLD_ROWS, **BY_CLOCK)
 
     assert evaluation.passed
@@ -90,10 +90,10 @@ def counted_since(world: FakeWorld) -> None:
 
 @pytest.mark.parametrize("arrange", [no_fence, counted_since])
 def test_old_rows_are_counted_by_the_clock_where_nothing_refuses_them_or_the_last_count_found_some(
-    dagster: Dagster, walked: Walked, arrange: Callable[[FakeWorld], None]
+    dagster: Dagster, walked: Walked, arrange: Callable[[FakeWorld], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walked(None)
-    large(dagster.world)
+    large(dagster.world, monkeypatch)
     dagster.world.database.rows["clients"].append({"first_name": "v1:from a restored dump", "email": None})
     arrange(dagster.world)
     evaluation = dagster.check(*OLD_ROWS, **BY_CLOCK)
@@ -107,9 +107,8 @@ def test_small_tables_are_counted_anew_each_day_and_large_ones_keep_the_time_of_
 ) -> None:
     walked(None)
     world = dagster.world
-    large(world)
+    large(world, monkeypatch)
     world.database.noted["clients"] = PageSpan("clients", "clients", 0, 2048, 2, 8192, world.clock.now(), read=True)
-    monkeypatch.setattr(world.database, "page_spans", lambda _: tuple(world.database.noted.values()))
     before = {str(each.table.name): each for each in world.ledger.counts(world.pipeline.tables)}
     world.database.rows["clients"].append({"first_name": "v2:Di", "email": None})
     world.database.rows["billing.Invoices"].append({"first_name": "v2:Di", "email": None})

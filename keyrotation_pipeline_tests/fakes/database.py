@@ -116,7 +116,7 @@ class FakeDatabase:
         empty = sum(value == "" for _, _, value in self._cells(table))
         return TableCount(
             table, len(self.rows[str(table.name)]), totals, empty, unencrypted.total(), near_misses,
-            len(self.quarantine([table])), self.fences(table), START, by_column, dict(unencrypted),
+            len(self.quarantine([table])), self.fences(table), self.clock.now(), by_column, dict(unencrypted),
         )  # fmt: skip
 
     def _cells(self, table: EncryptedTable) -> Iterator[tuple[int, str, str | None]]:

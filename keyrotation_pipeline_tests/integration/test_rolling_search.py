@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +10,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.inventory import rolling_search
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError
@@ -97,6 +98,21 @@ def test_a_value_is_found_where_it_is_searched_and_stays_found_until_it_is_gone(
     assert place.tomorrow()[0] == ("logs", 4096)
     place.search(place.spans("logs")[2])
     assert place.found() == {}
+
+
+def test_what_only_looks_like_a_value_is_found_too(place: Place) -> None:
+    place.write(1, place.value.upper())
+    place.search(place.spans("logs")[0])
+    assert place.found() == {"logs.line": 1}
+
+
+def test_it_rests_by_the_duty_cycle(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(rolling_search.CLOCK, "monotonic", iter([10.0, 12.0]).__next__)
+    monkeypatch.setattr(rolling_search.CLOCK, "sleep", rests.append)
+    place.database = replace(place.database, limits=Limits(duty_cycle=0.25))
+    place.search(place.spans("logs")[2])
+    assert rests == [6.0]
 
 
 def test_the_beginning_of_what_is_new_is_searched_first_and_a_copy_of_a_table_found_on_its_first_day(

@@ -1,11 +1,14 @@
 """The inventory and the pre-flight, as the procedure asks for them."""
 
+from datetime import timedelta
+
 import pytest
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.columns import Finding
 from keyrotation_pipeline.model.database import Problem
-from keyrotation_pipeline.requests.inventory import require_preflight, take_inventory
+from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.requests.inventory import renew_counts, require_preflight, take_inventory
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, fake_pipeline
 
 WARNING = Problem("an index is in the way", fatal=False)
@@ -32,6 +35,21 @@ def test_the_inventory_is_not_clean_with_an(cell: str, finding: bool, unreadable
     world.database.findings = (Finding("notes", "c", 1, 0, (V1,)),) if finding else ()
     world.database.unreadable = {("clients", 0, "first_name")} if unreadable else set()
     assert not take_inventory(world.pipeline).is_clean
+
+
+def test_of_tables_that_do_not_fit_together_the_one_that_was_not_counted_for_longest_has_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = fake_pipeline({name: [{"first_name": "v1:x", "email": None}] for name in ("clients", "visits")})
+    spans = [PageSpan(name, name, 0, 2048, 1, 600, world.clock.now(), read=True) for name in world.database.rows]
+    monkeypatch.setattr(world.database, "page_spans", lambda _: spans)
+    turns = []
+    for _ in range(3):
+        world.clock.at += timedelta(days=1)
+        counts = renew_counts(world.pipeline, 1000)
+        turns.append([str(each.table.name) for each in counts if each.counted_at == world.clock.now()])
+    assert turns == [["clients"], ["visits"], ["clients"]]
+    assert renew_counts(world.pipeline, 1200)[1].counted_at == world.clock.now()
 
 
 @pytest.mark.parametrize(
