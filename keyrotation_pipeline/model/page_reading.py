@@ -69,10 +69,10 @@ def to_search(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Iter
     """
     midnight = _midnight(now)
     found = [each for each in spans if each.found and each.since < midnight]
-    first = found + [each for each in spans if not each.read and each.first_page == 0]
+    new = [each for each in spans if not each.read and each.first_page == 0]
+    first = dict.fromkeys([*found, *new])  # what was found may be in pages that are new again, since others came
     yield from first
-    taken = set(first)
-    yield from (each for each in due(spans, now, every_days) if each not in taken)
+    yield from (each for each in due(spans, now, every_days) if each not in first)
 
 
 def _midnight(now: datetime) -> datetime:

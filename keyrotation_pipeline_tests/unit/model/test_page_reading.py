@@ -101,9 +101,11 @@ def test_found_and_new_places_are_searched_before_what_is_due_and_nothing_twice(
     old = [replace(each, read=True) for each in spans(900)]
     old[700] = replace(old[700], found={"body": 1})
     new = [replace(each, relation="new", since=START + DAY) for each in spans(200)]
-    wanted = list(to_search([*old, *new], START + DAY, 90))
-    assert [(each.relation, each.first_page) for each in wanted[:3]] == [("t", 700 * 2048), ("new", 0), ("t", 0)]
-    assert len(wanted) == len(set(wanted)) == 2 + 13
+    grown = replace(spans(1)[0], relation="grown", since=START + DAY / 2, found={"body": 1})
+    wanted = list(to_search([*old, *new, grown], START + DAY, 90))
+    first = [("t", 700 * 2048), ("grown", 0), ("new", 0), ("t", 0)]
+    assert [(each.relation, each.first_page) for each in wanted[:4]] == first
+    assert len(wanted) == len(set(wanted)) == 3 + 13
 
 
 def test_what_was_found_today_is_not_searched_again_today() -> None:
