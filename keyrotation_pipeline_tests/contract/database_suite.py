@@ -215,8 +215,6 @@ class CiphertextDatabaseSuite:
         mixed.database.decrypt_all(VISITS, mixed.ring, nobody)
         assert all(each.read for each in mixed.database.page_spans(TABLES))
 
-    # Fences
-
     def test_what_is_not_declared_is_noted_and_searched(self, mixed: Subject) -> None:
         database = mixed.database
         assert database.unsearched_since() is None
@@ -229,6 +227,8 @@ class CiphertextDatabaseSuite:
         database.search_spans(TABLES, spans, lambda: False)
         assert database.undeclared_spans(TABLES) == spans
         assert database.definitions_found() == ()
+
+    # Fences
 
     def test_a_fence_names_exactly_what_it_was_given_in_order(self, subject: Subject) -> None:
         subject.database.fence(CLIENTS, [V2, V1])
