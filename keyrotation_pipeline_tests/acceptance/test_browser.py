@@ -1,8 +1,7 @@
 """A person in front of the UI, in a real browser: one world, from the open rotation to the report.
 
 The pictures of README and docs are made here, where `KEYROTATION_TEST_PICTURES` is set; otherwise the tree stays as it
-is. The browser is Debian's chromium. `KEYROTATION_TEST_BROWSER=1`, as `.ci/run` sets it, or `CI` makes its absence a
-failure.
+is. The browser is Debian's chromium.
 """
 
 import os
@@ -24,9 +23,9 @@ from keyrotation_pipeline.requests.pacing import set_pace
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_up import Ui, checks, running_up, wait_until
+from keyrotation_pipeline_tests.programs import needs_chromium
 
 CHROMIUM = shutil.which("chromium")
-WANTED = bool(os.environ.get("CI") or os.environ.get("KEYROTATION_TEST_BROWSER"))
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
 GROUPS = ("inventory", "new_key", "rows", "old_key", "evidence")
 PATIENCE_SECONDS = 120.0  # only a failure takes so long
@@ -34,10 +33,7 @@ DESK = ViewportSize(width=1600, height=900)
 PHONE = ViewportSize(width=390, height=844)
 GREEN = "rgb(46, 204, 129)"  # what Dagster calls materialized
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None and not WANTED, reason="no chromium here: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.fleets import TestFleet
 from keyrotation_pipeline_tests.key_places import AwsPlace, KubernetesPlace
 from keyrotation_pipeline_tests.pages import TOP, block
+from keyrotation_pipeline_tests.programs import needs_aws, needs_kubectl
 
 AWS, KUBECTL = shutil.which("aws"), shutil.which("kubectl")
 V1 = KeyVersion(1)
@@ -110,7 +111,7 @@ def one_gnupg_home(*officers: DemoOfficer) -> Iterator[str]:
             subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
 
 
-@pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
+@needs_aws
 def test_with_the_keys_in_aws(desk: Desk, new_secret: Callable[[], TestSecret]) -> None:
     secret = new_secret()
     place = AwsPlace(secret)
@@ -128,7 +129,7 @@ def test_with_the_keys_in_aws(desk: Desk, new_secret: Callable[[], TestSecret]) 
 
 
 @pytest.mark.external_kubectl
-@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+@needs_kubectl
 def test_with_the_keys_in_a_kubernetes_secret(desk: Desk, new_key_secrets: Callable[[], TestKeySecrets]) -> None:
     secrets = new_key_secrets()
     secrets.delete(secrets.archive)
@@ -156,7 +157,7 @@ def test_with_the_keys_in_a_kubernetes_secret(desk: Desk, new_key_secrets: Calla
 
 
 @pytest.mark.external_kubectl
-@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+@needs_kubectl
 def test_what_dagster_needs_in_a_cluster(desk: Desk, new_key_secrets: Callable[[], TestKeySecrets]) -> None:
     cluster, namespace = new_key_secrets().cluster, f"dagster-{uuid.uuid4().hex[:6]}"
     names = [(r"(?<![\w-])pazpaz(?![\w/-])", namespace)]

@@ -23,6 +23,7 @@ from keyrotation_pipeline_tests.backup_sites import admit, gpg_decrypt, write_co
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of
 from keyrotation_pipeline_tests.pages import block
+from keyrotation_pipeline_tests.programs import needs_aws
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server
 
 AWS = shutil.which("aws")
@@ -87,7 +88,7 @@ def seed_copy(bucket: TestBucket, name: str, target: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-@pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
+@needs_aws
 def test_an_empty_machine_gets_everything_back_from_the_bucket_and_the_recovery_key(
     clinic_machine: Machine,
     server: Server,
@@ -184,7 +185,7 @@ def gnupg_home() -> Iterator[str]:
         subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
 
 
-@pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
+@needs_aws
 def test_the_recipe_of_the_documentation_works_as_it_is_typed(
     tmp_path: Path,
     database_url: str,
@@ -263,7 +264,7 @@ def store_of(machine: Machine) -> KeyRing:
     return FileKeyStore(machine.folder.path / ".keyrotation" / "keys").read().ring()
 
 
-@pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
+@needs_aws
 def test_aws_and_gpg_as_the_seed_types_them_give_the_base64_key(
     clinic_machine: Machine, tmp_path: Path, ring: KeyRing, bucket: TestBucket, recovery_officer: DemoOfficer
 ) -> None:

@@ -17,12 +17,10 @@ from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2
 from keyrotation_pipeline_tests.contract.test_kubernetes_rights import documents
 from keyrotation_pipeline_tests.contract.test_kubernetes_rollout import Stage
 from keyrotation_pipeline_tests.fleets import TestFleet
+from keyrotation_pipeline_tests.programs import needs_kubectl
 
 KUBECTL = shutil.which("kubectl")
-pytestmark = [
-    pytest.mark.external_kubectl,
-    pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed"),
-]
+pytestmark = [pytest.mark.external_kubectl, needs_kubectl]
 FIRST, SECOND = "ENCRYPTION_MASTER_KEY", "ENCRYPTION_MASTER_KEY_V2"
 
 
