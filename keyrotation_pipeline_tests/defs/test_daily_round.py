@@ -1,13 +1,15 @@
 """The round of every morning reads a part of what there is, and says no more than what was looked at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import dagster as dg
 import pytest
 
 from keyrotation_pipeline.assurance.status import overview
-from keyrotation_pipeline.model.columns import Finding
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, PreflightError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows
 from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, Verification
 from keyrotation_pipeline.model.request import Step, Walk
@@ -100,6 +102,37 @@ def test_old_rows_are_counted_by_the_clock_where_nothing_refuses_them_or_the_las
 
     assert (evaluation.passed, evaluation.severity) == (False, ERROR)
     assert str(evaluation.description).startswith("1 rows of clients under v1; find the writer")
+
+
+@pytest.mark.parametrize(
+    ("error", "severity"),
+    [(PreflightError("column clients.email is of type jsonb"), ERROR), (BlockedError("clients is locked"), WARN)],
+)
+def test_a_table_that_cannot_be_looked_at_is_not_green_and_keeps_the_others_from_nothing(
+    dagster: Dagster,
+    walked: Walked,
+    monkeypatch: pytest.MonkeyPatch,
+    error: KeyRotationError,
+    severity: dg.AssetCheckSeverity,
+) -> None:
+    walked(None)
+    no_fence(dagster.world)
+    look = dagster.world.database.old_rows
+
+    def old_rows(table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        if str(table.name) == "clients":
+            raise error
+        return look(table, versions, promotion_xid)
+
+    monkeypatch.setattr(dagster.world.database, "old_rows", old_rows)
+    evaluations = dagster.check_run(**BY_CLOCK).get_asset_check_evaluations()
+    seen = {each.asset_key.to_user_string(): each for each in evaluations if each.check_name == "zero_old_rows"}
+
+    assert {name: each.passed for name, each in seen.items()} == {"rows/clients": False, "rows/billing.Invoices": True}
+    assert (seen["rows/clients"].severity, seen["rows/clients"].description) == (
+        severity,
+        f"clients was not looked at: {error}",
+    )
 
 
 def test_small_tables_are_counted_anew_each_day_and_large_ones_keep_the_time_of_their_last_count(
