@@ -1,11 +1,12 @@
 """Where new row versions stay in the pages of the old ones, and that batches with NULLs are never assigned whole."""
 
+import time
 from collections.abc import Mapping
 
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import GENTLE_READING_PAGES, READING_PAGES
 from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter
 from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, fits_hot_order, page_of, passes
@@ -134,6 +135,30 @@ def test_a_stretch_is_read_a_few_pages_at_a_time_and_each_page_once(
     monkeypatch.setattr(Exchange, "send", noted)
     assert Engine(database_url, ring, Limits(duty_cycle=duty_cycle)).shard(CASES).rows == ROWS
     assert read == list(range(pages))
+
+
+def test_no_statement_of_ours_keeps_a_snapshot_while_the_engine_pauses(
+    migrated: Connection, database_url: str, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(migrated, ring)
+    reading = (
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND query LIKE '%range.filenode%' "
+        "AND pid <> pg_backend_pid()"
+    )
+    seen: list[int] = []
+
+    def looked(*_: object) -> str:
+        time.sleep(0.01)  # a write that is still under way ends
+        seen.append(number(migrated, reading))
+        return ""
+
+    monkeypatch.setattr(supervisor, "reason_to_pause", looked)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.0)  # it looks after each batch
+    # The rows of a reading are more than the buffers of a socket hold.
+    assert Engine(database_url, ring, Limits(duty_cycle=1.0, max_pages=128)).shard(CASES).rows == ROWS
+
+    assert len(seen) > PASSES
+    assert set(seen) == {0}
 
 
 def test_each_row_is_in_one_pass_in_the_order_of_pages() -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -285,6 +285,53 @@ def test_a_paused_or_cancelled_rotation_stops_the_rewrite_within_a_second_or_so(
     assert rewritten is not None
     assert int(str(rewritten[0])) < 250
     assert migrated.execute("SELECT next_page < end_page FROM keyrotation.shard_walks").fetchone() == (True,)
+
+
+REFUSED_ONCE = """
+CREATE SEQUENCE public.attempts;
+CREATE FUNCTION public.refuse_once() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('public.attempts') = 1 THEN
+        RAISE EXCEPTION 'as a lock_timeout' USING ERRCODE = 'lock_not_available';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refuse_once BEFORE UPDATE ON public.cases
+    FOR EACH ROW WHEN (OLD.id = 150) EXECUTE FUNCTION public.refuse_once();
+"""
+
+
+def test_rows_that_were_written_beside_a_write_that_failed_are_counted(
+    migrated: Connection, engine: Engine, ring: KeyRing
+) -> None:
+    migrated.execute(REFUSED_ONCE.encode())
+    engine.limits = Limits(duty_cycle=1.0, max_pages=4)  # without rests the next write is under way
+
+    done = engine.shard(CASES)
+
+    assert migrated.execute("SELECT last_value FROM public.attempts").fetchone() == (2,)
+    assert (done.rows, done.values) == (ROWS, 2 * ROWS)
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
+
+
+def test_what_a_pause_leaves_is_recorded_to_the_row(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(migrated, "routine")
+    engine.limits = Limits(duty_cycle=1.0, max_pages=4)
+    monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.0)  # it looks after each batch
+    pause = "UPDATE keyrotation.rotations SET status = 'paused'"
+    with (
+        between_read_and_write(lambda batch: application(database_url, pause) if batch == 4 else None),
+        pytest.raises(BlockedError, match="was paused"),
+    ):
+        engine.shard(CASES)
+
+    recorded = migrated.execute("SELECT sum(rows) FROM keyrotation.shard_walks").fetchone()
+    assert recorded == migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone()
+    migrated.execute("UPDATE keyrotation.rotations SET status = 'running'")
+    assert engine.shard(CASES).rows == ROWS
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
 
 
 KILLED = """

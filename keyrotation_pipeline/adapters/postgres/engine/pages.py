@@ -1,16 +1,20 @@
 """The fast path: whole page ranges; while this process encrypts, the server reads the next rows and writes the last.
 
-The rows of a stretch of pages are written in batches. While the server writes batch k, batch k+1 is encrypted here.
-Each write is sent together with its COMMIT, so no row stays locked while we compute or wait, and a frozen process holds
-no lock. Of the next stretch a few pages are read beside each of the last batches: one long reading would keep others
-from a core, and the server from pruning what another worker has replaced meanwhile.
+The rows of a stretch of pages are written in batches. While the server writes batch k, batch k+1 is encrypted here and,
+where we do not rest, sent, so that the server goes on at once. Each write is sent together with its COMMIT, so no row
+stays locked while we compute or wait, and a frozen process holds no lock. Of the next stretch a few pages are read
+before each of the last batches: one long reading would keep others from a core, and the server from pruning what
+another worker has replaced meanwhile. Nothing is being read while we pause: it would keep its snapshot all the while.
 """
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
+
+import psycopg
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
@@ -19,6 +23,7 @@ from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, page
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.progress import Rewritten
 
 Confirm = Callable[[int, Rewritten], None]
@@ -88,6 +93,8 @@ class PageRewrite:
         self._next = pages.next
         self._stretch: _Stretch | None = None
         self._read: deque[_Rows] = deque()
+        self._sent: deque[_Reading | _Writing] = deque()
+        self._written: deque[tuple[_Writing, list[Row]]] = deque()
         self._stop: Stop | None = None
 
     def run(self) -> Stop:
@@ -98,26 +105,61 @@ class PageRewrite:
         """
         sql = self._context.statements
         with Exchange(self._context.connection, [sql.read_pages, sql.write, sql.write_whole]) as exchange:
-            reading: _Reading | None = None
-            encrypted: _Writing | None = None
-            in_flight: _Writing | None = None
-            while True:
-                written = exchange.receive() if in_flight and in_flight.new.rows else []
-                if reading:
-                    self._take(reading, exchange.receive())
-                if in_flight:
-                    self._settle(in_flight, written)
-                if encrypted and encrypted.new.rows:
-                    exchange.send(sql.write_whole if encrypted.new.whole else sql.write, encrypted.new.parameters)
-                following = self._read.popleft() if self._read else None
-                reading = None
-                if self._should_read():
-                    reading = self._reading()
-                    exchange.send(sql.read_pages, self._span(reading))
-                exchange.push()
-                in_flight, encrypted = encrypted, self._encrypt(following) if following else None
-                if not (in_flight or encrypted or reading):
-                    return self._stop or Stop.DONE
+            try:
+                return self._run(exchange)
+            except (psycopg.Error, KeyRotationError):
+                self._count_the_rest(exchange)
+                raise
+
+    def _run(self, exchange: Exchange) -> Stop:
+        encrypted: _Writing | None = None
+        while True:
+            self._send(exchange, encrypted)
+            if self._size.writes_ahead > 1:  # the rows that are read do not fit into the buffers of a socket
+                self._receive(exchange, writes=self._size.writes_ahead)
+            following = self._read.popleft() if self._read else None
+            if not (self._sent or following or self._should_read()):
+                return self._stop or Stop.DONE
+            encrypted = self._encrypt(following) if following else None
+            self._receive(exchange, writes=self._size.writes_ahead - 1 if encrypted else 0)
+
+    def _send(self, exchange: Exchange, encrypted: _Writing | None) -> None:
+        sql = self._context.statements
+        if self._should_read():
+            reading = self._reading()
+            exchange.send(sql.read_pages, self._span(reading))
+            self._sent.append(reading)
+        if encrypted:
+            if encrypted.new.rows:
+                exchange.send(sql.write_whole if encrypted.new.whole else sql.write, encrypted.new.parameters)
+            self._sent.append(encrypted)
+        exchange.push()
+
+    def _receive(self, exchange: Exchange, writes: int) -> None:
+        """Receive answers until nothing is read and at most so many writes are under way; settle those that ended."""
+        while len(self._sent) > writes or any(isinstance(each, _Reading) for each in self._sent):
+            self._receive_one(exchange)
+        while self._written:
+            self._settle(*self._written.popleft())
+
+    def _receive_one(self, exchange: Exchange) -> None:
+        match self._sent.popleft():
+            case _Reading() as reading:
+                self._take(reading, exchange.receive())
+            case writing:
+                self._written.append((writing, exchange.receive() if writing.new.rows else []))
+
+    def _count_the_rest(self, exchange: Exchange) -> None:
+        """Count the rows of batches that were committed although this path ends before it has settled them.
+
+        Their pages are not done: what is left in them is read again.
+        """
+        while self._sent:
+            with suppress(psycopg.Error):
+                self._receive_one(exchange)
+        for _, written in self._written:
+            rows, values, _ = written[0] if written else (0, 0, 0.0)
+            self._pages.done += Rewritten(rows, values)
 
     def _should_read(self) -> bool:
         """Whether to read on beside the next batch, so that the next stretch is there when this one is written."""

@@ -21,6 +21,7 @@ from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
@@ -204,8 +205,12 @@ class _RelationTraversal:
             lambda: self._supervisor.begin(self._context.relation, self._pages, hot_order=self._context.hot_order)
         )
         finished = False
-        while not finished:
-            finished = self._retry.attempt(self._go_on)
+        try:
+            while not finished:
+                finished = self._retry.attempt(self._go_on)
+        except BlockedError:
+            self._save()  # what was still under way is done, too
+            raise
         self._supervisor.finish(self._pages)
         return self._pages.so_far()
 

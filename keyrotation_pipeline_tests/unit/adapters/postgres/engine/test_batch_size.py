@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyrotation_pipeline.adapters.postgres.engine import batch_size
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 
@@ -48,10 +49,38 @@ def test_there_is_always_a_row_to_write_and_a_page_to_read_and_never_more_than_t
         assert 1 <= size.pages <= 16
 
 
-def test_a_capped_rewrite_waits_until_its_rows_are_due_and_a_resting_one_for_its_share() -> None:
+def test_a_capped_rewrite_waits_until_its_rows_are_due() -> None:
     capped = BatchSize(Limits(max_rows_per_second=100, duty_cycle=1.0))
     assert capped.seconds_to_wait(10) <= 0.1
     assert capped.seconds_to_wait(1000) > 9
-    resting = BatchSize(Limits(duty_cycle=0.25))
-    resting.resume()
-    assert 0 <= resting.seconds_to_wait(10) < 1
+
+
+def test_a_resting_rewrite_works_for_two_milliseconds_and_then_rests_for_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(batch_size, "monotonic", lambda: now)
+    size = BatchSize(Limits(duty_cycle=0.25))
+    rests = []
+    for _ in range(6):
+        now += 0.0008
+        rests.append(size.seconds_to_wait(10))
+        now += 5.0  # what the engine does besides, and its rest, are no work
+        size.resume()
+    assert rests == pytest.approx([0, 0, 0.0072, 0, 0, 0.0072])
+
+    now += 0.1  # one long statement
+    assert size.seconds_to_wait(10) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "writes"),
+    [
+        (Limits(), 1),
+        (Limits(duty_cycle=1.0, max_rows_per_second=1e9), 1),
+        (Limits(duty_cycle=1.0), 2),
+        (Limits().in_an_emergency(), 2),
+    ],
+)
+def test_only_what_need_not_rest_has_a_second_write_under_way(limits: Limits, writes: int) -> None:
+    assert BatchSize(limits).writes_ahead == writes
