@@ -2,9 +2,10 @@
 
 The rows of a stretch of pages are written in batches. While the server writes batch k, batch k+1 is encrypted here and,
 where we do not rest, sent, so that the server goes on at once. Each write is sent together with its COMMIT, so no row
-stays locked while we compute or wait, and a frozen process holds no lock. Of the next stretch a few pages are read
-before each of the last batches: one long reading would keep others from a core, and the server from pruning what
-another worker has replaced meanwhile. Nothing is being read while we pause: it would keep its snapshot all the while.
+stays locked while we compute or wait, nor when this process is frozen. Of the next stretch a few pages are read before
+each of the last batches: one long reading would keep others from a core, and the server from pruning what another
+worker has replaced meanwhile. Nothing is being read while we pause: it would keep its snapshot and its lock on the
+table all the while, as it does where we are frozen in the middle of it.
 """
 
 from collections import deque

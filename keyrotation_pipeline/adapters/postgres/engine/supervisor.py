@@ -1,6 +1,6 @@
 """What the engine does besides rewriting rows, about once a second: save progress, obey, pause for others, vacuum.
 
-All of this uses its own connection, while the other one holds no lock.
+All of this uses its own connection. What is under way on the other one ends and commits without us.
 """
 
 from collections.abc import Callable
