@@ -53,7 +53,7 @@ class _Worker:
         self._send(b"%d\n" % number)
 
     def end(self) -> None:
-        """End it at once; what it has not committed stays as it was."""
+        """End it at once; what it has not committed stays as it was, and what it has not saved is not counted."""
         with suppress(OSError):
             self._pipe.close()
         try:
