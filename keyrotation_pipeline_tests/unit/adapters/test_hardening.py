@@ -1,7 +1,10 @@
-"""Each process that holds keys dumps no core and is not dumpable: seen in real processes."""
+"""Each process that holds keys dumps no core, is not dumpable and is not swapped out: seen in real processes."""
 
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +18,12 @@ except (EOFError, SystemExit):
     pass
 dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) if sys.platform == "linux" else 0
 print(resource.getrlimit(resource.RLIMIT_CORE), dumpable, flush=True)
+memory = bytearray(64 * 1024 * 1024)
+print(open("/proc/self/status").read() if sys.platform == "linux" else "", flush=True)
 os._exit(0)
 """
 
-
-@pytest.mark.parametrize(
+_EACH = pytest.mark.parametrize(
     "begins",
     [
         pytest.param(
@@ -29,9 +33,60 @@ os._exit(0)
         pytest.param("import keyrotation_pipeline.definitions", id="what loads the code for Dagster"),
     ],
 )
-def test_a_process_that_holds_keys_is_hardened_as_it_begins(begins: str, tmp_path: object) -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", _PROGRAM.format(begins)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, cwd=str(tmp_path),
-    )  # fmt: skip
-    assert told.stdout.splitlines()[-1] == "(0, 0) 0"
+
+
+def _told(begins: str, directory: Path, *wrapped: str) -> str:
+    return subprocess.run(
+        [*wrapped, sys.executable, "-c", _PROGRAM.format(begins)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, cwd=str(directory),
+    ).stdout  # fmt: skip
+
+
+def _kilobytes(name: str, told: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", told, re.MULTILINE)
+    assert found, told
+    return int(found[1])
+
+
+_NO_LIMIT = ("prlimit", "--memlock=unlimited:unlimited")
+_LARGE_LIMIT = ("prlimit", "--memlock=1073741824:1073741824")
+
+
+def _can(*command: str) -> bool:
+    return (
+        bool(shutil.which(command[0]))
+        and not subprocess.run([*command, "true"], capture_output=True, check=False).returncode
+    )
+
+
+@_EACH
+def test_a_process_that_holds_keys_is_hardened_as_it_begins(begins: str, tmp_path: Path) -> None:
+    assert "(0, 0) 0" in _told(begins, tmp_path).splitlines()
+
+
+@_EACH
+def test_a_process_that_holds_keys_is_not_swapped_out(begins: str, tmp_path: Path) -> None:
+    permitted = _NO_LIMIT if _can(*_NO_LIMIT) else ()
+    if not permitted and not _can("setpriv", "--inh-caps=+ipc_lock"):
+        pytest.skip("this user may not lock memory")
+    told = _told(begins, tmp_path, *permitted)
+    # VmLck also counts address space that was never touched.
+    assert _kilobytes("VmLck", told) >= _kilobytes("VmRSS", told) > 64 * 1024
+
+
+@_EACH
+@pytest.mark.parametrize(
+    "limited",
+    [
+        pytest.param(("setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all"), id="no capability"),
+        pytest.param(("unshare", "--user", "--map-root-user"), id="root of a user namespace"),
+    ],
+)
+def test_where_locked_memory_is_limited_nothing_is_locked_and_nothing_is_refused(
+    begins: str, limited: tuple[str, ...], tmp_path: Path
+) -> None:
+    # Under a limit that the process does not fit into, the kernel itself would refuse to lock it.
+    wrapped = (*(_LARGE_LIMIT if _can(*_LARGE_LIMIT) else ()), *limited)
+    if not _can(*wrapped):
+        pytest.skip("cannot be set up by this user")
+    assert _kilobytes("VmLck", _told(begins, tmp_path, *wrapped)) == 0
