@@ -1,4 +1,4 @@
-"""A process that holds keys leaves no core dump, and others of its user cannot read it; it is not swapped out if it may."""
+"""A process that holds keys leaves no core dump, is not swapped out where it may prevent it, and is private to root."""
 
 import ctypes
 import re
