@@ -21,6 +21,7 @@ from keyrotation_pipeline_tests.officers import (
     make_officer_with_uid,
     revoke,
 )
+from keyrotation_pipeline_tests.small_disks import full_disk
 from keyrotation_pipeline_tests.verifiers import TEXT, Signatures, Verifier, fingerprint, install_gpg
 
 # --- the roster -----------------------------------------------------------------------------------------------------
@@ -203,6 +204,17 @@ def test_a_machine_without_gpg_is_told_to_install_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OpenPGPError, match="gpg is not installed; install GnuPG"):
         gpg.read_certificate(security_officer.certificate)
+
+
+@pytest.mark.parametrize("free_bytes", [0, 8 << 10])
+def test_a_full_disk_is_not_blamed_on_a_certificate(
+    security_officer: DemoOfficer, tmp_path: Path, free_bytes: int
+) -> None:
+    with full_disk(tmp_path / "small", free_bytes) as small:
+        gpg = GnuPG(small / "gnupg", SystemClock())
+        certificate = gpg.read_certificate(security_officer.certificate)
+        with pytest.raises(OpenPGPError, match=r"gpg cannot write in .*small/gnupg/.* \(No space left on device\)"):
+            gpg.encrypt(b"secret", [certificate])
 
 
 def test_gpg_gets_no_variable_of_our_environment(

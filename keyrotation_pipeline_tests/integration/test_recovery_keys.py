@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters import secret_homes
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
-from keyrotation_pipeline.errors import RecoveryError, RecoveryKeyError, WrongRecipientError
+from keyrotation_pipeline.errors import OpenPGPError, RecoveryError, RecoveryKeyError, WrongRecipientError
 from keyrotation_pipeline_tests.officers import make_officer, revoke
+from keyrotation_pipeline_tests.small_disks import full_disk
+from keyrotation_pipeline_tests.verifiers import install_gpg
 
 PLAINTEXT = os.urandom(300_000)
 
@@ -51,6 +54,28 @@ def test_the_agents_passphrase_is_given_through_a_pipe_and_a_wrong_one_is_said_t
         with pytest.raises(RecoveryKeyError, match="the passphrase does not open the recovery key"):
             agent_key(home, b"donkey").decrypt("x.gpg", message)
         assert agent_key(home, b"horse").decrypt("x.gpg", message) == PLAINTEXT
+
+
+def test_a_machine_without_gpgs_agent_is_told_to_install_it(
+    tmp_path: Path, recovery_officer: DemoOfficer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = recovery_officer.gpg("--export-secret-keys")
+    install_gpg(tmp_path / "bin", 'exec gpg --agent-program /nonexistent/gpg-agent "$@"', monkeypatch)
+    with (
+        pytest.raises(RecoveryKeyError, match=r"agent does not take it; .*apt install gpg-agent"),
+        imported_key(secret, None),
+    ):
+        pass
+
+
+def test_a_full_disk_is_not_blamed_on_the_recovery_key(
+    tmp_path: Path, recovery_officer: DemoOfficer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = recovery_officer.gpg("--export-secret-keys")
+    with full_disk(tmp_path / "small") as small:
+        monkeypatch.setattr(secret_homes, "_MEMORY", small)
+        with pytest.raises(OpenPGPError, match=r"cannot write in .*No space left"), imported_key(secret, None):
+            pass
 
 
 def test_a_home_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import IO
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, listed_certificate, listing
 from keyrotation_pipeline.adapters.openpgp.memory import Memory
-from keyrotation_pipeline.adapters.openpgp.runner import Status, gpg_binary, run, streaming
+from keyrotation_pipeline.adapters.openpgp.runner import Status, gpg_binary, require_room, run, streaming
 from keyrotation_pipeline.errors import OpenPGPError
 from keyrotation_pipeline.ports.clock import Clock
 
@@ -89,8 +89,10 @@ class GnuPG:
             self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory = Path(tempfile.mkdtemp(dir=self._home, prefix="ring-"))
             self._remove_abandoned(directory)
-        except OSError:
-            raise OpenPGPError(f"gpg ({binary}) cannot work in {self._home}; check both and try again") from None
+        except OSError as error:
+            raise OpenPGPError(
+                f"gpg ({binary}) cannot work in {self._home} ({error.strerror}); mend that and run this again"
+            ) from None
         return directory
 
     def _remove_abandoned(self, newest: Path) -> None:
@@ -184,6 +186,7 @@ def _import(ring: Keyring, certificate: Certificate) -> None:
     imported = ring.run("--import", stdin=certificate.content)
     # The exit code tells of a missing agent; that the certificate is in is what counts.
     if certificate.fingerprint not in {fingerprint for _, fingerprint in imported.all("IMPORT_OK")}:
+        require_room(ring.home)
         raise OpenPGPError(f"gpg refuses {certificate.label}; have its owner export it again")
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import IO
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Listing, listing
-from keyrotation_pipeline.adapters.openpgp.runner import Status, run, streaming
+from keyrotation_pipeline.adapters.openpgp.runner import Status, require_room, run, streaming
 from keyrotation_pipeline.adapters.secret_homes import secret_home
 from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, RecoveryKeyError, WrongRecipientError
 
 _OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
 # libgpg-error: the low 16 bits of what `ERROR pkdecrypt_failed` gives.
 _BAD_PASSPHRASE, _NO_SECRET_KEY, _NO_PIN_ENTRY, _CANCELLED = 11, 17, 86, 99
+# Where in `IMPORT_RES` (doc/DETAILS of GnuPG) the number of secret keys in what was given stands.
+_SECRET_KEYS_READ = 9
 
 
 class GpgRecoveryKey:
@@ -112,7 +114,8 @@ def imported_key(
         decrypts_only: refuse a key that can sign, as one that stays on this machine must not.
 
     Raises:
-        RecoveryKeyError: it is no secret key, or one that must not be here.
+        RecoveryKeyError: it is no secret key, or one that must not be here, or gpg has no agent.
+        OpenPGPError: gpg is missing, or has no room.
     """
     with secret_home() as home:
         _import(home, secret)
@@ -136,10 +139,15 @@ def agent_key(home: Path, passphrase: bytes | None) -> GpgRecoveryKey:
 def _import(home: Path, secret: bytes) -> None:
     imported = run(home, ["--import"], secret)
     # The exit code tells also of things that do not matter.
-    if not imported.says("IMPORT_OK") or not _secret_keys(home):
+    if imported.says("IMPORT_OK") and _secret_keys(home):
+        return
+    require_room(home)
+    if any(int(numbers[_SECRET_KEYS_READ]) for numbers in imported.all("IMPORT_RES")):
         raise RecoveryKeyError(
-            "the recovery key is not an OpenPGP secret key; export it with `gpg --export-secret-keys`"
+            "gpg has read the recovery key, but its agent does not take it; see that gpg-agent is there and starts "
+            "(on Debian: apt install gpg-agent), then run this again"
         )
+    raise RecoveryKeyError("the recovery key is not an OpenPGP secret key; export it with `gpg --export-secret-keys`")
 
 
 def _secret_keys(home: Path) -> Listing:

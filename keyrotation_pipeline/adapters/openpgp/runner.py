@@ -26,6 +26,8 @@ _ENVIRONMENT = {"LC_ALL": "C"}
 _PREFIX = b"[GNUPG:] "
 # A signature or a message gives some dozen lines.
 _LARGEST_STATUS_BYTES = 1 << 20
+# More than gpg takes for a certificate: its keyring, a copy of that, and locks.
+_ROOM_BYTES = 1 << 18
 
 
 def gpg_binary() -> str:
@@ -82,6 +84,18 @@ def run(home: Path, arguments: Sequence[str], stdin: bytes = b"") -> Status:
     with _started(home, arguments, subprocess.PIPE) as (process, status):
         output, _ = process.communicate(stdin)
     return Status(process.returncode, _parsed(status), output)
+
+
+def require_room(home: Path) -> None:
+    """For when gpg has failed: of a full disk its status says different things, by where it ran out, or nothing.
+
+    Raises:
+        OpenPGPError: what gpg writes of one certificate has no room in `home`.
+    """
+    try:
+        (home / "room").write_bytes(bytes(_ROOM_BYTES))
+    except OSError as error:
+        raise OpenPGPError(f"gpg cannot write in {home} ({error.strerror}); mend that and run this again") from None
 
 
 class Stream:
