@@ -1,4 +1,4 @@
-"""A process that holds keys leaves no core dump, is not swapped out where it may prevent it, and is private to root."""
+"""A process that holds keys leaves no core dump, can be read by root alone, and is not swapped out, if permitted."""
 
 import ctypes
 import re

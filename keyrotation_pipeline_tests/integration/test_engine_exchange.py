@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 
 NUMBER = b"SELECT %(number)s::int, '100%%', %(number)s::int * %(other)s::int"
 INSERT = b"INSERT INTO public.seen SELECT %(id)s::int RETURNING id"
+DELETE = b"DELETE FROM public.seen WHERE id < %(before)s::int"
 LENGTHS = b"SELECT text FROM unnest(%(texts)b::text[]) AS text"
 
 
@@ -32,6 +33,15 @@ def test_answers_come_in_the_order_of_the_statements(connection: Connection) -> 
         for number in range(5):
             assert exchange.receive() == [(number, b"100%", number * 7)]
             assert exchange.receive() == [(number,)]
+
+
+def test_a_statement_that_gives_no_rows_is_answered_by_how_many_it_wrote(connection: Connection) -> None:
+    connection.execute("INSERT INTO public.seen SELECT generate_series(1, 5)")
+    with Exchange(connection, [DELETE]) as exchange:
+        exchange.send(DELETE, {"before": 4})
+        exchange.send(DELETE, {"before": 4})
+        assert exchange.receive() == [(3,)]
+        assert exchange.receive() == [(0,)]
 
 
 def test_each_statement_is_committed_before_its_answer_is_given(connection: Connection, database_url: str) -> None:

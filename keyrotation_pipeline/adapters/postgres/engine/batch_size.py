@@ -18,6 +18,8 @@ READING_PAGES, GENTLE_READING_PAGES = 64, 16
 # In HOT order so many batches make a pass. After a short pass the next one would begin while statements of others,
 # older than it, still run, and nothing could be pruned: with four batches tables grew to 1.23 with two workers.
 _BATCHES_PER_PASS = 16
+# To be timed costs a small write a tenth of its time: each of the first writes is, then one in so many.
+_FIRST_TIMED, _WRITES_PER_TIMED = 32, 8
 # The first stretch, before it is known how many rows stand in a page.
 _STRETCH_PAGES, _GENTLE_STRETCH_PAGES = 256, 16
 
@@ -39,6 +41,7 @@ class BatchSize:
         self.pages = 1 if gently else min(8, limits.max_pages)
         self._stretch_pages = min(_GENTLE_STRETCH_PAGES if gently else _STRETCH_PAGES, limits.max_pages)
         self._learned = False
+        self._writes = 0
         self._fitting: float = _GENTLE_ROWS if gently else _ROWS
         self.rows = self._within_cap(round(self._fitting))
         self._due = self._resumed = monotonic()
@@ -70,6 +73,11 @@ class BatchSize:
             self.pages, self._learned = self.pages_for(passes), True
         fitting = passes * _BATCHES_PER_PASS * self.rows * pages / rows if rows else self.limits.max_pages
         self.pages = max(1, min(self.limits.max_pages, int(fitting), 2 * self.pages))
+
+    def should_time(self) -> bool:
+        """Whether to time the next write."""
+        self._writes += 1
+        return self._writes <= _FIRST_TIMED or self._writes % _WRITES_PER_TIMED == 0
 
     def wrote(self, rows: int, seconds: float) -> None:
         """Learn from one write how many rows to write at once. A write of no rows teaches nothing."""

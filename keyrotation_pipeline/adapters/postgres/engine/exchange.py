@@ -84,6 +84,8 @@ class Exchange:
     def receive(self) -> list[Row]:
         """The rows of the oldest statement whose answer was not received yet.
 
+        For a statement that gives none, it is one row: the number of rows that were written.
+
         Raises:
             psycopg.Error: the server refused the statement and did nothing of it. Later statements are not affected.
         """
@@ -95,6 +97,8 @@ class Exchange:
         while self._next() is not None:
             pass  # None ends the answer to a statement
         self._next()  # the answer to its Sync: now it is committed
+        if result.status == pq.ExecStatus.COMMAND_OK:
+            return [(result.command_tuples,)]
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise errors.error_from_result(result, self._connection.info.encoding)
         self._adapters.set_pgresult(result)

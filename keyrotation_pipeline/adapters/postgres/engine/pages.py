@@ -73,6 +73,7 @@ class _Writing:
     new: NewValues
     quarantined: int
     done_before: int
+    timed: bool
 
 
 _NO_PAGES = _Reading(0, 0)
@@ -132,7 +133,7 @@ class PageRewrite:
             self._sent.append(reading)
         if encrypted:
             if encrypted.new.rows:
-                exchange.send(sql.write_whole if encrypted.new.whole else sql.write, encrypted.new.parameters)
+                exchange.send(sql.write if encrypted.timed else sql.write_whole, encrypted.new.parameters)
             self._sent.append(encrypted)
         exchange.push()
 
@@ -158,8 +159,8 @@ class PageRewrite:
         while self._sent:
             with suppress(psycopg.Error):
                 self._receive_one(exchange)
-        for _, written in self._written:
-            rows, values, _ = written[0] if written else (0, 0, 0.0)
+        for writing, written in self._written:
+            rows, values, _ = self._outcome(writing, written)
             self._pages.done += Rewritten(rows, values)
 
     def _should_read(self) -> bool:
@@ -212,9 +213,20 @@ class PageRewrite:
         quarantined = 0
         if new.failures:
             quarantined = self._context.quarantine(batch, new.failures, self._context.housekeeping)
-        return _Writing(new, quarantined, some.done_before)
+        return _Writing(new, quarantined, some.done_before, not new.whole or self._size.should_time())
+
+    def _outcome(self, writing: _Writing, written: list[Row]) -> tuple[int, int, float | None]:
+        """How many rows and values were written, and, if it was timed, in how many seconds."""
+        if not written:
+            return 0, 0, None
+        if writing.timed:
+            rows, values, seconds = written[0]
+            return rows, values, seconds
+        (rows,) = written[0]
+        return rows, rows * len(self._context.relation.columns), None
 
     def _settle(self, writing: _Writing, written: list[Row]) -> None:
-        rows, values, seconds = written[0] if written else (0, 0, 0.0)
-        self._size.wrote(rows, seconds)
+        rows, values, seconds = self._outcome(writing, written)
+        if seconds is not None:
+            self._size.wrote(rows, seconds)
         self._confirm(writing.done_before, Rewritten(rows, values, writing.new.rows - rows, writing.quarantined))

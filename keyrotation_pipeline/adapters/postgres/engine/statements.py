@@ -9,7 +9,8 @@ Why the write looks as it does (each was measured, none is optional):
 - `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
 - NULL in a value array leaves the column as it is. The cast has no length, so a value that is too long for its column
-  is an error and is never cut. Only where every value of a batch is new, the columns are assigned as they are.
+  is an error and is never cut. Only where every value of a batch is new, the columns are assigned as they are, and
+  the server's own count of rows is enough: to count and time them in SQL costs as much as writing one row more.
 - `SELECT unnest(…), unnest(…)` gives the rows as they are needed; `FROM unnest(…)` would store them first.
 - `prune`: a scan of the pages that hold the rows, before any row is written, in which the server removes versions that
   were replaced before (`hot_order`). Its count is never negative, which the planner does not know.
@@ -56,25 +57,31 @@ SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, t.xmin, {texts}, {key}
 FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
 """
 
-_WRITE = """
-WITH written AS (
-    UPDATE ONLY {table} AS t SET {set}
+_UPDATE = """
+UPDATE ONLY {table} AS t SET {set}
+FROM (
+    SELECT new.*
     FROM (
-        SELECT new.*
-        FROM (
-            SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, {unnested}
-        ) AS new
-        JOIN ONLY {table} AS held ON held.ctid = new.position
-        WHERE held.xmin = new.version AND pg_relation_filenode({oid}) = %(filenode)s::oid {prune}
-        FOR {strength} OF held SKIP LOCKED
+        SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, {unnested}
     ) AS new
-    WHERE t.ctid = new.position
-    RETURNING {returned} AS changed
+    JOIN ONLY {table} AS held ON held.ctid = new.position
+    WHERE held.xmin = new.version AND pg_relation_filenode({oid}) = %(filenode)s::oid {prune}
+    FOR {strength} OF held SKIP LOCKED
+) AS new
+WHERE t.ctid = new.position
+"""
+
+_WRITE = (
+    "WITH written AS ("
+    + _UPDATE
+    + """
+RETURNING {changed} AS changed
 )
 SELECT count(*), coalesce(sum(changed), 0)::bigint,
        extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
 FROM written
 """
+)
 
 _PRUNE = """
 AND (
@@ -123,8 +130,9 @@ class Statements:
         read_rows: rows at `positions`.
         read_row: the same, with the key of each row as the last column.
         write: the guarded write; takes positions, versions, filenode and one array of new values per column. In HOT
-            order also the pages from `prune_first` to before `prune_end`.
-        write_whole: the same for batches in which no new value is NULL.
+            order also the pages from `prune_first` to before `prune_end`. Gives how many rows and values it wrote, and
+            its seconds.
+        write_whole: the same for batches in which no new value is NULL, without rows, values and seconds as its answer.
         write_row: writes one row by its key if its values are still those that were read, and waits up to
             `lock_timeout` for its lock; takes arrays of one element: the key, the new and the old values.
         name_rows: positions and keys of rows, under the guards of the write.
@@ -202,8 +210,8 @@ def statements(
         list_rows=render(_LIST_ROWS),
         read_rows=render(_READ_ROWS),
         read_row=render(_READ_ROW),
-        write=render(_WRITE, set=parts["assignments"], returned=parts["changed"]),
-        write_whole=render(_WRITE, set=whole, returned=sql.Literal(len(columns))),
+        write=render(_WRITE, set=parts["assignments"]),
+        write_whole=render(_UPDATE, set=whole),
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
     )

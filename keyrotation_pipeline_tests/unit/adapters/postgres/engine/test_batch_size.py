@@ -84,3 +84,9 @@ def test_a_resting_rewrite_works_for_two_milliseconds_and_then_rests_for_all_of_
 )
 def test_only_what_need_not_rest_has_a_second_write_under_way(limits: Limits, writes: int) -> None:
     assert BatchSize(limits).writes_ahead == writes
+
+
+def test_every_write_is_timed_until_the_size_is_found_and_then_one_in_eight() -> None:
+    size = BatchSize(Limits())
+    assert [size.should_time() for _ in range(32)] == [True] * 32
+    assert [size.should_time() for _ in range(16)] == [*[False] * 7, True] * 2
