@@ -153,8 +153,14 @@ class CiphertextDatabase(Protocol):
     def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
         """Up to so many stored values of each declared column under `version`, from all over the table, by column."""
 
-    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """Make the table refuse exactly these versions on every declared column, and validate that.
+
+        Args:
+            wait: False: where somebody else is at the table, leave it as it is.
+
+        Returns:
+            Whether it refuses them now; False only without `wait`.
 
         Raises:
             BlockedError: the lock could not be taken without queueing; names who holds it.

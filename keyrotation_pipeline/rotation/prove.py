@@ -40,10 +40,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     pipeline.ledger.save_counts(
         tuple(_counted(pipeline, *each) for each in zip(pipeline.tables, decrypted, strict=True))
     )
-    for table in pipeline.tables:
-        report(_progress(table, "fencing"))
-        with _noted(pipeline, rotation, table, "waiting for a moment's lock on the table for its fence"):
-            pipeline.database.fence(table, retired)
+    _fence(pipeline, rotation, retired, report)
     # The transaction id first: whatever has a lower one began before this moment, and so lies before the WAL position.
     xid = pipeline.database.current_xid()
     return Proven(Moment(xid, pipeline.database.barrier()), retired, swept, sum(each.values for each in decrypted))
@@ -53,6 +50,22 @@ def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ..
     """Every version ever registered but the target: what must be at zero, and what the fences refuse."""
     registered = pipeline.ledger.keys()
     return tuple(record.version for record in registered if record.version != rotation.target)
+
+
+def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], report: Report) -> None:
+    """Fence every table. What somebody is at comes last.
+
+    Autovacuum gives way after a second and goes on with the next table, so we would wait for it there again.
+    """
+    later = []
+    for table in pipeline.tables:
+        report(_progress(table, "fencing"))
+        if not pipeline.database.fence(table, retired, wait=False):
+            later.append(table)
+    for table in later:
+        report(_progress(table, "waiting for its lock"))
+        with _noted(pipeline, rotation, table, "waiting for a moment's lock on the table for its fence"):
+            pipeline.database.fence(table, retired)
 
 
 def _sweep(

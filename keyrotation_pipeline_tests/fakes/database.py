@@ -46,6 +46,7 @@ class FakeDatabase:
 
     Args:
         locked: (table, row number) of rows that no sweep gets hold of.
+        in_use: tables that somebody is at, as autovacuum is.
         noted: the one span of each table that holds rows; a row is a page.
         searched: one span of each relation elsewhere.
         too_large: what is not read again in the retiring transaction.
@@ -65,6 +66,7 @@ class FakeDatabase:
     noted: dict[str, PageSpan] = field(default_factory=dict)
     searched: dict[str, PageSpan] = field(default_factory=dict)
     locked: set[tuple[str, int]] = field(default_factory=set)
+    in_use: set[str] = field(default_factory=set)
     too_large: tuple[str, ...] = ()
     unreadable: set[tuple[str, int, str]] = field(default_factory=set)
     fence_state: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
@@ -261,13 +263,16 @@ class FakeDatabase:
                 found[column] = (*found.get(column, ()), value)
         return found
 
-    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         if self.fences(table) == tuple(sorted(versions)):
-            return
+            return True
+        if str(table.name) in self.in_use and not wait:
+            return False
         if self.old_rows(table, versions, None).rows:
             raise ProofError(f"table {table.name} still holds old values; run it again")
         self.journal.note(f"fence {table.name} {', '.join(map(str, versions))}")
         self._make_fence(table, versions)
+        return True
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
         before = self.fences(table)

@@ -340,6 +340,19 @@ def test_a_fence_survives_dump_and_restore_of_the_application_schema(
         assert fence.fences(restored, CLIENTS) == (V1,)
 
 
+@pytest.mark.parametrize("mode", ["SHARE UPDATE EXCLUSIVE", "ACCESS SHARE"])
+def test_without_waiting_a_table_that_somebody_is_at_is_left_as_it_is(
+    connection: Connection, database_url: str, mode: str
+) -> None:
+    make_clients(connection)
+    with psycopg.connect(database_url) as other:
+        other.execute(f"LOCK TABLE public.clients IN {mode} MODE".encode())
+        assert fence.fence(connection, CLIENTS, [V1], wait=False) is False
+        assert fence.fences(connection, CLIENTS) == ()
+    assert fence.fence(connection, CLIENTS, [V1], wait=False)
+    assert fence.fences(connection, CLIENTS) == (V1,)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_an_open_reader_blocks_the_fence_and_is_named(connection: Connection, database_url: str) -> None:
     make_clients(connection)

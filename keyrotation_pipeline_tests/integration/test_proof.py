@@ -16,6 +16,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
+from keyrotation_pipeline_tests.waiting import eventually
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
@@ -443,3 +445,36 @@ def test_what_is_left_is_found_before_anything_is_locked(clinic: Clinic) -> None
     clinic.write_old_value_behind_the_fence()
     with pytest.raises(FenceError, match=r"table clients, column email: 1 value\(s\) are still under v1"):
         clinic.search()
+
+
+@pytest.fixture
+def vacuumed() -> Iterator[tuple[Server, Connection, list[EncryptedTable]]]:
+    """Tables through which one autovacuum worker goes, and stays at each for longer than it is let."""
+    server = start_server(EMBEDDED_18, "autovacuum_naptime=1s", "autovacuum_max_workers=1")
+    tables = [EncryptedTable(TableName("public", f"visits_{number}"), ("notes",)) for number in range(6)]
+    with connect(server.url()) as connection:
+        for table in tables:
+            name = f"public.{table.name.table}"
+            connection.execute(
+                f"CREATE TABLE {name} (notes text) WITH (autovacuum_vacuum_cost_delay = 100, "
+                "autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_threshold = 0)".encode()
+            )
+        with connection.transaction():
+            for table in tables:
+                name = f"public.{table.name.table}"
+                connection.execute(f"INSERT INTO {name} SELECT repeat('x', 90) FROM generate_series(1, 3000)".encode())
+                connection.execute(f"DELETE FROM {name} WHERE ctid < '(20,0)'".encode())
+        yield server, connection, tables
+    discard(server)
+
+
+def test_while_the_tables_are_held_autovacuum_is_waited_for_once_and_not_at_every_table(
+    vacuumed: tuple[Server, Connection, list[EncryptedTable]],
+) -> None:
+    server, connection, tables = vacuumed
+    at_work = "SELECT FROM pg_stat_progress_vacuum WHERE relid = 'public.visits_0'::regclass"
+    assert eventually(lambda: connection.execute(at_work).fetchone() is not None)
+    with connection.transaction():
+        proof._hold_still(connection, tables)
+    evicted = (server.directory / "log").read_text().count("canceling autovacuum task")
+    assert 0 < evicted < 3

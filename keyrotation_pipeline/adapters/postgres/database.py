@@ -194,9 +194,9 @@ class PostgresDatabase:
         """See `CiphertextDatabase.sample`."""
         return samples.sample(self.connection, table, version, values)
 
-    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """See `CiphertextDatabase.fence`."""
-        fence.fence(self.connection, table, versions)
+        return fence.fence(self.connection, table, versions, wait=wait)
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
         """See `CiphertextDatabase.unfence`."""

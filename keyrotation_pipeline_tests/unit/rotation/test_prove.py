@@ -57,6 +57,7 @@ def test_what_was_skipped_is_swept_decrypted_and_fenced() -> None:
 def test_what_may_wait_for_others_is_noted_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     world = fake_pipeline({"clients": MIXED})
     world.database.locked = {("clients", 0)}
+    world.database.in_use = {"clients"}
     noted: list[str] = []
 
     def sweep(*arguments: Any, wait: bool) -> Rewritten:  # noqa: ANN401 - as the port has them
@@ -64,9 +65,9 @@ def test_what_may_wait_for_others_is_noted_while_it_lasts(monkeypatch: pytest.Mo
         world.database.locked = set() if wait else world.database.locked
         return FakeDatabase.sweep(world.database, *arguments, wait=wait)
 
-    def fence(*arguments: Any) -> None:  # noqa: ANN401 - as the port has them
+    def fence(*arguments: Any, wait: bool = True) -> bool:  # noqa: ANN401 - as the port has them
         noted.extend(each.waiting_for for each in world.ledger.waits(rotation_of(world).id))
-        FakeDatabase.fence(world.database, *arguments)
+        return FakeDatabase.fence(world.database, *arguments, wait=wait)
 
     monkeypatch.setattr(world.database, "sweep", sweep)
     monkeypatch.setattr(world.database, "fence", fence)
@@ -76,6 +77,14 @@ def test_what_may_wait_for_others_is_noted_while_it_lasts(monkeypatch: pytest.Mo
         "waiting for a moment's lock on the table for its fence",
     ]
     assert world.ledger.waits(rotation_of(world).id) == ()
+
+
+def test_a_table_that_somebody_is_at_is_fenced_last() -> None:
+    world = fake_pipeline({"clients": [], "visits": [], "notes": []})
+    world.database.in_use = {"clients"}
+    prove(world)
+    fenced = [each for each in world.journal.entries if each.startswith("fence")]
+    assert fenced == ["fence visits v1", "fence notes v1", "fence clients v1"]
 
 
 def test_three_versions_at_once_end_under_the_newest_and_both_others_are_fenced() -> None:

@@ -163,7 +163,12 @@ def exists(connection: Connection, name: TableName) -> bool:
 
 
 def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """The relations of the tree that hold rows.
+    """The relations of the tree that hold rows; raises as `ordinary_tree`."""
+    return tuple(relation for relation in ordinary_tree(connection, table) if relation.is_heap)
+
+
+def ordinary_tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
+    """The tree, where all that holds rows is an ordinary heap.
 
     Raises:
         PreflightError: the table is missing, or the tree holds something else than ordinary heaps, whose rows would be
@@ -183,7 +188,7 @@ def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]
             )
     _require_text(found)
     require_own_planning(connection, *(relation.oid for relation in found))
-    return tuple(relation for relation in found if relation.is_heap)
+    return found
 
 
 def _require_text(tree: Sequence[Relation]) -> None:

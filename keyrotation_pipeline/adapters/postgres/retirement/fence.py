@@ -29,8 +29,14 @@ FROM pg_constraint c WHERE c.conrelid = ANY(%s::bigint[]::oid[]) AND c.conname =
 """
 
 
-def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
     """Make the table, its partitions and its children refuse exactly `versions`; if they do already, change nothing.
+
+    Args:
+        wait: False: where somebody else is at the table, autovacuum say, leave it as it is.
+
+    Returns:
+        Whether it refuses them now; False only without `wait`.
 
     Raises:
         BlockedError: the lock could not be taken; names who holds it.
@@ -38,11 +44,12 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
         ProofError: the table holds an old value. The fence then refuses only the versions that it does not hold.
     """
     wanted = tuple(sorted(set(versions)))
-    relations.heaps(connection, table)
-    if fences(connection, table) == wanted:
-        return
+    tree = relations.ordinary_tree(connection, table)
+    if _fences(connection, table, tree) == wanted:
+        return True
     try:
-        _put(connection, table, wanted)
+        if not _put(connection, table, tree, wanted, wait=wait):
+            return False
     except psycopg.errors.InvalidTextRepresentation:
         _retreat(connection, table, wanted)
     if fences(connection, table) != wanted:
@@ -50,6 +57,7 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
             f"the fence of table {table.name} does not read back as it was written; "
             f"look at constraint {NAME} of the table and its partitions, then run this step again"
         )
+    return True
 
 
 def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
@@ -58,14 +66,15 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     Raises:
         BlockedError: the lock could not be taken; names who holds it.
     """
-    named = {each for definition in _definitions(connection, table).values() for each in versions_refused(definition)}
+    tree = relations.tree(connection, table)
+    named = {each for definition in _definitions(connection, tree) for each in versions_refused(definition)}
     if version not in named:
         return
     rest = tuple(sorted(named - {version}))
     try:
-        _put(connection, table, rest)
+        _put(connection, table, tree, rest)
     except psycopg.errors.InvalidTextRepresentation:
-        _put(connection, table, ())
+        _put(connection, table, tree, ())
 
 
 def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
@@ -73,10 +82,14 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
 
     Whole means: validated, enforced, inherited, to the letter what `fence` writes, and on columns of text.
     """
-    (found,) = all_fences(connection, (table,)).values()
-    if isinstance(found, PreflightError):
-        raise found
-    return found
+    return _fences(connection, table, relations.tree(connection, table))
+
+
+def _fences(
+    connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]
+) -> tuple[KeyVersion, ...]:
+    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
+    return _whole(tree, _validated(rows), _quoted(connection, table.columns))
 
 
 def all_fences(
@@ -86,12 +99,16 @@ def all_fences(
     trees = relations.trees(connection, tables)
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
     rows = connection.execute(_STANDING, (sorted(oids), NAME)).fetchall()
-    standing = {int(str(row[0])): str(row[1]) for row in rows if row[2]}
+    standing = _validated(rows)
     names = _quoted(connection, sorted({column for table in tables for column in table.columns}))
     return {
         table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names)
         for table, tree in trees.items()
     }
+
+
+def _validated(rows: Iterable[Sequence[object]]) -> dict[int, str]:
+    return {int(str(row[0])): str(row[1]) for row in rows if row[2]}
 
 
 def _whole(
@@ -136,14 +153,24 @@ def _quoted(connection: Connection, columns: Sequence[str]) -> dict[str, str]:
     return {str(name): str(quoted) for name, quoted in connection.execute(query, (list(columns),)).fetchall()}
 
 
-def _definitions(connection: Connection, table: EncryptedTable) -> dict[object, str]:
-    oids = [relation.oid for relation in relations.tree(connection, table)]
-    return {row[0]: str(row[1]) for row in connection.execute(_STANDING, (oids, NAME)).fetchall()}
+def _definitions(connection: Connection, tree: Sequence[relations.Relation]) -> tuple[str, ...]:
+    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
+    return tuple(str(row[1]) for row in rows)
 
 
-def _put(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
-    """Replace the fence in one transaction, so that no version gets in meanwhile, then validate the new fence."""
-    tree = relations.tree(connection, table)
+def _put(
+    connection: Connection,
+    table: EncryptedTable,
+    tree: Sequence[relations.Relation],
+    versions: Sequence[KeyVersion],
+    *,
+    wait: bool = True,
+) -> bool:
+    """Replace the fence in one transaction, so that no version gets in meanwhile, then validate the new fence.
+
+    Returns:
+        As `locks.change`.
+    """
     root = relations.root(tree, table)
     name = sql.Identifier(NAME)
     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
@@ -153,9 +180,11 @@ def _put(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVe
     if versions:
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
         statements.append(add.format(root.identifier, name, sql.SQL(definition(connection, root, versions))))
-    locks.change(connection, table, root, statements)
+    if not locks.change(connection, table, root, statements, wait=wait):
+        return False
     if versions:
         _validate(connection, table, root)
+    return True
 
 
 def _with_own(
@@ -187,7 +216,8 @@ def _retreat(connection: Connection, table: EncryptedTable, versions: Sequence[K
     """Fence only the versions that the table does not hold: a fenced old value would block every update of its row."""
     left = tally(connection, table, versions).old
     present = {version for _, version in left} or set(versions)
-    _put(connection, table, tuple(version for version in versions if version not in present))
+    absent = tuple(version for version in versions if version not in present)
+    _put(connection, table, relations.tree(connection, table), absent)
     places = ", ".join(f"column {column}: {number} under {version}" for (column, version), number in left.items())
     raise ProofError(
         f"table {table.name} still holds old values ({places or 'written meanwhile'}); find what writes them, "

@@ -30,7 +30,16 @@ _WAIT_NO_MORE = "SET LOCAL statement_timeout = 0"
 
 # A wait longer than deadlock_timeout is what makes an autovacuum worker give way.
 OUTWAIT_AUTOVACUUM = """
-SELECT set_config('lock_timeout', (setting::int + 500) || 'ms', true) FROM pg_settings WHERE name = 'deadlock_timeout'
+SELECT set_config('lock_timeout', (1000 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::int + 500
+                                  || 'ms', true)
+"""
+
+_AUTOVACUUM_AT_WORK = """
+SELECT EXISTS (
+    SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY(%s::bigint[]::oid[])
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND a.backend_type = 'autovacuum worker')
 """
 
 _HOLDERS = """
@@ -62,8 +71,13 @@ SELECT EXISTS (
 
 
 def change(
-    connection: Connection, table: EncryptedTable, root: relations.Relation, statements: Sequence[sql.Composed]
-) -> None:
+    connection: Connection,
+    table: EncryptedTable,
+    root: relations.Relation,
+    statements: Sequence[sql.Composed],
+    *,
+    wait: bool = True,
+) -> bool:
     """Run statements on a table and its partitions in one transaction under ACCESS EXCLUSIVE.
 
     First we take SHARE UPDATE EXCLUSIVE, which no reader or writer notices and which autovacuum gives way to. Under it
@@ -72,20 +86,32 @@ def change(
 
     Args:
         root: the table itself.
+        wait: False: the stronger lock is tried once, and nothing is waited for.
+
+    Returns:
+        Whether they were run; False only without `wait`.
 
     Raises:
         BlockedError: the lock could not be taken; names who holds one.
         PreflightError: the role may not change the table.
     """
+    if not wait:
+        return _attempt(connection, table, statements, partial(_take, connection, root))
     for waited in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=PATIENCE_SECONDS):
         spell_seconds = min(PATIENCE_SECONDS - waited, SPELL_SECONDS)
-        if _attempt(connection, table, root, statements, partial(_seize, connection, root, spell_seconds)):
-            return
+        if _attempt(connection, table, statements, partial(_seize, connection, root, spell_seconds)):
+            return True
     for pause_seconds in QUEUED_PAUSES_SECONDS:
         SystemClock().sleep(pause_seconds)
-        if _attempt(connection, table, root, statements, partial(_queue, connection, table, root)):
-            return
+        if _attempt(connection, table, statements, partial(_queue, connection, table, root)):
+            return True
     raise _blocked(connection, table)
+
+
+def is_autovacuumed(connection: Connection, tree: Sequence[relations.Relation]) -> bool:
+    """Whether autovacuum is at one of these relations, as far as this role may see."""
+    oids = [relation.oid for relation in tree]
+    return connection.execute(_AUTOVACUUM_AT_WORK, (oids,)).fetchone() == (True,)
 
 
 def holders(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
@@ -105,16 +131,10 @@ def age(seconds: object) -> str:
 
 
 def _attempt(
-    connection: Connection,
-    table: EncryptedTable,
-    root: relations.Relation,
-    statements: Sequence[sql.Composed],
-    lock: Callable[[], bool],
+    connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed], lock: Callable[[], bool]
 ) -> bool:
     try:
         with connection.transaction():
-            connection.execute(OUTWAIT_AUTOVACUUM)
-            connection.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(root.identifier))
             if not lock():
                 return False
             for statement in statements:
@@ -128,20 +148,30 @@ def _attempt(
     return True
 
 
+def _take_light(connection: Connection, root: relations.Relation) -> None:
+    connection.execute(OUTWAIT_AUTOVACUUM)
+    connection.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(root.identifier))
+
+
+def _take(connection: Connection, root: relations.Relation) -> bool:
+    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(root.identifier))
+    return True
+
+
 def _seize(connection: Connection, root: relations.Relation, spell_seconds: float) -> bool:
-    statement = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(root.identifier)
+    _take_light(connection, root)
     for _ in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=spell_seconds):
         try:
             # A savepoint: what was locked of a tree of partitions is let go when one of them is not to be had.
             with connection.transaction():
-                connection.execute(statement)
+                return _take(connection, root)
         except psycopg.errors.LockNotAvailable:
             continue
-        return True
     return False
 
 
 def _queue(connection: Connection, table: EncryptedTable, root: relations.Relation) -> bool:
+    _take_light(connection, root)
     oids = [relation.oid for relation in relations.tree(connection, table)]
     if connection.execute(_LONG_HOLDER, (oids,)).fetchone() != (False,):
         return False

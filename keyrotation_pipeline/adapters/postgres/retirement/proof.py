@@ -23,12 +23,16 @@ from keyrotation_pipeline.adapters.postgres.retirement.search import (
     require_zero,
 )
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
+from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 
-_FENCE_XMIN = "SELECT xmin::text::bigint FROM pg_constraint WHERE conrelid = %s::bigint::oid AND conname = %s"
+_FENCE_XMINS = """
+SELECT n.nspname, c.relname, f.xmin::text::bigint
+FROM pg_constraint f JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE f.conname = %s AND f.contype = 'c'
+"""
 
 
 def zero_old_rows(
@@ -59,12 +63,10 @@ def zero_old_rows(
     _require_read_committed(connection)
     connection.execute("SET LOCAL constraint_exclusion = off")
     versions = tuple(sorted({*retired, version}))
-    for table in tables:
-        _hold_still(connection, table)
+    _hold_still(connection, tables)
     first = {} if searched is None else first_pages(Relations.now(connection, tables), searched)
     values = sum(_require_zero(connection, table, versions, first, searched) for table in tables)
-    for table in tables:
-        _require_fence(connection, table, versions, moment.xid)
+    _require_fences(connection, tables, versions, moment.xid)
     require_nothing_found(discovery.discover(connection, tables, first), retired)
     _require_empty_quarantine(connection, tables)
     if found := horizon.holders(connection, moment.xid, moment.lsn, declared):
@@ -90,11 +92,26 @@ def _require_read_committed(connection: Connection) -> None:
         )
 
 
-def _hold_still(connection: Connection, table: EncryptedTable) -> None:
-    """Keep others from changing the table and from attaching partitions or children to any part of its tree."""
-    tree = relations.tree(connection, table)
-    root, parents = relations.root(tree, table), [each for each in tree if not (each.partition and each.kind == "r")]
+def _hold_still(connection: Connection, tables: Sequence[EncryptedTable]) -> None:
+    """Keep others from changing the tables and from attaching partitions or children to any part of their trees.
+
+    A table that autovacuum is at comes last. It gives way after a second, and goes on with the next table that nobody
+    holds: if we came to that one next, we would wait for it at each table.
+    """
     connection.execute(locks.OUTWAIT_AUTOVACUUM)
+    later = []
+    for table in tables:
+        tree = relations.tree(connection, table)
+        if locks.is_autovacuumed(connection, tree):
+            later.append(table)
+        else:
+            _hold(connection, table, tree)
+    for table in later:
+        _hold(connection, table, relations.tree(connection, table))
+
+
+def _hold(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> None:
+    root, parents = relations.root(tree, table), [each for each in tree if not (each.partition and each.kind == "r")]
     try:
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(root.identifier))
         for parent in parents:
@@ -122,25 +139,31 @@ def _require_zero(
     return searched.values[str(table.name)]
 
 
-def _require_fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], xid: int) -> None:
-    standing = fence.fences(connection, table)
-    missing = [str(version) for version in versions if version not in standing]
-    if missing:
-        raise FenceError(
-            f"table {table.name} is not fenced against {', '.join(missing)} on column(s) {', '.join(table.columns)}: "
-            f"constraint {fence.NAME} is missing, altered or not validated; find out who changed it"
-        )
-    # Only a fence that is older than the moment proves that no old value was written, and replaced, since then.
-    root = relations.root(relations.tree(connection, table), table)
-    row = connection.execute(_FENCE_XMIN, (root.oid, fence.NAME)).fetchone()
+def _require_fences(
+    connection: Connection, tables: Sequence[EncryptedTable], versions: Sequence[KeyVersion], xid: int
+) -> None:
+    found = fence.all_fences(connection, tables)
+    rows = connection.execute(_FENCE_XMINS, (fence.NAME,)).fetchall()
+    xmins = {(schema, name): xmin for schema, name, xmin in rows}
     following = horizon.next_xid(connection)
-    made = horizon.widen(row[0], following) if row else None
-    # An id beyond the next one is so old that the 32-bit id has wrapped.
-    if made is None or xid <= made < following:
-        raise FenceError(
-            f"the fence of table {table.name} on column(s) {', '.join(table.columns)} was made anew after the proof; "
-            "find out who changed it"
-        )
+    for table, standing in found.items():
+        if isinstance(standing, PreflightError):
+            raise standing
+        missing = [str(version) for version in versions if version not in standing]
+        if missing:
+            raise FenceError(
+                f"table {table.name} is not fenced against {', '.join(missing)} on column(s) "
+                f"{', '.join(table.columns)}: constraint {fence.NAME} is missing, altered or not validated; "
+                "find out who changed it"
+            )
+        # Only a fence that is older than the moment proves that no old value was written, and replaced, since then.
+        made = horizon.widen(xmins.get((table.name.schema, table.name.table)), following)
+        # An id beyond the next one is so old that the 32-bit id has wrapped.
+        if made is None or xid <= made < following:
+            raise FenceError(
+                f"the fence of table {table.name} on column(s) {', '.join(table.columns)} was made anew after the "
+                "proof; find out who changed it"
+            )
 
 
 def _require_empty_quarantine(connection: Connection, tables: Sequence[EncryptedTable]) -> None:
