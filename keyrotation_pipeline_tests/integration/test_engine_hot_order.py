@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from threading import Event
 
 import pytest
 from psycopg import sql
@@ -108,7 +109,7 @@ def test_slices_share_connections_and_the_order_that_was_found_before_the_first_
         return opened[-1]
 
     shard = Shard(CASES, 0, 1)
-    with rewriting(connecting, REQUEST, shard, ring, V2, lambda _: None, Limits(duty_cycle=1.0)) as rewrite:
+    with rewriting(connecting, REQUEST, shard, ring, V2, lambda _: None, Limits(duty_cycle=1.0), Event()) as rewrite:
         done = [rewrite([Slice(shard, number, 3)]).rows for number in range(3)]
     assert sum(done) == ROWS
     assert len(opened) == 2

@@ -25,7 +25,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline_tests.contract.key_store import add, set_primary
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
@@ -37,6 +37,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     table_of,
     under_v2,
 )
+from keyrotation_pipeline_tests.integration.encrypted_rows import running as rotating
 from keyrotation_pipeline_tests.servers import discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -76,9 +77,9 @@ def filled(migrated: Connection, store: FileKeyStore) -> Shard:
     return Shard(CASES, 0, 1)
 
 
-def rewrite(url: str, store: FileKeyStore, shard: Shard, limits: Limits) -> Rewritten:
+def rewrite(url: str, store: FileKeyStore, shard: Shard, limits: Limits, report: Report = lambda _: None) -> Rewritten:
     return rewrite_shard(
-        partial(connect, url), REQUEST, shard, store.read().ring(), V2, lambda _: None, limits, WorkerSettings(store)
+        partial(connect, url), REQUEST, shard, store.read().ring(), V2, report, limits, WorkerSettings(store)
     )
 
 
@@ -97,13 +98,15 @@ def workers_of(parent: int) -> list[int]:
 
 
 @contextmanager
-def running(url: str, store: FileKeyStore, shard: Shard) -> Iterator[list[KeyRotationError | Rewritten]]:
+def running(
+    url: str, store: FileKeyStore, shard: Shard, limits: Limits = SLOWLY
+) -> Iterator[list[KeyRotationError | Rewritten]]:
     """Two slow workers at work, both past their first rows; what became of them stands in the list afterwards."""
     outcome: list[KeyRotationError | Rewritten] = []
 
     def run() -> None:
         try:
-            outcome.append(rewrite(url, store, shard, SLOWLY))
+            outcome.append(rewrite(url, store, shard, limits))
         except KeyRotationError as error:
             outcome.append(error)
 
@@ -158,6 +161,115 @@ def test_a_killed_worker_ends_the_shard_with_a_sentence_and_the_next_run_goes_on
     assert done.skipped == 0
     assert read_back(migrated, store.read().ring(), CASES, "id") == EXPECTED
     assert migrated.execute("SELECT count(*) FROM keyrotation.shard_walks").fetchone() == (8,)
+
+
+# A small batch every few milliseconds, for some seconds: hardly ever is all of it saved.
+STEADILY = Limits(workers=2, pages_per_worker=1, max_rows_per_second=4000)
+MANY_ROWS = 16_000
+# One row of the first slice, of which each worker takes one, cannot be written.
+REFUSED = """
+CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE disk_full; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON public.cases
+    FOR EACH ROW WHEN (OLD.id = 1500) EXECUTE FUNCTION public.refuse();
+"""
+PAUSE = "UPDATE keyrotation.rotations SET status = 'paused'"
+# By where each row stood before, since a rewritten row may move.
+RECORDED = """
+SELECT s.slice, s.rows, count(*) FILTER (WHERE c.a LIKE 'v2:%')
+FROM keyrotation.shard_walks s JOIN public.places p ON p.page >= s.first_page AND p.page < s.end_page
+     JOIN public.cases c ON c.id = p.id
+GROUP BY 1, 2 ORDER BY 1
+"""
+
+
+@pytest.fixture
+def large(migrated: Connection, store: FileKeyStore) -> Shard:
+    """`MANY_ROWS` rows of v1 in a rotation that can be paused."""
+    rotating(migrated, "routine")
+    migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text)")
+    migrated.execute(
+        "INSERT INTO public.cases SELECT n, %(a)s, %(a)s FROM generate_series(0, %(last)s) AS n",
+        {"a": sealed(store.read().ring(), 1, "a"), "last": MANY_ROWS - 1},
+    )
+    migrated.execute("CREATE TABLE public.places AS SELECT id, (ctid::text::point)[0]::int AS page FROM public.cases")
+    return Shard(CASES, 0, 1)
+
+
+def miscounted_slices(connection: Connection) -> list[object]:
+    """The slices whose recorded rows are not those that are rewritten, with both numbers."""
+    return [each for each in connection.execute(RECORDED).fetchall() if each[1] != each[2]]
+
+
+@contextmanager
+def both_at_work(
+    migrated: Connection, url: str, store: FileKeyStore, shard: Shard
+) -> Iterator[list[KeyRotationError | Rewritten]]:
+    """As `running`, when each worker has saved some rows, or one has refused; all have ended afterwards."""
+    begun = "SELECT count(*) FROM keyrotation.shard_walks WHERE rows > 0"
+    with running(url, store, shard, STEADILY) as outcome:
+        assert eventually(lambda: bool(outcome) or migrated.execute(begun).fetchone() == (2,))
+        yield outcome
+    assert isinstance(outcome[0], BlockedError), outcome
+    assert workers_of(os.getpid()) == []
+
+
+def go_on(migrated: Connection, url: str, store: FileKeyStore, shard: Shard) -> Rewritten:
+    """What the next run, which nothing refuses, says was done; then every row is rewritten."""
+    migrated.execute("UPDATE keyrotation.rotations SET status = 'running'")
+    migrated.execute("DROP TRIGGER IF EXISTS refuse ON public.cases")
+    done = rewrite(url, store, shard, TWO)
+    assert migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone() == (MANY_ROWS,)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "refused"),
+    [
+        pytest.param("", PAUSE, "was paused", id="pause"),
+        pytest.param(REFUSED, "", "disk is full", id="refusal of one"),
+    ],
+)
+def test_what_several_workers_leave_is_recorded_to_the_row(
+    migrated: Connection,
+    database_url: str,
+    store: FileKeyStore,
+    large: Shard,
+    before: str,
+    meanwhile: str,
+    refused: str,
+) -> None:
+    migrated.execute(before.encode())
+    with both_at_work(migrated, database_url, store, large) as outcome:
+        migrated.execute(meanwhile.encode())
+    assert refused in str(outcome[0])
+    assert miscounted_slices(migrated) == []
+    assert go_on(migrated, database_url, store, large).rows == MANY_ROWS
+
+
+def test_what_several_workers_leave_when_their_parent_is_interrupted_is_recorded_to_the_row(
+    migrated: Connection, database_url: str, store: FileKeyStore, large: Shard
+) -> None:
+    def interrupted(progress: Progress) -> None:
+        if progress.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rewrite(database_url, store, large, STEADILY, interrupted)
+    assert workers_of(os.getpid()) == []
+    assert miscounted_slices(migrated) == []
+
+
+@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_cannot_save_costs_the_others_no_row(
+    migrated: Connection, database_url: str, store: FileKeyStore, large: Shard, what: signal.Signals
+) -> None:
+    with both_at_work(migrated, database_url, store, large):
+        os.kill(workers_of(os.getpid())[0], what)
+        if what == signal.SIGSTOP:
+            migrated.execute(PAUSE)
+    assert len(miscounted_slices(migrated)) <= 1
+    assert go_on(migrated, database_url, store, large).skipped == 0
 
 
 PARENT = """

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 
 # Processes that serve users on the same machine go first.
@@ -15,28 +14,22 @@ NICENESS = 10
 _STOP_SECONDS = 5.0
 
 
-def at_low_priority(work: Callable[[Report], Rewritten], report: Report) -> Rewritten:
+def at_low_priority(work: Callable[[Report, threading.Event], Rewritten], report: Report) -> Rewritten:
     """Do `work` in a thread of low priority; the caller's own thread keeps its priority.
 
     Args:
-        work: is given what it has to report to, about once a second. If the caller was interrupted, that raises.
+        work: is given what it has to report to, about once a second, and an event that tells it to stop: that is set
+            when the caller was interrupted.
         report: called in the caller's thread.
     """
     said: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
-    left = threading.Event()
+    told_to_stop = threading.Event()
     outcome: list[Rewritten | BaseException] = []
-
-    def tell(progress: Progress) -> None:
-        if left.is_set():
-            raise BlockedError(
-                "the re-encryption was interrupted; run `keyrotation rotate` again, it goes on from here"
-            )
-        said.put(progress)
 
     def run() -> None:
         try:
             _lower()
-            outcome.append(work(tell))
+            outcome.append(work(said.put, told_to_stop))
         except BaseException as error:  # noqa: BLE001  raised again by the caller
             outcome.append(error)
         said.put(None)
@@ -47,7 +40,7 @@ def at_low_priority(work: Callable[[Report], Rewritten], report: Report) -> Rewr
         while (progress := said.get()) is not None:
             report(progress)
     finally:
-        left.set()
+        told_to_stop.set()
         thread.join(_STOP_SECONDS)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]

@@ -62,7 +62,7 @@ def rewrite_shard(
     workers = min(workers, len(slices))
     if settings is None or workers <= 1:
         return at_low_priority(
-            lambda tell: rewrite_slices(connect, request, slices, ring, target, tell, limits), report
+            lambda tell, stop: rewrite_slices(connect, request, slices, ring, target, tell, limits, stop), report
         )
     limits = replace(limits, workers=workers)
     job = Job.of(connect, settings.keys, request, slices, ring, target, limits.of_one_worker())

@@ -5,6 +5,7 @@ All of this uses its own connection. What is under way on the other one ends and
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Event
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
@@ -61,6 +62,7 @@ class Supervisor:
         request: the rotation whose pausing or cancelling is obeyed.
         subject: what is re-encrypted, as progress names it.
         report: called about once a second.
+        told_to_stop: set by another thread when nothing more is to be begun. Looked at after each batch and in waits.
     """
 
     connection: Connection
@@ -70,6 +72,7 @@ class Supervisor:
     batch_size: BatchSize
     subject: str
     report: Report
+    told_to_stop: Event = field(default_factory=Event)
     total_pages: int = 0
     _earlier_pages: int = 0
     _pages: PageRange | None = None
@@ -112,8 +115,8 @@ class Supervisor:
         while pause > 0 and self.batch_size.limits is limits:
             # In steps, so that a pause, a cancellation or another pace does not wait for a slow cap. Not by `attempts`:
             # it is known beforehand how long this lasts, and what is due meanwhile does not make it longer.
-            CLOCK.sleep(min(pause, TICK_SECONDS))
-            pause -= TICK_SECONDS
+            CLOCK.sleep(min(pause, SAVE_SECONDS))
+            pause -= SAVE_SECONDS
             self._tick(relation, save)
         self._tick(relation, save)
         self._vacuums[relation.oid].rewritten(max(0, pages.next - self._seen_page))
@@ -123,10 +126,12 @@ class Supervisor:
     def wait_a_second(self, note: str) -> None:
         """Wait for others, and tell the reason."""
         self._wait_for(note)
+        self._stop_if_told()
         CLOCK.sleep(TICK_SECONDS)
-        obey(self.connection, self.request)
+        self._obey()
 
     def _tick(self, relation: Relation, save: Callable[[], None]) -> None:
+        self._stop_if_told()
         now = CLOCK.monotonic()
         if now - self._saved >= SAVE_SECONDS:
             save()
@@ -141,7 +146,7 @@ class Supervisor:
         """Wait as long as there is a reason to, obeying all the while."""
         write_down(self.connection)  # a standby that drops out later is missed when the key is to be retired
         for _ in attempts(CLOCK, pause_seconds=TICK_SECONDS):
-            obey(self.connection, self.request)
+            self._obey()
             self.limits = paced(self.connection, self.request, self._configured)
             self.batch_size.renew(self.limits)
             reason = reason_to_pause(self.connection, self.request, relation, self.limits)
@@ -149,6 +154,16 @@ class Supervisor:
                 self._be_considerate()
                 return
             self._wait_for(f"pausing: {reason}")
+
+    def _obey(self) -> None:
+        self._stop_if_told()
+        obey(self.connection, self.request)
+
+    def _stop_if_told(self) -> None:
+        if self.told_to_stop.is_set():
+            raise BlockedError(
+                "the re-encryption was interrupted; run `keyrotation rotate` again, it goes on from here"
+            )
 
     def _be_considerate(self) -> None:
         """Rest longer while commits take longer than before, ours as well as the application's, and say why."""

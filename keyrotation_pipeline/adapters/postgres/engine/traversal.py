@@ -1,9 +1,12 @@
 """Going through the pages: once over every page of a slice, and in sweeps over those that hold what was skipped."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from threading import Event
 from time import monotonic
+
+import psycopg
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Codec
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
@@ -21,7 +24,7 @@ from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
@@ -39,22 +42,25 @@ def rewrite_slices(
     target: KeyVersion,
     report: Report,
     limits: Limits,
+    told_to_stop: Event,
 ) -> Rewritten:
     """Re-encrypt slices of one shard in this process, each from where it was left.
 
     Args:
         connect: opens a connection. Two are used, and one more for each vacuum.
         request: id of the rotation. Progress is stored under it, and its pausing is obeyed.
+        told_to_stop: once it is set, what is under way is done and progress is stored, soon.
 
     Returns:
         What this and earlier runs over the same slices did together.
 
     Raises:
-        BlockedError: the rotation was paused or cancelled, or a table stays locked by others.
+        BlockedError: the rotation was paused or cancelled, a table stays locked by others, or it was told to stop.
         PreflightError: a table refuses to be rewritten; names it.
         DatabaseUnavailableError: the connection was lost; progress is stored.
     """
-    with rewriting(connect, request, slices[0].shard, ring, target, report, limits) as rewrite:
+    shard = slices[0].shard
+    with rewriting(connect, request, shard, ring, target, report, limits, told_to_stop) as rewrite:
         return rewrite(slices)
 
 
@@ -67,6 +73,7 @@ def rewriting(
     target: KeyVersion,
     report: Report,
     limits: Limits,
+    told_to_stop: Event,
     in_hot_order: frozenset[int] | None = None,
 ) -> Iterator[Callable[[Sequence[Slice]], Rewritten]]:
     """What re-encrypts slices of one shard: connections, and what was learnt of batches and commits, live across them.
@@ -81,7 +88,8 @@ def rewriting(
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         subject = f"{shard.table.name} shard {shard.key}"
-        supervisor = Supervisor(housekeeping, connect, request, limits, BatchSize(limits), subject, report)
+        batch_size = BatchSize(limits)
+        supervisor = Supervisor(housekeeping, connect, request, limits, batch_size, subject, report, told_to_stop)
         codec = Codec(ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, shard.table, codec, target, supervisor, in_hot_order, wait=False)
         yield lambda slices: traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
@@ -208,8 +216,9 @@ class _RelationTraversal:
         try:
             while not finished:
                 finished = self._retry.attempt(self._go_on)
-        except BlockedError:
-            self._save()  # what was still under way is done, too
+        except (KeyRotationError, psycopg.Error):
+            with suppress(psycopg.Error):  # what was still under way is done, too
+                self._save()
             raise
         self._supervisor.finish(self._pages)
         return self._pages.so_far()

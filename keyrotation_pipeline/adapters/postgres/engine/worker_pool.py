@@ -18,6 +18,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.page_ranges import stages
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum, in_hot_order
+from keyrotation_pipeline.adapters.postgres.engine.worker import STOP
 from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -25,7 +26,10 @@ from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.request import Step
 
-_STOP_SECONDS = 5.0
+# A worker notices within a quarter of a second that it has to stop, or when each statement that it has sent has waited
+# its second for a lock. One that takes longer is frozen, or its server is.
+_SETTLE_SECONDS = 4.0
+_END_SECONDS = 5.0
 _COMMAND = (sys.executable, "-m", "keyrotation_pipeline.adapters.postgres.engine.worker")
 
 
@@ -43,21 +47,33 @@ class _Worker:
             _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
         threading.Thread(target=self._receive, args=(messages,), daemon=True).start()
+        self._briefed = False
 
     def brief(self, job: bytes) -> None:
         """Tell it its job; before that it starts, and does nothing."""
+        self._briefed = True
         self._send(job)
 
     def assign(self, number: int) -> None:
         """Give it a slice to re-encrypt."""
         self._send(b"%d\n" % number)
 
-    def end(self) -> None:
-        """End it at once; what it has not committed stays as it was, and what it has not saved is not counted."""
+    def stop(self) -> None:
+        """Have it settle what is under way, save its progress and end; one without a job ends at once."""
+        if self._briefed:
+            self._send(STOP)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Have it end at once; what it has not committed stays as it was, and what it has not saved is not counted."""
         with suppress(OSError):
             self._pipe.close()
+
+    def await_end(self, patience_seconds: float) -> None:
+        """Wait until it has ended, and end it by force if that takes too long."""
         try:
-            self._process.wait(_STOP_SECONDS)
+            self._process.wait(patience_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -117,7 +133,7 @@ class WorkerPool:
         """Have every slice re-encrypted.
 
         Raises:
-            KeyRotationError: what the first worker that refuses says; the others are ended.
+            KeyRotationError: what the first worker that refuses says; the others have saved their progress and ended.
             BlockedError: a worker has died.
         """
         workers: list[_Worker] = []
@@ -129,9 +145,15 @@ class WorkerPool:
                 for worker in workers:
                     worker.brief(job)
                 done = self._give_out(connection, workers)
+        except BaseException:  # an interruption, too
+            for worker in workers:
+                worker.stop()
+            _await_end(workers, _SETTLE_SECONDS)
+            raise
         finally:
             for worker in workers:
-                worker.end()
+                worker.close()
+            _await_end(workers, _END_SECONDS)
         for vacuum, _ in self._vacuums.values():
             vacuum.finish()
         return done
@@ -205,6 +227,12 @@ class WorkerPool:
         note = self._note if self._note.startswith(("pausing", "waiting", "going slower")) else f"{rows:,} rows"
         subject = f"{self._shard.table.name} shard {self._shard.key}"
         self._report(Progress(Step.ROWS, subject, done, total, "pages", note))
+
+
+def _await_end(workers: list[_Worker], patience_seconds: float) -> None:
+    deadline = time.monotonic() + patience_seconds
+    for worker in workers:
+        worker.await_end(max(0.0, deadline - time.monotonic()))
 
 
 def _refused(name: str, sentence: str) -> KeyRotationError:

@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-import time
 
 import pytest
 
@@ -23,7 +22,7 @@ def priority() -> int:
 def test_the_work_goes_last_and_its_caller_stays_as_it_is() -> None:
     before, seen, told = priority(), [], []
 
-    def work(report: Report) -> Rewritten:
+    def work(report: Report, _: threading.Event) -> Rewritten:
         seen.append(priority())
         report(PROGRESS)
         return Rewritten(rows=3)
@@ -35,7 +34,7 @@ def test_the_work_goes_last_and_its_caller_stays_as_it_is() -> None:
 
 
 def test_what_the_work_raises_is_raised_by_the_caller() -> None:
-    def work(_: Report) -> Rewritten:
+    def work(_: Report, __: threading.Event) -> Rewritten:
         raise BlockedError("paused")
 
     with pytest.raises(BlockedError, match="paused"):
@@ -45,13 +44,11 @@ def test_what_the_work_raises_is_raised_by_the_caller() -> None:
 def test_it_ends_when_its_caller_was_interrupted() -> None:
     ended = threading.Event()
 
-    def work(report: Report) -> Rewritten:
-        try:
-            while True:
-                report(PROGRESS)
-                time.sleep(0.01)
-        finally:
-            ended.set()
+    def work(report: Report, told_to_stop: threading.Event) -> Rewritten:
+        report(PROGRESS)
+        told_to_stop.wait()
+        ended.set()
+        return Rewritten()
 
     def interrupted(_: Progress) -> None:
         raise KeyboardInterrupt
