@@ -33,14 +33,8 @@ class TableProgress:
         return f"{self.shards_done} of {self.shards} shards, {self.share:.0%}"
 
 
-def table_progress(pipeline: Pipeline, walk: Walk, table: EncryptedTable) -> TableProgress:
-    """Look at the recorded shards and at those under way."""
-    (far,) = tables_progress(pipeline, walk, (table,))
-    return far
-
-
 def tables_progress(pipeline: Pipeline, walk: Walk, tables: Sequence[EncryptedTable]) -> tuple[TableProgress, ...]:
-    """The same of several tables, from one look."""
+    """Look at the recorded shards and at those under way, once for all tables."""
     walked: dict[str, dict[int, ShardProgress]] = {}
     for each in pipeline.ledger.shard_progress(walk.id):
         walked.setdefault(each.table, {})[each.shard] = each

@@ -1,11 +1,12 @@
 """A finished step as Dagster's metadata: sentences first, then tables and numbers, which Dagster plots over time."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.rows_progress import table_progress
+from keyrotation_pipeline.assurance.rows_progress import TableProgress, tables_progress
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.pages import (
     SHOWN_FINGERPRINT_CHARS,
@@ -27,20 +28,51 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 ROLLOUTS = {Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY}
 
 
+@dataclass(frozen=True, slots=True)
+class CommonFacts:
+    """What is shown beside each of some steps of one rotation, from one look at the ledger.
+
+    Args:
+        far: by name, the tables of these steps that are declared.
+        signed: who signed, and when; a phrase for each.
+    """
+
+    pipeline: Pipeline
+    rotation: Walk
+    names: Names
+    signed: tuple[str, ...]
+    audit_seq: int
+    far: Mapping[str, TableProgress]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, rotation: Walk, *records: StepRecord) -> "CommonFacts":
+        """Look now. It costs the same for one step as for many: the audit is replayed for each row that is believed."""
+        names, ledger = officers_of(pipeline), pipeline.ledger
+        signed = tuple(
+            f"{names.of([each.officer])} ({each.signed_at:%Y-%m-%d %H:%M} UTC)"
+            for each in ledger.signatures(rotation.id)
+        )
+        named = {record.table for record in records}
+        tables = [each for each in pipeline.tables if str(each.name) in named]
+        far = tables_progress(pipeline, ledger.walk(rotation.id), tables) if tables else ()
+        return cls(pipeline, rotation, names, signed, ledger.head().seq, {each.table: each for each in far})
+
+
 def metadata_of(
-    naming: Naming, pipeline: Pipeline, rotation: Walk, record: StepRecord, *, seconds: float | None = None
+    naming: Naming, common: CommonFacts, record: StepRecord, *, seconds: float | None = None
 ) -> Mapping[str, dg.MetadataValue]:
     """Everything a DBA asks of a finished step, as Dagster shows it; never content, never a key.
 
     Args:
+        common: of this step, among others.
         seconds: how long it took, for a step that does not say so itself.
     """
-    names = officers_of(pipeline)
+    pipeline, rotation = common.pipeline, common.rotation
     shown: dict[str, dg.MetadataValue] = {}
     if record.table is not None:
-        shown |= _rows(naming, pipeline, rotation, record)
+        shown |= _rows(naming, common, record)
     else:
-        shown["summary"] = dg.MetadataValue.md(summary(rotation, record, names))
+        shown["summary"] = dg.MetadataValue.md(summary(rotation, record, common.names))
         shown["next"] = dg.MetadataValue.md(next_step(naming, rotation, record.step, pipeline.tables))
         shown |= _numbers({"seconds": seconds, **record.facts} if seconds is not None else record.facts)
     if (fingerprint := record.facts.get("fingerprint")) is not None:
@@ -49,7 +81,7 @@ def metadata_of(
         shown["instances"] = _instances(pipeline)
     if text := record.facts.get("post_mortem"):
         shown["post_mortem"] = dg.MetadataValue.md(str(text))
-    return {**shown, **_request(pipeline, rotation, record, names)}
+    return {**shown, **_request(common, record)}
 
 
 def asset_of(naming: Naming, rotation: Walk, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
@@ -60,47 +92,36 @@ def asset_of(naming: Naming, rotation: Walk, record: StepRecord) -> tuple[dg.Ass
 
 
 def materialization(
-    naming: Naming,
-    pipeline: Pipeline,
-    rotation: Walk,
-    record: StepRecord,
-    *,
-    seconds: float | None = None,
-    note: str | None = None,
+    naming: Naming, common: CommonFacts, record: StepRecord, *, seconds: float | None = None, note: str | None = None
 ) -> dg.AssetMaterialization:
     """A finished step that has an asset, as an event of a run that was not launched for it, or of no run."""
-    key, partition = asset_of(naming, rotation, record)
+    key, partition = asset_of(naming, common.rotation, record)
     if key is None:
         raise ValueError(record.step)
-    metadata = dict(metadata_of(naming, pipeline, rotation, record, seconds=seconds))
+    metadata = dict(metadata_of(naming, common, record, seconds=seconds))
     return dg.AssetMaterialization(key, description=note, partition=partition, metadata=metadata)
 
 
-def _request(pipeline: Pipeline, rotation: Walk, record: StepRecord, names: Names) -> Mapping[str, dg.MetadataValue]:
-    signed = (
-        f"{names.of([each.officer])} ({each.signed_at:%Y-%m-%d %H:%M} UTC)"
-        for each in pipeline.ledger.signatures(rotation.id)
-    )
+def _request(common: CommonFacts, record: StepRecord) -> Mapping[str, dg.MetadataValue]:
+    rotation = common.rotation
     return {
-        "approved_by": dg.MetadataValue.md(", ".join(signed) or "nobody"),
+        "approved_by": dg.MetadataValue.md(", ".join(common.signed) or "nobody"),
         "reason": dg.MetadataValue.md(f"{plain(rotation.reason)} ({runs_link(rotation)})"),
         "rotation": dg.MetadataValue.text(rotation.id),
         "from": dg.MetadataValue.text(str(rotation.source)),
         "to": dg.MetadataValue.text(str(rotation.target)),
         "finished_at": dg.MetadataValue.timestamp(record.finished_at),
-        "audit_seq": dg.MetadataValue.int(pipeline.ledger.head().seq),
+        "audit_seq": dg.MetadataValue.int(common.audit_seq),
     }
 
 
-def _rows(naming: Naming, pipeline: Pipeline, rotation: Walk, record: StepRecord) -> Mapping[str, dg.MetadataValue]:
-    walk = pipeline.ledger.walk(rotation.id)
-    declared = next((each for each in pipeline.tables if str(each.name) == record.table), None)
-    if declared is None:
+def _rows(naming: Naming, common: CommonFacts, record: StepRecord) -> Mapping[str, dg.MetadataValue]:
+    table = common.far.get(str(record.table))
+    if table is None:  # not declared any more
         return _numbers(record.facts)
-    table = table_progress(pipeline, walk, declared)
     shown: dict[str, dg.MetadataValue] = {
         "summary": dg.MetadataValue.md(rows_summary(record, table)),
-        "next": dg.MetadataValue.md(next_step(naming, rotation, Step.ROWS, pipeline.tables)),
+        "next": dg.MetadataValue.md(next_step(naming, common.rotation, Step.ROWS, common.pipeline.tables)),
         "table_percent": dg.MetadataValue.float(round(100 * table.share, 1)),
         "table_rows": dg.MetadataValue.int(table.rows),
         "table_eta_seconds": dg.MetadataValue.int(table.eta_seconds or 0),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.evidence import asset_of, materialization
+from keyrotation_pipeline.defs.evidence import CommonFacts, asset_of, materialization
 from keyrotation_pipeline.defs.interim import interim_evaluations
 from keyrotation_pipeline.defs.launches import PastRun
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
@@ -13,7 +13,7 @@ from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.request import StepRecord, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
@@ -99,6 +99,7 @@ def _missing(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, rotation: Walk
 ) -> Iterator[dg.AssetMaterialization]:
     shown: dict[dg.AssetKey, set[str]] = {}
+    missing: list[StepRecord] = []
     for record in rotation.steps:
         key, partition = asset_of(naming, rotation, record)
         if key is None:
@@ -106,4 +107,7 @@ def _missing(
         if key not in shown:
             shown[key] = set(instance.get_materialized_partitions(key))
         if partition not in shown[key]:
-            yield materialization(naming, pipeline, rotation, record, note="run outside Dagster")
+            missing.append(record)
+    if missing:
+        common = CommonFacts.of(pipeline, rotation, *missing)
+        yield from (materialization(naming, common, each, note="run outside Dagster") for each in missing)

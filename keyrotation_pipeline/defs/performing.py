@@ -4,7 +4,7 @@ import time
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.evidence import metadata_of
+from keyrotation_pipeline.defs.evidence import CommonFacts, metadata_of
 from keyrotation_pipeline.defs.partitions import version_and_shard
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
@@ -47,7 +47,8 @@ def perform(
         began = time.monotonic()
         record = performing.perform(pipeline, rotation.id, Task(step, shard), report)
         seconds = time.monotonic() - began
-        return dg.MaterializeResult(metadata=metadata_of(resource.naming, pipeline, rotation, record, seconds=seconds))
+        shown = metadata_of(resource.naming, CommonFacts.of(pipeline, rotation, record), record, seconds=seconds)
+        return dg.MaterializeResult(metadata=shown)
 
 
 def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Walk:

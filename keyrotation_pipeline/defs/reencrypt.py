@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from keyrotation_pipeline.defs.by_clock import is_by_clock
-from keyrotation_pipeline.defs.evidence import materialization
+from keyrotation_pipeline.defs.evidence import CommonFacts, materialization
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.partitions import row_partitions
@@ -66,7 +66,8 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
                 return
             began = time.monotonic()
             for record in performing.run_shards(opened, rotation.id, progress_to(context.log)):
-                yield materialization(naming, opened, rotation, record, seconds=time.monotonic() - began)
+                seconds = time.monotonic() - began
+                yield materialization(naming, CommonFacts.of(opened, rotation, record), record, seconds=seconds)
                 began = time.monotonic()
 
     return due_shards

@@ -336,6 +336,22 @@ def test_what_was_shown_is_not_read_again(dagster: Dagster, walked: Walked, monk
     assert reflect(dagster.instance, OWN, dagster.world.pipeline, 10**9)[1] == dagster.world.ledger.head().seq
 
 
+@pytest.mark.parametrize("read", ["walk", "signatures", "pinned_roster", "counts"])
+def test_the_ledger_is_read_once_for_all_steps_that_are_shown(
+    dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    walked(None)
+    ledger, original, asked = dagster.world.ledger, getattr(dagster.world.ledger, read), []
+
+    def counted(*arguments: object) -> object:
+        asked.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(ledger, read, counted)
+    assert len(shown_by_mirror(dagster)) > 8
+    assert len(asked) == 1
+
+
 def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster, walked: Walked) -> None:
     rotation = walked(Step.KEY_VERSION)
     job = dagster.definitions.resolve_job_def("introduce_key")
