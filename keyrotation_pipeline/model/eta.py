@@ -10,6 +10,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.hours import AllowedHours
+from keyrotation_pipeline.model.pace import DEFAULT_DUTY_CYCLE
 from keyrotation_pipeline.model.request import WALK, Step
 
 # Seconds a step takes whatever the rows; a rollout is as quick as the applications' reports. Like what follows, from a
@@ -31,7 +32,6 @@ _ROWS_ROUTINE, _ROWS_EMERGENCY = 20.0, 4.0
 # In a first rotation: what of the time of the rows they take at least, by an emergency, which does not rest. A slow
 # machine is slow with both, and the mistake stays a small part of the whole.
 _OF_ROWS = {Step.ZERO_OLD_ROWS_PROOF: 0.2, Step.RETIRED_KEY: 0.12}
-_WORKS = 0.35
 # From here on the pace of the rows is taken for theirs.
 _LEAST_SHARE = 0.02
 # A row costs as much as so many values: reading and writing it, beside encrypting them (benchmarks/README.md).
@@ -119,7 +119,8 @@ def _expected(far: Sofar, step: Step) -> float:
     before = far.seconds_before.get(step)
     if before is not None and far.values_before:
         return before * (far.values / far.values_before if step in {*_PER_VALUE, Step.ROWS} else 1.0)
-    return max(_nominal(far, step), _OF_ROWS.get(step, 0.0) * _rows_in_all(far) * (1.0 if far.emergency else _WORKS))
+    works = 1.0 if far.emergency else DEFAULT_DUTY_CYCLE
+    return max(_nominal(far, step), _OF_ROWS.get(step, 0.0) * _rows_in_all(far) * works)
 
 
 def _rows_in_all(far: Sofar) -> float:

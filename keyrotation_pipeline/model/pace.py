@@ -8,6 +8,8 @@ from keyrotation_pipeline.model.events import EventKind, Fact
 from keyrotation_pipeline.model.hours import AllowedHours
 
 ALWAYS = "always"
+# Of a routine rotation, where nothing else is configured.
+DEFAULT_DUTY_CYCLE = 0.35
 LEAST_DUTY_CYCLE = 0.01
 
 

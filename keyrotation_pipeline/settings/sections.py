@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_valida
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.hours import AllowedHours
+from keyrotation_pipeline.model.pace import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE
 from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.settings.alerts import AlertsSettings, ContactSettings, IncidentsSettings
 from keyrotation_pipeline.settings.audit import AuditSettings
@@ -165,7 +166,7 @@ class ReencryptionSettings(Section):
     workers: Annotated[StrictInt, Field(ge=1, le=64)] = 1
     max_rows_per_second: Count = 0
     max_replica_lag_seconds: Annotated[StrictInt | StrictFloat, Field(ge=0)] = 5
-    duty_cycle: Annotated[StrictInt | StrictFloat, Field(ge=0.01, le=1)] = 0.35
+    duty_cycle: Annotated[StrictInt | StrictFloat, Field(ge=LEAST_DUTY_CYCLE, le=1)] = DEFAULT_DUTY_CYCLE
     hours: Annotated[Text, AfterValidator(known_hours)] | None = None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.model.pace import PaceSet
+from keyrotation_pipeline.model.pace import DEFAULT_DUTY_CYCLE, PaceSet
 
 _NEVER = 2**62
 
@@ -47,7 +47,7 @@ class Limits:
     max_replica_lag_seconds: float = 5.0
     delayed_standbys: tuple[str, ...] = ()
     hours: AllowedHours | None = None
-    duty_cycle: float = 0.35
+    duty_cycle: float = DEFAULT_DUTY_CYCLE
     statement_seconds: float = 0.0002
     max_pages: int = 512
     batch_bytes: int = 4 * 1024 * 1024
