@@ -61,24 +61,27 @@ def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
 
 
 def open_destruction(
-    site: BackupSite, version: KeyVersion, *, reason: str, requested_by: str
+    site: BackupSite, version: KeyVersion, *, reason: str | None, requested_by: str
 ) -> tuple[Request, Destruction]:
     """Open a request to destroy a version, for officers to sign; what is kept elsewhere goes into its reason.
 
     Raises:
-        RequestError: the version is not archived or compromised, or such a request is open.
+        RequestError: the version is not archived or compromised, such a request is open, or no reason is given.
         BlockedError: something still needs it; names what.
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
     """
     pipeline = site.pipeline
     with pipeline.ledger.lock(LOCK):
         require_roster(pipeline)
-        opening.require_texts(reason, requested_by, None)
+        if reason is not None:
+            opening.require_texts(reason, requested_by, None)
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored)
         if (already := pending(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
         record = _require_destroyable(site, stored, version)
+        if reason is None:  # asked for last, since there is nothing to say of what is destroyed already
+            raise RequestError(f"say why with `keyrotation destroy {version} --reason TEXT`, which officers then sign")
         found = _found(site, record)
         told = f"{told_of(version, found.held)}{told_of_replaced(replaced_dumps(site, version))}"
         opened = _request(pipeline, record, f"{reason}; {told}", requested_by)
@@ -163,7 +166,7 @@ def _require_state(site: BackupSite, stored: StoredKeys, version: KeyVersion, *,
     if record.state is KeyState.DESTROYED:
         # One that was killed in the middle, and whose request has run out, is asked for again.
         if not (begun or version in stored.archived or _key_files(site.local, version)):
-            raise RequestError(f"{version} is destroyed already; `keyrotation audit` has the record of it")
+            raise RequestError(f"{version} is destroyed already; `keyrotation audit log` has the record of it")
     elif record.state not in DESTROYABLE:
         raise RequestError(
             f"{version} is {record.state}, and only an archived or compromised version is destroyed; "

@@ -10,7 +10,7 @@ from keyrotation_pipeline.assurance.destruction import Destruction, destroy, ope
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
-from keyrotation_pipeline.errors import BlockedError, RequestError
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.request import Request
@@ -57,8 +57,6 @@ def destroy_command(
 
 
 def _open(site: BackupSite, version: KeyVersion, reason: str | None, *, as_json: bool) -> None:
-    if reason is None:
-        raise RequestError(f"say why with `keyrotation destroy {version} --reason TEXT`, which officers then sign")
     opened, found = open_destruction(site, version, reason=reason, requested_by=actor())
     database = site.pipeline.database.identity().name
     if as_json:

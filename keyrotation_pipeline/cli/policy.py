@@ -9,7 +9,7 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
-from keyrotation_pipeline.errors import BlockedError, RequestError
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending
@@ -53,8 +53,6 @@ def policy_command(
 
 
 def _open(pipeline: Pipeline, before: Roster, reason: str | None, *, as_json: bool) -> None:
-    if reason is None:
-        raise RequestError("say why with `keyrotation policy --reason TEXT`, which pinned officers then sign")
     opened, after = open_policy(pipeline, reason=reason, requested_by=actor()), pipeline.signatures.roster()
     database = pipeline.database.identity().name
     if as_json:

@@ -233,10 +233,7 @@ def _impact(
 ) -> Iterator[str]:
     yield f"Assessed by people: {incident.impact or 'not yet'}"
     if isinstance(carrier, Walk):
-        promoted = carrier.done(Step.PRIMARY_KEY_ROLLOUT)
-        until = f"{promoted.finished_at:%Y-%m-%d %H:%M:%S} UTC" if promoted else "now: writes have not moved yet"
-        since = f"{incident.discovered_at:%Y-%m-%d %H:%M:%S} UTC"
-        yield f"Applications still wrote under the compromised key from discovery ({since}) until {until}"
+        yield _written_under(incident, carrier)
         yield f"Rows re-encrypted: {records_reencrypted(carrier)}"
     for deadline in clock:
         if deadline.reached_at is None:
@@ -245,6 +242,16 @@ def _impact(
             late = "late" if deadline.reached_at > deadline.due_at else "in time"
             yield f"{deadline.stage.replace('_', ' ').capitalize()}: {deadline.reached_at:%Y-%m-%d %H:%M} UTC, {late}"
     yield from assessment.lines()
+
+
+def _written_under(incident: Incident, carrier: Walk) -> str:
+    promoted = carrier.done(Step.PRIMARY_KEY_ROLLOUT)
+    since = f"{incident.discovered_at:%Y-%m-%d %H:%M:%S} UTC"
+    until = f"{promoted.finished_at:%Y-%m-%d %H:%M:%S} UTC" if promoted else "now: writes have not moved yet"
+    # The emergency may go on from a rotation that had promoted its key before.
+    if promoted and promoted.finished_at <= incident.discovered_at:
+        return f"Applications wrote under {carrier.target} since {until}, before discovery ({since})"
+    return f"Applications still wrote under the compromised key from discovery ({since}) until {until}"
 
 
 def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:

@@ -26,15 +26,16 @@ def pending(pipeline: Pipeline) -> Request | None:
     return next(iter(opening.pending(pipeline, RequestAction.POLICY)), None)
 
 
-def open_policy(pipeline: Pipeline, *, reason: str, requested_by: str) -> Request:
+def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) -> Request:
     """Open a request to pin what the configuration says, for officers of the pinned roster to sign.
 
     Raises:
-        RequestError: it says what is pinned already, or no key is registered yet.
+        RequestError: it says what is pinned already, no reason is given, or no key is registered yet.
         ApprovalError: the configured roster is wrong, or a text has characters that could mislead.
         BlockedError: the database was restored to an earlier state.
     """
-    opening.require_texts(reason, requested_by, None)
+    if reason is not None:
+        opening.require_texts(reason, requested_by, None)
     require_consistent(pipeline, stored := pipeline.keys.read())
     kept_in_store(pipeline, stored)  # which a change that died may have left undone
     if not pinned_roster(pipeline).differences(pipeline.signatures.roster()):
@@ -42,6 +43,8 @@ def open_policy(pipeline: Pipeline, *, reason: str, requested_by: str) -> Reques
             "keyrotation.toml names the officers, the threshold and the recipients that are pinned; change "
             "[approvals] or [backup] recipients there first"
         )
+    if reason is None:
+        raise RequestError("say why with `keyrotation policy --reason TEXT`, which pinned officers then sign")
     active = _active(pipeline)
     opened = opening.drawn_up(
         Request,

@@ -89,7 +89,7 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
         "v1": "destroyed", "v2": "archived", "v3": "active",
     }  # fmt: skip
 
-    folder.run("destroy", "v1", "--reason", "again", expect=1)
+    folder.run("destroy", "v1", expect=1)
     assert "v1 is destroyed already" in folder.printed[-1]
     secret = tmp_path / "recovery.asc"
     secret.write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))

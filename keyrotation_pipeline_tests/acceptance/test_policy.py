@@ -220,8 +220,9 @@ def test_a_rotation_that_has_begun_is_taken_over_under_the_new_roster(office: Of
     office.walk(again)
 
 
-def test_a_file_that_says_what_is_pinned_changes_nothing(office: Office) -> None:
-    office.run("policy", "--reason", "none", expect=1)
+@pytest.mark.parametrize("reason", [(), ("--reason", "none")])
+def test_a_file_that_says_what_is_pinned_changes_nothing(office: Office, reason: tuple[str, ...]) -> None:
+    office.run("policy", *reason, expect=1)
     assert "names the officers, the threshold and the recipients that are pinned" in office.error
 
 

@@ -253,8 +253,24 @@ def test_the_audit_has_the_intent_before_the_key_goes_and_the_outcome_after(clin
 def test_the_number_is_never_used_again(clinic: Clinic) -> None:
     clinic.destroyed()
     assert request(clinic.world).target == V3
-    with pytest.raises(RequestError, match="v1 is destroyed already"):
+    with pytest.raises(RequestError, match="v1 is destroyed already; `keyrotation audit log` has the record"):
         clinic.requested()
+
+
+@pytest.mark.parametrize(
+    ("destroyed", "refusal"),
+    [
+        pytest.param(True, "v1 is destroyed already", id="of nothing that is left"),
+        pytest.param(False, "say why with `keyrotation destroy v1 --reason TEXT`", id="of an archived version"),
+    ],
+)
+def test_a_reason_is_asked_for_only_where_there_is_something_to_destroy(
+    clinic: Clinic, destroyed: bool, refusal: str
+) -> None:
+    if destroyed:
+        clinic.destroyed()
+    with pytest.raises(RequestError, match=refusal):
+        open_destruction(clinic.site, V1, reason=None, requested_by="dba")
 
 
 def test_rotate_says_which_command_carries_it_out(clinic: Clinic) -> None:

@@ -20,6 +20,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare, prepare_requests
+from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.incident import IncidentStatus
 from keyrotation_pipeline.model.keys import KeyState
@@ -97,6 +98,25 @@ def test_an_emergency_takes_a_routine_rotation_over_from_any_step(world: FakeWor
     assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
     with pytest.raises(RequestError, match="cancelled"):
         sign(world, former, ADA)
+
+
+@pytest.mark.parametrize(
+    ("through", "written"),
+    [
+        pytest.param(Step.DUAL_KEY_ROLLOUT, "still wrote under the compromised key from discovery", id="before"),
+        pytest.param(Step.PRIMARY_KEY_ROLLOUT, "wrote under v2 since 2026-", id="after"),
+    ],
+)
+def test_the_report_says_whether_applications_wrote_under_the_key_after_its_exposure_was_known(
+    world: FakeWorld, through: Step, written: str
+) -> None:
+    walk(world, approved(world), through)
+    world.clock.at += timedelta(minutes=1)
+    incident, prepared = opened(world, discovered_at=world.clock.now())
+    world.clock.at += timedelta(minutes=1)
+    world.signatures.signed_at = world.clock.now()
+    walk(world, signed(world, prepared))
+    assert f"Applications {written}" in incident_report(world.pipeline, incident.id).markdown()
 
 
 @pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS])

@@ -30,6 +30,7 @@ _REASON = re.compile(
     r'(?:extension|type|collation|function|operator|language|relation|schema|role|access method) "?[\w.()\[\], -]+"? '
     r'(?:for encoding "\w+" )?(?:does not exist|already exists|is not available)'
     r'|permission denied (?:for|to) [\w "]+|must be (?:superuser|owner|able) [\w "]+|[\w ]+ not supported in this build'
+    r'|unrecognized (?:configuration )?parameter "[\w.]+"'
 )
 # A dump may take longer than a recovery should; but a loop in it has to end.
 LONGEST_RESTORE_SECONDS = 12 * 3600

@@ -42,6 +42,13 @@ def test_a_bad_end_is_a_failure_whatever_is_said(code: int, told: str, failures:
     assert _failures(code, told) == failures
 
 
+def test_what_a_newer_server_wrote_into_the_dump_is_named() -> None:
+    told = """pg_restore: from TOC entry 3; 1259 16408 TABLE Termine owner
+pg_restore: error: could not execute query: ERROR:  unrecognized parameter "pg_attver"
+"""
+    assert _failures(1, told) == ('TABLE Termine owner (unrecognized parameter "pg_attver")',)
+
+
 def test_many_failures_are_shown_in_part_and_counted() -> None:
     failures = _failures(1, "pg_restore: error: x\n" * 1500)
     assert failures[-1] == "500 more"
