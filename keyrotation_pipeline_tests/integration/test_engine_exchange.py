@@ -98,6 +98,30 @@ def test_a_statement_that_cannot_be_prepared_is_the_servers_error(connection: Co
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_what_was_prepared_before_a_statement_that_cannot_be_is_prepared_by_the_next_attempt(
+    connection: Connection,
+) -> None:
+    with pytest.raises(errors.UndefinedTable):
+        Exchange(connection, [NUMBER, b"SELECT * FROM public.nowhere"])
+    with Exchange(connection, [NUMBER]) as exchange:
+        exchange.send(NUMBER, {"number": 1, "other": 2})
+        assert exchange.receive() == [(1, b"100%", 2)]
+
+
+def test_a_refused_commit_does_not_touch_its_neighbours(connection: Connection) -> None:
+    connection.execute("CREATE TABLE public.parent (id int PRIMARY KEY)")
+    connection.execute("INSERT INTO public.parent VALUES (1), (3)")
+    connection.execute("ALTER TABLE public.seen ADD FOREIGN KEY (id) REFERENCES public.parent INITIALLY DEFERRED")
+    with Exchange(connection, [INSERT]) as exchange:
+        for number in (1, 2, 3):
+            exchange.send(INSERT, {"id": number})
+        assert exchange.receive() == [(1,)]
+        with pytest.raises(errors.ForeignKeyViolation):
+            exchange.receive()
+        assert exchange.receive() == [(3,)]
+    assert connection.execute("SELECT id FROM public.seen ORDER BY id").fetchall() == [(1,), (3,)]
+
+
 def test_a_lost_connection_is_an_error_at_once(connection: Connection, database_url: str) -> None:
     def lose_it() -> None:
         with Exchange(connection, [NUMBER]) as exchange:

@@ -268,6 +268,20 @@ def test_a_table_locked_for_long_is_waited_for_and_then_named(
     assert read_back(migrated, ring, CASES, "id") == EXPECTED
 
 
+@pytest.mark.parametrize("duty_cycle", [0.35, 1.0], ids=["routine", "without rests"])
+def test_a_table_that_is_being_indexed_is_waited_for(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, duty_cycle: float
+) -> None:
+    """CREATE INDEX lets others read but not write, so that of our statements only the writes cannot be prepared."""
+    engine.limits = Limits(duty_cycle=duty_cycle)
+    with psycopg.connect(database_url) as holder:
+        holder.execute("LOCK TABLE cases IN SHARE MODE")
+        threading.Timer(2.5, holder.commit).start()
+        assert engine.shard(CASES).rows == ROWS
+    assert len({each.note for each in engine.progress if "waiting: cases is locked" in each.note}) == 1
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
+
+
 @pytest.mark.parametrize("status", ["paused", "cancelled"])
 def test_a_paused_or_cancelled_rotation_stops_the_rewrite_within_a_second_or_so(
     migrated: Connection, engine: Engine, database_url: str, status: str

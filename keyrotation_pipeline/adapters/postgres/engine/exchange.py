@@ -45,8 +45,13 @@ class Exchange:
         self._adapters = Transformer.from_context(connection)
         self._names: dict[bytes, tuple[bytes, Sequence[str]]] = {}
         self._ahead = 0
-        for number, statement in enumerate(statements):
-            self._prepare(b"keyrotation_%d" % number, statement)
+        try:
+            for number, statement in enumerate(statements):
+                self._prepare(b"keyrotation_%d" % number, statement)
+        except psycopg.Error:
+            with suppress(psycopg.Error):
+                self._deallocate()  # the names are wanted by the next attempt
+            raise
 
     def __enter__(self) -> "Exchange":
         self._pgconn.enter_pipeline_mode()
@@ -63,8 +68,7 @@ class Exchange:
                 with suppress(errors.DatabaseError):
                     self.receive()
             self._pgconn.exit_pipeline_mode()
-            for name, _ in self._names.values():
-                self._connection.execute(b"DEALLOCATE " + name)
+            self._deallocate()
 
     def send(self, statement: bytes, parameters: Mapping[str, Parameter]) -> None:
         """Send a statement and its COMMIT after those sent before."""
@@ -91,16 +95,16 @@ class Exchange:
         """
         self._ahead -= 1
         self.push()
-        result = self._next()
-        if result is None:
-            raise psycopg.OperationalError("the server gave no answer")
-        while self._next() is not None:
-            pass  # None ends the answer to a statement
-        self._next()  # the answer to its Sync: now it is committed
+        result, end = self._answer(), self._next()
+        if end is not None and end.status != pq.ExecStatus.PIPELINE_SYNC:
+            # The COMMIT was refused: deferred constraints are checked only there.
+            result, end = end, self._next() or self._next()
+        if result.status not in {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}:
+            raise errors.error_from_result(result, self._connection.info.encoding)
+        if end is None:
+            raise psycopg.OperationalError("the server did not say that it has committed")
         if result.status == pq.ExecStatus.COMMAND_OK:
             return [(result.command_tuples,)]
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            raise errors.error_from_result(result, self._connection.info.encoding)
         self._adapters.set_pgresult(result)
         return self._adapters.load_rows(0, result.ntuples, tuple)
 
@@ -118,6 +122,18 @@ class Exchange:
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise errors.error_from_result(result, self._connection.info.encoding)
         self._names[statement] = (name, order)
+
+    def _answer(self) -> "pq.abc.PGresult":
+        result = self._next()
+        if result is None:
+            raise psycopg.OperationalError("the server gave no answer")
+        while self._next() is not None:
+            pass  # None ends the answer to a statement
+        return result
+
+    def _deallocate(self) -> None:
+        for name, _ in self._names.values():
+            self._connection.execute(b"DEALLOCATE " + name)
 
     def _next(self) -> "pq.abc.PGresult | None":
         while self._pgconn.is_busy():
