@@ -106,6 +106,35 @@ def test_a_relation_rewritten_between_read_and_write_gets_no_value_into_another_
     assert done.rows >= len(left)
 
 
+# Loaded by one transaction, as a restore does it, the rows of both have the same positions and the same `xmin`.
+OTHERS = table_of("others", "a", "b")
+EXCHANGE = (
+    "BEGIN; ALTER TABLE cases RENAME TO aside; ALTER TABLE others RENAME TO cases;"
+    " ALTER TABLE aside RENAME TO others; COMMIT"
+)
+
+
+@pytest.mark.parametrize("moment", [0, 2], ids=["first batch", "third batch"])
+def test_tables_that_change_their_names_between_read_and_write_keep_their_values(
+    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, moment: int
+) -> None:
+    migrated.execute("TRUNCATE public.cases")
+    migrated.execute("CREATE TABLE public.others (LIKE public.cases INCLUDING ALL)")
+    with migrated.transaction():
+        for name, mark in (("cases", ""), ("others", "other ")):
+            rows = [(n, sealed(ring, 1, f"{mark}a{n}"), sealed(ring, 1, f"{mark}b{n}")) for n in range(ROWS)]
+            insert(migrated, f"public.{name} (id, a, b)", rows)
+
+    with between_read_and_write(lambda batch: application(database_url, EXCHANGE) if batch == moment else None):
+        engine.shard(CASES)
+    for table in (CASES, OTHERS):
+        while engine.sweep(table).rows:
+            pass
+
+    assert read_back(migrated, ring, CASES, "id") == {n: under_v2(f"other a{n}", f"other b{n}") for n in range(ROWS)}
+    assert read_back(migrated, ring, OTHERS, "id") == EXPECTED
+
+
 @pytest.mark.parametrize(
     ("write", "row"),
     [

@@ -142,6 +142,38 @@ def cases(connection: Connection, rows: Sequence[tuple[str | None, str | None]],
         insert(connection, "public.cases (id, a, b)", [(number, *row) for number, row in enumerate(rows)])
 
 
+def test_columns_may_have_any_name_that_our_statements_use(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
+    names = [
+        "t",
+        "new",
+        "held",
+        "key",
+        "old_0",
+        "position",
+        "version",
+        "changed",
+        "filenode",
+        "range",
+        "looked",
+        "read",
+    ]
+    others = ", ".join(f"{name} int" for name in names)
+    migrated.execute(f"CREATE TABLE public.odd (id int PRIMARY KEY, value_0 text, value_1 text, {others})".encode())
+    insert(migrated, "public.odd", [(n, *[sealed(ring, 1, f"{n}")] * 2, *[7] * len(names)) for n in range(ROWS)])
+    odd = table_of("odd", "value_0", "value_1")
+
+    assert counts(engine.shard(odd)) == (ROWS, 2 * ROWS, 0, 0)
+    migrated.execute("UPDATE public.odd SET value_1 = %s WHERE id < 5", (sealed(ring, 1, "later"),))
+    assert counts(engine.sweep(odd)) == (5, 5, 0, 0)
+    migrated.execute("UPDATE public.odd SET value_0 = %s WHERE id < 7", (sealed(ring, 1, "later"),))
+    assert counts(engine.sweep(odd, wait=True)) == (7, 7, 0, 0)
+
+    texts = {n: under_v2("later" if n < 7 else f"{n}", "later" if n < 5 else f"{n}") for n in range(ROWS)}
+    assert read_back(migrated, ring, odd, "id") == texts
+    kept = migrated.execute(f"SELECT DISTINCT {', '.join(names)} FROM public.odd".encode()).fetchall()
+    assert kept == [(7,) * len(names)]
+
+
 def test_an_empty_table_is_done_at_once(migrated: Connection, engine: Engine) -> None:
     cases(migrated, [])
     assert counts(engine.shard(CASES)) == (0, 0, 0, 0)

@@ -6,6 +6,8 @@ Why the write looks as it does (each was measured, none is optional):
   read: if another transaction has changed any column, they no longer match. NULL values need no special care.
 - The file node proves that `ctid` still means the same row. After a `VACUUM FULL` or `CLUSTER` another row may stand
   there, with the same `xmin` if the same transaction loaded it, and decryption could not notice.
+- `tableoid`: where two tables have changed their names meanwhile, the statement finds the other one by its name. If one
+  transaction loaded both, as a restore does, position and `xmin` are the same there.
 - `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
 - NULL in a value array leaves the column as it is. The cast has no length, so a value that is too long for its column
@@ -65,7 +67,8 @@ FROM (
         SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, {unnested}
     ) AS new
     JOIN ONLY {table} AS held ON held.ctid = new.position
-    WHERE held.xmin = new.version AND pg_relation_filenode({oid}) = %(filenode)s::oid {prune}
+    WHERE held.xmin = new.version AND held.tableoid = {oid}
+      AND pg_relation_filenode({oid}) = %(filenode)s::oid {prune}
     FOR {strength} OF held SKIP LOCKED
 ) AS new
 WHERE t.ctid = new.position
@@ -107,7 +110,7 @@ _NAME_ROWS = """
 SELECT t.ctid, {key}
 FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, version)
 JOIN ONLY {table} AS t ON t.ctid = read.position
-WHERE t.xmin = read.version AND pg_relation_filenode({oid}) = %(filenode)s::oid
+WHERE t.xmin = read.version AND t.tableoid = {oid} AND pg_relation_filenode({oid}) = %(filenode)s::oid
 """
 
 # If a written column stands in a unique index, our UPDATE changes a key of the row and needs the stronger lock. To take
@@ -184,7 +187,7 @@ def statements(
         ),
         "values": sql.SQL(", ").join(values),
         # num_nonnulls() takes a hundred arguments at most.
-        "changed": sql.SQL(" + ").join(sql.SQL("({} IS NOT NULL)::int").format(value) for value in values),
+        "changed": sql.SQL(" + ").join(sql.SQL("(new.{} IS NOT NULL)::int").format(value) for value in values),
         "olds": sql.SQL(", ").join(olds),
         "old_arrays": sql.SQL(", ").join(sql.SQL(f"%(old_{number})b::text[]") for number in range(len(columns))),
         "same_values": sql.SQL(" AND ").join(
