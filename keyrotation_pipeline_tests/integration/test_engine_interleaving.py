@@ -357,6 +357,47 @@ def test_rows_that_were_written_beside_a_write_that_failed_are_counted(
     assert read_back(migrated, ring, CASES, "id") == EXPECTED
 
 
+def test_batches_of_large_values_that_were_written_before_one_that_failed_are_counted(
+    migrated: Connection, engine: Engine, ring: KeyRing
+) -> None:
+    long = "long" * 1000
+    migrated.execute("UPDATE public.cases SET a = %s WHERE id < 200", (sealed(ring, 1, long),))
+    migrated.execute("VACUUM FULL public.cases")
+    migrated.execute(REFUSED_ONCE.encode())
+    engine.limits = Limits(batch_bytes=100_000)  # a page holds more, so that its rows are listed first
+
+    done = engine.shard(CASES)
+
+    assert migrated.execute("SELECT last_value > 1 FROM public.attempts").fetchone() == (True,)
+    assert (done.rows, done.values) == (ROWS, 2 * ROWS)
+    longs = {n: under_v2(long, f"b{n}") for n in range(200)}
+    assert read_back(migrated, ring, CASES, "id") == {**EXPECTED, **longs}
+
+
+REFUSED_AT_COMMIT = """
+CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$no$$; END';
+CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON public.cases DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (OLD.id = 150) EXECUTE FUNCTION public.refuse();
+"""
+
+
+@pytest.mark.parametrize("duty_cycle", [0.35, 1.0], ids=["routine", "without rests"])
+def test_a_commit_that_is_refused_is_one_sentence_and_the_rows_written_beside_it_are_recorded(
+    migrated: Connection, engine: Engine, ring: KeyRing, duty_cycle: float
+) -> None:
+    migrated.execute(REFUSED_AT_COMMIT.encode())
+    engine.limits = Limits(duty_cycle=duty_cycle, max_pages=4)
+
+    with pytest.raises(BlockedError, match=r"refused a statement of the engine .*P0001"):
+        engine.shard(CASES)
+
+    recorded = migrated.execute("SELECT sum(rows) FROM keyrotation.shard_walks").fetchone()
+    assert recorded == migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone()
+    migrated.execute("DROP TRIGGER refuse ON public.cases")
+    assert engine.shard(CASES).rows == ROWS
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
+
+
 def test_what_a_pause_leaves_is_recorded_to_the_row(
     migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

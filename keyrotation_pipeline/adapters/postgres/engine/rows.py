@@ -1,6 +1,7 @@
 """The careful path, for pages that are too large to read at once and rows that others hold: rows are listed first."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from psycopg import errors
 
@@ -12,34 +13,33 @@ from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.progress import Rewritten
 
 
-def rewrite_listed(context: RewriteContext, first: int, end: int) -> Rewritten:
-    """Rewrite the pages from `first` to before `end` in batches of limited bytes, one transaction per statement."""
-    done = Rewritten()
+def rewrite_listed(context: RewriteContext, first: int, end: int) -> Iterator[Rewritten]:
+    """Rewrite the pages from `first` to before `end` in batches of limited bytes; tell of each once it is committed."""
     for positions in by_size(listed(context, first, end), context.limits.batch_bytes):
-        done += _rewrite(context, positions)
-    return done
+        yield _rewrite(context, positions)
 
 
-def rewrite_stragglers(context: RewriteContext, first: int, end: int) -> Rewritten:
+def rewrite_stragglers(context: RewriteContext, first: int, end: int) -> Iterator[Rewritten]:
     """Rewrite each row of the pages in its own transaction; wait up to a second for its lock, and repeat if it changed.
 
     SKIP LOCKED would never get a row that others write all the time. Here we wait in the queue for its lock, and write
     if its encrypted values are still those that were read, whatever else has changed in the row. A row without a key
     cannot be followed to its new position; it is read again at once, several times.
     """
-    done = Rewritten()
     busy: set[bytes] = set()
     for _ in range(context.limits.straggler_attempts):
-        attempt = Rewritten()
+        skipped = 0
         for row in [row for row, _ in listed(context, first, end) if row not in busy]:
             try:
-                attempt += _rewrite_waiting(context, row)
+                one = _rewrite_waiting(context, row)
             except (errors.LockNotAvailable, errors.DeadlockDetected):
                 busy.add(row)
-        done += Rewritten(attempt.rows, attempt.values, 0, attempt.quarantined)
-        if not attempt.skipped:
+                continue
+            yield replace(one, skipped=0)
+            skipped += one.skipped
+        if not skipped:
             break
-    return done + Rewritten(skipped=attempt.skipped + len(busy))
+    yield Rewritten(skipped=skipped + len(busy))
 
 
 def _rewrite(context: RewriteContext, positions: Sequence[bytes]) -> Rewritten:

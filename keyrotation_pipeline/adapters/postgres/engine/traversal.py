@@ -245,13 +245,20 @@ class _RelationTraversal:
         size = self._supervisor.batch_size
         end = min(first + min(size.pages, size.reading_pages), self._pages.end)
         method = rewrite_stragglers if self._wait else rewrite_listed
-        self._confirm(end, method(self._context, first, end))
+        rows = 0
+        for done in method(self._context, first, end):
+            self._pages.done += done  # at once, since the next batch may fail
+            rows += done.rows
+        self._go_past(end, rows)
 
     def _confirm(self, end: int, done: Rewritten) -> None:
+        self._pages.done += done
+        self._go_past(end, done.rows)
+
+    def _go_past(self, end: int, rows: int) -> None:
         self._retry.succeeded()
         self._pages.next = end
-        self._pages.done += done
-        self._supervisor.after_batch(self._context.relation, self._pages, done.rows, self._save)
+        self._supervisor.after_batch(self._context.relation, self._pages, rows, self._save)
 
     def _save(self) -> None:
         self._stored.save(self._context.relation, self._pages)
