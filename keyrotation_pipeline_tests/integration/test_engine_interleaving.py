@@ -135,6 +135,41 @@ def test_tables_that_change_their_names_between_read_and_write_keep_their_values
     assert read_back(migrated, ring, OTHERS, "id") == EXPECTED
 
 
+@pytest.mark.parametrize("limits", [Limits(max_pages=4), Limits(duty_cycle=1.0)], ids=["routine", "without rests"])
+@pytest.mark.parametrize(
+    ("statements", "row"),
+    [
+        pytest.param(
+            "ALTER TABLE cases RENAME a TO aside; ALTER TABLE cases RENAME b TO a; ALTER TABLE cases RENAME aside TO b",
+            lambda n: (f"b{n}", f"a{n}"),
+            id="two change their names",
+        ),
+        pytest.param(
+            "ALTER TABLE cases RENAME a TO former; ALTER TABLE cases ADD a text",
+            lambda n: (None, f"b{n}"),
+            id="a new one gets the name of another",
+        ),
+    ],
+)
+def test_columns_that_change_their_names_between_read_and_write_keep_their_values(
+    migrated: Connection,
+    engine: Engine,
+    ring: KeyRing,
+    database_url: str,
+    statements: str,
+    row: Callable[[int], tuple[str | None, str]],
+    limits: Limits,
+) -> None:
+    engine.limits = limits
+    migration = f"BEGIN; {statements}; COMMIT"
+    with between_read_and_write(lambda batch: application(database_url, migration) if batch == 1 else None):
+        engine.shard(CASES)
+    while engine.sweep(CASES).rows:
+        pass
+
+    assert read_back(migrated, ring, CASES, "id") == {n: under_v2(*row(n)) for n in range(ROWS)}
+
+
 @pytest.mark.parametrize(
     ("write", "row"),
     [

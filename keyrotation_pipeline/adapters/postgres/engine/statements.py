@@ -8,6 +8,8 @@ Why the write looks as it does (each was measured, none is optional):
   there, with the same `xmin` if the same transaction loaded it, and decryption could not notice.
 - `tableoid`: where two tables have changed their names meanwhile, the statement finds the other one by its name. If one
   transaction loaded both, as a restore does, position and `xmin` are the same there.
+- The numbers of the columns: a name may be another column's by now, and to rename it changes no row. The look at the
+  catalogue costs about as much as to write a row, once for each statement.
 - `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
 - NULL in a value array leaves the column as it is. The cast has no length, so a value that is too long for its column
@@ -67,8 +69,7 @@ FROM (
         SELECT unnest(%(positions)b::tid[]) AS position, unnest(%(versions)b::xid[]) AS version, {unnested}
     ) AS new
     JOIN ONLY {table} AS held ON held.ctid = new.position
-    WHERE held.xmin = new.version AND held.tableoid = {oid}
-      AND pg_relation_filenode({oid}) = %(filenode)s::oid {prune}
+    WHERE held.xmin = new.version AND held.tableoid = {oid} AND {as_read} {prune}
     FOR {strength} OF held SKIP LOCKED
 ) AS new
 WHERE t.ctid = new.position
@@ -110,7 +111,18 @@ _NAME_ROWS = """
 SELECT t.ctid, {key}
 FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, version)
 JOIN ONLY {table} AS t ON t.ctid = read.position
-WHERE t.xmin = read.version AND t.tableoid = {oid} AND pg_relation_filenode({oid}) = %(filenode)s::oid
+WHERE t.xmin = read.version AND t.tableoid = {oid} AND {as_read}
+"""
+
+# Every page is where it was read, and every column has its name still.
+_AS_READ = """
+pg_relation_filenode({oid}) = %(filenode)s::oid AND ARRAY(
+    SELECT attname FROM pg_attribute WHERE attrelid = {oid} AND attnum = ANY ({numbers}::int2[]) ORDER BY attnum
+) = {numbered}::name[]
+"""
+_NUMBERS = """
+SELECT coalesce(array_agg(attnum ORDER BY attnum), '{}')::text, coalesce(array_agg(attname ORDER BY attnum), '{}')::text
+FROM pg_attribute WHERE attrelid = %s AND attname = ANY (%s)
 """
 
 # If a written column stands in a unique index, our UPDATE changes a key of the row and needs the stronger lock. To take
@@ -165,6 +177,7 @@ def statements(
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
     olds = [sql.Identifier(f"old_{number}") for number in range(len(columns))]
     names = [column.name for column in relation.columns]
+    ((numbers, numbered),) = connection.execute(_NUMBERS, (relation.oid, names)).fetchall()
     unique = connection.execute(_IN_UNIQUE_INDEX, (relation.oid, names)).fetchone() == (True,)
     parts = {
         "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
@@ -196,9 +209,12 @@ def statements(
         ),
         "key": _sql(key.of("t").as_string(connection)),
         "same_key": _sql(key.matches("t", sql.SQL("new.key")).as_string(connection)),
+        "numbers": sql.Literal(str(numbers)),
+        "numbered": _sql(sql.Literal(str(numbered)).as_string(connection)),
         "strength": sql.SQL("UPDATE" if unique else "NO KEY UPDATE"),
     }
 
+    parts["as_read"] = sql.SQL(_AS_READ).format(**parts)
     parts["prune"] = sql.SQL(_PRUNE).format(**parts) if hot_order else sql.SQL("")
     whole = sql.SQL(", ").join(
         sql.SQL("{} = new.{}::{}").format(_quoted(column.name), value, _sql(column.type_sql))
