@@ -46,6 +46,12 @@ def run(connection: Connection, script: str) -> None:
 
 
 @pytest.fixture
+def value_of(keyring_of: Callable[..., KeyRing], seal: Seal) -> Callable[[int], str]:
+    """A value under a version."""
+    return lambda version: seal(keyring_of(version, primary=version), version, "x")
+
+
+@pytest.fixture
 def value(keyring_of: Callable[..., KeyRing], seal: Seal) -> str:
     """56 characters under v9."""
     return seal(keyring_of(9, primary=9), 9, "x" * 11)
@@ -370,6 +376,55 @@ def test_the_standing_fence_of_an_earlier_rotation_is_no_problem(either: Connect
     assert fatal(either, target=V10) == []
 
 
+# --- statements to type ---------------------------------------------------------------------------------------------
+
+ORDER = EncryptedTable(TableName("public", "order"), ("c",))
+
+
+@pytest.mark.parametrize(
+    ("script", "statement"),
+    [
+        pytest.param(
+            'ALTER TABLE "order" ADD PRIMARY KEY (id);'
+            'CREATE PUBLICATION "only inserts" FOR TABLE "order" WITH (publish = \'insert\')',
+            "ALTER PUBLICATION \"only inserts\" SET (publish = 'insert, update, delete, truncate')",
+            id="publication",
+        ),
+        pytest.param(
+            'CREATE PUBLICATION p FOR TABLE "order"',
+            'ALTER TABLE "order" REPLICA IDENTITY FULL',
+            id="replica identity",
+        ),
+        pytest.param(
+            'ALTER TABLE "order" ADD CONSTRAINT "1st key" CHECK (c LIKE \'v1:%\')',
+            'ALTER TABLE "order" DROP CONSTRAINT "1st key"',
+            id="check",
+        ),
+        pytest.param(
+            'ALTER TABLE "order" ADD UNIQUE (c);'
+            'CREATE TABLE "Copies" (c text CONSTRAINT "say ""c""" REFERENCES "order" (c))',
+            'ALTER TABLE public."Copies" DROP CONSTRAINT "say ""c"""',
+            id="foreign key",
+        ),
+        pytest.param(
+            'CREATE RULE "not now" AS ON UPDATE TO "order" DO INSTEAD NOTHING',
+            'ALTER TABLE "order" DISABLE RULE "not now"',
+            id="rule",
+        ),
+    ],
+)
+def test_names_stand_quoted_in_the_statement_that_a_refusal_gives(
+    connection: Connection, value_of: Callable[[int], str], script: str, statement: str
+) -> None:
+    run(connection, 'CREATE TABLE "order" (id int GENERATED ALWAYS AS IDENTITY, c text)')
+    connection.execute('INSERT INTO public."order" (c) VALUES (%s)', (value_of(1),))
+    run(connection, script)
+    (sentence,) = fatal(connection, ORDER)
+    assert statement in sentence
+    run(connection, statement)
+    assert fatal(connection, ORDER) == []
+
+
 # --- rights ---------------------------------------------------------------------------------------------------------
 
 
@@ -406,6 +461,35 @@ def test_a_schema_that_may_not_be_used_is_named(connection: Connection, limited:
     run(connection, "CREATE SCHEMA billing; CREATE TABLE billing.notes (c text)")
     found = "\n".join(fatal(limited, EncryptedTable(TableName("billing", "notes"), ("c",))))
     assert f"GRANT USAGE ON SCHEMA billing TO {limited.info.user}" in found
+
+
+def test_roles_and_schemas_stand_quoted_in_the_statements_that_refusals_give(
+    connection: Connection, database_url: str
+) -> None:
+    role, owner = f"key-rotation {connection.info.dbname}", f"owner-{connection.info.dbname}"
+    run(connection, f'CREATE ROLE "{role}" LOGIN; CREATE ROLE "{owner}"; GRANT pg_read_all_stats TO "{role}"')
+    run(connection, 'CREATE SCHEMA "bill ing"; CREATE TABLE "bill ing".notes (c text); CREATE TABLE "order" (c text)')
+    run(connection, f'ALTER TABLE "bill ing".notes OWNER TO "{owner}"; ALTER TABLE "order" OWNER TO "{owner}"')
+    run(connection, 'ALTER TABLE "order" ENABLE ROW LEVEL SECURITY; ALTER TABLE "order" FORCE ROW LEVEL SECURITY')
+    tables = (EncryptedTable(TableName("bill ing", "notes"), ("c",)), ORDER)
+    typed = [
+        f'GRANT USAGE ON SCHEMA "bill ing" TO "{role}"',
+        f'GRANT SELECT, UPDATE ON "bill ing".notes TO "{role}"',
+        f'GRANT SELECT, UPDATE ON "order" TO "{role}"',
+        f'GRANT "{owner}" TO "{role}"',
+        f'ALTER ROLE "{role}" BYPASSRLS',
+    ]
+    try:
+        with connect(make_conninfo(database_url, user=role)) as limited:
+            found = "\n".join(fatal(limited, *tables))
+            for statement in typed:
+                assert statement in found
+                run(connection, statement)
+            assert fatal(limited, *tables) == []
+            limited.execute("SET log_parameter_max_length_on_error = 100")
+            assert any(f'ALTER ROLE "{role}" SET log_parameter' in each for each in warnings(limited, *tables))
+    finally:
+        run(connection, f'DROP OWNED BY "{role}", "{owner}"; DROP ROLE "{role}", "{owner}"')
 
 
 @pytest.mark.parametrize("forced", [False, True])

@@ -7,6 +7,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import ANYWHERE
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
 from keyrotation_pipeline.model.columns import Finding
 
 LARGE_OBJECTS = 2613  # the oid of pg_largeobject, which holds their content
@@ -89,7 +90,10 @@ def in_large_objects(connection: Connection) -> Iterator[Finding]:
         yield Finding("large objects", "*", int(str(found)), 0, (), "large objects hold encrypted values")
     if unreadable:
         role = connection.info.user
-        reason = f"{unreadable} large object(s) cannot be read by role {role}; GRANT SELECT ON LARGE OBJECT … TO {role}"
+        reason = (
+            f"{unreadable} large object(s) cannot be read by role {role}; "
+            f"GRANT SELECT ON LARGE OBJECT … TO {quoted(connection, role)}"
+        )
         yield Finding("large objects", "*", 0, 0, (), reason)
 
 

@@ -7,9 +7,8 @@ the rule is by owner: a function of a superuser or of our role may call anything
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from psycopg import sql
-
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
 from keyrotation_pipeline.errors import PreflightError
 
 # From each thing that is evaluated for a row that we write, along the catalogue's own dependencies, to the functions in
@@ -141,14 +140,14 @@ def require_own_planning(connection: Connection, *oids: int) -> None:
         role = connection.info.user
         raise PreflightError(
             f"{found.root} of {found.relation} calls {found.function} of role {found.owner}, which would run as {role} "
-            f"for whoever reads the table; {to_be_ours(found.function, role)}, or drop the "
+            f"for whoever reads the table; {to_be_ours(connection, found.function)}, or drop the "
             f"{found.root.partition(' ')[0]}"
         )
 
 
-def to_be_ours(function: str, role: str) -> str:
+def to_be_ours(connection: Connection, function: str) -> str:
     """How to go on: the statement as it is typed. The application may still call the function, but not replace it."""
-    return f"run ALTER FUNCTION {function} OWNER TO {sql.Identifier(role).as_string()} as a superuser"
+    return f"run ALTER FUNCTION {function} OWNER TO {quoted(connection, connection.info.user)} as a superuser"
 
 
 def foreign_functions(connection: Connection, oids: Sequence[int]) -> Iterator[ForeignFunction]:

@@ -63,7 +63,12 @@ class Relation:
     @property
     def label(self) -> str:
         """As messages name it."""
-        return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
+        return ".".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the label, each to be quoted where somebody types it in SQL."""
+        return (self.name,) if self.schema == "public" else (self.schema, self.name)
 
     @property
     def noted_as(self) -> str:

@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
 )
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
 from keyrotation_pipeline.model.database import Problem
 
 TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
@@ -63,7 +64,7 @@ def no_foreign_code_runs(subject: Subject) -> Iterator[Problem]:
     for what, relation, function, owner, _ in foreign_functions(subject.connection, oids):
         yield fatal(
             f"{what} of {relation} calls {function} of role {owner}, which would run as {role} for every re-encrypted "
-            f"row; {to_be_ours(function, role)}, or drop the {what.partition(' ')[0]}"
+            f"row; {to_be_ours(subject.connection, function)}, or drop the {what.partition(' ')[0]}"
         )
 
 
@@ -73,7 +74,7 @@ def no_foreign_event_trigger_fires(connection: Connection) -> Iterator[Problem]:
     for name, function, owner in foreign_event_triggers(connection):
         yield fatal(
             f"event trigger {name} calls {function} of role {owner}, which would run as {role} when a fence is added; "
-            f"{to_be_ours(function, role)}"
+            f"{to_be_ours(connection, function)}"
         )
 
 
@@ -83,7 +84,7 @@ def schema_is_ours(connection: Connection) -> Iterator[Problem]:
     for what, owner in foreign_parts_of_ours(connection):
         yield fatal(
             f"{what} belongs to role {owner}, whose code would run as {role} whenever something is recorded; "
-            f"ALTER it to OWNER TO {role}, or connect as {owner}"
+            f"ALTER it to OWNER TO {quoted(connection, role)}, or connect as {owner}"
         )
 
 

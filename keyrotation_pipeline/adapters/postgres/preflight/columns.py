@@ -62,8 +62,8 @@ def rows_are_in_heaps(subject: Subject) -> Iterator[Problem]:
         elif not (relation.is_heap or relation.holds_no_rows):
             yield fatal(
                 f"table {relation.label} has the access method {relation.access_method}, and only heap is known to "
-                f"keep rows where the engine expects them; ALTER TABLE {relation.label} SET ACCESS METHOD heap "
-                "(PostgreSQL 15 and later), or copy it to a new table"
+                f"keep rows where the engine expects them; ALTER TABLE {subject.quoted(*relation.parts)} SET ACCESS "
+                "METHOD heap (PostgreSQL 15 and later), or copy it to a new table"
             )
 
 
@@ -108,7 +108,7 @@ def none_is_in_a_foreign_key(subject: Subject) -> Iterator[Problem]:
         for column, constraint, owner in found:
             yield fatal(
                 f"column {relation.label}.{column} is in the foreign key {constraint} of {owner}, which every new "
-                f"ciphertext would break; ALTER TABLE {owner} DROP CONSTRAINT {constraint}"
+                f"ciphertext would break; ALTER TABLE {owner} DROP CONSTRAINT {subject.quoted(str(constraint))}"
             )
 
 

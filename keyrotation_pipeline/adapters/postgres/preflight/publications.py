@@ -19,8 +19,8 @@ def updates_are_published(subject: Subject) -> Iterator[Problem]:
     for (name,) in subject.connection.execute(_WITHOUT_UPDATES, (relations,)).fetchall():
         yield fatal(
             f"publication {name} does not publish updates of table {subject.table.name}, so its subscribers would "
-            f"keep old values for good; ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate'), "
-            "or take the table out of it"
+            f"keep old values for good; ALTER PUBLICATION {subject.quoted(str(name))} SET (publish = 'insert, update, "
+            "delete, truncate'), or take the table out of it"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from keyrotation_pipeline.adapters.postgres.preflight.subject import warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
 from keyrotation_pipeline.model.database import Problem
 
 # Settings that our role may not see are missing from the view.
@@ -17,10 +18,10 @@ def no_ciphertext_is_logged(connection: Connection) -> Iterator[Problem]:
     """No setting logs the parameters of statements."""
     settings = {str(name): str(value) for name, value in connection.execute(_SETTINGS)}
     if revealing := revealing_settings(settings):
+        role = quoted(connection, connection.info.user)
         yield warning(
             f"the server's log would show ciphertext because of {', '.join(revealing)}; ALTER ROLE "
-            f"{connection.info.user} SET log_parameter_max_length = 0 (or the extension's own setting), or turn these "
-            "off"
+            f"{role} SET log_parameter_max_length = 0 (or the extension's own setting), or turn these off"
         )
 
 

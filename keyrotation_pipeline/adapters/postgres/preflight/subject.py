@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.database import Problem
@@ -27,6 +28,10 @@ class Subject:
     def columns(self) -> list[str]:
         """Declared columns, as a query parameter."""
         return list(self.table.columns)
+
+    def quoted(self, *parts: str) -> str:
+        """A name as it is typed in a statement."""
+        return quoted(self.connection, *parts)
 
 
 def fatal(sentence: str) -> Problem:

@@ -133,7 +133,8 @@ def _try_check(subject: Subject, relation: Relation, name: str, expression: str)
     if refused := cast("tuple[int]", row)[0]:
         yield fatal(
             f"the CHECK {name} of {relation.label} refuses {refused} row(s) under {subject.target}; "
-            f"change it, or ALTER TABLE {relation.label} DROP CONSTRAINT {name}"
+            f"change it, or ALTER TABLE {subject.quoted(*relation.parts)} DROP CONSTRAINT "
+            f"{subject.quoted(name)}"
         )
 
 

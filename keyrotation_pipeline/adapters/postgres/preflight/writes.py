@@ -45,20 +45,25 @@ WHERE c.oid = %s::bigint::oid AND c.relreplident <> 'f'
 def role_may_read_and_write(subject: Subject) -> Iterator[Problem]:
     """We may SELECT from each relation and UPDATE those with rows; rights on a parent do not reach its partitions."""
     role = subject.connection.info.user
+    to = subject.quoted(role)
     for relation in subject.relations:
         if relation.kind not in {"r", "p"}:
             continue
         usage, select, update, _, _ = _rights(subject, relation.oid)
         if not usage:
             yield fatal(
-                f"role {role} may not use schema {relation.schema}; GRANT USAGE ON SCHEMA {relation.schema} TO {role}"
+                f"role {role} may not use schema {relation.schema}; "
+                f"GRANT USAGE ON SCHEMA {subject.quoted(relation.schema)} TO {to}"
             )
         missing = [] if select else ["SELECT"]
         if relation.kind == "r" and not update:
             missing.append("UPDATE")
         if missing:
             rights = ", ".join(missing)
-            yield fatal(f"role {role} lacks {rights} on {relation.label}; GRANT {rights} ON {relation.label} TO {role}")
+            yield fatal(
+                f"role {role} lacks {rights} on {relation.label}; "
+                f"GRANT {rights} ON {subject.quoted(*relation.parts)} TO {to}"
+            )
 
 
 def role_may_fence(subject: Subject) -> Iterator[Problem]:
@@ -69,7 +74,7 @@ def role_may_fence(subject: Subject) -> Iterator[Problem]:
         if relation.kind in {"r", "p"} and not owns:
             yield fatal(
                 f"role {role} does not own {relation.label}, so it cannot fence it against retired key versions; "
-                f"GRANT {owner} TO {role}"
+                f"GRANT {subject.quoted(str(owner))} TO {subject.quoted(role)}"
             )
 
 
@@ -79,7 +84,7 @@ def fence_name_is_free(subject: Subject) -> Iterator[Problem]:
         if subject.connection.execute(_FENCE_NAME_TAKEN, (relation.oid, fence.NAME)).fetchone() is not None:
             yield fatal(
                 f"table {relation.label} has a constraint {fence.NAME} that is not ours; "
-                f"ALTER TABLE {relation.label} RENAME CONSTRAINT {fence.NAME} TO another name"
+                f"ALTER TABLE {subject.quoted(*relation.parts)} RENAME CONSTRAINT {fence.NAME} TO another name"
             )
 
 
@@ -91,7 +96,8 @@ def row_security_does_not_apply(subject: Subject) -> Iterator[Problem]:
         if row == (True,):
             yield fatal(
                 f"row-level security of {relation.label} applies to role {role} and would hide rows from it; "
-                f"ALTER ROLE {role} BYPASSRLS, or rotate as an owner without FORCE ROW LEVEL SECURITY"
+                f"ALTER ROLE {subject.quoted(role)} BYPASSRLS, or rotate as an owner without FORCE ROW LEVEL "
+                "SECURITY"
             )
 
 
@@ -101,7 +107,8 @@ def no_rule_rewrites_updates(subject: Subject) -> Iterator[Problem]:
         for (rule,) in subject.connection.execute(_RULES, (relation.oid,)):
             yield fatal(
                 f"rule {rule} of {relation.label} rewrites every UPDATE, ours too; replace it by a trigger with "
-                f"{TRIGGER_CLAUSE}, or ALTER TABLE {relation.label} DISABLE RULE {rule} during the rotation"
+                f"{TRIGGER_CLAUSE}, or ALTER TABLE {subject.quoted(*relation.parts)} DISABLE RULE "
+                f"{subject.quoted(str(rule))} during the rotation"
             )
 
 
@@ -112,7 +119,7 @@ def replica_identity_is_there(subject: Subject) -> Iterator[Problem]:
         if row and row[0]:
             yield fatal(
                 f"table {relation.label} is published ({row[0]}) without a replica identity, so it refuses every "
-                f"UPDATE; add a primary key, or ALTER TABLE {relation.label} REPLICA IDENTITY FULL"
+                f"UPDATE; add a primary key, or ALTER TABLE {subject.quoted(*relation.parts)} REPLICA IDENTITY FULL"
             )
 
 

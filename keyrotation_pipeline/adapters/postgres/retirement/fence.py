@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import version
 from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.quoting import quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -89,7 +90,7 @@ def _fences(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]
 ) -> tuple[KeyVersion, ...]:
     rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
-    return _whole(tree, _validated(rows), _quoted(connection, table.columns))
+    return _whole(tree, _validated(rows), quoted_names(connection, table.columns))
 
 
 def all_fences(
@@ -100,7 +101,7 @@ def all_fences(
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
     rows = connection.execute(_STANDING, (sorted(oids), NAME)).fetchall()
     standing = _validated(rows)
-    names = _quoted(connection, sorted({column for table in tables for column in table.columns}))
+    names = quoted_names(connection, sorted({column for table in tables for column in table.columns}))
     return {
         table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names)
         for table, tree in trees.items()
@@ -133,7 +134,7 @@ def definition(connection: Connection, relation: relations.Relation, versions: I
 
     A value under a retired version fails with SQLSTATE 22P02 and a message that names the version alone.
     """
-    return _definition(relation, versions, _quoted(connection, [column.name for column in relation.columns]))
+    return _definition(relation, versions, quoted_names(connection, [column.name for column in relation.columns]))
 
 
 def _definition(relation: relations.Relation, versions: Iterable[KeyVersion], names: Mapping[str, str]) -> str:
@@ -145,12 +146,6 @@ def _definition(relation: relations.Relation, versions: Iterable[KeyVersion], na
 def _text_of(column: relations.Column, names: Mapping[str, str]) -> str:
     name = names[column.name]
     return name if column.type_sql == "text" else f"({name})::text"
-
-
-def _quoted(connection: Connection, columns: Sequence[str]) -> dict[str, str]:
-    """Column names as the server quotes them: only it knows which names it gives back without quotes."""
-    query = "SELECT name, quote_ident(name) FROM unnest(%s::text[]) AS given (name)"
-    return {str(name): str(quoted) for name, quoted in connection.execute(query, (list(columns),)).fetchall()}
 
 
 def _definitions(connection: Connection, tree: Sequence[relations.Relation]) -> tuple[str, ...]:
