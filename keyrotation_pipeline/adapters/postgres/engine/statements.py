@@ -8,8 +8,7 @@ Why the write looks as it does (each was measured, none is optional):
   there, with the same `xmin` if the same transaction loaded it, and decryption could not notice.
 - `tableoid`: where two tables have changed their names meanwhile, the statement finds the other one by its name. If one
   transaction loaded both, as a restore does, position and `xmin` are the same there.
-- The numbers of the columns: a name may be another column's by now, and to rename it changes no row. The look at the
-  catalogue costs about as much as to write a row, once for each statement.
+- The numbers of the columns: a name may be another column's by now, and to rename it changes no row.
 - `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
 - NULL in a value array leaves the column as it is. The cast has no length, so a value that is too long for its column
@@ -21,6 +20,7 @@ Why the write looks as it does (each was measured, none is optional):
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 
@@ -114,14 +114,12 @@ JOIN ONLY {table} AS t ON t.ctid = read.position
 WHERE t.xmin = read.version AND t.tableoid = {oid} AND {as_read}
 """
 
-# Every page is where it was read, and every column has its name still.
-_AS_READ = """
-pg_relation_filenode({oid}) = %(filenode)s::oid AND ARRAY(
-    SELECT attname FROM pg_attribute WHERE attrelid = {oid} AND attnum = ANY ({numbers}::int2[]) ORDER BY attnum
-) = {numbered}::name[]
-"""
-_NUMBERS = """
-SELECT coalesce(array_agg(attnum ORDER BY attnum), '{}')::text, coalesce(array_agg(attname ORDER BY attnum), '{}')::text
+# Every page is where it was read, and every column has its name still. An answer of pg_attribute would be as sure, but
+# costs as much as writing three rows; this one comes from the server's cache.
+_SAME_FILE = "pg_relation_filenode({oid}) = %(filenode)s::oid"
+_SAME_COLUMN = "pg_describe_object('pg_class'::regclass, {oid}, {number}) = {description}"
+_COLUMNS = """
+SELECT attnum, pg_describe_object('pg_class'::regclass, attrelid, attnum)
 FROM pg_attribute WHERE attrelid = %s AND attname = ANY (%s)
 """
 
@@ -177,7 +175,6 @@ def statements(
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
     olds = [sql.Identifier(f"old_{number}") for number in range(len(columns))]
     names = [column.name for column in relation.columns]
-    ((numbers, numbered),) = connection.execute(_NUMBERS, (relation.oid, names)).fetchall()
     unique = connection.execute(_IN_UNIQUE_INDEX, (relation.oid, names)).fetchone() == (True,)
     parts = {
         "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
@@ -209,12 +206,10 @@ def statements(
         ),
         "key": _sql(key.of("t").as_string(connection)),
         "same_key": _sql(key.matches("t", sql.SQL("new.key")).as_string(connection)),
-        "numbers": sql.Literal(str(numbers)),
-        "numbered": _sql(sql.Literal(str(numbered)).as_string(connection)),
         "strength": sql.SQL("UPDATE" if unique else "NO KEY UPDATE"),
     }
 
-    parts["as_read"] = sql.SQL(_AS_READ).format(**parts)
+    parts["as_read"] = _as_read(connection, relation)
     parts["prune"] = sql.SQL(_PRUNE).format(**parts) if hot_order else sql.SQL("")
     whole = sql.SQL(", ").join(
         sql.SQL("{} = new.{}::{}").format(_quoted(column.name), value, _sql(column.type_sql))
@@ -234,6 +229,19 @@ def statements(
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
     )
+
+
+def _as_read(connection: Connection, relation: Relation) -> sql.Composable:
+    oid = sql.SQL("{}::oid").format(sql.Literal(relation.oid))
+    names = [column.name for column in relation.columns]
+    columns: list[Any] = connection.execute(_COLUMNS, (relation.oid, names)).fetchall()
+    same = [
+        sql.SQL(_SAME_COLUMN).format(
+            oid=oid, number=sql.Literal(number), description=_sql(sql.Literal(description).as_string(connection))
+        )
+        for number, description in columns
+    ]
+    return sql.SQL(" AND ").join([sql.SQL(_SAME_FILE).format(oid=oid), *same])
 
 
 def _wanted(column: sql.Composable, target: KeyVersion | None) -> sql.Composable:
