@@ -82,6 +82,10 @@ def counts(done: Rewritten) -> tuple[int, int, int, int]:
             "CREATE TABLE {} (k int PRIMARY KEY, first secret, \"Last %(name)s\" secret)",
             "public.t", "k", lambda n: n, id="domain",
         ),
+        pytest.param(
+            'CREATE TABLE {} (k int PRIMARY KEY, first bpchar, "Last %(name)s" char(200))',
+            "public.t", "k", lambda n: n, id="padded with blanks",
+        ),
     ],
 )  # fmt: skip
 def test_every_row_of_a_table_reads_back_under_the_target(
@@ -253,18 +257,24 @@ def test_megabyte_values_are_read_in_batches_bounded_by_bytes(migrated: Connecti
     assert read_back(migrated, ring, CASES, "id") == {n: under_v2("x" * 1_000_000, f"{n}") for n in range(24)}
 
 
-def test_a_value_too_long_for_its_column_is_refused_and_never_cut(migrated: Connection, database_url: str) -> None:
+@pytest.mark.parametrize("beside", [True, False], ids=["all values are new", "one value is NULL"])
+@pytest.mark.parametrize("kind", ["varchar({})", "char({})", "short", "shorter"])
+def test_a_value_too_long_for_its_column_is_refused_and_never_cut(
+    migrated: Connection, database_url: str, kind: str, beside: bool
+) -> None:
     ring = ring_of(9, 10, primary=10)
     old = sealed(ring, 9, "secret text")
-    migrated.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, a text, b varchar({len(old)}))".encode())
-    insert(migrated, "public.cases", [(1, old, old)])
+    migrated.execute("SET search_path = public")
+    migrated.execute(f"CREATE DOMAIN short AS varchar({len(old)}); CREATE DOMAIN shorter AS short".encode())
+    migrated.execute(f"CREATE TABLE cases (id int PRIMARY KEY, a text, b {kind.format(len(old))})".encode())
+    insert(migrated, "public.cases", [(1, old if beside else None, old)])
 
     with pytest.raises(PreflightError, match=r"too long for its column.*widen") as refusal:
         Engine(database_url, ring, target=ring.primary).shard(CASES)
 
     assert refusal.value.__cause__ is None
     assert refusal.value.__context__ is None
-    assert migrated.execute("SELECT a, b FROM public.cases").fetchall() == [(old, old)]
+    assert migrated.execute("SELECT a, b FROM public.cases").fetchall() == [(old if beside else None, old)]
 
 
 @pytest.mark.parametrize(

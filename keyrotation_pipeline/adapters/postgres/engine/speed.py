@@ -98,7 +98,7 @@ def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> int:
     rows = cast("list[tuple[bytes, ...]]", read.fetchall())
     changes = sql.SQL(", ").join(
         sql.SQL("{column} = coalesce({new}, t.{column}::text)::{type}").format(
-            column=sql.Identifier(column.name), new=sql.SQL("n.{}").format(name), type=sql.SQL(column.type_sql)
+            column=sql.Identifier(column.name), new=sql.SQL("n.{}").format(name), type=sql.SQL(column.uncut_sql)
         )
         for column, name in zip(relation.columns, names, strict=True)
     )

@@ -11,9 +11,10 @@ Why the write looks as it does (each was measured, none is optional):
 - The numbers of the columns: a name may be another column's by now, and to rename it changes no row.
 - `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
-- NULL in a value array leaves the column as it is. The cast has no length, so a value that is too long for its column
-  is an error and is never cut. Only where every value of a batch is new, the columns are assigned as they are, and
-  the server's own count of rows is enough: to count and time them in SQL costs as much as writing one row more.
+- NULL in a value array leaves the column as it is. The cast has no length, not even a domain's, so a value that is too
+  long for its column is an error and is never cut. Only where every value of a batch is new, the columns are assigned
+  as they are, and the server's own count of rows is enough: to count and time them in SQL costs as much as writing one
+  row more.
 - `SELECT unnest(…), unnest(…)` gives the rows as they are needed; `FROM unnest(…)` would store them first.
 - `prune`: a scan of the pages that hold the rows, before any row is written, in which the server removes versions that
   were replaced before (`hot_order`). Its count is never negative, which the planner does not know.
@@ -186,7 +187,7 @@ def statements(
         "toast_bytes": sql.SQL(_TOAST_BYTES).format(oid=sql.Literal(relation.oid)),
         "assignments": sql.SQL(", ").join(
             sql.SQL("{} = CASE WHEN new.{} IS NULL THEN t.{} ELSE new.{}::{} END").format(
-                _quoted(column.name), value, _quoted(column.name), value, _sql(column.type_sql)
+                _quoted(column.name), value, _quoted(column.name), value, _sql(column.uncut_sql)
             )
             for column, value in zip(relation.columns, values, strict=True)
         ),
@@ -212,7 +213,7 @@ def statements(
     parts["as_read"] = _as_read(connection, relation)
     parts["prune"] = sql.SQL(_PRUNE).format(**parts) if hot_order else sql.SQL("")
     whole = sql.SQL(", ").join(
-        sql.SQL("{} = new.{}::{}").format(_quoted(column.name), value, _sql(column.type_sql))
+        sql.SQL("{} = new.{}::{}").format(_quoted(column.name), value, _sql(column.uncut_sql))
         for column, value in zip(relation.columns, values, strict=True)
     )
 

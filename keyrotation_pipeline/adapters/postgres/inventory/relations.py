@@ -18,10 +18,13 @@ class Column:
     """One declared column of one relation.
 
     Args:
-        type_sql: the type without its modifier, quoted as SQL, so that a cast never truncates.
+        type_sql: the type without its modifier, quoted as SQL. A cast to it may cut a value: a domain has a length of
+            its own, and ``character`` without one is of one character.
         base_type: name of the type beneath all domains: ``text``, ``varchar``, …
         max_chars: limit of varchar(n), None without one.
         is_text: it is kept as the text that it is read as (text, varchar, char, citext); of others a cast makes it.
+        uncut_sql: the type beneath all domains without any length. A value that is cast to it is never cut, and what is
+            too long for the column is then an error of the assignment.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Column:
     max_chars: int | None
     generated: bool
     is_text: bool
+    uncut_sql: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,8 @@ WITH RECURSIVE base(attrelid, attnum, typ, typmod) AS (
 )
 SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, NULL), bt.typname,
        CASE WHEN bt.typname IN ('varchar', 'bpchar') AND b.typmod > 4 THEN b.typmod - 4 END, a.attgenerated <> '',
-       bt.oid IN ('text'::regtype, 'bpchar'::regtype) OR coalesce(k.castmethod = 'b', false)
+       bt.oid IN ('text'::regtype, 'bpchar'::regtype) OR coalesce(k.castmethod = 'b', false),
+       format_type(bt.oid, -1)
 FROM base b JOIN pg_type bt ON bt.oid = b.typ AND bt.typtype <> 'd'
 JOIN pg_attribute a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
 LEFT JOIN pg_cast k ON k.castsource = bt.oid AND k.casttarget = 'text'::regtype
