@@ -44,7 +44,7 @@ def rotate(
             output.line(f"{rotation.action} {rotation.id}: {rotation.source} to {rotation.target}")
             _tell_codec()
         if dry_run:
-            _show_next(pipeline, rotation, as_json=as_json)
+            _show_next(pipeline, rotation, through, as_json=as_json)
             return
         seconds = _run(pipeline, rotation, through, quiet=as_json)
         _show_end(pipeline, pipeline.ledger.walk(rotation.id), seconds, as_json=as_json)
@@ -104,16 +104,15 @@ def limits_of_proof(rotation: Walk) -> Iterator[str]:
             yield f"{name}: {'; '.join(told)}"
 
 
-def _show_next(pipeline: Pipeline, rotation: Walk, *, as_json: bool) -> None:
-    decision = performing.next_decision(pipeline, rotation)
-    if not decision.tasks:
-        raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
+def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_json: bool) -> None:
+    due, later = _ahead(pipeline, rotation, through)
     waits = performing.waiting_for(pipeline, rotation)
-    due = [str(task) for task in decision.tasks]
-    later = [str(step) for step in WALK if rotation.done(step) is None and step is not decision.tasks[0].step]
     if as_json:
         rule = pipeline.rollout.mode.rule(rotation.source, rotation.target, pipeline.rollout.workloads)
         output.document({"id": rotation.id, "due": due, "later": later, "rollout": rule, "waiting_for": waits})
+        return
+    if not due:
+        output.line(f"  due now    nothing, since {through} is done")
         return
     for task in due:
         output.line(f"  due now    {task}")
@@ -125,6 +124,18 @@ def _show_next(pipeline: Pipeline, rotation: Walk, *, as_json: bool) -> None:
         output.line(f"             {line}")
     if waits:
         output.line(f"  waits      {waits}")
+
+
+def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[list[str], list[str]]:
+    """The tasks that are due and the steps after them, as far as a run would go; none where `through` is done."""
+    if through is not None and rotation.done(through) is not None:
+        return [], []
+    decision = performing.next_decision(pipeline, rotation)
+    if not decision.tasks:
+        raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
+    steps = WALK if through is None else WALK[: WALK.index(through) + 1]
+    later = [str(step) for step in steps if rotation.done(step) is None and step is not decision.tasks[0].step]
+    return [str(task) for task in decision.tasks], later
 
 
 def _show_end(pipeline: Pipeline, rotation: Walk, seconds: dict[str, float], *, as_json: bool) -> None:

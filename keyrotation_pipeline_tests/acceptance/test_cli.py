@@ -35,6 +35,10 @@ from keyrotation_pipeline_tests.officers import make_officer, revoke
 from keyrotation_pipeline_tests.servers import Server
 
 V1 = KeyVersion(1)
+THROUGH: tuple[tuple[str, list[str], list[str]], ...] = (
+    ("key_version", ["key_version"], []),
+    ("primary_key_rollout", ["key_version"], ["dual_key_rollout", "primary_key_rollout"]),
+)
 ROWS = 300
 MORE_TABLES = 2
 GPG_STARTS = 28
@@ -299,6 +303,13 @@ def test_dry_run_names_what_is_due_and_does_nothing(clinic: Clinic) -> None:
     planned = json.loads(clinic.run("rotate", request, "--dry-run", "--json"))
     assert planned["due"] == ["key_version"]
     assert planned["later"][-1] == "compliance_report"
+    for phase, due, later in THROUGH:
+        planned = json.loads(clinic.run("rotate", request, "--dry-run", "--through", phase, "--json"))
+        assert (planned["due"], planned["later"]) == (due, later)
+    shown = clinic.run("rotate", request, "--dry-run", "--through", "dual_key_rollout")
+    assert "due now    key_version" in shown
+    assert "later      dual_key_rollout" in shown
+    assert "primary_key_rollout" not in shown
     assert [key["version"] for key in clinic.status()["key_versions"]] == ["v1"]
 
 
@@ -306,6 +317,9 @@ def test_cancel_withdraws_the_new_key_and_the_next_rotation_takes_the_next_numbe
     clinic.initialise()
     request = clinic.approved_request(*clinic.officers)
     clinic.walk(request, Step.DUAL_KEY_ROLLOUT)
+    assert "due now    nothing, since key_version is done" in clinic.run(
+        "rotate", request, "--dry-run", "--through", "key_version"
+    )
     clinic.run("cancel", request)
     assert clinic.status()["rotation"] is None
     assert json.loads(clinic.run("request", "--reason", "again", "--json"))["to"] == "v3"
