@@ -13,6 +13,7 @@ from keyrotation_pipeline.assurance.exposed import exposed_copies
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.assess import assess_command, assessed
+from keyrotation_pipeline.cli.new_file import require_new, write_new
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import bars
@@ -222,7 +223,8 @@ def report(
     ] = None,
     html: Annotated[bool, typer.Option("--html", help="An HTML page instead of Markdown.", show_default=False)] = False,
     file: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Write it there.", show_default=False)
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write it there; never over what is there.", show_default=False),
     ] = None,
     config: Config = None,
 ) -> None:
@@ -230,6 +232,7 @@ def report(
 
     What it says is kept in the audit under a number; whatever changes gives the next one.
     """
+    require_new(file)
     declared = settings.load(config)
     with assembly.open_backups(declared, actor=actor()) as site:
         pipeline, kept = site.pipeline, None
@@ -242,7 +245,7 @@ def report(
     if file is None:
         sys.stdout.write(text)
     else:
-        file.write_text(text, encoding="utf-8")
+        write_new(file, text.encode())
         output.note(f"written to {file}")
 
 

@@ -19,9 +19,9 @@ from keyrotation_pipeline.assurance.evidence_pack import is_free, pack, write_di
 from keyrotation_pipeline.assurance.key_death import certificates, certify
 from keyrotation_pipeline.audit.events import Entry
 from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.new_file import require_new, taken, write_new
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.cli.period import period_of
-from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.access import reads_by
 from keyrotation_pipeline.incidents.assessing import assessment_from
 from keyrotation_pipeline.model.incident import Incident
@@ -83,7 +83,7 @@ def report(
     if form is ReportFormat.PACK:
         _write_pack(target, config)
         return
-    _require_new(target)
+    require_new(target)
     if rotation is not None:
         _write(_certificate(rotation, config), target, "the certificate")
         return
@@ -124,8 +124,7 @@ def _write(content: bytes, target: Path | None, what: str) -> None:
     if target is None:
         sys.stdout.write(content.decode())
         return
-    with _created(target).open("wb") as file:
-        file.write(content)
+    write_new(target, content)
     output.note(f"{target}: {what}")
 
 
@@ -133,14 +132,14 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
     if target is None:
         raise typer.BadParameter("name the directory of the pack with --output", param_hint="--output")
     if not is_free(target):
-        raise _taken(target)
+        raise taken(target)
     with assembly.open_backups(settings.load(config), actor=actor()) as site:
         _stamp(site.pipeline)
         found = gather(site.pipeline, partial(_breach_of, site.pipeline))
         dead = certificates(site, found.events)
         content = pack(found, site.places, site.pipeline.signatures.certificates(), dead)
     if not write_directory(target, content):
-        raise _taken(target)
+        raise taken(target)
     output.note(f"{target}: the report up to audit event {found.report.audit.seq}; check it with python3 -I verify.py")
 
 
@@ -152,20 +151,3 @@ def _stamp(pipeline: Pipeline) -> None:
 
 def _breach_of(pipeline: Pipeline, incident: Incident, told: Sequence[Entry]) -> tuple[str, ...]:
     return assessment_from(told, pipeline.signatures, incident).lines()
-
-
-def _require_new(target: Path | None) -> None:
-    if target is not None and (target.exists() or target.is_symlink()):
-        raise _taken(target)
-
-
-def _created(target: Path) -> Path:
-    try:
-        target.touch(mode=0o600, exist_ok=False)
-    except FileExistsError:
-        raise _taken(target) from None
-    return target
-
-
-def _taken(target: Path) -> KeyRotationError:
-    return KeyRotationError(f"{target} is there already; name another one with --output, or remove it first")

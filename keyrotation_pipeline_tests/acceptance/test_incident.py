@@ -141,6 +141,21 @@ def test_a_flag_of_a_tool_leads_to_the_retired_key_and_the_report(clinic: Clinic
     clinic.shown("audit", "verify")
 
 
+def test_a_report_is_never_written_over_what_is_there(clinic: Clinic) -> None:
+    told = clinic.shown("incident", "open", "--type", "key_exposed", "--description", "a", "--discovered-at", "now")
+    incident, file = told.splitlines()[0], clinic.folder.path / "report.md"
+    clinic.shown("incident", "report", incident, "--output", str(file))
+    written = file.read_text()
+    assert written.startswith(f"# Incident report {incident}")
+
+    file.write_text("of somebody else")
+    clinic.folder.run("incident", "report", incident, "--output", str(file), expect=1)
+    refusal = f"{file} is there already; name another one with --output, or remove it first"
+    assert refusal in clinic.folder.printed[-1]
+    assert file.read_text() == "of somebody else"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def raise_flags(clinic: Clinic) -> None:
     """As a tool does that may insert flags and nothing else: one, the same again, and two that are malformed."""
     rows = [
