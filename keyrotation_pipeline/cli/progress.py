@@ -72,6 +72,7 @@ class OnTerminal:
         """Show one report."""
         step = str(progress.step or "")
         if step != self._step:
+            self._bars.refresh()  # a step that ends within a tenth of a second after another report is seen to end
             for task in self._tasks.values():
                 self._bars.remove_task(task)
             self._step, self._tasks = step, {}

@@ -37,8 +37,28 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
         return shard.index == 0 and shard.of > 1 and pipeline.database.is_one_shard(rotation.id, shard.table)
 
     part = Shard(shard.table, 0, 1) if is_whole() else shard
-    facts = _facts(pipeline.database.rewrite_shard(rotation.id, part, ring, rotation.target, report))
+    facts = _facts(_rewrite(pipeline, rotation, part, ring, report))
     return {**facts, _WHOLE_TABLE: True} if part != shard and is_whole() else facts
+
+
+def _rewrite(pipeline: Pipeline, rotation: Walk, part: Shard, ring: KeyRing, report: Report) -> Rewritten:
+    """Re-encrypt a part, and tell its end.
+
+    The engine tells of pages about once a second. A part may end between two reports, be rewritten as a whole by
+    others (then its pages are fewer), or have no page at all.
+    """
+    last = Progress(Step.ROWS, _subject(part), 0, 0, "pages")
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        report(progress)
+
+    done = pipeline.database.rewrite_shard(rotation.id, part, ring, rotation.target, tell)
+    if not last.total or last.done < last.total:
+        pages = last.total or 1
+        report(replace(last, done=pages, total=pages, note=f"{done.rows:,} rows"))
+    return done
 
 
 def is_whole_table(record: StepRecord) -> bool:
@@ -55,8 +75,12 @@ def done_with(shard: Shard, record: StepRecord, report: Report) -> tuple[StepRec
 
 
 def _nothing_left(shard: Shard, report: Report) -> Mapping[str, Any]:
-    report(Progress(Step.ROWS, f"{shard.table.name} shard {shard.key}", 1, 1, "pages"))
+    report(Progress(Step.ROWS, _subject(shard), 1, 1, "pages"))
     return _facts(Rewritten())
+
+
+def _subject(shard: Shard) -> str:
+    return f"{shard.table.name} shard {shard.key}"
 
 
 def close_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001

@@ -128,3 +128,17 @@ def test_a_terminal_shows_one_bar_above_the_shards(overall: Overall, seconds: Se
 
     assert shown.index("all rows") < shown.index("clients shard 01")
     assert "15,000 of 60,000 rows (25 %), 500 a second, ETA 2 min" in shown
+
+
+def test_a_terminal_shows_the_end_of_a_step_before_the_next_one(overall: Overall) -> None:
+    screen = StringIO()
+    bars = bars_on(Console(file=screen, force_terminal=True, width=140, color_system=None))
+    with bars:
+        told = OnTerminal(bars, overall)
+        told(pages("clients shard 01", 42))
+        bars.refresh()
+        told(pages("clients shard 01", 100, note="1,000 rows"))
+        told(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 4))
+    shown = screen.getvalue()
+
+    assert "1,000 rows" in shown

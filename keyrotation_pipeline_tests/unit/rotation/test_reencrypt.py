@@ -8,7 +8,7 @@ import pytest
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError, OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.request import Step, StepRecord
 from keyrotation_pipeline.rotation.reencrypt import close_rows, reencrypt_shard
 from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, FakeWorld, fake_pipeline, rotation_of
@@ -42,6 +42,33 @@ def test_a_shard_is_rewritten_under_the_target_and_its_facts_recorded(
     assert facts == {
         "rows": 10, "values": 20, "skipped": 1, "quarantined": 2, "seconds": 4.0, "rows_per_second": 2.5,
     }  # fmt: skip
+
+
+def pages(done: int, total: int, note: str = "") -> Progress:
+    return Progress(Step.ROWS, "clients shard 00", done, total, "pages", note)
+
+
+@pytest.mark.parametrize(
+    ("told", "end"),
+    [
+        pytest.param([pages(42, 100, "420 rows")], [pages(100, 100, "1,000 rows")], id="ended between two reports"),
+        pytest.param([pages(0, 0)], [pages(1, 1, "1,000 rows")], id="no page of it"),
+        pytest.param([], [pages(1, 1, "1,000 rows")], id="nothing was told"),
+        pytest.param([pages(42, 100), pages(100, 100, "at 9 rows a second")], [], id="told to its end"),
+    ],
+)
+def test_the_last_report_of_a_finished_shard_says_all_of_it(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, told: list[Progress], end: list[Progress]
+) -> None:
+    def rewrite(_request: str, _shard: Shard, _ring: object, _target: object, report: Report) -> Rewritten:
+        for each in told:
+            report(each)
+        return Rewritten(1000)
+
+    monkeypatch.setattr(world.database, "rewrite_shard", rewrite)
+    heard: list[Progress] = []
+    reencrypt_shard(world.pipeline, rotation_of(world, V1, V2), SHARD, heard.append)
+    assert heard == [*told, *end]
 
 
 def unregistered(world: FakeWorld) -> None:
