@@ -1,5 +1,9 @@
 """Settings of roles and databases, and encodings of databases, that must not reach our sessions."""
 
+import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +29,7 @@ from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline.model.request import Step, StepRecord
 from keyrotation_pipeline_tests.contract.ledger_suite import rotation
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
-from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, loopback_address, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -168,3 +172,58 @@ def test_a_connection_that_could_not_be_set_up_is_closed(
         refusals.append(refusal)
     left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     assert eventually(lambda: connection.execute(left.encode()).fetchone() == (0,), 10)
+
+
+@pytest.fixture(scope="module")
+def over_tcp() -> Iterator[str]:
+    """The URL of a server that listens on TCP."""
+    address = loopback_address(3)
+    server = start_server(EMBEDDED_18, f"listen_addresses={address}")
+    yield f"postgresql://postgres@{address}/postgres"
+    discard(server)
+
+
+def test_a_side_that_vanishes_is_noticed_by_the_other_within_a_minute(over_tcp: str) -> None:
+    with connect(over_tcp) as connection:
+        settings = "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp\\_%' ORDER BY name"
+        assert connection.execute(settings.encode()).fetchall() == [
+            ("tcp_keepalives_count", "3"),
+            ("tcp_keepalives_idle", "30"),
+            ("tcp_keepalives_interval", "10"),
+            ("tcp_user_timeout", "30000"),
+        ]
+        assert ours(connection) == [30, 10, 3, 30_000]
+    with connect(f"{over_tcp}?keepalives_idle=77&tcp_user_timeout=90000") as connection:
+        assert ours(connection) == [77, 10, 3, 90_000]
+
+
+def ours(connection: Connection) -> list[int]:
+    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+    with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as held:
+        return [held.getsockopt(socket.IPPROTO_TCP, name) for name in names]
+
+
+_READING = """
+import sys
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
+connection = connect(sys.argv[1])
+print(connection.info.backend_pid, flush=True)
+connection.execute("SELECT repeat('x', 1000) FROM generate_series(1, 100000000)")
+"""
+
+
+@pytest.mark.extended
+def test_a_process_that_is_frozen_in_a_reading_keeps_its_snapshot_for_half_a_minute_at_most(over_tcp: str) -> None:
+    held = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND backend_xmin IS NOT NULL"
+    with (
+        psycopg.connect(over_tcp, autocommit=True) as watching,
+        subprocess.Popen([sys.executable, "-c", _READING, over_tcp], stdout=subprocess.PIPE, text=True) as reader,
+    ):
+        assert reader.stdout is not None
+        pid = int(reader.stdout.readline())
+        assert eventually(lambda: watching.execute(held, (pid,)).fetchone() == (1,))
+        reader.send_signal(signal.SIGSTOP)
+        try:
+            assert eventually(lambda: watching.execute(held, (pid,)).fetchone() == (0,), seconds=60)
+        finally:
+            reader.kill()

@@ -5,7 +5,8 @@ where we do not rest, sent, so that the server goes on at once. Each write is se
 stays locked while we compute or wait, nor when this process is frozen. Of the next stretch a few pages are read before
 each of the last batches: one long reading would keep others from a core, and the server from pruning what another
 worker has replaced meanwhile. Nothing is being read while we pause: it would keep its snapshot and its lock on the
-table all the while, as it does where we are frozen in the middle of it.
+table all the while. Where we are frozen in the middle of it, the server ends the session after half a minute, but only
+over TCP.
 """
 
 from collections import deque

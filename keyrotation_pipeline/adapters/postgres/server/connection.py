@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import cast
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name, refusal_of
 from keyrotation_pipeline.errors import PreflightError
@@ -38,7 +39,15 @@ _PINNED = {
     "array_nulls": "on",
     "transform_null_equals": "off",
     "search_path": "pg_catalog",
+    # A host that vanishes, and over TCP also a process that is frozen in the middle of a reading, keeps its locks and
+    # its snapshot no longer than this. Without, the server waits for hours, or for as long as the process is frozen.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30s",
 }
+# The same of our side, for a server that vanishes (milliseconds); what the connection string says comes first.
+_NETWORK = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 # Not every version has these: a session of ours may be idle, or in a transaction, for as long as a long step takes.
 # And a commit of ours is on disk when it returns; stronger settings than "on" stay.
 _PINNED_WHERE_KNOWN = """
@@ -71,7 +80,8 @@ def opening(url: str) -> Iterator[Connection]:
     display_name(url)  # whatever is no connection string is refused here
     try:
         with ExitStack() as unless_kept:
-            connection = psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
+            there = make_conninfo(url, **(_NETWORK | conninfo_to_dict(url)))
+            connection = psycopg.connect(there, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
             unless_kept.callback(connection.close)
             with connection.transaction():
                 _require_direct(connection, url)
