@@ -115,7 +115,8 @@ class Attestation:
     def _run(self) -> None:
         with _connected(self._of_application) as send:
             while True:
-                self._attempt(lambda: send(_REPORT, self._said()))
+                with _reporting:
+                    self._attempt(lambda: send(_REPORT, self._said()))
                 if self._stopped.wait(self._every_seconds):
                     break
             self._attempt(lambda: send(_WITHDRAW, {"instance": self.instance}))
@@ -202,16 +203,34 @@ def _of_its_own(engine: Engine) -> Engine:
 
 _running: weakref.WeakSet[Attestation] = weakref.WeakSet()
 
+# Held by the thread that reports, and by one that forks: what locks the reporting thread holds in the moment of a fork
+# (of the key ring, of SQLAlchemy), nobody would ever release in the child. A database that does not answer delays a
+# fork by so many seconds at most.
+_reporting = threading.RLock()
+_FORK_PATIENCE_SECONDS = 5.0
+_forking = threading.local()
+
 
 def _stop_all() -> None:
     for attestation in list(_running):
         attestation.stop()
 
 
+def _before_fork() -> None:
+    _forking.held = _reporting.acquire(timeout=_FORK_PATIENCE_SECONDS)
+
+
+def _after_fork() -> None:
+    if _forking.held:
+        _reporting.release()
+
+
 def _start_in_child() -> None:
+    global _reporting  # noqa: PLW0603  in the child nobody else would release it
+    _reporting = threading.RLock()
     for attestation in list(_running):
         attestation.start()
 
 
 atexit.register(_stop_all)
-os.register_at_fork(after_in_child=_start_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_start_in_child)

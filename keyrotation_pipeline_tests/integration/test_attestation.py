@@ -224,8 +224,9 @@ PROCESS = """
 import os, sys, time
 from sqlalchemy import create_engine
 from keyrotation_pipeline.encrypted_type import EnvironmentKeyRing, attest
-engine = create_engine(sys.argv[1])
-attest(engine, EnvironmentKeyRing(), instance="worker", every_seconds=0.05)
+engine, ring = create_engine(sys.argv[1]), EnvironmentKeyRing()
+{first}
+attest(engine, ring, instance="worker", every_seconds=0.05)
 {then}
 """
 FORK = """
@@ -237,14 +238,25 @@ print("forked", flush=True)
 os.waitpid(child, 0)
 sys.stdin.readline()
 """
+# Whoever reloads the key ring holds its lock meanwhile.
+SLOW_RELOADS = """
+import threading
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+reloading, read = threading.Event(), KeyRing.from_environment
+def slowly(*arguments):
+    reloading.set()
+    time.sleep(0.5)
+    return read(*arguments)
+KeyRing.from_environment = slowly
+"""
 
 
 @contextmanager
-def process(url: str, ring: KeyRing, then: str) -> Iterator[subprocess.Popen[str]]:
+def process(url: str, ring: KeyRing, then: str, first: str = "") -> Iterator[subprocess.Popen[str]]:
     environment = {"ENCRYPTION_MASTER_KEY": base64_of(ring.material(V1)), "PATH": os.environ["PATH"]}
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     running = subprocess.Popen(
-        [sys.executable, "-c", PROCESS.format(then=then), url],
+        [sys.executable, "-c", PROCESS.format(then=then, first=first), url],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -280,6 +292,16 @@ def test_the_child_of_a_fork_reports_itself_beside_its_parent(
         assert len({each.name for each in seen}) == 2
         _, errors = parent.communicate("child\nparent\n", timeout=60)
     assert (until(migrated, lambda found: not found), errors) == ((), "")
+
+
+def test_the_child_of_a_fork_in_the_middle_of_a_report_reports_itself(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring = keyring_of(1, primary=1)
+    with process(database_url, ring, f"reloading.wait()\n{FORK}", SLOW_RELOADS) as parent:
+        until(migrated, lambda found: len(found) == 2)
+        _, errors = parent.communicate("child\nparent\n", timeout=60)
+    assert errors == ""
 
 
 def test_an_application_without_greenlet_can_report() -> None:
