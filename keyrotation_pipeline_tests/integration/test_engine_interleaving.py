@@ -13,9 +13,13 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
+from keyrotation_pipeline.adapters.postgres.engine.statements import Statements, statements
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
@@ -168,6 +172,45 @@ def test_columns_that_change_their_names_between_read_and_write_keep_their_value
         pass
 
     assert read_back(migrated, ring, CASES, "id") == {n: under_v2(*row(n)) for n in range(ROWS)}
+
+
+SWAP_COLUMNS = (
+    "BEGIN; ALTER TABLE cases RENAME a TO aside; ALTER TABLE cases RENAME b TO a;"
+    " ALTER TABLE cases RENAME aside TO b; COMMIT"
+)
+
+
+@pytest.mark.parametrize("exchange", [SWAP_COLUMNS, EXCHANGE], ids=["columns", "tables"])
+def test_names_that_are_exchanged_for_the_reading_only_keep_their_values(
+    migrated: Connection,
+    engine: Engine,
+    ring: KeyRing,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    exchange: str,
+) -> None:
+    migrated.execute("TRUNCATE public.cases")
+    migrated.execute("CREATE TABLE public.others (LIKE public.cases INCLUDING ALL)")
+    with migrated.transaction():
+        for name, mark in (("cases", ""), ("others", "other ")):
+            rows = [(n, sealed(ring, 1, f"{mark}a{n}"), sealed(ring, 1, f"{mark}b{n}")) for n in range(ROWS)]
+            insert(migrated, f"public.{name} (id, a, b)", rows)
+
+    def exchanged(
+        connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None, *, hot_order: bool
+    ) -> Statements:
+        made = statements(connection, relation, key, target, hot_order=hot_order)
+        application(database_url, exchange)
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keyrotation_pipeline.adapters.postgres.engine.traversal.statements", exchanged)
+        with between_read_and_write(lambda batch: None if batch else application(database_url, exchange)):
+            engine.shard(CASES)
+    while engine.sweep(CASES).rows:
+        pass
+
+    assert read_back(migrated, ring, CASES, "id") == EXPECTED
 
 
 @pytest.mark.parametrize(

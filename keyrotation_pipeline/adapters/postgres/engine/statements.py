@@ -8,7 +8,8 @@ Why the write looks as it does (each was measured, none is optional):
   there, with the same `xmin` if the same transaction loaded it, and decryption could not notice.
 - `tableoid`: where two tables have changed their names meanwhile, the statement finds the other one by its name. If one
   transaction loaded both, as a restore does, position and `xmin` are the same there.
-- The numbers of the columns: a name may be another column's by now, and to rename it changes no row.
+- The numbers of the columns: a name may be another column's by now, and to rename it changes no row. The reading
+  compares the same, since names may be exchanged before it and back after it.
 - `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
 - NULL in a value array leaves the column as it is. The cast has no length, not even a domain's, so a value that is too
@@ -40,7 +41,7 @@ WITH range AS MATERIALIZED (
                SELECT coalesce(sum({bytes}), 0)::bigint FROM ONLY {table} AS t WHERE {pages}
            ) END AS bytes
 )
-SELECT range.filenode, range.bytes, t.ctid, t.xmin, {texts}
+SELECT range.filenode, range.bytes, t.ctid, {version}, {texts}
 FROM range LEFT JOIN ONLY {table} AS t ON {pages} AND ({wanted}) AND range.bytes <= %(limit)s::bigint
 """
 
@@ -53,12 +54,12 @@ SELECT pg_relation_filenode({oid}), ({bytes})::bigint, t.ctid FROM ONLY {table} 
 """
 
 _READ_ROWS = """
-SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, t.xmin, {texts}
+SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, {version}, {texts}
 FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
 """
 
 _READ_ROW = """
-SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, t.xmin, {texts}, {key}
+SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, {version}, {texts}, {key}
 FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
 """
 
@@ -115,14 +116,18 @@ JOIN ONLY {table} AS t ON t.ctid = read.position
 WHERE t.xmin = read.version AND t.tableoid = {oid} AND {as_read}
 """
 
-# Every page is where it was read, and every column has its name still. An answer of pg_attribute would be as sure, but
-# costs as much as writing three rows; this one comes from the server's cache.
 _SAME_FILE = "pg_relation_filenode({oid}) = %(filenode)s::oid"
+# Every column has its name still. An answer of pg_attribute would be as sure, but costs as much as writing three rows;
+# this one comes from the server's cache.
 _SAME_COLUMN = "pg_describe_object('pg_class'::regclass, {oid}, {number}) = {description}"
 _COLUMNS = """
 SELECT attnum, pg_describe_object('pg_class'::regclass, attrelid, attnum)
 FROM pg_attribute WHERE attrelid = %s AND attname = ANY (%s)
 """
+
+# What was read under other names than the write finds must never be written, even if they are back by then. No row has
+# this `xmin`, so it is skipped.
+_VERSION = "CASE WHEN t.tableoid = {oid} AND (SELECT {same_columns}) THEN t.xmin ELSE '0'::xid END"
 
 # If a written column stands in a unique index, our UPDATE changes a key of the row and needs the stronger lock. To take
 # the weaker lock first and the stronger one later would deadlock with the application.
@@ -210,7 +215,9 @@ def statements(
         "strength": sql.SQL("UPDATE" if unique else "NO KEY UPDATE"),
     }
 
-    parts["as_read"] = _as_read(connection, relation)
+    parts["same_columns"] = _same_columns(connection, relation, parts["oid"])
+    parts["as_read"] = sql.SQL(" AND ").join([sql.SQL(_SAME_FILE).format(**parts), parts["same_columns"]])
+    parts["version"] = sql.SQL(_VERSION).format(**parts)
     parts["prune"] = sql.SQL(_PRUNE).format(**parts) if hot_order else sql.SQL("")
     whole = sql.SQL(", ").join(
         sql.SQL("{} = new.{}::{}").format(_quoted(column.name), value, _sql(column.uncut_sql))
@@ -232,8 +239,7 @@ def statements(
     )
 
 
-def _as_read(connection: Connection, relation: Relation) -> sql.Composable:
-    oid = sql.SQL("{}::oid").format(sql.Literal(relation.oid))
+def _same_columns(connection: Connection, relation: Relation, oid: sql.Composable) -> sql.Composable:
     names = [column.name for column in relation.columns]
     columns: list[Any] = connection.execute(_COLUMNS, (relation.oid, names)).fetchall()
     same = [
@@ -242,7 +248,7 @@ def _as_read(connection: Connection, relation: Relation) -> sql.Composable:
         )
         for number, description in columns
     ]
-    return sql.SQL(" AND ").join([sql.SQL(_SAME_FILE).format(oid=oid), *same])
+    return sql.SQL(" AND ").join([sql.SQL("true"), *same])
 
 
 def _wanted(column: sql.Composable, target: KeyVersion | None) -> sql.Composable:
