@@ -39,8 +39,8 @@ _PINNED = {
     "array_nulls": "on",
     "transform_null_equals": "off",
     "search_path": "pg_catalog",
-    # A host that vanishes, and over TCP also a process that is frozen in the middle of a reading, keeps its locks and
-    # its snapshot no longer than this. Without, the server waits for hours, or for as long as the process is frozen.
+    # A host that vanishes keeps its locks and its snapshot no longer than this. The same is true over TCP of a process
+    # that is frozen while the server waits to send. Without, it is hours, or as long as the process is frozen.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
