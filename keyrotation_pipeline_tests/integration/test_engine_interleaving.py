@@ -57,6 +57,14 @@ def fill(connection: Connection, ring: KeyRing) -> None:
         insert(connection, "public.cases (id, a, b)", rows)
 
 
+def recorded_rows(connection: Connection) -> object:
+    return connection.execute("SELECT sum(rows) FROM keyrotation.shard_walks").fetchone()
+
+
+def written_rows(connection: Connection) -> object:
+    return connection.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone()
+
+
 EXPECTED = {n: under_v2(f"a{n}", f"b{n}") for n in range(ROWS)}
 
 
@@ -469,8 +477,7 @@ def test_a_commit_that_is_refused_is_one_sentence_and_the_rows_written_beside_it
     with pytest.raises(BlockedError, match=r"refused a statement of the engine .*P0001"):
         engine.shard(CASES)
 
-    recorded = migrated.execute("SELECT sum(rows) FROM keyrotation.shard_walks").fetchone()
-    assert recorded == migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone()
+    assert recorded_rows(migrated) == written_rows(migrated)
     migrated.execute("DROP TRIGGER refuse ON public.cases")
     assert engine.shard(CASES).rows == ROWS
     assert read_back(migrated, ring, CASES, "id") == EXPECTED
@@ -489,8 +496,7 @@ def test_what_a_pause_leaves_is_recorded_to_the_row(
     ):
         engine.shard(CASES)
 
-    recorded = migrated.execute("SELECT sum(rows) FROM keyrotation.shard_walks").fetchone()
-    assert recorded == migrated.execute("SELECT count(*) FROM public.cases WHERE a LIKE 'v2:%'").fetchone()
+    assert recorded_rows(migrated) == written_rows(migrated)
     migrated.execute("UPDATE keyrotation.rotations SET status = 'running'")
     assert engine.shard(CASES).rows == ROWS
     assert read_back(migrated, ring, CASES, "id") == EXPECTED
