@@ -6,8 +6,8 @@ stays locked while we compute or wait, nor when this process is frozen. Of the n
 each of the last batches: one long reading would keep others from a core, and the server from pruning what another
 worker has replaced meanwhile. Nothing is being read while we pause: it would keep its snapshot and its lock on the
 table all the while. Where we are frozen in the middle of it, the server ends the session after half a minute, but only
-over TCP. Frozen while we send a write, we may keep a lock on the table, but neither a row nor a snapshot: changes of the
-table wait for it, and no reader or writer does.
+over TCP. Frozen while we send a write, we may keep a lock on the table, but neither a row nor a snapshot: changes of
+the table wait for it, and no reader or writer does.
 """
 
 from collections import deque
