@@ -140,6 +140,10 @@ class KeyStoreDamagedError(KeyStoreError):
     """The key store is lost, or holds something else than the keys that must be there. Stop until it is mended."""
 
 
+class WrongKeyError(KeyStoreError):
+    """A key is missing, or is not the one that the values under its version were encrypted under."""
+
+
 class BackupError(KeyRotationError):
     """A backup cannot be written or checked."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         ui_address,
         wait,
     )
-    from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, keys_in_store
+    from keyrotation_pipeline.assembly.keystores import create_key_store, keys_in_store
     from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
     from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
 
@@ -46,7 +46,7 @@ _PLACES = {
         "ui_address",
         "wait",
     ),
-    "assembly.keystores": ("convert_key_store", "create_key_store", "keys_in_store"),
+    "assembly.keystores": ("create_key_store", "keys_in_store"),
     "assembly.pipeline": ("initialise", "open_pipeline"),
     "assembly.services": ("Door", "dagster_services", "random_token"),
 }
@@ -57,7 +57,6 @@ __all__ = [
     "access_audit",
     "accesses",
     "alert_channels",
-    "convert_key_store",
     "create_home",
     "create_key_store",
     "dagster_services",

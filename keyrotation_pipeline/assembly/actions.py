@@ -15,6 +15,7 @@ _PLACES = {
     RequestAction.RECONCILE: "rotation.reconcile",
     RequestAction.DESTROY: "assurance.destruction",
     RequestAction.POLICY: "requests.policy",
+    RequestAction.REPLACE_KEY: "rotation.replace_key",
 }
 
 

@@ -1,11 +1,16 @@
 """From settings to the key store."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.errors import ConfigurationError, KeyStoreError
+from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, primary_in
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.key_trial import GivenKeys
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.sections import AwsStoreSettings, KeysSettings, KubernetesStoreSettings
@@ -28,39 +33,59 @@ def create_key_store(settings: Settings) -> None:
         FileKeyStore.create(settings.keys_directory)
 
 
-def keys_in_store(settings: Settings) -> KeyRing | None:
+def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKeys | None:
     """The keys that the application's store holds already; None if it holds none, or is not there yet.
 
+    In AWS also those in secrets of their own, as the source procedure makes them (``pazpaz/encryption-key-v2``).
+
+    Args:
+        environment: where the store names no primary, `PRIMARY_VARIABLE` in it does.
+
     Raises:
-        KeyStoreError: it cannot be read, or holds several keys and does not name the one that writes use.
+        KeyStoreError: it cannot be read, or holds several keys and nothing names the one that writes use.
     """
     remote = _remote(settings.keys)
     if not (remote.exists() if remote is not None else settings.keys_directory.is_dir()):
         return None
     if remote is not None:
         remote.create()  # of two Secrets, the archive may not be there yet
-    stored = open_key_store(settings).read()
-    if stored.primary is not None or not stored.live:
-        return stored.ring() if stored.live else None
-    if len(stored.live) > 1:
-        held = ", ".join(map(str, stored.live))
+    store = open_key_store(settings)
+    stored = store.read()
+    places: Mapping[KeyVersion, str] = {}
+    keys, primary = {version: stored.material(version) for version in stored.live}, stored.primary
+    if settings.keys.store == "aws-secrets-manager" and settings.keys.aws is not None:
+        found = _aws(settings.keys.aws).as_made_by_hand()
+        keys, places = {**found.keys, **keys}, found.places
+        primary = None if found.plain and len(keys) > 1 else primary
+    if not keys:
+        return None
+    if primary is None:
+        primary = _named_primary(keys, environment)
+    return GivenKeys(
+        KeyRing(keys, primary, stored.compromised), lambda version: places.get(version) or store.place_of(version)
+    )
+
+
+def _named_primary(keys: Mapping[KeyVersion, KeyMaterial], environment: Mapping[str, str]) -> KeyVersion:
+    try:
+        return primary_in(environment, keys)
+    except InvalidKeyError:
+        held = ", ".join(map(str, sorted(keys)))
         raise KeyStoreError(
-            f"the key store holds {held} and does not say under which one applications write; name it there, then run "
-            "`keyrotation init` again"
-        )
-    (only,) = stored.live
-    return KeyRing({only: stored.material(only)}, only)
+            f"the key store holds {held} and does not say under which one applications write; name it in "
+            f"{PRIMARY_VARIABLE} (v1, v2, …), then run `keyrotation init` again"
+        ) from None
 
 
-def convert_key_store(settings: Settings) -> None:
-    """Turn the seed's plain key in AWS into the versioned form; again is no change.
+def convert_key_store(settings: Settings, ring: KeyRing) -> None:
+    """Turn one plain key in AWS into the versioned form with these keys; again is no change.
 
     Raises:
         ConfigurationError: the keys are not in AWS.
     """
     if settings.keys.aws is None or settings.keys.store != "aws-secrets-manager":
         raise ConfigurationError('--convert is for [keys] store = "aws-secrets-manager" only; leave it out')
-    _aws(settings.keys.aws).convert()
+    _aws(settings.keys.aws).convert(ring)
 
 
 def _remote(keys: KeysSettings) -> "AwsKeyStore | KubernetesKeyStore | None":

@@ -18,15 +18,20 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.home import create_home, database_url, kept_ticks, require_home
-from keyrotation_pipeline.assembly.keystores import create_key_store, open_key_store
+from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, open_key_store
 from keyrotation_pipeline.assembly.rollouts import open_rollout
 from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_what_killed_tests_left
 from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.errors import WrongKeyError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
+from keyrotation_pipeline.rotation.key_trial import counted_in, refusal, try_keys
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.environment import bare_environment
 
@@ -55,18 +60,27 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
             yield pipeline
 
 
-def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
+def initialise(
+    settings: Settings, ring: KeyRing | None, *, actor: str, place_of: PlaceOf | None = None, convert: bool = False
+) -> KeyTrial | None:
     """Make what a home and a database need before the first rotation; again is no change.
 
     Home, key store, the schema `keyrotation`, the pinned roster, and the existing keys, in that order: a key is
-    imported only when its backup can be encrypted to known recipients.
+    imported only when its backup can be encrypted to known recipients, and when it opens the values under its version.
 
     Args:
         ring: the keys in use today; None imports none.
+        place_of: where the key of a version is given, in words; None: in the key store.
+        convert: turn one plain key in AWS into the versioned form.
+
+    Returns:
+        What the trial of the keys showed; None where there are none.
 
     Raises:
         ApprovalError: the configured roster is wrong, or differs from the pinned one.
+        WrongKeyError: values do not open with the key of their version, or there is none; no key was imported.
         KeyStoreError: another key is registered or stored under one of the versions.
+        PreflightError, BlockedError: a declared table is not there, or cannot be read.
     """
     # Alembic and SQLAlchemy take as long to import as all else together, and no other command needs them.
     from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
@@ -83,10 +97,33 @@ def initialise(settings: Settings, ring: KeyRing | None, *, actor: str) -> None:
             Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             pinned_roster(pipeline)  # which keeps it in the home
             kept_in_store(pipeline, pipeline.keys.read())
+            trial = None
             if ring is not None:
+                trial = _tried(pipeline, ring, place_of or pipeline.keys.place_of)
+                if convert:
+                    convert_key_store(settings, ring)
                 keys.import_keys(pipeline, ring)
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
+    return trial
+
+
+def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
+    """The given keys, and those that the store has besides, tried on the values.
+
+    Raises:
+        WrongKeyError: names what is wrong with which key, and how to give it.
+    """
+    live = pipeline.keys.read().live
+    others = {each: key for each, key in live.items() if isinstance(key, KeyMaterial) and each not in ring.versions}
+    known = others | {version: ring.material(version) for version in ring.versions}
+    trial = try_keys(pipeline, KeyRing(known, ring.primary), counted_in(count_if_small(pipeline)))
+    if wrong := trial.wrong_keys(lambda version: (pipeline.keys.place_of if version in others else place_of)(version)):
+        records = pipeline.ledger.keys()
+        if {record.version for record in records} & set(ring.versions):
+            raise WrongKeyError(refusal(wrong))
+        raise WrongKeyError(f"{'; '.join(wrong)}; no key was imported: correct that, then run `keyrotation init` again")
+    return trial
 
 
 def _replicas(settings: Settings) -> Replicas:

@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.key_trial import try_keys
 
 FEWEST_RECIPIENTS = 2
 
@@ -91,7 +92,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         )
         site.seals.write(site.local, made)
         places, later, not_copied = copied(site, made)
-        failures += [*left_out, *_uncovered(made), *not_copied]
+        failures += [*left_out, *_uncovered(made), *_not_opened(site.pipeline, made), *not_copied]
         removed = retention.remove_expired(site, made.made_at)
         done = BackupMade(made, places, later, removed, tuple(_warnings(site)))
         _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
@@ -170,6 +171,15 @@ def _uncovered(made: BackupSet) -> list[str]:
         for version in (made.dump.versions if made.dump else ())
         if version not in held
     ]
+
+
+def _not_opened(pipeline: Pipeline, made: BackupSet) -> list[str]:
+    """A sentence for each key that does not open the values under its version: the set could not be read with it."""
+    wanted = {str(each.table.name): each.values for each in (made.dump.tables if made.dump else ())}
+    try:
+        return list(try_keys(pipeline, pipeline.keys.read().ring(), wanted).wrong_keys(pipeline.keys.place_of))
+    except KeyRotationError as error:
+        return [str(error)]
 
 
 def copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:

@@ -9,6 +9,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.database import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE
+from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.readiness import Check, amber, green, in_two, of_problem, red
 from keyrotation_pipeline.model.surroundings import Surroundings
@@ -39,8 +40,12 @@ def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
             yield amber(name, "not looked at for every table", "make every declared table readable first")
 
 
-def inventory(taken: Inventory) -> Iterator[Check]:
-    """What was counted, and what stands in the way of retirement."""
+def inventory(taken: Inventory, trial: KeyTrial | None) -> Iterator[Check]:
+    """What was counted, and what stands in the way of retirement.
+
+    Args:
+        trial: of the stored keys on a sample; None: not made.
+    """
     for count in taken.counts:
         values = ", ".join(f"{number:,} under {version}" for version, number in sorted(count.values_by_version.items()))
         yield green(
@@ -49,6 +54,20 @@ def inventory(taken: Inventory) -> Iterator[Check]:
             f"{count.counted_at:%Y-%m-%d %H:%M} UTC",
         )
     yield from _blocking(taken)
+    if trial is not None:
+        yield from _readable(taken, trial)
+
+
+def _readable(taken: Inventory, trial: KeyTrial) -> Iterator[Check]:
+    name, show = "every_value_is_readable", "run `keyrotation verify`, which decrypts every value and names each"
+    if found := [*trial.damaged(), *([f"{len(taken.quarantine):,} in quarantine"] if taken.quarantine else [])]:
+        yield amber(name, f"do not open: {', '.join(found)}; this blocks the retirement of the old key", show)
+    elif not trial.failed:
+        yield green(
+            name,
+            f"all {trial.tried:,} values of a sample decrypt, of every column and version; `keyrotation verify` "
+            "decrypts every one",
+        )
 
 
 def _blocking(taken: Inventory) -> Iterator[Check]:
@@ -58,13 +77,10 @@ def _blocking(taken: Inventory) -> Iterator[Check]:
     undeclared = [f"{each.relation}.{each.column} ({each.values:,})" for each in taken.findings]
     for name, wrong, value in (
         ("every_value_is_encrypted", unencrypted, ", ".join(f"{number:,} in {t}" for t, number in unencrypted.items())),
-        ("every_value_is_readable", taken.quarantine, f"{len(taken.quarantine):,} in quarantine"),
         ("no_undeclared_ciphertext", undeclared, ", ".join(undeclared)),
     ):
         if wrong:
             yield amber(name, f"{value}; this blocks the retirement of the old key", show)
-        elif name == "every_value_is_readable":
-            yield green(name, "none is in quarantine; `keyrotation verify` decrypts every one")
         else:
             yield green(name, "none found")
 
@@ -154,6 +170,12 @@ def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCoun
     rows = {str(count.table.name): count.rows for count in counts}
     seconds = sum(rows[name] / each.rows_per_second for name, each in speeds.items() if each.rows_per_second)
     sampled = sum(each.sampled_rows for each in speeds.values())
+    if failed := sum(each.failed_values for each in speeds.values()):
+        return amber(
+            "duration_is_known",
+            f"not known: {failed:,} values of {sampled:,} sampled rows do not decrypt, so none of them was rewritten",
+            "run `keyrotation verify`, which names each",
+        )
     return green(
         "duration_is_known",
         f"about {max(1, round(seconds)):,} s for {sum(rows.values()):,} rows by one worker within the configured "

@@ -14,8 +14,9 @@ from keyrotation_pipeline.assurance.rehearsed import last_rehearsal
 from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.errors import KeyRotationError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.readiness import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.model.rollout import RolloutMode
@@ -23,6 +24,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.rotation.key_trial import counted_in, refusal, try_keys
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
 
 _KEY_BYTES = 32
@@ -40,19 +42,15 @@ def readiness(site: BackupSite, told: Sequence[str] | None = None) -> Readiness:
     """
     pipeline = site.pipeline
     walk = superseding.next_up(pipeline)
-    checks = [*_authority(pipeline, walk), *_keys(pipeline), *_backups(site)]
+    taken, trial, unseen = _looked_at_values(pipeline)
+    checks = [*_authority(pipeline, walk), *_keys(pipeline, trial), *unseen, *_backups(site)]
     checks += _looked("rotation_was_rehearsed", lambda: [_rehearsal(pipeline)])
     checks += [] if told is None else [_people(told)]
     checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline))
-    try:
-        taken = take_inventory(pipeline)
-    except KeyRotationError as error:
-        taken = None
-        checks.append(_not_seen("values_are_counted", error))
     target = walk.target if walk is not None else _target(pipeline, taken)
     checks += data_readiness.database(pipeline, target)
     blocked = any(check.light is Light.RED for check in checks)
-    checks += data_readiness.inventory(taken) if taken is not None else []
+    checks += data_readiness.inventory(taken, trial) if taken is not None else []
     checks += _looked("surroundings_are_known", lambda: data_readiness.around(pipeline))
     checks += _looked("no_fence_is_left_over", lambda: data_readiness.fences(pipeline))
     checks += _looked("key_usage_below_gcm_limit", lambda: data_readiness.usage(pipeline))
@@ -60,6 +58,18 @@ def readiness(site: BackupSite, told: Sequence[str] | None = None) -> Readiness:
     if taken is not None and not blocked:
         checks += _looked("duration_is_known", lambda: [data_readiness.estimated(pipeline, target, taken.counts)])
     return Readiness(tuple(checks))
+
+
+def _looked_at_values(pipeline: Pipeline) -> tuple[Inventory | None, KeyTrial | None, list[Check]]:
+    """The inventory, what the keys open of it, and a check for each of the two that could not be looked at."""
+    try:
+        taken = take_inventory(pipeline)
+    except KeyRotationError as error:
+        return None, None, [_not_seen("values_are_counted", error)]
+    try:
+        return taken, try_keys(pipeline, pipeline.keys.read().ring(), counted_in(taken.counts)), []
+    except KeyRotationError as error:
+        return taken, None, [_not_seen("every_value_is_readable", error)]
 
 
 def _looked(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
@@ -136,10 +146,20 @@ def _certificates(pipeline: Pipeline, end: datetime) -> Check:
     return green("certificates_outlast_the_rotation", f"all {len(named)} are valid beyond {end:%Y-%m-%d}")
 
 
-def _keys(pipeline: Pipeline) -> Iterator[Check]:
+def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
     def intact() -> str:
         record = present_key(pipeline)  # compares the stored key with the registered fingerprint
-        return f"{record.version}, {_KEY_BYTES} bytes, {record.fingerprint[:16]}, as registered"
+        value = f"{record.version}, {_KEY_BYTES} bytes, {record.fingerprint[:16]}, as registered"
+        if trial is None:
+            return f"{value}; not tried on a value"
+        if wrong := trial.wrong_keys(pipeline.keys.place_of):
+            raise WrongKeyError(refusal(wrong))
+        tried, opened = trial.of_version(record.version)
+        return (
+            f"{value}; opens {opened:,} of {tried:,} values that were tried"
+            if tried
+            else f"{value}; no value is under it"
+        )
 
     def backed_up() -> str:
         backup = require_backed_up(pipeline, present_key(pipeline))

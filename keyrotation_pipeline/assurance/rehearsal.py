@@ -29,6 +29,7 @@ from keyrotation_pipeline.ports.rehearsals import Stage, Stages
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.inventory import take_inventory
 from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.key_trial import require_keys_open
 from keyrotation_pipeline.rotation.rotate import open_request, present_key
 
 BEFORE_THE_WALK = "request"
@@ -44,10 +45,12 @@ def rehearse(site: BackupSite, key: RecoveryKey, stages: Stages, request: Reques
 
     Raises:
         RequestError: the request is no rotation, or has begun.
+        WrongKeyError: values do not open with the key of their version.
         RecoveryError, BackupError: there is no backup that can be restored whole.
         BlockedError: another rehearsal or recovery test is under way.
     """
     source = present_key(site.pipeline).version if request is None else _source(request)
+    require_keys_open(site.pipeline, site.pipeline.keys.read(), {})
     ledger, name = site.pipeline.ledger, None if request is None else request.id
     with ledger.lock(LOCK):
         ledger.append(Note(EventKind.REHEARSAL_STARTED, {"source": str(source), "recovery_key": key.label}), name)

@@ -1,19 +1,18 @@
 """Is a restored database the one that was dumped? Every row counted, values of every column and version decrypted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from keyrotation_pipeline.errors import (
     IncompleteRestoreError,
-    KeyRotationError,
     LostRowsError,
     PreflightError,
     UnreadableSampleError,
 )
-from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, TableContent
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
+from keyrotation_pipeline.model.key_trial import ColumnTrial
 from keyrotation_pipeline.ports.backups import RestoredDump
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 
@@ -65,32 +64,38 @@ def sampled(database: CiphertextDatabase, dump: DatabaseCopy, ring: KeyRing) -> 
     """
     read: Sampled = {}
     for content in dump.tables:
-        for version in sorted(content.versions):
-            for column, number in sampled_under(database, content.table, version, ring).items():
-                read.setdefault(str(content.table.name), {}).setdefault(column, {})[str(version)] = number
+        for each in _opened(database, content.table, ring, content.values):
+            read.setdefault(each.table, {}).setdefault(each.column, {})[str(each.version)] = each.opened
     return read
 
 
-def sampled_under(
-    database: CiphertextDatabase, table: EncryptedTable, version: KeyVersion, ring: KeyRing
-) -> dict[str, int]:
-    """Decrypt a sample of every column of one table under one version.
+def sampled_under(database: CiphertextDatabase, table: EncryptedTable, version: KeyVersion, ring: KeyRing) -> int:
+    """Decrypt a sample of every column of one table under one version; gives back how many values.
 
     Raises:
         UnreadableSampleError: as `sampled`.
     """
-    found = database.sample(table, version, SAMPLE_VALUES)
-    for column, values in found.items():
-        for value in values:
-            try:
-                decrypt(ring, value)
-            except KeyRotationError:
-                fingerprint = ring.material(version).fingerprint[:16]
-                raise UnreadableSampleError(
-                    f"a value of {table.name}.{column} under {version} does not decrypt with the recovered key "
-                    f"{fingerprint}; find the key that encrypted it, or an older backup of the table"
-                ) from None
-    return {column: len(values) for column, values in found.items()}
+    wanted = dict.fromkeys(table.columns, (version,))
+    return sum(each.opened for each in _opened(database, table, ring, wanted, only=version))
+
+
+def _opened(
+    database: CiphertextDatabase,
+    table: EncryptedTable,
+    ring: KeyRing,
+    wanted: Mapping[str, Collection[KeyVersion]],
+    only: KeyVersion | None = None,
+) -> Iterator[ColumnTrial]:
+    for each in database.decrypt_sample(table, ring, SAMPLE_VALUES, wanted).columns:
+        if only not in {None, each.version}:
+            continue
+        if each.failed:
+            raise UnreadableSampleError(
+                f"a value of {table.name}.{each.column} under {each.version} does not decrypt with the recovered key "
+                f"{ring.material(each.version).fingerprint[:16]}; find the key that encrypted it, or an older backup "
+                "of the table"
+            )
+        yield each
 
 
 def _require_rows(content: TableContent, count: TableCount, dump: DatabaseCopy) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.approval import Roster, Signature, signed_fields
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, GENESIS, AuditEvent, AuditHead, hash_of
 from keyrotation_pipeline.model.compromise import held_in
 from keyrotation_pipeline.model.events import Fact, Note
-from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
+from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.request import (
     MAY_FOLLOW,
@@ -284,6 +284,20 @@ def _state_changed(heard: _Hearing, request: str | None, fact: KeyStateChanged) 
     heard.keys[fact.version] = replace(record, state=fact.after)
 
 
+def _replaced(heard: _Hearing, request: str | None, fact: KeyReplaced) -> None:
+    record = heard.keys.get(fact.version)
+    if record is None or record.fingerprint != fact.before:
+        raise _ImpossibleError(f"replaces {fact.version}, which is not registered so")
+    by = heard.require_signed(request, RequestAction.REPLACE_KEY)
+    signed = signed_fields(heard.texts[by.id])
+    as_signed = (signed.get("From"), signed.get("To"))
+    _require(
+        as_signed == (f"{fact.version} {fact.before}", f"{fact.version} {fact.after}"),
+        f"replaces {fact.version} by another key than its request names",
+    )
+    heard.keys[fact.version] = replace(record, fingerprint=fact.after)
+
+
 def _audit_row_written(heard: _Hearing, request: str | None, fact: RotationAuditWritten) -> None:
     heard.audit_rows[request] = fact
 
@@ -316,6 +330,7 @@ _RULES: dict[type[Fact | Note | None], Callable[[_Hearing, str | None, Any], Non
     Unblocked: _blocked,
     KeyRegistered: _registered,
     KeyStateChanged: _state_changed,
+    KeyReplaced: _replaced,
     RotationAuditWritten: _audit_row_written,
     DatabaseReconciled: _reconciled,
 }

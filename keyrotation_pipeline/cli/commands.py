@@ -101,6 +101,9 @@ COMMANDS = {
         "reconcile_command",
         "Mend a restored database, or put lost fences back.",
     ),
+    "replace-key": Command(
+        "replace_key", "replace_key_command", "Replace an imported key that opens no value by one that does."
+    ),
     "destroy": Command("destroy", "destroy_command", "Remove a key that nothing needs any more."),
     "incident": Command("incident", "app", "Incidents: the emergency rotation against the clock."),
     "audit": Command("audit", "app", "The hash-chained audit of all that was done."),

@@ -13,14 +13,13 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.template import configuration
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE
+from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.key_trial import GivenKeys, KeyTrial
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings
 
-# Counted within seconds.
-COUNTED_BYTES = 256 * 2**20
 FILL_IN = "fill in [approvals] (and check [[tables]]) there, then run `keyrotation init` again"
 
 
@@ -56,23 +55,16 @@ def init(
     declared = settings.load(path)
     if not declared.approvals.officers:
         raise ConfigurationError(f"{path} names no officers yet; {FILL_IN}")
-    if convert:
-        assembly.convert_key_store(declared)
-    assembly.initialise(declared, _keys_in_use(declared), actor=actor())
+    given = _keys_in_use(declared)
+    ring, place_of = (given.ring, given.place_of) if given is not None else (None, None)
+    trial = assembly.initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        count_if_small(pipeline)
-        summary = {**_summary(pipeline, path), "backup_key": signing_key(declared).public}
+        tried = {"values_tried": trial.tried, "values_opened": trial.tried - trial.failed} if trial else {}
+        summary = {**_summary(pipeline, path), **tried, "backup_key": signing_key(declared).public}
     if as_json:
         output.document(summary)
     else:
-        _show(summary)
-
-
-def count_if_small(pipeline: Pipeline) -> None:
-    """Count all tables, or none: those who set up a terabyte have not asked for hours of reading."""
-    spans = pipeline.database.page_spans(pipeline.tables)
-    if sum(span.size_bytes for span in spans) <= COUNTED_BYTES:
-        pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
+        _show(summary, trial)
 
 
 def _write_configuration(path: Path, report: Report) -> str:
@@ -92,12 +84,12 @@ def _write_configuration(path: Path, report: Report) -> str:
     return found.name
 
 
-def _keys_in_use(declared: Settings) -> KeyRing | None:
+def _keys_in_use(declared: Settings) -> GivenKeys | None:
     """The keys in the environment, else those that the application's key store holds already; None if none are."""
     environment = settings.process_environment()
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
-        return KeyRing.from_environment(environment)
-    return assembly.keys_in_store(declared)
+        return GivenKeys(KeyRing.from_environment(environment), variable_of)
+    return assembly.keys_in_store(declared, environment)
 
 
 def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:
@@ -128,10 +120,12 @@ def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:
     }
 
 
-def _show(summary: dict[str, Any]) -> None:
+def _show(summary: dict[str, Any], trial: KeyTrial | None) -> None:
     output.heading(summary["database"])
     versions = ", ".join(f"{key['version']} ({key['state']})" for key in summary["key_versions"])
     output.line(f"keys      {versions}; primary {summary['primary']}")
+    if trial is not None:
+        _show_trial(trial)
     officers = ", ".join(summary["officers"])
     output.line(f"officers  {officers}; {summary['approvals_required']} must approve; pinned")
     output.line(f"backups   are signed by {summary['backup_key']}")
@@ -142,3 +136,12 @@ def _show(summary: dict[str, Any]) -> None:
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
         output.line(f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}")
     output.line('next      keyrotation inventory, keyrotation request --reason "…"')
+
+
+def _show_trial(trial: KeyTrial) -> None:
+    for version in trial.versions:
+        tried, opened = trial.of_version(version)
+        found = f"opens {opened:,} of {tried:,} values, a sample of every column" if tried else "no value of it was met"
+        output.line(f"          {version} {found}")
+    for phrase in trial.damaged():
+        output.line(f"damaged   {phrase} do not open; `keyrotation verify` names each", style="bold red")

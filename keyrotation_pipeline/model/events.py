@@ -33,6 +33,8 @@ class EventKind(StrEnum):
     KEY_RESTORED = "key_restored"
     KEY_BACKED_UP = "key_backed_up"
     KEY_REGISTERED = "key_registered"
+    KEY_REPLACEMENT_PROPOSED = "key_replacement_proposed"
+    KEY_REPLACED = "key_replaced"
     KEY_ACTIVATION_DECLARED = "key_activation_declared"
     KEY_STATE_CHANGED = "key_state_changed"
     PRIMARY_CHANGE_INTENDED = "primary_change_intended"

@@ -79,6 +79,33 @@ class KeyStateChanged(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class KeyReplacementProposed(Fact):
+    """An imported key opens no value, and officers are about to be asked to replace it.
+
+    Args:
+        before, after: fingerprints of the two keys.
+        tried, opened: values under the version that were decrypted with the other key, and how many of them it opens.
+    """
+
+    kind: ClassVar = EventKind.KEY_REPLACEMENT_PROPOSED
+    version: Version
+    before: str
+    after: str
+    tried: int
+    opened: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReplaced(Fact):
+    """A version is another key from here on, as officers signed."""
+
+    kind: ClassVar = EventKind.KEY_REPLACED
+    version: Version
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class PrimaryChangeIntended(Fact):
     """The key store is about to name another primary."""
 

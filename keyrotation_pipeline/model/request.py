@@ -34,6 +34,7 @@ class RequestAction(StrEnum):
     RECONCILE = "reconcile"
     DESTROY = "destroy"
     POLICY = "policy"
+    REPLACE_KEY = "replace-key"
 
     @property
     def walks(self) -> bool:

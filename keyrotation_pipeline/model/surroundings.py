@@ -73,9 +73,11 @@ class Speed:
 
     Args:
         sampled_rows: how many there were; 0: the table is empty.
+        failed_values: values in them that did not decrypt, and were left as they are.
         rows_per_second: within the configured limits.
     """
 
     table: str
     sampled_rows: int
     rows_per_second: float
+    failed_values: int = 0

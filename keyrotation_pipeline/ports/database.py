@@ -1,6 +1,6 @@
 """What do the encrypted columns hold, and what could still show an old value?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.columns import (
     TableName,
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
+from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
@@ -150,8 +151,16 @@ class CiphertextDatabase(Protocol):
     def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
         """Since when something in a table may not have been read, by its name; quick, and of noted tables alone."""
 
-    def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
-        """Up to so many stored values of each declared column under `version`, from all over the table, by column."""
+    def decrypt_sample(
+        self, table: EncryptedTable, ring: KeyRing, values: int, wanted: Mapping[str, Collection[KeyVersion]]
+    ) -> KeyTrial:
+        """Decrypt up to so many stored values of each column under each version, from all over the table.
+
+        Nothing is kept or recorded. What the key of its own version does not open is tried with the other keys.
+
+        Args:
+            wanted: versions by column of which there are values; those that the sample misses are looked for.
+        """
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """Make the table refuse exactly these versions on every declared column, and validate that.

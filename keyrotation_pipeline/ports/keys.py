@@ -33,6 +33,9 @@ class KeyStore(Protocol):
     def keeps(self) -> str | None:
         """What of a destroyed key can still be read, and how that ends, as officers sign it; None: nothing is known."""
 
+    def place_of(self, version: KeyVersion) -> str:
+        """Where the live key of a version is, or is to be put, as somebody would look for it."""
+
     def read(self) -> StoredKeys:
         """Everything in the store, afresh, as it stands together at one moment."""
 
@@ -44,6 +47,15 @@ class KeyStore(Protocol):
 
         Raises:
             KeyStoreError: a different key is stored under this version, live or archived.
+        """
+
+    def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
+        """Put another key in the place of a live one, which is then nowhere in the store.
+
+        For one that was imported by mistake and opens nothing: `rotation.replace_key` asks for evidence of that first.
+
+        Raises:
+            KeyStoreError: the version is not live.
         """
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:

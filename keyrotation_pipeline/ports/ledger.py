@@ -78,6 +78,9 @@ class Ledger(Protocol):
     def add_key(self, record: KeyRecord, request: str | None) -> None:
         """Register a version; repeating it changes nothing; a different fingerprint is refused."""
 
+    def replace_key(self, version: KeyVersion, fingerprint: str, request: str) -> None:
+        """Register another key for a version, by a request that officers signed; repeating it changes nothing."""
+
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
         """Move a version to a state that may follow its present one; repeating it changes nothing."""
 

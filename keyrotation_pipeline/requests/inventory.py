@@ -11,6 +11,9 @@ from keyrotation_pipeline.model.columns import Finding, QuarantinedValue, TableC
 from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
+# Counted within seconds.
+COUNTED_BYTES = 256 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
@@ -40,6 +43,20 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
     pipeline.ledger.save_counts(counts)
     findings = pipeline.database.discover(pipeline.tables)
     return Inventory(counts, findings, quarantine, pipeline.database.blind_spots())
+
+
+def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
+    """Count all tables and keep the counts, or count none: who sets up a terabyte has not asked for hours of reading.
+
+    Raises:
+        As `take_inventory`.
+    """
+    spans = pipeline.database.page_spans(pipeline.tables)
+    if sum(span.size_bytes for span in spans) > COUNTED_BYTES:
+        return ()
+    counts = pipeline.database.count(pipeline.tables)
+    pipeline.ledger.save_counts(counts)
+    return counts
 
 
 def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:

@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.compromising import held_compromised, tell_applications
 from keyrotation_pipeline.requests.superseding import lineage
+from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.keys import record_of, require_kept
 from keyrotation_pipeline.rotation.rollout import bring
 
@@ -42,6 +43,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     Raises:
         BlockedError: the target may not become the primary, or an instance does not write under it in time.
         BackupError: the target has no intact backup.
+        WrongKeyError: values do not open with the key of their version, so they could not be re-encrypted.
     """
     record = _require_registered(pipeline, rotation)
     stored = pipeline.keys.read()
@@ -51,6 +53,10 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         readers = bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         _refuse_early_writers(rotation, readers)
         missed = _refuse_early_values(pipeline, rotation)
+        emergency = rotation.type is RotationType.EMERGENCY
+        # What was counted when it was requested; in an emergency nothing is looked for to a table's end.
+        wanted = {} if emergency else counted_in(pipeline.ledger.counts(pipeline.tables))
+        require_keys_open(pipeline, stored, wanted, emergency=emergency)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision)
     _record_promotion(pipeline, rotation)

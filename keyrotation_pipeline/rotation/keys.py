@@ -61,7 +61,8 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
         if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
             raise KeyStoreError(
                 f"the key given for {version} is not the one registered as {registered[version].fingerprint[:16]}; "
-                f"give that one, or leave {version} unset"
+                f"give that one, or leave {version} unset; if the registered one opens no value, replace it with "
+                f"`keyrotation replace-key {version} --reason TEXT`"
             )
     stored = pipeline.keys.read()
     _require_same_primary(stored, ring, registered)

@@ -24,6 +24,7 @@ from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.superseding import taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, reporting, retire
+from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 
 STEPS: Mapping[Step, StepFunction] = {
     Step.KEY_VERSION: keys.create_key_version,
@@ -66,6 +67,7 @@ def open_request(
         RequestError: another rotation is unfinished (and within its dates), there is no primary, or the dates cannot
             be right.
         PreflightError: a table cannot be rotated as it is.
+        WrongKeyError: values do not open with the key of their version.
         BackupError: the present key has no intact backup; an emergency is not refused for that.
         BlockedError: the database was restored to an earlier state.
     """
@@ -79,6 +81,7 @@ def open_request(
     source, target, counts = _ends(pipeline, continued)
     if continued is None and incident is None:
         require_backed_up(pipeline, source)
+    require_keys_open(pipeline, pipeline.keys.read(), counted_in(counts), emergency=incident is not None)
     rotation = opening.drawn_up(
         Walk,
         pipeline,

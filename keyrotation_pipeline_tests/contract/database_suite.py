@@ -122,10 +122,13 @@ class CiphertextDatabaseSuite:
         assert mixed.database.old_rows(CLIENTS, [V1], None).written_since_promotion == 0
 
     def test_a_sample_holds_so_many_values_a_column_and_of_one_version_only(self, mixed: Subject) -> None:
-        sampled = mixed.database.sample(VISITS, V1, 1)
-        assert [len(values) for values in sampled.values()] == [1]
-        assert set(mixed.database.sample(CLIENTS, V1, 9)) == {"first_name", "email"}
-        assert mixed.database.sample(VISITS, V2, 9) == {}
+        (one,) = mixed.database.decrypt_sample(VISITS, mixed.ring, 1, {}).columns
+        assert (one.version, one.tried, one.opened) == (V1, 1, 1)
+        sampled = mixed.database.decrypt_sample(CLIENTS, mixed.ring, 9, {}).columns
+        assert {(each.column, each.version) for each in sampled} == {
+            (column, version) for column in ("first_name", "email") for version in (V1, V2)
+        }
+        assert all(each.tried == each.opened == 1 for each in sampled)
 
     # Re-encrypting
 

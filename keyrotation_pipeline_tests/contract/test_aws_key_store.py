@@ -12,6 +12,7 @@ from keyrotation_pipeline.errors import (
     KeyStoreUnavailableError,
 )
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.aws_secrets import CHANGING, TestSecret, watched
 from keyrotation_pipeline_tests.contract.key_store import (
     CHANGES,
@@ -134,9 +135,9 @@ def test_the_seeds_plain_key_is_v1_and_is_changed_by_its_conversion_only(secret:
     with pytest.raises(KeyStoreError, match="one key without a version; run `keyrotation init --convert`"):
         add(store, V2, key(2))
     assert secret.text() == plain
-    assert store.convert()
+    assert store.convert(KeyRing({V1: key(1)}, V1))
     assert json.loads(secret.text()) == {"v1": base64_of(key(1)), "primary": "v1"}
-    assert not store.convert()
+    assert not store.convert(KeyRing({V1: key(1)}, V1))
     assert shape(add(store, V2, key(2))) == ((V1, V2), (), V1)
 
 

@@ -2,7 +2,7 @@
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -28,6 +28,7 @@ from keyrotation_pipeline.model.columns import (
     TableName,
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
+from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import AccountedReplica, DecryptedCount, Moment, Searched, ZeroOldRows
@@ -58,6 +59,7 @@ class FakeDatabase:
         small: names of tables that are one shard.
         begun: whether a table of a request was begun as one shard.
         slow: names of tables that are not counted in a few seconds.
+        sealed_under: fingerprint of the key that opens the values of a version; absent: that of the ring does.
     """
 
     rows: dict[str, list[dict[str, str | None]]]
@@ -86,6 +88,7 @@ class FakeDatabase:
     small: frozenset[str] = frozenset()
     begun: dict[tuple[str, str], bool] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()
+    sealed_under: dict[KeyVersion, str] = field(default_factory=dict)
 
     def identity(self) -> DatabaseIdentity:
         return DatabaseIdentity("clinic@localhost", "7000000000000000001")
@@ -256,12 +259,25 @@ class FakeDatabase:
         named = {str(table.name) for table in tables}
         return {name: span.since for name, span in self.noted.items() if name in named and span.pages}
 
-    def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = {}
-        for _, column, value in self._cells(table):
-            if value is not None and version_of(value) == version and len(found.get(column, ())) < values:
-                found[column] = (*found.get(column, ()), value)
-        return found
+    def decrypt_sample(
+        self, table: EncryptedTable, ring: KeyRing, values: int, wanted: Mapping[str, Collection[KeyVersion]]
+    ) -> KeyTrial:
+        tried: dict[tuple[str, KeyVersion], list[tuple[int, KeyVersion | None]]] = {}
+        for number, column, value in self._cells(table):
+            if (version := version_of(value)) is None:
+                continue
+            cells = tried.setdefault((column, version), [])
+            if len(cells) < values:
+                cells.append((number, self._opened_by(ring, version, (str(table.name), number, column))))
+        columns = (_trial(str(table.name), *key, cells) for key, cells in sorted(tried.items()))
+        return KeyTrial(ring.versions, tuple(columns))
+
+    def _opened_by(self, ring: KeyRing, version: KeyVersion, cell: tuple[str, int, str]) -> KeyVersion | None:
+        if cell in self.unreadable:
+            return None
+        if (fingerprint := self.sealed_under.get(version)) is None:
+            return version if version in ring.versions else None
+        return next((each for each in ring.versions if ring.material(each).fingerprint == fingerprint), None)
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         if self.fences(table) == tuple(sorted(versions)):
@@ -358,6 +374,13 @@ class FakeDatabase:
                     raise ProofError(f"table {table.name}, column {column}: 1 value(s) are not encrypted; look again")
         if any(finding.blocks(retired) for finding in self.findings):
             raise ProofError("something is left; look at `keyrotation inventory`")
+
+
+def _trial(table: str, column: str, version: KeyVersion, cells: Sequence[tuple[int, KeyVersion | None]]) -> ColumnTrial:
+    failed = [(number, opener) for number, opener in cells if opener != version]
+    others = Counter(opener for _, opener in failed if opener is not None)
+    rows = tuple(str(number) for number, _ in failed[:3])
+    return ColumnTrial(table, column, version, len(cells), len(cells) - len(failed), dict(others), rows)
 
 
 def version_of(value: str | None) -> KeyVersion | None:

@@ -44,6 +44,9 @@ class FakeKeyStore:
     compromised: frozenset[KeyVersion] = frozenset()
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def place_of(self, version: KeyVersion) -> str:
+        return f"entry {version} of the fake key store"
+
     def read(self) -> StoredKeys:
         self.reads += 1
         return self._stored()
@@ -55,6 +58,13 @@ class FakeKeyStore:
             if changes.needs_adding(stored, version, material, decided):
                 self.journal.note(f"keys.add {version}")
                 (self.shelf if archived else self.live)[version] = material
+        return self._stored()
+
+    def replace(self, version: KeyVersion, material: KeyMaterial, revision: str | None = None) -> StoredKeys:
+        with self._changing(revision) as (stored, decided):
+            if changes.needs_replacing(stored, version, material, decided):
+                self.journal.note(f"keys.replace {version}")
+                self.live[version] = material
         return self._stored()
 
     def set_primary(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:

@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.columns import (
 )
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.incident import Flag
-from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
+from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request import (
@@ -87,6 +87,12 @@ class FakeLedger(FakeChain):
             return
         self.append(KeyRegistered.of(record), request)
         self.state.keys[record.version] = record
+
+    def replace_key(self, version: KeyVersion, fingerprint: str, request: str) -> None:
+        record = self.state.keys[version]
+        if record.fingerprint != fingerprint:
+            self.append(KeyReplaced(version, record.fingerprint, fingerprint), request)
+            self.state.keys[version] = replace(record, fingerprint=fingerprint)
 
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
         if (record := self.state.keys.get(version)) is None:

@@ -18,6 +18,8 @@ from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 
 NOTES = EncryptedTable(TableName("public", "notes"), ("c",))
@@ -327,7 +329,7 @@ def test_a_declared_column_is_not_read_by_a_cast_of_the_tables_owner(
             lambda: database.fence(NOTES, versions),
             lambda: database.old_rows(NOTES, versions, None),
             lambda: database.count([NOTES]),
-            lambda: database.sample(NOTES, versions[0], 1),
+            lambda: database.decrypt_sample(NOTES, KeyRing({versions[0]: KeyMaterial.generate()}, versions[0]), 1, {}),
         )
         for read in reads:
             with pytest.raises(PreflightError, match=r"column notes\.c is of type public\.citext"):

@@ -12,12 +12,14 @@ version, which no label names any longer, in its own time.
 """
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive
-from keyrotation_pipeline.adapters.keystores.aws_texts import COMPROMISED, PRIMARY, LiveSecret, request_token
+from keyrotation_pipeline.adapters.keystores.aws_texts import COMPROMISED, PRIMARY, LiveSecret, entry, request_token
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     CURRENT,
     MOST_BYTES,
@@ -28,10 +30,11 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
 )
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.environment import versions_as_text
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import Entry, StoredKeys
+from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
 from keyrotation_pipeline.ports.clock import Clock
 
 _LOOKS = 5
@@ -46,6 +49,21 @@ class AwsSecret:
     archive_prefix: str
     region_name: str | None = None
     endpoint_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManualSecrets:
+    """Keys as somebody put them into AWS before this pipeline.
+
+    Args:
+        plain: the live secret is one key without a version, which counts as v1.
+        keys: those in secrets of their own that the live one does not hold.
+        places: where they are, in words.
+    """
+
+    plain: bool
+    keys: Mapping[KeyVersion, KeyMaterial]
+    places: Mapping[KeyVersion, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +99,39 @@ class AwsKeyStore:
             return False
         return True
 
-    def convert(self) -> bool:
-        """Turn the seed's plain key into versioned JSON; False if there is none."""
+    def convert(self, ring: KeyRing) -> bool:
+        """Turn one plain key into versioned JSON with these keys and their primary; False if it is that already."""
         live = self._live()
         if live.plain:
-            self._put(live, live.entries)
+            keys = {str(version): base64_of(ring.material(version)) for version in ring.versions}
+            self._put(live, {**keys, PRIMARY: str(ring.primary)})
         return live.plain
+
+    def as_made_by_hand(self) -> "ManualSecrets":
+        """What the source procedure (sections 4.1 and 5.1) leaves: one plain key, and secrets with one key each.
+
+        Raises:
+            KeyStoreError: such a secret holds another key than the live one does for its version, or none.
+        """
+        live, pattern = self._live(), re.compile(rf"{re.escape(self._id)}-({VERSION_PATTERN})(?:-emergency)?")
+        keys: dict[KeyVersion, KeyMaterial] = {}
+        places: dict[KeyVersion, str] = {KeyVersion(1): f"secret {self._id}"} if live.plain else {}
+        held = live.keys()
+        for name in sorted(self._aws.names(f"{self._id}-v")):
+            if (match := pattern.fullmatch(name)) is None:
+                continue
+            version = KeyVersion.parse(match[1])
+            found = entry(f"secret {name}", match[1], self._aws.read(name).text)
+            if isinstance(found, DamagedKey):
+                raise KeyStoreDamagedError(f"secret {name} is not the base64 of 32 bytes; correct it, or delete it")
+            if (other := held.get(version) or keys.get(version)) is not None and other != found:
+                raise KeyStoreError(
+                    f"secret {name} and {places.get(version) or self.place_of(version)} hold different keys as "
+                    f"{version}; find out which one encrypted the values under it, and delete the other"
+                )
+            if version not in held:
+                keys[version], places[version] = found, f"secret {name}"
+        return ManualSecrets(live.plain, keys, places)
 
     @property
     def description(self) -> str:
@@ -98,6 +143,10 @@ class AwsKeyStore:
     def keeps(self) -> str:
         """See `KeyStore.keeps`."""
         return self._archive.keeps
+
+    def place_of(self, version: KeyVersion) -> str:
+        """The entry of the live secret."""
+        return f"entry {version} of secret {self._id}"
 
     def read(self) -> StoredKeys:
         """The live secret and every archived one; looked at again if it was changed meanwhile."""
@@ -111,6 +160,13 @@ class AwsKeyStore:
                 self._archive.keep(version, material, seen.archives.get(version, ()))
             else:
                 self._replace(seen.live, {str(version): base64_of(material)})
+        return self.read()
+
+    def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
+        """Put another key in the place of a live one."""
+        seen = self._look()
+        if changes.needs_replacing(seen.stored, version, material, revision):
+            self._replace(seen.live, {str(version): base64_of(material)})
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:

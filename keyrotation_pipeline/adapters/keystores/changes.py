@@ -23,6 +23,19 @@ def needs_adding(stored: StoredKeys, version: KeyVersion, material: KeyMaterial,
     return _unless_changed(stored, revision)
 
 
+def needs_replacing(stored: StoredKeys, version: KeyVersion, material: KeyMaterial, revision: str) -> bool:
+    """Whether another key is to be put in the place of a live one.
+
+    Raises:
+        KeyStoreError: the version is not live.
+    """
+    if version not in stored.live:
+        raise KeyStoreError(
+            f"{version} is not live in the key store, so no key of it can be replaced; name another version"
+        )
+    return stored.material(version) != material and _unless_changed(stored, revision)
+
+
 def needs_promoting(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
     """Whether the primary is to be named.
 

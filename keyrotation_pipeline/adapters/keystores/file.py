@@ -62,6 +62,10 @@ class FileKeyStore:
         """See `KeyStore.keeps`."""
         return
 
+    def place_of(self, version: KeyVersion) -> str:
+        """``file <path of the key file>``."""
+        return f"file {_file(self._live, version)}"
+
     def read(self) -> StoredKeys:
         """Everything in the directory, under one lock. A key file that holds no key hides none of the others."""
         with owner_only.locked(self._live, exclusive=False):
@@ -77,6 +81,13 @@ class FileKeyStore:
                 place = self._archive if archived else self._live
                 owner_only.make_directory(place)
                 self._put(place, version, material)
+            return self._stored()
+
+    def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
+        """Put another key in the place of a live one, by one rename."""
+        with self._changing() as stored:
+            if changes.needs_replacing(stored, version, material, revision):
+                self._put(self._live, version, material)
             return self._stored()
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:

@@ -96,6 +96,10 @@ class KubernetesKeyStore:
         here = "in Kubernetes the key stays in backups of etcd, and in its history until that is compacted"
         return f"{here}; {there}" if (there := self._archive.keeps) else here
 
+    def place_of(self, version: KeyVersion) -> str:
+        """The entry of the live Secret."""
+        return f"entry {variable_of(version)} of {self._secrets.live}"
+
     def read(self) -> StoredKeys:
         """The Secret and its archive; looked at again if the Secret was changed meanwhile."""
         return self._look().stored
@@ -111,6 +115,13 @@ class KubernetesKeyStore:
                 seen.archive.keep(version, material)
             else:
                 self._change(seen, {variable_of(version): base64_of(material)})
+        return self.read()
+
+    def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
+        """Put another key in the place of a live one."""
+        seen = self._look()
+        if changes.needs_replacing(seen.stored, version, material, revision):
+            self._change(seen, {variable_of(version): base64_of(material)})
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:

@@ -1,6 +1,6 @@
 """The application's database behind its port: each method is one function of the module that knows how."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,6 +38,7 @@ from keyrotation_pipeline.model.columns import (
     TableName,
 )
 from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
+from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
@@ -190,9 +191,11 @@ class PostgresDatabase:
         """See `CiphertextDatabase.unread_since`."""
         return page_readings.oldest(self.connection, [str(table.name) for table in tables])
 
-    def sample(self, table: EncryptedTable, version: KeyVersion, values: int) -> Mapping[str, tuple[str, ...]]:
-        """See `CiphertextDatabase.sample`."""
-        return samples.sample(self.connection, table, version, values)
+    def decrypt_sample(
+        self, table: EncryptedTable, ring: KeyRing, values: int, wanted: Mapping[str, Collection[KeyVersion]]
+    ) -> KeyTrial:
+        """See `CiphertextDatabase.decrypt_sample`."""
+        return samples.decrypt_sample(self.connection, table, ring, values, wanted)
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """See `CiphertextDatabase.fence`."""

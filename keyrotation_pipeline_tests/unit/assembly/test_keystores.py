@@ -19,17 +19,20 @@ def declared(tmp_path: Path) -> settings.Settings:
 
 
 def test_a_key_that_stands_alone_is_the_primary_and_of_several_one_must_be_named(declared: settings.Settings) -> None:
-    assert keys_in_store(declared) is None
+    assert keys_in_store(declared, {}) is None
     store = FileKeyStore.create(declared.keys_directory)
-    assert keys_in_store(declared) is None
+    assert keys_in_store(declared, {}) is None
     add(store, V1, key(1))
-    alone = keys_in_store(declared)
+    alone = keys_in_store(declared, {})
     assert alone is not None
-    assert (alone.versions, alone.primary) == ((V1,), V1)
+    assert (alone.ring.versions, alone.ring.primary) == ((V1,), V1)
     add(store, V2, key(2))
     with pytest.raises(KeyStoreError, match="holds v1, v2 and does not say under which one applications write"):
-        keys_in_store(declared)
+        keys_in_store(declared, {})
+    named = keys_in_store(declared, {"ENCRYPTION_PRIMARY_VERSION": "v2"})
+    assert named is not None
+    assert (named.ring.versions, named.ring.primary) == ((V1, V2), V2)
     set_primary(store, V1)
-    both = keys_in_store(declared)
+    both = keys_in_store(declared, {})
     assert both is not None
-    assert (both.versions, both.primary) == ((V1, V2), V1)
+    assert (both.ring.versions, both.ring.primary) == ((V1, V2), V1)

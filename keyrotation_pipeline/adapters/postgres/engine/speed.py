@@ -66,8 +66,8 @@ def measure(
 
 def _of(connection: Connection, table: EncryptedTable, codec: Codec, limits: Limits) -> Speed:
     relation = max(heaps(connection, table), key=lambda each: each.pages, default=None)
-    rows, seconds = (0, 0.0) if relation is None else _measured(connection, relation, codec)
-    return Speed(str(table.name), rows, _limited(rows / seconds, limits) if rows else 0.0)
+    rows, failed, seconds = (0, 0, 0.0) if relation is None else _measured(connection, relation, codec)
+    return Speed(str(table.name), rows, _limited(rows / seconds, limits) if rows else 0.0, failed)
 
 
 def _limited(rows_per_second: float, limits: Limits) -> float:
@@ -75,7 +75,8 @@ def _limited(rows_per_second: float, limits: Limits) -> float:
     return min(at_duty, limits.max_rows_per_second) if limits.max_rows_per_second else at_duty
 
 
-def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, float]:
+def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, int, float]:
+    """Rows, values that did not decrypt, seconds."""
     size = sql.SQL(" + ").join(
         sql.SQL("coalesce(octet_length({}), 0)").format(as_text(column.name)) for column in relation.columns
     )
@@ -87,11 +88,11 @@ def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple
                 )
             )
         begun = perf_counter()
-        rows = _rewritten(connection, relation, codec)
-        return rows, perf_counter() - begun
+        rows, failed = _rewritten(connection, relation, codec)
+        return rows, failed, perf_counter() - begun
 
 
-def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> int:
+def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, int]:
     names = [sql.Identifier(f"c{number}") for number, _ in enumerate(relation.columns)]
     columns = sql.SQL(", ").join(as_text(column.name) for column in relation.columns)
     read = connection.cursor(binary=True).execute(sql.SQL(_READ).format(columns=columns, sample=_SAMPLE))
@@ -108,7 +109,9 @@ def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> int:
         arrays=sql.SQL(", ").join([sql.SQL("%b")] * (len(names) + 1)),
         names=sql.SQL(", ").join(names),
     )
+    failed = 0
     for first in range(0, len(rows), BATCH_ROWS):
-        new = codec.rewrite(Batch.of(rows[first : first + BATCH_ROWS])).parameters
+        rewritten = codec.rewrite(Batch.of(rows[first : first + BATCH_ROWS]))
+        new, failed = rewritten.parameters, failed + len(rewritten.failures)
         connection.execute(write, [new["positions"], *(new[f"value_{number}"] for number, _ in enumerate(names))])
-    return len(rows)
+    return len(rows), failed

@@ -5,7 +5,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, key_of, ro
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
+from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import RosterPinned
 
@@ -68,6 +68,24 @@ class KeyRecords(BelievedRows):
                 (record.version.number, str(record.state), record.fingerprint, record.created_at, self.clock.now()),
             )
             self.append(KeyRegistered.of(record), request)
+
+    def replace_key(self, version: KeyVersion, fingerprint: str, request: str) -> None:
+        """See `Ledger.replace_key`.
+
+        Raises:
+            RequestError: the version is not registered.
+        """
+        with self.change():
+            record = self._key(version)
+            if record is None:
+                raise RequestError(f"key version {version} is not registered; run `keyrotation init`")
+            if record.fingerprint == fingerprint:
+                return
+            self.query(
+                "UPDATE keyrotation.key_versions SET fingerprint = %s WHERE version = %s",
+                (fingerprint, version.number),
+            )
+            self.append(KeyReplaced(version, record.fingerprint, fingerprint), request)
 
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
         """See `Ledger.set_key_state`.

@@ -1,0 +1,143 @@
+"""Whether keys open the values stored under their versions, as tried on a sample, and what to say where they do not."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+# A few values that do not open are damaged. More than a tenth of a column were encrypted under another key.
+_DAMAGED_AT_MOST = 0.1
+_NAMED_ROWS = 3
+
+PlaceOf = Callable[[KeyVersion], str]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenKeys:
+    """The keys that an application uses today, as `init` is given them.
+
+    Args:
+        place_of: where the key of a version was given, or is to be given, in words.
+    """
+
+    ring: KeyRing
+    place_of: PlaceOf
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnTrial:
+    """What decrypting values of one column under one version showed; nothing of their content is kept.
+
+    Args:
+        table: its name.
+        tried: values that were decrypted, or failed to.
+        opened: of these, by the key of their own version.
+        opened_by: of those that their own key does not open, how many each other key opens.
+        rows: keys of some rows whose values their own key does not open.
+    """
+
+    table: str
+    column: str
+    version: KeyVersion
+    tried: int
+    opened: int
+    opened_by: Mapping[KeyVersion, int] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """Values that the key of their version does not open."""
+        return self.tried - self.opened
+
+    @property
+    def is_wrong_key(self) -> bool:
+        """Whether more values fail than single damaged ones would explain."""
+        return self.failed > 0 and (not self.opened or self.failed > max(1, _DAMAGED_AT_MOST * self.tried))
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.column} {self.opened:,} of {self.tried:,}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTrial:
+    """The trial of a key ring on a sample of every declared column."""
+
+    versions: tuple[KeyVersion, ...]
+    columns: tuple[ColumnTrial, ...]
+
+    @property
+    def tried(self) -> int:
+        """Values in the sample."""
+        return sum(each.tried for each in self.columns)
+
+    @property
+    def failed(self) -> int:
+        """Values that the key of their version does not open, or for which there is no key."""
+        return sum(each.failed for each in self.columns)
+
+    def of_version(self, version: KeyVersion) -> tuple[int, int]:
+        """How many values under a version were tried, and how many of them its key opens."""
+        mine = [each for each in self.columns if each.version == version]
+        return sum(each.tried for each in mine), sum(each.opened for each in mine)
+
+    def wrong_keys(self, place_of: PlaceOf) -> tuple[str, ...]:
+        """A sentence for each version whose key is missing or is not the one that its values were encrypted under.
+
+        Args:
+            place_of: where the key of a version is, or would be given, in words.
+        """
+        wrong = {each.version for each in self.columns if each.is_wrong_key}
+        return tuple(self._wrong(version, place_of) for version in sorted(wrong))
+
+    def damaged(self) -> tuple[str, ...]:
+        """A phrase for each column in which single values do not open."""
+        return tuple(
+            f"{each.failed:,} of {each.tried:,} values under {each.version} in {each.table}.{each.column} "
+            f"({_rows(each.rows, each.failed)})"
+            for each in self.columns
+            if each.failed and not each.is_wrong_key
+        )
+
+    def _wrong(self, version: KeyVersion, place_of: PlaceOf) -> str:
+        mine = [each for each in self.columns if each.version == version]
+        tried, opened = self.of_version(version)
+        others = sum((Counter(dict(each.opened_by)) for each in mine), Counter[KeyVersion]())
+        where = ", ".join(map(str, mine))
+        found = (
+            f"{place_of(version)} opens {f'{opened:,}' if opened else 'none'} of the {tried:,} values tried under "
+            f"{version} ({where})"
+            if version in self.versions
+            else f"there are values under {version} ({tried:,} tried), and no key for it is given"
+        )
+        return f"{found}; {_advice(version, mine, others, place_of)}"
+
+
+def _advice(version: KeyVersion, columns: Sequence[ColumnTrial], others: Counter[KeyVersion], place_of: PlaceOf) -> str:
+    opened = sum(each.opened for each in columns)
+    for other, number in others.most_common(1):
+        if opened:
+            return (
+                f"{place_of(other)} opens {number:,} of the others, so two keys were used under {version}; encrypt "
+                "one part again under a version of its own"
+            )
+        return f"{place_of(other)} opens {number:,} of them, so give that key as {place_of(version)}"
+    foreign = [f"{each.table}.{each.column}" for each in columns if not each.opened]
+    if opened and foreign:
+        return (
+            f"if another application writes {', '.join(foreign)} with a key of its own, take that out of [[tables]] "
+            "and give it a configuration of its own"
+        )
+    if opened:
+        rows = next(each for each in columns if each.is_wrong_key)
+        return (
+            f"the others were encrypted under another key ({rows.table}.{rows.column}: "
+            f"{_rows(rows.rows, rows.failed)}); find out what wrote them"
+        )
+    return f"give the key that encrypted them as {place_of(version)}"
+
+
+def _rows(rows: Sequence[str], failed: int) -> str:
+    named = ", ".join(rows[:_NAMED_ROWS])
+    return f"row {named}" if failed <= len(rows[:_NAMED_ROWS]) == 1 else f"among them rows {named}"

@@ -1,0 +1,210 @@
+"""The way out for a home that took a wrong key: an imported key that opens no value is replaced by one that does.
+
+Officers sign the fingerprints of both keys. The replaced key stays in the backups that hold it; nothing in the rows
+changes. A process that dies in between does the rest when it runs again.
+"""
+
+from datetime import timedelta
+
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.errors import KeyStoreDamagedError, RequestError, WrongKeyError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.key_events import KeyImportIntended, KeyReplaced, KeyReplacementProposed
+from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.ports.actions import Action
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening, time_stamping
+from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
+from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.rotation.key_trial import try_keys
+from keyrotation_pipeline.rotation.keys import backed_up, record_of
+
+LOCK = "replace-key"
+
+
+def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
+    """The open request to replace the key of a version, if there is one."""
+    return next((each for each in opening.pending(pipeline, RequestAction.REPLACE_KEY) if each.source == version), None)
+
+
+def open_replacement(
+    pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, *, reason: str | None, requested_by: str
+) -> Request:
+    """Open a request to replace an imported key, for officers to sign.
+
+    Raises:
+        RequestError: the key was not imported, is not live, or opens values; such a request is open, or no reason is
+            given.
+        WrongKeyError: the other key does not open the values either.
+        ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
+        BlockedError: the database was restored to an earlier state, or a table cannot be read.
+    """
+    with pipeline.ledger.lock(LOCK):
+        require_roster(pipeline)
+        if reason is not None:
+            opening.require_texts(reason, requested_by, None)
+        stored = pipeline.keys.read()
+        require_consistent(pipeline, stored)
+        if (already := pending(pipeline, version)) is not None:
+            raise RequestError(f"request {already.id} to replace {version} is open; sign or cancel it")
+        record = _require_imported(pipeline, stored, version, material)
+        tried, opened = _require_better(pipeline, stored, record, material)
+        if reason is None:
+            raise RequestError(
+                f"say why with `keyrotation replace-key {version} --reason TEXT`, which officers then sign"
+            )
+        # The text for signing is built from this event, which lies before the audit head that it names.
+        pipeline.ledger.append(KeyReplacementProposed(version, record.fingerprint, material.fingerprint, tried, opened))
+        request = opening.drawn_up(
+            Request,
+            pipeline,
+            REPLACE_KEY,
+            source=version,
+            fingerprint=record.fingerprint,
+            target=version,
+            reason=reason,
+            requested_by=requested_by,
+        )
+        pipeline.ledger.open(request, approval_text(pipeline, request))
+    return request
+
+
+def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> KeyRecord:
+    """Carry out what officers signed: back the key up, store it, read it back, and only then register it.
+
+    Raises:
+        ApprovalError: too few signatures, or something has changed since.
+        RequestError: the request is over or past its dates, or the key given is not the one that was signed.
+        WrongKeyError: values turned up that the present key opens, or that the other one does not.
+        KeyStoreError: the key store was changed meanwhile, or does not read back.
+        BackupError: the key could not be backed up.
+    """
+    version = request.source
+    with pipeline.ledger.lock(LOCK):
+        request = pipeline.ledger.request(request.id)
+        if request.action is not RequestAction.REPLACE_KEY or request.is_over:
+            raise RequestError(f"request {request.id} replaces nothing; open one with `{_command(request)}`")
+        stored = pipeline.keys.read()
+        require_consistent(pipeline, stored, afresh=True)
+        require_authorised(pipeline, request, stored)
+        proposed = _proposed(pipeline, request)
+        if material.fingerprint != proposed.after:
+            raise RequestError(
+                f"the key given for {version} is {material.fingerprint[:16]}, but officers signed "
+                f"{proposed.after[:16]}; give that one"
+            )
+        if request.status is not RequestStatus.RUNNING:
+            _require_better(pipeline, stored, _require_imported(pipeline, stored, version, material), material)
+            pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
+        _replace(pipeline, stored, request, material)
+    pipeline.anchors.keep(pipeline.ledger.head())
+    time_stamping.stamp(pipeline)
+    record = record_of(pipeline, version)
+    if record is None or record.fingerprint != material.fingerprint:
+        raise KeyStoreDamagedError(f"{version} is not registered as it was replaced; run `keyrotation audit verify`")
+    return record
+
+
+def _replace(pipeline: Pipeline, stored: StoredKeys, request: Request, material: KeyMaterial) -> None:
+    version = request.source
+    backed_up(pipeline, version, material, request.id)
+    after = pipeline.keys.replace(version, material, stored.revision)
+    if after.live.get(version) != material:
+        raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")
+    with pipeline.ledger.transaction():
+        pipeline.ledger.replace_key(version, material.fingerprint, request.id)
+        pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
+
+
+def _require_imported(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
+    record = record_of(pipeline, version)
+    if record is None:
+        raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
+    if version not in stored.live:
+        raise RequestError(f"{version} is {record.state} and not live in the key store, so its key is not replaced")
+    stored.registered(record)
+    imported = {fact.fingerprint for fact in recorded(pipeline.ledger, KeyImportIntended) if fact.version == version}
+    replaced = {fact.after for fact in recorded(pipeline.ledger, KeyReplaced) if fact.version == version}
+    if record.fingerprint not in imported | replaced:
+        raise RequestError(
+            f"{version} was made by this pipeline and not imported, so its key is the right one; look at what does not "
+            "open with `keyrotation verify`"
+        )
+    if record.fingerprint == material.fingerprint:
+        raise RequestError(f"the key given for {version} is the registered one already; nothing is to be replaced")
+    return record
+
+
+def _require_better(
+    pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, material: KeyMaterial
+) -> tuple[int, int]:
+    """How many values under the version were tried, and how many the other key opens; the present one opens none."""
+    version = record.version
+    live = {each: stored.material(each) for each in stored.live}
+    wanted = {str(table.name): dict.fromkeys(table.columns, (version,)) for table in pipeline.tables}
+    tried, opened = try_keys(pipeline, KeyRing(live, version), wanted).of_version(version)
+    if opened:
+        raise RequestError(
+            f"the registered {version} ({record.fingerprint[:16]}) opens {opened:,} of {tried:,} values that were "
+            "tried under it, so it is not replaced; give the values that it does not open a version of their own"
+        )
+    trial = try_keys(pipeline, KeyRing(live | {version: material}, version), wanted)
+    return _require_opens(trial, version, material)
+
+
+def _require_opens(trial: KeyTrial, version: KeyVersion, material: KeyMaterial) -> tuple[int, int]:
+    tried, opened = trial.of_version(version)
+    if not opened or any(each.is_wrong_key for each in trial.columns if each.version == version):
+        raise WrongKeyError(
+            f"the key given for {version} ({material.fingerprint[:16]}) opens {opened:,} of {tried:,} values that were "
+            "tried under it; find the key that the application uses, and give that one"
+        )
+    return tried, opened
+
+
+def _proposed(pipeline: Pipeline, request: Request) -> KeyReplacementProposed:
+    """What was proposed before the request was opened: the last such event within its audit head."""
+    found = [
+        read(KeyReplacementProposed, entry.facts)
+        for entry in entries(pipeline.ledger, EventKind.KEY_REPLACEMENT_PROPOSED)
+        if entry.seq <= request.audit_head[0]
+    ]
+    last = next((each for each in reversed(found) if each.version == request.source), None)
+    if last is None:
+        raise RequestError(f"request {request.id} names no key; cancel it, and open one with `{_command(request)}`")
+    return last
+
+
+def _authorises(pipeline: Pipeline, request: Request) -> str:
+    proposed = _proposed(pipeline, request)
+    return (
+        f"put another key in the place of the imported {request.source}, which opened none of {proposed.tried} values "
+        f"that were tried; the other one opened {proposed.opened} of them; no row changes, and backups of the replaced "
+        "key stay"
+    )
+
+
+def _command(request: Request) -> str:
+    return f"keyrotation replace-key {request.source}"
+
+
+REPLACE_KEY = Action(
+    RequestAction.REPLACE_KEY,
+    authorises=_authorises,
+    # As it was requested, since the store may hold the other key already.
+    source=lambda _pipeline, request, _stored: f"{request.source} {request.source_fingerprint}",
+    target=lambda pipeline, request, _stored: f"{request.source} {_proposed(pipeline, request).after}",
+    authority=require_roster,
+    start_within=timedelta(days=7),
+    finish_within=timedelta(days=7),
+    command=_command,
+    renewal=lambda request: f"cancel it, then run `{_command(request)} --reason TEXT` for a new one",
+)

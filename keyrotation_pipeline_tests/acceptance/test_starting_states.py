@@ -1,0 +1,344 @@
+"""Keys and data as a first day finds them, in each place for keys: `init` adopts them, or names what is wrong."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.aws_secrets import TestSecret
+from keyrotation_pipeline_tests.buckets import REGION
+from keyrotation_pipeline_tests.clusters import TestKeySecrets
+
+V1, V2, V3 = map(KeyVersion, (1, 2, 3))
+ROWS = 20
+Given = Mapping[KeyVersion, KeyMaterial]
+
+
+class Place(Protocol):
+    """Where an application has its keys before this pipeline."""
+
+    def configuration(self) -> str:
+        """`[keys]`."""
+
+    def give(self, keys: Given) -> dict[str, str]:
+        """Put keys there, with nothing that names a primary; gives back variables for the commands."""
+
+    def name(self, version: KeyVersion) -> str:
+        """What a refusal calls the key of a version."""
+
+    def content(self) -> object:
+        """Everything in it, for comparison."""
+
+
+@dataclass
+class Variables:
+    """The environment; the key store is files."""
+
+    folder: Path
+
+    def configuration(self) -> str:
+        return ""
+
+    def give(self, keys: Given) -> dict[str, str]:
+        return {variable_of(version): base64_of(key) for version, key in keys.items()}
+
+    def name(self, version: KeyVersion) -> str:
+        return variable_of(version)
+
+    def content(self) -> object:
+        return sorted(path.name for path in (self.folder / ".keyrotation" / "keys").glob("*.key"))
+
+
+@dataclass
+class AwsJson:
+    """One secret with JSON that names no primary."""
+
+    secret: TestSecret
+
+    def configuration(self) -> str:
+        return (
+            '[keys]\nstore = "aws-secrets-manager"\n[keys.aws-secrets-manager]\n'
+            f'secret_id = "{self.secret.name}"\nendpoint_url = "{self.secret.url}"\nregion_name = "{REGION}"\n'
+        )
+
+    def give(self, keys: Given) -> dict[str, str]:
+        self.secret.overwrite(json.dumps({str(version): base64_of(key) for version, key in keys.items()}))
+        return {}
+
+    def name(self, version: KeyVersion) -> str:
+        return f"entry {version} of secret {self.secret.name}"
+
+    def content(self) -> object:
+        return self.secret.text()
+
+
+@dataclass
+class AwsPlain(AwsJson):
+    """The source procedure's plain key, and each later version in a secret of its own (sections 4.1 and 5.1)."""
+
+    apart: list[KeyVersion] = field(default_factory=list)
+
+    def give(self, keys: Given) -> dict[str, str]:
+        for version, key in keys.items():
+            if version == V1:
+                self.secret.overwrite(base64_of(key))
+            else:
+                name = f"{self.secret.name}-{version}{'-emergency' if version == V3 else ''}"
+                self._put(name, base64_of(key))
+                self.apart.append(version)
+        return {}
+
+    def _put(self, name: str, text: str) -> None:
+        try:
+            self.secret.client.create_secret(Name=name, SecretString=text)
+        except self.secret.client.exceptions.ResourceExistsException:
+            self.secret.client.put_secret_value(SecretId=name, SecretString=text)
+
+    def name(self, version: KeyVersion) -> str:
+        if version == V1:
+            return f"secret {self.secret.name}"
+        if version in self.apart:
+            return f"secret {self.secret.name}-{version}"
+        return super().name(version)
+
+
+@dataclass
+class KubernetesEntries:
+    """Entries of a Secret, with none that names a primary."""
+
+    secrets: TestKeySecrets
+
+    def configuration(self) -> str:
+        return (
+            '[keys]\nstore = "kubernetes-secret"\n[keys.kubernetes-secret]\n'
+            f'namespace = "{self.secrets.cluster.namespace}"\nname = "{self.secrets.name}"\n'
+            f'kubeconfig = "{self.secrets.kubeconfig}"\n[rollout]\nmode = "none"\n'
+        )
+
+    def give(self, keys: Given) -> dict[str, str]:
+        entries: dict[str, str | None] = {variable_of(each): None for each in (V1, V2, V3)}
+        self.secrets.overwrite(entries | {variable_of(version): base64_of(key) for version, key in keys.items()})
+        return {}
+
+    def name(self, version: KeyVersion) -> str:
+        secrets = self.secrets
+        return f"entry {variable_of(version)} of Secret {secrets.name} in namespace {secrets.cluster.namespace}"
+
+    def content(self) -> object:
+        return self.secrets.entries()
+
+
+@dataclass(frozen=True)
+class State:
+    """What is in the database and in the application's place for keys; a key is named by a letter.
+
+    Args:
+        clients, visits: versions and keys of the values of each table.
+        given: the key that is given for each version.
+        refused: what `init` then says; None: it adopts them.
+        plain: values in `visits` that are not encrypted.
+        correct: what is to be given instead.
+    """
+
+    clients: Mapping[KeyVersion, str]
+    visits: Mapping[KeyVersion, str]
+    given: Mapping[KeyVersion, str]
+    primary: KeyVersion
+    refused: Callable[[Place], tuple[str, ...]] | None = None
+    plain: int = 0
+    correct: Mapping[KeyVersion, str] = field(default_factory=dict)
+
+
+STATES = {
+    "right key": State({V1: "a"}, {V1: "a"}, {V1: "a"}, V1),
+    "half rotated by hand": State({V1: "a", V2: "b"}, {V1: "a"}, {V1: "a", V2: "b"}, V2),
+    "rotated by the source procedure, both names given": State({V2: "b"}, {V2: "b"}, {V1: "b", V2: "b"}, V2),
+    "an emergency by the source procedure": State({V2: "b"}, {V3: "c"}, {V1: "a", V2: "b", V3: "c"}, V3),
+    "plaintext among it": State({V1: "a"}, {V1: "a"}, {V1: "a"}, V1, plain=3),
+    "wrong key": State(
+        {V1: "a"}, {V1: "a"}, {V1: "b"}, V1,
+        lambda place: (
+            f"{place.name(V1)} opens none of the 40 values tried under v1 (clients.name 0 of 20, visits.note 0 of 20)",
+            f"give the key that encrypted them as {place.name(V1)}",
+        ),
+        correct={V1: "a"},
+    ),
+    "swapped keys": State(
+        {V1: "a"}, {V2: "b"}, {V1: "b", V2: "a"}, V2,
+        lambda place: (
+            f"{place.name(V1)} opens none of the 20 values tried under v1",
+            f"{place.name(V2)} opens 20 of them, so give that key as {place.name(V1)}",
+            f"{place.name(V1)} opens 20 of them, so give that key as {place.name(V2)}",
+        ),
+        correct={V1: "a", V2: "b"},
+    ),
+    "v2 has become the new v1": State(
+        {V2: "b"}, {V2: "b"}, {V1: "b"}, V1,
+        lambda place: (
+            "there are values under v2 (40 tried), and no key for it is given",
+            f"{place.name(V1)} opens 40 of them, so give that key as {place.name(V2)}",
+        ),
+    ),
+    "a version without a key": State(
+        {V1: "a"}, {V2: "b"}, {V1: "a"}, V1,
+        lambda place: (
+            "there are values under v2 (20 tried), and no key for it is given",
+            f"give the key that encrypted them as {place.name(V2)}",
+        ),
+    ),
+    "two applications with different keys": State(
+        {V1: "a"}, {V1: "b"}, {V1: "a"}, V1,
+        lambda place: (
+            f"{place.name(V1)} opens 20 of the 40 values tried under v1 (clients.name 20 of 20, visits.note 0 of 20)",
+            "if another application writes visits.note with a key of its own, take that out of [[tables]]",
+        ),
+    ),
+    "two applications in one column": State(
+        {V1: "a"}, {V1: "ab"}, {V1: "a"}, V1,
+        lambda _place: ("clients.name 20 of 20, visits.note 20 of 40", "among them rows ", "find out what wrote them"),
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Setting:
+    """A folder, a database, keys by letter, and a place for keys."""
+
+    folder: Folder
+    url: str
+    place: Place
+    officers: tuple[DemoOfficer, ...]
+    keys: dict[str, KeyMaterial] = field(default_factory=lambda: {each: KeyMaterial.generate() for each in "abc"})
+
+    def fill(self, state: State) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE clients (id serial PRIMARY KEY, name text)")
+            connection.execute("CREATE TABLE visits (id serial PRIMARY KEY, note text)")
+            for table, column, content in (("clients", "name", state.clients), ("visits", "note", state.visits)):
+                insert = f"INSERT INTO {table} ({column}) VALUES (%s)".encode()
+                for version, letters in content.items():
+                    for letter in letters:
+                        ring = KeyRing({version: self.keys[letter]}, version)
+                        for row in range(ROWS):
+                            connection.execute(insert, (encrypt(ring, f"{letter} {row}"),))
+            for row in range(state.plain):
+                connection.execute("INSERT INTO visits (note) VALUES (%s)", (f"plain {row}",))
+
+    def configure(self) -> None:
+        officers = "".join(
+            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n'
+            for each in self.officers
+        )
+        (self.folder.path / "keyrotation.toml").write_text(
+            f'database.url = "{self.url}"\n{self.place.configuration()}'
+            '[[tables]]\nname = "clients"\ncolumns = ["name"]\n[[tables]]\nname = "visits"\ncolumns = ["note"]\n'
+            f"{officers}"
+        )
+
+    def give(self, letters: Mapping[KeyVersion, str]) -> dict[str, str]:
+        return self.place.give({version: self.keys[letter] for version, letter in letters.items()})
+
+    def init(self, primary: KeyVersion, variables: Mapping[str, str], expect: int = 0) -> str:
+        options = ("--convert",) if isinstance(self.place, AwsPlain) else ()
+        return self.folder.run("init", *options, expect=expect, **{PRIMARY_VARIABLE: str(primary)}, **variables)
+
+    def status(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.folder.run("status", "--json"))
+        return content
+
+
+@pytest.fixture(scope="session")
+def officers(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoOfficer, ...]:
+    directory = tmp_path_factory.mktemp("officers")
+    return tuple(DemoOfficer.create(directory, name) for name in ("Security Officer", "Privacy Officer", "Third"))
+
+
+@pytest.fixture(params=["file", "AWS JSON", "AWS plain and one secret per version", "Kubernetes Secret"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "file":
+        return Variables(tmp_path)
+    if request.param == "Kubernetes Secret":
+        secrets: TestKeySecrets = request.getfixturevalue("new_key_secrets")()
+        return KubernetesEntries(secrets)
+    secret: TestSecret = request.getfixturevalue("new_secret")()
+    return AwsJson(secret) if request.param == "AWS JSON" else AwsPlain(secret)
+
+
+@pytest.fixture
+def setting(tmp_path: Path, database_url: str, place: Place, officers: tuple[DemoOfficer, ...]) -> Setting:
+    made = Setting(Folder(tmp_path, []), database_url, place, officers)
+    made.configure()
+    return made
+
+
+@pytest.mark.parametrize("state", [pytest.param(state, id=name) for name, state in STATES.items()])
+def test_init_adopts_keys_that_open_the_data_and_names_what_is_wrong_with_others(
+    setting: Setting, state: State
+) -> None:
+    if isinstance(setting.place, AwsPlain) and V1 not in state.given:
+        pytest.fail("a plain key is always given as v1")
+    setting.fill(state)
+    variables = setting.give(state.given)
+    if state.refused is not None:
+        before = setting.place.content()
+        setting.init(state.primary, variables, expect=1)
+        error = setting.folder.printed[-1]
+        for phrase in state.refused(setting.place):
+            assert phrase in error
+        assert "no key was imported" in error
+        assert setting.status()["key_versions"] == []
+        assert setting.place.content() == before
+        if not state.correct:
+            return
+        variables = setting.give(state.correct)
+    told = setting.init(state.primary, variables)
+    assert re.search(r"opens 20 of 20 values|opens 40 of 40 values", told)
+    status = setting.status()
+    assert status["primary"] == str(state.primary)
+    seen = {version for content in (state.clients, state.visits) for version in content}
+    assert seen <= {KeyVersion.parse(each["version"]) for each in status["key_versions"]}
+    assert sum(table["unencrypted"] for table in status["tables"]) == state.plain
+    setting.folder.run("verify", expect=1 if state.plain else 0)
+
+
+def test_init_names_the_rows_of_single_damaged_values_and_adopts_the_rest(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...]
+) -> None:
+    setting = Setting(Folder(tmp_path, []), database_url, Variables(tmp_path), officers)
+    setting.configure()
+    setting.fill(STATES["right key"])
+    damaged = encrypt(KeyRing({V1: setting.keys["b"]}, V1), "of nobody")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE visits SET note = %s WHERE id = 7", (damaged,))
+    told = setting.init(V1, setting.give({V1: "a"}))
+    assert '1 of 20 values under v1 in visits.note (row ["7"]) do not open' in told
+
+
+def test_init_needs_the_primary_to_be_named_where_several_keys_are_stored(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...], new_secret: Callable[[], TestSecret]
+) -> None:
+    place = AwsPlain(new_secret())
+    setting = Setting(Folder(tmp_path, []), database_url, place, officers)
+    setting.configure()
+    setting.fill(STATES["half rotated by hand"])
+    setting.give({V1: "a", V2: "b"})
+    setting.folder.run("init", "--convert", expect=1)
+    assert "holds v1, v2 and does not say under which one applications write; name it in" in setting.folder.printed[-1]
+    place.secret.client.create_secret(
+        Name=f"{place.secret.name}-v2-emergency", SecretString=base64_of(setting.keys["c"])
+    )
+    setting.init(V2, {}, expect=1)
+    assert "hold different keys as v2; find out which one encrypted the values under it" in setting.folder.printed[-1]
