@@ -114,15 +114,16 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     Raises:
         WrongKeyError: names what is wrong with which key, and how to give it.
     """
-    live = pipeline.keys.read().live
-    others = {each: key for each, key in live.items() if isinstance(key, KeyMaterial) and each not in ring.versions}
+    keys.require_as_registered(pipeline, ring)
+    stored = pipeline.keys.read()
+    others = {each: key for each, key in stored.live.items() if isinstance(key, KeyMaterial)}
     known = others | {version: ring.material(version) for version in ring.versions}
     trial = try_keys(pipeline, KeyRing(known, ring.primary), counted_in(count_if_small(pipeline)))
-    if wrong := trial.wrong_keys(lambda version: (pipeline.keys.place_of if version in others else place_of)(version)):
-        records = pipeline.ledger.keys()
-        if {record.version for record in records} & set(ring.versions):
-            raise WrongKeyError(refusal(wrong))
-        raise WrongKeyError(f"{'; '.join(wrong)}; no key was imported: correct that, then run `keyrotation init` again")
+    if pipeline.ledger.keys() and (sentence := refusal(pipeline, stored, trial)):
+        raise WrongKeyError(sentence)
+    if wrong := trial.wrong_versions:
+        given = [trial.wrong_key(each, pipeline.keys.place_of if each in others else place_of) for each in wrong]
+        raise WrongKeyError(f"{'; '.join(given)}; no key was imported: correct that, then run `keyrotation init` again")
     return trial
 
 

@@ -10,6 +10,7 @@ from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.assurance.unfinished import remove_unfinished
 from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name, free_stamp
 from keyrotation_pipeline.model.events import EventKind, Note
@@ -177,9 +178,14 @@ def _not_opened(pipeline: Pipeline, made: BackupSet) -> list[str]:
     """A sentence for each key that does not open the values under its version: the set could not be read with it."""
     wanted = {str(each.table.name): each.values for each in (made.dump.tables if made.dump else ())}
     try:
-        return list(try_keys(pipeline, pipeline.keys.read().ring(), wanted).wrong_keys(pipeline.keys.place_of))
+        stored = pipeline.keys.read()
+        kept = {version: stored.material(version) for version in stored.versions}
+        trial = try_keys(pipeline, KeyRing(kept, stored.ring().primary), wanted)
     except KeyRotationError as error:
         return [str(error)]
+    # A version without any key is named where it is missing from the set.
+    wrong = [version for version in trial.wrong_versions if version in kept]
+    return [trial.wrong_key(version, pipeline.keys.place_of) for version in wrong]
 
 
 def copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:

@@ -152,8 +152,8 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
         value = f"{record.version}, {_KEY_BYTES} bytes, {record.fingerprint[:16]}, as registered"
         if trial is None:
             return f"{value}; not tried on a value"
-        if wrong := trial.wrong_keys(pipeline.keys.place_of):
-            raise WrongKeyError(refusal(wrong))
+        if sentence := refusal(pipeline, pipeline.keys.read(), trial):
+            raise WrongKeyError(sentence)
         tried, opened = trial.of_version(record.version)
         return (
             f"{value}; opens {opened:,} of {tried:,} values that were tried"

@@ -82,25 +82,17 @@ class KeyTrial:
         mine = [each for each in self.columns if each.version == version]
         return sum(each.tried for each in mine), sum(each.opened for each in mine)
 
-    def wrong_keys(self, place_of: PlaceOf) -> tuple[str, ...]:
-        """A sentence for each version whose key is missing or is not the one that its values were encrypted under.
+    @property
+    def wrong_versions(self) -> tuple[KeyVersion, ...]:
+        """Versions whose key is missing, or is not the one that their values were encrypted under."""
+        return tuple(sorted({each.version for each in self.columns if each.is_wrong_key}))
+
+    def wrong_key(self, version: KeyVersion, place_of: PlaceOf) -> str:
+        """What is wrong with the key of one of `wrong_versions`, and how to give the right one.
 
         Args:
             place_of: where the key of a version is, or would be given, in words.
         """
-        wrong = {each.version for each in self.columns if each.is_wrong_key}
-        return tuple(self._wrong(version, place_of) for version in sorted(wrong))
-
-    def damaged(self) -> tuple[str, ...]:
-        """A phrase for each column in which single values do not open."""
-        return tuple(
-            f"{each.failed:,} of {each.tried:,} values under {each.version} in {each.table}.{each.column} "
-            f"({_rows(each.rows, each.failed)})"
-            for each in self.columns
-            if each.failed and not each.is_wrong_key
-        )
-
-    def _wrong(self, version: KeyVersion, place_of: PlaceOf) -> str:
         mine = [each for each in self.columns if each.version == version]
         tried, opened = self.of_version(version)
         others = sum((Counter(dict(each.opened_by)) for each in mine), Counter[KeyVersion]())
@@ -112,6 +104,15 @@ class KeyTrial:
             else f"there are values under {version} ({tried:,} tried), and no key for it is given"
         )
         return f"{found}; {_advice(version, mine, others, place_of)}"
+
+    def damaged(self) -> tuple[str, ...]:
+        """A phrase for each column in which single values do not open."""
+        return tuple(
+            f"{each.failed:,} of {each.tried:,} values under {each.version} in {each.table}.{each.column} "
+            f"({_rows(each.rows, each.failed)})"
+            for each in self.columns
+            if each.failed and not each.is_wrong_key
+        )
 
 
 def _advice(version: KeyVersion, columns: Sequence[ColumnTrial], others: Counter[KeyVersion], place_of: PlaceOf) -> str:

@@ -41,8 +41,8 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
 
     Args:
         stored: the key store as whatever is about to be done has read it.
-        emergency: only a version of which no value at all opens is refused. A column of somebody else must not keep
-            the others under a compromised key; its values are quarantined, and the old key stays until they are gone.
+        emergency: only a key that opens no value at all is refused. Values of somebody else must not keep the others
+            under a compromised key; they are quarantined, and the old key stays until they are gone.
 
     Raises:
         WrongKeyError: names each such version, what was tried, and where its key belongs.
@@ -50,13 +50,25 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
         PreflightError, BlockedError: a table cannot be read.
     """
     trial = try_keys(pipeline, stored.ring(), wanted)
-    if emergency and all(trial.of_version(version)[1] for version in {each.version for each in trial.columns}):
+    if emergency and not any(tried and not opened for tried, opened in map(trial.of_version, trial.versions)):
         return trial
-    if wrong := trial.wrong_keys(pipeline.keys.place_of):
-        raise WrongKeyError(refusal(wrong))
+    if sentence := refusal(pipeline, stored, trial):
+        raise WrongKeyError(sentence)
     return trial
 
 
-def refusal(wrong: Sequence[str]) -> str:
-    """The sentence about wrong keys in a home that has taken them."""
-    return f"{'; '.join(wrong)}; an imported key is replaced with `keyrotation replace-key VERSION --reason TEXT`"
+def refusal(pipeline: Pipeline, stored: StoredKeys, trial: KeyTrial) -> str | None:
+    """What is wrong with the keys that this home has taken, and the way out; None: they open the values."""
+    sentences = [
+        f"{trial.wrong_key(version, pipeline.keys.place_of)}: {_way_out(stored, version)}"
+        for version in trial.wrong_versions
+    ]
+    return "; ".join(sentences) or None
+
+
+def _way_out(stored: StoredKeys, version: KeyVersion) -> str:
+    if version in stored.live:
+        return f"replace an imported key with `keyrotation replace-key {version} --reason TEXT`"
+    if version in stored.archived:
+        return f"{version} is archived, and `keyrotation reconcile` makes it readable again"
+    return "import it with `keyrotation init`"

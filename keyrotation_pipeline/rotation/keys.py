@@ -56,14 +56,7 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
     Raises:
         KeyStoreError: another key is registered or stored under one of the versions, or another primary is named.
     """
-    registered = {record.version: record for record in _records(pipeline)}
-    for version in ring.versions:
-        if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
-            raise KeyStoreError(
-                f"the key given for {version} is not the one registered as {registered[version].fingerprint[:16]}; "
-                f"give that one, or leave {version} unset; if the registered one opens no value, replace it with "
-                f"`keyrotation replace-key {version} --reason TEXT`"
-            )
+    registered = require_as_registered(pipeline, ring)
     stored = pipeline.keys.read()
     _require_same_primary(stored, ring, registered)
     new = [version for version in ring.versions if version not in registered]
@@ -76,6 +69,23 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
         fingerprint = ring.material(version).fingerprint
         pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), None)
     return _records(pipeline)
+
+
+def require_as_registered(pipeline: Pipeline, ring: KeyRing) -> Mapping[KeyVersion, KeyRecord]:
+    """Refuse another key for a registered version; gives back what is registered.
+
+    Raises:
+        KeyStoreError: names the version.
+    """
+    registered = {record.version: record for record in _records(pipeline)}
+    for version in ring.versions:
+        if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
+            raise KeyStoreError(
+                f"the key given for {version} is not the one registered as {registered[version].fingerprint[:16]}; "
+                f"give that one, or leave {version} unset; if the registered one opens no value, replace it with "
+                f"`keyrotation replace-key {version} --reason TEXT`"
+            )
+    return registered
 
 
 def declare_activation(pipeline: Pipeline, activated_at: datetime) -> None:

@@ -400,6 +400,40 @@ class KeyStoreContract:
             assert done == change(store, done.revision) == place.open().read()
         assert deaths > 0
 
+    # --- another key in the place of a live one ---------------------------------------------------------------------
+
+    def test_a_replaced_key_is_nowhere_and_a_replacement_is_guarded_as_every_change(self, place: Place) -> None:
+        store = filled(place.open())
+        before = store.read()
+        done = store.replace(V1, key(9), before.revision)
+        assert shape(done) == shape(before)
+        assert [done.material(version) for version in (V1, V2, V3)] == [key(9), key(2), key(3)]
+        assert done == place.open().read() == store.replace(V1, key(9), before.revision)
+        with pytest.raises(KeyStoreConflictError):
+            store.replace(V2, key(8), before.revision)
+        with pytest.raises(KeyStoreError, match="v3 is not live in the key store"):
+            store.replace(V3, key(8), done.revision)
+        assert place.open().read() == done
+
+    def test_after_a_death_while_a_key_is_replaced_one_of_the_two_is_there(
+        self, new_place: Callable[[], Place]
+    ) -> None:
+        deaths = 0
+        for moment in range(1, 200):
+            place = new_place()
+            store = filled(place.open())
+            decided = store.read().revision
+            try:
+                with place.dying(moment):
+                    place.open().replace(V1, key(9), decided)
+                break
+            except ProcessKilled:
+                deaths += 1
+            left = place.open().read()
+            assert left.material(V1) in {key(1), key(9)}
+            assert store.replace(V1, key(9), left.revision).material(V1) == key(9)
+        assert deaths > 0
+
     # --- unavailable is not damaged ---------------------------------------------------------------------------------
 
     def test_a_store_that_does_not_answer_is_unavailable_and_unchanged(self, place: Place) -> None:

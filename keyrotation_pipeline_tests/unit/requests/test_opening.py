@@ -12,6 +12,7 @@ from keyrotation_pipeline.errors import (
     KeyStoreDamagedError,
     PreflightError,
     RequestError,
+    WrongKeyError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -79,10 +80,25 @@ def test_a_key_of_which_the_database_knows_nothing_stops_the_request(
         request(world)
 
 
-@pytest.mark.parametrize("trace", [registered_and_destroyed, seen_in_the_data])
-def test_a_version_that_was_ever_used_is_never_used_again(world: FakeWorld, trace: Callable[[FakeWorld], None]) -> None:
+@pytest.mark.parametrize(("trace", "incident"), [(registered_and_destroyed, None), (seen_in_the_data, "INC-7")])
+def test_a_version_that_was_ever_used_is_never_used_again(
+    world: FakeWorld, trace: Callable[[FakeWorld], None], incident: str | None
+) -> None:
     trace(world)
-    assert request(world).target == V3
+    assert request(world, incident=incident).target == V3
+
+
+def test_values_of_a_version_without_a_key_stop_a_routine_request_and_no_emergency(world: FakeWorld) -> None:
+    seen_in_the_data(world)
+    with pytest.raises(WrongKeyError, match=r"values under v2 \(1 tried\), and no key for it .* `keyrotation init`"):
+        request(world)
+    assert request(world, incident="INC-7").target == V3
+
+
+def test_a_key_that_opens_no_value_stops_an_emergency_too(world: FakeWorld) -> None:
+    world.database.sealed_under[V1] = KeyMaterial.generate().fingerprint
+    with pytest.raises(WrongKeyError, match=r"opens none of the .* values tried under v1"):
+        request(world, incident="INC-7")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""When values that do not open are single damaged ones, and when the key is wrong."""
+
+import pytest
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+
+
+@pytest.mark.parametrize(("tried", "opened", "wrong"), [
+    pytest.param(200, 200, False, id="all open"),
+    pytest.param(200, 180, False, id="a tenth does not"),
+    pytest.param(200, 179, True, id="more than a tenth does not"),
+    pytest.param(5, 4, False, id="a single one of few"),
+    pytest.param(5, 3, True, id="two of few"),
+    pytest.param(1, 0, True, id="the only one"),
+    pytest.param(200, 0, True, id="none opens"),
+])  # fmt: skip
+def test_more_than_a_tenth_of_a_column_is_no_damage(tried: int, opened: int, wrong: bool) -> None:
+    column = ColumnTrial("clients", "email", V1, tried, opened, {}, ("[7]",))
+    trial = KeyTrial((V1,), (column,))
+    assert trial.wrong_versions == ((V1,) if wrong else ())
+    assert bool(trial.damaged()) is (opened < tried and not wrong)
+
+
+def test_keys_are_counted_by_version_and_another_key_is_named() -> None:
+    columns = (ColumnTrial("t", "a", V1, 4, 0, {V2: 4}), ColumnTrial("t", "b", V2, 6, 6))
+    trial = KeyTrial((V1, V2), columns)
+    assert (trial.tried, trial.failed, trial.of_version(V1), trial.of_version(V2)) == (10, 4, (4, 0), (6, 6))
+    assert trial.wrong_key(V1, lambda version: f"file {version}") == (
+        "file v1 opens none of the 4 values tried under v1 (t.a 0 of 4); file v2 opens 4 of them, so give that key as "
+        "file v1"
+    )
