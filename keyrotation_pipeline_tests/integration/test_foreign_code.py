@@ -380,6 +380,29 @@ def test_a_search_calls_no_cast_that_the_owner_of_a_type_has_made(
     assert (found.relation, found.column, found.values) == ("other", "p", 1)
 
 
+def test_a_sample_names_rows_by_no_key_whose_type_has_casts_of_its_owners(
+    connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str]
+) -> None:
+    owner, _, url = roles
+    owned(
+        connection,
+        owner,
+        """CREATE SEQUENCE called; GRANT USAGE ON called TO public; CREATE TYPE mood AS ENUM ('a', 'b');
+        CREATE FUNCTION says(mood) RETURNS text LANGUAGE plpgsql
+            AS 'BEGIN PERFORM nextval(''public.called''); RETURN ''x''; END';
+        CREATE CAST (mood AS text) WITH FUNCTION says(mood);
+        CREATE TABLE notes (id mood PRIMARY KEY, c text);
+        INSERT INTO notes VALUES ('a', 'v1:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAA==')""",
+    )
+    ring = KeyRing({KeyVersion(1): KeyMaterial.generate()}, KeyVersion(1))
+    with connect(url) as mine:
+        (tried,) = (
+            PostgresDatabase(url, mine, lambda: connect(url), Limits()).decrypt_sample(NOTES, ring, 9, {}).columns
+        )
+    assert connection.execute("SELECT is_called FROM public.called").fetchone() == (False,)
+    assert (tried.tried, tried.opened, tried.rows) == (1, 0, ("(0,1)",))
+
+
 def test_a_superuser_is_told_to_make_a_role_and_officers_sign_that_it_is_one(
     connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], database_url: str
 ) -> None:

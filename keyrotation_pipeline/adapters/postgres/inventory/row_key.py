@@ -10,7 +10,9 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
 # The key columns of one unique index, the primary key first. `indkey` holds the columns of INCLUDE too, after the key.
 # Every row needs exactly one entry, so the index is whole, immediate, and on columns that are never NULL. The equality
-# operator is that of the index's operator class, since those of extension types are not in pg_catalog.
+# operator is that of the index's operator class, since those of extension types are not in pg_catalog. A key is cast to
+# text and back, and whoever owns a type makes its casts: of a type that belongs neither to a superuser nor to our role,
+# they would run code of its owner as ours.
 _KEY_COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), n.nspname, o.oprname
 FROM (
@@ -20,7 +22,9 @@ FROM (
       AND NOT EXISTS (
           SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS key (attnum)
           JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = key.attnum
-          WHERE a.attname = ANY(%(encrypted)s) OR NOT a.attnotnull)
+          JOIN pg_type t ON t.oid = a.atttypid JOIN pg_roles r ON r.oid = t.typowner
+          WHERE a.attname = ANY(%(encrypted)s) OR NOT a.attnotnull
+             OR NOT (t.oid < 16384 OR r.rolsuper OR r.rolname = current_user))
     ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1
 ) AS chosen
 CROSS JOIN LATERAL unnest((chosen.indkey::int2[])[0:chosen.indnkeyatts - 1],

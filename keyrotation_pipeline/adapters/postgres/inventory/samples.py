@@ -1,6 +1,6 @@
 """A sample of every declared column, decrypted: whether the keys at hand are those that the values were written under.
 
-Of each table 64 MiB are read, from all over it; of a smaller one all. In these, values are chosen at random, of each
+Of each table 8 MiB are read, from all over it; of a smaller one all. In these, values are chosen at random, of each
 column under each version. A version that is known to be somewhere, and was not met, is looked for to the table's end.
 """
 
@@ -13,7 +13,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, number_in_prefix, under
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
-from keyrotation_pipeline.adapters.postgres.inventory.scans import SAMPLE_BYTES, countable, heap_scan, of_a_sample
+from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -21,6 +21,8 @@ from keyrotation_pipeline.fieldcrypto.trial import opened_by, parsed
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 
+# Of a table; half a second of work, which an emergency waits for before its new key becomes the primary.
+SAMPLE_BYTES = 8 * 2**20
 # Read at once for one column and version; a single larger value is read all the same.
 _MOST_BYTES = 8 * 2**20
 _NAMED_ROWS = 3
