@@ -44,16 +44,16 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
     Raises:
         KeyStoreError: it cannot be read, or holds several keys and nothing names the one that writes use.
     """
-    remote = _remote(settings.keys)
-    if not (remote.exists() if remote is not None else settings.keys_directory.is_dir()):
+    in_aws, remote = settings.keys.store == "aws-secrets-manager", _remote(settings.keys)
+    if not in_aws and not (remote.exists() if remote is not None else settings.keys_directory.is_dir()):
         return None
     if remote is not None:
-        remote.create()  # of two Secrets, the archive may not be there yet
+        remote.create()  # of several secrets, some may not be there yet
     store = open_key_store(settings)
     stored = store.read()
     places: Mapping[KeyVersion, str] = {}
     keys, primary = {version: stored.material(version) for version in stored.live}, stored.primary
-    if settings.keys.store == "aws-secrets-manager" and settings.keys.aws is not None:
+    if in_aws and settings.keys.aws is not None:
         found = _aws(settings.keys.aws).as_made_by_hand()
         keys, places = {**found.keys, **keys}, found.places
         primary = None if found.plain and len(keys) > 1 else primary

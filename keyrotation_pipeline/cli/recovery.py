@@ -179,17 +179,17 @@ def _survey(declared: Settings, *, as_json: bool) -> None:
 def _show_survey(database: str, found: Survey) -> None:
     output.heading(database)
     output.table(
-        ("Table", "Version", "Values", "Can be read"),
+        ("Table", "Version", "Values", "Key"),
         [(each.table, str(each.version), each.values, _how(each)) for each in found.database],
     )
     output.line()
     output.table(
-        ("Database backup", "Place", "File", "Table", "Version", "Values", "Can be read"),
+        ("Database backup", "Place", "File", "Table", "Version", "Values", "Key"),
         [
             (
                 dump.name,
                 dump.place,
-                "intact" if dump.intact else "damaged",
+                "as signed" if dump.intact else "damaged",
                 each.table,
                 str(each.version),
                 each.values,
@@ -199,18 +199,18 @@ def _show_survey(database: str, found: Survey) -> None:
             for each in dump.tables
         ],
     )
-    output.line("keys in backups are listed by hash and manifest; nothing was decrypted to see this")
+    output.line("nothing was decrypted to see this: backups are known by hash and manifest, keys by fingerprint")
     for problem in found.problems:
         output.line(f"problem   {problem}", style="bold red")
 
 
 def _how(readable: Readable) -> str:
     if readable.stored:
-        return "yes, the key store has the key"
+        return "in the key store"
     if not readable.backups:
-        return "no, there is no key and no backup of it"
+        return "nowhere, so they cannot be read"
     more = f" and {len(readable.backups) - 1} more" if len(readable.backups) > 1 else ""
-    return f"after `keyrotation restore-key {readable.version}`, from {readable.backups[0]}{more}"
+    return f"by `keyrotation restore-key {readable.version}`, from {readable.backups[0]}{more}"
 
 
 def _survey_document(found: Survey) -> dict[str, Any]:

@@ -342,3 +342,17 @@ def test_init_needs_the_primary_to_be_named_where_several_keys_are_stored(
     )
     setting.init(V2, {}, expect=1)
     assert "hold different keys as v2; find out which one encrypted the values under it" in setting.folder.printed[-1]
+
+
+def test_a_key_in_a_secret_of_its_own_is_adopted_where_the_live_secret_is_gone(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...], new_secret: Callable[[], TestSecret]
+) -> None:
+    place = AwsJson(new_secret())
+    setting = Setting(Folder(tmp_path, []), database_url, place, officers)
+    setting.configure()
+    setting.fill(State({V2: "b"}, {V2: "b"}, {}, V2))
+    place.secret.client.delete_secret(SecretId=place.secret.name, ForceDeleteWithoutRecovery=True)
+    key = base64_of(setting.keys["b"])
+    place.secret.client.create_secret(Name=f"{place.secret.name}-v2", SecretString=key)
+    assert "v2 opens 40 of 40 values" in setting.folder.run("init")
+    assert json.loads(place.secret.text()) == {"v2": key, "primary": "v2"}
