@@ -55,8 +55,10 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
     keys, primary = {version: stored.material(version) for version in stored.live}, stored.primary
     if in_aws and settings.keys.aws is not None:
         found = _aws(settings.keys.aws).as_made_by_hand()
-        keys, places = {**found.keys, **keys}, found.places
-        primary = None if found.plain and len(keys) > 1 else primary
+        # Once the live secret names its primary, it holds what applications use: no other secret adds a key to it.
+        if found.plain or primary is None:
+            keys, places = {**found.keys, **keys}, found.places
+            primary = None if len(keys) > 1 else primary
     if not keys:
         return None
     if primary is None:

@@ -31,7 +31,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
-from keyrotation_pipeline.rotation.key_trial import counted_in, refusal, try_keys
+from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, refusal, try_keys
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.environment import bare_environment
 
@@ -122,7 +122,8 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     if pipeline.ledger.keys() and (sentence := refusal(pipeline, stored, trial)):
         raise WrongKeyError(sentence)
     if wrong := trial.wrong_versions:
-        given = [trial.wrong_key(each, pipeline.keys.place_of if each in others else place_of) for each in wrong]
+        places = {each: pipeline.keys.place_of if each in others else place_of for each in wrong[:MOST_NAMED]}
+        given = [trial.wrong_key(each, place) for each, place in places.items()]
         raise WrongKeyError(f"{'; '.join(given)}; no key was imported: correct that, then run `keyrotation init` again")
     return trial
 

@@ -10,6 +10,8 @@ from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
+# Versions in one sentence: whoever may write a row can write a value of any version into it.
+MOST_NAMED = 5
 # Of each column under each version; all of them where there are no more.
 SAMPLE_VALUES = 200
 
@@ -61,9 +63,10 @@ def refusal(pipeline: Pipeline, stored: StoredKeys, trial: KeyTrial) -> str | No
     """What is wrong with the keys that this home has taken, and the way out; None: they open the values."""
     sentences = [
         f"{trial.wrong_key(version, pipeline.keys.place_of)}: {_way_out(stored, version)}"
-        for version in trial.wrong_versions
+        for version in trial.wrong_versions[:MOST_NAMED]
     ]
-    return "; ".join(sentences) or None
+    more = len(trial.wrong_versions) - MOST_NAMED
+    return "; ".join([*sentences, *([f"and {more} more versions"] if more > 0 else [])]) or None
 
 
 def _way_out(stored: StoredKeys, version: KeyVersion) -> str:

@@ -356,3 +356,17 @@ def test_a_key_in_a_secret_of_its_own_is_adopted_where_the_live_secret_is_gone(
     place.secret.client.create_secret(Name=f"{place.secret.name}-v2", SecretString=key)
     assert "v2 opens 40 of 40 values" in setting.folder.run("init")
     assert json.loads(place.secret.text()) == {"v2": key, "primary": "v2"}
+
+
+def test_once_the_live_secret_names_its_primary_no_other_secret_adds_a_key(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...], new_secret: Callable[[], TestSecret]
+) -> None:
+    place = AwsJson(new_secret())
+    setting = Setting(Folder(tmp_path, []), database_url, place, officers)
+    setting.configure()
+    setting.fill(STATES["right key"])
+    setting.init(V1, setting.give({V1: "a"}))
+    foreign = base64_of(KeyMaterial.generate())
+    place.secret.client.create_secret(Name=f"{place.secret.name}-v9", SecretString=foreign)
+    setting.folder.run("init")
+    assert set(json.loads(place.secret.text())) == {"v1", "primary"}

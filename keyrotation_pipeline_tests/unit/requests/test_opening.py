@@ -189,3 +189,9 @@ def test_another_primary_than_the_database_knows_stops_the_request(world: FakeWo
     world.keys.primary_version = V9
     with pytest.raises(BlockedError, match="primary is v9, but v1 is active in the database"):
         request(world)
+
+
+def test_a_refusal_names_a_few_of_many_versions_that_somebody_wrote_names_of(world: FakeWorld) -> None:
+    world.database.rows["clients"] += [{"first_name": f"v{number}:x", "email": None} for number in range(100, 130)]
+    with pytest.raises(WrongKeyError, match=r"under v100 .*; and 25 more versions$"):
+        request(world)

@@ -5,12 +5,12 @@ column under each version. A version that is known to be somewhere, and was not 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, number_in_prefix, under
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, number_in_prefix
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
@@ -35,15 +35,14 @@ FROM (
         SELECT t.ctid AS position, cell.*
         FROM ONLY {relation} AS t {pages}, LATERAL (VALUES {cells}) AS cell (place, number, size)
     ) AS cells
-    WHERE number IS NOT NULL
+    WHERE {wanted}
 ) AS shuffled
 WHERE turn <= {values}
 ORDER BY turn
 """
-_FIND = "SELECT t.ctid, octet_length({value}) FROM ONLY {relation} AS t WHERE {wanted} LIMIT {values}"
 _READ = "SELECT {key}, {value} FROM ONLY {relation} AS t WHERE t.ctid = ANY ({positions}::text[]::tid[])"
 
-Positions = dict[tuple[str, KeyVersion], list[tuple[str, int]]]
+Trials = Mapping[tuple[str, KeyVersion], "_Tally"]
 
 
 def decrypt_sample(
@@ -61,15 +60,18 @@ def decrypt_sample(
     Raises:
         PreflightError, BlockedError: as a count does.
     """
-    trials: dict[tuple[str, KeyVersion], _Tally] = defaultdict(_Tally)
+    trials: Trials = defaultdict(_Tally)
     relations = countable(connection, table)
     for relation in relations:
-        _try(connection, relation, ring, _chosen(connection, relation, values, len(relations)), trials)
-    missed = [
-        (column, version) for column, each in wanted.items() for version in each if (column, version) not in trials
-    ]
-    for relation in relations if missed else ():
-        _try(connection, relation, ring, _found(connection, relation, values, missed), trials)
+        with heap_scan(connection, relation.label, relation.oid):
+            pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES // len(relations))
+        _try(connection, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
+    missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
+    if missed:
+        # One pass, however many versions somebody has written names of.
+        of_missed = sql.SQL("number = ANY ({})").format(sql.Literal(sorted(version.number for version in missed)))
+        for relation in relations:
+            _try(connection, relation, ring, values, trials, sql.SQL(""), of_missed)
     columns = (tally.of(str(table.name), *key) for key, tally in sorted(trials.items()) if tally.tried)
     return KeyTrial(ring.versions, tuple(columns))
 
@@ -100,71 +102,46 @@ def _try(
     connection: Connection,
     relation: Relation,
     ring: KeyRing,
-    positions: Positions,
-    trials: Mapping[tuple[str, KeyVersion], _Tally],
+    values: int,
+    trials: Trials,
+    pages: sql.Composable,
+    wanted: sql.Composable,
 ) -> None:
     key = row_key(connection, relation)
-    for (column, version), chosen in positions.items():
-        for row, stored in _read(connection, relation, key, column, _within_bounds(chosen)):
-            value = parsed(stored)
-            # Somebody may have written meanwhile, or it is not of the grammar, which every count tells.
-            if value is not None and value.version == version:
-                trials[column, version].add(version, opened_by(ring, value), row)
+    for column, positions in _chosen(connection, relation, values, pages, wanted).items():
+        for row, stored in _read(connection, relation, key, column, positions):
+            # What is not of the grammar is told by every count.
+            if (value := parsed(stored)) is not None:
+                trials[column, value.version].add(value.version, opened_by(ring, value), row)
 
 
-def _chosen(connection: Connection, relation: Relation, values: int, relations: int) -> Positions:
+def _chosen(
+    connection: Connection, relation: Relation, values: int, pages: sql.Composable, wanted: sql.Composable
+) -> dict[str, list[str]]:
+    """Positions by column, of each version up to so many values and bytes."""
     cells = sql.SQL(", ").join(
         sql.SQL("({}, {}, octet_length({}))").format(
             sql.Literal(place), number_in_prefix(column.name), as_text(column.name)
         )
         for place, column in enumerate(relation.columns)
     )
+    query = sql.SQL(_CHOOSE).format(
+        relation=relation.identifier, pages=pages, cells=cells, wanted=wanted, values=sql.Literal(values)
+    )
     with heap_scan(connection, relation.label, relation.oid):
-        query = sql.SQL(_CHOOSE).format(
-            relation=relation.identifier,
-            pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES // relations),
-            cells=cells,
-            values=sql.Literal(values),
-        )
         rows = cast("list[tuple[int, int, str, int]]", connection.execute(query).fetchall())
-    found: Positions = defaultdict(list)
+    found: dict[str, list[str]] = defaultdict(list)
+    size_bytes = Counter[tuple[int, int]]()
     for place, number, position, size in rows:
-        found[relation.columns[place].name, KeyVersion(number)].append((position, size))
+        first, size_bytes[place, number] = not size_bytes[place, number], size_bytes[place, number] + size
+        if first or size_bytes[place, number] <= _MOST_BYTES:
+            found[relation.columns[place].name].append(position)
     return found
-
-
-def _found(
-    connection: Connection, relation: Relation, values: int, missed: Sequence[tuple[str, KeyVersion]]
-) -> Positions:
-    found: Positions = {}
-    for column, version in missed:
-        query = sql.SQL(_FIND).format(
-            value=as_text(column),
-            relation=relation.identifier,
-            wanted=under(column, [version]),
-            values=sql.Literal(values),
-        )
-        with heap_scan(connection, relation.label, relation.oid):
-            found[column, version] = cast("list[tuple[str, int]]", connection.execute(query).fetchall())
-    return found
-
-
-def _within_bounds(chosen: Sequence[tuple[str, int]]) -> list[str]:
-    positions: list[str] = []
-    size_bytes = 0
-    for position, size in chosen:
-        size_bytes += size
-        if positions and size_bytes > _MOST_BYTES:
-            break
-        positions.append(position)
-    return positions
 
 
 def _read(
     connection: Connection, relation: Relation, key: RowKey, column: str, positions: list[str]
 ) -> Iterator[tuple[str, str]]:
-    if not positions:
-        return
     query = sql.SQL(_READ).format(
         key=key.of("t"), value=as_text(column), relation=relation.identifier, positions=sql.Literal(positions)
     )
