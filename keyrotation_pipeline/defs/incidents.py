@@ -9,6 +9,7 @@ from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.ours import Ours
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.defs.under_way import is_failure
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
 from keyrotation_pipeline.incidents.telling import tell
@@ -78,5 +79,5 @@ def _failed_checks(context: dg.SensorEvaluationContext, ours: Ours) -> Iterator[
     latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(ours.checks))
     for key, record in latest.items():
         evaluation = record.event.asset_check_evaluation if record.event is not None else None
-        if evaluation is not None and not evaluation.passed:
+        if evaluation is not None and is_failure(evaluation):
             yield f"{key.asset_key.to_user_string()}/{key.name}", evaluation.description or "see it in Dagster's UI"
