@@ -82,6 +82,7 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
         "v1": "archived",
         "v2": "active",
     }
+    assert not (settings.home / "ticks" / "rotation_conductor.json").exists()
     assert shown["rows/clients"] == shown["rows/appointments"] == {"v2|00", "v2|01"}
     assert all(shown[step] == {"v2"} for step in WALK if step is not Step.ROWS)
     # Our own command has it from the shell; whatever it starts has not.
