@@ -1,7 +1,9 @@
 """`request`, `approve`, `cancel`: opening a rotation, signing it, giving it up."""
 
 import sys
+from datetime import datetime
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -17,7 +19,9 @@ from keyrotation_pipeline.cli.options import (
     actor,
     given_signature,
 )
+from keyrotation_pipeline.cli.period import unambiguous_moment
 from keyrotation_pipeline.cli.rollout import duties
+from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.cancelling import cancel as give_up
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -30,14 +34,23 @@ def request(
         str | None,
         typer.Option("--emergency", metavar="INCIDENT", help="An incident, against whose clock it runs."),
     ] = None,
+    not_before: Annotated[
+        str | None,
+        typer.Option(
+            "--not-before",
+            metavar="WHEN",
+            help="A day or moment before which nothing starts; without offset in time_zone.",
+        ),
+    ] = None,
     *,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Open a rotation for officers to sign; prints its id."""
     declared = settings.load(config)
+    earliest = _earliest(not_before, declared.time_zone)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        opened = open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency)
+        opened = open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency, not_before=earliest)
         required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
         warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
@@ -46,9 +59,7 @@ def request(
         versions = {"from": str(opened.source), "to": str(opened.target)}
         output.document({"database": database, "id": opened.id, **versions, "rollout": rule, "warnings": warnings})
         return
-    output.note(
-        f"{database}: {opened.source} to {opened.target} requested, start by {output.minutes(opened.start_by)} UTC"
-    )
+    output.note(f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}")
     for warning in warnings:
         output.note(f"note: {warning}")
     output.note(f"rollout: {rule}")
@@ -108,7 +119,7 @@ def requests(*, config: Config = None, as_json: Json = False) -> None:
         output.line(f"  reason   {reason}")
         output.line(f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)")
         output.line(f"  missing  {', '.join(pending.missing) or 'nobody'}")
-        output.line(f"  start by {minutes(each.start_by)} UTC, finish by {minutes(each.finish_by)} UTC")
+        output.line(f"  {_dates(each)}, finish by {minutes(each.finish_by)} UTC")
     if not listed:
         output.line("no request is pending")
 
@@ -143,3 +154,13 @@ def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
         return
     output.heading(database)
     output.line(f"rotation {rotation.id} is cancelled")
+
+
+def _earliest(not_before: str | None, time_zone: str) -> datetime | None:
+    return None if not_before is None else unambiguous_moment("--not-before", not_before, ZoneInfo(time_zone))
+
+
+def _dates(request: Request) -> str:
+    """From when and until when it may start."""
+    earliest = f"not before {output.minutes(request.not_before)} UTC, " if request.not_before else ""
+    return f"{earliest}start by {output.minutes(request.start_by)} UTC"
