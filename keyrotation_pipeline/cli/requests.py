@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.announcement import announcement_of
 from keyrotation_pipeline.assurance.listing import past_requests, pending_requests
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import (
@@ -18,6 +19,7 @@ from keyrotation_pipeline.cli.options import (
     TextToSign,
     actor,
     given_signature,
+    offered_requests,
 )
 from keyrotation_pipeline.cli.period import unambiguous_moment
 from keyrotation_pipeline.cli.rollout import duties
@@ -103,9 +105,25 @@ def approve(
         output.line(f"next: {command}")
 
 
-def requests(*, config: Config = None, as_json: Json = False) -> None:
+def requests(
+    *,
+    announcement: Annotated[
+        str | None,
+        typer.Option(
+            "--announcement",
+            metavar="ID",
+            help="Print what is announced of this one to everybody.",
+            autocompletion=offered_requests,
+        ),
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
     """List every pending request, with who has signed it and who has not."""
     declared = settings.load(config)
+    if announcement is not None:
+        _show_announcement(declared, announcement, as_json=as_json)
+        return
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         listed, database = pending_requests(pipeline), pipeline.database.identity().name
     if as_json:
@@ -164,3 +182,13 @@ def _dates(request: Request) -> str:
     """From when and until when it may start."""
     earliest = f"not before {output.minutes(request.not_before)} UTC, " if request.not_before else ""
     return f"{earliest}start by {output.minutes(request.start_by)} UTC"
+
+
+def _show_announcement(declared: settings.Settings, request_id: str, *, as_json: bool) -> None:
+    contacts = [each.contact for each in declared.contacts]
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        shown = announcement_of(pipeline, pipeline.ledger.walk(request_id), contacts, declared.time_zone)
+    if as_json:
+        output.document({"id": shown.request, "subject": shown.subject, "text": shown.text})
+        return
+    sys.stdout.write(f"Subject: {shown.subject}\n\n{shown.text}")

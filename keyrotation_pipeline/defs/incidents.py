@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from keyrotation_pipeline.assurance.announcement import announcements
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.ours import Ours
@@ -12,8 +13,9 @@ from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import is_failure
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
-from keyrotation_pipeline.incidents.telling import tell
+from keyrotation_pipeline.incidents.telling import Channels, tell
 from keyrotation_pipeline.incidents.watching import look
+from keyrotation_pipeline.model.announcement import Announcement
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 SECONDS_BETWEEN_LOOKS = 10
@@ -56,7 +58,8 @@ def alert_delivery_sensor(naming: Naming, ours: Ours) -> dg.SensorDefinition:
             failed = list(_failed_checks(context, ours))
             with keyrotation.open("dagster alert_delivery") as opened:
                 with opened.ledger.reading():
-                    news = notices(opened, channels.contacts, _attention(opened), failed)
+                    announced = _announced(opened, channels)
+                    news = notices(opened, channels.contacts, _attention(opened), failed, announced)
                     duty = duty_of_the_quarter(opened)
                 failures = tell(opened, channels, (*news, duty))
             return dg.SkipReason("; ".join(failures) or "everybody is told")
@@ -72,6 +75,14 @@ def _attention(pipeline: Pipeline) -> Sequence[str]:
         return overview(pipeline, urgent_too=False).attention
     except KeyRotationError as error:
         return (str(error),)
+
+
+def _announced(pipeline: Pipeline, channels: Channels) -> Sequence[Announcement]:
+    """Announcements of planned rotations; where they cannot be made, `status` says why, and incidents come first."""
+    try:
+        return list(announcements(pipeline, channels.contacts, channels.time_zone))
+    except KeyRotationError:
+        return ()
 
 
 def _failed_checks(context: dg.SensorEvaluationContext, ours: Ours) -> Iterator[tuple[str, str]]:
