@@ -44,7 +44,9 @@ class DueRotation:
         """Whether it is not due soon, or a routine walk is open that may be in time."""
         if self.overdue or not self.due.soon(self.now):
             return not self.overdue
-        return self.walk is not None and self.walk.type is RotationType.ROUTINE
+        if self.walk is None or self.walk.type is not RotationType.ROUTINE:
+            return False
+        return self.walk.not_before is None or self.walk.not_before < self.due.at
 
     @property
     def needs_people(self) -> bool:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
+from keyrotation_pipeline.assurance.due import due_rotation
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.alert import Alert, Severity
@@ -169,3 +170,15 @@ def test_the_check_of_the_morning_is_corrected_when_a_rotation_is_approved(
     dagster.tick("alert_delivery")
     assert [each.key for each in pages(topic) if "not_overdue" in each.key or "was due" in each.text] == []
     assert dagster.tick("ledger_mirror") == dg.SkipReason("Dagster shows every step that the ledger has")
+
+
+@pytest.mark.parametrize(("days", "in_time"), [(364, True), (366, False)], ids=["before it is due", "after it is due"])
+def test_a_rotation_that_is_planned_for_later_than_it_is_due_is_not_in_time(days: int, in_time: bool) -> None:
+    world = before_any_rotation()
+    world.clock.at = START + timedelta(days=320)
+    request = open_request(
+        world.pipeline, reason="yearly", requested_by="test", not_before=START + timedelta(days=days)
+    )
+    found = due_rotation(world.pipeline, request.source)
+    assert found is not None
+    assert found.in_time is in_time
