@@ -34,6 +34,10 @@ class FileTicks:
                 self._write(Tick(each, at, {}))
         self._write(Tick(name, at, {each: since.get(each, at) for each in stopped}))
 
+    def forget(self, name: str) -> None:
+        """Its last look is no evidence any more, since Dagster has been stopped."""
+        self._path(name).unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.json"
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from keyrotation_pipeline.adapters.dagster_services import DagsterServices, Door, random_token
 from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
+from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.assembly.home import create_home, database_url
+from keyrotation_pipeline.assurance.automation import CONDUCTOR
 from keyrotation_pipeline.settings import Settings, home_of
 from keyrotation_pipeline.settings.environment import bare_environment, child_environment, dagster_storage_url
 
@@ -37,6 +39,7 @@ def dagster_services(path: Path, declared: Settings | None, door: Door) -> Itera
         services = DagsterServices(
             home / "dagster", path.parent, door, child_environment(**variables), bare, keep_storage
         )
+        stack.callback(FileTicks(home / "ticks").forget, CONDUCTOR)  # when they have stopped
         stack.callback(services.stop)
         yield services, None if declared is None else display_name(url)
 

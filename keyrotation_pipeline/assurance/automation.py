@@ -1,13 +1,16 @@
 """Whether Dagster looks after things: its daemon, its sensors and schedules, as far as their last looks tell."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.model.ticks import Tick
 
 # A sensor looks every few seconds; a busy machine or a restart takes longer.
 SILENT_AFTER = timedelta(minutes=2)
-SENSORS = ("rotation_conductor", "ledger_mirror", "incident_flag", "alert_delivery", "audit_timestamp")
+CONDUCTOR = "rotation_conductor"
+# Looks further apart than that do not show that it is still at work.
+AT_WORK_FOR = timedelta(minutes=1)
+SENSORS = (CONDUCTOR, "ledger_mirror", "incident_flag", "alert_delivery", "audit_timestamp")
 # One period each, and some hours: a day can have 25 of them, and a late look is still one.
 SCHEDULES = {
     "daily_key_backup": timedelta(days=1, hours=3),
@@ -37,8 +40,7 @@ def standing_still(ticks: Sequence[Tick], now: datetime) -> Iterator[str]:
             "itself and nothing is scheduled; run `keyrotation up`"
         )
         return
-    fresh = sorted((tick for tick in ticks if now - tick.at <= SILENT_AFTER), key=lambda tick: tick.at)
-    stopped = {name: since for tick in fresh for name, since in tick.stopped.items()}
+    stopped = _switched_off(ticks)
     for name, since in sorted(stopped.items()):
         yield f"{name} is switched off in Dagster since {_clock(since)}; switch it on under Automation in its UI"
     for tick in ticks:
@@ -47,6 +49,26 @@ def standing_still(ticks: Sequence[Tick], now: datetime) -> Iterator[str]:
                 f"{tick.name} has not looked since {_clock(tick.at)}, while Dagster runs; see its ticks under "
                 "Automation in Dagster's UI"
             )
+
+
+def conductor_at_work(ticks: Sequence[Tick], now: datetime) -> Tick | None:
+    """The conductor's last look, if that shows that it carries rotations at this moment; None: it does not.
+
+    A look is no longer evidence once another sensor has found the conductor switched off, or after a minute.
+    """
+    look = next((tick for tick in ticks if tick.name == CONDUCTOR), None)
+    if look is None or now - look.at > AT_WORK_FOR or CONDUCTOR in _switched_off(ticks):
+        return None
+    return look
+
+
+def _switched_off(ticks: Iterable[Tick]) -> Mapping[str, datetime]:
+    """What the newest look of a sensor found switched off, each with since when; whatever has looked since is on.
+
+    Each look of a sensor sees all of them, so that an older one only has what is no longer so.
+    """
+    newest = max((tick for tick in ticks if tick.name in SENSORS), key=lambda tick: tick.at, default=None)
+    return newest.stopped if newest is not None else {}
 
 
 def _clock(at: datetime) -> str:

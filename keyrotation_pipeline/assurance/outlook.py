@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.pace import PaceSet
 from keyrotation_pipeline.model.progress import ShardProgress
 from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.rehearsal import GROW_WITH_ROWS
 from keyrotation_pipeline.model.request import WALK, RequestAction, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -26,6 +27,19 @@ def outlook(
     far = _so_far(pipeline, walk, counts, pace)
     running = walk.status is RequestStatus.RUNNING and walk.blocked_by is None
     return round(eta.progress(far), 4), round(eta.seconds_left(far)) if running else None
+
+
+def as_long_as_last_time(pipeline: Pipeline, walk: Walk) -> float | None:
+    """Seconds from the rows to the end, by the last finished rotation of its kind; None: there is none.
+
+    What grows with the values is taken for as many as were counted last.
+    """
+    before, values_before = _before(pipeline, walk)
+    if not before or not values_before:
+        return None
+    values = sum(sum(count.values_by_version.values()) for count in pipeline.ledger.counts(pipeline.tables))
+    ratio = values / values_before
+    return sum(seconds * (ratio if step in GROW_WITH_ROWS else 1.0) for step, seconds in before.items())
 
 
 def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None) -> eta.Sofar:

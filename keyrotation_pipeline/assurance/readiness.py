@@ -24,6 +24,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.key_trial import counted_in, refusal, try_keys
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
 
@@ -109,11 +110,19 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
     if walk is None:
         yield green("no_other_rotation_is_open", "none is open")
     else:
-        told = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
-        yield amber("no_other_rotation_is_open", told, f"finish it with `keyrotation rotate {walk.id}`, or cancel it")
+        yield _open(pipeline, walk)
     yield from _looked("more_officers_than_required", lambda: _spare(pipeline))
     end = walk.finish_by if walk is not None else pipeline.clock.now() + ROTATE.finish_within
     yield from _looked("certificates_outlast_the_rotation", lambda: [_certificates(pipeline, end)])
+
+
+def _open(pipeline: Pipeline, walk: Walk) -> Check:
+    told = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
+    waits, do = in_two(performing.next_decision(pipeline, walk).waiting_for or "")
+    value = f"{told}: {waits}" if waits else told
+    return amber(
+        "no_other_rotation_is_open", value, do or f"finish it with `keyrotation rotate {walk.id}`, or cancel it"
+    )
 
 
 def _spare(pipeline: Pipeline) -> Iterator[Check]:

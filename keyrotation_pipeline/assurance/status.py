@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from keyrotation_pipeline.assurance import rolling_decrypt, rolling_search
 from keyrotation_pipeline.assurance.automation import standing_still
+from keyrotation_pipeline.assurance.due import DueRotation, due_rotation
 from keyrotation_pipeline.assurance.fleet import failing, returned
 from keyrotation_pipeline.assurance.incidents_now import incidents_now
 from keyrotation_pipeline.assurance.key_loss import lost_keys
@@ -17,7 +18,6 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.request import RequestStatus, Walk
@@ -32,7 +32,6 @@ from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
-from keyrotation_pipeline.rotation.keys import declared_activations
 from keyrotation_pipeline.rotation.rollout import Seen
 
 COUNTS_STALE_AFTER = timedelta(days=7)
@@ -54,10 +53,11 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     stored, attention = _stored(pipeline)
     primary = stored.primary if stored is not None else None
     attention += _of_keys(pipeline, stored, records) if stored is not None else []
-    declared = declared_activations(pipeline)
-    due = rotation_due(primary, records, pipeline.ledger.requests(), declared) if primary else None
-    attention += _overdue(rotation, due, now)
     seen = _instances(pipeline)
+    due = due_rotation(pipeline, primary, seen)
+    overdue = _overdue(due)
+    attention += overdue if due is not None and due.needs_people else []
+    attention += _past_dates(rotation, now)
     attention += _blocked(pipeline, rotation, seen)
     attention += _waiting(pipeline, rotation, seen)
     if isinstance(seen, KeyRotationError):
@@ -91,10 +91,10 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
         incidents=open_incidents,
         requests=pending_requests(pipeline),
         audit=head,
-        next_rotation_due=due.at if due else None,
-        next_rotation_rule=due.rule if due else None,
+        next_rotation_due=due.due.at if due else None,
+        next_rotation_rule=due.due.rule if due else None,
         attention=tuple(dict.fromkeys(attention)),
-        warnings=(*protected.warnings, *fenced.warnings()),
+        warnings=(*(each for each in overdue if each not in attention), *protected.warnings, *fenced.warnings()),
         rehearsal=last_rehearsal(pipeline, primary),
     )
 
@@ -127,15 +127,18 @@ def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:
         return error
 
 
-def _overdue(rotation: Walk | None, due: RotationDue | None, now: datetime) -> list[str]:
-    sentences = []
-    if due is not None and due.overdue(now):
-        sentences.append(f"a rotation was due by {due.at:%Y-%m-%d %H:%M} UTC; run `keyrotation request`")
+def _overdue(due: DueRotation | None) -> list[str]:
+    if due is None or not due.overdue:
+        return []
+    return [f"a rotation was due by {due.due.at:%Y-%m-%d %H:%M} UTC; {due.sentence}"]
+
+
+def _past_dates(rotation: Walk | None, now: datetime) -> list[str]:
     if rotation is not None and now > rotation.finish_by:
-        sentences.append(f"rotation {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC")
-    elif rotation is not None and rotation.started_at is None and now > rotation.start_by:
-        sentences.append(f"rotation {rotation.id} was to start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it")
-    return sentences
+        return [f"rotation {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC"]
+    if rotation is not None and rotation.started_at is None and now > rotation.start_by:
+        return [f"rotation {rotation.id} was to start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it"]
+    return []
 
 
 def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:

@@ -221,6 +221,7 @@ def _opened(heard: _Hearing, request: str | None, fact: RequestOpened) -> None:
         "status": RequestStatus.REQUESTED,
         "approvals": (),
         "supersedes": fact.supersedes,
+        "not_before": fact.not_before,
     }
     heard.requests[request] = Walk(**content) if fact.action.walks else Request(**content)
     heard.texts[request] = fact.approval_text.encode()

@@ -1,11 +1,14 @@
 """`request`, `approve`, `cancel`: opening a rotation, signing it, giving it up."""
 
 import sys
+from datetime import datetime
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.announcement import announcement_of
 from keyrotation_pipeline.assurance.listing import past_requests, pending_requests
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import (
@@ -16,8 +19,11 @@ from keyrotation_pipeline.cli.options import (
     TextToSign,
     actor,
     given_signature,
+    offered_requests,
 )
+from keyrotation_pipeline.cli.period import unambiguous_moment
 from keyrotation_pipeline.cli.rollout import duties
+from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.cancelling import cancel as give_up
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -30,14 +36,23 @@ def request(
         str | None,
         typer.Option("--emergency", metavar="INCIDENT", help="An incident, against whose clock it runs."),
     ] = None,
+    not_before: Annotated[
+        str | None,
+        typer.Option(
+            "--not-before",
+            metavar="WHEN",
+            help="A day or moment before which nothing starts; without offset in time_zone.",
+        ),
+    ] = None,
     *,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Open a rotation for officers to sign; prints its id."""
     declared = settings.load(config)
+    earliest = _earliest(not_before, declared.time_zone)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        opened = open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency)
+        opened = open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency, not_before=earliest)
         required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
         warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
@@ -46,9 +61,7 @@ def request(
         versions = {"from": str(opened.source), "to": str(opened.target)}
         output.document({"database": database, "id": opened.id, **versions, "rollout": rule, "warnings": warnings})
         return
-    output.note(
-        f"{database}: {opened.source} to {opened.target} requested, start by {output.minutes(opened.start_by)} UTC"
-    )
+    output.note(f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}")
     for warning in warnings:
         output.note(f"note: {warning}")
     output.note(f"rollout: {rule}")
@@ -92,9 +105,25 @@ def approve(
         output.line(f"next: {command}")
 
 
-def requests(*, config: Config = None, as_json: Json = False) -> None:
+def requests(
+    *,
+    announcement: Annotated[
+        str | None,
+        typer.Option(
+            "--announcement",
+            metavar="ID",
+            help="Print what is announced of this one to everybody.",
+            autocompletion=offered_requests,
+        ),
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
     """List every pending request, with who has signed it and who has not."""
     declared = settings.load(config)
+    if announcement is not None:
+        _show_announcement(declared, announcement, as_json=as_json)
+        return
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         listed, database = pending_requests(pipeline), pipeline.database.identity().name
     if as_json:
@@ -108,7 +137,7 @@ def requests(*, config: Config = None, as_json: Json = False) -> None:
         output.line(f"  reason   {reason}")
         output.line(f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)")
         output.line(f"  missing  {', '.join(pending.missing) or 'nobody'}")
-        output.line(f"  start by {minutes(each.start_by)} UTC, finish by {minutes(each.finish_by)} UTC")
+        output.line(f"  {_dates(each)}, finish by {minutes(each.finish_by)} UTC")
     if not listed:
         output.line("no request is pending")
 
@@ -143,3 +172,23 @@ def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
         return
     output.heading(database)
     output.line(f"rotation {rotation.id} is cancelled")
+
+
+def _earliest(not_before: str | None, time_zone: str) -> datetime | None:
+    return None if not_before is None else unambiguous_moment("--not-before", not_before, ZoneInfo(time_zone))
+
+
+def _dates(request: Request) -> str:
+    """From when and until when it may start."""
+    earliest = f"not before {output.minutes(request.not_before)} UTC, " if request.not_before else ""
+    return f"{earliest}start by {output.minutes(request.start_by)} UTC"
+
+
+def _show_announcement(declared: settings.Settings, request_id: str, *, as_json: bool) -> None:
+    contacts = [each.contact for each in declared.contacts]
+    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+        shown = announcement_of(pipeline, pipeline.ledger.walk(request_id), contacts, declared.time_zone)
+    if as_json:
+        output.document({"id": shown.request, "subject": shown.subject, "text": shown.text})
+        return
+    sys.stdout.write(f"Subject: {shown.subject}\n\n{shown.text}")

@@ -1,8 +1,9 @@
 """What `status` shows a person: whole at 80 and at 60 columns, ages instead of dates, nothing that is all zero."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from keyrotation_pipeline.assurance.automation import conductor_at_work
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.overall import HOUR_SECONDS, MINUTE_SECONDS, duration
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -10,8 +11,6 @@ from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.ticks import Tick
 
-CONDUCTOR = "rotation_conductor"
-LOOKED_LATELY = timedelta(minutes=2)
 DAY_SECONDS = 86400
 _STYLES = {"blocked": "bold red", "waits": "yellow"}  # who is awaited has not failed
 
@@ -66,8 +65,8 @@ def age(at: datetime | None, now: datetime) -> str:
 
 def carried_on(ticks: Sequence[Tick], now: datetime, address: str | None) -> str | None:
     """That Dagster carries rotations on at this moment, and where that can be seen; None: not as far as is known."""
-    look = next((tick for tick in ticks if tick.name == CONDUCTOR), None)
-    if look is None or now - look.at > LOOKED_LATELY or CONDUCTOR in look.stopped:
+    look = conductor_at_work(ticks, now)
+    if look is None:
         return None
     place = f"; see {address}" if address else ""
     return f"Dagster carries it on, its conductor looked {age(look.at, now)}{place}"

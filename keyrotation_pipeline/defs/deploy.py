@@ -2,16 +2,16 @@
 
 import dagster as dg
 
+from keyrotation_pipeline.assurance.due import due_rotation
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import SITE_RELIABILITY
 from keyrotation_pipeline.defs.partitions import key_versions
 from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.model.cryptoperiod import rotation_due
+from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.model.request import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation.keys import declared_activations
 
 
 def dual_key_rollout_asset(naming: Naming) -> dg.AssetsDefinition:
@@ -70,16 +70,20 @@ def rotation_not_overdue_check(naming: Naming) -> dg.AssetChecksDefinition:
 
 def not_overdue(pipeline: Pipeline) -> dg.AssetCheckResult:
     """The result of `rotation_not_overdue`."""
-    primary, now = pipeline.keys.read().primary, pipeline.clock.now()
-    declared, requests = declared_activations(pipeline), pipeline.ledger.requests()
-    due = rotation_due(primary, pipeline.ledger.keys(), requests, declared) if primary else None
-    if due is None:
+    primary = pipeline.keys.read().primary
+    found = due_rotation(pipeline, primary)
+    if found is None:
         return dg.AssetCheckResult(passed=False, description="no key is the primary; run `keyrotation init`")
-    overdue = due.overdue(now)
+    due, needs_people = found.due, found.needs_people
+    told = found.walk is not None or due.soon(found.now)
     return dg.AssetCheckResult(
-        passed=not due.soon(now),
-        severity=dg.AssetCheckSeverity.ERROR if overdue else dg.AssetCheckSeverity.WARN,
-        description=f"{'was' if overdue else 'is'} due by {due.at:%Y-%m-%d %H:%M} UTC: {due.rule}"
-        + ("; request one with `keyrotation request --reason TEXT`" if due.soon(now) else ""),
-        metadata={"due_at": dg.MetadataValue.timestamp(due.at), "key_version": str(primary)},
+        passed=found.in_time,
+        severity=dg.AssetCheckSeverity.ERROR if needs_people else dg.AssetCheckSeverity.WARN,
+        description=f"{'was' if found.overdue else 'is'} due by {due.at:%Y-%m-%d %H:%M} UTC: {due.rule}"
+        + (f"; {found.sentence}" if told else ""),
+        metadata={
+            "due_at": dg.MetadataValue.timestamp(due.at),
+            "key_version": str(primary),
+            **marked(under_way=found.under_way),
+        },
     )

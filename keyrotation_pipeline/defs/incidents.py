@@ -4,15 +4,18 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from keyrotation_pipeline.assurance.announcement import announcements
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.ours import Ours
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.defs.under_way import is_failure
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
-from keyrotation_pipeline.incidents.telling import tell
+from keyrotation_pipeline.incidents.telling import Channels, tell
 from keyrotation_pipeline.incidents.watching import look
+from keyrotation_pipeline.model.announcement import Announcement
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 SECONDS_BETWEEN_LOOKS = 10
@@ -55,7 +58,8 @@ def alert_delivery_sensor(naming: Naming, ours: Ours) -> dg.SensorDefinition:
             failed = list(_failed_checks(context, ours))
             with keyrotation.open("dagster alert_delivery") as opened:
                 with opened.ledger.reading():
-                    news = notices(opened, channels.contacts, _attention(opened), failed)
+                    announced = _announced(opened, channels)
+                    news = notices(opened, channels.contacts, _attention(opened), failed, announced)
                     duty = duty_of_the_quarter(opened)
                 failures = tell(opened, channels, (*news, duty))
             return dg.SkipReason("; ".join(failures) or "everybody is told")
@@ -73,10 +77,18 @@ def _attention(pipeline: Pipeline) -> Sequence[str]:
         return (str(error),)
 
 
+def _announced(pipeline: Pipeline, channels: Channels) -> Sequence[Announcement]:
+    """Announcements of planned rotations; where they cannot be made, `status` says why, and incidents come first."""
+    try:
+        return list(announcements(pipeline, channels.contacts, channels.time_zone))
+    except KeyRotationError:
+        return ()
+
+
 def _failed_checks(context: dg.SensorEvaluationContext, ours: Ours) -> Iterator[tuple[str, str]]:
     """Each of our checks whose last evaluation failed, by name, with its sentence."""
     latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(ours.checks))
     for key, record in latest.items():
         evaluation = record.event.asset_check_evaluation if record.event is not None else None
-        if evaluation is not None and not evaluation.passed:
+        if evaluation is not None and is_failure(evaluation):
             yield f"{key.asset_key.to_user_string()}/{key.name}", evaluation.description or "see it in Dagster's UI"

@@ -15,10 +15,11 @@ from keyrotation_pipeline.assurance.rows_progress import TableProgress, tables_p
 from keyrotation_pipeline.defs.deploy import not_overdue
 from keyrotation_pipeline.defs.keys import below_gcm_limit, reads_back
 from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.proof import Proven
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.request import Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 Look = Callable[[], dg.AssetCheckResult]
@@ -33,14 +34,32 @@ def interim_evaluations(
     latest = instance.event_log_storage.get_latest_materialization_events({key.asset_key for key in looks})
     proof = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     for key, look in looks.items():
-        if (materialized := latest.get(key.asset_key)) is None:
-            continue
-        at, last = materialized.timestamp, evaluated.get(key)
-        if proof is not None and key.name == "zero_old_rows":
-            at = max(at, proof.finished_at.timestamp())
-        same_run = last is not None and last.run_id == materialized.run_id != ""
-        if last is None or (_time_of(last) <= at and not same_run):
+        materialized, last = latest.get(key.asset_key), evaluated.get(key)
+        if materialized is not None and _is_outdated(key, materialized, last, proof):
             yield _evaluation(key, look())
+        elif key.name == "rotation_not_overdue" and (failed := _failed(last)) is not None:
+            # A morning's warning to request a rotation, which was requested since.
+            evaluation = _evaluation(key, look())
+            if evaluation.description != failed.description:
+                yield evaluation
+
+
+def _failed(last: AssetCheckExecutionRecord | None) -> dg.AssetCheckEvaluation | None:
+    evaluation = last.evaluation if last is not None else None
+    return evaluation if evaluation is not None and not evaluation.passed else None
+
+
+def _is_outdated(
+    key: dg.AssetCheckKey,
+    materialized: dg.EventLogEntry,
+    last: AssetCheckExecutionRecord | None,
+    proof: StepRecord | None,
+) -> bool:
+    at = materialized.timestamp
+    if proof is not None and key.name == "zero_old_rows":
+        at = max(at, proof.finished_at.timestamp())
+    same_run = last is not None and last.run_id == materialized.run_id != ""
+    return last is None or (_time_of(last) <= at and not same_run)
 
 
 def _time_of(execution: AssetCheckExecutionRecord) -> float:
@@ -82,7 +101,7 @@ def zero_old_rows_so_far(rotation: Walk, table: EncryptedTable, far: TableProgre
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"under way: {far}; rows under {rotation.source} are counted when every shard is done",
-        metadata={"table_percent": round(100 * far.share, 1)},
+        metadata={"table_percent": round(100 * far.share, 1), **marked(under_way=True)},
     )
 
 
@@ -94,6 +113,7 @@ def decrypted_by_the_proof(rotation: Walk) -> dg.AssetCheckResult:
             passed=False,
             severity=dg.AssetCheckSeverity.WARN,
             description="under way: every value is decrypted by the proof, before a key is retired",
+            metadata=marked(under_way=True),
         )
     values = read(Proven, record.facts).values_decrypted
     return dg.AssetCheckResult(

@@ -13,6 +13,7 @@ from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.incidents.duties import unsettled_in_words
 from keyrotation_pipeline.model.columns import Finding, TableCount
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
@@ -183,6 +184,7 @@ def _none_is_known(key: dg.AssetCheckKey, searched: Searched, days: int) -> dg.A
             "percent": searched.far.percent,
             "pages": searched.far.pages,
             "pages_searched_now": searched.pages,
+            **marked(under_way=not named and not searched.far.late),
         },
     )
 

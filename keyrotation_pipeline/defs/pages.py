@@ -49,7 +49,7 @@ def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[Encry
         links = ", ".join(asset_link(naming.rows(table.name)) for table in tables)
     else:
         links = asset_link(naming.step(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
-    return f"{links}: the conductor goes on by itself, or `keyrotation rotate {rotation.id}` does."
+    return f"{links}: by `rotation_conductor` where that is switched on, else by `keyrotation rotate {rotation.id}`."
 
 
 def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:

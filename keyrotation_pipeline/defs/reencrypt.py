@@ -17,6 +17,7 @@ from keyrotation_pipeline.defs.partitions import row_partitions
 from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable
@@ -123,8 +124,7 @@ def _zero_old_rows(
     refused = pipeline.database.fences(table)
     counted = _to_be_counted(pipeline, table, old, refused) if by_clock else old
     remaining = pipeline.database.old_rows(table, counted, None).rows if counted else 0
-    running = pipeline.ledger.current()
-    under_way = running is not None and running.done(Step.ZERO_OLD_ROWS_PROOF) is None
+    under_way = remaining > 0 and _is_rewritten(pipeline, table, counted)
     names = ", ".join(map(str, old)) or "an earlier version"
     return dg.AssetCheckResult(
         asset_key=key.asset_key,
@@ -133,10 +133,25 @@ def _zero_old_rows(
         severity=dg.AssetCheckSeverity.WARN if under_way else dg.AssetCheckSeverity.ERROR,
         description=f"{remaining:,} rows of {table.name} under {names}"
         + ("" if counted else _refused_since(pipeline, table))
-        + ("; the rotation is not through yet" if remaining and under_way else "")
+        + ("; the rotation is not through yet" if under_way else "")
         + ("; find the writer, then request a rotation" if remaining and not under_way else ""),
-        metadata={"old_rows": remaining, "old_versions": names, "refused_by_database": ", ".join(map(str, refused))},
+        metadata={
+            "old_rows": remaining,
+            "old_versions": names,
+            "refused_by_database": ", ".join(map(str, refused)),
+            **marked(under_way=under_way),
+        },
     )
+
+
+def _is_rewritten(pipeline: Pipeline, table: EncryptedTable, old: Sequence[KeyVersion]) -> bool:
+    """Whether an unfinished rotation takes every old row there is: none is under a key that applications lack."""
+    running = pipeline.ledger.current()
+    if running is None or running.done(Step.ZERO_OLD_ROWS_PROOF) is not None:
+        return False
+    live = pipeline.keys.read().live
+    gone = [version for version in old if version not in live]
+    return not gone or pipeline.database.old_rows(table, gone, None).rows == 0
 
 
 def _to_be_counted(

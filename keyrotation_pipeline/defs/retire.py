@@ -15,6 +15,7 @@ from keyrotation_pipeline.defs.partitions import key_versions, version_and_shard
 from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to, rotation_to
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.page_reading import Reach
 from keyrotation_pipeline.model.request import Step
@@ -77,6 +78,7 @@ def every_value_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
                 "pages": far.pages,
                 "pages_read": far.read_pages,
                 "key_versions": versions,
+                **marked(under_way=not failures and not far.late),
             },
         )
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from keyrotation_pipeline.audit.events import entries
@@ -11,15 +12,15 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.duties import in_words, unsettled
 from keyrotation_pipeline.incidents.telling import Notice
 from keyrotation_pipeline.model.alert import SUBJECT_CHARS, Alert, Severity
+from keyrotation_pipeline.model.announcement import Announcement, announced_key
 from keyrotation_pipeline.model.contacts import ESCALATION, Contact, ContactRole
 from keyrotation_pipeline.model.cryptoperiod import duty_of
 from keyrotation_pipeline.model.deadlines import Deadline, Stage, carried_by
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.failing_reads import failing_minutes
 from keyrotation_pipeline.model.incident import Incident, IncidentStatus
-from keyrotation_pipeline.model.request import Request, RotationType, Walk
+from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.incident_clock import clock_of
 
 # What is older is history; a new channel is not told of it.
@@ -33,19 +34,21 @@ def notices(
     contacts: Sequence[Contact] = (),
     attention: Iterable[str] = (),
     failed_checks: Iterable[tuple[str, str]] = (),
+    announcements: Iterable[Announcement] = (),
 ) -> tuple[Notice, ...]:
     """Everything that is news now, whether it was told before or not; see `tell`.
 
     Args:
         attention: what `status` says is overdue, blocked or stale.
         failed_checks: asset and name of each check of Dagster whose last evaluation failed, with its sentence.
+        announcements: of planned rotations.
     """
     writer = _Writer(pipeline)
     return (
         *writer.of_incidents(contacts),
         *writer.of_duties(),
         *writer.of_flags(),
-        *writer.of_plans(),
+        *writer.of_announcements(announcements),
         *writer.of_runs(),
         *writer.of_channels(),
         *writer.of_checks(failed_checks),
@@ -105,25 +108,11 @@ class _Writer:
                 text = f"The flag {flag} was put aside and opens no incident: {reason}."
                 yield self._notice(f"flag/{flag}/set-aside", Severity.WARNING, "A flag was put aside", text, ON_CALL)
 
-    def of_plans(self) -> Iterator[Notice]:
-        """The announcement of a planned rotation, once it is signed.
-
-        Source: the seed procedure, section 3.1, step 5.
-        """
-        required = pinned_roster(self._pipeline).required
-        for each in self._requests:
-            planned = isinstance(each, Walk) and each.type is RotationType.ROUTINE and not each.is_over
-            if planned and len(each.approvals) >= required:
-                yield self._notice(
-                    f"rotation/{each.id}/planned",
-                    Severity.INFO,
-                    f"Scheduled encryption key rotation {each.source} to {each.target}",
-                    f"A routine {each.action} from {each.source} to {each.target} is approved. It starts by "
-                    f"{each.start_by:%Y-%m-%d %H:%M} UTC and must be finished by {each.finish_by:%Y-%m-%d %H:%M} UTC.\n"
-                    "Expected impact: none (zero downtime).\nWatch error rates, and report authentication or data "
-                    f"access issues at once. Reason: {each.reason}. Request {each.id}, by {each.requested_by}.",
-                    frozenset({ContactRole.DATABASE_ADMINISTRATOR}),
-                )
+    def of_announcements(self, announcements: Iterable[Announcement]) -> Iterator[Notice]:
+        """To everybody; what takes one back, only by the channels that carried it."""
+        for each in announcements:
+            notice = self._notice(each.key, Severity.INFO, each.subject, each.text, frozenset(ContactRole))
+            yield replace(notice, follows=announced_key(each.request)) if each.cancels else notice
 
     def of_runs(self) -> Iterator[Notice]:
         for entry in entries(self._pipeline.ledger, EventKind.RUN_FAILED):

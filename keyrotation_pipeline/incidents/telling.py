@@ -18,10 +18,15 @@ BUDGET_SECONDS = 25.0
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An alert, and who must get it besides everybody who listens to the common channels."""
+    """An alert, and who must get it besides everybody who listens to the common channels.
+
+    Args:
+        follows: key of the alert that a channel must have carried before, where this one is about that.
+    """
 
     alert: Alert
     roles: frozenset[ContactRole] = frozenset()
+    follows: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,13 @@ class Channels:
         common: take every alert: a topic, a webhook.
         by_role: mail to whoever has the role.
         contacts: the emergency contact list, for people to call.
+        time_zone: of the dates that people read.
     """
 
     common: tuple[AlertChannel, ...] = ()
     by_role: Mapping[ContactRole, tuple[AlertChannel, ...]] = field(default_factory=dict)
     contacts: tuple[Contact, ...] = ()
+    time_zone: str = "UTC"
 
     @property
     def in_words(self) -> tuple[str, ...]:
@@ -89,5 +96,6 @@ def _open(known: Told, channels: Channels, notices: Iterable[Notice]) -> list[tu
         for notice in notices
         for channel in channels.of(notice)
         if (notice.alert.key, channel.name) not in known.alerts
+        and (notice.follows is None or (notice.follows, channel.name) in known.alerts)
     ]
     return sorted(pairs, key=lambda pair: pair[1].name in known.failing)

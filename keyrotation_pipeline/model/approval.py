@@ -91,6 +91,7 @@ class ApprovalText:
     Args:
         rollout: by what applications are seen to have the keys, in words; None for what changes no application.
         not_looked_at: names and values of further lines, of what nobody looks at.
+        not_before: before which nothing starts; None, and no line: it may start at once.
     """
 
     request: str
@@ -110,6 +111,7 @@ class ApprovalText:
     start_by: datetime
     finish_by: datetime
     reason: str
+    not_before: datetime | None = None
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -120,6 +122,7 @@ class ApprovalText:
         """
         seq, head = self.audit_head
         rollout = () if self.rollout is None else (("Rollout", self.rollout),)
+        not_before = () if self.not_before is None else (("Not before", _instant(self.not_before)),)
         fields = (
             ("Request", self.request),
             ("Action", self.action),
@@ -134,6 +137,7 @@ class ApprovalText:
             ("Officers", f"{self.required} of {', '.join(self.officers)}"),
             ("Recipients", ", ".join(self.recipients)),
             ("Audit head", f"{seq} {head}"),
+            *not_before,
             ("Start by", _instant(self.start_by)),
             ("Finish by", _instant(self.finish_by)),
             ("Reason", self.reason),

@@ -91,6 +91,7 @@ class Request:
         supersedes: the request that ends when this one starts, which undoes it (a rollback) or takes it over.
         audit_head: seq and hash of the audit when the request was opened.
         blocked_by: sentence of the last failed attempt, None once a later attempt got further.
+        not_before: it may be signed at once, but nothing of it starts earlier; None: it starts when it is signed.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Request:
     finished_at: datetime | None = None
     blocked_by: str | None = None
     supersedes: str | None = None
+    not_before: datetime | None = None
 
     @property
     def is_over(self) -> bool:

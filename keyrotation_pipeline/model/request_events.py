@@ -54,6 +54,7 @@ class RequestOpened(Fact):
     incident: str | None
     supersedes: str | None
     approval_text: str
+    not_before: datetime | None = None
 
     @classmethod
     def of(cls, request: Request, text: bytes) -> Self:
@@ -73,6 +74,7 @@ class RequestOpened(Fact):
             incident=request.incident,
             supersedes=request.supersedes,
             approval_text=text.decode(),
+            not_before=request.not_before,
         )
 
 

@@ -53,6 +53,16 @@ def renewal_of_walk(_request: Request) -> str:
     return "take it over with `keyrotation request`, or cancel it if its key is not the primary yet"
 
 
+def too_early(request: Request, now: datetime) -> str | None:
+    """The sentence that says when a request may start; None once it may, or has."""
+    if request.not_before is None or request.started_at is not None or now >= request.not_before:
+        return None
+    return (
+        f"rotation {request.id} starts not before {request.not_before:%Y-%m-%d %H:%M} UTC; wait until then, or take "
+        f"it back with `keyrotation cancel {request.id}`"
+    )
+
+
 def past_dates(request: Request, renewal: str, now: datetime) -> str | None:
     """The sentence that says which date of a request has passed, and the way on; None while none has."""
     if request.started_at is None and now > request.start_by:
@@ -87,7 +97,7 @@ def _waiting_for(rotation: Walk, required: int, now: datetime) -> str | None:
             f"rotation {rotation.id} needs {missing} more approval(s); "
             f"sign with `keyrotation approve {rotation.id} --text`"
         )
-    return past_dates(rotation, renewal_of_walk(rotation), now)
+    return too_early(rotation, now) or past_dates(rotation, renewal_of_walk(rotation), now)
 
 
 def _open_shards(rotation: Walk, tables: Sequence[EncryptedTable], shards: int) -> tuple[Task, ...]:

@@ -1,7 +1,7 @@
 """Opening a request, whatever it asks for: its id, dates and texts, and the check that no other is in its way."""
 
 import os
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
@@ -13,6 +13,8 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # Longer than an incident's clock: one that is late must go on, and not wait for signatures again.
 EMERGENCY = timedelta(days=7)
+# The cryptoperiod: what is planned for later than that is the rotation after the next.
+LONGEST_WAIT = timedelta(days=366)
 LONGEST_NAME_CHARS = 255
 LONGEST_REASON_CHARS = 1000
 
@@ -32,6 +34,7 @@ def drawn_up(
     incident: str | None = None,
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
+    not_before: datetime | None = None,
     supersedes: str | None = None,
 ) -> Kind:
     """A new request of any action, with an id of 128 random bits, anchored at the audit's present head; not stored yet.
@@ -39,14 +42,16 @@ def drawn_up(
     Args:
         fingerprint: of the source, 64 hex digits.
         incident: makes it an emergency: signatures hold for seven days, longer than an incident's clock of 48 hours.
-        start_by: aware; default as the action has it.
-        finish_by: aware; default as the action has it.
+        start_by: aware; default as the action has it, from `not_before` on if that is given.
+        finish_by: likewise.
+        not_before: aware, of a later day; nothing starts before, though it may be signed.
 
     Raises:
         RequestError: the given dates cannot be right.
     """
     head, now = pipeline.ledger.head(), pipeline.clock.now()
-    start, finish = _dates(action, now, start_by, finish_by, emergency=incident is not None)
+    earliest = None if not_before is None else _not_before(not_before, now, emergency=incident is not None)
+    start, finish = _dates(action, earliest or now, start_by, finish_by, emergency=incident is not None)
     return kind(
         id=os.urandom(16).hex(),
         type=RotationType.ROUTINE if incident is None else RotationType.EMERGENCY,
@@ -64,6 +69,7 @@ def drawn_up(
         status=RequestStatus.REQUESTED,
         approvals=(),
         supersedes=supersedes,
+        not_before=earliest,
     )
 
 
@@ -110,13 +116,29 @@ def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None
         )
 
 
+def _not_before(not_before: datetime, now: datetime, *, emergency: bool) -> datetime:
+    """Before which nothing starts, in UTC and to the second, as the signed text shows it."""
+    shown = f"--not-before {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    if emergency:
+        raise RequestError("an emergency starts as soon as it is signed; request it without --not-before")
+    if not_before <= now:
+        raise RequestError(f"{shown} has passed; give a later one, or request without it to start at once")
+    if not_before > now + LONGEST_WAIT:
+        raise RequestError(f"{shown} is more than {LONGEST_WAIT.days} days away; give an earlier one, and sign it then")
+    return not_before.astimezone(UTC).replace(microsecond=0)
+
+
 def _dates(
-    action: Action, now: datetime, start_by: datetime | None, finish_by: datetime | None, *, emergency: bool
+    action: Action, earliest: datetime, start_by: datetime | None, finish_by: datetime | None, *, emergency: bool
 ) -> tuple[datetime, datetime]:
-    """By when a request must start and be finished, to the second."""
-    finish = finish_by or now + (EMERGENCY if emergency else action.finish_within)
-    start = start_by or min(finish, now + (EMERGENCY if emergency else action.start_within))
-    if not now < start <= finish:
+    """By when a request must start and be finished, to the second.
+
+    Args:
+        earliest: when it may start.
+    """
+    finish = finish_by or earliest + (EMERGENCY if emergency else action.finish_within)
+    start = start_by or min(finish, earliest + (EMERGENCY if emergency else action.start_within))
+    if not earliest < start <= finish:
         raise RequestError("a request starts after now and finishes after its start; correct the two dates")
     # As the signed text shows them.
     return start.replace(microsecond=0), finish.replace(microsecond=0)

@@ -47,6 +47,7 @@ def open_request(
     incident: str | None = None,
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
+    not_before: datetime | None = None,
 ) -> Walk:
     """Open a rotation from the primary to a version that was never used, for officers to sign.
 
@@ -59,8 +60,9 @@ def open_request(
         requested_by: who asks, as `key_rotation_audit.initiated_by` shows it.
         incident: makes it an emergency, which runs against its clock. One that was opened says which versions are
             compromised; any other means the one that is being left.
-        start_by: aware; default 30 days from now.
-        finish_by: aware; default 90 days from now.
+        start_by: aware; default 30 days from now, or from `not_before`.
+        finish_by: aware; default 90 days from then.
+        not_before: aware; nothing starts before, though it may be signed. Not for an emergency.
 
     Raises:
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
@@ -94,6 +96,7 @@ def open_request(
         incident=known.id if known is not None else incident or (continued.incident if continued is not None else None),
         start_by=start_by,
         finish_by=finish_by,
+        not_before=not_before,
         supersedes=None if former is None else former.id,
     )
     text = approval_text(pipeline, rotation)

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.request import WALK, Step
 from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_demo import leaks
+from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
 
 KEY_IN_THE_ENVIRONMENT = "a key that applications get, and Dagster must not"
 FOR_AWS = "what the code server and its runs need, and no other child"
@@ -52,16 +53,24 @@ class Ui:
 def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(tmp_path: Path) -> None:
     folder = Folder(tmp_path, [])
     settings, officers = prepare(tmp_path / "keyrotation.toml", RolloutMode.NONE)
-    settings.path.write_text(settings.path.read_text().replace("shards = 4", "shards = 2"))
-    with open_home(settings, 300, lambda _line: None):
-        pass
-    with running_up(folder) as (process, ui):
+    # So slow that the mirror and the alerts look while rows are on their way.
+    slow = settings.path.read_text().replace("shards = 4", "shards = 2\nmax_rows_per_second = 30")
+    settings.path.write_text(slow + '[alerts]\nwebhook_url = { file = "webhook" }\n')
+    alerts: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        (tmp_path / "webhook").write_text(stack.enter_context(http_server(200, alerts)))
+        with open_home(settings, 300, lambda _line: None):
+            pass
+        folder.run("backup")
+        folder.run("status", "--count")
+        process, ui = stack.enter_context(running_up(folder))
         request = folder.run("request", "--reason", "yearly").strip()
         text = folder.run("approve", request, "--text").encode()
         for officer in officers:
             folder.run("approve", request, "--signature", "-", text=officer.sign(text).decode())
         wait_until(lambda: status(folder)["rotation"] is None and status(folder)["primary"] == "v2", ROTATION_SECONDS)
         wait_until(lambda: set(checks(ui).values()) == {"SUCCEEDED"}, ROTATION_SECONDS)
+        pages = [each for each in alerts if each["severity"] != "info"]
         shown = partitions(ui)
         backfill = ask(ui, BACKFILL)["launchPartitionBackfill"]["backfillId"]
         wait_until(lambda: bool(runs_of(ui, backfill)), ROTATION_SECONDS)
@@ -82,6 +91,9 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
         "v1": "archived",
         "v2": "active",
     }
+    assert "rotation" in {each["key"].partition("/")[0] for each in alerts}  # announced; and nobody was paged
+    assert pages == []
+    assert not (settings.home / "ticks" / "rotation_conductor.json").exists()
     assert shown["rows/clients"] == shown["rows/appointments"] == {"v2|00", "v2|01"}
     assert all(shown[step] == {"v2"} for step in WALK if step is not Step.ROWS)
     # Our own command has it from the shell; whatever it starts has not.

@@ -82,7 +82,7 @@ def step(name: Step = Step.ROWS, table: str | None = None, shard: int | None = N
 
 
 COUNT = TableCount(CLIENTS, 10, {V1: 12, V2: 8}, 1, 2, 1, 3, (V1,), AT, {"email": {V1: 12}}, {"first_name": 2})
-SUCCESSOR = rotation(2, supersedes=rotation().id)
+SUCCESSOR = rotation(2, supersedes=rotation().id, not_before=AT + timedelta(days=7))
 V3_RECORD = KeyRecord(V3, KeyState.PRE_ACTIVATION, "3f" * 32, AT)
 
 

@@ -67,6 +67,14 @@ def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, conte
     assert ticks.last() == (Tick("a", NOON, {}),)
 
 
+def test_a_look_is_forgotten_where_dagster_was_stopped(tmp_path: Path) -> None:
+    ticks = FileTicks(tmp_path)
+    ticks.record("a", NOON)
+    for _ in range(2):
+        ticks.forget("a")
+        assert ticks.last() == ()
+
+
 def test_no_home_is_made_for_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FileTicks(tmp_path / "home" / "ticks").record("a", NOON, [])

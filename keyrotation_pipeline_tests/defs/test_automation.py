@@ -12,7 +12,7 @@ from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInsti
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from keyrotation_pipeline.assurance.automation import OPTIONAL, SCHEDULES, SENSORS, standing_still
+from keyrotation_pipeline.assurance.automation import OPTIONAL, SCHEDULES, SENSORS, conductor_at_work, standing_still
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.model.request import RequestStatus, Walk
@@ -67,6 +67,28 @@ def test_what_is_switched_off_is_told_by_status_and_a_check(
     assert sentence.startswith(f"{name} is switched off in Dagster since 20")
     shown = dagster.check("sensors_and_schedules_run", "encrypted_columns")
     assert (shown.passed, shown.description) == (False, sentence)
+
+
+def test_what_was_switched_on_again_is_told_no_more_at_the_next_look(dagster: Dagster) -> None:
+    switch_off(dagster.instance, "daily_key_backup", InstigatorType.SCHEDULE)
+    for sensor in ("incident_flag", "ledger_mirror"):
+        dagster.tick(sensor)
+    assert len(amiss(dagster)) == 1
+    for state in dagster.instance.all_instigator_state():
+        dagster.instance.update_instigator_state(state.with_status(InstigatorStatus.RUNNING))
+    dagster.tick("ledger_mirror")
+    assert amiss(dagster) == []
+
+
+def test_a_conductor_that_is_switched_off_carries_nothing_from_the_next_look_of_another_sensor_on(
+    dagster: Dagster,
+) -> None:
+    dagster.tick()
+    ticks, now = dagster.world.pipeline.ticks, dagster.world.clock.at
+    assert conductor_at_work(ticks.last(), now) is not None
+    switch_off(dagster.instance, "rotation_conductor", InstigatorType.SENSOR)
+    dagster.tick("ledger_mirror")
+    assert conductor_at_work(ticks.last(), now) is None
 
 
 def test_a_schedule_that_runs_no_more_is_told_until_it_looks_again(dagster: Dagster) -> None:

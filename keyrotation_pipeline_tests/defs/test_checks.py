@@ -270,3 +270,15 @@ def test_nothing_is_read_beside_a_rotation_that_reads_everything(dagster: Dagste
 
     assert evaluation.metadata["values_read_now"].value == 0
     assert not evaluation.passed
+
+
+def test_a_row_under_a_key_that_applications_lack_is_a_failure_while_the_next_rotation_is_under_way(
+    dagster: Dagster, walked: Walked
+) -> None:
+    walked(None)
+    open_request(dagster.world.pipeline, reason="the next", requested_by="test")
+    old_row(dagster.world)
+    evaluation = dagster.check("zero_old_rows", "rows/clients")
+
+    assert (evaluation.passed, evaluation.severity) == (False, ERROR)
+    assert str(evaluation.description).startswith("1 rows of clients under v1; find the writer")

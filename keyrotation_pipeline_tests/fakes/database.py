@@ -228,7 +228,7 @@ class FakeDatabase:
             )
             for column in table.columns
         }
-        return DecryptedCount(name, len(self.rows[name]), values, len(bad), by_column, empty, START)
+        return DecryptedCount(name, len(self.rows[name]), values, len(bad), by_column, empty, self.clock.now())
 
     def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         for name in (str(table.name) for table in tables):

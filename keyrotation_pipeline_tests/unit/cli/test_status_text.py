@@ -100,6 +100,13 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
                  f"Dagster carries it on, its conductor looked 4 s ago; see {ADDRESS}", id="at work"),
     pytest.param((Tick("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
     pytest.param((Tick("rotation_conductor", NOW, {"rotation_conductor": NOW}),), None, id="switched off"),
+    pytest.param((Tick("rotation_conductor", NOW - timedelta(seconds=9), {}),
+                  Tick("ledger_mirror", NOW, {"rotation_conductor": NOW})), None, id="switched off, as another saw"),
+    pytest.param((Tick("rotation_conductor", NOW, {}),
+                  Tick("ledger_mirror", NOW - timedelta(seconds=8), {"rotation_conductor": NOW})),
+                 f"Dagster carries it on, its conductor looked 0 s ago; see {ADDRESS}", id="switched on again"),
+    pytest.param((Tick("rotation_conductor", NOW - timedelta(seconds=61), {}),
+                  Tick("ledger_mirror", NOW, {})), None, id="silent beside another"),
     pytest.param((Tick("ledger_mirror", NOW, {}),), None, id="another sensor"),
     pytest.param((), None, id="never"),
 ])  # fmt: skip

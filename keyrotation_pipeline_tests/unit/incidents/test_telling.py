@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.contacts import Contact, ContactRole
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline_tests.fakes import FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed, walk
-from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
+from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 
 @dataclass
@@ -121,15 +121,6 @@ def test_a_channel_that_is_down_is_visible_stops_nothing_and_is_tried_again(worl
     people.told()
     assert people.topic.keys
     assert not any("alerts do not reach" in each for each in overview(world.pipeline).attention)
-
-
-def test_a_planned_rotation_is_announced_when_it_is_signed(world: FakeWorld) -> None:
-    rotation = approved(world)
-    people = People(world)
-    people.told()
-    (announced,) = people.mail[ContactRole.DATABASE_ADMINISTRATOR].took
-    assert announced.key == f"rotation/{rotation.id}/planned"
-    assert "zero downtime" in announced.text
 
 
 def test_failures_checks_and_attention_are_told_once_in_their_time(world: FakeWorld) -> None:

@@ -54,6 +54,12 @@ def test_the_text_is_these_bytes_and_no_others() -> None:
     assert TEXT.render() == GOLDEN.encode()
 
 
+def test_a_date_before_which_nothing_starts_stands_before_the_others() -> None:
+    later = replace(TEXT, not_before=datetime(2026, 3, 5, 9, 0, tzinfo=UTC))
+    line = "Not before: 2026-03-05T09:00:00Z\n"
+    assert later.render().decode() == GOLDEN.replace("Start by", f"{line}Start by")
+
+
 def test_what_changes_no_application_has_no_line_about_its_rollout() -> None:
     assert b"Rollout" not in replace(TEXT, rollout=None).render()
 

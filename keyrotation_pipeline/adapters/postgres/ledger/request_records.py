@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.request_events import (
 _ROTATIONS = """
     SELECT r.id, r.type, r.action, r.source_version, r.source_fingerprint, r.target_version, r.reason, r.incident,
            r.requested_by, r.requested_at, r.start_by, r.finish_by, r.audit_seq, r.audit_hash, r.status,
-           r.started_at, r.finished_at, r.promotion_xid, r.blocked_by, r.supersedes,
+           r.started_at, r.finished_at, r.promotion_xid, r.blocked_by, r.supersedes, r.not_before,
            ARRAY(SELECT s.officer FROM keyrotation.signatures s WHERE s.request = r.id ORDER BY s.signed_at, s.officer)
                AS approvals,
            (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.finished_at, t.step, t.table_name, t.shard), '[]')
@@ -37,11 +37,12 @@ _ROTATIONS = """
 _INSERT = """
     INSERT INTO keyrotation.rotations
         (id, type, action, source_version, source_fingerprint, target_version, reason, incident, requested_by,
-         requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status, supersedes)
+         requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status, supersedes,
+         not_before)
     VALUES
         (%(id)s, %(type)s, %(action)s, %(source_version)s, %(source_fingerprint)s, %(target_version)s, %(reason)s,
          %(incident)s, %(requested_by)s, %(requested_at)s, %(start_by)s, %(finish_by)s, %(audit_seq)s, %(audit_hash)s,
-         %(approval_text)s, %(status)s, %(supersedes)s)
+         %(approval_text)s, %(status)s, %(supersedes)s, %(not_before)s)
 """
 
 _ID_BEGINNING = re.compile(r"[0-9a-f]{6,32}", re.ASCII)

@@ -49,6 +49,7 @@ def request_of(row: Row) -> Request:
         "finished_at": row["finished_at"],
         "blocked_by": row["blocked_by"],
         "supersedes": row["supersedes"],
+        "not_before": row["not_before"],
     }
     if not action.walks:
         return Request(**content)
@@ -76,6 +77,7 @@ def row_of(request: Request, text: bytes) -> dict[str, object]:
         "approval_text": text,
         "status": str(request.status),
         "supersedes": request.supersedes,
+        "not_before": request.not_before,
     }
 
 

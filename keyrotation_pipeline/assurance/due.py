@@ -1,0 +1,86 @@
+"""By when a rotation is due, and what is being done about it: one answer for `status`, the check and the alerts."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
+from keyrotation_pipeline.model.request import RotationType, Walk
+from keyrotation_pipeline.model.status import failure_of
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation.keys import declared_activations
+from keyrotation_pipeline.rotation.rollout import Seen
+
+
+@dataclass(frozen=True, slots=True)
+class DueRotation:
+    """When a rotation must be finished, and the one that is open.
+
+    Args:
+        walk: None: nobody has requested one.
+        stopped_by: what only people can change, a missing signature say; None: the walk continues by itself.
+        now: when this was looked at.
+    """
+
+    due: RotationDue
+    walk: Walk | None
+    stopped_by: str | None
+    now: datetime
+
+    @property
+    def overdue(self) -> bool:
+        """Whether that time has passed."""
+        return self.due.overdue(self.now)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a walk is open that is signed, and that nothing stops."""
+        return self.walk is not None and self.stopped_by is None
+
+    @property
+    def in_time(self) -> bool:
+        """Whether it is not due soon, or a routine walk is open that may be in time."""
+        if self.overdue or not self.due.soon(self.now):
+            return not self.overdue
+        if self.walk is None or self.walk.type is not RotationType.ROUTINE:
+            return False
+        return self.walk.not_before is None or self.walk.not_before < self.due.at
+
+    @property
+    def needs_people(self) -> bool:
+        """Whether it is overdue, and nobody works at it, or against the clock of an incident."""
+        routine = self.walk is not None and self.walk.type is RotationType.ROUTINE
+        return self.overdue and not (self.under_way and routine)
+
+    @property
+    def sentence(self) -> str:
+        """What is open and what it waits for, or what to type."""
+        if self.walk is None:
+            return "run `keyrotation request --reason TEXT`"
+        state = "is under way" if self.walk.started_at is not None else "is approved"
+        return self.stopped_by or f"{self.walk.action} {self.walk.id} {state}"
+
+
+def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, seen: Seen = None) -> DueRotation | None:
+    """By when the primary must be rotated, and what is being done; None: there is no registered primary.
+
+    Args:
+        seen: the application's instances, where the caller has looked already.
+    """
+    if primary is None:
+        return None
+    requests, declared = pipeline.ledger.requests(), declared_activations(pipeline)
+    due = rotation_due(primary, pipeline.ledger.keys(), requests, declared)
+    if due is None:
+        return None
+    walk = superseding.next_up(pipeline)
+    return DueRotation(due, walk, _stopped_by(pipeline, walk, seen) if walk else None, pipeline.clock.now())
+
+
+def _stopped_by(pipeline: Pipeline, walk: Walk, seen: Seen) -> str | None:
+    decision = performing.next_decision(pipeline, walk, seen)
+    if not decision.tasks:
+        return decision.waiting_for
+    return f"{walk.action} {walk.id} is blocked; see `keyrotation status`" if failure_of(walk) else None
