@@ -188,6 +188,7 @@ class Status:
     Args:
         database: its name and host; never a password.
         primary: None where the key store names none or cannot be read, which `attention` says.
+        last_backup_versions: the key versions that this backup holds, by its signed manifest.
         incidents: those that nobody has closed.
         requests: those that are not over, newest first.
         attention: one sentence for each thing that is overdue, blocked or stale.
@@ -212,6 +213,7 @@ class Status:
     warnings: tuple[str, ...] = ()
     next_rotation_rule: str | None = None
     rehearsal: LastRehearsal | None = None
+    last_backup_versions: tuple[KeyVersion, ...] = ()
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:
@@ -237,6 +239,7 @@ class Status:
             "tables": [table.as_json() for table in self.tables],
             "rotation": self.rotation.as_json() if self.rotation else None,
             "last_backup": instant(self.last_backup),
+            "last_backup_versions": names(self.last_backup_versions),
             "last_recovery_test": instant(self.last_recovery_test),
             "last_rehearsal": self.rehearsal.as_json() if self.rehearsal else None,
             "incidents_open": len(self.incidents),

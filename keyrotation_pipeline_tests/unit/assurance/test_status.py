@@ -56,6 +56,7 @@ def test_the_object_of_a_status_has_what_programs_read() -> None:
         ],
         "rotation": None,
         "last_backup": "2026-01-05T09:00:00+00:00",
+        "last_backup_versions": [],
         "last_recovery_test": None,
         "last_rehearsal": None,
         "incidents_open": 0,
