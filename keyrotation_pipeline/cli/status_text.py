@@ -31,7 +31,7 @@ def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Tick], address:
         field("", shown.next_rotation_rule)
     for key in shown.key_versions:
         output.line(f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}")
-    held = f" of {', '.join(output.names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
+    held = f", holds {', '.join(output.names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
     field("Backup", f"{age(shown.last_backup, now)}{held}; proven to restore {age(shown.last_recovery_test, now)}")
     if shown.rehearsal is not None:
         field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
