@@ -42,6 +42,7 @@ THROUGH: tuple[tuple[str, list[str], list[str]], ...] = (
 ROWS = 300
 MORE_TABLES = 2
 GPG_STARTS = 28
+SECURITY_ADDRESS = "security-officer@clinic.invalid"
 STATUS_KEYS = {
     "schema", "generated_at", "database", "key_versions", "primary", "tables", "rotation", "last_backup",
     "last_recovery_test", "incidents_open", "audit", "next_rotation_due",
@@ -207,6 +208,12 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_pr
             assert "not searched: other databases of the server (" in told
             assert "not seen: standbys behind standbys" in told
             assert "finished" in clinic.run("rotate", request), "again is no harm"
+        with psycopg.connect(clinic.database_url) as connection:
+            (row,) = connection.execute(
+                "SELECT old_key_version, new_key_version, rotation_type, initiated_by, notes"
+                " FROM keyrotation.key_rotation_audit WHERE completion_date IS NOT NULL"
+            )
+        assert row == ("v1", "v2", "routine", f"Security Officer <{SECURITY_ADDRESS}>", "yearly rotation")
         clinic.run("status", "--exit-code")
         clinic.run("verify")
         clinic.run("audit", "verify")
