@@ -48,6 +48,8 @@ def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Tick], address:
     for listed in shown.other_requests:
         request, missing = listed.request, ", ".join(listed.missing) or "nobody"
         field("Request", f"{request.id}, {request.action} of {request.source}; not signed by {missing}")
+    for contact in shown.contacts:
+        field("Contact", str(contact))
     for sentence in shown.attention:
         field("Attention", sentence, style="bold red")
     for sentence in shown.warnings:

@@ -8,6 +8,7 @@ from typing import Any
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.contacts import Contact
 from keyrotation_pipeline.model.deadlines import Deadline, Rate
 from keyrotation_pipeline.model.facts import instant, names
 from keyrotation_pipeline.model.incident import Incident
@@ -193,6 +194,7 @@ class Status:
         requests: those that are not over, newest first.
         attention: one sentence for each thing that is overdue, blocked or stale.
         warnings: one for each that will be; they do not count for `--exit-code`.
+        contacts: the emergency contact list of the configuration.
         next_rotation_rule: why it is due then, and what is not known of it.
         rehearsal: the newest one from the present primary; None: there is none.
     """
@@ -214,6 +216,7 @@ class Status:
     next_rotation_rule: str | None = None
     rehearsal: LastRehearsal | None = None
     last_backup_versions: tuple[KeyVersion, ...] = ()
+    contacts: tuple[Contact, ...] = ()
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:
@@ -245,6 +248,7 @@ class Status:
             "incidents_open": len(self.incidents),
             "incidents": [incident.as_json() for incident in self.incidents],
             "requests": [request.as_json() for request in self.requests],
+            "contacts": [contact.as_json() for contact in self.contacts],
             "audit": {"seq": self.audit.seq, "head": self.audit.hash},
             "next_rotation_due": instant(self.next_rotation_due),
             "attention": list(self.attention),

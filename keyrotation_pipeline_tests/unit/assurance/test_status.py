@@ -62,6 +62,7 @@ def test_the_object_of_a_status_has_what_programs_read() -> None:
         "incidents_open": 0,
         "incidents": [],
         "requests": [],
+        "contacts": [],
         "audit": {"seq": head.seq, "head": head.hash},
         "warnings": [],
         "next_rotation_due": "2027-01-05T09:00:00+00:00",
