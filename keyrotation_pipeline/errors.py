@@ -195,6 +195,10 @@ class RecoveryKeyError(RecoveryError):
     """There is no recovery key, it cannot be used, or it is one that must not be on this machine."""
 
 
+class SigningRecoveryKeyError(RecoveryKeyError):
+    """The recovery key that stays on this machine can sign, or is an officer's."""
+
+
 class MissingVersionError(RecoveryError):
     """A value or a kept dump needs a key version of which no backup is there."""
 

@@ -27,8 +27,7 @@ def alert_channels(settings: Settings) -> Channels:
         if contact.email is not None and settings.alerts.smtp is not None:
             mail = _mail(settings.alerts.smtp, contact.email)
             by_role[contact.role] = (*by_role.get(contact.role, ()), mail)
-    contacts = tuple(each.contact for each in settings.contacts)
-    return Channels(tuple(_common(settings)), by_role, contacts, settings.time_zone)
+    return Channels(tuple(_common(settings)), by_role, settings.contact_list, settings.time_zone)
 
 
 def flag_sources(settings: Settings) -> tuple[FlagSource, ...]:

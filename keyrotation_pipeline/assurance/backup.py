@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.assurance import retention
+from keyrotation_pipeline.assurance.after_rotation import is_covered, last_finished
 from keyrotation_pipeline.assurance.sets import copy_set, is_intact, sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.assurance.unfinished import remove_unfinished
@@ -23,6 +24,7 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.key_trial import try_keys
 
 FEWEST_RECIPIENTS = 2
+BACKUP_LOCK = "backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         BlockedError: another backup is under way.
     """
     ledger = site.pipeline.ledger
-    with ledger.lock("backup"):
-        site.local.require_usable()
+    with ledger.lock(BACKUP_LOCK):
+        _require_usable(site)
         remove_unfinished(site)
         # First of all: the roster says to whom every key and dump is encrypted.
         roster = pinned_roster(site.pipeline)
@@ -100,6 +102,28 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     if failures:
         raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
     return done
+
+
+def back_up_after_rotation(site: BackupSite) -> BackupMade | None:
+    """The full backup that follows the last rotation; None: no rotation has finished since the newest one.
+
+    Raises:
+        BackupError, AuditError: as `back_up`; the rotation stays finished.
+        AtWorkError: another process is making one.
+    """
+    pipeline = site.pipeline
+    finished = last_finished(pipeline)
+    if finished is None or is_covered(finished[1], pipeline.vault.standing(pipeline.ledger.keys()).last):
+        return None
+    return back_up(site)
+
+
+def _require_usable(site: BackupSite) -> None:
+    try:
+        site.local.require_usable()
+    except BackupError as error:
+        site.pipeline.ledger.append(BackupIncomplete(None, (str(error),)))
+        raise
 
 
 def _record(pipeline: Pipeline, done: BackupMade, failures: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from keyrotation_pipeline.assurance.backup import BACKUP_LOCK
 from keyrotation_pipeline.assurance.exposed import replaced_dumps
 from keyrotation_pipeline.assurance.held_copies import HeldCopy, told_of, told_of_replaced
 from keyrotation_pipeline.assurance.readability import kept_dumps_that_need, unlisted_dumps
@@ -31,7 +32,6 @@ from keyrotation_pipeline.rotation.keys import record_of
 DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroyed)
 LOCK = "destroy"
 # The lock of `backup`: a backup that is under way may be copying the key right now.
-BACKUP_LOCK = "backup"
 DESTROYABLE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
 
 

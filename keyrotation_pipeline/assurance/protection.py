@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from keyrotation_pipeline.assurance import after_rotation
 from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.facts import read
@@ -25,6 +27,7 @@ class Protection:
     """When the newest complete backup was made and the last test passed, and a sentence for each thing that is amiss.
 
     Args:
+        backup_versions: the key versions that the newest complete backup holds.
         attention: what must be mended now (red).
         warnings: what must be before it costs something (amber).
     """
@@ -33,6 +36,7 @@ class Protection:
     last_recovery_test: datetime | None
     attention: tuple[str, ...]
     warnings: tuple[str, ...]
+    backup_versions: tuple[KeyVersion, ...] = ()
 
 
 def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> Protection:
@@ -42,7 +46,7 @@ def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) 
     # A place that did not answer is not waited for once more.
     unbacked = () if lights.is_silent else _unbacked(pipeline, records)
     red = (*lights.attention, *unbacked, *tested)
-    return Protection(lights.last, passed, tuple(dict.fromkeys(red)), lights.warnings)
+    return Protection(lights.last, passed, tuple(dict.fromkeys(red)), lights.warnings, lights.versions)
 
 
 def recovery_tests(
@@ -60,12 +64,14 @@ class BackupLights:
 
     Args:
         is_silent: a place does not answer.
+        versions: the key versions that the newest complete backup holds.
     """
 
     last: datetime | None
     attention: tuple[str, ...]
     warnings: tuple[str, ...]
     is_silent: bool = False
+    versions: tuple[KeyVersion, ...] = ()
 
 
 def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> BackupLights:
@@ -86,7 +92,10 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
         red += [_stale(found.last), *incomplete]
     else:
         amber += incomplete if found.last or incomplete else [_stale(None)]
-    return BackupLights(found.last, tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber)))
+    lacking, expected = after_rotation.backup_lights(pipeline, found.last, now)
+    red, amber = [*red, *lacking], [*amber, *expected]
+    attention, warnings = tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber))
+    return BackupLights(found.last, attention, warnings, versions=found.versions)
 
 
 def _stale(last: datetime | None) -> str:

@@ -1,11 +1,13 @@
 """Is everything ready for a rotation? Every box of the seed procedure's checklist that can be a fact, as one value.
 
-A red check names what a request is refused for. What could not be looked at is amber and says so.
+A red check names what a request is refused for, or a recovery key on this machine that can sign. What could not be
+looked at is amber and says so.
 
 Source: the seed procedure, section 3 and appendix A.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.assurance import data_readiness
@@ -14,12 +16,13 @@ from keyrotation_pipeline.assurance.rehearsed import last_rehearsal
 from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.errors import KeyRotationError, WrongKeyError
+from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.readiness import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
@@ -33,19 +36,24 @@ _KEY_BYTES = 32
 REHEARSAL_STALE_AFTER = timedelta(days=7)
 
 
-def readiness(site: BackupSite, told: Sequence[str] | None = None) -> Readiness:
+OpenedKey = Callable[[], AbstractContextManager[RecoveryKey]]
+
+
+def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key: OpenedKey | None = None) -> Readiness:
     """Look at everything. Nothing is changed but the counts, which `status` then shows.
 
     While a rotation is open, it is that one which is looked at; else the one that `request` would open.
 
     Args:
         told: who is told of what happens, each in a few words; None: not looked at.
+        recovery_key: opens the key that stays on this machine; None: there is none, or it is not looked at.
     """
     pipeline = site.pipeline
     walk = superseding.next_up(pipeline)
     taken, trial, unseen = _looked_at_values(pipeline)
     checks = [*_authority(pipeline, walk), *_keys(pipeline, trial), *unseen, *_backups(site)]
     checks += _looked("rotation_was_rehearsed", lambda: [_rehearsal(pipeline)])
+    checks += [] if recovery_key is None else [_recovery_key(recovery_key)]
     checks += [] if told is None else [_people(told)]
     checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline))
     target = walk.target if walk is not None else _target(pipeline, taken)
@@ -208,6 +216,17 @@ def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:
         yield amber("recovery_was_tested", "no recovery test has passed yet", "run `keyrotation recovery-test`")
     elif not amiss:
         yield green("recovery_was_tested", f"passed {_hours(now - passed)} ago")
+
+
+def _recovery_key(opened: OpenedKey) -> Check:
+    name = "recovery_key_only_decrypts"
+    try:
+        with opened() as key:
+            return green(name, f"nothing in [recovery] secret_key ({key.label}) can sign")
+    except SigningRecoveryKeyError as error:
+        return red(name, *in_two(str(error)))
+    except KeyRotationError as error:
+        return _not_seen(name, error)
 
 
 def _rehearsal(pipeline: Pipeline) -> Check:

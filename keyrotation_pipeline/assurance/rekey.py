@@ -9,7 +9,7 @@ one that its dump needs. It adds a set and removes none: the old one goes by its
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from keyrotation_pipeline.assurance.backup import copied
+from keyrotation_pipeline.assurance.backup import BACKUP_LOCK, copied
 from keyrotation_pipeline.assurance.copies import fetch
 from keyrotation_pipeline.assurance.exposed import sets_to_rekey
 from keyrotation_pipeline.assurance.recovery import LOCK
@@ -83,7 +83,7 @@ def rekey(site: BackupSite, key: RecoveryKey, wanted: str | None, report: Report
         BackupError: the new set is not safe in every place.
     """
     pipeline = site.pipeline
-    with pipeline.ledger.lock("backup"), pipeline.ledger.lock(LOCK), site.restorer.workspace() as workspace:
+    with pipeline.ledger.lock(BACKUP_LOCK), pipeline.ledger.lock(LOCK), site.restorer.workspace() as workspace:
         site.local.require_usable()
         remove_unfinished(site)
         stored = pipeline.keys.read()

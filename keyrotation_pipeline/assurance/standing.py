@@ -6,9 +6,11 @@ change that.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.errors import ManifestError, UnsignedBackupError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, stamp_in, stamped_at
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -28,13 +30,11 @@ def standing(places: Sequence[BackupPlace], seals: Seals, records: Sequence[KeyR
     names = [frozenset(place.names()) for place in places]
     amiss: tuple[str, ...] = ()
     for manifest in seals.sealed_with_dump:
-        wanting = tuple(
-            sentence
-            for place, there in zip(places, names, strict=True)
-            for sentence in _wanting(place, there, seals, manifest, records)
-        )
+        looks = [_look(place, there, seals, manifest, records) for place, there in zip(places, names, strict=True)]
+        wanting = tuple(sentence for look in looks for sentence in look.wanting)
         if not wanting:
-            return BackupStanding(stamped_at(stamp_in(manifest) or ""), manifest, amiss)
+            held = {copy.version for look in looks if look.made for copy in look.made.keys} - _gone(records)
+            return BackupStanding(stamped_at(stamp_in(manifest) or ""), manifest, amiss, tuple(sorted(held)))
         # Only of the newest one: that older ones are no longer everywhere is how retention leaves them.
         amiss = amiss or wanting
     return BackupStanding(None, None, amiss)
@@ -52,21 +52,32 @@ def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
             yield f"{made.name} has values under {version}, but no key {version}; {_AGAIN}"
 
 
-def _wanting(
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A set in one place, and why it does not count there."""
+
+    made: BackupSet | None
+    wanting: tuple[str, ...]
+
+
+def _look(
     place: BackupPlace, there: frozenset[str], seals: Seals, manifest: str, records: Sequence[KeyRecord]
-) -> Iterator[str]:
-    """Why a set does not count in one place."""
+) -> _Look:
     if manifest not in there:
-        yield f"{manifest} is not in {place.description}; {_AGAIN}"
-        return
+        return _Look(None, (f"{manifest} is not in {place.description}; {_AGAIN}",))
     try:
         made = seals.read(place, manifest)
     except (ManifestError, UnsignedBackupError) as error:
-        yield str(error)
-        return
-    yield from uncovered(made, records)
-    gone = {record.version for record in records if record.state is KeyState.DESTROYED}
-    destroyed = {copy.file.name for copy in made.keys if copy.version in gone}
+        return _Look(None, (str(error),))
+    return _Look(made, (*uncovered(made, records), *_missing(place, there, made, records)))
+
+
+def _missing(place: BackupPlace, there: frozenset[str], made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
+    destroyed = {copy.file.name for copy in made.keys if copy.version in _gone(records)}
     for file in made.files:
         if file.name not in destroyed and not (file.name in there and place.seems(file)):
             yield f"{file.name} in {place.description} is missing or damaged; {_AGAIN}"
+
+
+def _gone(records: Sequence[KeyRecord]) -> set[KeyVersion]:
+    return {record.version for record in records if record.state is KeyState.DESTROYED}

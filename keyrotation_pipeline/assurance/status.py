@@ -87,6 +87,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
         ),
         rotation=_rotation(pipeline, rotation, counts, seen) if rotation else None,
         last_backup=protected.last_backup,
+        last_backup_versions=protected.backup_versions,
         last_recovery_test=protected.last_recovery_test,
         incidents=open_incidents,
         requests=pending_requests(pipeline),

@@ -1,6 +1,6 @@
 """Incidents as the audit tells them: whatever a row says, only events open, acknowledge and close one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
-from keyrotation_pipeline.model.incident import Incident, IncidentStatus
+from keyrotation_pipeline.model.incident import Incident, IncidentStatus, SentNotice
 from keyrotation_pipeline.model.incident_events import (
     AlertTold,
     ChannelFailed,
@@ -16,8 +16,10 @@ from keyrotation_pipeline.model.incident_events import (
     FlagRepeated,
     FlagSetAside,
     IncidentAcknowledged,
+    IncidentAmended,
     IncidentClosed,
     IncidentOpened,
+    NoticeSent,
 )
 from keyrotation_pipeline.ports.ledger import Ledger
 
@@ -28,7 +30,12 @@ _KINDS = (
     EventKind.EMERGENCY_PREPARED,
     EventKind.INCIDENT_ACKNOWLEDGED,
     EventKind.INCIDENT_CLOSED,
+    EventKind.INCIDENT_AMENDED,
+    EventKind.NOTICE_SENT,
 )
+
+
+_TEXTS = ("scope", "impact", "root_cause", "remediation", "lessons")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +153,29 @@ def _acknowledged(heard: Incidents, fact: IncidentAcknowledged, _at: datetime) -
 
 
 def _closed(heard: Incidents, fact: IncidentClosed, _at: datetime) -> None:
-    _change(
-        heard,
-        fact.incident,
-        closed_at=fact.at,
-        closed_by=fact.by,
-        root_cause=fact.root_cause,
-        remediation=fact.remediation,
-        lessons=fact.lessons,
-    )
+    _change(heard, fact.incident, closed_at=fact.at, closed_by=fact.by, **_given(fact, _TEXTS[2:]))
+
+
+def _amended(heard: Incidents, fact: IncidentAmended, _at: datetime) -> None:
+    # Of a closed one too: what people learn, and what they do, comes after it.
+    if (found := heard.by_id.get(fact.incident)) is not None:
+        heard.by_id[fact.incident] = replace(
+            found,
+            actions=(*found.actions, *fact.actions),
+            prevention=(*found.prevention, *fact.prevention),
+            **_given(fact, _TEXTS),
+        )
+
+
+def _notified(heard: Incidents, fact: NoticeSent, _at: datetime) -> None:
+    if (found := heard.by_id.get(fact.incident)) is not None:
+        sent = SentNotice(fact.to, fact.sent_on, fact.by, fact.at)
+        heard.by_id[fact.incident] = replace(found, notices=(*found.notices, sent))
+
+
+def _given(fact: IncidentAmended | IncidentClosed, names: Iterable[str]) -> dict[str, Any]:
+    """The texts that an event has; one that it does not have leaves what was there."""
+    return {name: text for name in names if (text := getattr(fact, name)) is not None}
 
 
 def _change(heard: Incidents, incident: str, **changes: Any) -> None:  # noqa: ANN401  fields of an incident
@@ -169,4 +190,6 @@ _RULES: dict[type[Fact | Note | None], Callable[[Incidents, Any, datetime], None
     EmergencyPrepared: _prepared,
     IncidentAcknowledged: _acknowledged,
     IncidentClosed: _closed,
+    IncidentAmended: _amended,
+    NoticeSent: _notified,
 }

@@ -30,6 +30,7 @@ from keyrotation_pipeline.incidents.assessing import (
     sign_assessment,
     text_to_sign,
 )
+from keyrotation_pipeline.incidents.breach_notices import Notice
 from keyrotation_pipeline.model.assessment import EXCLUSIONS
 from keyrotation_pipeline.model.breach_facts import Role
 from keyrotation_pipeline.model.facts import as_json as as_json_object
@@ -129,13 +130,18 @@ def assessed(found: Assessment) -> dict[str, Any]:
     return {
         "breach": {
             "outcome": str(found.in_force.outcome),
-            "notices": [as_json_object(each) for each in found.in_force.notices],
+            "notices": [{**as_json_object(each), "sent_on": _sent_on(found, each)} for each in found.in_force.notices],
             "missing": list(found.in_force.missing),
             "waits_for_signatures": None if found.answered is None else str(found.answered.outcome),
             "answers": as_json_object(found.answers),
             "signed_by": list(found.signed_by),
         }
     }
+
+
+def _sent_on(found: Assessment, notice: Notice) -> str | None:
+    given = found.incident.notice(notice.to)
+    return None if given is None else given.sent_on.isoformat()
 
 
 def _in_file(path: Path | None) -> dict[str, Any]:

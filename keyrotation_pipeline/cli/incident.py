@@ -12,23 +12,37 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assurance.exposed import exposed_copies
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.amend import amend_command, notice_command
 from keyrotation_pipeline.cli.assess import assess_command, assessed
+from keyrotation_pipeline.cli.incident_details import (
+    Actions,
+    Lessons,
+    Remediation,
+    RootCause,
+    details,
+    show_changed,
+    summary,
+)
 from keyrotation_pipeline.cli.new_file import require_new, write_new
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import bars
 from keyrotation_pipeline.incidents.assessing import assessment_of
-from keyrotation_pipeline.incidents.handling import acknowledge, close
+from keyrotation_pipeline.incidents.handling import (
+    acknowledge,
+    amend,
+    close,
+    require_plain_texts,
+)
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
-from keyrotation_pipeline.incidents.report import kept_backups, kept_report, version
+from keyrotation_pipeline.incidents.report import Section, contact_list, kept_backups, kept_report, version
 from keyrotation_pipeline.incidents.telling import tell
 from keyrotation_pipeline.model.deadlines import Deadline, carried_by
 from keyrotation_pipeline.model.facts import as_json as as_json_object
 from keyrotation_pipeline.model.facts import instant
-from keyrotation_pipeline.model.incident import Flag, Incident, IncidentType
+from keyrotation_pipeline.model.incident import Flag, IncidentType
 from keyrotation_pipeline.model.request import Request, Walk
-from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
@@ -64,6 +78,7 @@ def open_command(
         list[str] | None,
         typer.Option("--key-version", metavar="VERSION", help="Compromised version; may be given again."),
     ] = None,
+    action: Actions = None,
     *,
     config: Config = None,
     as_json: Json = False,
@@ -71,9 +86,10 @@ def open_command(
     """Open an incident and prepare its emergency request; no key changes before officers have signed.
 
     Prints the incident's id and the request's id. Without --key-version the key that is in use, or being left, is held
-    to be compromised; for unauthorized_access, server_compromise and insider every live one.
+    to be compromised; for unauthorized_access, server_compromise, insider and other every live one.
     """
     declared = settings.load(config)
+    require_plain_texts({}, action or (), ())  # before anything is opened
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         at = _moment(discovered_at, declared.time_zone, pipeline.clock.now())
         flag = Flag("", actor(), type_, description, at, scope, impact, tuple(key_version or ()))
@@ -81,6 +97,8 @@ def open_command(
         if not as_json:
             sys.stdout.write(f"{opened.id}\n")
             sys.stdout.flush()  # it is open, whatever becomes of its request
+        if action:
+            amend(pipeline, opened.id, actor(), {}, action)
         request = prepare(pipeline, opened, actor())
         database, required = pipeline.database.identity().name, pinned_roster(pipeline).required
         channels = assembly.alert_channels(declared)
@@ -111,7 +129,7 @@ def list_command(*, config: Config = None, as_json: Json = False) -> None:
         carriers = {each.id: carried_by(each, requests) for each in known.by_id.values()}
         database = pipeline.database.identity().name
     if as_json:
-        output.documents([_summary(each, carriers[each.id]) for each in known.by_id.values()])
+        output.documents([summary(each, carriers[each.id]) for each in known.by_id.values()])
         return
     output.heading(database)
     rows = [
@@ -137,13 +155,13 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
     if as_json:
         stages = [_stage(each, now) for each in clock]
         output.document(
-            {**_details(found, carrier), "stages": stages, "pace": str(pace) if pace else None, **assessed(assessment)}
+            {**details(found, carrier), "stages": stages, "pace": str(pace) if pace else None, **assessed(assessment)}
         )
         return
     output.heading(database)
-    for label, value in _details(found, carrier).items():
+    for label, value in details(found, carrier).items():
         if value or label == "request":
-            shown = ", ".join(value) if isinstance(value, list) else value
+            shown = (", " if label == "versions" else "; ").join(value) if isinstance(value, list) else value
             output.line(f"{label.replace('_', ' '):<16}{shown or 'none is prepared yet'}")
     for deadline in clock:
         output.line(f"{deadline.stage.replace('_', ' '):<22}{_left(deadline, now)}")
@@ -156,6 +174,8 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
 
 
 app.command("assess")(assess_command)
+app.command("amend")(amend_command)
+app.command("notice")(notice_command)
 
 
 @app.command()
@@ -192,17 +212,15 @@ def ack(name: IncidentId, *, config: Config = None, as_json: Json = False) -> No
     """Acknowledge an incident: you have taken it up, and nobody further is called."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        _show_changed(pipeline, acknowledge(pipeline, name, actor()), as_json=as_json)
+        show_changed(pipeline, acknowledge(pipeline, name, actor()), as_json=as_json)
 
 
 @app.command("close")
 def close_command(
     name: IncidentId,
-    root_cause: Annotated[str | None, typer.Option("--root-cause", help="For the report.", show_default=False)] = None,
-    remediation: Annotated[
-        str | None, typer.Option("--remediation", help="For the report.", show_default=False)
-    ] = None,
-    lessons: Annotated[str | None, typer.Option("--lessons", help="For the report.", show_default=False)] = None,
+    root_cause: RootCause = None,
+    remediation: Remediation = None,
+    lessons: Lessons = None,
     *,
     config: Config = None,
     as_json: Json = False,
@@ -211,7 +229,7 @@ def close_command(
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         texts = {"root_cause": root_cause, "remediation": remediation, "lessons": lessons}
-        _show_changed(pipeline, close(pipeline, name, actor(), **texts), as_json=as_json)
+        show_changed(pipeline, close(pipeline, name, actor(), **texts), as_json=as_json)
 
 
 @app.command()
@@ -235,26 +253,18 @@ def report(
     require_new(file)
     declared = settings.load(config)
     with assembly.open_backups(declared, actor=actor()) as site:
-        pipeline, kept = site.pipeline, None
+        pipeline, behind = site.pipeline, list[Section]()
         written = kept_report(pipeline, name) if number is None else version(pipeline, name, number)
         if number is None:
-            kept = kept_backups(exposed_copies(site, incidents(pipeline.ledger).incident(name).versions))
+            behind += [contact_list(declared.contact_list)] if declared.contacts else []
+            behind += [kept_backups(exposed_copies(site, incidents(pipeline.ledger).incident(name).versions))]
     text = written.html if html else written.markdown
-    if kept is not None:
-        text += kept.html() if html else kept.markdown()
+    text += "".join(each.html() if html else each.markdown() for each in behind)
     if file is None:
         sys.stdout.write(text)
     else:
         write_new(file, text.encode())
         output.note(f"written to {file}")
-
-
-def _show_changed(pipeline: Pipeline, changed: Incident, *, as_json: bool) -> None:
-    if as_json:
-        output.document(_details(changed, carried_by(changed, pipeline.ledger.requests())))
-        return
-    output.heading(pipeline.database.identity().name)
-    output.line(f"{changed.id} is {changed.status}")
 
 
 def _moment(text: str, time_zone: str, now: datetime) -> datetime:
@@ -267,33 +277,6 @@ def _moment(text: str, time_zone: str, now: datetime) -> datetime:
             "--discovered-at is no moment; write it as 2026-11-24T09:30, with an offset or in time_zone, or `now`"
         ) from None
     return at if at.tzinfo is not None else at.replace(tzinfo=ZoneInfo(time_zone))
-
-
-def _summary(found: Incident, carrier: Request | None) -> dict[str, Any]:
-    return {
-        "id": found.id,
-        "type": str(found.type),
-        "status": str(found.status),
-        "discovered_at": instant(found.discovered_at),
-        "request": carrier.id if carrier is not None else None,
-        "versions": output.names(found.versions),
-    }
-
-
-def _details(found: Incident, carrier: Request | None) -> dict[str, Any]:
-    return {
-        **_summary(found, carrier),
-        "phase": phase_of(carrier) if isinstance(carrier, Walk) else None,
-        "description": found.description,
-        "scope": found.scope,
-        "impact": found.impact,
-        "reported_by": found.reported_by,
-        "opened_at": instant(found.opened_at),
-        "acknowledged_at": instant(found.acknowledged_at),
-        "acknowledged_by": found.acknowledged_by,
-        "closed_at": instant(found.closed_at),
-        "closed_by": found.closed_by,
-    }
 
 
 def _carried(carrier: Request | None) -> str:

@@ -1,8 +1,11 @@
 """`preflight`: is everything ready for a rotation?"""
 
+from functools import partial
+
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.assurance.readiness import readiness
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
@@ -15,12 +18,14 @@ _STYLES = {Light.RED: "bold red", Light.AMBER: "yellow"}
 def preflight(*, config: Config = None, as_json: Json = False) -> None:
     """Check all that a rotation needs: keys, backups, officers, tables, room, time.
 
-    Red is what `request` would refuse; amber is to be known before, or could not be seen. Exit code 1 if any is red.
+    Red is what `request` would refuse, and a recovery key here that can sign; amber is to be known before, or could not
+    be seen. Exit code 1 if any is red.
     """
     declared = settings.load(config)
+    recovery = None if declared.recovery.secret_key is None else partial(recovery_key, declared)
     with assembly.open_backups(declared, actor=actor()) as site:
         database, now = site.pipeline.database.identity().name, site.pipeline.clock.now()
-        found = readiness(site, assembly.alert_channels(declared).in_words)
+        found = readiness(site, assembly.alert_channels(declared).in_words, recovery)
     if as_json:
         output.document({"database": database, "generated_at": instant(now), **found.as_json()})
     else:

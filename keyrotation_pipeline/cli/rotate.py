@@ -7,14 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline.assurance.backup import BackupMade, back_up_after_rotation
+from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.overall import Overall
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rollout import duties
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
-from keyrotation_pipeline.model.request import WALK, Step, StepRecord, Walk
+from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation import performing
@@ -34,10 +36,12 @@ def rotate(
 ) -> None:
     """Run the next phases of an approved rotation.
 
-    To its end, or as far as they come; whatever stopped it, run it again to go on.
+    To its end, or as far as they come; whatever stopped it, run it again to go on. A rotation that is finished is
+    followed by a backup of all keys and the database.
     """
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with assembly.open_backups(declared, actor=actor()) as site:
+        pipeline = site.pipeline
         rotation = pipeline.ledger.walk(request_id)
         if not as_json:
             output.heading(pipeline.database.identity().name)
@@ -47,7 +51,31 @@ def rotate(
             _show_next(pipeline, rotation, through, as_json=as_json)
             return
         seconds = _run(pipeline, rotation, through, quiet=as_json)
-        _show_end(pipeline, pipeline.ledger.walk(rotation.id), seconds, as_json=as_json)
+        rotation = pipeline.ledger.walk(rotation.id)
+        made = _back_up(site, rotation, quiet=as_json)
+        _show_end(pipeline, rotation, seconds, made, as_json=as_json)
+    if isinstance(made, BackupError):
+        raise made
+
+
+def _back_up(site: BackupSite, rotation: Walk, *, quiet: bool) -> BackupMade | BackupError | None:
+    """The backup that follows a finished rotation, or why there is none; None: it is not due, or under way."""
+    if rotation.status is not RequestStatus.FINISHED:
+        return None
+    try:
+        made = back_up_after_rotation(site)
+    except AtWorkError as error:
+        output.note(f"the backup after the rotation: {error}")
+        return None
+    except KeyRotationError as error:
+        return BackupError(
+            f"{rotation.action} {rotation.id} is finished, but the backup after it is not complete: {error}; "
+            "correct that, then run `keyrotation backup`"
+        )
+    if made is not None and not quiet:
+        held = ", ".join(str(each.version) for each in made.made.keys)
+        output.line(f"backup {made.made.name}: {held} and the database, in {'; '.join(made.places)}")
+    return made
 
 
 def _tell_codec() -> None:
@@ -138,12 +166,22 @@ def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[li
     return [str(task) for task in decision.tasks], later
 
 
-def _show_end(pipeline: Pipeline, rotation: Walk, seconds: dict[str, float], *, as_json: bool) -> None:
+def _show_end(
+    pipeline: Pipeline,
+    rotation: Walk,
+    seconds: dict[str, float],
+    made: BackupMade | BackupError | None,
+    *,
+    as_json: bool,
+) -> None:
     phase = phase_of(rotation)
     if as_json:
         phases = [{"phase": name, "seconds": round(taken, 3)} for name, taken in seconds.items()]
         content: dict[str, Any] = {"database": pipeline.database.identity().name, "id": rotation.id, "phase": phase}
-        output.document({**content, "from": str(rotation.source), "to": str(rotation.target), "phases": phases})
+        backup = made.made.name if isinstance(made, BackupMade) else None
+        output.document(
+            {**content, "from": str(rotation.source), "to": str(rotation.target), "phases": phases, "backup": backup}
+        )
         return
     if phase == "finished":
         output.line(f"finished: nothing is left under {rotation.source} where it was searched, and its key is archived")

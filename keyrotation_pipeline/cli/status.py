@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated, Never
 
 import typer
@@ -62,7 +63,7 @@ def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
 
 
 def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> Status:
-    shown = overview(pipeline, duties=unsettled_in_words(pipeline))
+    shown = replace(overview(pipeline, duties=unsettled_in_words(pipeline)), contacts=declared.contact_list)
     if as_json:
         output.document(shown.as_json())
     else:

@@ -30,7 +30,8 @@ def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Tick], address:
         field("", shown.next_rotation_rule)
     for key in shown.key_versions:
         output.line(f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}")
-    field("Backup", f"{age(shown.last_backup, now)}; proven to restore {age(shown.last_recovery_test, now)}")
+    held = f", holds {', '.join(output.names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
+    field("Backup", f"{age(shown.last_backup, now)}{held}; proven to restore {age(shown.last_recovery_test, now)}")
     if shown.rehearsal is not None:
         field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
     field("Audit", f"{shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
@@ -46,6 +47,8 @@ def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Tick], address:
     for listed in shown.other_requests:
         request, missing = listed.request, ", ".join(listed.missing) or "nobody"
         field("Request", f"{request.id}, {request.action} of {request.source}; not signed by {missing}")
+    for contact in shown.contacts:
+        field("Contact", str(contact))
     for sentence in shown.attention:
         field("Attention", sentence, style="bold red")
     for sentence in shown.warnings:

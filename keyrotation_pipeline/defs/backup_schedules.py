@@ -8,12 +8,12 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )  # type only
 
 from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, RECOVERY_TEST
+from keyrotation_pipeline.defs.launches import BACKUP
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.key_events import RecoveryTestDue
 
-BACKUP = "backup"
 RECOVERY_DRILL = "recovery_drill"
 
 

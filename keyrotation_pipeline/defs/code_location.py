@@ -82,7 +82,8 @@ def build_definitions(
     assets = _linked_to_their_files(_assets(naming, tables, shards, time_zone, first_day))
     checks = _checks(naming, tables)
     jobs = build_jobs(naming, tables, (key for each in (*assets, *checks) for key in each.check_keys), resource)
-    everything = (*jobs.all(), backup_job(naming), recovery_test_job(naming), rehearsal_job(naming))
+    backup = backup_job(naming)
+    everything = (*jobs.all(), backup, recovery_test_job(naming), rehearsal_job(naming))
     ours = Ours.of((*assets, *checks), (naming.name(DUE_SHARDS),), (job.name for job in everything))
     return dg.Definitions(
         assets=assets,
@@ -96,7 +97,7 @@ def build_definitions(
             *([nightly_rehearsal(naming, time_zone)] if rehearse_nightly else []),
         ],
         sensors=[
-            conductor_sensor(naming, jobs),
+            conductor_sensor(naming, jobs, backup, time_zone),
             ledger_mirror_sensor(naming),
             run_failure_alert_sensor(naming, ours),
             incident_flag_sensor(naming),

@@ -1,26 +1,38 @@
 """The conductor: asks the same function as the command line what is due, and starts runs for it."""
 
 from collections.abc import Iterator
-from datetime import UTC
+from datetime import UTC, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition as AssetJob,
+)  # type only
 
+from keyrotation_pipeline.assurance import after_rotation
+from keyrotation_pipeline.assurance.backup import BACKUP_LOCK
+from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.defs.awaited import show_what_is_awaited
 from keyrotation_pipeline.defs.jobs import EVIDENCE, Jobs
 from keyrotation_pipeline.defs.launches import (
     ATTEMPT_TAG,
+    BACKUP,
     CONDUCTOR,
     PastRun,
+    backup_request,
     evidence_request,
     launches,
+    next_backup_attempt,
 )
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.defs.partitions import missing_versions
+from keyrotation_pipeline.defs.performing import DAGSTER_RUN
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.silent_runs import end_silent
-from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
-from keyrotation_pipeline.model.request import RequestStatus, Walk
+from keyrotation_pipeline.errors import AtWorkError, KeyStoreDamagedError, KeyStoreUnavailableError
+from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.rotation import performing
@@ -29,14 +41,20 @@ from keyrotation_pipeline.rotation.keys import require_registered_keys
 # The daemon looks every 5 seconds; with 5 here it would skip every other look.
 SECONDS_BETWEEN_TICKS = 2
 FIRST_ATTEMPT = "1"
+# `keyrotation rotate` backs up as soon as its last step is done; until then its backup has no lock to be seen by.
+LEFT_TO_THE_COMMAND = timedelta(seconds=30)
 
 
-def conductor_sensor(naming: Naming, jobs: Jobs) -> dg.SensorDefinition:
-    """The sensor `rotation_conductor`."""
+def conductor_sensor(naming: Naming, jobs: Jobs, backup: AssetJob, time_zone: str) -> dg.SensorDefinition:
+    """The sensor `rotation_conductor`.
+
+    Args:
+        backup: the job that follows a finished rotation; `time_zone` is that of its days.
+    """
 
     @dg.sensor(
         name=naming.name(CONDUCTOR),
-        jobs=jobs.all(),
+        jobs=[*jobs.all(), backup],
         minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
@@ -47,7 +65,7 @@ def conductor_sensor(naming: Naming, jobs: Jobs) -> dg.SensorDefinition:
         keyrotation.note_look(CONDUCTOR, context)
         try:
             with keyrotation.open("dagster rotation_conductor") as opened, opened.ledger.reading():
-                result = tick(context.instance, naming, opened)
+                result = tick(context.instance, naming, opened, time_zone)
                 # The page of a sensor shows its cursor; nothing is decided by it.
                 before = context.cursor or ""
                 context.update_cursor(show_what_is_awaited(context.instance, naming, opened, result, before))
@@ -59,15 +77,19 @@ def conductor_sensor(naming: Naming, jobs: Jobs) -> dg.SensorDefinition:
     return rotation_conductor
 
 
-def tick(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
+def tick(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
+) -> dg.SensorResult | dg.SkipReason:
     """One look: what is due and not yet running is started; otherwise the sentence that says what is waited for."""
     rotation = superseding.next_up(pipeline)
     if rotation is None:
-        return _evidence_of_last(instance, naming, pipeline)
+        return _after_the_last(instance, naming, pipeline, time_zone)
     decision = performing.next_decision(pipeline, rotation)
     if not decision.tasks:
-        return dg.SkipReason(f"waiting for {decision.waiting_for}")
-    end_silent(instance, pipeline, rotation, decision.tasks, _conducted(instance, naming, rotation))
+        backup = _backup_after_the_last(instance, naming, pipeline, time_zone)
+        return backup if isinstance(backup, dg.SensorResult) else dg.SkipReason(f"waiting for {decision.waiting_for}")
+    locks = [f"{rotation.id}/{task}" for task in decision.tasks]
+    end_silent(instance, pipeline, locks, _conducted(instance, naming, rotation))
     past, now = (past for _, past in _conducted(instance, naming, rotation)), pipeline.clock.now()
     chosen = launches(naming, rotation, decision.tasks, past, now, pipeline.parallel_shards)
     if any(request.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for request in chosen.requests):
@@ -88,14 +110,49 @@ def tick(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline) -> dg
     )
 
 
-def _evidence_of_last(
-    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline
+def _after_the_last(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
 ) -> dg.SensorResult | dg.SkipReason:
-    walked = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
-    finished = next((each for each in walked if each.status is RequestStatus.FINISHED), None)
-    if finished is None or any(past.subject == EVIDENCE for _, past in _conducted(instance, naming, finished)):
+    """What follows the last finished rotation: a full backup, then every check, one of which looks at that backup."""
+    if (backup := _backup_after_the_last(instance, naming, pipeline, time_zone)) is not None:
+        return backup
+    finished = after_rotation.last_finished(pipeline)
+    if finished is None or any(past.subject == EVIDENCE for _, past in _conducted(instance, naming, finished[0])):
         return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
-    return dg.SensorResult(run_requests=[evidence_request(naming, finished)])
+    return dg.SensorResult(run_requests=[evidence_request(naming, finished[0])])
+
+
+def _backup_after_the_last(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
+) -> dg.SensorResult | dg.SkipReason | None:
+    """The run that backs up after the last finished rotation, or why it is not started yet; None: it is done with."""
+    finished, now = after_rotation.last_finished(pipeline), pipeline.clock.now()
+    if finished is None or after_rotation.was_backed_up(pipeline, finished[1]):
+        return None
+    rotation, _ = finished
+    tried = [each for each in _conducted(instance, naming, rotation) if each[1].subject == BACKUP]
+    if under_way := [each for each in tried if each[1].ended_at is None]:
+        end_silent(instance, pipeline, [BACKUP_LOCK], under_way)
+        return dg.SkipReason(f"in progress: {BACKUP}")
+    if (attempt := next_backup_attempt((past for _, past in tried), now)) is None:
+        return None
+    if (elsewhere := _backup_elsewhere(pipeline, rotation)) is not None:
+        return dg.SkipReason(elsewhere)
+    day = f"{now.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
+    return dg.SensorResult(run_requests=[backup_request(naming, rotation, attempt, day)])
+
+
+def _backup_elsewhere(pipeline: Pipeline, rotation: Walk) -> str | None:
+    """Why the backup is left to another process for now: it makes one, or it rotated and is about to."""
+    try:
+        with pipeline.ledger.lock(BACKUP_LOCK):
+            pass
+    except AtWorkError as error:
+        return f"waiting for a backup: {error}"
+    ended = list(entries(pipeline.ledger, EventKind.STATUS_CHANGED, request=rotation.id))[-1]
+    if not ended.actor.startswith(DAGSTER_RUN) and pipeline.clock.now() - ended.at < LEFT_TO_THE_COMMAND:
+        return f"{ended.actor} finished rotation {rotation.id}, and is about to back up"
+    return None
 
 
 def _conducted(instance: dg.DagsterInstance, naming: Naming, rotation: Walk) -> Iterator[tuple[dg.DagsterRun, PastRun]]:

@@ -27,6 +27,9 @@ RETRY_LATER = timedelta(minutes=10)
 ATTEMPTS_BEFORE_LATER = 10
 # The procedure's section 5.2.
 PARALLEL_IN_EMERGENCY = 4
+BACKUP = "backup"
+# Each attempt dumps the whole database; after the last one the nightly backup is next.
+BACKUP_ATTEMPTS, BACKUP_RETRY = 3, timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,28 @@ def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attemp
         asset_check_keys=[],
         partition_key=str(rotation.target),
         tags=tags,
+    )
+
+
+def next_backup_attempt(tried: Iterable[PastRun], now: datetime) -> int | None:
+    """Which attempt of the backup after a rotation is due; None: it is not yet time for it, or it was the last one.
+
+    Args:
+        tried: the attempts so far, each of which has ended.
+    """
+    last = max(tried, key=lambda run: run.attempt, default=None)
+    if last is None or last.ended_at is None:
+        return 1
+    return last.attempt + 1 if now >= last.ended_at + BACKUP_RETRY and last.attempt < BACKUP_ATTEMPTS else None
+
+
+def backup_request(naming: Naming, rotation: Walk, attempt: int, day: str) -> dg.RunRequest:
+    """The full backup after a finished rotation, whoever ran that."""
+    return dg.RunRequest(
+        run_key=_run_key(rotation, BACKUP, attempt),
+        job_name=naming.name(BACKUP),
+        partition_key=day,
+        tags={ROTATION_TAG: rotation.id, SUBJECT_TAG: BACKUP, ATTEMPT_TAG: str(attempt)},
     )
 
 

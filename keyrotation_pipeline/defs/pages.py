@@ -160,7 +160,7 @@ def _archived(facts: Facts, old: str) -> str:
 def _audited(facts: Facts, old: str, new: str) -> str:
     return (
         f"`key_rotation_audit` has its row: {old} to {new}, {facts.get('rotation_type')}, "
-        f"{facts.get('records_reencrypted', 0):,} records, asked for by {plain(str(facts.get('initiated_by')))}. "
+        f"{facts.get('records_reencrypted', 0):,} records, authorised by {plain(str(facts.get('initiated_by')))}. "
         f"The audit chain was verified up to event {facts.get('audit', {}).get('seq')}."
     )
 

@@ -19,6 +19,7 @@ from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import performing
 
 SECONDS_BETWEEN_LOG_LINES = 3.0
+DAGSTER_RUN = "dagster run "
 
 
 def perform(
@@ -71,7 +72,7 @@ def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Walk:
 
 def actor_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext) -> str:
     """Who the audit names: the run, since Dagster's UI has no login that could name a person."""
-    return f"dagster run {context.run.run_id}"
+    return f"{DAGSTER_RUN}{context.run.run_id}"
 
 
 def progress_to(log: dg.DagsterLogManager) -> Report:

@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly import database_url
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
-from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.backup import back_up_after_rotation
 from keyrotation_pipeline.demo import clinic
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -110,8 +110,8 @@ def run_demo(
                 finished(record, seconds[record.step])
         tally = application.stop()
         with open_backups(settings, actor=ACTOR) as site:
-            made = back_up(site).made
-            say(f"Backup {made.name}: every key and the database, encrypted to the officers")
+            if (done := back_up_after_rotation(site)) is not None:
+                say(f"Backup {done.made.name}: every key and the database, encrypted to the officers")
         return DemoOutcome(
             rotation=pipeline.ledger.walk(rotation.id),
             counts=pipeline.database.count(pipeline.tables),

@@ -21,7 +21,7 @@ from keyrotation_pipeline.incidents.presumption import presumed_facts
 from keyrotation_pipeline.model.approval import Roster, rendered
 from keyrotation_pipeline.model.assessment import EXCLUSIONS, AssessmentSigned, BreachAnswers, BreachAssessed
 from keyrotation_pipeline.model.facts import read
-from keyrotation_pipeline.model.incident import Incident, plain_text
+from keyrotation_pipeline.model.incident import Incident, SentNotice, plain_text
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -61,13 +61,18 @@ class Assessment:
         return 0 < self.required <= len(self.signed_by)
 
     @property
+    def due(self) -> tuple[Notice, ...]:
+        """The notices in force that nobody has reported as given."""
+        return tuple(each for each in self.in_force.notices if self.incident.notice(each.to) is None)
+
+    @property
     def is_settled_as_none(self) -> bool:
         """Whether they have signed that nobody is to be notified."""
         return self.is_settled and self.in_force.outcome in _CLOSED
 
     def lines(self) -> tuple[str, ...]:
         """For people: what holds, who is to be told by when, what is missing, and what waits for signatures."""
-        lines = lines_of(self.in_force)
+        lines = lines_of(self.in_force, self.incident)
         if self.answered is None:
             return lines
         missing = max(self.required - len(self.signed_by), 0)
@@ -196,11 +201,11 @@ def assessment_from(told: Iterable[Entry], signatures: SignatureVerifier, incide
     return heard.assessment()
 
 
-def lines_of(decision: BreachDecision) -> tuple[str, ...]:
-    """A decision for people: what follows, who is to be told by when, what is missing, and what it is not."""
+def lines_of(decision: BreachDecision, incident: Incident) -> tuple[str, ...]:
+    """A decision for people: what follows, who is or was to be told by when, what is missing, and what it is not."""
     missing = (f"Not known yet: {each}" for each in decision.missing)
     head = f"Breach by 45 CFR 164.402: {decision.outcome}"
-    return (head, *decision.reasons, *_told(decision), *missing, *decision.caveats)
+    return (head, *decision.reasons, *_told_or_given(decision, incident), *missing, *decision.caveats)
 
 
 @dataclass
@@ -284,6 +289,20 @@ def _stricter(before: BreachDecision, after: BreachDecision) -> BreachDecision:
     added = (each for each in after.notices if each.to not in due or each.last_date < due[each.to])
     outcome = after.outcome if after.outcome is Outcome.NOTIFY else before.outcome
     return replace(before, outcome=outcome, notices=(*before.notices, *added))
+
+
+def _told_or_given(decision: BreachDecision, incident: Incident) -> Iterator[str]:
+    """Each notice that is due, or when it was given; then those that were given and are not, or no longer, due."""
+    for each, sentence in zip(decision.notices, _told(decision), strict=True):
+        given = incident.notice(each.to)
+        yield sentence if given is None else _given(given, each)
+    due = [each.to for each in decision.notices]
+    yield from (_given(each) for each in incident.notices if not any(each.covers(to) for to in due))
+
+
+def _given(given: SentNotice, due: Notice | None = None) -> str:
+    late = "" if due is None else f", {'late' if given.sent_on > due.last_date else 'in time'} ({due.paragraph})"
+    return f"Notice to {given.to}: sent {given.sent_on}{late}, reported by {given.reported_by}"
 
 
 def _told(decision: BreachDecision) -> Iterator[str]:

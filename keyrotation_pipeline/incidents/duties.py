@@ -26,11 +26,11 @@ def unsettled(pipeline: Pipeline) -> tuple[Assessment, ...]:
 
 def in_words(assessment: Assessment) -> str:
     """One sentence: who is presumed to be told by when, and how to settle it."""
-    name, notices = assessment.incident.id, assessment.in_force.notices
+    name, notices = assessment.incident.id, assessment.due
     due = ", ".join(f"{each.to} by {each.last_date:%Y-%m-%d} ({each.paragraph})" for each in notices)
     return (
         f"{name} is closed, and officers have not signed whether it is a breach; until then notices are due to "
-        f"{due or 'nobody by its answers'}; settle it with `keyrotation incident assess {name}`"
+        f"{due or 'nobody any more'}; settle it with `keyrotation incident assess {name}`"
     )
 
 

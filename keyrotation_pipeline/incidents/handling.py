@@ -1,13 +1,25 @@
-"""What people do with an incident besides signing: they take it up, and they close it."""
+"""What people do with an incident besides signing: they take it up, add what they know and did, and close it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta, timezone
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.opening import used_versions
 from keyrotation_pipeline.model.deadlines import carried_by
-from keyrotation_pipeline.model.incident import Incident, IncidentStatus, plain_text
-from keyrotation_pipeline.model.incident_events import IncidentAcknowledged, IncidentClosed
+from keyrotation_pipeline.model.incident import MEDIA, Incident, IncidentStatus, plain_text
+from keyrotation_pipeline.model.incident_events import (
+    IncidentAcknowledged,
+    IncidentAmended,
+    IncidentClosed,
+    NoticeSent,
+)
 from keyrotation_pipeline.ports.pipeline import Pipeline
+
+NOTIFIED = ("individuals", "HHS", MEDIA, f"{MEDIA} of STATE", "covered entity")
+# A day begins there first, and ends there last: a day of wherever the clinic is lies between.
+_LATEST_DAY, _EARLIEST_DAY = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
 
 
 def acknowledge(pipeline: Pipeline, name: str, by: str) -> Incident:
@@ -21,6 +33,82 @@ def acknowledge(pipeline: Pipeline, name: str, by: str) -> Incident:
     if incident.acknowledged_at is None:
         pipeline.ledger.append(IncidentAcknowledged(incident.id, by, pipeline.clock.now()), incident.request)
     return incidents(pipeline.ledger).incident(incident.id)
+
+
+def amend(
+    pipeline: Pipeline,
+    name: str,
+    by: str,
+    texts: Mapping[str, str],
+    actions: Sequence[str] = (),
+    prevention: Sequence[str] = (),
+) -> Incident:
+    """Add what people know of an incident and did about it, of a closed one too.
+
+    Args:
+        texts: by the names of `IncidentAmended`; each takes the place of the one before.
+        actions, prevention: added to those there are.
+
+    Raises:
+        IncidentError: there is none of that name, nothing is given, or a text is none.
+    """
+    incident = incidents(pipeline.ledger).incident(name)
+    require_plain_texts(texts, actions, prevention)
+    if not (texts or actions or prevention):
+        raise IncidentError("nothing is given to add; see `keyrotation incident amend --help`")
+    added = IncidentAmended(
+        incident.id, by, pipeline.clock.now(), **texts, actions=tuple(actions), prevention=tuple(prevention)
+    )
+    pipeline.ledger.append(added, incident.request)
+    return incidents(pipeline.ledger).incident(incident.id)
+
+
+def require_plain_texts(texts: Mapping[str, str], actions: Sequence[str], prevention: Sequence[str]) -> None:
+    """Refuse a text that cannot be stored and sent.
+
+    Raises:
+        IncidentError: names which, and never shows it.
+    """
+    lists = (("action", actions), ("prevention measure", prevention))
+    for what, text in (*texts.items(), *((what, each) for what, given in lists for each in given)):
+        plain_text(what.replace("_", " "), text)
+
+
+def record_notice(pipeline: Pipeline, name: str, by: str, to: str, sent_on: date) -> Incident:
+    """Record that a notice of a breach was given, which meets its deadline.
+
+    Args:
+        to: one of `NOTIFIED`, in whatever case.
+
+    Raises:
+        IncidentError: there is no such incident, nobody is notified by that name, or the day cannot be right.
+    """
+    incident, now = incidents(pipeline.ledger).incident(name), pipeline.clock.now()
+    recipient = _recipient(to)
+    if sent_on > now.astimezone(_LATEST_DAY).date():
+        raise IncidentError(f"{sent_on} is in the future; record a notice when it was sent")
+    if sent_on < incident.discovered_at.astimezone(_EARLIEST_DAY).date():
+        raise IncidentError(
+            f"{sent_on} is before the discovery of {incident.id} ({incident.discovered_at:%Y-%m-%d}); give the day on "
+            "which the notice was sent"
+        )
+    if any((each.to, each.sent_on) == (recipient, sent_on) for each in incident.notices):
+        return incident
+    pipeline.ledger.append(NoticeSent(incident.id, by, now, recipient, sent_on), incident.request)
+    return incidents(pipeline.ledger).incident(incident.id)
+
+
+def _recipient(to: str) -> str:
+    plain = plain_text("recipient", to.strip())
+    prefix = f"{MEDIA} of "
+    if plain.lower().startswith(prefix) and len(plain) > len(prefix):
+        return prefix + plain[len(prefix) :]
+    named = {each.lower(): each for each in NOTIFIED[:3] + NOTIFIED[4:]}
+    if (found := named.get(plain.lower())) is None:
+        raise IncidentError(
+            f"a notice of a breach goes to {', '.join(NOTIFIED)} (45 CFR 164.404 to 164.410); give one of them"
+        )
+    return found
 
 
 def close(
@@ -41,9 +129,8 @@ def close(
     """
     incident = incidents(pipeline.ledger).incident(name)
     _require_unfinished(incident)
-    for what, text in (("root cause", root_cause), ("remediation", remediation), ("lessons", lessons)):
-        if text is not None:
-            plain_text(what, text)
+    texts = {"root_cause": root_cause, "remediation": remediation, "lessons": lessons}
+    require_plain_texts({name: text for name, text in texts.items() if text is not None}, (), ())
     carrier = carried_by(incident, pipeline.ledger.requests())
     if carrier is not None and not carrier.is_over:
         raise IncidentError(

@@ -15,14 +15,17 @@ from keyrotation_pipeline.audit.events import Entry, entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import Assessment, assessment_of
+from keyrotation_pipeline.model.contacts import Contact
 from keyrotation_pipeline.model.deadlines import Deadline, carried_by
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.incident import Incident
 from keyrotation_pipeline.model.incident_events import (
     EmergencyPrepared,
     IncidentAcknowledged,
+    IncidentAmended,
     IncidentClosed,
     IncidentOpened,
+    NoticeSent,
     ReportKept,
 )
 from keyrotation_pipeline.model.key_events import KeyStateChanged
@@ -39,7 +42,7 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.incident_clock import clock_of
 from keyrotation_pipeline.rotation.reporting import records_reencrypted
 
-FOR_PEOPLE = "(to be filled in by the officers: keyrotation incident close takes it)"
+FOR_PEOPLE = "(to be filled in by the officers: keyrotation incident amend takes it)"
 _TOLD = (
     EventKind.REQUEST_OPENED,
     EventKind.SIGNATURE_ADDED,
@@ -150,6 +153,11 @@ def kept_backups(lines: Sequence[str]) -> Section:
     return Section("Kept Backups", ("looked at now, and not kept with this version of the report", *lines))
 
 
+def contact_list(contacts: Sequence[Contact]) -> Section:
+    """Who is called, as configured now: behind a report, and no part of its versions. Source: appendix B."""
+    return Section("Contacts", tuple(map(str, contacts)))
+
+
 def versions(pipeline: Pipeline, incident: str) -> tuple[ReportKept, ...]:
     """Every version of an incident's report, in order."""
     return tuple(each for each in recorded(pipeline.ledger, ReportKept) if each.incident == incident)
@@ -196,6 +204,8 @@ def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[dateti
         EventKind.EMERGENCY_PREPARED,
         EventKind.INCIDENT_ACKNOWLEDGED,
         EventKind.INCIDENT_CLOSED,
+        EventKind.INCIDENT_AMENDED,
+        EventKind.NOTICE_SENT,
     )
     for entry in entries(pipeline.ledger, *kinds):
         match entry.fact():
@@ -207,6 +217,19 @@ def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[dateti
                 yield entry.at, f"acknowledged by {by}"
             case IncidentClosed(incident=incident.id, by=by):
                 yield entry.at, f"closed by {by}"
+            case IncidentAmended(incident=incident.id) as amended:
+                yield from ((entry.at, sentence) for sentence in _amended(amended))
+            case NoticeSent(incident=incident.id, by=by, to=to, sent_on=sent_on):
+                yield entry.at, f"notice to {to} of {sent_on} reported by {by}"
+
+
+def _amended(fact: IncidentAmended) -> Iterator[str]:
+    """What an event adds to an incident; texts that stand elsewhere in the report only by their names."""
+    yield from (f"action taken: {each} (reported by {fact.by})" for each in fact.actions)
+    yield from (f"prevention measure: {each} (reported by {fact.by})" for each in fact.prevention)
+    texts = ("scope", "impact", "root_cause", "remediation", "lessons")
+    if given := [name.replace("_", " ") for name in texts if getattr(fact, name) is not None]:
+        yield f"{', '.join(given)} written by {fact.by}"
 
 
 def _sentence(entry: Entry, names: dict[str, str]) -> str:
@@ -260,7 +283,9 @@ def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:
             f"{carrier.source} was replaced by {carrier.target} and taken from the applications "
             f"{retired.finished_at:%Y-%m-%d %H:%M} UTC; the database refuses it"
         )
+    yield from (f"Action taken: {each}" for each in incident.actions)
     yield incident.remediation or FOR_PEOPLE
+    yield from (f"Prevention measure: {each}" for each in incident.prevention)
 
 
 def _lessons(incident: Incident, clock: Sequence[Deadline]) -> Iterator[str]:

@@ -49,8 +49,12 @@ class Channels:
     def in_words(self) -> tuple[str, ...]:
         """Everybody who is told or called, each in a few words."""
         mailed = (f"{role} by {channel.name}" for role, each in sorted(self.by_role.items()) for channel in each)
-        called = (f"{each.name} ({each.role})" for each in self.contacts)
+        called = (f"{each}{self._unmailed(each)}" for each in self.contacts)
         return tuple(dict.fromkeys((*(channel.name for channel in self.common), *mailed, *called)))
+
+    def _unmailed(self, contact: Contact) -> str:
+        by_mail = contact.email is None or contact.role in self.by_role
+        return "" if by_mail else " (gets no mail: add [alerts.smtp])"
 
     def of(self, notice: Notice) -> Iterator[AlertChannel]:
         """Each channel once."""

@@ -203,7 +203,12 @@ def _instant(at: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedSignature:
-    """A good signature: who (primary-key fingerprint) and when (seconds precision)."""
+    """A good signature: who (primary-key fingerprint) and when (seconds precision).
+
+    Args:
+        address: the mail address in the certificate's primary user id; None: it has none.
+    """
 
     officer: str
     signed_at: datetime
+    address: str | None = None

@@ -209,11 +209,13 @@ class BackupStanding:
         last: when that set was made; None: there is none.
         manifest: its manifest's name.
         amiss: one sentence for each reason why newer sets do not count.
+        versions: the key versions that it holds, by its manifest.
     """
 
     last: datetime | None
     manifest: str | None = None
     amiss: tuple[str, ...] = ()
+    versions: tuple[KeyVersion, ...] = ()
 
 
 def key_backup_in(made: BackupSet, copy: KeyCopy) -> KeyBackup:

@@ -32,5 +32,9 @@ class Contact:
     email: str | None = None
     phone: str | None = None
 
+    def as_json(self) -> dict[str, str | None]:
+        """As `status --json` has it."""
+        return {"role": str(self.role), "name": self.name, "email": self.email, "phone": self.phone}
+
     def __str__(self) -> str:
         return ", ".join(part for part in (f"{self.role}: {self.name}", self.email, self.phone) if part)

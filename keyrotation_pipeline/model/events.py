@@ -74,6 +74,8 @@ class EventKind(StrEnum):
     EMERGENCY_PREPARED = "emergency_request_prepared"
     INCIDENT_ACKNOWLEDGED = "incident_acknowledged"
     INCIDENT_CLOSED = "incident_closed"
+    INCIDENT_AMENDED = "incident_amended"
+    NOTICE_SENT = "breach_notice_sent"
     BREACH_ASSESSED = "breach_assessed"
     ASSESSMENT_SIGNED = "breach_assessment_signed"
     REPORT_KEPT = "incident_report_kept"

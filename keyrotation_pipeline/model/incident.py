@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 from keyrotation_pipeline.errors import ApprovalError, IncidentError, InvalidKeyError
@@ -15,24 +15,30 @@ LONGEST_TEXT_CHARS = 800
 LONGEST_SOURCE_CHARS = 255
 # Hosts differ by seconds, and a tool may round up; more is a wrong clock or a wrong date.
 CLOCKS_DIFFER_BY = timedelta(minutes=5)
+MEDIA = "media"
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 # 32 bytes in base64 or hex, or a value of ours: a description is stored, sent and signed, and must hold neither.
 _SECRET = re.compile(r"v[0-9]+:[A-Za-z0-9+/]{16}:|[A-Za-z0-9+/_-]{43}=|[0-9A-Fa-f]{64}", re.ASCII)
 
 
 class IncidentType(StrEnum):
-    """What happened. Source: the seed procedure, section 2.2, a type for each of its five triggers."""
+    """What happened.
+
+    Source: the seed procedure, section 2.2, a type for each of its five triggers; section 5.1 for `OTHER`, of which
+    nobody knows what it reached. It prepares an emergency request like the others: officers cancel what is not needed.
+    """
 
     KEY_EXPOSED = "key_exposed"
     UNAUTHORIZED_ACCESS = "unauthorized_access"
     SERVER_COMPROMISE = "server_compromise"
     INSIDER = "insider"
     LIBRARY_ADVISORY = "library_advisory"
+    OTHER = "other"
 
     @property
     def reaches_every_key(self) -> bool:
         """Whether whoever reached one key has reached every live one; otherwise the key that is being left."""
-        return self in {IncidentType.UNAUTHORIZED_ACCESS, IncidentType.SERVER_COMPROMISE, IncidentType.INSIDER}
+        return self not in {IncidentType.KEY_EXPOSED, IncidentType.LIBRARY_ADVISORY}
 
 
 class IncidentStatus(StrEnum):
@@ -84,6 +90,25 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class SentNotice:
+    """A notice of a breach that was given, by what somebody has reported.
+
+    Args:
+        to: ``individuals``, ``HHS``, ``media``, ``media of <State>`` or ``covered entity``.
+        sent_on: the day on which it was given.
+    """
+
+    to: str
+    sent_on: date
+    reported_by: str
+    reported_at: datetime
+
+    def covers(self, to: str) -> bool:
+        """Whether it is the notice that is due to these; media of one State are media."""
+        return self.to == to or (to == MEDIA and self.to.startswith(f"{MEDIA} of "))
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """One incident, as the audit tells it.
 
@@ -93,6 +118,9 @@ class Incident:
         flag: key of the flag that opened it; None: somebody opened it on the command line.
         request: the emergency request that was prepared for it.
         acknowledged_by: who took it up first.
+        actions: what was done about it.
+        prevention: what is to keep it from happening again.
+        notices: those that were given, in the order in which they were reported.
     """
 
     id: str
@@ -113,6 +141,14 @@ class Incident:
     root_cause: str | None = None
     remediation: str | None = None
     lessons: str | None = None
+    actions: tuple[str, ...] = ()
+    prevention: tuple[str, ...] = ()
+    notices: tuple[SentNotice, ...] = ()
+
+    def notice(self, to: str) -> SentNotice | None:
+        """The notice that was given to these, the earliest of several; None: none was."""
+        given = (each for each in self.notices if each.covers(to))
+        return min(given, key=lambda each: each.sent_on, default=None)
 
     @property
     def status(self) -> IncidentStatus:

@@ -1,7 +1,7 @@
 """What the audit says of incidents, and of the alerts about them."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import ClassVar
 
 from keyrotation_pipeline.model.events import EventKind, Fact
@@ -80,6 +80,43 @@ class IncidentClosed(Fact):
     root_cause: str | None
     remediation: str | None
     lessons: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentAmended(Fact):
+    """What people add to an incident. A text takes the place of the one before; actions and measures are added.
+
+    Args:
+        at: when it was recorded.
+    """
+
+    kind: ClassVar = EventKind.INCIDENT_AMENDED
+    incident: str
+    by: str
+    at: datetime
+    scope: str | None = None
+    impact: str | None = None
+    root_cause: str | None = None
+    remediation: str | None = None
+    lessons: str | None = None
+    actions: tuple[str, ...] = ()
+    prevention: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeSent(Fact):
+    """Somebody reports that a notice of a breach was given; see `SentNotice`.
+
+    Args:
+        at: when it was reported.
+    """
+
+    kind: ClassVar = EventKind.NOTICE_SENT
+    incident: str
+    by: str
+    at: datetime
+    to: str
+    sent_on: date
 
 
 @dataclass(frozen=True, slots=True)

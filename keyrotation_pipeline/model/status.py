@@ -8,6 +8,7 @@ from typing import Any
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.contacts import Contact
 from keyrotation_pipeline.model.deadlines import Deadline, Rate
 from keyrotation_pipeline.model.facts import instant, names
 from keyrotation_pipeline.model.incident import Incident
@@ -188,10 +189,12 @@ class Status:
     Args:
         database: its name and host; never a password.
         primary: None where the key store names none or cannot be read, which `attention` says.
+        last_backup_versions: the key versions that this backup holds, by its signed manifest.
         incidents: those that nobody has closed.
         requests: those that are not over, newest first.
         attention: one sentence for each thing that is overdue, blocked or stale.
         warnings: one for each that will be; they do not count for `--exit-code`.
+        contacts: the emergency contact list of the configuration.
         next_rotation_rule: why it is due then, and what is not known of it.
         rehearsal: the newest one from the present primary; None: there is none.
     """
@@ -212,6 +215,8 @@ class Status:
     warnings: tuple[str, ...] = ()
     next_rotation_rule: str | None = None
     rehearsal: LastRehearsal | None = None
+    last_backup_versions: tuple[KeyVersion, ...] = ()
+    contacts: tuple[Contact, ...] = ()
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:
@@ -237,11 +242,13 @@ class Status:
             "tables": [table.as_json() for table in self.tables],
             "rotation": self.rotation.as_json() if self.rotation else None,
             "last_backup": instant(self.last_backup),
+            "last_backup_versions": names(self.last_backup_versions),
             "last_recovery_test": instant(self.last_recovery_test),
             "last_rehearsal": self.rehearsal.as_json() if self.rehearsal else None,
             "incidents_open": len(self.incidents),
             "incidents": [incident.as_json() for incident in self.incidents],
             "requests": [request.as_json() for request in self.requests],
+            "contacts": [contact.as_json() for contact in self.contacts],
             "audit": {"seq": self.audit.seq, "head": self.audit.hash},
             "next_rotation_due": instant(self.next_rotation_due),
             "attention": list(self.attention),

@@ -58,11 +58,20 @@ class KeyStore(Protocol):
             KeyStoreError: the version is not live.
         """
 
-    def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Name the version that writes use; it must be live, and not told to be compromised."""
+    def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
+        """Name the version that writes use; it must be live, and not told to be compromised.
 
-    def archive(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Take a key from the applications and keep it in the archive; never the primary."""
+        Args:
+            description: one plain line for people who look at the store, where it has room for one. Nothing depends on
+                it: a store that does not take it is no failure.
+        """
+
+    def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
+        """Take a key from the applications and keep it in the archive; never the primary.
+
+        Args:
+            description: as in `set_primary`, for the archived key.
+        """
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Give an archived key to the applications again."""

@@ -171,5 +171,11 @@ class Ledger(Protocol):
     def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:
         """Every row of `key_rotation_audit` as it is, with the request that it names."""
 
-    def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
-        """Insert or complete the row of `key_rotation_audit` for this rotation."""
+    def write_rotation_audit(
+        self, rotation: Walk, initiated_by: str, records_reencrypted: int, completed_at: datetime | None
+    ) -> None:
+        """Insert or complete the row of `key_rotation_audit` for this rotation.
+
+        Args:
+            initiated_by: who authorised it, by verified signatures; at most 255 characters.
+        """

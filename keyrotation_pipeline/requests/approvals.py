@@ -21,6 +21,9 @@ from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
 
+# Of the source procedure's table, VARCHAR(255).
+LONGEST_INITIATOR_CHARS = 255
+
 
 def approval_text(pipeline: Pipeline, request: Request) -> bytes:
     """The canonical text of a request, rebuilt from the facts as they are now."""
@@ -77,6 +80,25 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
             f"request {request.id} lacks {missing} signature(s) of different officers; "
             f"sign with `keyrotation approve {request.id} --text`"
         )
+
+
+def authorised_by(pipeline: Pipeline, request: Request) -> str:
+    """Who authorised a request: the officer whose signature is the first one, ``Name <address>`` or the name alone.
+
+    Raises:
+        ApprovalError: a signature does not count, or there is none.
+    """
+    roster, text = pipeline.actions[request.action].authority(pipeline), pipeline.ledger.approval_text(request.id)
+    kept = pipeline.ledger.signatures(request.id)
+    signed = [_verified(pipeline, request, roster, text, each.signature) for each in kept]
+    if not signed:
+        raise ApprovalError(
+            f"nobody has signed request {request.id}; sign with `keyrotation approve {request.id} --text`"
+        )
+    first = min(signed, key=lambda each: (each.signed_at, each.officer))
+    name = str(roster.name_of(first.officer))
+    full = name if first.address is None else f"{name} <{first.address}>"
+    return full if len(full) <= LONGEST_INITIATOR_CHARS else name[:LONGEST_INITIATOR_CHARS]
 
 
 def signed_as_gone(pipeline: Pipeline, request: Request, gone: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.requests.holding_still import standstill
 from keyrotation_pipeline.requests.roster import pinned_roster
 
@@ -27,6 +28,7 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
     """
     # Where whoever added the last signature died before this.
     pipeline.actions[rotation.action].approved(pipeline, rotation)
+    initiated_by = authorised_by(pipeline, rotation)
     with ExitStack() as held:
         former = _stopped(pipeline, rotation, held)
         with pipeline.ledger.transaction():
@@ -38,7 +40,7 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             if former is not None and continues(former, rotation):
                 _take_over(pipeline, former, rotation)
-            pipeline.ledger.write_rotation_audit(pipeline.ledger.walk(rotation.id), 0, None)
+            pipeline.ledger.write_rotation_audit(pipeline.ledger.walk(rotation.id), initiated_by, 0, None)
     return pipeline.ledger.walk(rotation.id)
 
 

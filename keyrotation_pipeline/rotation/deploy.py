@@ -19,7 +19,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.compromising import held_compromised, tell_applications
 from keyrotation_pipeline.requests.superseding import lineage
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
-from keyrotation_pipeline.rotation.keys import record_of, require_kept
+from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_kept
 from keyrotation_pipeline.rotation.rollout import bring
 
 EMERGENCY_LOOK_SECONDS = 3.0
@@ -58,7 +58,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         wanted = {} if emergency else counted_in(pipeline.ledger.counts(pipeline.tables))
         require_keys_open(pipeline, stored, wanted, emergency=emergency)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
-        pipeline.keys.set_primary(rotation.target, stored.revision)
+        pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
     _record_promotion(pipeline, rotation)
     tell_applications(pipeline, rotation.id)
     instances = bring_to_write(pipeline, rotation, report)

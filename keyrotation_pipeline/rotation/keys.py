@@ -18,9 +18,10 @@ from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyActivationDeclared, KeyCreationIntended, KeyImportIntended
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import authorised_by
 
 
 def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
@@ -220,3 +221,21 @@ def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, re
     facts = {"version": str(version), "backup": made.name, "sha256": made.sha256, "recipients": list(made.recipients)}
     pipeline.ledger.append(Note(EventKind.KEY_BACKED_UP, facts), request)
     return _intact_backup(pipeline, version, material.fingerprint)
+
+
+def described_primary(pipeline: Pipeline, rotation: Walk) -> str:
+    """What people who look at the key store read of a new primary: its version, since when, and who authorised it.
+
+    Source: the seed procedure, sections 4.1 and 5.1, step 2 of each.
+    """
+    who = authorised_by(pipeline, rotation)
+    if rotation.type is RotationType.EMERGENCY:
+        known = f"{rotation.target} for {rotation.incident}" if rotation.incident else str(rotation.target)
+        return f"Emergency rotation key (incident {rotation.requested_at:%Y%m%d}), {known}, authorised by {who}"
+    return f"Encryption key {rotation.target} (rotated {pipeline.clock.now():%Y-%m-%d}), authorised by {who}"
+
+
+def described_archived(pipeline: Pipeline, rotation: Walk, version: KeyVersion) -> str:
+    """The same of a key that is archived. Source: the seed procedure, section 4.4, step 4."""
+    who = authorised_by(pipeline, rotation)
+    return f"Archived key {version} (rotated {pipeline.clock.now():%Y-%m-%d}), authorised by {who}"

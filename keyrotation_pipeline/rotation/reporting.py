@@ -10,6 +10,7 @@ from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.request import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import authorised_by
 
 
 def complete_rotation_audit(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
@@ -20,12 +21,13 @@ def complete_rotation_audit(pipeline: Pipeline, rotation: Walk, report: Report) 
     """
     head = verify_audit(pipeline.ledger)
     records, completed_at = records_reencrypted(rotation), pipeline.clock.now()
-    pipeline.ledger.write_rotation_audit(rotation, records, completed_at)
+    initiated_by = authorised_by(pipeline, rotation)
+    pipeline.ledger.write_rotation_audit(rotation, initiated_by, records, completed_at)
     return {
         "old_key_version": str(rotation.source),
         "new_key_version": str(rotation.target),
         "rotation_type": str(rotation.type),
-        "initiated_by": rotation.requested_by,
+        "initiated_by": initiated_by,
         "records_reencrypted": records,
         "completion_date": completed_at.isoformat(),
         "audit": _head_facts(head),

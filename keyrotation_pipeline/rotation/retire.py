@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
-from keyrotation_pipeline.rotation.keys import record_of, require_kept
+from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_kept
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 from keyrotation_pipeline.rotation.rollout import lacking
 
@@ -61,6 +61,7 @@ def _retire(
     with pipeline.ledger.transaction():
         stored = pipeline.keys.read()
         require_authorised(pipeline, rotation, stored)
+        descriptions = {each: described_archived(pipeline, rotation, each) for each in leaving}
         _require_writers(pipeline, rotation)
         backup = _require_target(pipeline, stored, rotation)
         retired = retired_versions(pipeline, rotation)
@@ -83,7 +84,7 @@ def _retire(
         pipeline.ledger.append(_accounted(pipeline, rotation, evidence), rotation.id)
         pipeline.ledger.append(done, rotation.id)
         for version in leaving:
-            stored = pipeline.keys.archive(version, stored.revision)
+            stored = pipeline.keys.archive(version, stored.revision, descriptions[version])
     return done
 
 

@@ -28,7 +28,7 @@ from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.superseding import taking_over
 from keyrotation_pipeline.rotation import deploy, reporting
-from keyrotation_pipeline.rotation.keys import backed_up, record_of
+from keyrotation_pipeline.rotation.keys import backed_up, described_primary, record_of
 from keyrotation_pipeline.rotation.post_mortem import post_mortem
 from keyrotation_pipeline.rotation.rotate import STEPS
 
@@ -138,7 +138,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
     if stored.primary != rotation.target:
         deploy.bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
-        pipeline.keys.set_primary(rotation.target, stored.revision)
+        pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
     _record_return(pipeline, rotation)
     tell_applications(pipeline, rotation.id)
     instances = deploy.bring_to_write(pipeline, rotation, report)

@@ -57,7 +57,7 @@ def open_request(
 
     Args:
         reason: one plain line; officers sign it.
-        requested_by: who asks, as `key_rotation_audit.initiated_by` shows it.
+        requested_by: who asks; `key_rotation_audit.initiated_by` names the officer who signed.
         incident: makes it an emergency, which runs against its clock. One that was opened says which versions are
             compromised; any other means the one that is being left.
         start_by: aware; default 30 days from now, or from `not_before`.

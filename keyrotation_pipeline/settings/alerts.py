@@ -65,7 +65,7 @@ class AlertsSettings(Section):
 
 
 class ContactSettings(Section):
-    """One `[[contacts]]` of the emergency contact list; with an address it gets mail by `[alerts.smtp]`."""
+    """One `[[contacts]]` of the emergency contact list; where `[alerts.smtp]` is there, an address gets mail."""
 
     role: Annotated[ContactRole, BeforeValidator(_role)]
     name: Text

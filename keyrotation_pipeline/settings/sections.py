@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_valida
 
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.contacts import Contact
 from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.pace import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE
 from keyrotation_pipeline.model.rollout import RolloutMode
@@ -259,16 +260,6 @@ class File(Section):
             raise ConfigurationError(f"table {twice} stands in two [[tables]]; put its columns into one")
         return self
 
-    @model_validator(mode="after")
-    def _mail_has_a_server(self) -> Self:
-        mailed = [contact.name for contact in self.contacts if contact.email is not None]
-        if self.alerts.smtp is None and mailed:
-            raise ConfigurationError(
-                f"[[contacts]] {mailed[0]} has an email, but nothing says by which server; add [alerts.smtp] with "
-                'host = "…" and sender = "…"'
-            )
-        return self
-
 
 class Settings(File):
     """The whole configuration, every path absolute, every secret looked up.
@@ -280,6 +271,11 @@ class Settings(File):
 
     path: Path
     home: Path
+
+    @property
+    def contact_list(self) -> tuple[Contact, ...]:
+        """The emergency contact list, as configured."""
+        return tuple(each.contact for each in self.contacts)
 
     @property
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:

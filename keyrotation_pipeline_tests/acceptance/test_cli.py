@@ -42,6 +42,7 @@ THROUGH: tuple[tuple[str, list[str], list[str]], ...] = (
 ROWS = 300
 MORE_TABLES = 2
 GPG_STARTS = 28
+SECURITY_ADDRESS = "security-officer@clinic.invalid"
 STATUS_KEYS = {
     "schema", "generated_at", "database", "key_versions", "primary", "tables", "rotation", "last_backup",
     "last_recovery_test", "incidents_open", "audit", "next_rotation_due",
@@ -207,6 +208,12 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_pr
             assert "not searched: other databases of the server (" in told
             assert "not seen: standbys behind standbys" in told
             assert "finished" in clinic.run("rotate", request), "again is no harm"
+        with psycopg.connect(clinic.database_url) as connection:
+            (row,) = connection.execute(
+                "SELECT old_key_version, new_key_version, rotation_type, initiated_by, notes"
+                " FROM keyrotation.key_rotation_audit WHERE completion_date IS NOT NULL"
+            )
+        assert row == ("v1", "v2", "routine", f"Security Officer <{SECURITY_ADDRESS}>", "yearly rotation")
         clinic.run("status", "--exit-code")
         clinic.run("verify")
         clinic.run("audit", "verify")
@@ -249,7 +256,9 @@ def test_init_again_changes_nothing_and_a_different_key_is_refused(clinic: Clini
 def test_status_is_the_contracts_object_before_during_and_after(clinic: Clinic) -> None:
     clinic.initialise()
     before = clinic.status()
-    assert set(before) == STATUS_KEYS | {"attention", "incidents", "last_rehearsal", "requests", "warnings"}
+    assert set(before) == STATUS_KEYS | {
+        "attention", "contacts", "incidents", "last_backup_versions", "last_rehearsal", "requests", "warnings",
+    }  # fmt: skip
     assert (before["schema"], before["primary"], before["rotation"]) == (1, "v1", None)
     assert {table["table"]: table["values_by_version"] for table in before["tables"]} == {
         "billing.Invoices": {"v1": ROWS},
@@ -272,6 +281,30 @@ def test_status_is_the_contracts_object_before_during_and_after(clinic: Clinic) 
         assert table["values_by_version"]["v1"] == 0
         assert table["values_by_version"]["v2"] > 0
         assert table["fenced_against"] == ["v1"]
+
+
+def test_a_finished_rotation_is_followed_by_a_full_backup_and_asks_for_one_that_failed(clinic: Clinic) -> None:
+    clinic.initialise()
+    assert clinic.status()["last_backup_versions"] == []
+    request = clinic.approved_request(*clinic.officers)
+    right = clinic.path.read_text()
+    clinic.path.write_text(f'{right}\n[backup]\npostgres_binaries = "nowhere"\n')
+    told = clinic.run("rotate", request, expect=1)
+    assert "finished: nothing is left under v1" in told, "a failed backup undoes nothing"
+    assert f"rotate {request} is finished, but the backup after it is not complete" in clinic.error
+    assert clinic.error.strip().endswith("run `keyrotation backup`")
+    assert any(f"rotate {request} to v2 finished" in each for each in clinic.status()["attention"])
+    clinic.run("status", "--exit-code", expect=1)
+
+    clinic.path.write_text(right)
+    again = json.loads(clinic.run("rotate", request, "--json"))
+    assert clinic.status()["attention"] == []
+    assert clinic.status()["last_backup_versions"] == ["v1", "v2"]
+    assert "ago, holds v1, v2; proven to restore" in clinic.run("status")
+    stamp = again["backup"].removeprefix("backup-").removesuffix(".json")
+    made = {each.name for each in (clinic.folder.path / ".keyrotation" / "backups").glob(f"*-{stamp}.*")}
+    assert {f"database-{stamp}.dump.gpg", f"encryption-key-v2-{stamp}.bin.gpg"} <= made
+    assert json.loads(clinic.run("rotate", request, "--json"))["backup"] is None, "one is enough"
 
 
 def test_the_text_to_sign_is_printed_alone_and_exactly(clinic: Clinic) -> None:

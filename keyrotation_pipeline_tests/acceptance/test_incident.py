@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -154,6 +155,38 @@ def test_a_report_is_never_written_over_what_is_there(clinic: Clinic) -> None:
     assert refusal in clinic.folder.printed[-1]
     assert file.read_text() == "of somebody else"
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_form_of_the_source_procedure_is_filled_in_by_commands(clinic: Clinic) -> None:
+    clinic.file.write_text(
+        clinic.file.read_text() + '[alerts]\nsns_topic_arn = "arn:aws:sns:us-east-1:123456789012:security"\n'
+        'endpoint_url = "http://127.0.0.1:9"\n'
+        '[[contacts]]\nrole = "on-call"\nname = "Ada"\nemail = "ada@clinic.example"\nphone = "+1 555 0100"\n'
+    )
+    told = clinic.shown(
+        "incident", "open", "--type", "other", "--description", "a laptop was stolen", "--discovered-at", "now",
+        "--action", "locked the account",
+    )  # fmt: skip
+    incident = next(line for line in told.splitlines() if line.startswith("INC-"))
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    clinic.shown(
+        "incident", "amend", incident, "--impact", "high", "--action", "wiped it", "--prevention", "encrypt disks"
+    )
+    assert f"Notice to individuals: sent {today}, in time (164.404)" in clinic.shown(
+        "incident", "notice", incident, "--to", "individuals", "--sent-on", today
+    )
+    shown = json.loads(clinic.shown("incident", "show", incident, "--json"))
+    assert (shown["type"], shown["impact"], shown["actions"]) == ("other", "high", ["locked the account", "wiped it"])
+    assert (shown["prevention"], shown["notices_sent"]) == (["encrypt disks"], [f"individuals on {today}"])
+    sent = {each["to"]: each["sent_on"] for each in shown["breach"]["notices"]}
+    assert (sent["individuals"], sent["HHS"]) == (today, None)
+    contact = "on-call: Ada, ada@clinic.example, +1 555 0100"
+    report = clinic.shown("incident", "report", incident)
+    for line in ("Action taken: wiped it", "Prevention measure: encrypt disks", contact):
+        assert line in report
+    assert contact in clinic.shown("status")
+    status = json.loads(clinic.shown("status", "--json"))
+    assert [each["email"] for each in status["contacts"]] == ["ada@clinic.example"]
 
 
 def raise_flags(clinic: Clinic) -> None:

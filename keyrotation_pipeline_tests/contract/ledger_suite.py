@@ -407,15 +407,15 @@ class LedgerSuite:
     def test_the_seeds_row_is_begun_at_the_start_and_completed_once(self, opened: Ledger) -> None:
         started = replace(rotation(), started_at=AT)
         for records, completed in ((0, None), (41, AT + timedelta(hours=1)), (99, AT + timedelta(days=8))):
-            opened.write_rotation_audit(started, records, completed)
+            opened.write_rotation_audit(started, "Ada <ada@clinic.org>", records, completed)
         begun, done = recorded(opened, RotationAuditWritten, rotation().id)
         assert (begun.rotation_date, begun.completion_date, begun.records_reencrypted) == (AT, None, 0)
         assert done == replace(begun, completion_date=AT + timedelta(hours=1), records_reencrypted=41)
         told = (begun.old_key_version, begun.new_key_version, begun.rotation_type, begun.initiated_by, begun.notes)
-        assert told == ("v1", "v2", "routine", "dba@clinic", "yearly")
+        assert told == ("v1", "v2", "routine", "Ada <ada@clinic.org>", "yearly")
 
     def test_the_seeds_row_of_a_rollback_says_so(self, opened: Ledger) -> None:
-        opened.write_rotation_audit(replace(rotation(), action=RequestAction.ROLLBACK), 0, None)
+        opened.write_rotation_audit(replace(rotation(), action=RequestAction.ROLLBACK), "Ada", 0, None)
         (row,) = recorded(opened, RotationAuditWritten)
         assert row.rotation_type == "rollback"
 

@@ -64,6 +64,38 @@ def test_the_text_is_that_of_the_contract(secret: TestSecret) -> None:
     assert tags == {"Status": "Archived", "RotationDate": f"{day[:4]}-{day[4:6]}-{day[6:]}"}
 
 
+def test_people_who_look_at_a_secret_read_what_it_is(secret: TestSecret) -> None:
+    store = secret.open()
+    add(store, V1, key(1))
+    add(store, V2, key(2))
+    store.set_primary(V2, store.read().revision, "Encryption key v2 (rotated 2026-01-05), authorised by Ada")
+    store.archive(V1, store.read().revision, "Archived key v1 (rotated 2026-01-05), authorised by Ada")
+    (archived,) = secret.archives()
+    described = [secret.client.describe_secret(SecretId=name) for name in (secret.name, archived)]
+    assert [each["Description"] for each in described] == [
+        "Encryption key v2 (rotated 2026-01-05), authorised by Ada",
+        "Archived key v1 (rotated 2026-01-05), authorised by Ada",
+    ]
+    assert json.loads(secret.text()) == {"v2": base64_of(key(2)), "primary": "v2"}
+    assert base64_of(key(1)) not in str(described)
+
+
+def test_a_policy_that_grants_no_description_keeps_no_key_from_being_promoted(
+    secret: TestSecret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = secret.open()
+    add(store, V1, key(1))
+    call = store._aws._call
+
+    def denied(operation: str, *arguments: object, **options: object) -> object:
+        if operation == "update_secret":
+            raise KeyStoreUnavailableError("AWS refuses update_secret (AccessDeniedException); see to its cause")
+        return call(operation, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store._aws, "_call", denied)
+    assert store.set_primary(V1, store.read().revision, "Encryption key v1").primary == V1
+
+
 def test_entries_of_others_stay(secret: TestSecret) -> None:
     secret.overwrite(json.dumps({"v1": base64_of(key(1)), "primary": "v1", "pepper": "x"}))
     store = secret.open()

@@ -78,6 +78,17 @@ def test_entries_are_the_variables_of_applications_and_what_others_keep_there_st
     assert {name: metadata[name] for name in mine} == mine
 
 
+def test_people_who_look_at_a_secret_read_what_its_keys_are(secrets: TestKeySecrets) -> None:
+    store = secrets.open()
+    add(store, V1, key(1))
+    add(store, V2, key(2))
+    store.set_primary(V2, store.read().revision, "Encryption key v2 (rotated 2026-01-05), authorised by Ada")
+    store.archive(V1, store.read().revision, "Archived key v1 (rotated 2026-01-05), authorised by Ada")
+    live, archived = (secrets.secret(name)["metadata"]["annotations"] for name in (secrets.name, secrets.archive))
+    assert live["keyrotation/description"] == "Encryption key v2 (rotated 2026-01-05), authorised by Ada"
+    assert archived["keyrotation/description-v1"] == "Archived key v1 (rotated 2026-01-05), authorised by Ada"
+
+
 @pytest.mark.parametrize(
     ("applied", "stays"),
     [

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
-from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, restore, set_primary
+from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, restore
 
 POLICIES = Path(__file__).parents[2] / "deploy" / "aws"
 PIPELINE, APPLICATION = "keys-pipeline-policy.json", "keys-application-policy.json"
@@ -79,7 +79,7 @@ def calls(new_secret: Callable[[], TestSecret]) -> set[Call]:
     store.exists()
     add(store, V1, key(1))
     add(store, V2, key(2))
-    set_primary(store, V2)
+    store.set_primary(V2, store.read().revision, "Encryption key v2")
     archive(store, V1)
     restore(store, V1)
     archive(store, V1)

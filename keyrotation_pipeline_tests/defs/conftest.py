@@ -28,7 +28,7 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.conducting import Conducted
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline, fake_seals
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeFiles, FakeWorld, Making, fake_pipeline, fake_seals
 
 ROWS: dict[str, list[dict[str, str | None]]] = {
     "clients": [{"first_name": "v1:Ada", "email": "v1:ada@example.org"}, {"first_name": "v1:Ben", "email": None}],
@@ -37,6 +37,7 @@ ROWS: dict[str, list[dict[str, str | None]]] = {
 worlds: dict[str, FakeWorld] = {}
 places: dict[str, Path] = {}
 channels: dict[str, Channels] = {}
+dump_failures: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,25 @@ class FakePipelineResource(PipelineResource):
     @contextmanager
     def open(self, actor: str) -> Iterator[Pipeline]:
         assert actor.startswith("dagster ")
-        yield worlds[self.config_file or ""].pipeline
+        ledger = worlds[self.config_file or ""].ledger
+        before, ledger.actor = ledger.actor, actor
+        try:
+            yield worlds[self.config_file or ""].pipeline
+        finally:
+            ledger.actor = before
 
     @contextmanager
     def open_backups(self, actor: str) -> Iterator[BackupSite]:
-        """The clinic's backups, in a directory of the test; nothing dumps or restores."""
+        """The clinic's backups, in a directory of the test; nothing is encrypted or restored."""
         assert actor.startswith("dagster ")
         pipeline = worlds[self.config_file or ""].pipeline
         nothing: Any = None
         place = BackupDirectory(places[self.config_file or ""])
         seals = fake_seals(pipeline.ledger, pipeline.signatures)
-        yield BackupSite(pipeline, place, nothing, seals, (), nothing, nothing, nothing, 2, 7, Objectives(14400, 90000))
+        files = FakeFiles(place, dump_failures)
+        keys, dumps, configurations = (Making(make) for make in (files.key, files.dump, files.configuration))
+        objectives = Objectives(14400, 90000)
+        yield BackupSite(pipeline, place, keys, seals, (), dumps, configurations, nothing, 2, 7, objectives)
 
     def ticks(self) -> Ticks:
         return worlds[self.config_file or ""].pipeline.ticks
@@ -129,6 +138,7 @@ def dagster(tmp_path: Path, now: datetime) -> Iterator[Dagster]:
     worlds["test"] = world
     places["test"] = tmp_path / "backups"
     channels["test"] = Channels()
+    dump_failures.clear()
     with dg.DagsterInstance.ephemeral() as instance:
         resource = FakePipelineResource(config_file="test")
         definitions = build_definitions(

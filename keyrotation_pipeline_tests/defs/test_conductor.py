@@ -9,16 +9,19 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.mirror import reflect
 from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import BackupStanding
 from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, failure_of
+from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, dump_failures, failure_of
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeKeyStore, FakeLedger
 
 TABLES = ("clients", "billing.Invoices")
@@ -26,7 +29,7 @@ Walked = Callable[[Step | None], Walk]
 
 # As the daemon puts them on the conductor's runs.
 TRUE_TAGS = {"dagster/sensor_name": "rotation_conductor", "keyrotation/attempt": "1"}
-# Made by their own schedule, or when there is an incident, not by the walk.
+# Made by their own schedule, after the walk, or when there is an incident.
 BACKUPS = {
     dg.AssetKey(name)
     for name in (
@@ -57,7 +60,7 @@ def test_ticks_carry_a_rotation_to_its_end(dagster: Dagster, approved: Walk) -> 
         if jobs[-1] == ["evidence"]:
             break
 
-    assert jobs == [["introduce_key"], ["reencrypt_rows"] * 2, ["retire_key"], ["evidence"]]
+    assert jobs == [["introduce_key"], ["reencrypt_rows"] * 2, ["retire_key"], ["backup"], ["evidence"]]
     rotation = dagster.world.ledger.walk(approved.id)
     assert rotation.status is RequestStatus.FINISHED
     assert dagster.world.keys.archived() == (V1,)
@@ -71,7 +74,7 @@ def test_ticks_carry_a_rotation_to_its_end(dagster: Dagster, approved: Walk) -> 
 
 
 def test_every_asset_and_check_is_green_at_the_end(dagster: Dagster, approved: Walk) -> None:
-    for _ in range(4):
+    for _ in range(5):
         for request in requests(dagster):
             dagster.run(request)
     graph = dagster.definitions.resolve_asset_graph()
@@ -312,7 +315,9 @@ def test_steps_of_the_command_line_are_shown_too(dagster: Dagster, walked: Walke
         expected = {"v2|00", "v2|01"} if key.path[0] == "rows" else {"v2"}
         assert set(dagster.instance.get_materialized_partitions(key)) == expected
     assert skipped(dagster, "ledger_mirror") == "Dagster shows every step that the ledger has"
-    assert [request.job_name for request in requests(dagster)] == ["evidence"]
+    assert "is about to back up" in skipped(dagster)
+    dagster.world.clock.at += timedelta(seconds=30)
+    assert [request.job_name for request in requests(dagster)] == ["backup"]
 
 
 def shown_by_mirror(dagster: Dagster, seq: int = 0) -> list[str]:
@@ -430,3 +435,63 @@ def test_a_forged_run_does_not_hide_what_the_command_line_did(dagster: Dagster, 
     dagster.instance.add_run(dg.DagsterRun("evidence", tags=tags, status=dg.DagsterRunStatus.STARTED))
 
     assert isinstance(dagster.tick("ledger_mirror"), dg.SensorResult)
+
+
+def finished_in_dagster(dagster: Dagster) -> None:
+    """Carry an approved rotation to its end, up to the backup."""
+    while (wanted := requests(dagster))[0].job_name != "backup":
+        assert all(dagster.run(request).success for request in wanted)
+
+
+def test_a_backup_that_failed_is_made_again_after_an_hour_three_times_and_keeps_no_check_waiting(
+    dagster: Dagster, approved: Walk
+) -> None:
+    finished_in_dagster(dagster)
+    dagster.world.vault.stands = BackupStanding(None)
+    dump_failures.append("pg_dump ended with 3; see the log")
+    (first,) = requests(dagster)
+    assert "pg_dump ended with 3" in failure_of(dagster.run(first))
+
+    assert dagster.world.ledger.walk(approved.id).status is RequestStatus.FINISHED
+    assert any(f"rotate {approved.id} to v2 finished" in each for each in overview(dagster.world.pipeline).attention)
+    (evidence,) = requests(dagster)
+    assert evidence.job_name == "evidence"
+    dagster.run(evidence)
+    assert "no rotation is open" in skipped(dagster)
+    attempts = []
+    for _ in range(3):
+        dagster.world.clock.at = datetime.now(UTC) + timedelta(hours=1)
+        if isinstance(result := dagster.tick(), dg.SensorResult):
+            (again,) = result.run_requests or ()
+            attempts.append(again.tags["keyrotation/attempt"])
+            failed = {**again.tags, "dagster/sensor_name": "rotation_conductor"}
+            dagster.instance.add_run(dg.DagsterRun("backup", tags=failed, status=dg.DagsterRunStatus.FAILURE))
+    assert attempts == ["2", "3"]
+
+
+def test_a_backup_elsewhere_is_waited_for(dagster: Dagster, approved: Walk) -> None:
+    finished_in_dagster(dagster)
+    with dagster.world.ledger.lock("backup"):
+        assert "waiting for a backup" in skipped(dagster)
+    assert [request.job_name for request in requests(dagster)] == ["backup"]
+
+
+def test_a_backup_whose_process_is_gone_is_no_longer_waited_for(dagster: Dagster, approved: Walk) -> None:
+    finished_in_dagster(dagster)
+    (wanted,) = requests(dagster)
+    tags = {**wanted.tags, **TRUE_TAGS}
+    dagster.instance.add_run(dg.DagsterRun("backup", tags=tags, status=dg.DagsterRunStatus.STARTED))
+    dagster.world.clock.at = datetime.now(UTC) + timedelta(minutes=10)
+    with dagster.world.ledger.lock("backup"):
+        assert skipped(dagster) == "in progress: backup"
+    assert skipped(dagster) == "in progress: backup"
+    assert [request.job_name for request in requests(dagster)] == ["evidence"]
+
+
+def test_a_request_that_waits_for_signatures_keeps_no_backup_waiting(dagster: Dagster, approved: Walk) -> None:
+    finished_in_dagster(dagster)
+    open_request(dagster.world.pipeline, reason="once more", requested_by="test")
+    (wanted,) = requests(dagster)
+    assert wanted.job_name == "backup"
+    assert dagster.run(wanted).success
+    assert "waiting for" in skipped(dagster)

@@ -68,7 +68,7 @@ def test_a_flag_lets_a_running_rotation_go_on_until_officers_have_signed(dagster
     assert dagster.run(introduce).success
     dagster.world.ledger.flags = [FLAG]
     said(dagster, "incident_flag")
-    assert set(carry(dagster)) == {"reencrypt_rows", "retire_key"}
+    assert set(carry(dagster)) == {"reencrypt_rows", "retire_key", "backup"}
     assert dagster.world.ledger.walk(approved.id).status is RequestStatus.FINISHED
 
 
@@ -81,7 +81,7 @@ def test_a_signed_emergency_goes_on_where_the_rotation_stood(dagster: Dagster, a
     said(dagster, "incident_flag")
     (incident,) = incidents(dagster.world.ledger).unfinished
     signed(dagster.world, dagster.world.ledger.walk(str(incident.request)))
-    assert set(carry(dagster)) == {"introduce_key", "reencrypt_rows", "retire_key", "evidence"}
+    assert set(carry(dagster)) == {"introduce_key", "reencrypt_rows", "retire_key", "backup", "evidence"}
     assert dagster.world.ledger.walk(approved.id).status is RequestStatus.CANCELLED
     assert dagster.world.ledger.walk(str(incident.request)).status is RequestStatus.FINISHED
 

@@ -157,8 +157,8 @@ def evaluations(dagster: Dagster) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluat
 
 def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster, requested: Walk) -> None:
     pipeline, instance = dagster.world.pipeline, dagster.instance
-    told = show_what_is_awaited(instance, OWN, pipeline, tick(instance, OWN, pipeline), "")
-    again = show_what_is_awaited(instance, OWN, pipeline, tick(instance, OWN, pipeline), told)
+    told = show_what_is_awaited(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), "")
+    again = show_what_is_awaited(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), told)
 
     assert told == again
     assert "needs 2 more approval(s)" in told

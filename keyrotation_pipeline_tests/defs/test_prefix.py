@@ -134,7 +134,7 @@ def test_a_rotation_runs_to_its_end_inside_another_project(dagster: Dagster, app
     dagster.instance.add_dynamic_partitions("key_version", ["v2", "theirs"])
 
     assert dagster.conduct() == [
-        NAMING.name(job) for job in ("introduce_key", "reencrypt_rows", "reencrypt_rows", "retire_key")
+        NAMING.name(job) for job in ("introduce_key", "reencrypt_rows", "reencrypt_rows", "retire_key", "backup")
     ]
     assert dagster.world.ledger.walk(approved.id).status is RequestStatus.FINISHED
     done = {key.to_user_string() for key in dagster.instance.all_asset_keys()}

@@ -30,7 +30,7 @@ def test_ticks_carry_a_signed_rollback_to_its_end(dagster: Dagster, walked: Walk
         jobs.append([each.job_name for each in wanted])
         assert all(dagster.run(each).success for each in wanted)
 
-    assert jobs == [["introduce_key"], ["reencrypt_rows"] * 2, ["retire_key"], ["evidence"]]
+    assert jobs == [["introduce_key"], ["reencrypt_rows"] * 2, ["retire_key"], ["backup"], ["evidence"]]
     assert world.ledger.walk(undoing.id).status is RequestStatus.FINISHED
     assert (world.keys.primary(), world.keys.archived()) == (V1, (V2,))
     assert {version: key.state for version, key in world.ledger.state.keys.items()} == {

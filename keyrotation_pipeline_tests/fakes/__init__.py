@@ -5,7 +5,7 @@ encrypted columns, one application instance. Every change is noted in one shared
 before its n-th entry, as a killed process would.
 """
 
-from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeSigner, FakeVault, fake_seals
+from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeFiles, FakeSigner, FakeVault, Making, fake_seals
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
 from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeTicks
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
@@ -27,6 +27,7 @@ __all__ = [
     "FakeAnchors",
     "FakeClock",
     "FakeDatabase",
+    "FakeFiles",
     "FakeKeyStore",
     "FakeLedger",
     "FakeRollout",
@@ -38,6 +39,7 @@ __all__ = [
     "FakeWorld",
     "Journal",
     "LedgerState",
+    "Making",
     "ProcessKilled",
     "fake_pipeline",
     "fake_seals",

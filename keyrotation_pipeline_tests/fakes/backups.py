@@ -1,20 +1,34 @@
 """Backups, anchors and seals in memory."""
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.errors import (
     AuditError,
+    BackupError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.backups import BackupStanding, KeyBackup
+from keyrotation_pipeline.model.backups import (
+    BackupStanding,
+    DatabaseContent,
+    DatabaseCopy,
+    KeyBackup,
+    KeyCopy,
+    StoredFile,
+    configuration_name,
+    key_file_name,
+)
+from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
+from keyrotation_pipeline.ports.backup_places import LocalPlace
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
@@ -41,6 +55,41 @@ class FakeVault:
 
     def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
         return self.stands
+
+
+@dataclass
+class FakeFiles:
+    """`KeyFiles`, `DatabaseDumps` and `ConfigurationFiles` whose files are what they are called.
+
+    Args:
+        failures: sentences of why the next dumps fail.
+    """
+
+    place: LocalPlace
+    failures: list[str] = field(default_factory=list)
+
+    def key(self, version: KeyVersion, material: KeyMaterial, stamp: str) -> KeyCopy:
+        return KeyCopy(version, material.fingerprint, self.file(key_file_name(version, stamp)))
+
+    def dump(self, name: str, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
+        if self.failures:
+            raise BackupError(self.failures[0])
+        return DatabaseCopy(self.file(name), (), 18, DatabaseContent((), 0))
+
+    def configuration(self, stamp: str) -> StoredFile:
+        return self.file(configuration_name(stamp))
+
+    def file(self, name: str) -> StoredFile:
+        content = f"encrypted {name}".encode()
+        self.place.write(name, content)
+        return StoredFile(name, hashlib.sha256(content).hexdigest(), len(content), ("F" * 40,))
+
+
+@dataclass
+class Making:
+    """One of the three ports of `FakeFiles`, each of which calls it `make`."""
+
+    make: Callable[..., Any]
 
 
 @dataclass

@@ -52,6 +52,7 @@ class FakeChain:
     state: LedgerState = field(default_factory=LedgerState)
     depth: int = 0
     locks: set[str] = field(default_factory=set)
+    actor: str = "test"
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -107,7 +108,7 @@ class FakeChain:
         if self.state.events:
             require_in_order(entry_of(self.state.events[-1]).at, at)
         body = body_of(
-            seq=head.seq + 1, at=at, actor="test", database="clinic@localhost",
+            seq=head.seq + 1, at=at, actor=self.actor, database="clinic@localhost",
             request=request, event=fact.kind, facts=fact.as_json(),
         )  # fmt: skip
         event = AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body), fact.kind, request)

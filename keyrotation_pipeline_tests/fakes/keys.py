@@ -27,6 +27,7 @@ class FakeKeyStore:
         broken: live versions whose entry is not a key.
         sent: what a writer that died had sent.
         reads: how often the store was read.
+        descriptions: what came with each change that takes one.
     """
 
     live: dict[KeyVersion, KeyMaterial]
@@ -40,6 +41,7 @@ class FakeKeyStore:
     broken: set[KeyVersion] = field(default_factory=set)
     sent: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     reads: int = 0
+    descriptions: list[str] = field(default_factory=list)
     roster: str | None = None
     compromised: frozenset[KeyVersion] = frozenset()
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -67,14 +69,16 @@ class FakeKeyStore:
                 self.live[version] = material
         return self._stored()
 
-    def set_primary(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+    def set_primary(self, version: KeyVersion, revision: str | None = None, description: str = "") -> StoredKeys:
+        self.descriptions.append(description)
         with self._changing(revision) as (stored, decided):
             if changes.needs_promoting(stored, version, decided):
                 self.journal.note(f"keys.set_primary {version}")
                 self.primary_version = version
         return self._stored()
 
-    def archive(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
+    def archive(self, version: KeyVersion, revision: str | None = None, description: str = "") -> StoredKeys:
+        self.descriptions.append(description)
         with self._changing(revision) as (stored, decided):
             if changes.needs_archiving(stored, version, decided):
                 self.journal.note(f"keys.archive {version}")

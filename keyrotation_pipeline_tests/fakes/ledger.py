@@ -238,12 +238,14 @@ class FakeLedger(FakeChain):
     def rotation_audit(self) -> tuple[tuple[str | None, RotationAuditWritten], ...]:
         return tuple(self.state.audit_rows.items())
 
-    def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
+    def write_rotation_audit(
+        self, rotation: Walk, initiated_by: str, records_reencrypted: int, completed_at: datetime | None
+    ) -> None:
         if self.state.seed_rows.get(rotation.id, (0, None))[1] is not None:
             return
         written = RotationAuditWritten(
             rotation.id, rotation.started_at or self.clock.now(), str(rotation.source), str(rotation.target),
-            str(rotation.action if rotation.action == "rollback" else rotation.type), rotation.requested_by,
+            str(rotation.action if rotation.action == "rollback" else rotation.type), initiated_by,
             completed_at, records_reencrypted, rotation.reason,
         )  # fmt: skip
         self.append(written, rotation.id)

@@ -195,7 +195,7 @@ def test_a_change_while_the_audit_is_verified_is_no_difference(signed: Office, m
         read = pipeline.ledger.rotation_audit
 
         def read_late() -> object:
-            other.ledger.write_rotation_audit(rotation, 7, None)
+            other.ledger.write_rotation_audit(rotation, "Ada", 7, None)
             return read()
 
         monkeypatch.setattr(pipeline.ledger, "rotation_audit", read_late)

@@ -1,11 +1,14 @@
 """The backup assets on a real clinic, and the recovery key that may stay on a machine."""
 
+import re
+import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,25 +20,37 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.assembly.backups import recovery_key
+from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.assurance.readiness import readiness
+from keyrotation_pipeline.assurance.recovery import recovery_test
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.errors import RecoveryKeyError
+from keyrotation_pipeline.errors import RecoveryKeyError, SigningRecoveryKeyError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.model.readiness import Check, Light
 from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 
 PASSPHRASE = "correct horse"
 
 
-def decrypting_key(directory: Path) -> tuple[Path, Path]:
-    """Certificate and secret key, with a passphrase, that can decrypt and nothing else."""
+@contextmanager
+def gpg_home() -> Iterator[Callable[..., bytes]]:
+    """gpg in a home of its own, whose keys have a passphrase."""
     with tempfile.TemporaryDirectory(prefix="kr-", dir="/tmp") as home:
 
         def gpg(*arguments: str) -> bytes:
             command = ["gpg", "--homedir", home, "--batch", "--pinentry-mode", "loopback", "--passphrase", PASSPHRASE]
             return subprocess.run([*command, *arguments], capture_output=True, check=True).stdout
 
+        yield gpg
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+
+
+def decrypting_key(directory: Path) -> tuple[Path, Path]:
+    """Certificate and secret key, with a passphrase, that can decrypt and nothing else."""
+    with gpg_home() as gpg:
         gpg("--quick-generate-key", "Recovery <recovery@clinic.invalid>", "ed25519", "cert")
         (fingerprint,) = [
             line.split(":")[9]
@@ -46,8 +61,13 @@ def decrypting_key(directory: Path) -> tuple[Path, Path]:
         certificate, secret = directory / "machine.asc", directory / "machine.sec.asc"
         certificate.write_bytes(gpg("--armor", "--export"))
         secret.write_bytes(gpg("--armor", "--export-secret-keys"))
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
     return certificate, secret
+
+
+def recovery_check(clinic: Clinic, declared: settings.Settings) -> Check:
+    """What the pre-flight says of the key that stays on the machine."""
+    checks = readiness(clinic.site, None, partial(recovery_key, declared)).checks
+    return next(check for check in checks if check.name == "recovery_key_only_decrypts")
 
 
 def with_recovery(clinic: Clinic, key: Path) -> Path:
@@ -105,12 +125,40 @@ def test_a_key_that_can_sign_must_not_stay_on_a_machine(clinic: Clinic) -> None:
     secret.write_bytes(clinic.secret_key())
     declared = settings.load(with_recovery(clinic, secret))
     with (
-        pytest.raises(RecoveryKeyError, match="can sign; keep a key here that can only decrypt"),
+        pytest.raises(SigningRecoveryKeyError, match="can sign; keep a key here that can only decrypt") as refused,
         recovery_key(declared),
     ):
         pass
     with recovery_key(declared, secret) as brought:  # an officer brings it for once
         assert brought.label
+
+    check = recovery_check(clinic, declared)
+    assert (check.light, check.value) == (Light.RED, "[recovery] secret_key can sign")
+    assert check.do in str(refused.value)
+    typed = re.findall(r"\(gpg (.+) > recovery\.sec\.asc\)", check.do)
+    secret.write_bytes(clinic.officer.gpg(*shlex.split(typed[0])))
+    check = recovery_check(clinic, declared)
+    assert (check.light, check.do) == (Light.GREEN, "")
+    back_up(clinic.site)
+    with recovery_key(declared) as exported:
+        assert recovery_test(clinic.site, exported).newest.rows
+
+
+def test_a_key_that_decrypts_with_what_it_signs_with_is_refused_with_how_to_make_another(clinic: Clinic) -> None:
+    secret = clinic.directory / "everything.sec.asc"
+    with gpg_home() as gpg:
+        gpg("--quick-generate-key", "Everything <all@clinic.invalid>", "rsa2048", "sign,encr,cert")
+        secret.write_bytes(gpg("--armor", "--export-secret-keys"))
+    check = recovery_check(clinic, settings.load(with_recovery(clinic, secret)))
+    assert (check.light, check.value) == (
+        Light.RED, "[recovery] secret_key can sign, and has no subkey that can only decrypt"
+    )  # fmt: skip
+
+
+def test_a_recovery_key_that_is_not_there_was_not_seen(clinic: Clinic) -> None:
+    check = recovery_check(clinic, settings.load(with_recovery(clinic, clinic.directory / "not-mounted.asc")))
+    assert check.light is Light.AMBER
+    assert check.value.startswith("not seen: ")
 
 
 def test_an_officers_key_must_not_stay_on_a_machine(clinic: Clinic, security_officer: DemoOfficer) -> None:

@@ -225,15 +225,15 @@ def test_progress_adds_up_the_walks_of_a_shards_relations(ledger: PostgresLedger
 def test_the_seeds_row_is_begun_at_the_start_and_completed_once(ledger: PostgresLedger) -> None:
     ledger.open(rotation(), TEXT)
     started = replace(rotation(), started_at=AT)
-    ledger.write_rotation_audit(started, 0, None)
-    ledger.write_rotation_audit(started, 41, datetime(2026, 3, 1, 13, 0, tzinfo=UTC))
-    ledger.write_rotation_audit(started, 99, datetime(2026, 3, 9, tzinfo=UTC))
+    ledger.write_rotation_audit(started, "Ada", 0, None)
+    ledger.write_rotation_audit(started, "Ada", 41, datetime(2026, 3, 1, 13, 0, tzinfo=UTC))
+    ledger.write_rotation_audit(started, "Ada", 99, datetime(2026, 3, 9, tzinfo=UTC))
     rows = ledger.query(
         "SELECT rotation_date, old_key_version, new_key_version, rotation_type, initiated_by, completion_date,"
         " records_reencrypted, notes FROM keyrotation.key_rotation_audit"
     )
     assert [tuple(row.values()) for row in rows] == [
-        (AT.replace(tzinfo=None), "v1", "v2", "routine", "dba@clinic", datetime(2026, 3, 1, 13, 0), 41, "yearly")  # noqa: DTZ001
+        (AT.replace(tzinfo=None), "v1", "v2", "routine", "Ada", datetime(2026, 3, 1, 13, 0), 41, "yearly")  # noqa: DTZ001
     ]
 
 

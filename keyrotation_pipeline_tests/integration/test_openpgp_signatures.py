@@ -39,6 +39,24 @@ def test_a_detached_signature_names_its_officer_and_its_time(
     assert before <= verified.signed_at <= datetime.now(UTC)
 
 
+@pytest.mark.parametrize(
+    ("uid", "address"),
+    [
+        pytest.param("Ada Byron <ada.b+keys@clinic.example>", "ada.b+keys@clinic.example", id="name and address"),
+        pytest.param("ada@clinic.example", "ada@clinic.example", id="address alone"),
+        pytest.param("Zoë % 100 <zoe@clinic.example>", "zoe@clinic.example", id="what gpg escapes"),
+        pytest.param("Ada Byron", None, id="no address"),
+        pytest.param("Ada <ada@clinic.example> (old)", None, id="not at the end"),
+        pytest.param("Ada <not an address>", None, id="no address in brackets"),
+    ],
+)
+def test_a_signature_tells_the_address_of_its_officers_certificate(
+    tmp_path: Path, verifier: Verifier, uid: str, address: str | None
+) -> None:
+    officer = make_officer_with_uid(tmp_path, uid)
+    assert verifier(officer).verify(TEXT, officer.sign(TEXT)).address == address
+
+
 def test_a_binary_signature_counts_as_an_armored_one_does(verifier: Verifier, privacy_officer: DemoOfficer) -> None:
     assert verifier().verify(TEXT, privacy_officer.gpg("--detach-sign", text=TEXT))
 

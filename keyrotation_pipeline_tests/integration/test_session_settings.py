@@ -135,7 +135,7 @@ def test_texts_that_an_encoding_lacks_are_kept_as_they_are(server: Server, encod
             ledger.block(opened.id, text)
             ledger.note_wait(opened.id, text, text)
             ledger.finish_step(opened.id, StepRecord(Step.KEY_VERSION, text, None, AT, {text: [text]}))
-            ledger.write_rotation_audit(opened, 0, None)
+            ledger.write_rotation_audit(opened, "Ada", 0, None)
             walk = ledger.walk(opened.id)
             assert (walk.reason, walk.requested_by, walk.steps[0].facts) == (text, text, {text: [text]})
             assert [(each.place, each.waiting_for) for each in ledger.waits(opened.id)] == [(text, text)]

@@ -2,8 +2,10 @@
 
     <secret_id>                             {"v2": "<base64>", "v3": "<base64>", "primary": "v3"}
                                             after a compromise also "compromised": "v1,v2"
+                                            description: Encryption key v3 (rotated 2026-01-05), authorised by …
                                             tag keyrotation-roster=<SHA-256 of the pinned roster>
     <archive_prefix>v1-archived-20260105    <base64>, tags Status=Archived, RotationDate=2026-01-05
+                                            description: Archived key v1 (rotated 2026-01-05), authorised by …
 
 A change puts the new text as AWSPENDING, reads it back, and moves AWSCURRENT from the version that was read to it: AWS
 does this only if AWSCURRENT is still there, which is the compare-and-swap. An archived key is in its own secret before
@@ -14,6 +16,7 @@ version, which no label names any longer, in its own time.
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +31,7 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     SecretsManager,
     StaleVersionError,
 )
-from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError
+from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.environment import versions_as_text
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
@@ -169,18 +172,22 @@ class AwsKeyStore:
             self._replace(seen.live, {str(version): base64_of(material)})
         return self.read()
 
-    def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
+    def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
         """Name the version that writes use; it must be live."""
         seen = self._look()
         if changes.needs_promoting(seen.stored, version, revision):
             self._replace(seen.live, {PRIMARY: str(version)})
+        if description:
+            with suppress(KeyStoreUnavailableError):  # an older policy does not grant it, and nothing depends on it
+                self._aws.set_description(self._id, description)
         return self.read()
 
-    def archive(self, version: KeyVersion, revision: str) -> StoredKeys:
+    def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
         """Keep a key in a secret of its own, take it from the live one, and from what AWS keeps as the previous one."""
         seen = self._look()
         if changes.needs_archiving(seen.stored, version, revision):
-            self._archive.keep(version, seen.stored.material(version), seen.archives.get(version, ()))
+            known = seen.archives.get(version, ())
+            self._archive.keep(version, seen.stored.material(version), known, description)
             self._replace(seen.live, {str(version): None})
         self._aws.forget_previous(self._id)
         return self.read()

@@ -68,11 +68,12 @@ class AwsArchive:
                     entries.setdefault(version, found)
         return entries
 
-    def keep(self, version: KeyVersion, material: KeyMaterial, known: tuple[str, ...]) -> None:
+    def keep(self, version: KeyVersion, material: KeyMaterial, known: tuple[str, ...], description: str = "") -> None:
         """Make sure that a key is in an archive and reads back from there; then say in a tag where it is.
 
         Args:
             known: archives of this version that there are.
+            description: of a secret that is made; empty: version and day alone.
 
         Raises:
             KeyStoreDamagedError: it does not read back.
@@ -89,7 +90,8 @@ class AwsArchive:
             name = kept[0]
         else:
             about = {"Status": "Archived", "RotationDate": day.isoformat()}
-            self._aws.create(name, base64_of(material), request_token(name, material.fingerprint), about)
+            text = description or f"Archived key {version} ({day.isoformat()})"
+            self._aws.create(name, base64_of(material), request_token(name, material.fingerprint), about, text)
         if self._entry(version, name) != material:
             raise KeyStoreDamagedError(
                 f"secret {name} does not hold the key that is to be archived there; find out what it holds"

@@ -90,14 +90,14 @@ class FileKeyStore:
                 self._put(self._live, version, material)
             return self._stored()
 
-    def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
+    def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:  # noqa: ARG002
         """Name the version that writes use; it must be live."""
         with self._changing() as stored:
             if changes.needs_promoting(stored, version, revision):
                 owner_only.write(self._primary_file, str(version))
             return self._stored()
 
-    def archive(self, version: KeyVersion, revision: str) -> StoredKeys:
+    def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:  # noqa: ARG002
         """Take a key from the applications and keep it in the archive; never the primary."""
         with self._changing() as stored:
             if changes.needs_archiving(stored, version, revision):

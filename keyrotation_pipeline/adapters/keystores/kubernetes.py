@@ -39,6 +39,7 @@ from keyrotation_pipeline.model.stored_keys import Entry, StoredKeys
 
 _LOOKS = 5
 ROSTER = "keyrotation/roster"
+DESCRIPTION = "keyrotation/description"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +125,19 @@ class KubernetesKeyStore:
             self._change(seen, {variable_of(version): base64_of(material)})
         return self.read()
 
-    def set_primary(self, version: KeyVersion, revision: str) -> StoredKeys:
+    def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
         """Name the version that writes use; it must be live."""
         seen = self._look()
         if changes.needs_promoting(seen.stored, version, revision):
-            self._change(seen, {PRIMARY_VARIABLE: str(version)})
+            self._change(seen, {PRIMARY_VARIABLE: str(version)}, {DESCRIPTION: description} if description else {})
         return self.read()
 
-    def archive(self, version: KeyVersion, revision: str) -> StoredKeys:
+    def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
         """Keep a key in the archive, then take it from the live Secret, and from what kubectl keeps of its text."""
         seen = self._look()
         entry = variable_of(version)
         if changes.needs_archiving(seen.stored, version, revision):
-            seen.archive.keep(version, seen.stored.material(version))
+            seen.archive.keep(version, seen.stored.material(version), description)
             self._change(seen, {entry: None})
         elif seen.live.last_applied(entry):
             self._change(seen, {entry: None})

@@ -21,6 +21,9 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.stored_keys import Entry
 from keyrotation_pipeline.ports.clock import Clock
 
+# An annotation of the archive for each key in it.
+_ABOUT = "keyrotation/description-"
+
 
 class Archived(Protocol):
     """The archive as it was read, and the changes of it that are decided from there."""
@@ -36,8 +39,8 @@ class Archived(Protocol):
     def require_mutable(self) -> None:
         """Refuse an archive that takes no change."""
 
-    def keep(self, version: KeyVersion, material: KeyMaterial) -> None:
-        """Make sure that a key is in the archive and reads back from there."""
+    def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
+        """Make sure that a key is in the archive and reads back from there; with a line for people."""
 
     def destroy(self, version: KeyVersion) -> None:
         """Remove a key; again is no change."""
@@ -112,11 +115,12 @@ class _SecretArchived:
     def require_mutable(self) -> None:
         require_mutable(self._secret)
 
-    def keep(self, version: KeyVersion, material: KeyMaterial) -> None:
+    def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
         name = self._secret.name
         if version not in self.entries:
             self.require_mutable()
-            self._secrets.patch(self._secret, {str(version): base64_of(material)}, {})
+            about = {f"{_ABOUT}{version}": description} if description else {}
+            self._secrets.patch(self._secret, {str(version): base64_of(material)}, about)
         if _entries(self._secrets.read(name)).get(version) != material:
             raise KeyStoreDamagedError(
                 f"{name} holds something else as {version} than the key that is to be archived; find out which one "
@@ -172,8 +176,8 @@ class _AwsArchived:
     def require_mutable(self) -> None:
         """AWS has nothing of the kind."""
 
-    def keep(self, version: KeyVersion, material: KeyMaterial) -> None:
-        self._archive.keep(version, material, self._archives.get(version, ()))
+    def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
+        self._archive.keep(version, material, self._archives.get(version, ()), description)
 
     def destroy(self, version: KeyVersion) -> None:
         self._archive.destroy(version, self._archives.get(version, ()))

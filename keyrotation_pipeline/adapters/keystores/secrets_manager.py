@@ -18,6 +18,7 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, Key
 CURRENT, PENDING, PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
 # What AWS takes at most in one secret.
 MOST_BYTES = 65_536
+LONGEST_DESCRIPTION_CHARS = 2048
 _CONFIG = Config(connect_timeout=5, read_timeout=10, retries={"mode": "adaptive", "total_max_attempts": 4})
 _THROTTLED = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"})
 
@@ -82,9 +83,10 @@ class SecretsManager:
                 return
             token = {"NextToken": str(answer["NextToken"])}
 
-    def create(self, secret: str, text: str, token: str, tags: Mapping[str, str]) -> bool:
+    def create(self, secret: str, text: str, token: str, tags: Mapping[str, str], description: str = "") -> bool:
         """Make a secret; False if there is one of that name."""
-        request = {"SecretString": text, "ClientRequestToken": token, "Tags": _tags(tags)}
+        about = {"Description": description[:LONGEST_DESCRIPTION_CHARS]} if description else {}
+        request = {"SecretString": text, "ClientRequestToken": token, "Tags": _tags(tags), **about}
         try:
             self._call("create_secret", None, {"Name": secret, **request}, subject=secret)
         except _ExistsError:
@@ -120,6 +122,10 @@ class SecretsManager:
     def tag(self, secret: str, tags: Mapping[str, str]) -> None:
         """Set tags, and leave the others."""
         self._call("tag_resource", secret, {"Tags": _tags(tags)})
+
+    def set_description(self, secret: str, description: str) -> None:
+        """Describe a secret for people; its text and its versions stay as they are."""
+        self._call("update_secret", secret, {"Description": description[:LONGEST_DESCRIPTION_CHARS]})
 
     def untag(self, secret: str, name: str) -> None:
         """Take a tag off; again is no change."""

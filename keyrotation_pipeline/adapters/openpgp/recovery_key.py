@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -11,7 +11,13 @@ from typing import IO
 from keyrotation_pipeline.adapters.openpgp.certificates import Listing, listing
 from keyrotation_pipeline.adapters.openpgp.runner import Status, require_room, run, streaming
 from keyrotation_pipeline.adapters.secret_homes import secret_home
-from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, RecoveryKeyError, WrongRecipientError
+from keyrotation_pipeline.errors import (
+    DamagedBackupError,
+    KeyRotationError,
+    RecoveryKeyError,
+    SigningRecoveryKeyError,
+    WrongRecipientError,
+)
 
 _OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
 # libgpg-error: the low 16 bits of what `ERROR pkdecrypt_failed` gives.
@@ -114,7 +120,8 @@ def imported_key(
         decrypts_only: refuse a key that can sign, as one that stays on this machine must not.
 
     Raises:
-        RecoveryKeyError: it is no secret key, or one that must not be here, or gpg has no agent.
+        RecoveryKeyError: it is no secret key, or gpg has no agent.
+        SigningRecoveryKeyError: it is one that must not be here.
         OpenPGPError: gpg is missing, or has no room.
     """
     with secret_home() as home:
@@ -154,29 +161,38 @@ def _secret_keys(home: Path) -> Listing:
     return listing(run(home, ["--with-colons", "--list-secret-keys"]).output)
 
 
-def _described(home: Path) -> tuple[str, str]:
-    """Fingerprint of the one secret key, and what it can be used for (capitals: the key as a whole)."""
+def _described(home: Path) -> tuple[str, Mapping[str, str]]:
+    """Fingerprint of the one secret key, and by fingerprint what each of its keys that are here can be used for."""
     lines = _secret_keys(home)
     primary = [line for line in lines if line[0] == b"sec"]
     if len(primary) != 1:
         raise RecoveryKeyError(f"the recovery key file holds {len(primary)} secret keys; export exactly one")
-    fingerprint = next(line[9].decode() for line in lines if line[0] == b"fpr")
-    # `#`: a stub, whose secret part is not here.
-    here = [line for line in lines if line[0] in {b"sec", b"ssb"} and line[14] != b"#"]
-    return fingerprint, "".join(letter for line in here for letter in line[11].decode() if letter.islower())
+    fingerprints = [line[9].decode() for line in lines if line[0] == b"fpr"]
+    keys = zip(fingerprints, (line for line in lines if line[0] in {b"sec", b"ssb"}), strict=True)
+    # `#`: a stub, whose secret part is not here. Capitals are those of the key as a whole.
+    usable = {each: "".join(filter(str.islower, line[11].decode())) for each, line in keys if line[14] != b"#"}
+    return fingerprints[0], usable
 
 
-def _require_decrypts_only(fingerprint: str, usable: str, officers: Sequence[str]) -> None:
+def _require_decrypts_only(fingerprint: str, usable: Mapping[str, str], officers: Sequence[str]) -> None:
     if fingerprint in officers:
-        raise RecoveryKeyError(
+        raise SigningRecoveryKeyError(
             "[recovery] secret_key is an officer's key, with which this machine could approve its own requests; "
             "make a key for recovery alone, and add its certificate to [backup] recipients"
         )
-    if "s" in usable:
-        raise RecoveryKeyError(
-            "[recovery] secret_key can sign; keep a key here that can only decrypt "
-            "(gpg --quick-generate-key NAME default cert, then gpg --quick-add-key FINGERPRINT cv25519 encr)"
+    if not any("s" in letters for letters in usable.values()):
+        return
+    if decrypting := [each for each, letters in usable.items() if letters == "e"]:
+        alone = " ".join(f"'{each}!'" for each in decrypting)
+        raise SigningRecoveryKeyError(
+            "[recovery] secret_key can sign; keep a key here that can only decrypt: export its subkey for encryption "
+            f"alone (gpg --armor --export-secret-subkeys {alone} > recovery.sec.asc) and name that file"
         )
+    raise SigningRecoveryKeyError(
+        "[recovery] secret_key can sign, and has no subkey that can only decrypt; make a key that has "
+        "(gpg --quick-generate-key NAME default cert, then gpg --quick-add-key FINGERPRINT cv25519 encr), and add its "
+        "certificate to [backup] recipients"
+    )
 
 
 def _passphrase_options(descriptors: Sequence[int]) -> list[str]:

@@ -5,6 +5,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, date_of
 from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG, Keyring
@@ -19,6 +20,8 @@ _PACKET = re.compile(rb":(.+?) packet")
 # RFC 9580 section 9.5: SHA-256, SHA-384, SHA-512, SHA3-256, SHA3-512.
 _STRONG_DIGESTS = frozenset({"8", "9", "10", "12", "14"})
 _BINARY_SIGNATURE = "00"
+_MAILBOX = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
+_ADDRESS = re.compile(rf"(?s:.*)<(?P<bracketed>{_MAILBOX})>|(?P<alone>{_MAILBOX})")
 _SIGN_AGAIN = "sign what `--text` prints with `gpg --armor --detach-sign`"
 
 
@@ -136,7 +139,8 @@ class OfficerSignatures:
         if kind != _BINARY_SIGNATURE:
             raise ApprovalError(f"the signature is one in text mode, which other bytes would match too; {_SIGN_AGAIN}")
         expiries += [expiry for expiry in [date_of(expires_at)] if expiry is not None]
-        return VerifiedSignature(signer, datetime.fromtimestamp(int(signed_at), UTC)), expiries
+        address = _address(status.all("GOODSIG")[0][1:])
+        return VerifiedSignature(signer, datetime.fromtimestamp(int(signed_at), UTC), address), expiries
 
     def certificates(self) -> tuple[CertificateStanding, ...]:
         """See `SignatureVerifier.certificates`."""
@@ -206,6 +210,12 @@ def _packets(ring: Keyring, message: bytes) -> list[str]:
     """Kinds of the packets in a message, in order."""
     lines = ring.run("--list-packets", stdin=message).output.split(b"\n")
     return [found[1].decode("ascii", "backslashreplace") for line in lines if (found := _PACKET.match(line))]
+
+
+def _address(user_id: Sequence[str]) -> str | None:
+    """The mail address in a user id, as the words of gpg's status have it: ``Name <address>``, or the address alone."""
+    found = _ADDRESS.fullmatch(unquote(" ".join(user_id)))
+    return None if found is None else found["bracketed"] or found["alone"]
 
 
 def _claimed(status: Status) -> set[str]:

@@ -13,7 +13,9 @@ from keyrotation_pipeline.model.backups import BackupStanding, KeyBackup
 from keyrotation_pipeline.model.certificates import CertificateStanding
 from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
+from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V2, FakeWorld, fake_pipeline
+from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
 
 
 def seen(world: FakeWorld) -> tuple[str, ...]:
@@ -149,6 +151,40 @@ def test_an_incomplete_backup_is_amber_at_once_and_red_after_a_day(
     for said, wanted in ((found.attention, red), (found.warnings, amber)):
         assert len(said) == len(wanted)
         assert all(part in sentence for part, sentence in zip(wanted, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("begun", "event", "hours", "red", "amber"),
+    [
+        pytest.param(timedelta(0), None, 0, 0, 0, id="begun in the second of the finish"),
+        pytest.param(timedelta(seconds=-1), None, 0, 0, 1, id="amber while it is expected"),
+        pytest.param(timedelta(seconds=-1), incomplete, 0, 1, 0, id="red once it failed"),
+        pytest.param(timedelta(seconds=-1), keys_alone, 0, 0, 1, id="keys alone are none"),
+        pytest.param(timedelta(seconds=-1), None, 2, 1, 0, id="red after an hour"),
+        pytest.param(None, None, 2, 1, 0, id="there is none at all"),
+        pytest.param(timedelta(hours=1), incomplete, 2, 0, 0, id="made again"),
+    ],
+)
+def test_the_backup_after_a_rotation_is_asked_for_until_it_is_there(
+    begun: timedelta | None, event: Callable[[FakeWorld], None] | None, hours: int, red: int, amber: int
+) -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    world.clock.at += timedelta(minutes=7, milliseconds=500)
+    for _ in performing.run(world.pipeline, walk.id, world.report):
+        pass
+    finished = world.clock.now().replace(microsecond=0)
+    world.vault.stands = BackupStanding(None if begun is None else finished + begun)
+    world.clock.at += timedelta(minutes=1)
+    if event is not None:
+        event(world)
+    world.clock.at += timedelta(hours=hours)
+    found = protection(world.pipeline, world.ledger.keys(), world.clock.now())
+    said = [
+        sum(f"rotate {walk.id} to v2 finished 2026-01-05 09:07 UTC" in each for each in sentences)
+        for sentences in (found.attention, found.warnings)
+    ]
+    assert said == [red, amber]
 
 
 @pytest.mark.parametrize(

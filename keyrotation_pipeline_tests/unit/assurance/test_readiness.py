@@ -213,7 +213,7 @@ def test_who_is_told_is_a_box_where_it_was_looked_at(clinic: Clinic) -> None:
     assert "people_can_be_told" not in clinic.checks()
     for channels, light, value in (
         (Channels(), Light.AMBER, "names anybody"),
-        (everybody, Light.GREEN, "topic t, on-call by mail to z@c, Zoe (on-call); whether it arrives"),
+        (everybody, Light.GREEN, "topic t, on-call by mail to z@c, on-call: Zoe, +1 555 0100; whether it arrives"),
     ):
         (box,) = [
             each for each in readiness(clinic.site, channels.in_words).checks if each.name == "people_can_be_told"

@@ -73,14 +73,14 @@ def site(tmp_path: Path) -> Site:
 def test_the_newest_complete_set_counts(site: Site) -> None:
     site.back_up(OLD)
     made = site.back_up(NEW)
-    assert site.standing() == BackupStanding(made.made_at, made.name)
+    assert site.standing() == BackupStanding(made.made_at, made.name, versions=(V1, V2))
 
 
 def test_keys_alone_are_no_backup_and_say_nothing_against_the_one_before(site: Site) -> None:
     assert site.standing() == BackupStanding(None)
     made = site.back_up(OLD)
     site.back_up(NEW, dump=False)
-    assert site.standing() == BackupStanding(made.made_at, made.name)
+    assert site.standing() == BackupStanding(made.made_at, made.name, versions=(V1, V2))
 
 
 def without_dump(site: Site, made: BackupSet) -> None:
@@ -144,7 +144,7 @@ def test_the_file_of_a_destroyed_key_is_not_missed_nor_a_key_of_later(site: Site
     site.records.append(KeyRecord(V3.next(), KeyState.ACTIVE, "4" * 64, made.made_at.replace(hour=4)))
     for place in (site.local, site.offsite):
         place.remove(key_file_name(V3, NEW))
-    assert site.standing() == BackupStanding(made.made_at, made.name)
+    assert site.standing() == BackupStanding(made.made_at, made.name, versions=(V1, V2))
 
 
 def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_counts_for_nothing(site: Site) -> None:

@@ -436,3 +436,11 @@ def test_what_officers_have_signed_for_is_believed(world: FakeWorld) -> None:
     belief = Belief().hear(world.ledger.events())
     assert (belief.faults, belief.keys[V1].state) == ((), KeyState.COMPROMISED)
     require_verified(world.pipeline)
+
+
+def test_an_emergency_key_is_described_as_the_source_procedure_does(world: FakeWorld) -> None:
+    incident, prepared = opened(world)
+    walk(world, signed(world, prepared), Step.PRIMARY_KEY_ROLLOUT)
+    (described,) = filter(None, world.keys.descriptions)
+    officer = ROSTER.officers[0].name
+    assert described == f"Emergency rotation key (incident 20260105), v2 for {incident.id}, authorised by {officer}"

@@ -324,3 +324,14 @@ def test_what_is_over_is_neither_paused_nor_resumed(world: FakeWorld, change: Ca
     rotation = rotated(world, WALK[-1])
     with pytest.raises(RequestError, match="is finished"):
         change(world.pipeline, rotation)
+
+
+def test_the_key_store_is_told_in_plain_words_what_its_keys_are(world: FakeWorld) -> None:
+    world.signatures.addresses[ADA] = "ada@clinic.example"
+    rotation = approved(world)
+    run(world, rotation)
+    who = f"authorised by {world.signatures.configured.officers[0].name} <ada@clinic.example>"
+    assert [each for each in world.keys.descriptions if each] == [
+        f"Encryption key v2 (rotated 2026-01-05), {who}",
+        f"Archived key v1 (rotated 2026-01-05), {who}",
+    ]

@@ -6,7 +6,7 @@ import pytest
 
 from keyrotation_pipeline import assembly
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.model.contacts import ContactRole
+from keyrotation_pipeline.model.contacts import Contact, ContactRole
 from keyrotation_pipeline.settings import Settings, parse
 
 TABLE = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
@@ -36,6 +36,15 @@ def test_every_channel_and_contact(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(assembly.flag_sources(declared)) == 1
 
 
+@pytest.mark.parametrize("channel", [f'[alerts]\nsns_topic_arn = "{ARN}"\n', ""], ids=["SNS only", "no channel"])
+def test_a_contact_with_an_address_is_kept_without_a_mail_server(tmp_path: Path, channel: str) -> None:
+    contact = '[[contacts]]\nrole = "on-call"\nname = "A"\nemail = "a@b.c"\nphone = "+1 555 0100"\n'
+    channels = assembly.alert_channels(parsed(tmp_path, channel + contact))
+    assert channels.by_role == {}
+    assert channels.contacts == (Contact(ContactRole.ON_CALL, "A", "a@b.c", "+1 555 0100"),)
+    assert "on-call: A, a@b.c, +1 555 0100 (gets no mail: add [alerts.smtp])" in channels.in_words
+
+
 def test_without_the_sections_nobody_is_told_and_nothing_is_watched(tmp_path: Path) -> None:
     declared = parsed(tmp_path, "")
     assert assembly.alert_channels(declared).common == ()
@@ -55,9 +64,6 @@ def test_without_the_sections_nobody_is_told_and_nothing_is_watched(tmp_path: Pa
             f'{SMTP}[[contacts]]\nrole = "on-call"\nname = "A"\nemail = "a@b, c@d"',
             "no mail address",
             id="two addresses",
-        ),
-        pytest.param(
-            '[[contacts]]\nrole = "on-call"\nname = "A"\nemail = "a@b.c"', r"add \[alerts.smtp\]", id="no mail server"
         ),
         pytest.param('[[incidents.alarms]]\nname = "a"\ntype = "fire"', "type", id="type of an alarm"),
     ],

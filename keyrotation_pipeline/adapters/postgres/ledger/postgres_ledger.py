@@ -105,14 +105,16 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
         )
         return tuple((row["request"], audit_row_of(row)) for row in rows)
 
-    def write_rotation_audit(self, rotation: Walk, records_reencrypted: int, completed_at: datetime | None) -> None:
+    def write_rotation_audit(
+        self, rotation: Walk, initiated_by: str, records_reencrypted: int, completed_at: datetime | None
+    ) -> None:
         """See `Ledger.write_rotation_audit`; UTC without a zone, as the seed has it; a complete row stays."""
         row = {
             "started": _seed_time(rotation.started_at or self.clock.now()),
             "old": str(rotation.source),
             "new": str(rotation.target),
             "type": rotation.kind,
-            "by": rotation.requested_by,
+            "by": initiated_by,
             "completed": _seed_time(completed_at) if completed_at else None,
             "records": records_reencrypted,
             "notes": rotation.reason,
