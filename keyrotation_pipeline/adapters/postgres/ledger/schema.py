@@ -5,7 +5,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection_refusal import dis
 from keyrotation_pipeline.errors import PreflightError
 
 # The newest revision in migrations/versions: what `migrate` brings a database to.
-HEAD = "0013"
+HEAD = "0014"
 
 # Tables of ours that are not searched for values: they hold what people and applications wrote of themselves. Whatever
 # else stands in the schema keyrotation is searched.
