@@ -15,7 +15,8 @@ _STYLES = {Light.RED: "bold red", Light.AMBER: "yellow"}
 def preflight(*, config: Config = None, as_json: Json = False) -> None:
     """Check all that a rotation needs: keys, backups, officers, tables, room, time.
 
-    Red is what `request` would refuse; amber is to be known before, or could not be seen. Exit code 1 if any is red.
+    Red is what `request` would refuse, or what would keep its rotation from beginning; amber is to be known before, or
+    could not be seen. Exit code 1 if any is red.
     """
     declared = settings.load(config)
     with assembly.open_backups(declared, actor=actor()) as site:
