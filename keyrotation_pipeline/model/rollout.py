@@ -226,7 +226,10 @@ def confirming(request: str) -> str:
 
 def _remedy(goal: Goal) -> str:
     if goal.aim is Aim.NAMES:
-        return f"give it {PRIMARY_VARIABLE} ({', '.join(map(str, goal.versions))}), and reload or restart it"
+        return (
+            f"name {', '.join(map(str, goal.versions))} where it gets its keys ({PRIMARY_VARIABLE}, or for a plain key "
+            "in AWS `keyrotation init --convert`), and reload or restart it"
+        )
     return "reload or restart what lags"
 
 

@@ -81,8 +81,8 @@ REFUSED = pytest.mark.parametrize(
         pytest.param((), rf"^no application instance reports itself, .*{CHOOSES}", id="none reports"),
         pytest.param(
             (instance("web-1", V1, writes=V1), UNNAMED),
-            r"^web-2 \(writes v1, and does not report that as a named primary\): not seen to name its primary; give it "
-            r"ENCRYPTION_PRIMARY_VERSION \(v1\), and reload or restart it",
+            r"^web-2 \(writes v1, and does not report that as a named primary\): not seen to name its primary; name "
+            r"v1 where it gets its keys \(ENCRYPTION_PRIMARY_VERSION, or .*--convert`\), and reload or restart it",
             id="one names no primary",
         ),
         pytest.param((Instance("web-3", (V1,), None, START),), r"^web-3 \(not known", id="one reports none at all"),
