@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
 
 from keyrotation_pipeline.encrypted_type import Attestation, MountedKeyRing, attest
+from keyrotation_pipeline_tests.waiting import eventually
 
 
 def engine_of(url: str) -> Engine:
@@ -16,11 +18,18 @@ def engine_of(url: str) -> Engine:
 
 @contextmanager
 def reporting(url: str, keys: Path, name: str = "web-1") -> Iterator[Attestation]:
-    """An instance that reports itself and uses whatever the key store gives it."""
+    """An instance that uses whatever the key store gives it, and has reported itself."""
     engine = engine_of(url)
     attestation = attest(engine, MountedKeyRing(keys), instance=name, every_seconds=0.1)
     try:
+        assert eventually(partial(_has_reported, engine, attestation.instance))
         yield attestation
     finally:
         attestation.stop()
         engine.dispose()
+
+
+def _has_reported(engine: Engine, instance: str) -> bool:
+    seen = text("SELECT 1 FROM keyrotation.application_instances WHERE instance = :instance")
+    with engine.connect() as connection:
+        return connection.execute(seen, {"instance": instance}).first() is not None

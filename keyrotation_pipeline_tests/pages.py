@@ -28,6 +28,12 @@ def fenced() -> list[Fenced]:
     return found
 
 
+def code(name: str) -> str:
+    """The one Python module of that name, which whoever calls this runs."""
+    (found,) = [each.text for each in fenced() if (each.language, each.name) == ("python", name)]
+    return found
+
+
 def block(name: str) -> str:
     """The lines of the one block of that name; whoever calls this types them."""
     (found,) = [each.text for each in fenced() if (each.language, each.name) == ("sh", name)]

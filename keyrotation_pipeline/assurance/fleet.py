@@ -126,6 +126,7 @@ def _document(instance: Instance) -> dict[str, Any]:
         "instance": instance.name,
         "reads": names(instance.reads),
         "writes": None if instance.writes is None else str(instance.writes),
+        "names_primary": instance.names_primary,
         "reported_at": instant(instance.reported_at),
         "silent": instance.silent,
         "decrypted": {

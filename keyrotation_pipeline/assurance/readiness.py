@@ -1,7 +1,7 @@
 """Is everything ready for a rotation? Every box of the seed procedure's checklist that can be a fact, as one value.
 
-A red check names what a request is refused for, or a recovery key on this machine that can sign. What could not be
-looked at is amber and says so.
+A red check names what a request is refused for, what would stop its rotation before anything is done, or a recovery key
+on this machine that can sign. What could not be looked at is amber and says so.
 
 Source: the seed procedure, section 3 and appendix A.
 """
@@ -18,13 +18,23 @@ from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.readiness import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.model.request import Walk
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.rollout import (
+    CHOOSES_ITSELF,
+    Aim,
+    Confirmation,
+    Goal,
+    RolloutMode,
+    lack_of,
+    sentence_of,
+)
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests.confirming import confirmation_of, is_to_make_key
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import performing
@@ -55,8 +65,8 @@ def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key:
     checks += _looked("rotation_was_rehearsed", lambda: [_rehearsal(pipeline)])
     checks += [] if recovery_key is None else [_recovery_key(recovery_key)]
     checks += [] if told is None else [_people(told)]
-    checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline))
     target = walk.target if walk is not None else _target(pipeline, taken)
+    checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline, walk, target))
     checks += data_readiness.database(pipeline, target)
     blocked = any(check.light is Light.RED for check in checks)
     checks += data_readiness.inventory(taken, trial) if taken is not None else []
@@ -255,7 +265,7 @@ def _hours(age: timedelta) -> str:
     return f"{age / timedelta(hours=1):,.1f} h"
 
 
-def _fleet(pipeline: Pipeline) -> Iterator[Check]:
+def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterator[Check]:
     name, mode, primary = "instances_read_the_primary", pipeline.rollout.mode, pipeline.keys.read().primary
     instances = pipeline.rollout.instances()
     told = ", ".join(f"{each.name} reads {', '.join(map(str, each.reads)) or 'unknown'}" for each in instances[:10])
@@ -273,6 +283,30 @@ def _fleet(pipeline: Pipeline) -> Iterator[Check]:
         yield amber(name, f"{value}; not seen to read {primary}: {', '.join(unseen)}", "see `keyrotation rollout`")
     else:
         yield green(name, value)
+    if primary is not None and (walk is None or is_to_make_key(pipeline, walk)):
+        yield _naming(pipeline, walk, Goal(Aim.NAMES, (primary,)), target, instances)
+
+
+def _naming(
+    pipeline: Pipeline, walk: Walk | None, goal: Goal, target: KeyVersion, instances: Sequence[Instance]
+) -> Check:
+    """Whether applications wait for a new key to be named as the primary before they write under it."""
+    name, mode = "applications_name_their_primary", pipeline.rollout.mode
+    confirmation = confirmation_of(pipeline, walk, goal) if walk is not None else Confirmation()
+    lack = lack_of(goal, RolloutMode.ATTEST, instances, confirmation)
+    if not lack and confirmation.officers:
+        return green(name, f"confirmed by {', '.join(confirmation.officers)}")
+    if not lack:
+        return green(name, "every instance that reports does; one that does not report is not seen")
+    if mode is RolloutMode.ATTEST:
+        return red(name, *in_two(sentence_of(lack, goal, "ID" if walk is None else walk.id)))
+    return amber(
+        name,
+        f"mode {mode}: not seen; {CHOOSES_ITSELF}: the rotation then stops with "
+        f'"{target} value seen before promotion", and only a rollback helps, which an emergency does not have',
+        "have every application use keyrotation_pipeline.encrypted_type, and report by attest(engine, key_ring); see "
+        '"The source procedure\'s application" in docs/operations.md',
+    )
 
 
 def _target(pipeline: Pipeline, taken: Inventory | None) -> KeyVersion:

@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.request import RequestStatus, Walk
 from keyrotation_pipeline.model.request_events import StatusChanged
+from keyrotation_pipeline.model.rollout import awaits
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus, failure_of
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -149,6 +150,10 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
         # Its wait ran out, and nobody tries again by himself; it is over once they are there.
         awaited = performing.waiting_for(pipeline, rotation, seen)
         sentences += [f"rotation {rotation.id} waited in vain: {awaited}"] if awaited else []
+    elif rotation and rotation.started_at is None:
+        awaited = performing.waiting_for(pipeline, rotation, seen)
+        # It is signed and due, and nobody begins it before the applications are there.
+        sentences += [f"rotation {rotation.id} cannot begin: {awaited}"] if awaits(awaited or "", rotation.id) else []
     try:
         require_roster(pipeline)
     except KeyRotationError as error:

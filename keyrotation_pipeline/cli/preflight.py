@@ -18,8 +18,8 @@ _STYLES = {Light.RED: "bold red", Light.AMBER: "yellow"}
 def preflight(*, config: Config = None, as_json: Json = False) -> None:
     """Check all that a rotation needs: keys, backups, officers, tables, room, time.
 
-    Red is what `request` would refuse, and a recovery key here that can sign; amber is to be known before, or could not
-    be seen. Exit code 1 if any is red.
+    Red is what `request` would refuse, what would keep its rotation from beginning, and a recovery key here that can
+    sign; amber is to be known before, or could not be seen. Exit code 1 if any is red.
     """
     declared = settings.load(config)
     recovery = None if declared.recovery.secret_key is None else partial(recovery_key, declared)

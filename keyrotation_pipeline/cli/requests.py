@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.request import Request
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.cancelling import cancel as give_up
 from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
 
 
@@ -56,6 +57,7 @@ def request(
         required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
         warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
+        warnings += filter(None, [unnamed_primary(pipeline, opened)])
         rule, *how = duties(pipeline, opened)
     if as_json:
         versions = {"from": str(opened.source), "to": str(opened.target)}

@@ -26,14 +26,17 @@ from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request import Request, StepRecord, Walk
+from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import keys, performing
+from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.environment import child_environment
 
 ACTOR = "demo"
+REPORT_SECONDS = 30
 STOP_SECONDS = 120
 
 
@@ -100,6 +103,7 @@ def run_demo(
         rotation = open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
         say(f"Request {rotation.id}: {rotation.source} → {rotation.target}")
         approve(pipeline, rotation, officers, say)
+        _wait_for_report(pipeline, rotation)
         seconds: dict[str, float] = {}
         started = time.monotonic()
         for record in performing.run(pipeline, rotation.id, report):
@@ -120,6 +124,13 @@ def run_demo(
             application=tally,
             seconds_by_phase=seconds,
         )
+
+
+def _wait_for_report(pipeline: Pipeline, rotation: Walk) -> None:
+    """Wait for the application's first report, without which no key is made."""
+    for _ in attempts(pipeline.clock, pause_seconds=0.1, patience_seconds=REPORT_SECONDS):
+        if unnamed_primary(pipeline, rotation) is None:
+            return
 
 
 @contextmanager

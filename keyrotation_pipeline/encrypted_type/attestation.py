@@ -6,8 +6,8 @@
 
 An instance that reports is waited for until it reads a new key, before any other writes under it; a fleet of which no
 instance reports has to be confirmed by an officer. What is reported: the versions that are read, the one that is
-written, how often a value of an older version was still decrypted and when last, and how often one could not be
-decrypted; never a key, never content.
+written, whether that one was named as the primary, how often a value of an older version was still decrypted and when
+last, and how often one could not be decrypted; never a key, never content.
 """
 
 import asyncio
@@ -41,12 +41,14 @@ _Send = Callable[[TextClause, Mapping[str, str]], None]
 
 # One statement, so that it goes through any pooler. What an earlier process of this name decrypted stays to be seen.
 _REPORT = text("""
-INSERT INTO keyrotation.application_instances AS known (instance, reads, writes, decrypted, failed, reported_at)
-VALUES (:instance, string_to_array(CAST(:reads AS text), ','), :writes, CAST(CAST(:decrypted AS text) AS jsonb),
-        CAST(CAST(:failed AS text) AS jsonb), clock_timestamp())
+INSERT INTO keyrotation.application_instances AS known
+    (instance, reads, writes, names_primary, decrypted, failed, reported_at)
+VALUES (:instance, string_to_array(CAST(:reads AS text), ','), :writes, CAST(CAST(:names_primary AS text) AS boolean),
+        CAST(CAST(:decrypted AS text) AS jsonb), CAST(CAST(:failed AS text) AS jsonb), clock_timestamp())
 ON CONFLICT (instance) DO UPDATE
-SET reads = excluded.reads, writes = excluded.writes, decrypted = known.decrypted || excluded.decrypted,
-    failed = known.failed || excluded.failed, reported_at = excluded.reported_at
+SET reads = excluded.reads, writes = excluded.writes, names_primary = excluded.names_primary,
+    decrypted = known.decrypted || excluded.decrypted, failed = known.failed || excluded.failed,
+    reported_at = excluded.reported_at
 """)
 _WITHDRAW = text("DELETE FROM keyrotation.application_instances WHERE instance = :instance")
 
@@ -139,6 +141,7 @@ class Attestation:
             "instance": self.instance,
             "reads": ",".join(map(str, ring.versions)),
             "writes": str(ring.primary),
+            "names_primary": str(ring.names_primary).lower(),
             "decrypted": json.dumps(reads),
             "failed": json.dumps(failures),
         }

@@ -77,6 +77,11 @@ def primary_in(environment: Mapping[str, str], keys: Mapping[KeyVersion, KeyMate
     return next(iter(keys))
 
 
+def is_primary_named(environment: Mapping[str, str]) -> bool:
+    """Whether the version that writes use is named, and not only the one key that is set."""
+    return bool(environment.get(PRIMARY_VARIABLE, "").strip())
+
+
 def compromised_in(environment: Mapping[str, str]) -> frozenset[KeyVersion]:
     """The versions that must never be the primary again; keys of them may be set, for reading.
 

@@ -6,7 +6,7 @@ from typing import Self
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto.environment import compromised_in, keys_in, primary_in
+from keyrotation_pipeline.fieldcrypto.environment import compromised_in, is_primary_named, keys_in, primary_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -24,7 +24,7 @@ class KeyRing:
         InvalidKeyError: the primary is not among the keys, or is compromised.
     """
 
-    __slots__ = ("_ciphers", "_keys", "_primary")
+    __slots__ = ("_ciphers", "_keys", "_names_primary", "_primary")
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class KeyRing:
         self._keys = dict(keys)
         self._ciphers = {version: AESGCM(raw_of(material)) for version, material in keys.items()}
         self._primary = primary
+        self._names_primary = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -58,12 +59,19 @@ class KeyRing:
             InvalidKeyError: a variable is missing, misnamed or holds no key; names it, never what it holds.
         """
         keys = keys_in(environment)
-        return cls(keys, primary_in(environment, keys), compromised_in(environment))
+        ring = cls(keys, primary_in(environment, keys), compromised_in(environment))
+        ring._names_primary = is_primary_named(environment)
+        return ring
 
     @property
     def primary(self) -> KeyVersion:
         """The version that writes use."""
         return self._primary
+
+    @property
+    def names_primary(self) -> bool:
+        """Whether the primary was named; false: it is the only key, and a second one needs a primary named with it."""
+        return self._names_primary
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:

@@ -40,6 +40,8 @@ class Instance:
         writes: None: not known.
         reported_at: aware, by the clock of the database.
         silent: it has not been heard of for so long that it may have ended, or may still run.
+        names_primary: it says that what it writes is the primary that was named to it. False: it writes the only key
+            that it has, or it does not say.
     """
 
     name: str
@@ -49,3 +51,4 @@ class Instance:
     silent: bool = False
     decrypted: tuple[Decrypted, ...] = ()
     failed: tuple[Failed, ...] = ()
+    names_primary: bool = True

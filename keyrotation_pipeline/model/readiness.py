@@ -9,7 +9,7 @@ from keyrotation_pipeline.model.database import Problem
 
 
 class Light(StrEnum):
-    """Green: looked at and good. Amber: to be known before, or not seen. Red: a request is refused."""
+    """Green: looked at and good. Amber: to be known before, or not seen. Red: a request is refused, or cannot begin."""
 
     GREEN = "green"
     AMBER = "amber"
@@ -43,7 +43,7 @@ def amber(name: str, value: str, do: str) -> Check:
 
 
 def red(name: str, value: str, do: str) -> Check:
-    """What a request is refused for."""
+    """What a request is refused for, or what stops its rotation before anything is done."""
     return Check(name, Light.RED, value, do)
 
 

@@ -1,10 +1,11 @@
-"""The three rollouts of a walk: what every application instance is brought to, and what is still lacking."""
+"""The three rollouts of a walk, and what precedes them: what every instance is brought to, and what is lacking."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.instances import Instance
 
@@ -12,6 +13,13 @@ from keyrotation_pipeline.model.instances import Instance
 LINES_OF_CODE = (
     "from keyrotation_pipeline.encrypted_type import attest",
     "attest(engine, key_ring)  # once a process, with its SQLAlchemy engine and what EncryptedType was given",
+)
+
+
+# What an application does that does not wait for a new primary to be named.
+CHOOSES_ITSELF = (
+    "one that chooses its key itself, as in section 4.2 of the source procedure, writes under the new key as soon as "
+    "it gets it"
 )
 
 
@@ -39,9 +47,10 @@ class RolloutMode(StrEnum):
                 )
             case RolloutMode.ATTEST:
                 return (
-                    f"attest: writes move to {target} only when every application instance reports that it reads "
-                    f"{target}, by calling attest(engine, key_ring) of keyrotation_pipeline.encrypted_type; where none "
-                    "reports, or one fell silent, an officer confirms it by signature"
+                    f"attest: {target} is made only when an application instance reports, and every one that does "
+                    f"names its primary; writes move to {target} only when every application instance reports that it "
+                    f"reads {target}, by calling attest(engine, key_ring) of keyrotation_pipeline.encrypted_type; "
+                    "where none reports, or one fell silent, an officer confirms it by signature"
                 )
             case RolloutMode.CONFIRM:
                 return (
@@ -56,8 +65,9 @@ class RolloutMode(StrEnum):
 
 
 class Aim(StrEnum):
-    """Which of the three rollouts it is, as a confirmation names it."""
+    """Which of the three rollouts it is, or what precedes them, as a confirmation names it."""
 
+    NAMES = "names"
     READS = "reads"
     WRITES = "writes"
     WITHOUT = "without"
@@ -68,7 +78,7 @@ class Goal:
     """What one rollout brings every application instance to.
 
     Args:
-        versions: the one that is read, or written; or those that are let go.
+        versions: the one that is read, or written; or those that are let go; or the primary before the new key.
     """
 
     aim: Aim
@@ -79,6 +89,8 @@ class Goal:
         if instance.writes is None:
             return False
         match self.aim:
+            case Aim.NAMES:
+                return instance.names_primary
             case Aim.READS:
                 return set(self.versions) <= set(instance.reads)
             case Aim.WRITES:
@@ -88,12 +100,18 @@ class Goal:
 
     def statement(self) -> str:
         """What is then true of every instance: ``reads v2``, ``writes v2``, ``is without v1``."""
+        versions = ", ".join(map(str, self.versions))
+        if self.aim is Aim.NAMES:
+            return f"writes {versions} for as long as {versions} is named as the primary, whatever newer key it gets"
         verb = {Aim.READS: "reads", Aim.WRITES: "writes", Aim.WITHOUT: "is without"}[self.aim]
-        return f"{verb} {', '.join(map(str, self.versions))}"
+        return f"{verb} {versions}"
 
     def __str__(self) -> str:
+        versions = ", ".join(map(str, self.versions))
+        if self.aim is Aim.NAMES:
+            return "name its primary"
         verb = {Aim.READS: "read", Aim.WRITES: "write", Aim.WITHOUT: "be without"}[self.aim]
-        return f"{verb} {', '.join(map(str, self.versions))}"
+        return f"{verb} {versions}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +164,22 @@ class Lack:
 def lack_of(goal: Goal, mode: RolloutMode, instances: Sequence[Instance], confirmation: Confirmation) -> Lack:
     """Judge a rollout by what is seen of the instances, and by what officers confirmed.
 
-    An instance that reports that it lags is believed in every mode: no signature makes it read a key.
+    An instance that reports that it lags is believed in every mode: no signature makes it read a key. How an instance
+    chooses its primary is a matter of its code: before the key is made, one that is silent and chose well is not waited
+    for beside one that reports.
     """
     alive = [instance for instance in instances if not instance.silent]
     lagging = tuple(instance for instance in alive if not goal.met_by(instance))
     if mode is RolloutMode.NONE:
         return Lack(lagging)
     confirmed = bool(confirmation.officers)
+    known = goal.aim is Aim.NAMES and bool(alive)
     silent = tuple(
-        each for each in instances if each.silent and Gone(each.name, each.reported_at) not in confirmation.gone
+        each
+        for each in instances
+        if each.silent
+        and Gone(each.name, each.reported_at) not in confirmation.gone
+        and not (known and goal.met_by(each))
     )
     return Lack(
         lagging,
@@ -170,15 +195,15 @@ def sentence_of(lack: Lack, goal: Goal, request: str) -> str:
     parts = []
     if lack.lagging:
         named = ", ".join(f"{each.name} ({_reported(each, goal)})" for each in lack.lagging)
-        parts.append(f"{named}: not seen to {goal}; reload or restart what lags")
+        parts.append(f"{named}: not seen to {goal}; {_remedy(goal)}")
     if lack.silent:
         named = ", ".join(f"{each.name} (last heard of {_minute(each.reported_at)} UTC)" for each in lack.silent)
         parts.append(f"{named}: silent, and not known to have ended; when it has, an officer says so with {confirm}")
     if lack.unseen:
         parts.append(
-            f"no application instance reports itself, which does not show that every one {goal.statement()}; have "
-            "each call attest(engine, key_ring) of keyrotation_pipeline.encrypted_type, or let an officer confirm it: "
-            f"{confirm}"
+            f"no application instance reports itself, which does not show that every one {goal.statement()}"
+            f"{_otherwise(goal)}; have each call attest(engine, key_ring) of keyrotation_pipeline.encrypted_type, or "
+            f"let an officer confirm it: {confirm}"
         )
     if lack.unconfirmed:
         parts.append(f"no officer has confirmed yet that every application instance {goal.statement()}; {confirm}")
@@ -199,9 +224,25 @@ def confirming(request: str) -> str:
     return f"keyrotation confirm {request} --text | gpg -ab | keyrotation confirm {request} --signature -"
 
 
+def _remedy(goal: Goal) -> str:
+    if goal.aim is Aim.NAMES:
+        return (
+            f"name {', '.join(map(str, goal.versions))} where it gets its keys ({PRIMARY_VARIABLE}, or for a plain key "
+            "in AWS `keyrotation init --convert`), and reload or restart it"
+        )
+    return "reload or restart what lags"
+
+
+def _otherwise(goal: Goal) -> str:
+    """What the new key would lead to if it were made now."""
+    return f" ({CHOOSES_ITSELF})" if goal.aim is Aim.NAMES else ""
+
+
 def _reported(instance: Instance, goal: Goal) -> str:
     if instance.writes is None:
         return "not known what it reads"
+    if goal.aim is Aim.NAMES:
+        return f"writes {instance.writes}, and does not report that as a named primary"
     if goal.aim is Aim.WRITES:
         return f"writes {instance.writes}"
     return f"reads {', '.join(map(str, instance.reads))}"

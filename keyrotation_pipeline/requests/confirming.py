@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditEvent
 from keyrotation_pipeline.model.confirmation import ConfirmationText
 from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request import RequestAction, Step, Walk
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.rollout import Aim, Confirmation, Goal, Gone, RolloutMode
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -22,6 +22,7 @@ from keyrotation_pipeline.requests.superseding import lineage
 
 # The events with which each rollout begins: their kind and, for a finished step, its name.
 _BEGINNINGS: Mapping[Aim, frozenset[tuple[EventKind, Step | None]]] = {
+    Aim.NAMES: frozenset({(EventKind.REQUEST_OPENED, None)}),
     Aim.READS: frozenset({(EventKind.STEP_FINISHED, Step.KEY_VERSION)}),
     Aim.WRITES: frozenset(
         {(EventKind.PRIMARY_CHANGE_INTENDED, None), (EventKind.STEP_FINISHED, Step.DUAL_KEY_ROLLOUT)}
@@ -30,8 +31,21 @@ _BEGINNINGS: Mapping[Aim, frozenset[tuple[EventKind, Step | None]]] = {
 }
 
 
+def is_to_make_key(pipeline: Pipeline, walk: Walk) -> bool:
+    """Whether the walk's key is still to be made; a rollback makes none."""
+    records = pipeline.ledger.keys()
+    return walk.action is RequestAction.ROTATE and walk.target not in {record.version for record in records}
+
+
+def awaits_named_primary(pipeline: Pipeline, walk: Walk) -> bool:
+    """Whether the walk's key is to be made only when applications are seen to name their primary."""
+    return pipeline.rollout.mode is RolloutMode.ATTEST and is_to_make_key(pipeline, walk)
+
+
 def goal_at(pipeline: Pipeline, walk: Walk) -> Goal:
     """The rollout at which a walk stands: what its instances are brought to now, or were brought to last."""
+    if awaits_named_primary(pipeline, walk):
+        return Goal(Aim.NAMES, (walk.source,))
     if (retired := walk.done(Step.RETIRED_KEY)) is not None:
         taken = retired.facts["taken_from_applications"]
         return Goal(Aim.WITHOUT, tuple(KeyVersion.parse(version) for version in taken))
@@ -132,7 +146,7 @@ def _began(pipeline: Pipeline, walk: Walk, goal: Goal) -> AuditEvent:
 
 
 def _require_confirmable(pipeline: Pipeline, walk: Walk) -> None:
-    if walk.is_over or walk.status is RequestStatus.REQUESTED or walk.done(Step.KEY_VERSION) is None:
+    if walk.is_over or not (walk.done(Step.KEY_VERSION) or awaits_named_primary(pipeline, walk)):
         raise RequestError(
             f"rotation {walk.id} stands at no rollout, so there is nothing to confirm; see `keyrotation status`"
         )

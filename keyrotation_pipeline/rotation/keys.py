@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
+from keyrotation_pipeline.rotation.rollout import require_named_primary
 
 
 def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
@@ -30,6 +31,7 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
     Raises:
         KeyStoreError: the version is in use, or the store holds a key under it that this pipeline did not make.
         BackupError: the backup is not there after it was written.
+        BlockedError: an application might write under the key as soon as it gets it.
     """
     version = rotation.target
     registered = record_of(pipeline, version)
@@ -38,7 +40,11 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
             f"{version} is {registered.state} already; cancel rotation {rotation.id} and request a new one"
         )
     stored = pipeline.keys.read()
-    material = _taken_up(pipeline, stored, version, registered) or _generated(pipeline, stored, rotation)
+    material = _taken_up(pipeline, stored, version, registered)
+    if material is None:
+        # Asked when the step became due, too; the instances may be others by now.
+        require_named_primary(pipeline, rotation)
+        material = _generated(pipeline, stored, rotation)
     backup = backed_up(pipeline, version, material, rotation.id)
     if registered is None:
         record = KeyRecord(version, KeyState.PRE_ACTIVATION, material.fingerprint, pipeline.clock.now())

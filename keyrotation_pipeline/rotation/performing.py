@@ -26,10 +26,13 @@ from keyrotation_pipeline.rotation import reencrypt, rollout
 
 
 def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> Decision:
-    """The conductor's decision for a rotation as it stands now. A task that only lacks a signature is not due."""
+    """The conductor's decision for a rotation as it stands now.
+
+    A task that only lacks a signature is not due, nor is a key that an application might write under at once.
+    """
     roster = pinned_roster(pipeline)
     decision = decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
-    if decision.tasks and (sentence := rollout.waits_for_officer(pipeline, rotation, decision.tasks[0].step, seen)):
+    if decision.tasks and (sentence := rollout.waits_for_others(pipeline, rotation, decision.tasks[0].step, seen)):
         return Decision((), sentence)
     return decision
 

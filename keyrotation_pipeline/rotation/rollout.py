@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.rollout import Confirmation, Goal, RolloutMode, lack_of, sentence_of
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.confirming import confirmation_of, goal_at
+from keyrotation_pipeline.requests.confirming import awaits_named_primary, confirmation_of, goal_at
 
 # The instances, where the caller has looked already, or why they could not be seen; None: they are looked at now.
 Seen = Sequence[Instance] | KeyRotationError | None
@@ -45,12 +45,36 @@ def lacking(pipeline: Pipeline, rotation: Walk, goal: Goal, seen: Seen = None) -
 
 def waited_for(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
     """What the applications still lack for a step that is due; None: nothing, or the step does not depend on them."""
+    if step is Step.KEY_VERSION:
+        return unnamed_primary(pipeline, rotation, seen)
     return lacking(pipeline, rotation, goal_at(pipeline, rotation), seen) if step in STEPS else None
 
 
-def waits_for_officer(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
-    """The same, but only where a signature is what is lacking, so that it is of no use to begin the step."""
-    return waited_for(pipeline, rotation, step, seen) if pipeline.rollout.mode is RolloutMode.CONFIRM else None
+def waits_for_others(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
+    """The same, but only where it is of no use to begin the step: a signature is lacking, or no key may be made yet."""
+    begins_in_vain = step is Step.KEY_VERSION or pipeline.rollout.mode is RolloutMode.CONFIRM
+    return waited_for(pipeline, rotation, step, seen) if begins_in_vain else None
+
+
+def unnamed_primary(pipeline: Pipeline, rotation: Walk, seen: Seen = None) -> str | None:
+    """Why the rotation's key may not be made yet; None: it may.
+
+    An application that chooses its key itself writes under a new one as soon as it gets it. In an emergency there is no
+    way back from that, since the old key never becomes the primary again; so the rule is the same.
+    """
+    if not awaits_named_primary(pipeline, rotation):
+        return None
+    return lacking(pipeline, rotation, goal_at(pipeline, rotation), seen)
+
+
+def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:
+    """Refuse to make a key that an application may write under before it is the primary.
+
+    Raises:
+        BlockedError: no instance reports, or one does not name its primary, and no officer has confirmed it.
+    """
+    if sentence := unnamed_primary(pipeline, rotation):
+        raise BlockedError(sentence)
 
 
 @dataclass

@@ -63,14 +63,22 @@ class Night:
         return done.stdout
 
 
+@dataclass(frozen=True)
+class NewDesk:
+    """The same before `keyrotation init`, and the key that the rows are under."""
+
+    night: Night
+    key: KeyMaterial
+
+
 @pytest.fixture
-def night(
+def new_desk(
     tmp_path: Path,
     database_url: str,
     security_officer: DemoOfficer,
     privacy_officer: DemoOfficer,
     recovery_officer: DemoOfficer,
-) -> Iterator[Night]:
+) -> Iterator[NewDesk]:
     ring = KeyRing({V1: KeyMaterial.generate()}, V1)
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE clients (id int PRIMARY KEY, first_name text, email text)")
@@ -87,7 +95,13 @@ def night(
     descriptor = warm.for_shells(tmp_path / "bin")
     path = f"{tmp_path / 'bin'}:{EMBEDDED_18}:{os.environ['PATH']}"
     with one_gnupg_home(security_officer, privacy_officer) as home:
-        night = Night(tmp_path, {"KEYROTATION_DATABASE_URL": database_url, "GNUPGHOME": home, "PATH": path}, descriptor)
-        night.shell(f"ENCRYPTION_MASTER_KEY={base64_of(ring.material(V1))} keyrotation init")
-        with reporting(database_url, tmp_path / ".keyrotation" / "keys"):
-            yield night
+        variables = {"KEYROTATION_DATABASE_URL": database_url, "GNUPGHOME": home, "PATH": path}
+        yield NewDesk(Night(tmp_path, variables, descriptor), ring.material(V1))
+
+
+@pytest.fixture
+def night(new_desk: NewDesk) -> Iterator[Night]:
+    night = new_desk.night
+    night.shell(f"ENCRYPTION_MASTER_KEY={base64_of(new_desk.key)} keyrotation init")
+    with reporting(night.variables["KEYROTATION_DATABASE_URL"], night.path / ".keyrotation" / "keys"):
+        yield night

@@ -129,7 +129,11 @@ class Site:
         )
         self.type(command("uv run keyrotation init"))
         self.type(command("uv run keyrotation inventory"))
-        self.type(command("uv run keyrotation preflight"))
+        if rollout.get("mode") == "confirm":
+            self.type(command("uv run keyrotation preflight"))
+        else:
+            told = self.type(command("uv run keyrotation preflight"), expect=1).stdout
+            assert "red    applications name their primary: no application instance reports itself" in told
         opened = self.type(f"{command('ID=')}; echo $ID")
         self.told.append(opened.stderr)
         request = opened.stdout.strip()
@@ -198,12 +202,13 @@ def keeps_its_old_ring(code: str) -> str:
 
 def test_by_the_readme_with_an_application_that_reports(site: Site) -> None:
     request = site.approved_request()
-    planned = site.type(f"{command('uv run keyrotation rotate')} --dry-run", ID=request).stdout
     signed = site.type("uv run keyrotation approve $ID --text", ID=request).stdout
     written = (site.path / "keyrotation.toml").read_text()
-    for told in (*site.told, planned, signed, written):
-        assert "attest(engine, key_ring)" in told, "what the application must do, by its line of code"
     with site.application(reports_often) as application:
+        site.type(command("uv run keyrotation preflight"))
+        planned = site.type(f"{command('uv run keyrotation rotate')} --dry-run", ID=request).stdout
+        for told in (*site.told, planned, signed, written):
+            assert "attest(engine, key_ring)" in told, "what the application must do, by its line of code"
         told = site.rotate(request).stdout
         [instance] = json.loads(site.type(f"{command('uv run keyrotation rollout')} --json").stdout)["instances"]
         assert_rotated(site)
@@ -248,5 +253,6 @@ def test_a_live_application_that_does_not_report_is_waited_for_and_not_one_reque
     assert "attest(engine, key_ring)" in refusal
     assert f"keyrotation confirm {request} --text" in refusal
     status = site.status()
-    assert (status["primary"], status["rotation"]["phase"]) == ("v1", "dual_key_rollout")
+    assert (status["primary"], status["rotation"]["phase"]) == ("v1", "requested")
+    assert [key["version"] for key in status["key_versions"]] == ["v1"]
     assert "no application instance reports itself" in status["rotation"]["waiting_for"]

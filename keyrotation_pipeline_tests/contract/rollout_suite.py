@@ -46,6 +46,7 @@ class RolloutSuite:
         stage.says("web-1", (V1, V2), V2)
         [seen] = stage.rollout(RolloutMode.ATTEST, 0).instances()
         assert (seen.name, seen.reads, seen.writes, seen.silent) == ("web-1", (V1, V2), V2, False)
+        assert seen.names_primary
         assert seen.reported_at.utcoffset() is not None
 
     @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ class TableStage:
     def says(self, name: str, reads: Sequence[KeyVersion], writes: KeyVersion) -> None:
         self.withdraws(name)
         self.connection.execute(
-            "INSERT INTO keyrotation.application_instances (instance, reads, writes) VALUES (%s, %s, %s)",
+            "INSERT INTO keyrotation.application_instances (instance, reads, writes, names_primary)"
+            " VALUES (%s, %s, %s, true)",
             (name, [str(version) for version in reads], str(writes)),
         )
 
@@ -82,6 +83,13 @@ class TestReportedInstances(RolloutSuite):
     @pytest.fixture
     def stage(self, migrated: Connection) -> Stage:
         return TableStage(migrated)
+
+    def test_a_report_that_does_not_say_so_names_no_primary(self, migrated: Connection) -> None:
+        migrated.execute(
+            "INSERT INTO keyrotation.application_instances (instance, reads, writes) VALUES ('web-1', '{v1}', 'v1')"
+        )
+        [seen] = TableStage(migrated).rollout(RolloutMode.ATTEST, 0).instances()
+        assert not seen.names_primary
 
     def test_who_was_not_heard_of_for_a_month_is_forgotten(self, migrated: Connection) -> None:
         stage = TableStage(migrated)

@@ -276,6 +276,14 @@ def test_a_waiting_rotation_says_what_it_waits_for(
     assert sentence in skipped(dagster)
 
 
+def test_no_run_is_started_before_an_application_is_seen_to_name_its_primary(dagster: Dagster, approved: Walk) -> None:
+    dagster.world.rollout.running = ()
+    assert skipped(dagster).startswith("waiting for no application instance reports itself")
+    dagster.world.rollout.running = None
+    assert [request.job_name for request in requests(dagster)] == ["introduce_key"]
+    assert dagster.world.keys.versions() == (V1,)
+
+
 @pytest.mark.parametrize("sensor", ["rotation_conductor", "ledger_mirror"])
 @pytest.mark.parametrize(
     ("error", "sentence"),

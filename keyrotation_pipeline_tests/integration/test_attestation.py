@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
-from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing, MountedKeyRing, attest
+from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, MountedKeyRing, attest
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
@@ -55,7 +55,7 @@ def asynchronous(url: str) -> AsyncEngine:
 
 @contextmanager
 def reporting(
-    engine: Engine | AsyncEngine, ring: KeyRing | MountedKeyRing, instance: str | None = None
+    engine: Engine | AsyncEngine, ring: KeyRing | Callable[[], KeyRing], instance: str | None = None
 ) -> Iterator[str]:
     attestation = attest(engine, ring, every_seconds=OFTEN, instance=instance)
     try:
@@ -85,6 +85,17 @@ def test_one_line_makes_an_instance_known_and_its_end_withdraws_it(
         assert (seen.name, seen.reads, seen.writes, seen.silent) == (name, (V1, V2), V1, False)
         assert name.startswith(f"web-1/{os.getpid()}-")
     assert instances(migrated) == ()
+
+
+@pytest.mark.parametrize("primary", ["", "v1"], ids=["its only key", "named"])
+def test_whether_the_primary_was_named_is_reported(
+    migrated: Connection, database_url: str, keyring_of: Rings, primary: str
+) -> None:
+    key = base64_of(keyring_of(1, primary=1).material(V1))
+    ring = EnvironmentKeyRing({variable_of(V1): key, PRIMARY_VARIABLE: primary})
+    with reporting(engine_of(database_url), ring):
+        [seen] = until(migrated, bool)
+    assert (seen.writes, seen.names_primary) == (V1, primary == "v1")
 
 
 @ENGINES

@@ -72,7 +72,7 @@ class Office:
             for name in names
         )
         tables = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
-        self.file.write_text(f'database.url = "{self.url}"\n{officers}{tables}')
+        self.file.write_text(f'database.url = "{self.url}"\nrollout.mode = "none"\n{officers}{tables}')
 
     def initialise(self) -> None:
         assembly.initialise(settings.load(self.file), KeyRing({V1: self.key}, V1), actor="test")

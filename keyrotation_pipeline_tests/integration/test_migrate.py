@@ -152,7 +152,10 @@ def test_events_of_an_older_schema_are_filed_by_what_their_bodies_say(
     ledger.append(Note(EventKind.BACKUP_MADE, nested), "cd" * 16)
     ledger.append(Note(EventKind.COUNTED, nested))
     connection.execute("ALTER TABLE keyrotation.audit_events DROP COLUMN event, DROP COLUMN request")
-    connection.execute("ALTER TABLE keyrotation.application_instances DROP COLUMN decrypted, DROP COLUMN failed")
+    connection.execute(
+        "ALTER TABLE keyrotation.application_instances"
+        " DROP COLUMN decrypted, DROP COLUMN failed, DROP COLUMN names_primary"
+    )
     connection.execute("ALTER TABLE keyrotation.rotations DROP COLUMN not_before")
     for table in ("checked_tables", "replicas", "incident_flag", "waits", "page_readings"):
         connection.execute(f"DROP TABLE keyrotation.{table}".encode())

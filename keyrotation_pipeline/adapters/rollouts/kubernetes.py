@@ -238,7 +238,8 @@ def _described(keys: StoredKeys) -> str:
 
 def _instance(pod: Json, keys: StoredKeys, now: datetime) -> Instance:
     name = str(pod["metadata"]["name"])
-    unknown = Instance(name, (), None, now)
+    # What a Pod was started with says nothing of how its processes choose their primary.
+    unknown = Instance(name, (), None, now, names_primary=False)
     told = (pod["metadata"].get("annotations") or {}).get(ANNOTATION)
     if not told:
         return unknown

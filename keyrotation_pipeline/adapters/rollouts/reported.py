@@ -25,7 +25,7 @@ FORGOTTEN_SECONDS = 30 * KNOWN_SECONDS
 # By the server's clock on both sides, so that no other clock can make an instance look alive, silent or gone.
 _HEARD_OF = """
 SELECT instance, reads, writes, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %(ttl)s),
-       decrypted, failed
+       decrypted, failed, names_primary
 FROM keyrotation.application_instances
 WHERE reported_at > clock_timestamp() - make_interval(secs => %(known)s) ORDER BY instance
 """
@@ -94,7 +94,14 @@ class ReportedInstances:
 
 
 def _instance(
-    name: object, reads: object, writes: object, reported_at: object, silent: object, decrypted: object, failed: object
+    name: object,
+    reads: object,
+    writes: object,
+    reported_at: object,
+    silent: object,
+    decrypted: object,
+    failed: object,
+    names_primary: object,
 ) -> Instance:
     return Instance(
         name=str(name),
@@ -104,6 +111,7 @@ def _instance(
         silent=bool(silent),
         decrypted=tuple(_decrypted(cast("Mapping[str, Any]", decrypted))),
         failed=tuple(_failed(cast("Mapping[str, Any]", failed))),
+        names_primary=bool(names_primary),
     )
 
 

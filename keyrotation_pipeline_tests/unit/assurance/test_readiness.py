@@ -24,11 +24,24 @@ from keyrotation_pipeline.model.readiness import Check, Light
 from keyrotation_pipeline.model.rehearsal import Finding as RehearsalFinding
 from keyrotation_pipeline.model.rehearsal import Rehearsed
 from keyrotation_pipeline.model.request import WALK
+from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.model.surroundings import Standby, Wal
+from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.rotation.rotate import open_request
-from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, fake_pipeline, fake_seals, rotation_of
+from keyrotation_pipeline_tests.fakes import (
+    START,
+    V1,
+    V2,
+    V3,
+    FakeSignatures,
+    FakeWorld,
+    fake_pipeline,
+    fake_seals,
+    rotation_of,
+)
 from keyrotation_pipeline_tests.fakes.database import AMPLE
 from keyrotation_pipeline_tests.unit.incidents.test_telling import FakeChannel
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA
 from keyrotation_pipeline_tests.unit.rotation.test_fences import retired
 
 
@@ -151,6 +164,49 @@ def test_amber_says_what_blocks_later_and_what_was_not_seen(clinic: Clinic) -> N
     }  # fmt: skip
     assert expected <= told.keys()
     assert all(check.do for check in checks.values() if check.light is Light.AMBER)
+
+
+NAMING = "applications_name_their_primary"
+
+
+def test_red_without_a_report_of_who_names_its_primary_until_an_officer_confirms(clinic: Clinic) -> None:
+    world = clinic.world
+    world.keys_are({V1: KeyState.ARCHIVED, V2: KeyState.ACTIVE})
+    assert clinic.checks()[NAMING].light is Light.GREEN
+    world.rollout.running = (replace(world.rollout.instances()[0], names_primary=False),)
+    seen = clinic.checks()[NAMING]
+    assert (seen.light, seen.do.partition(" (")[0]) == (Light.RED, "name v2 where it gets its keys")
+    world.rollout.running = ()
+    seen = clinic.checks()[NAMING]
+    assert seen.light is Light.RED
+    assert seen.value.startswith("no application instance reports itself")
+    assert "`keyrotation confirm ID --text" in seen.do
+
+    walk = open_request(world.pipeline, reason="yearly", requested_by="dba")
+    assert f"`keyrotation confirm {walk.id} --text" in clinic.checks()[NAMING].do
+    text = confirmation_text(world.pipeline, walk)
+    add_confirmation(world.pipeline, walk, FakeSignatures.sign(ADA, text))
+    seen = clinic.checks()[NAMING]
+    assert (seen.light, seen.value) == (Light.GREEN, "confirmed by Ada")
+
+
+@pytest.mark.parametrize("mode", [RolloutMode.KUBERNETES, RolloutMode.CONFIRM, RolloutMode.NONE])
+def test_amber_says_what_an_application_does_that_chooses_its_key_itself(clinic: Clinic, mode: RolloutMode) -> None:
+    clinic.world.rollout.mode = mode
+    assert clinic.checks()[NAMING].light is Light.GREEN, "every instance that reports names its primary"
+    clinic.world.rollout.running = ()
+    seen = clinic.checks()[NAMING]
+    assert seen.light is Light.AMBER
+    for said in (f"mode {mode}", "as soon as it gets it", '"v3 value seen before promotion"', "only a rollback helps"):
+        assert said in seen.value
+    assert "The source procedure's application" in seen.do
+    assert readiness(clinic.site).ready
+
+
+def test_nothing_is_said_of_primaries_once_the_key_is_made(clinic: Clinic) -> None:
+    rotation_of(clinic.world)
+    clinic.world.rollout.running = ()
+    assert NAMING not in clinic.checks()
 
 
 def test_a_table_that_takes_a_retired_version_again_is_named(clinic: Clinic) -> None:

@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
 from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
-from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
 
 def test_the_object_of_a_status_has_what_programs_read() -> None:
@@ -148,6 +148,22 @@ def test_no_eta_is_told_while_nobody_works_at_a_rotation(stopped: str) -> None:
     shown = overview(world.pipeline).rotation
     assert shown is not None
     assert (shown.eta_seconds, shown.progress > 0) == (None, True)
+
+
+def test_an_approved_rotation_that_cannot_begin_is_attention_and_one_that_is_not_signed_is_not() -> None:
+    world = before_any_rotation()
+    world.rollout.running = ()
+    walk = request(world)
+    assert [sentence for sentence in overview(world.pipeline).attention if walk.id in sentence] == []
+    for officer in (ADA, BEN):
+        sign(world, walk, officer)
+
+    shown = overview(world.pipeline)
+    assert shown.rotation is not None
+    awaited = shown.rotation.waiting_for
+    assert awaited is not None
+    assert awaited.startswith("no application instance reports itself")
+    assert f"rotation {walk.id} cannot begin: {awaited}" in shown.attention
 
 
 def test_who_is_awaited_in_vain_is_named_and_has_not_failed() -> None:

@@ -48,6 +48,7 @@ def test_ring_holds_the_keys_that_are_set(
     ring = KeyRing.from_environment(environment)
     assert ring.versions == versions
     assert ring.primary == primary
+    assert ring.names_primary == bool(environment.get("ENCRYPTION_PRIMARY_VERSION"))
     assert all(ring.material(version) == {V1: ONE, V2: TWO, V10: TEN}[version] for version in versions)
 
 

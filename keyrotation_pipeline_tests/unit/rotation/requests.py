@@ -29,8 +29,8 @@ def sign(world: FakeWorld, rotation: Request, officer: str) -> tuple[str, int]:
     return add_approval(world.pipeline, rotation, FakeSignatures.sign(officer, text))
 
 
-def approved(world: FakeWorld) -> Walk:
-    rotation = request(world)
+def approved(world: FakeWorld, **changes: object) -> Walk:
+    rotation = request(world, **changes)
     for officer in (ADA, BEN):
         sign(world, rotation, officer)
     return world.ledger.walk(rotation.id)

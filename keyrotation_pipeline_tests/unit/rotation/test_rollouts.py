@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, RequestError, StaleWriterError
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, OutOfOrderError, RequestError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.instances import Instance
@@ -14,6 +14,9 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.rollout import Aim, Confirmation, Goal, Gone, RolloutMode, lack_of, sentence_of
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text, goal_at
 from keyrotation_pipeline.requests.pausing import pause, resume
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -35,7 +38,15 @@ def world() -> FakeWorld:
 
 @pytest.fixture
 def rotation(world: FakeWorld) -> Walk:
-    return approved(world)
+    """Its key is made; then no instance reports itself any more."""
+    return with_key(world, approved(world))
+
+
+def with_key(world: FakeWorld, rotation: Walk) -> Walk:
+    world.rollout.running = None
+    run(world, rotation, Step.KEY_VERSION)
+    world.rollout.running = ()
+    return world.ledger.walk(rotation.id)
 
 
 def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> None:
@@ -55,6 +66,122 @@ def instance(name: str, *reads: KeyVersion, writes: KeyVersion, silent: bool = F
 
 def waits(world: FakeWorld, rotation: Walk) -> str:
     return performing.waiting_for(world.pipeline, world.ledger.walk(rotation.id)) or ""
+
+
+# --- before the new key ---------------------------------------------------------------------------------------------
+
+IS_SILENT = instance("web-1", V1, writes=V1, silent=True)
+UNNAMED = replace(instance("web-2", V1, writes=V1), names_primary=False)
+CHOOSES = (
+    r"one that chooses its key itself, as in section 4.2 of the source procedure, writes under the new key as soon"
+)
+REFUSED = pytest.mark.parametrize(
+    ("running", "sentence"),
+    [
+        pytest.param((), rf"^no application instance reports itself, .*{CHOOSES}", id="none reports"),
+        pytest.param(
+            (instance("web-1", V1, writes=V1), UNNAMED),
+            r"^web-2 \(writes v1, and does not report that as a named primary\): not seen to name its primary; name "
+            r"v1 where it gets its keys \(ENCRYPTION_PRIMARY_VERSION, or .*--convert`\), and reload or restart it",
+            id="one names no primary",
+        ),
+        pytest.param((Instance("web-3", (V1,), None, START),), r"^web-3 \(not known", id="one reports none at all"),
+        pytest.param((IS_SILENT,), r"^web-1 \(last heard of .*\): silent, and not known to have", id="all are silent"),
+        pytest.param(
+            (instance("web-1", V1, writes=V1), replace(UNNAMED, silent=True)), "^web-2 .*: silent", id="a silent one"
+        ),
+    ],
+)
+
+
+def made_no_key(world: FakeWorld, rotation: Walk) -> bool:
+    walk = world.ledger.walk(rotation.id)
+    made = EventKind.KEY_CREATION_INTENDED in world.ledger.event_names()
+    return not made and walk.status is RequestStatus.REQUESTED and world.keys.versions() == (V1,)
+
+
+@REFUSED
+@pytest.mark.parametrize("incident", [None, "INC-1"], ids=["routine", "emergency"])
+def test_no_key_is_made_before_every_application_names_its_primary(
+    world: FakeWorld, running: tuple[Instance, ...], sentence: str, incident: str | None
+) -> None:
+    rotation = approved(world, incident=incident)
+    world.rollout.running = running
+    with pytest.raises(BlockedError, match=sentence) as refused:
+        run(world, rotation)
+    assert waits(world, rotation) == str(refused.value)
+    with pytest.raises(OutOfOrderError, match="not due"):
+        performing.perform(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report)
+    assert made_no_key(world, rotation)
+    world.rollout.running = None
+    run(world, rotation, Step.KEY_VERSION)
+    assert V2 in world.keys.versions()
+
+
+def test_an_officer_confirms_before_the_key_is_made_and_for_this_request_only(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.rollout.running = (IS_SILENT,)
+    text = confirm(world, rotation)
+    assert "Rollout: names\nConfirms: every application instance writes v1 for as long as v1 is named as the" in text
+    assert 'Gone: "web-1" last heard of' in text
+    run(world, rotation, Step.KEY_VERSION)
+    world.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
+    later = approved(world)
+    with pytest.raises(BlockedError, match="web-1"):
+        run(world, later)
+    assert world.ledger.walk(later.id).started_at is None
+
+
+def test_no_signature_makes_an_instance_name_its_primary(world: FakeWorld) -> None:
+    rotation = approved(world)
+    confirm(world, rotation)
+    world.rollout.running = (UNNAMED,)
+    with pytest.raises(BlockedError, match="web-2"):
+        run(world, rotation)
+    assert made_no_key(world, rotation)
+
+
+def test_a_silent_instance_that_named_its_primary_keeps_no_key_from_being_made(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.rollout.running = (instance("web-2", V1, writes=V1), IS_SILENT)
+    run(world, rotation, Step.KEY_VERSION)
+    with pytest.raises(BlockedError, match="web-1"):
+        run(world, rotation)
+
+
+@pytest.mark.parametrize("then", [(), (UNNAMED,)], ids=["the last one leaves", "one comes that names none"])
+def test_the_instances_are_looked_at_again_just_before_the_key_is_made(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, then: tuple[Instance, ...]
+) -> None:
+    rotation = approved(world)
+    world.rollout.running = (instance("web-1", V1, writes=V1),)
+    begin = superseding.begin
+
+    def meanwhile(pipeline: Pipeline, walk: Walk) -> Walk:
+        world.rollout.running = then
+        return begin(pipeline, walk)
+
+    monkeypatch.setattr(superseding, "begin", meanwhile)
+    with pytest.raises(BlockedError):
+        run(world, rotation)
+    assert world.keys.versions() == (V1,)
+    assert EventKind.KEY_CREATION_INTENDED not in world.ledger.event_names()
+
+
+@pytest.mark.parametrize("mode", [RolloutMode.KUBERNETES, RolloutMode.CONFIRM, RolloutMode.NONE])
+def test_in_the_other_modes_the_key_is_made_without_reports(world: FakeWorld, mode: RolloutMode) -> None:
+    world.rollout.mode = mode
+    world.rollout.running = (replace(UNNAMED, silent=True),)
+    run(world, approved(world), Step.KEY_VERSION)
+    assert V2 in world.keys.versions()
+
+
+def test_a_continuation_whose_key_is_there_waits_for_no_report(world: FakeWorld, rotation: Walk) -> None:
+    continued = approved(world, incident="INC-1")
+    assert continued.supersedes == rotation.id
+    assert waits(world, continued) == ""
+    with pytest.raises(BlockedError, match="reads v2"):
+        run(world, continued)
 
 
 # --- attest ---------------------------------------------------------------------------------------------------------
@@ -191,9 +318,9 @@ def test_a_retirement_looks_at_those_that_write_once_more(world: FakeWorld, rota
 # --- confirm --------------------------------------------------------------------------------------------------------
 
 
-def test_each_of_the_three_rollouts_waits_for_a_confirmation_of_its_own(world: FakeWorld, rotation: Walk) -> None:
+def test_each_of_the_three_rollouts_waits_for_a_confirmation_of_its_own(world: FakeWorld) -> None:
     world.rollout.mode = RolloutMode.CONFIRM
-    rotation = approved_anew(world, rotation)
+    rotation = approved(world)
     confirmed = []
     for expected in (Aim.READS, Aim.WRITES, Aim.WITHOUT):
         with pytest.raises(BlockedError, match="no officer has confirmed yet that every application instance"):
@@ -321,7 +448,9 @@ def test_one_officer_is_enough_for_a_confirmation(world: FakeWorld, unconfirmed:
         pytest.param("finished", id="after the last"),
     ],
 )
-def test_there_is_nothing_to_confirm_where_no_rollout_is(world: FakeWorld, rotation: Walk, when: str) -> None:
+def test_there_is_nothing_to_confirm_where_no_rollout_is(world: FakeWorld, when: str) -> None:
+    world.rollout.mode = RolloutMode.CONFIRM if when == "requested" else RolloutMode.ATTEST
+    rotation = approved(world)
     if when == "finished":
         world.rollout.running = None
         run(world, rotation)
