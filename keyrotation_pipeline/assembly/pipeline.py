@@ -116,7 +116,8 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     """
     keys.require_as_registered(pipeline, ring)
     stored = pipeline.keys.read()
-    others = {each: key for each, key in stored.live.items() if isinstance(key, KeyMaterial)}
+    live = {each: key for each, key in stored.live.items() if isinstance(key, KeyMaterial)}
+    others = {version: key for version, key in live.items() if version not in ring.versions}
     known = others | {version: ring.material(version) for version in ring.versions}
     trial = try_keys(pipeline, KeyRing(known, ring.primary), counted_in(count_if_small(pipeline)))
     if pipeline.ledger.keys() and (sentence := refusal(pipeline, stored, trial)):
