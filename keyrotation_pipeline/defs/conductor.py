@@ -15,7 +15,7 @@ from keyrotation_pipeline.defs.launches import (
     launches,
 )
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
-from keyrotation_pipeline.defs.partitions import missing_versions
+from keyrotation_pipeline.defs.partitions import missing_partitions, partition_of
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.silent_runs import end_silent
@@ -79,7 +79,7 @@ def tick(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline) -> dg
         except KeyStoreUnavailableError:
             pass
     if chosen.requests:
-        added = missing_versions(instance, naming, [rotation.target])
+        added = missing_partitions(instance, naming, [partition_of(rotation)])
         return dg.SensorResult(run_requests=chosen.requests, dynamic_partitions_requests=added)
     if chosen.in_progress:
         return dg.SkipReason(f"in progress: {', '.join(chosen.in_progress)}")
