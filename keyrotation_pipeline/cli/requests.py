@@ -31,13 +31,21 @@ def request(
         typer.Option("--emergency", metavar="INCIDENT", help="An incident, against whose clock it runs."),
     ] = None,
     *,
+    manual: Annotated[
+        bool,
+        typer.Option(
+            "--manual",
+            help="Left to people, who materialize each asset in Dagster; the conductor starts nothing.",
+            show_default=False,
+        ),
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Open a rotation for officers to sign; prints its id."""
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        opened = open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency)
+        opened = open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency, manual=manual)
         required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
         warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
@@ -51,6 +59,11 @@ def request(
     )
     for warning in warnings:
         output.note(f"note: {warning}")
+    if manual:
+        output.note(
+            f"left to people: once approved, materialize its assets in Dagster, partition {opened.target}, beginning "
+            f"with key_version, or run `keyrotation rotate {opened.id}`"
+        )
     output.note(f"rollout: {rule}")
     for line in how:
         output.note(f"  {line}")
@@ -108,6 +121,8 @@ def requests(*, config: Config = None, as_json: Json = False) -> None:
         output.line(f"  reason   {reason}")
         output.line(f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)")
         output.line(f"  missing  {', '.join(pending.missing) or 'nobody'}")
+        if each.manual:
+            output.line("  left to people; the conductor starts nothing of it")
         output.line(f"  start by {minutes(each.start_by)} UTC, finish by {minutes(each.finish_by)} UTC")
     if not listed:
         output.line("no request is pending")

@@ -43,7 +43,7 @@ def conductor_sensor(naming: Naming, jobs: Jobs) -> dg.SensorDefinition:
     def rotation_conductor(
         context: dg.SensorEvaluationContext, keyrotation: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
-        """Carries an approved rotation through its walk: one run a leg, some for shard after shard."""
+        """Carries an approved rotation through its walk; one that was requested with `--manual` it leaves to people."""
         keyrotation.note_look(CONDUCTOR, context)
         try:
             with keyrotation.open("dagster rotation_conductor") as opened, opened.ledger.reading():
@@ -65,8 +65,9 @@ def tick(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline) -> dg
     if rotation is None:
         return _evidence_of_last(instance, naming, pipeline)
     decision = performing.next_decision(pipeline, rotation)
-    if not decision.tasks:
-        return dg.SkipReason(f"waiting for {decision.waiting_for}")
+    people = performing.left_to_people(pipeline, rotation)
+    if people or not decision.tasks:
+        return dg.SkipReason(f"left to people: {people}" if people else f"waiting for {decision.waiting_for}")
     end_silent(instance, pipeline, rotation, decision.tasks, _conducted(instance, naming, rotation))
     past, now = (past for _, past in _conducted(instance, naming, rotation)), pipeline.clock.now()
     chosen = launches(naming, rotation, decision.tasks, past, now, pipeline.parallel_shards)

@@ -49,6 +49,11 @@ def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[Encry
         links = ", ".join(asset_link(naming.rows(table.name)) for table in tables)
     else:
         links = asset_link(naming.step(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
+    if rotation.manual:
+        return (
+            f"{links}: materialize it, partition {rotation.target}, under *Missing* of its button *Materialize*. The "
+            "conductor leaves this rotation to people."
+        )
     return f"{links}: the conductor goes on by itself, or `keyrotation rotate {rotation.id}` does."
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from keyrotation_pipeline.errors import ApprovalError
 
 HEADER = "keyrotation-approval-v1"
+CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class ApprovalText:
     Args:
         rollout: by what applications are seen to have the keys, in words; None for what changes no application.
         not_looked_at: names and values of further lines, of what nobody looks at.
+        manual: whether people carry it out; the conductor leaves it.
     """
 
     request: str
@@ -110,6 +112,7 @@ class ApprovalText:
     start_by: datetime
     finish_by: datetime
     reason: str
+    manual: bool = False
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -136,6 +139,7 @@ class ApprovalText:
             ("Audit head", f"{seq} {head}"),
             ("Start by", _instant(self.start_by)),
             ("Finish by", _instant(self.finish_by)),
+            *([CARRIED_OUT] if self.manual else []),
             ("Reason", self.reason),
         )
         return rendered(HEADER, fields)
@@ -180,6 +184,11 @@ def signed_fields(text: bytes) -> Mapping[str, str]:
     if lines[0] != HEADER or lines[-1] or len(fields) != len(lines) - 2:
         raise ApprovalError("a signed text is not one that this program writes; run `keyrotation audit verify`")
     return fields
+
+
+def left_to_people(text: bytes) -> bool:
+    """Whether a canonical text says that people carry the request out."""
+    return f"\n{': '.join(CARRIED_OUT)}\n".encode() in text
 
 
 def differing_lines(signed: bytes, rebuilt: bytes) -> Sequence[str]:

@@ -32,6 +32,7 @@ class PendingRequest:
             "missing": list(self.missing),
             "required": self.required,
             "status": str(self.request.status),
+            "manual": self.request.manual,
             "start_by": instant(self.request.start_by),
             "finish_by": instant(self.request.finish_by),
         }

@@ -90,6 +90,7 @@ class Request:
         supersedes: the request that ends when this one starts, which undoes it (a rollback) or takes it over.
         audit_head: seq and hash of the audit when the request was opened.
         blocked_by: sentence of the last failed attempt, None once a later attempt got further.
+        manual: people carry it out, and the conductor leaves it; so says the text that officers sign.
     """
 
     id: str
@@ -111,6 +112,7 @@ class Request:
     finished_at: datetime | None = None
     blocked_by: str | None = None
     supersedes: str | None = None
+    manual: bool = False
 
     @property
     def is_over(self) -> bool:

@@ -109,6 +109,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         start_by=request.start_by,
         finish_by=request.finish_by,
         reason=request.reason if request.incident is None else f"incident {request.incident}: {request.reason}",
+        manual=request.manual,
     )
 
 

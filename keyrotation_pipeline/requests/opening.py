@@ -33,6 +33,7 @@ def drawn_up(
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
     supersedes: str | None = None,
+    manual: bool = False,
 ) -> Kind:
     """A new request of any action, with an id of 128 random bits, anchored at the audit's present head; not stored yet.
 
@@ -41,10 +42,15 @@ def drawn_up(
         incident: makes it an emergency: signatures hold for seven days, longer than an incident's clock of 48 hours.
         start_by: aware; default as the action has it.
         finish_by: aware; default as the action has it.
+        manual: people carry it out, and the conductor leaves it.
 
     Raises:
-        RequestError: the given dates cannot be right.
+        RequestError: the given dates cannot be right, or an emergency is to be left to people.
     """
+    if manual and incident is not None:
+        raise RequestError(
+            "an emergency runs against its clock, so the conductor carries it out; request it without --manual"
+        )
     head, now = pipeline.ledger.head(), pipeline.clock.now()
     start, finish = _dates(action, now, start_by, finish_by, emergency=incident is not None)
     return kind(
@@ -64,6 +70,7 @@ def drawn_up(
         status=RequestStatus.REQUESTED,
         approvals=(),
         supersedes=supersedes,
+        manual=manual,
     )
 
 

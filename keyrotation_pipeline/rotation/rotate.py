@@ -46,6 +46,7 @@ def open_request(
     incident: str | None = None,
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
+    manual: bool = False,
 ) -> Walk:
     """Open a rotation from the primary to a version that was never used, for officers to sign.
 
@@ -60,11 +61,12 @@ def open_request(
             compromised; any other means the one that is being left.
         start_by: aware; default 30 days from now.
         finish_by: aware; default 90 days from now.
+        manual: people carry it out, and the conductor leaves it.
 
     Raises:
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
-        RequestError: another rotation is unfinished (and within its dates), there is no primary, or the dates cannot
-            be right.
+        RequestError: another rotation is unfinished (and within its dates), there is no primary, the dates cannot be
+            right, or an emergency is to be left to people.
         PreflightError: a table cannot be rotated as it is.
         BackupError: the present key has no intact backup; an emergency is not refused for that.
         BlockedError: the database was restored to an earlier state.
@@ -92,6 +94,7 @@ def open_request(
         start_by=start_by,
         finish_by=finish_by,
         supersedes=None if former is None else former.id,
+        manual=manual,
     )
     text = approval_text(pipeline, rotation)
     with pipeline.ledger.transaction():

@@ -54,6 +54,11 @@ def test_the_text_is_these_bytes_and_no_others() -> None:
     assert TEXT.render() == GOLDEN.encode()
 
 
+def test_what_people_carry_out_says_so_before_its_reason() -> None:
+    line = "Carried out: by people, in Dagster or by keyrotation rotate; the conductor leaves it\n"
+    assert replace(TEXT, manual=True).render() == GOLDEN.replace("Reason: ", f"{line}Reason: ").encode()
+
+
 def test_what_changes_no_application_has_no_line_about_its_rollout() -> None:
     assert b"Rollout" not in replace(TEXT, rollout=None).render()
 
