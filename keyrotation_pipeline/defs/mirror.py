@@ -1,6 +1,7 @@
 """What the ledger has and Dagster has not: steps that ran elsewhere, on the command line say, and partitions."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import dagster as dg
 
@@ -8,7 +9,13 @@ from keyrotation_pipeline.defs.evidence import CommonFacts, asset_of, materializ
 from keyrotation_pipeline.defs.interim import interim_evaluations
 from keyrotation_pipeline.defs.launches import PastRun
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
-from keyrotation_pipeline.defs.partitions import UNFINISHED, partitions_to_sync, wanted_partitions
+from keyrotation_pipeline.defs.partitions import (
+    UNFINISHED,
+    partition_of,
+    partitions_in_use,
+    partitions_to_sync,
+    wanted_partitions,
+)
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.events import EventKind
@@ -19,6 +26,7 @@ from keyrotation_pipeline.requests import superseding
 
 # At every other look of the daemon: what it shows was done elsewhere, and nothing waits for it.
 SECONDS_BETWEEN_TICKS = 8
+A_MOMENT = timedelta(minutes=1)
 
 
 def ledger_mirror_sensor(naming: Naming) -> dg.SensorDefinition:
@@ -56,7 +64,7 @@ def reflect(
     head, waits = pipeline.ledger.head(), False
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
     for rotation in _walked_since(pipeline.ledger, shown if shown <= head.seq else 0):
-        if _runs_here(instance, naming, rotation):
+        if _runs_here(instance, naming, rotation, pipeline.clock.now()):
             waits = True  # its assets say so themselves, in a moment
             continue
         events += _missing(instance, naming, pipeline, rotation)
@@ -81,7 +89,12 @@ def _walked_since(ledger: Ledger, seq: int) -> Iterator[Walk]:
         yield from (each for each in reversed(ledger.requests()) if isinstance(each, Walk) and each.id in moved)
 
 
-def _runs_here(instance: dg.DagsterInstance, naming: Naming, rotation: Walk) -> bool:
+def _runs_here(instance: dg.DagsterInstance, naming: Naming, rotation: Walk, now: datetime) -> bool:
+    """Whether a run is at it that materializes the finished steps itself."""
+    latest = max((each.finished_at for each in rotation.steps), default=now)
+    # A run of somebody in the UI does too, but whoever reaches the port can start any: one is waited for but a minute.
+    if now - latest < A_MOMENT and partition_of(rotation) in partitions_in_use(instance):
+        return True
     unfinished = dg.RunsFilter(tags={ROTATION_TAG: rotation.id}, statuses=UNFINISHED)
     runs = (record.dagster_run for record in instance.get_run_records(unfinished))
     return any(PastRun.believed(naming, run.job_name, run.tags, None) is not None for run in runs)

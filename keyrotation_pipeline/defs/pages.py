@@ -50,10 +50,7 @@ def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[Encry
     else:
         links = asset_link(naming.step(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
     if rotation.manual:
-        return (
-            f"{links}: materialize it, partition {rotation.target}, under *Missing* of its button *Materialize*. The "
-            "conductor leaves this rotation to people."
-        )
+        return f"{links}: materialize it, partition {rotation.target}. The conductor leaves this rotation to people."
     return f"{links}: the conductor goes on by itself, or `keyrotation rotate {rotation.id}` does."
 
 

@@ -59,12 +59,12 @@ def partitions_to_sync(
 ) -> Sequence[PartitionsRequest]:
     """What a sensor asks for, so that these are the only partitions; what is in use stays until that has ended."""
     surplus = set(instance.get_dynamic_partitions(naming.name(KEY_VERSION))).difference(wanted)
-    removed = sorted(surplus - _in_use(instance)) if surplus and not _is_backfilled(instance, naming) else []
+    removed = sorted(surplus - partitions_in_use(instance)) if surplus and not _is_backfilled(instance, naming) else []
     removal = [key_versions(naming).build_delete_request(removed)] if removed else []
     return [*missing_partitions(instance, naming, wanted), *removal]
 
 
-def _in_use(instance: dg.DagsterInstance) -> frozenset[str]:
+def partitions_in_use(instance: dg.DagsterInstance) -> frozenset[str]:
     """The partitions of unfinished runs."""
     tags = (PARTITION_NAME_TAG, f"{MULTIDIMENSIONAL_PARTITION_PREFIX}{KEY_VERSION}")
     runs = [each.dagster_run for each in instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))]

@@ -363,6 +363,16 @@ def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster
     assert reflect(dagster.instance, OWN, dagster.world.pipeline, 1)[1] == 1, "still to be shown, if not by the run"
 
 
+def test_a_step_of_somebodys_own_run_is_shown_by_that_run_or_a_minute_later(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.KEY_VERSION)
+    tags = {"dagster/partition": "v2", "keyrotation/by_hand": "true"}
+    dagster.instance.add_run(dg.DagsterRun("__ASSET_JOB", tags=tags, status=dg.DagsterRunStatus.STARTED))
+
+    assert shown_by_mirror(dagster) == []
+    dagster.world.clock.at += timedelta(minutes=1)
+    assert shown_by_mirror(dagster) == ["key_version"]
+
+
 def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyRotationError("the operating system has no randomness; wait")
