@@ -24,7 +24,7 @@ from keyrotation_pipeline_tests.acceptance.browsing import (
     picture,
 )
 from keyrotation_pipeline_tests.acceptance.command import Folder
-from keyrotation_pipeline_tests.acceptance.test_up import Ui, ask, running_up, wait_until
+from keyrotation_pipeline_tests.acceptance.test_up import Ui, ask, nodes, running_up, wait_until
 from keyrotation_pipeline_tests.fakes import V1, V2
 from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.programs import needs_chromium
@@ -76,6 +76,7 @@ def test_people_materialize_a_rotation_from_its_request_to_its_report(tmp_path: 
             materialize(page, ui, step)
             wait_until_done(pipeline, request, Step(step))
         see_the_graph(page, ui, "by-hand-after", done=EVERYTHING)
+        assert times_shown(ui) == {1}, "each by its run, and not once more as one that ran outside Dagster"
 
         counts = pipeline.database.count(pipeline.tables)
         assert {version for each in counts for version, number in each.values_by_version.items() if number} == {V2}
@@ -102,6 +103,13 @@ def sign(folder: Folder, request: str, officers: tuple[DemoOfficer, ...]) -> Non
 def shown_partitions(ui: Ui) -> set[str]:
     [node] = ask(ui, PARTITIONS)["assetNodes"]
     return {key for keys in node["assetPartitionStatuses"].values() for key in keys}
+
+
+def times_shown(ui: Ui) -> set[int]:
+    """How often each asset of the walk was materialized."""
+    shown = nodes(ui)
+    walk = [*STEPS, *(f"rows/{table}" for table in TABLES)]
+    return {len(shown[asset]["assetMaterializations"]) for asset in walk}
 
 
 def wait_until_done(pipeline: Pipeline, request: str, step: Step) -> None:
