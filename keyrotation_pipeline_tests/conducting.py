@@ -28,8 +28,12 @@ class Conducted:
         result = definition(context)
         assert isinstance(result, dg.SensorResult | dg.SkipReason)
         if isinstance(result, dg.SensorResult):
-            for added in result.dynamic_partitions_requests or ():
-                self.instance.add_dynamic_partitions(added.partitions_def_name, list(added.partition_keys))
+            for wanted in result.dynamic_partitions_requests or ():
+                if isinstance(wanted, dg.AddDynamicPartitionsRequest):
+                    self.instance.add_dynamic_partitions(wanted.partitions_def_name, list(wanted.partition_keys))
+                else:
+                    for key in wanted.partition_keys:
+                        self.instance.delete_dynamic_partition(wanted.partitions_def_name, key)
             for event in result.asset_events:
                 self.instance.report_runless_asset_event(event)
         return result

@@ -221,12 +221,14 @@ def _rotation(
 
 def _waiting_for(pipeline: Pipeline, rotation: Walk, seen: Seen) -> str | None:
     """Why a rotation stands still at this moment, and since when, as far as anybody knows."""
+    people = performing.left_to_people(pipeline, rotation)
     if sentence := performing.waiting_for(pipeline, rotation, seen):
         paused = rotation.status is RequestStatus.PAUSED
         changes = list(recorded(pipeline.ledger, StatusChanged, rotation.id)) if paused else []
-        return f"{sentence}{_since(changes[-1].at)}" if changes else sentence
+        since = _since(changes[-1].at) if changes else ""
+        return f"{people}; {sentence}" if people else f"{sentence}{since}"
     waits = pipeline.ledger.waits(rotation.id)
-    return "; ".join(f"{each.place}: {each.waiting_for}{_since(each.since)}" for each in waits) or None
+    return "; ".join(f"{each.place}: {each.waiting_for}{_since(each.since)}" for each in waits) or people
 
 
 def _since(at: datetime) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Roster, Signature, signed_fields
+from keyrotation_pipeline.model.approval import Roster, Signature, left_to_people, signed_fields
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, GENESIS, AuditEvent, AuditHead, hash_of
 from keyrotation_pipeline.model.compromise import held_in
 from keyrotation_pipeline.model.events import Fact, Note
@@ -222,9 +222,10 @@ def _opened(heard: _Hearing, request: str | None, fact: RequestOpened) -> None:
         "approvals": (),
         "supersedes": fact.supersedes,
         "not_before": fact.not_before,
+        "manual": left_to_people(text := fact.approval_text.encode()),
     }
     heard.requests[request] = Walk(**content) if fact.action.walks else Request(**content)
-    heard.texts[request] = fact.approval_text.encode()
+    heard.texts[request] = text
 
 
 def _signed(heard: _Hearing, request: str | None, fact: SignatureAdded) -> None:

@@ -46,6 +46,14 @@ def request(
         ),
     ] = None,
     *,
+    manual: Annotated[
+        bool,
+        typer.Option(
+            "--manual",
+            help="Left to people, who materialize each asset in Dagster; the conductor starts nothing.",
+            show_default=False,
+        ),
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -53,7 +61,14 @@ def request(
     declared = settings.load(config)
     earliest = _earliest(not_before, declared.time_zone)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        opened = open_request(pipeline, reason=reason, requested_by=actor(), incident=emergency, not_before=earliest)
+        opened = open_request(
+            pipeline,
+            reason=reason,
+            requested_by=actor(),
+            incident=emergency,
+            not_before=earliest,
+            manual=manual,
+        )
         required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
         warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
@@ -66,6 +81,11 @@ def request(
     output.note(f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}")
     for warning in warnings:
         output.note(f"note: {warning}")
+    if manual:
+        output.note(
+            f"left to people: once approved, materialize its assets in Dagster, partition {opened.target}, beginning "
+            f"with key_version, or run `keyrotation rotate {opened.id}`"
+        )
     output.note(f"rollout: {rule}")
     for line in how:
         output.note(f"  {line}")
@@ -139,6 +159,8 @@ def requests(
         output.line(f"  reason   {reason}")
         output.line(f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)")
         output.line(f"  missing  {', '.join(pending.missing) or 'nobody'}")
+        if each.manual:
+            output.line("  left to people; the conductor starts nothing of it")
         output.line(f"  {_dates(each)}, finish by {minutes(each.finish_by)} UTC")
     if not listed:
         output.line("no request is pending")

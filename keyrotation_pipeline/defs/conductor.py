@@ -25,7 +25,7 @@ from keyrotation_pipeline.defs.launches import (
     next_backup_attempt,
 )
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
-from keyrotation_pipeline.defs.partitions import missing_versions
+from keyrotation_pipeline.defs.partitions import missing_partitions, partition_of
 from keyrotation_pipeline.defs.performing import DAGSTER_RUN
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
@@ -61,7 +61,7 @@ def conductor_sensor(naming: Naming, jobs: Jobs, backup: AssetJob, time_zone: st
     def rotation_conductor(
         context: dg.SensorEvaluationContext, keyrotation: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
-        """Carries an approved rotation through its walk: one run a leg, some for shard after shard."""
+        """Carries an approved rotation through its walk; one that was requested with `--manual` it leaves to people."""
         keyrotation.note_look(CONDUCTOR, context)
         try:
             with keyrotation.open("dagster rotation_conductor") as opened, opened.ledger.reading():
@@ -85,9 +85,11 @@ def tick(
     if rotation is None:
         return _after_the_last(instance, naming, pipeline, time_zone)
     decision = performing.next_decision(pipeline, rotation)
-    if not decision.tasks:
+    people = performing.left_to_people(pipeline, rotation)
+    if people or not decision.tasks:
         backup = _backup_after_the_last(instance, naming, pipeline, time_zone)
-        return backup if isinstance(backup, dg.SensorResult) else dg.SkipReason(f"waiting for {decision.waiting_for}")
+        waits = f"left to people: {people}" if people else f"waiting for {decision.waiting_for}"
+        return backup if isinstance(backup, dg.SensorResult) else dg.SkipReason(waits)
     locks = [f"{rotation.id}/{task}" for task in decision.tasks]
     end_silent(instance, pipeline, locks, _conducted(instance, naming, rotation))
     past, now = (past for _, past in _conducted(instance, naming, rotation)), pipeline.clock.now()
@@ -101,7 +103,7 @@ def tick(
         except KeyStoreUnavailableError:
             pass
     if chosen.requests:
-        added = missing_versions(instance, naming, [rotation.target])
+        added = missing_partitions(instance, naming, [partition_of(rotation)])
         return dg.SensorResult(run_requests=chosen.requests, dynamic_partitions_requests=added)
     if chosen.in_progress:
         return dg.SkipReason(f"in progress: {', '.join(chosen.in_progress)}")

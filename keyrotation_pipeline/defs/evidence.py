@@ -18,7 +18,7 @@ from keyrotation_pipeline.defs.pages import (
     runs_link,
     summary,
 )
-from keyrotation_pipeline.defs.partitions import row_partition
+from keyrotation_pipeline.defs.partitions import partition_of, row_partition
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.columns import TableName
 from keyrotation_pipeline.model.request import Step, StepRecord, Walk
@@ -87,8 +87,8 @@ def metadata_of(
 def asset_of(naming: Naming, rotation: Walk, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
     """Where Dagster shows a step: its asset and partition; no asset for the closing record of the rows."""
     if record.table is not None and record.shard is not None:
-        return naming.rows(TableName.parse(record.table)), row_partition(rotation.target, record.shard)
-    return (None if record.step is Step.ROWS else naming.step(record.step)), str(rotation.target)
+        return naming.rows(TableName.parse(record.table)), row_partition(rotation, record.shard)
+    return (None if record.step is Step.ROWS else naming.step(record.step)), partition_of(rotation)
 
 
 def materialization(

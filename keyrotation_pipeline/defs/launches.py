@@ -10,6 +10,7 @@ import dagster as dg
 
 from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
+from keyrotation_pipeline.defs.partitions import partition_of
 from keyrotation_pipeline.defs.run_coordinator import BY_HAND_TAG
 from keyrotation_pipeline.model.request import RotationType, Step, Walk
 from keyrotation_pipeline.requests.conductor import Task
@@ -119,7 +120,7 @@ def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attemp
         job_name=naming.name(subject),
         asset_selection=[naming.step(step) for step in leg[first:]],
         asset_check_keys=[],
-        partition_key=str(rotation.target),
+        partition_key=partition_of(rotation),
         tags=tags,
     )
 

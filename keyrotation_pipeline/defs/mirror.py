@@ -1,6 +1,7 @@
-"""Steps that ran elsewhere, on the command line say, shown in Dagster too."""
+"""What the ledger has and Dagster has not: steps that ran elsewhere, on the command line say, and partitions."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import dagster as dg
 
@@ -8,10 +9,15 @@ from keyrotation_pipeline.defs.evidence import CommonFacts, asset_of, materializ
 from keyrotation_pipeline.defs.interim import interim_evaluations
 from keyrotation_pipeline.defs.launches import PastRun
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
-from keyrotation_pipeline.defs.partitions import missing_versions
+from keyrotation_pipeline.defs.partitions import (
+    UNFINISHED,
+    partition_of,
+    partitions_in_use,
+    partitions_to_sync,
+    wanted_partitions,
+)
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.events import EventKind
 from keyrotation_pipeline.model.request import StepRecord, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -20,8 +26,7 @@ from keyrotation_pipeline.requests import superseding
 
 # At every other look of the daemon: what it shows was done elsewhere, and nothing waits for it.
 SECONDS_BETWEEN_TICKS = 8
-FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
-UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
+A_MOMENT = timedelta(minutes=1)
 
 
 def ledger_mirror_sensor(naming: Naming) -> dg.SensorDefinition:
@@ -35,7 +40,7 @@ def ledger_mirror_sensor(naming: Naming) -> dg.SensorDefinition:
     def ledger_mirror(
         context: dg.SensorEvaluationContext, keyrotation: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
-        """Shows steps that the ledger has and Dagster has not: a rotation run by `keyrotation rotate` or `demo`."""
+        """Shows steps that ran outside Dagster, and keeps one partition for each rotation that the ledger has."""
         keyrotation.note_look("ledger_mirror", context)
         try:
             with keyrotation.open("dagster ledger_mirror") as opened, opened.ledger.reading():
@@ -51,30 +56,25 @@ def ledger_mirror_sensor(naming: Naming) -> dg.SensorDefinition:
 def reflect(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, shown: int = 0
 ) -> tuple[dg.SensorResult | dg.SkipReason, int]:
-    """Events, without a run, for each recorded step and check that Dagster lacks; the ledger stays the truth.
+    """Events, without a run, for each recorded step and check that Dagster lacks, and the partitions that it wants.
 
     Args:
         shown: the audit's seq up to which every step is in Dagster; given back as it is afterwards.
     """
     head, waits = pipeline.ledger.head(), False
     events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
-    versions: list[KeyVersion] = []
     for rotation in _walked_since(pipeline.ledger, shown if shown <= head.seq else 0):
-        if _runs_here(instance, naming, rotation):
+        if _runs_here(instance, naming, rotation, pipeline.clock.now()):
             waits = True  # its assets say so themselves, in a moment
             continue
-        missing = list(_missing(instance, naming, pipeline, rotation))
-        events += missing
-        if missing:
-            versions.append(rotation.target)
+        events += _missing(instance, naming, pipeline, rotation)
     after = shown if waits else head.seq
     if (current := superseding.next_up(pipeline)) is not None:
         events += interim_evaluations(instance, naming, pipeline, current)
-    if not events:
+    partitions = partitions_to_sync(instance, naming, wanted_partitions(pipeline))
+    if not events and not partitions:
         return dg.SkipReason("Dagster shows every step that the ledger has"), after
-    return dg.SensorResult(
-        asset_events=events, dynamic_partitions_requests=missing_versions(instance, naming, versions)
-    ), after
+    return dg.SensorResult(asset_events=events, dynamic_partitions_requests=partitions), after
 
 
 def _seq_in(cursor: str | None) -> int:
@@ -89,7 +89,12 @@ def _walked_since(ledger: Ledger, seq: int) -> Iterator[Walk]:
         yield from (each for each in reversed(ledger.requests()) if isinstance(each, Walk) and each.id in moved)
 
 
-def _runs_here(instance: dg.DagsterInstance, naming: Naming, rotation: Walk) -> bool:
+def _runs_here(instance: dg.DagsterInstance, naming: Naming, rotation: Walk, now: datetime) -> bool:
+    """Whether a run is at it that materializes the finished steps itself."""
+    latest = max((each.finished_at for each in rotation.steps), default=now)
+    # A run of somebody in the UI does too, but whoever reaches the port can start any: one is waited for but a minute.
+    if now - latest < A_MOMENT and partition_of(rotation) in partitions_in_use(instance):
+        return True
     unfinished = dg.RunsFilter(tags={ROTATION_TAG: rotation.id}, statuses=UNFINISHED)
     runs = (record.dagster_run for record in instance.get_run_records(unfinished))
     return any(PastRun.believed(naming, run.job_name, run.tags, None) is not None for run in runs)

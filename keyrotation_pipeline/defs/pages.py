@@ -49,6 +49,8 @@ def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[Encry
         links = ", ".join(asset_link(naming.rows(table.name)) for table in tables)
     else:
         links = asset_link(naming.step(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
+    if rotation.manual:
+        return f"{links}: materialize it, partition {rotation.target}. The conductor leaves this rotation to people."
     return f"{links}: by `rotation_conductor` where that is switched on, else by `keyrotation rotate {rotation.id}`."
 
 

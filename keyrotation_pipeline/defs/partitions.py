@@ -1,26 +1,82 @@
-"""Partitions: a key version (added as versions come), and for rows also a shard."""
+"""Partitions: one a rotation or rollback, by the key version that it leads to, and for rows also a shard.
+
+Which there are is derived from the ledger. Whoever reaches the UI can add and remove some; the sensor `ledger_mirror`
+corrects that within seconds, and no step is performed because a partition exists.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.tags import MULTIDIMENSIONAL_PARTITION_PREFIX, PARTITION_NAME_TAG
 
 from keyrotation_pipeline.defs.names import Naming
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.errors import OutOfOrderError
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request import RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 KEY_VERSION = "key_version"
 SHARD = "shard"
+FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in FINISHED]
+PartitionsRequest = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
 
 
 def key_versions(naming: Naming) -> dg.DynamicPartitionsDefinition:
-    """Every key version that a rotation led to."""
+    """Every key version that a rotation leads to."""
     return dg.DynamicPartitionsDefinition(name=naming.name(KEY_VERSION))
 
 
-def missing_versions(
-    instance: dg.DagsterInstance, naming: Naming, versions: list[KeyVersion]
-) -> list[dg.AddDynamicPartitionsRequest]:
-    """What a sensor asks for, so that each of these versions is a partition."""
-    name = naming.name(KEY_VERSION)
-    missing = [str(each) for each in versions if not instance.has_dynamic_partition(name, str(each))]
+def partition_of(walk: Walk) -> str:
+    """``v2``; of a rollback ``v1-back-from-v2``, since a rotation to v1 has materialized ``v1`` already."""
+    if walk.action is RequestAction.ROLLBACK:
+        return f"{walk.target}-back-from-{walk.source}"
+    return str(walk.target)
+
+
+def wanted_partitions(pipeline: Pipeline) -> frozenset[str]:
+    """What the ledger asks for: a partition of each rotation and rollback that was not cancelled.
+
+    Before the first one it is that of the active key, under which nothing is materialized.
+    """
+    walks = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
+    wanted = frozenset(partition_of(each) for each in walks if each.status is not RequestStatus.CANCELLED)
+    registered = pipeline.ledger.keys()
+    return wanted or frozenset(str(each.version) for each in registered if each.state is KeyState.ACTIVE)
+
+
+def missing_partitions(
+    instance: dg.DagsterInstance, naming: Naming, wanted: Iterable[str]
+) -> Sequence[dg.AddDynamicPartitionsRequest]:
+    """What a sensor asks for, so that each of these is a partition."""
+    missing = sorted(set(wanted).difference(instance.get_dynamic_partitions(naming.name(KEY_VERSION))))
     return [key_versions(naming).build_add_request(missing)] if missing else []
+
+
+def partitions_to_sync(
+    instance: dg.DagsterInstance, naming: Naming, wanted: Iterable[str]
+) -> Sequence[PartitionsRequest]:
+    """What a sensor asks for, so that these are the only partitions; what is in use stays until that has ended."""
+    surplus = set(instance.get_dynamic_partitions(naming.name(KEY_VERSION))).difference(wanted)
+    removed = sorted(surplus - partitions_in_use(instance)) if surplus and not _is_backfilled(instance, naming) else []
+    removal = [key_versions(naming).build_delete_request(removed)] if removed else []
+    return [*missing_partitions(instance, naming, wanted), *removal]
+
+
+def partitions_in_use(instance: dg.DagsterInstance) -> frozenset[str]:
+    """The partitions of unfinished runs."""
+    tags = (PARTITION_NAME_TAG, f"{MULTIDIMENSIONAL_PARTITION_PREFIX}{KEY_VERSION}")
+    runs = [each.dagster_run for each in instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED))]
+    return frozenset(run.tags[tag] for run in runs for tag in tags if tag in run.tags)
+
+
+def _is_backfilled(instance: dg.DagsterInstance, naming: Naming) -> bool:
+    """Whether an unfinished backfill is of the walk; without its partition Dagster fails it, in words of its own."""
+    unfinished = instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
+    steps, rows = set(map(naming.step, Step)), naming.asset("rows").path
+    selected = (key for backfill in unfinished for key in backfill.asset_selection or ())
+    return any(key in steps or key.path[: len(rows)] == rows for key in selected)
 
 
 def shard_name(index: int) -> str:
@@ -36,15 +92,21 @@ def row_partitions(naming: Naming, shards: int) -> dg.MultiPartitionsDefinition:
     )
 
 
-def row_partition(version: KeyVersion, shard: int) -> dg.MultiPartitionKey:
+def row_partition(walk: Walk, shard: int) -> dg.MultiPartitionKey:
     """The partition of one shard."""
-    return dg.MultiPartitionKey({KEY_VERSION: str(version), SHARD: shard_name(shard)})
+    return dg.MultiPartitionKey({KEY_VERSION: partition_of(walk), SHARD: shard_name(shard)})
 
 
-def version_and_shard(context: dg.AssetExecutionContext) -> tuple[KeyVersion, int | None]:
-    """What a run is for."""
+def partition_and_shard(context: dg.AssetExecutionContext) -> tuple[str, int | None]:
+    """What a run is for: the partition of a rotation or rollback, and the shard.
+
+    Raises:
+        OutOfOrderError: it is for several, or for none.
+    """
+    if not context.has_partition_key:
+        raise OutOfOrderError("this run is not for one partition; launch it again for the one that is missing")
     key = context.partition_key
     if isinstance(key, dg.MultiPartitionKey):
         parts = key.keys_by_dimension
-        return KeyVersion.parse(parts[KEY_VERSION]), int(parts[SHARD])
-    return KeyVersion.parse(key), None
+        return parts[KEY_VERSION], int(parts[SHARD])
+    return key, None

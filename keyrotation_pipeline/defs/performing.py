@@ -5,11 +5,10 @@ import time
 import dagster as dg
 
 from keyrotation_pipeline.defs.evidence import CommonFacts, metadata_of
-from keyrotation_pipeline.defs.partitions import version_and_shard
+from keyrotation_pipeline.defs.partitions import partition_and_shard, partition_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import OutOfOrderError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
@@ -20,6 +19,7 @@ from keyrotation_pipeline.rotation import performing
 
 SECONDS_BETWEEN_LOG_LINES = 3.0
 DAGSTER_RUN = "dagster run "
+LONGEST_SHOWN_CHARS = 40
 
 
 def perform(
@@ -38,9 +38,9 @@ def perform(
     Raises:
         dg.Failure: the step was refused, above all because it is not due; nothing was done.
     """
-    version, index = version_and_shard(context)
     with refusals(), resource.open(actor_of(context)) as pipeline:
-        rotation = rotation_to(pipeline, version)
+        partition, index = partition_and_shard(context)
+        rotation = rotation_of(pipeline, partition)
         report = progress_to(context.log)
         if closing is not None and Task(closing) in performing.next_decision(pipeline, rotation).tasks:
             performing.perform(pipeline, rotation.id, Task(closing), report)
@@ -52,22 +52,30 @@ def perform(
         return dg.MaterializeResult(metadata=shown)
 
 
-def rotation_to(pipeline: Pipeline, version: KeyVersion) -> Walk:
-    """The rotation whose target is `version`: the one that is worked at, else the newest that was not cancelled.
+def rotation_of(pipeline: Pipeline, partition: str) -> Walk:
+    """The rotation or rollback of a partition: the one that is worked at, else the newest that was not cancelled.
 
-    One that only waits to take over a running one has the same target.
+    One that only waits to take over a running one has the same partition.
 
     Raises:
         OutOfOrderError: there is none.
     """
     now = superseding.next_up(pipeline)
-    if now is not None and now.target == version:
+    if now is not None and partition_of(now) == partition:
         return now
-    wanted = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and each.target == version]
+    wanted = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and partition_of(each) == partition]
     kept = [each for each in wanted if each.status is not RequestStatus.CANCELLED]
     for rotation in (*kept, *wanted):
         return rotation
-    raise OutOfOrderError(f"no rotation to {version} was requested; open one with `keyrotation request --reason TEXT`")
+    raise OutOfOrderError(_not_requested(pipeline, partition))
+
+
+def _not_requested(pipeline: Pipeline, partition: str) -> str:
+    """Somebody has typed that partition: it is shown in plain, and a long one not whole."""
+    now = superseding.next_up(pipeline)
+    way = f"choose the partition {partition_of(now)}" if now else "open one with `keyrotation request --reason TEXT`"
+    shown = "".join(each for each in partition[:LONGEST_SHOWN_CHARS] if each.isprintable())
+    return f"no rotation to {shown} was requested; {way}"
 
 
 def actor_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext) -> str:

@@ -11,8 +11,8 @@ from keyrotation_pipeline.assurance.key_death import certify, in_words
 from keyrotation_pipeline.assurance.rolling_decrypt import how_far, read_what_is_due
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
-from keyrotation_pipeline.defs.partitions import key_versions, version_and_shard
-from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to, rotation_to
+from keyrotation_pipeline.defs.partitions import key_versions, partition_and_shard
+from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to, rotation_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import marked
@@ -42,10 +42,10 @@ def retired_key_asset(naming: Naming) -> dg.AssetsDefinition:
 
 def _certified(context: dg.AssetExecutionContext, pipeline: PipelineParameter) -> dict[str, dg.MetadataValue]:
     """The certificate of key death as it can be given now; the key is retired, whether it can or not."""
-    version, _ = version_and_shard(context)
+    partition, _ = partition_and_shard(context)
     try:
         with pipeline.open_backups(actor_of(context)) as site:
-            made = certify(site, rotation_to(site.pipeline, version).id)
+            made = certify(site, rotation_of(site.pipeline, partition).id)
     except KeyRotationError as error:
         return {"certificate": dg.MetadataValue.text(f"none: {error}")}
     return {

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from keyrotation_pipeline.errors import ApprovalError
 
 HEADER = "keyrotation-approval-v1"
+CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class ApprovalText:
         rollout: by what applications are seen to have the keys, in words; None for what changes no application.
         not_looked_at: names and values of further lines, of what nobody looks at.
         not_before: before which nothing starts; None, and no line: it may start at once.
+        manual: whether people carry it out; the conductor leaves it.
     """
 
     request: str
@@ -112,6 +114,7 @@ class ApprovalText:
     finish_by: datetime
     reason: str
     not_before: datetime | None = None
+    manual: bool = False
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -140,6 +143,7 @@ class ApprovalText:
             *not_before,
             ("Start by", _instant(self.start_by)),
             ("Finish by", _instant(self.finish_by)),
+            *([CARRIED_OUT] if self.manual else []),
             ("Reason", self.reason),
         )
         return rendered(HEADER, fields)
@@ -184,6 +188,11 @@ def signed_fields(text: bytes) -> Mapping[str, str]:
     if lines[0] != HEADER or lines[-1] or len(fields) != len(lines) - 2:
         raise ApprovalError("a signed text is not one that this program writes; run `keyrotation audit verify`")
     return fields
+
+
+def left_to_people(text: bytes) -> bool:
+    """Whether a canonical text says that people carry the request out."""
+    return f"\n{': '.join(CARRIED_OUT)}\n".encode() in text
 
 
 def differing_lines(signed: bytes, rebuilt: bytes) -> Sequence[str]:

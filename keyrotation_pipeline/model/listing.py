@@ -33,6 +33,7 @@ class PendingRequest:
             "required": self.required,
             "status": str(self.request.status),
             "not_before": instant(self.request.not_before),
+            "manual": self.request.manual,
             "start_by": instant(self.request.start_by),
             "finish_by": instant(self.request.finish_by),
         }

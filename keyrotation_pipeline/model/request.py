@@ -92,6 +92,7 @@ class Request:
         audit_head: seq and hash of the audit when the request was opened.
         blocked_by: sentence of the last failed attempt, None once a later attempt got further.
         not_before: it may be signed at once, but nothing of it starts earlier; None: it starts when it is signed.
+        manual: people carry it out, and the conductor leaves it; so says the text that officers sign.
     """
 
     id: str
@@ -114,6 +115,7 @@ class Request:
     blocked_by: str | None = None
     supersedes: str | None = None
     not_before: datetime | None = None
+    manual: bool = False
 
     @property
     def is_over(self) -> bool:

@@ -36,6 +36,7 @@ def drawn_up(
     finish_by: datetime | None = None,
     not_before: datetime | None = None,
     supersedes: str | None = None,
+    manual: bool = False,
 ) -> Kind:
     """A new request of any action, with an id of 128 random bits, anchored at the audit's present head; not stored yet.
 
@@ -45,10 +46,15 @@ def drawn_up(
         start_by: aware; default as the action has it, from `not_before` on if that is given.
         finish_by: likewise.
         not_before: aware, of a later day; nothing starts before, though it may be signed.
+        manual: people carry it out, and the conductor leaves it.
 
     Raises:
-        RequestError: the given dates cannot be right.
+        RequestError: the given dates cannot be right, or an emergency is to be left to people.
     """
+    if manual and incident is not None:
+        raise RequestError(
+            "an emergency runs against its clock, so the conductor carries it out; request it without --manual"
+        )
     head, now = pipeline.ledger.head(), pipeline.clock.now()
     earliest = None if not_before is None else _not_before(not_before, now, emergency=incident is not None)
     start, finish = _dates(action, earliest or now, start_by, finish_by, emergency=incident is not None)
@@ -70,6 +76,7 @@ def drawn_up(
         approvals=(),
         supersedes=supersedes,
         not_before=earliest,
+        manual=manual,
     )
 
 

@@ -45,6 +45,21 @@ def waiting_for(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -
     return rollout.waited_for(pipeline, rotation, decision.tasks[0].step, seen)
 
 
+def left_to_people(pipeline: Pipeline, rotation: Walk) -> str | None:
+    """Who is to do what is due of a request that the conductor leaves alone; None: nothing is due, or it does it."""
+    tasks = next_decision(pipeline, rotation).tasks if rotation.manual else ()
+    if not tasks:
+        return None
+    tables = dict.fromkeys(f"{each.step}/{each.shard.table.name}" for each in tasks if each.shard)
+    # The asset of the proof also closes the rows.
+    step = Step.ZERO_OLD_ROWS_PROOF if tasks[0].step is Step.ROWS else tasks[0].step
+    due = ", ".join(tables) or str(step)
+    return (
+        f"somebody is to materialize {due} (partition {rotation.target}) in Dagster, or to run "
+        f"`keyrotation rotate {rotation.id}`"
+    )
+
+
 def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> StepRecord:
     """Run one task to its end and record it; a task that is already done is given back as recorded.
 

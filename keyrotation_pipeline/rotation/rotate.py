@@ -48,6 +48,7 @@ def open_request(
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
     not_before: datetime | None = None,
+    manual: bool = False,
 ) -> Walk:
     """Open a rotation from the primary to a version that was never used, for officers to sign.
 
@@ -63,11 +64,12 @@ def open_request(
         start_by: aware; default 30 days from now, or from `not_before`.
         finish_by: aware; default 90 days from then.
         not_before: aware; nothing starts before, though it may be signed. Not for an emergency.
+        manual: people carry it out, and the conductor leaves it.
 
     Raises:
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
-        RequestError: another rotation is unfinished (and within its dates), there is no primary, or the dates cannot
-            be right.
+        RequestError: another rotation is unfinished (and within its dates), there is no primary, the dates cannot be
+            right, or an emergency is to be left to people.
         PreflightError: a table cannot be rotated as it is.
         WrongKeyError: values do not open with the key of their version.
         BackupError: the present key has no intact backup; an emergency is not refused for that.
@@ -98,6 +100,7 @@ def open_request(
         finish_by=finish_by,
         not_before=not_before,
         supersedes=None if former is None else former.id,
+        manual=manual,
     )
     text = approval_text(pipeline, rotation)
     with pipeline.ledger.transaction():

@@ -1,3 +1,4 @@
 """Fixtures of the acceptance tests."""
 
+from keyrotation_pipeline_tests.acceptance.browsing import browser, page  # noqa: F401
 from keyrotation_pipeline_tests.acceptance.nights import new_desk, night  # noqa: F401

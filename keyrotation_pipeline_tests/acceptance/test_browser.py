@@ -1,18 +1,12 @@
-"""A person in front of the UI, in a real browser: one world, from the open rotation to the report.
+"""A person in front of the UI, in a real browser: one world, from the open rotation to the report."""
 
-The pictures of README and docs are made here, where `KEYROTATION_TEST_PICTURES` is set; otherwise the tree stays as it
-is. The browser is Debian's chromium.
-"""
-
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect
 
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home
@@ -21,37 +15,21 @@ from keyrotation_pipeline.model.rollout import RolloutMode
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.pacing import set_pace
 from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline_tests.acceptance.browsing import (
+    DESK,
+    PATIENCE_SECONDS,
+    expect_colours,
+    open_graph,
+    open_ui,
+    picture,
+)
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_up import Ui, checks, running_up, wait_until
 from keyrotation_pipeline_tests.programs import needs_chromium
 
-CHROMIUM = shutil.which("chromium")
-PICTURES = Path(__file__).parents[2] / "docs" / "images"
-GROUPS = ("inventory", "new_key", "rows", "old_key", "evidence")
-PATIENCE_SECONDS = 120.0  # only a failure takes so long
-DESK = ViewportSize(width=1600, height=900)
 PHONE = ViewportSize(width=390, height=844)
-GREEN = "rgb(46, 204, 129)"  # what Dagster calls materialized
 
 pytestmark = [pytest.mark.slow, needs_chromium]
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM, "CI needs Debian's chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox does not work for root, as whom CI runs.
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Page:
-    opened = browser.new_page(viewport=DESK)
-    opened.set_default_timeout(PATIENCE_SECONDS * 1000)
-    expect.set_options(timeout=PATIENCE_SECONDS * 1000)
-    return opened
 
 
 @contextmanager
@@ -92,15 +70,6 @@ def is_at_the_rows(pipeline: Pipeline, rotation: Walk) -> bool:
     return pipeline.ledger.walk(rotation.id).done(Step.PRIMARY_KEY_ROLLOUT) is not None
 
 
-def open_ui(page: Page, ui: Ui) -> None:
-    """As `up` prints the address; the token is no longer in it afterwards."""
-    page.goto(f"{ui.url}/asset-groups?token={ui.token}")
-    expect(page.get_by_text("Global asset lineage")).to_be_visible()
-    for group in GROUPS:
-        expect(page.locator("svg").get_by_text(group, exact=True).last).to_be_visible()
-    assert "token" not in page.url
-
-
 def find_by_search(page: Page, asset: str) -> None:
     page.get_by_role("button", name="Search").first.click()
     page.get_by_placeholder(re.compile("Search")).last.fill(asset)
@@ -126,22 +95,10 @@ def read_the_refusal(page: Page, rotation: Walk) -> None:
 
 
 def see_all_green(page: Page, ui: Ui) -> None:
-    """The graph with its groups open, as README shows it; every step of the walk is green."""
-    page.set_viewport_size(ViewportSize(width=1600, height=560))
-    opened = ",".join(f"global@global:{group}" for group in GROUPS)
-    page.goto(f"{ui.url}/asset-groups?expanded={opened}")
-    page.get_by_role("button", name="Hide navigation").click()
-    expect(page.locator("svg").get_by_text("key_rotation_audit", exact=True).last).to_be_visible()
-    page.get_by_placeholder("Jump to").locator("xpath=ancestor::*[.//button][1]").get_by_role("button").click()
-    for step in (*(str(step) for step in WALK if step is not Step.ROWS), "clients", "appointments"):
-        name = page.locator("svg").get_by_text(shown_in_graph(step)).last
-        expect(name.locator("..")).to_have_css("border-top-color", GREEN)
+    """Every step of the walk is green in the graph."""
+    open_graph(page, ui)
+    expect_colours(page, green=(*(str(step) for step in WALK if step is not Step.ROWS), "clients", "appointments"))
     picture(page, "asset-graph")
-
-
-def shown_in_graph(asset: str) -> re.Pattern[str]:
-    """Long names are shortened in the middle."""
-    return re.compile(f"^{re.escape(asset[:3])}.*{re.escape(asset[-3:])}$")
 
 
 def read_what_stands_on_the_last_page(page: Page, ui: Ui, rotation: Walk) -> None:
@@ -161,9 +118,3 @@ def read_the_report(page: Page, file: Path) -> None:
     picture(page, "report-on-a-phone")
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF")
-
-
-def picture(page: Page, name: str) -> None:
-    """Keep what is seen, where pictures are asked for."""
-    if os.environ.get("KEYROTATION_TEST_PICTURES"):
-        page.screenshot(path=PICTURES / f"{name}.png")

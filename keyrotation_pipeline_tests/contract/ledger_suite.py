@@ -22,7 +22,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.approval import Officer, Roster, Signature
+from keyrotation_pipeline.model.approval import CARRIED_OUT, Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import GENESIS, AuditHead
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.model.events import EventKind, Fact, Note
@@ -171,6 +171,13 @@ class LedgerSuite:
         assert opened.walk(rotation().id) == rotation()
         assert opened.current() == rotation()
         assert opened.approval_text(rotation().id) == TEXT
+
+    def test_a_request_that_is_left_to_people_comes_back_as_its_text_says(self, opened: Ledger) -> None:
+        text = b"keyrotation-approval-v1\n%s: %s\nReason: yearly\n" % tuple(each.encode() for each in CARRIED_OUT)
+        opened.set_status(rotation().id, RequestStatus.CANCELLED)
+        opened.open(rotation(2, manual=True), text)
+        assert opened.walk(rotation(2).id) == rotation(2, manual=True)
+        assert {each.id: each.manual for each in opened.requests()} == {rotation().id: False, rotation(2).id: True}
 
     def test_no_request_opens_while_another_is_unfinished(self, opened: Ledger) -> None:
         with pytest.raises(RequestError):

@@ -111,6 +111,11 @@ class Dagster(Conducted):
         return next(each for each in evaluations if each.asset_check_key == key)
 
 
+def shard_of(partition: str, shard: int) -> dg.MultiPartitionKey:
+    """The partition of a shard."""
+    return dg.MultiPartitionKey({"key_version": partition, "shard": f"{shard:02d}"})
+
+
 def failure_of(result: dg.ExecuteInProcessResult) -> str:
     """The sentence of the failed step."""
     [event] = [event for event in result.all_events if event.is_step_failure]

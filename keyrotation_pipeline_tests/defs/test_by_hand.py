@@ -6,17 +6,16 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
-from keyrotation_pipeline_tests.defs.conftest import ROWS, Dagster, failure_of
+from keyrotation_pipeline_tests.defs.conftest import ROWS, Dagster, failure_of, shard_of
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeKeyStore, FakeLedger
 
 Walked = Callable[[Step | None], Walk]
 LATER = [str(step) for step in WALK if step not in {Step.KEY_VERSION, Step.ROWS}]
-SHARD = row_partition(V2, 0)
+SHARD = shard_of("v2", 0)
 
 
 @pytest.mark.parametrize("asset", LATER)
@@ -140,7 +139,7 @@ def test_no_key_and_no_plaintext_is_in_the_event_log_of_a_whole_rotation(dagster
         if asset == "zero_old_rows_proof":
             for table in (["rows", "clients"], ["rows", "billing.Invoices"]):
                 for shard in range(2):
-                    assert dagster.materialize(*table, partition=row_partition(V2, shard)).success
+                    assert dagster.materialize(*table, partition=shard_of("v2", shard)).success
         assert dagster.materialize(asset, partition="v2").success
     dagster.check_run()
     text = stored_text(dagster.instance)

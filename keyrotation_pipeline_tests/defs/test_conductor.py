@@ -370,9 +370,20 @@ def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster
     job = dagster.definitions.resolve_job_def("introduce_key")
     tags = TRUE_TAGS | {"keyrotation/rotation": rotation.id, "keyrotation/subject": "introduce_key"}
     dagster.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    dagster.instance.add_dynamic_partitions("key_version", ["v2"])
 
     assert "every step" in skipped(dagster, "ledger_mirror")
     assert reflect(dagster.instance, OWN, dagster.world.pipeline, 1)[1] == 1, "still to be shown, if not by the run"
+
+
+def test_a_step_of_somebodys_own_run_is_shown_by_that_run_or_a_minute_later(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.KEY_VERSION)
+    tags = {"dagster/partition": "v2", "keyrotation/by_hand": "true"}
+    dagster.instance.add_run(dg.DagsterRun("__ASSET_JOB", tags=tags, status=dg.DagsterRunStatus.STARTED))
+
+    assert shown_by_mirror(dagster) == []
+    dagster.world.clock.at += timedelta(minutes=1)
+    assert shown_by_mirror(dagster) == ["key_version"]
 
 
 def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch) -> None:

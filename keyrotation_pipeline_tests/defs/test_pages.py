@@ -17,10 +17,9 @@ from keyrotation_pipeline.defs.pages import (
     instance_table,
     summary,
 )
-from keyrotation_pipeline.defs.partitions import row_partition
 from keyrotation_pipeline.model.instances import Instance
 from keyrotation_pipeline.model.request import WALK, Step, Walk
-from keyrotation_pipeline_tests.defs.conftest import Dagster
+from keyrotation_pipeline_tests.defs.conftest import Dagster, shard_of
 from keyrotation_pipeline_tests.fakes import START, V1, V2
 
 Walked = Callable[[Step | None], Walk]
@@ -89,7 +88,7 @@ def test_a_rollout_does_not_say_more_than_it_has_looked_at(
 
 def test_a_shard_says_how_far_its_table_is(dagster: Dagster, walked: Walked) -> None:
     walked(Step.PRIMARY_KEY_ROLLOUT)
-    dagster.materialize("rows", "clients", partition=row_partition(V2, 0))
+    dagster.materialize("rows", "clients", partition=shard_of("v2", 0))
     [shown] = [metadata for name, metadata in pages(dagster) if name == "rows/clients"]
 
     assert shown["table_percent"].value == 50.0
@@ -169,7 +168,7 @@ def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster
 def test_the_conductor_says_how_far_the_rows_are(dagster: Dagster, walked: Walked) -> None:
     pipeline, instance = dagster.world.pipeline, dagster.instance
     walked(Step.PRIMARY_KEY_ROLLOUT)
-    dagster.materialize("rows", "clients", partition=row_partition(V2, 0))
+    dagster.materialize("rows", "clients", partition=shard_of("v2", 0))
     told = show_what_is_awaited(instance, OWN, pipeline, dg.SkipReason("in progress: rows/clients shard 01"), "")
 
     assert told.startswith("clients 50%")

@@ -258,6 +258,7 @@ def test_a_request_is_listed_with_who_has_signed_it_and_who_has_not() -> None:
         "required": 2,
         "status": "requested",
         "not_before": None,
+        "manual": False,
         "start_by": "2026-02-04T09:00:00+00:00",
         "finish_by": "2026-04-05T09:00:00+00:00",
     }

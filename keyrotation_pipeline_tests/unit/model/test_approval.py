@@ -60,6 +60,11 @@ def test_a_date_before_which_nothing_starts_stands_before_the_others() -> None:
     assert later.render().decode() == GOLDEN.replace("Start by", f"{line}Start by")
 
 
+def test_what_people_carry_out_says_so_before_its_reason() -> None:
+    line = "Carried out: by people, in Dagster or by keyrotation rotate; the conductor leaves it\n"
+    assert replace(TEXT, manual=True).render() == GOLDEN.replace("Reason: ", f"{line}Reason: ").encode()
+
+
 def test_what_changes_no_application_has_no_line_about_its_rollout() -> None:
     assert b"Rollout" not in replace(TEXT, rollout=None).render()
 

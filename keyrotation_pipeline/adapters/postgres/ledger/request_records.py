@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.request_events import (
 _ROTATIONS = """
     SELECT r.id, r.type, r.action, r.source_version, r.source_fingerprint, r.target_version, r.reason, r.incident,
            r.requested_by, r.requested_at, r.start_by, r.finish_by, r.audit_seq, r.audit_hash, r.status,
-           r.started_at, r.finished_at, r.promotion_xid, r.blocked_by, r.supersedes, r.not_before,
+           r.started_at, r.finished_at, r.promotion_xid, r.blocked_by, r.supersedes, r.not_before, r.approval_text,
            ARRAY(SELECT s.officer FROM keyrotation.signatures s WHERE s.request = r.id ORDER BY s.signed_at, s.officer)
                AS approvals,
            (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY t.finished_at, t.step, t.table_name, t.shard), '[]')

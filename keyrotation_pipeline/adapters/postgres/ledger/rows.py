@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import Row
 from keyrotation_pipeline.audit.replay import by_name
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.model.approval import Officer, Roster, left_to_people
 from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
 from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -50,6 +50,7 @@ def request_of(row: Row) -> Request:
         "blocked_by": row["blocked_by"],
         "supersedes": row["supersedes"],
         "not_before": row["not_before"],
+        "manual": left_to_people(bytes(row["approval_text"])),
     }
     if not action.walks:
         return Request(**content)

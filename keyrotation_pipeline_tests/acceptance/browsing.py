@@ -1,0 +1,81 @@
+"""A real browser, Debian's chromium, in front of the UI; it also makes the pictures of README and docs.
+
+Pictures are made where `KEYROTATION_TEST_PICTURES` is set; otherwise the tree stays as it is.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, FloatRect, Locator, Page, ViewportSize, expect, sync_playwright
+
+from keyrotation_pipeline_tests.acceptance.test_up import Ui
+
+CHROMIUM = shutil.which("chromium")
+PICTURES = Path(__file__).parents[2] / "docs" / "images"
+GROUPS = ("inventory", "new_key", "rows", "old_key", "evidence")
+PATIENCE_SECONDS = 120.0  # only a failure takes so long
+DESK = ViewportSize(width=1600, height=900)
+GRAPH = ViewportSize(width=1600, height=560)
+GREEN, GREY = "rgb(46, 204, 129)", "rgb(103, 116, 138)"  # what Dagster calls materialized, and missing
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM, "CI needs Debian's chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not work for root, as whom CI runs.
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Page:
+    opened = browser.new_page(viewport=DESK)
+    opened.set_default_timeout(PATIENCE_SECONDS * 1000)
+    expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+    return opened
+
+
+def open_ui(page: Page, ui: Ui) -> None:
+    """As `up` prints the address; the token is no longer in it afterwards."""
+    page.goto(f"{ui.url}/asset-groups?token={ui.token}")
+    expect(page.get_by_text("Global asset lineage")).to_be_visible()
+    for group in GROUPS:
+        expect(page.locator("svg").get_by_text(group, exact=True).last).to_be_visible()
+    assert "token" not in page.url
+
+
+def open_graph(page: Page, ui: Ui) -> None:
+    """The graph with its groups open, as README shows it."""
+    page.set_viewport_size(GRAPH)
+    opened = ",".join(f"global@global:{group}" for group in GROUPS)
+    page.goto(f"{ui.url}/asset-groups?expanded={opened}")
+    expect(page.locator("svg").get_by_text("key_rotation_audit", exact=True).last).to_be_visible()
+    jump = page.get_by_placeholder("Jump to").locator("xpath=ancestor::*[.//button][1]").get_by_role("button")
+    for shown in (page.get_by_role("button", name="Hide navigation"), jump):
+        if shown.is_visible():
+            shown.click()
+
+
+def expect_colours(page: Page, *, green: Iterable[str], grey: Iterable[str] = ()) -> None:
+    """What the open graph shows of assets, by the last part of their keys."""
+    for colour, assets in ((GREEN, green), (GREY, grey)):
+        for asset in assets:
+            expect(node(page, asset)).to_have_css("border-top-color", colour)
+
+
+def node(page: Page, asset: str) -> Locator:
+    """An asset in the graph, where long names are shortened in the middle."""
+    shown = re.compile(f"^{re.escape(asset[:3])}.*{re.escape(asset[-3:])}$")
+    return page.locator("svg").get_by_text(shown).last.locator("..")
+
+
+def picture(page: Page, name: str, clip: FloatRect | None = None) -> None:
+    """Keep what is seen, or a part of it, where pictures are asked for."""
+    if os.environ.get("KEYROTATION_TEST_PICTURES"):
+        page.screenshot(path=PICTURES / f"{name}.png", clip=clip)
