@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Minutes of processor time each; `pytest -m extended` runs them, and what a shorter test shows stays with that.
 EXTENDED = (
+    "acceptance/test_browser_by_hand.py",
     "acceptance/test_destroy.py",
     "acceptance/test_failover.py",
     "acceptance/test_kill.py",

@@ -67,14 +67,13 @@ def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key:
     checks += [] if told is None else [_people(told)]
     target = walk.target if walk is not None else _target(pipeline, taken)
     checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline, walk, target))
-    checks += data_readiness.database(pipeline, target)
-    blocked = any(check.light is Light.RED for check in checks)
+    checks += (refused := list(data_readiness.database(pipeline, target)))
     checks += data_readiness.inventory(taken, trial) if taken is not None else []
     checks += _looked("surroundings_are_known", lambda: data_readiness.around(pipeline))
     checks += _looked("no_fence_is_left_over", lambda: data_readiness.fences(pipeline))
     checks += _looked("key_usage_below_gcm_limit", lambda: data_readiness.usage(pipeline))
     # The sample runs what the server evaluates for a write, so not before that was found harmless.
-    if taken is not None and not blocked:
+    if taken is not None and not any(check.light is Light.RED for check in refused):
         checks += _looked("duration_is_known", lambda: [data_readiness.estimated(pipeline, target, taken.counts)])
     return Readiness(tuple(checks))
 

@@ -45,8 +45,9 @@ def interim_evaluations(
 
 
 def _failed(last: AssetCheckExecutionRecord | None) -> dg.AssetCheckEvaluation | None:
-    evaluation = last.evaluation if last is not None else None
-    return evaluation if evaluation is not None and not evaluation.passed else None
+    # Of one that was planned in a run that failed, the event is another.
+    evaluation: object = last.evaluation if last is not None else None
+    return evaluation if isinstance(evaluation, dg.AssetCheckEvaluation) and not evaluation.passed else None
 
 
 def _is_outdated(

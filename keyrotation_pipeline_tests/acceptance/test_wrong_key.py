@@ -114,7 +114,8 @@ def test_no_light_is_green_over_values_that_no_key_opens_and_nothing_is_built_on
     assert SENTENCE in lights["current_key_is_intact"]["value"]
     assert "replace-key" in lights["current_key_is_intact"]["do"]
     assert "every_value_is_readable" not in lights
-    assert "duration_is_known" not in lights
+    assert lights["duration_is_known"]["light"] == "amber"
+    assert "not known: 60 values of 30 sampled rows do not decrypt" in lights["duration_is_known"]["value"]
     for command in (("request", "--reason", "yearly"), ("backup",), ("init",)):
         assert SENTENCE in home.refused(*command), command
     with home.opened() as pipeline:

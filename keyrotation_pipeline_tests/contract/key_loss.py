@@ -133,6 +133,7 @@ class KeyLossContract:
     def test_a_key_that_does_not_read_the_rows_is_refused(self, world: FakeWorld, pipeline: Pipeline) -> None:
         record = world.ledger.state.keys[V1]
         other = KeyMaterial.generate()
+        world.database.sealed_under[V1] = record.fingerprint
         world.ledger.state.keys[V1] = replace(record, fingerprint=other.fingerprint)
         with pytest.raises(UnreadableSampleError, match=r"a value of clients\.first_name under v1 does not decrypt"):
             restore_key(pipeline, V1, other, "backup")

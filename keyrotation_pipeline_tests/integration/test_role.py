@@ -135,7 +135,14 @@ def test_an_application_reports_itself_by_its_grants_and_sees_nothing_else(
     clinic.execute("CREATE ROLE pazpaz LOGIN")
     role.execute((SQL / "application-role.sql").read_bytes())
     engine = engine_of(own_server.url("clinic", "pazpaz"))
-    said = {"instance": "web-1", "reads": "v1", "writes": "v1", "decrypted": "{}", "failed": "{}"}
+    said = {
+        "instance": "web-1",
+        "reads": "v1",
+        "writes": "v1",
+        "names_primary": "true",
+        "decrypted": "{}",
+        "failed": "{}",
+    }
 
     def report() -> None:
         with engine.begin() as application:

@@ -87,9 +87,13 @@ def between_pages(first: int, end: int) -> sql.Composable:
     )
 
 
-def of_a_sample(connection: Connection, oid: int, most_bytes: int = SAMPLE_BYTES) -> sql.Composable:
-    """A clause by which a scan reads so much from all over a larger relation, the same pages each time; else none."""
-    row = connection.execute(_SHARE, {"oid": oid, "most": most_bytes}).fetchone()
+def of_a_sample(connection: Connection, oid: int, most_bytes: int | None = None) -> sql.Composable:
+    """A clause by which a scan reads so much from all over a larger relation, the same pages each time; else none.
+
+    Args:
+        most_bytes: None: `SAMPLE_BYTES`.
+    """
+    row = connection.execute(_SHARE, {"oid": oid, "most": most_bytes or SAMPLE_BYTES}).fetchone()
     share = None if row is None else row[0]
     return sql.SQL("TABLESAMPLE SYSTEM ({}) REPEATABLE (1)").format(share) if share else sql.SQL("")
 
