@@ -370,3 +370,34 @@ def test_once_the_live_secret_names_its_primary_no_other_secret_adds_a_key(
     place.secret.client.create_secret(Name=f"{place.secret.name}-v9", SecretString=foreign)
     setting.folder.run("init")
     assert set(json.loads(place.secret.text())) == {"v1", "primary"}
+
+
+def test_a_home_that_took_a_wrong_key_shows_no_green_light_and_gets_the_right_one_by_two_signatures(
+    setting: Setting,
+) -> None:
+    setting.fill(State({}, {}, {}, V1))  # nothing to try a key on
+    setting.init(V1, setting.give({V1: "b"}))
+    with psycopg.connect(setting.url, autocommit=True) as connection:
+        for row in range(ROWS):
+            value = encrypt(KeyRing({V1: setting.keys["a"]}, V1), f"name {row}")
+            connection.execute("INSERT INTO clients (name) VALUES (%s)", (value,))
+    stored = AwsJson.name(setting.place, V1) if isinstance(setting.place, AwsPlain) else setting.place.name(V1)
+    wrong = "opens none of the 20 values tried under v1 (clients.name 0 of 20)"
+    for typed in (("preflight",), ("request", "--reason", "yearly"), ("backup",)):
+        setting.folder.run(*typed, expect=1)
+        told = "".join(setting.folder.printed[-2:])
+        assert wrong in told, typed
+        assert "keys/v1.key" in told if isinstance(setting.place, Variables) else stored in told
+
+    right = base64_of(setting.keys["a"])
+    command = ("replace-key", "v1", "--reason", "the wrong key was imported")
+    request = setting.folder.run(*command, ENCRYPTION_MASTER_KEY=right).strip()
+    text = setting.folder.run("approve", request, "--text")
+    for officer in setting.officers[:2]:
+        armored = officer.sign(text.encode(), "--armor").decode()
+        setting.folder.run("approve", request, "--signature", "-", text=armored)
+    setting.folder.run("replace-key", "v1", ENCRYPTION_MASTER_KEY=right)
+    setting.folder.run("verify")
+    setting.folder.run("backup")
+    setting.folder.run("audit", "verify")
+    assert right not in "".join(setting.folder.printed)

@@ -14,15 +14,14 @@ version, which no label names any longer, in its own time.
 """
 
 import json
-import re
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive
-from keyrotation_pipeline.adapters.keystores.aws_texts import COMPROMISED, PRIMARY, LiveSecret, entry, request_token
+from keyrotation_pipeline.adapters.keystores.aws_manual import ManualSecrets, manual_secrets
+from keyrotation_pipeline.adapters.keystores.aws_texts import COMPROMISED, PRIMARY, LiveSecret, request_token
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     CURRENT,
     MOST_BYTES,
@@ -33,11 +32,11 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
 )
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.environment import versions_as_text
-from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
+from keyrotation_pipeline.model.stored_keys import Entry, StoredKeys
 from keyrotation_pipeline.ports.clock import Clock
 
 _LOOKS = 5
@@ -52,21 +51,6 @@ class AwsSecret:
     archive_prefix: str
     region_name: str | None = None
     endpoint_url: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ManualSecrets:
-    """Keys as somebody put them into AWS before this pipeline.
-
-    Args:
-        plain: the live secret is one key without a version, which counts as v1.
-        keys: those in secrets of their own that the live one does not hold.
-        places: where they are, in words.
-    """
-
-    plain: bool
-    keys: Mapping[KeyVersion, KeyMaterial]
-    places: Mapping[KeyVersion, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +94,9 @@ class AwsKeyStore:
             self._put(live, {**keys, PRIMARY: str(ring.primary)})
         return live.plain
 
-    def as_made_by_hand(self) -> "ManualSecrets":
-        """What the source procedure (sections 4.1 and 5.1) leaves: one plain key, and secrets with one key each.
-
-        Raises:
-            KeyStoreError: such a secret holds another key than the live one does for its version, or none.
-        """
-        live, pattern = self._live(), re.compile(rf"{re.escape(self._id)}-({VERSION_PATTERN})(?:-emergency)?")
-        keys: dict[KeyVersion, KeyMaterial] = {}
-        places: dict[KeyVersion, str] = {KeyVersion(1): f"secret {self._id}"} if live.plain else {}
-        held = live.keys()
-        for name in sorted(self._aws.names(f"{self._id}-v")):
-            if (match := pattern.fullmatch(name)) is None:
-                continue
-            version = KeyVersion.parse(match[1])
-            found = entry(f"secret {name}", match[1], self._aws.read(name).text)
-            if isinstance(found, DamagedKey):
-                raise KeyStoreDamagedError(f"secret {name} is not the base64 of 32 bytes; correct it, or delete it")
-            if (other := held.get(version) or keys.get(version)) is not None and other != found:
-                raise KeyStoreError(
-                    f"secret {name} and {places.get(version) or self.place_of(version)} hold different keys as "
-                    f"{version}; find out which one encrypted the values under it, and delete the other"
-                )
-            if version not in held:
-                keys[version], places[version] = found, f"secret {name}"
-        return ManualSecrets(live.plain, keys, places)
+    def as_made_by_hand(self) -> ManualSecrets:
+        """See `manual_secrets`."""
+        return manual_secrets(self._aws, self._live())
 
     @property
     def description(self) -> str:
