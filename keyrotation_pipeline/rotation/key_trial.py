@@ -1,15 +1,18 @@
 """Keys are tried on the values before anything rests on them: `init`, `request`, a backup, a promotion."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 
 from keyrotation_pipeline.errors import WrongKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.columns import TableCount
-from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
+# How long an emergency waits for it, however many tables there are.
+EMERGENCY = timedelta(seconds=3)
 # Versions in one sentence: whoever may write a row can write a value of any version into it.
 MOST_NAMED = 5
 # Of each column under each version; all of them where there are no more.
@@ -25,17 +28,22 @@ def counted_in(counts: Sequence[TableCount]) -> Wanted:
     return {str(each.table.name): each.by_column for each in counts}
 
 
-def try_keys(pipeline: Pipeline, ring: KeyRing, wanted: Wanted) -> KeyTrial:
+def try_keys(pipeline: Pipeline, ring: KeyRing, wanted: Wanted, within: timedelta | None = None) -> KeyTrial:
     """Decrypt a sample of every declared column, and at least one value of each version in `wanted`.
+
+    Args:
+        within: no further table is begun after so long; None: all are tried.
 
     Raises:
         PreflightError, BlockedError: a table cannot be read.
     """
-    trials = [
-        pipeline.database.decrypt_sample(table, ring, SAMPLE_VALUES, wanted.get(str(table.name), {}))
-        for table in pipeline.tables
-    ]
-    return KeyTrial(ring.versions, tuple(column for trial in trials for column in trial.columns))
+    columns: list[ColumnTrial] = []
+    until = None if within is None else pipeline.clock.now() + within
+    for table in pipeline.tables:
+        if until is not None and pipeline.clock.now() > until:
+            break
+        columns += pipeline.database.decrypt_sample(table, ring, SAMPLE_VALUES, wanted.get(str(table.name), {})).columns
+    return KeyTrial(ring.versions, tuple(columns))
 
 
 def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *, emergency: bool = False) -> KeyTrial:
@@ -43,15 +51,16 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
 
     Args:
         stored: the key store as whatever is about to be done has read it.
-        emergency: only a key that opens no value at all is refused. Values of somebody else must not keep the others
-            under a compromised key; they are quarantined, and the old key stays until they are gone.
+        emergency: of many tables only the first are tried, and only a key that opens no value at all is refused.
+            Values of somebody else must not keep the others under a compromised key; they are quarantined, and the old
+            key stays until they are gone.
 
     Raises:
         WrongKeyError: names each such version, what was tried, and where its key belongs.
         KeyStoreDamagedError: the key store gives no key ring.
         PreflightError, BlockedError: a table cannot be read.
     """
-    trial = try_keys(pipeline, stored.ring(), wanted)
+    trial = try_keys(pipeline, stored.ring(), wanted, EMERGENCY if emergency else None)
     if emergency and not any(tried and not opened for tried, opened in map(trial.of_version, trial.versions)):
         return trial
     if sentence := refusal(pipeline, stored, trial):

@@ -1,7 +1,9 @@
 """What is requested: from the primary to a version that was never used, in words that officers cannot misread."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -16,13 +18,17 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request import RotationType
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.rotation.key_trial import require_keys_open
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
+from keyrotation_pipeline_tests.fakes.database import FakeDatabase
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
 
 V9 = KeyVersion(9)
@@ -189,6 +195,27 @@ def test_another_primary_than_the_database_knows_stops_the_request(world: FakeWo
     world.keys.primary_version = V9
     with pytest.raises(BlockedError, match="primary is v9, but v1 is active in the database"):
         request(world)
+
+
+def test_an_emergency_of_many_tables_tries_keys_for_seconds_and_a_routine_request_all(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    look = type(world.database).decrypt_sample
+
+    def slowly(database: FakeDatabase, table: EncryptedTable, *arguments: Any) -> KeyTrial:  # noqa: ANN401
+        tried.append(str(table.name))
+        world.clock.at += timedelta(seconds=2)
+        return look(database, table, *arguments)
+
+    monkeypatch.setattr(type(world.database), "decrypt_sample", slowly)
+    tables = tuple(EncryptedTable(TableName("public", f"t{number}"), ("email",)) for number in range(5))
+    world.database.rows |= {str(table.name): [] for table in tables}
+    pipeline, stored = replace(world.pipeline, tables=tables), world.keys.read()
+    require_keys_open(pipeline, stored, {}, emergency=True)
+    assert tried == ["t0", "t1"]
+    require_keys_open(pipeline, stored, {})
+    assert tried == ["t0", "t1", "t0", "t1", "t2", "t3", "t4"]
 
 
 def test_a_refusal_names_a_few_of_many_versions_that_somebody_wrote_names_of(world: FakeWorld) -> None:
