@@ -50,7 +50,7 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
     with reporting(database_url, tmp_path / ".keyrotation" / "keys"):
         folder.run("rotate", rotation)
     backups = tmp_path / ".keyrotation" / "backups"
-    (dump,) = backups.glob("database-*.dump.gpg")
+    dump = min(backups.glob("database-*.dump.gpg"))  # the other one was made after the rotation
     folder.run("destroy", "v1", "--reason", "too early", expect=1)
     assert folder.printed[-1].count(f"{dump.name} in ") == 2  # here and in the bucket
 

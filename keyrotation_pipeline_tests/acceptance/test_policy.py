@@ -141,9 +141,10 @@ def test_two_pinned_officers_replace_one_of_them_and_the_old_certificate_approve
 def test_whatever_else_is_asked_for_while_the_file_differs_names_the_command_that_has_it_signed(office: Office) -> None:
     rotation = office.rotating()
     office.configure("Ada", "Cem")
-    for command in (("request", "--reason", "x"), ("rotate", rotation), ("init",), ("rollback", rotation)):
-        office.run(*command, expect=1)
-        assert "keyrotation policy" in office.error, command
+    with reporting(office.database_url, office.folder.path / ".keyrotation" / "keys"):
+        for command in (("request", "--reason", "x"), ("rotate", rotation), ("init",), ("rollback", rotation)):
+            office.run(*command, expect=1)
+            assert "keyrotation policy" in office.error, command
     assert any(REFUSED in sentence for sentence in json.loads(office.run("status", "--json"))["attention"])
 
 

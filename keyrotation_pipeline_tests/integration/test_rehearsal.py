@@ -17,10 +17,10 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
-    MissingVersionError,
     OvertimeError,
     RequestError,
     UnsignedBackupError,
+    WrongKeyError,
 )
 from keyrotation_pipeline.model.backups import is_manifest, signature_name
 from keyrotation_pipeline.model.rehearsal import Rehearsed
@@ -157,7 +157,7 @@ def test_values_under_a_key_that_no_backup_holds_are_named(local_clinic: Clinic)
     local_clinic.connection.execute("UPDATE public.clients SET name = %s WHERE id = 1", (stranger,))
     with pytest.raises(BackupError, match="under v7"):
         back_up(local_clinic.site)
-    with pytest.raises(MissingVersionError, match=r"needs the key v7, which no recovered backup holds"):
+    with pytest.raises(WrongKeyError, match=r"there are values under v7 \(1 tried\), and no key for it is given"):
         rehearsed(local_clinic)
 
 
