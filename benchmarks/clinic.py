@@ -16,7 +16,7 @@ from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "last_name", "email", "phone", "history"))
 V1, V2 = KeyVersion(1), KeyVersion(2)

@@ -30,10 +30,10 @@ from keyrotation_pipeline.demo.run import approve, open_home, working_applicatio
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.incidents.watching import look
-from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyStateChanged
-from keyrotation_pipeline.model.request import Request, RequestStatus
 from keyrotation_pipeline.model.request_events import StepFinished
+from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.settings import Settings

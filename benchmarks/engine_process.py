@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings, rewrite_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.tables import Shard
 
 _WITH_WORKERS = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 

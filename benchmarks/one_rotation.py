@@ -26,10 +26,10 @@ from keyrotation_pipeline.demo.run import approve
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import RequestStatus, Walk
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.request_events import StepFinished
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import keys, performing
 from keyrotation_pipeline.rotation.rotate import open_request

@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.one_rotation import Setting
 from benchmarks.process_memory import Peaks, watched
 from benchmarks.processes import machine
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
 
 # What is quicker than this says nothing of a law.
 _LEAST_SECONDS = 0.05

@@ -6,9 +6,9 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.opening import open_incident
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import RequestStatus, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.requests.opening import drawn_up

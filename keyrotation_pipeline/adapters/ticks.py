@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.model.status import Heartbeat
 
 
 class FileTicks:
@@ -31,8 +31,8 @@ class FileTicks:
         since = dict(before.stopped) if before is not None else {}
         for each in expected:
             if each in since or _read(self._path(each)) is None:
-                self._write(Tick(each, at, {}))
-        self._write(Tick(name, at, {each: since.get(each, at) for each in stopped}))
+                self._write(Heartbeat(each, at, {}))
+        self._write(Heartbeat(name, at, {each: since.get(each, at) for each in stopped}))
 
     def forget(self, name: str) -> None:
         """Its last look is no evidence any more, since Dagster has been stopped."""
@@ -41,22 +41,22 @@ class FileTicks:
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.json"
 
-    def _write(self, tick: Tick) -> None:
+    def _write(self, tick: Heartbeat) -> None:
         stopped = {each: since.isoformat() for each, since in tick.stopped.items()}
         unfinished = self._directory / f".{tick.name}.{os.getpid()}"
         unfinished.write_text(json.dumps({"at": tick.at.isoformat(), "stopped": stopped}), encoding="utf-8")
         unfinished.replace(self._path(tick.name))
 
-    def last(self) -> tuple[Tick, ...]:
+    def last(self) -> tuple[Heartbeat, ...]:
         """See `Ticks.last`."""
         found = (_read(path) for path in sorted(self._directory.glob("[!.]*.json")))
         return tuple(tick for tick in found if tick is not None)
 
 
-def _read(path: Path) -> Tick | None:
+def _read(path: Path) -> Heartbeat | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         stopped = {str(name): datetime.fromisoformat(since) for name, since in content["stopped"].items()}
-        return Tick(path.stem, datetime.fromisoformat(content["at"]), stopped)
+        return Heartbeat(path.stem, datetime.fromisoformat(content["at"]), stopped)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

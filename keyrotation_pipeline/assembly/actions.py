@@ -6,7 +6,7 @@ One is imported when a request asks for it: whoever only looks at a database wai
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 
-from keyrotation_pipeline.model.request import RequestAction
+from keyrotation_pipeline.model.requests import RequestAction
 from keyrotation_pipeline.ports.actions import Action
 
 _PLACES = {

@@ -10,9 +10,8 @@ from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import AccessAudit, key_reads, span_of
 from keyrotation_pipeline.incidents.telling import Channels
-from keyrotation_pipeline.model.columns import TableName
-from keyrotation_pipeline.model.contacts import ContactRole
-from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.incidents import ContactRole, Incident
+from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.alerts import AlertChannel
 from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -35,10 +34,7 @@ def flag_sources(settings: Settings) -> tuple[FlagSource, ...]:
     declared = settings.incidents
     if not declared.alarms:
         return ()
-    from keyrotation_pipeline.adapters.flags.cloudwatch import (  # noqa: PLC0415  boto3 takes a second to import
-        CloudWatchAlarms,
-        WatchedAlarm,
-    )
+    from keyrotation_pipeline.adapters.flags.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415  boto3 takes a second to import
 
     alarms = [WatchedAlarm(each.name, str(each.type)) for each in declared.alarms]
     return (CloudWatchAlarms(alarms, declared.region_name, declared.endpoint_url),)

@@ -10,8 +10,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
 from keyrotation_pipeline.assembly.home import server_url
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding
 from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Found:
 
     name: str
     tables: Sequence[EncryptedTable]
-    rest: Sequence[Finding]
+    rest: Sequence[FoundColumn]
 
 
 def search_database(home: Path, url: str | None, report: Report) -> Found:

@@ -100,10 +100,7 @@ def _remote(keys: KeysSettings) -> "AwsKeyStore | KubernetesKeyStore | None":
 
 
 def _aws(declared: AwsStoreSettings) -> "AwsKeyStore":
-    from keyrotation_pipeline.adapters.keystores.aws import (  # noqa: PLC0415  boto3 takes a second to import
-        AwsKeyStore,
-        AwsSecret,
-    )
+    from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415  boto3 takes a second to import
 
     prefix = declared.archive_prefix or f"{declared.secret_id}-"
     secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url)

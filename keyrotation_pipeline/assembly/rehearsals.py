@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.secret_homes import has_memory, secret_home
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.errors import HomeError, RehearsalError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.ports.rehearsals import Stage
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.audit import AuditSettings

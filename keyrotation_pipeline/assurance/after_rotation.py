@@ -9,8 +9,8 @@ Source: the seed procedure, appendix A, "Backup new key (v2)" after a rotation.
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import RequestStatus, Walk
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # By then Dagster, or the process that rotated, has made it.

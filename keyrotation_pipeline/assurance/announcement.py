@@ -15,9 +15,15 @@ from keyrotation_pipeline.assurance.rehearsed import last_rehearsal
 from keyrotation_pipeline.audit.incidents import told
 from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.announcement import Announcement, announced_key
-from keyrotation_pipeline.model.contacts import Contact, ContactRole
-from keyrotation_pipeline.model.request import RequestAction, RequestStatus, RotationType, Walk
+from keyrotation_pipeline.model.incidents import Contact, ContactRole
+from keyrotation_pipeline.model.requests import (
+    Announcement,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    Walk,
+    announced_key,
+)
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.roster import pinned_roster

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.model.status import Heartbeat
 
 # A sensor looks every few seconds; a busy machine or a restart takes longer.
 SILENT_AFTER = timedelta(minutes=2)
@@ -26,7 +26,7 @@ OPTIONAL = frozenset({"audit_timestamp", "nightly_rehearsal"})
 SILENCE = {**dict.fromkeys(SENSORS, SILENT_AFTER), **SCHEDULES}
 
 
-def standing_still(ticks: Sequence[Tick], now: datetime) -> Iterator[str]:
+def standing_still(ticks: Sequence[Heartbeat], now: datetime) -> Iterator[str]:
     """A sentence for each thing that does not run, and since when.
 
     Only what looked into this home is seen: where Dagster never ran nothing is missing, and a Dagster that keeps its
@@ -51,7 +51,7 @@ def standing_still(ticks: Sequence[Tick], now: datetime) -> Iterator[str]:
             )
 
 
-def conductor_at_work(ticks: Sequence[Tick], now: datetime) -> Tick | None:
+def conductor_at_work(ticks: Sequence[Heartbeat], now: datetime) -> Heartbeat | None:
     """The conductor's last look, if that shows that it carries rotations at this moment; None: it does not.
 
     A look is no longer evidence once another sensor has found the conductor switched off, or after a minute.
@@ -62,7 +62,7 @@ def conductor_at_work(ticks: Sequence[Tick], now: datetime) -> Tick | None:
     return look
 
 
-def _switched_off(ticks: Iterable[Tick]) -> Mapping[str, datetime]:
+def _switched_off(ticks: Iterable[Heartbeat]) -> Mapping[str, datetime]:
     """What the newest look of a sensor found switched off, each with since when; whatever has looked since is on.
 
     Each look of a sensor sees all of them, so that an older one only has what is no longer so.

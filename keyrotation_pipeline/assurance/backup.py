@@ -12,12 +12,11 @@ from keyrotation_pipeline.assurance.unfinished import remove_unfinished
 from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name, free_stamp
-from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import RequestAction, RequestStatus
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster

@@ -12,8 +12,8 @@ from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES
-from keyrotation_pipeline.model.access import KeyReadsBy, RecordReads
-from keyrotation_pipeline.model.facts import as_json
+from keyrotation_pipeline.model.audit import as_json
+from keyrotation_pipeline.model.incidents import KeyReadsBy, RecordReads
 
 SCHEMA = 2
 

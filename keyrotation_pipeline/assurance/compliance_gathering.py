@@ -29,21 +29,18 @@ from keyrotation_pipeline.audit.verify import refusal_of, verify_everything
 from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.audit import AuditEvent
-from keyrotation_pipeline.model.backup_events import BackupIncomplete, BackupRekeyed
-from keyrotation_pipeline.model.cryptoperiod import rotation_due
-from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.audit import AuditEvent, EventKind, Note
+from keyrotation_pipeline.model.backup_events import AuditTimestamped, BackupIncomplete, BackupRekeyed
+from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.key_events import (
     KeyActivationDeclared,
     KeyRegistered,
     KeyStateChanged,
     RecoveryTestFailed,
 )
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Request, Step, Walk
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, rotation_due
 from keyrotation_pipeline.model.request_events import RosterPinned, SignatureAdded
-from keyrotation_pipeline.model.timestamps import AuditTimestamped
+from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority

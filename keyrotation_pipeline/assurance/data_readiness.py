@@ -7,12 +7,10 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.columns import TableCount
-from keyrotation_pipeline.model.database import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.readiness import Check, amber, green, in_two, of_problem, red
-from keyrotation_pipeline.model.surroundings import Surroundings
+from keyrotation_pipeline.model.status import Check, amber, green, in_two, of_problem, red
+from keyrotation_pipeline.model.tables import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, Surroundings, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
 from keyrotation_pipeline.rotation.fences import fences as look_at_fences

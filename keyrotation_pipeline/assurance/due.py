@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.cryptoperiod import RotationDue, rotation_due
-from keyrotation_pipeline.model.request import RotationType, Walk
+from keyrotation_pipeline.model.keys import RotationDue, rotation_due
+from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import failure_of
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding

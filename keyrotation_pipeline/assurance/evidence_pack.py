@@ -18,13 +18,11 @@ from keyrotation_pipeline.assurance.key_death import Certificate
 from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import Officer
-from keyrotation_pipeline.model.assessment import AssessmentSigned
 from keyrotation_pipeline.model.audit import AuditEvent
-from keyrotation_pipeline.model.backup_events import BackupSealed
-from keyrotation_pipeline.model.backups import signature_name
-from keyrotation_pipeline.model.certificates import CertificateStanding
+from keyrotation_pipeline.model.backup_events import AuditTimestamped, BackupSealed
+from keyrotation_pipeline.model.backups import CertificateStanding, signature_name
+from keyrotation_pipeline.model.breach import AssessmentSigned
 from keyrotation_pipeline.model.request_events import RequestOpened, RolloutConfirmed, RosterPinned, SignatureAdded
-from keyrotation_pipeline.model.timestamps import AuditTimestamped
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 
 # What the audit names becomes a file's name here, and must never be a path.

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.facts import instant, names
-from keyrotation_pipeline.model.failing_reads import failing_minutes
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.request import Step, Walk
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.fleet import Instance, failing_minutes
+from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.incidents import incidents, told
-from keyrotation_pipeline.model.deadlines import carried_by
-from keyrotation_pipeline.model.request import RequestStatus
+from keyrotation_pipeline.model.breach import carried_by
+from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.model.status import OpenIncident
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import is_stranded

@@ -15,14 +15,21 @@ from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.replay import Belief
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import AuditEvent
-from keyrotation_pipeline.model.dsse import STATEMENT_TYPE, envelope, payload_of, to_sign
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
-from keyrotation_pipeline.model.facts import instant
+from keyrotation_pipeline.model.audit import (
+    STATEMENT_TYPE,
+    AuditEvent,
+    EventKind,
+    Fact,
+    Note,
+    envelope,
+    instant,
+    payload_of,
+    to_sign,
+)
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged, ReplicasAccounted
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Step
 from keyrotation_pipeline.model.request_events import StepFinished
+from keyrotation_pipeline.model.requests import Step
 
 PREDICATE_TYPE = "urn:keyrotation-pipeline:key-death:v1"
 SIGNED_BY = (

@@ -1,6 +1,6 @@
 """How often the primary may have encrypted."""
 
-from keyrotation_pipeline.model.key_usage import KeyUsage
+from keyrotation_pipeline.model.keys import KeyUsage
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 

@@ -2,8 +2,7 @@
 
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.listing import PastRequest, PendingRequest
-from keyrotation_pipeline.model.request import Request, Walk
+from keyrotation_pipeline.model.requests import PastRequest, PendingRequest, Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.reporting import records_reencrypted

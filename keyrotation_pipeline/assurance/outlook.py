@@ -5,16 +5,13 @@ from datetime import datetime
 from itertools import pairwise
 
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.model import eta
-from keyrotation_pipeline.model.columns import TableCount
-from keyrotation_pipeline.model.facts import read
-from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.model.pace import PaceSet
-from keyrotation_pipeline.model.progress import ShardProgress
+from keyrotation_pipeline.model import progress
+from keyrotation_pipeline.model.audit import read
+from keyrotation_pipeline.model.progress import AllowedHours, PaceSet, ShardProgress
 from keyrotation_pipeline.model.proof import Proven
-from keyrotation_pipeline.model.rehearsal import GROW_WITH_ROWS
-from keyrotation_pipeline.model.request import WALK, RequestAction, RequestStatus, RotationType, Step, Walk
-from keyrotation_pipeline.model.request_events import StatusChanged
+from keyrotation_pipeline.model.request_events import GROW_WITH_ROWS, StatusChanged
+from keyrotation_pipeline.model.requests import WALK, RequestAction, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -26,7 +23,7 @@ def outlook(
         return 0.0, None
     far = _so_far(pipeline, walk, counts, pace)
     running = walk.status is RequestStatus.RUNNING and walk.blocked_by is None
-    return round(eta.progress(far), 4), round(eta.seconds_left(far)) if running else None
+    return round(progress.progress(far), 4), round(progress.seconds_left(far)) if running else None
 
 
 def as_long_as_last_time(pipeline: Pipeline, walk: Walk) -> float | None:
@@ -42,12 +39,12 @@ def as_long_as_last_time(pipeline: Pipeline, walk: Walk) -> float | None:
     return sum(seconds * (ratio if step in GROW_WITH_ROWS else 1.0) for step, seconds in before.items())
 
 
-def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None) -> eta.Sofar:
+def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None) -> progress.Sofar:
     records = {step: record for step in WALK if (record := walk.done(step)) is not None}
     began = walk.started_at or pipeline.clock.now()
     promoted, rewritten = records.get(Step.PRIMARY_KEY_ROLLOUT), records.get(Step.ROWS)
     before, values_before = _before(pipeline, walk)
-    return eta.Sofar(
+    return progress.Sofar(
         now=pipeline.clock.now(),
         emergency=walk.type is RotationType.EMERGENCY,
         values=sum(sum(count.values_by_version.values()) for count in counts),
@@ -67,7 +64,7 @@ def _share(pipeline: Pipeline, rotation: Walk, counts: Sequence[TableCount]) -> 
     """Which part of all rows the walk has passed, 0 to 1; a table counts by what its rows cost, as last counted."""
     if rotation.done(Step.ROWS):
         return 1.0
-    weights = {str(count.table.name): eta.weight(count) for count in counts}
+    weights = {str(count.table.name): progress.weight(count) for count in counts}
     pages = _pages(pipeline.ledger.shard_progress(rotation.id))
     passed = total = 0.0
     for table in pipeline.tables:

@@ -8,9 +8,8 @@ from keyrotation_pipeline.assurance import after_rotation
 from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind, read
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.facts import read
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -18,19 +18,19 @@ from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.key_trial import KeyTrial
-from keyrotation_pipeline.model.readiness import Check, Light, Readiness, amber, green, in_two, red
-from keyrotation_pipeline.model.request import Walk
-from keyrotation_pipeline.model.rollout import (
+from keyrotation_pipeline.model.fleet import (
     CHOOSES_ITSELF,
-    Aim,
     Confirmation,
-    Goal,
+    Instance,
     RolloutMode,
-    lack_of,
-    sentence_of,
+    RolloutTarget,
+    TargetKind,
+    missing_for,
+    pending_sentence,
 )
+from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
@@ -283,22 +283,22 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
     else:
         yield green(name, value)
     if primary is not None and (walk is None or is_to_make_key(pipeline, walk)):
-        yield _naming(pipeline, walk, Goal(Aim.NAMES, (primary,)), target, instances)
+        yield _naming(pipeline, walk, RolloutTarget(TargetKind.NAMES, (primary,)), target, instances)
 
 
 def _naming(
-    pipeline: Pipeline, walk: Walk | None, goal: Goal, target: KeyVersion, instances: Sequence[Instance]
+    pipeline: Pipeline, walk: Walk | None, goal: RolloutTarget, target: KeyVersion, instances: Sequence[Instance]
 ) -> Check:
     """Whether applications wait for a new key to be named as the primary before they write under it."""
     name, mode = "applications_name_their_primary", pipeline.rollout.mode
     confirmation = confirmation_of(pipeline, walk, goal) if walk is not None else Confirmation()
-    lack = lack_of(goal, RolloutMode.ATTEST, instances, confirmation)
+    lack = missing_for(goal, RolloutMode.ATTEST, instances, confirmation)
     if not lack and confirmation.officers:
         return green(name, f"confirmed by {', '.join(confirmation.officers)}")
     if not lack:
         return green(name, "every instance that reports does; one that does not report is not seen")
     if mode is RolloutMode.ATTEST:
-        return red(name, *in_two(sentence_of(lack, goal, "ID" if walk is None else walk.id)))
+        return red(name, *in_two(pending_sentence(lack, goal, "ID" if walk is None else walk.id)))
     return amber(
         name,
         f"mode {mode}: not seen; {CHOOSES_ITSELF}: the rotation then stops with "

@@ -17,18 +17,12 @@ from keyrotation_pipeline.assurance.restored import Sampled, require_all_there, 
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite, Objectives
-from keyrotation_pipeline.errors import (
-    BackupError,
-    FingerprintMismatchError,
-    KeyRotationError,
-    MissingVersionError,
-)
+from keyrotation_pipeline.errors import BackupError, FingerprintMismatchError, KeyRotationError, MissingVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import EventKind, Fact, Note, json_safe
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_of
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
-from keyrotation_pipeline.model.facts import json_safe
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.ports.backup_places import BackupPlace

@@ -17,12 +17,12 @@ from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, R
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
-from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.rehearsal import Finding, Rehearsed
-from keyrotation_pipeline.model.request import WALK, Request, RequestAction, Step
+from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
+from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, Step
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rehearsals import Stage, Stages
@@ -119,7 +119,7 @@ class _Walked:
 
     target: KeyVersion
     seconds: dict[str, float] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[RehearsalFinding] = field(default_factory=list)
 
 
 def _carried_out(stage: Stage, stages: Stages, report: Report) -> _Walked:
@@ -130,7 +130,7 @@ def _carried_out(stage: Stage, stages: Stages, report: Report) -> _Walked:
         with stages.plainly():
             walk = open_request(pipeline, reason="Rehearsal", requested_by="rehearsal")
     except KeyRotationError as error:
-        walked.findings.append(Finding(BEFORE_THE_WALK, str(error)))
+        walked.findings.append(RehearsalFinding(BEFORE_THE_WALK, str(error)))
         walked.findings += _inventoried(pipeline, stages)
         return walked
     walked.target = walk.target
@@ -141,7 +141,7 @@ def _carried_out(stage: Stage, stages: Stages, report: Report) -> _Walked:
             _timed(pipeline, walk.id, walked.seconds, report)
     except KeyRotationError as error:
         step = next(step for step in WALK if step not in walked.seconds)
-        walked.findings.append(Finding(step, str(error).replace(walk.id, "ID")))
+        walked.findings.append(RehearsalFinding(step, str(error).replace(walk.id, "ID")))
         if step is not Step.RETIRED_KEY:
             walked.findings += _inventoried(pipeline, stages)
     return walked
@@ -158,12 +158,12 @@ def _timed(pipeline: Pipeline, walk: str, seconds: dict[str, float], report: Rep
             step_seconds = 0.0
 
 
-def _inventoried(pipeline: Pipeline, stages: Stages) -> Iterator[Finding]:
+def _inventoried(pipeline: Pipeline, stages: Stages) -> Iterator[RehearsalFinding]:
     """What the steps that were not reached would have stopped at: the retirement searches everything."""
     with suppress(KeyRotationError), stages.plainly():
         for found in take_inventory(pipeline).findings:
             values = found.values + found.near_misses
-            yield Finding(
+            yield RehearsalFinding(
                 Step.RETIRED_KEY,
                 f"{found.relation}, column {found.column}: {found.reason} ({values:,} value(s)); declare it under "
                 "[[tables]], or remove what it holds",

@@ -2,8 +2,8 @@
 
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.rehearsal import Rehearsed
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.model.status import LastRehearsal
 from keyrotation_pipeline.ports.pipeline import Pipeline
 

@@ -31,19 +31,11 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backup_events import BackupRekeyed, BackupRekeyIntended
-from keyrotation_pipeline.model.backups import (
-    BackupSet,
-    DatabaseCopy,
-    MadeFrom,
-    dump_name,
-    free_stamp,
-    manifest_name,
-)
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, MadeFrom, dump_name, free_stamp, manifest_name
+from keyrotation_pipeline.model.keys import KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Step
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey, RekeyableDump, RestoredDump
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -2,17 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from keyrotation_pipeline.errors import (
-    IncompleteRestoreError,
-    LostRowsError,
-    PreflightError,
-    UnreadableSampleError,
-)
+from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, PreflightError, UnreadableSampleError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, TableContent
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.model.key_trial import ColumnTrial
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.ports.backups import RestoredDump
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 

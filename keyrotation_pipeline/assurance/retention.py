@@ -13,8 +13,8 @@ from typing import Any
 from keyrotation_pipeline.assurance.sets import is_intact, sets_of
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import BackupSet, StoredFile, signature_name
-from keyrotation_pipeline.model.events import EventKind, Note
 
 
 @dataclass(frozen=True, slots=True)

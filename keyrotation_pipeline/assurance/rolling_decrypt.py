@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from keyrotation_pipeline.errors import AtWorkError
 from keyrotation_pipeline.model.page_reading import PageSpan, Reach, due, reach
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import RequestStatus, Step
+from keyrotation_pipeline.model.requests import RequestStatus, Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 LOCK = "rolling decrypt"

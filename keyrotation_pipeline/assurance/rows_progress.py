@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.progress import Rewritten, ShardProgress
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 

@@ -11,9 +11,9 @@ from functools import cached_property
 
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
 from keyrotation_pipeline.model.backups import BackupSet, MadeFrom, in_order, signature_name, stamp_in
-from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.manifest import parse, render
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace

@@ -18,8 +18,8 @@ from keyrotation_pipeline.errors import (
     UnreadableSampleError,
 )
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in
-from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import NewDatabases, RecoveryKey

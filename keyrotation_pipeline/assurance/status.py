@@ -17,14 +17,12 @@ from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.request import RequestStatus, Walk
+from keyrotation_pipeline.model.fleet import Instance, awaits
+from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
 from keyrotation_pipeline.model.request_events import StatusChanged
-from keyrotation_pipeline.model.rollout import awaits
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus, failure_of
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import phase_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from keyrotation_pipeline.audit.events import Entry
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.assessment import AssessmentSigned, BreachAnswers, BreachAssessed
+from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAnswers, BreachAssessed
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 

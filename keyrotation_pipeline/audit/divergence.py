@@ -12,17 +12,15 @@ from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact, Note
 from keyrotation_pipeline.model.key_events import (
     KeyCreationIntended,
     KeyImportIntended,
     PrimaryChangeIntended,
     RetirementIntended,
 )
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, RosterPinned
-from keyrotation_pipeline.model.stored_keys import StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _TELLING = (

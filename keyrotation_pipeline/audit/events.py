@@ -8,24 +8,30 @@ from typing import Any, TypeVar
 
 from keyrotation_pipeline.errors import AuditError, BlockedError, InvalidKeyError
 from keyrotation_pipeline.model import (
-    assessment,
+    audit,
     backup_events,
-    facts,
+    breach,
     incident_events,
     key_events,
-    pace,
-    rehearsal,
+    progress,
     request_events,
-    timestamps,
 )
-from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent, EventKind, Fact, Note
 from keyrotation_pipeline.ports.ledger import Ledger
 
 Record = TypeVar("Record", bound=Fact)
 RECORDS: Mapping[str, type[Fact]] = {
     str(record.kind): record
-    for module in (assessment, backup_events, incident_events, key_events, pace, rehearsal, request_events, timestamps)
+    for module in (
+        breach,
+        backup_events,
+        incident_events,
+        key_events,
+        progress,
+        request_events,
+        request_events,
+        backup_events,
+    )
     for record in vars(module).values()
     if isinstance(record, type) and issubclass(record, Fact) and record is not Fact
 }
@@ -131,7 +137,7 @@ def recorded(ledger: Ledger, record: type[Record], request: str | None = None) -
 
 def _read(record: type[Record], entry: Entry) -> Record:
     try:
-        return facts.read(record, entry.facts)
+        return audit.read(record, entry.facts)
     except (AuditError, InvalidKeyError):
         raise AuditError(
             f"audit event {entry.seq} does not say what a {entry.kind} must; run `keyrotation audit verify`"

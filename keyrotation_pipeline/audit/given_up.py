@@ -11,12 +11,7 @@ from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.approval import Roster, signed_fields
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.request_events import (
-    DatabaseReconciled,
-    RequestOpened,
-    RosterPinned,
-    SignatureAdded,
-)
+from keyrotation_pipeline.model.request_events import DatabaseReconciled, RequestOpened, RosterPinned, SignatureAdded
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
-from keyrotation_pipeline.model.incident import Incident, IncidentStatus, SentNotice
+from keyrotation_pipeline.model.audit import EventKind, Fact, Note
 from keyrotation_pipeline.model.incident_events import (
     AlertTold,
     ChannelFailed,
@@ -21,6 +20,7 @@ from keyrotation_pipeline.model.incident_events import (
     IncidentOpened,
     NoticeSent,
 )
+from keyrotation_pipeline.model.incidents import Incident, IncidentStatus, SentNotice
 from keyrotation_pipeline.ports.ledger import Ledger
 
 _KINDS = (

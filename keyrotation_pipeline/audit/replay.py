@@ -15,20 +15,9 @@ from keyrotation_pipeline.audit.events import Entry, entry_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature, left_to_people, signed_fields
-from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, GENESIS, AuditEvent, AuditHead, hash_of
-from keyrotation_pipeline.model.compromise import held_in
-from keyrotation_pipeline.model.events import Fact, Note
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, GENESIS, AuditEvent, AuditHead, Fact, Note, hash_of
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
-from keyrotation_pipeline.model.request import (
-    MAY_FOLLOW,
-    Request,
-    RequestAction,
-    RequestStatus,
-    RotationType,
-    StepRecord,
-    Walk,
-)
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     DatabaseReconciled,
@@ -40,6 +29,16 @@ from keyrotation_pipeline.model.request_events import (
     StatusChanged,
     StepFinished,
     Unblocked,
+)
+from keyrotation_pipeline.model.requests import (
+    MAY_FOLLOW,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    StepRecord,
+    Walk,
+    held_in,
 )
 
 # Another roster is pinned by a signed change of the rules, or again after the database was restored.

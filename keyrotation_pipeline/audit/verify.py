@@ -13,9 +13,9 @@ from keyrotation_pipeline.audit.replay import Belief
 from keyrotation_pipeline.errors import ApprovalError, AuditError, TimestampError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditHead
-from keyrotation_pipeline.model.request import RequestAction
+from keyrotation_pipeline.model.backup_events import AuditTimestamped
 from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded
-from keyrotation_pipeline.model.timestamps import AuditTimestamped
+from keyrotation_pipeline.model.requests import RequestAction
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority

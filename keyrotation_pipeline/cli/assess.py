@@ -12,15 +12,7 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import (
-    Config,
-    IncidentId,
-    Json,
-    SignatureFile,
-    TextToSign,
-    actor,
-    given_signature,
-)
+from keyrotation_pipeline.cli.options import Config, IncidentId, Json, SignatureFile, TextToSign, actor, given_signature
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import (
     Assessment,
@@ -31,9 +23,8 @@ from keyrotation_pipeline.incidents.assessing import (
     text_to_sign,
 )
 from keyrotation_pipeline.incidents.breach_notices import Notice
-from keyrotation_pipeline.model.assessment import EXCLUSIONS
-from keyrotation_pipeline.model.breach_facts import Role
-from keyrotation_pipeline.model.facts import as_json as as_json_object
+from keyrotation_pipeline.model.audit import as_json as as_json_object
+from keyrotation_pipeline.model.breach import EXCLUSIONS, Role
 
 _KNOWN = "yes, no or unknown"
 

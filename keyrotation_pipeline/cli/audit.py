@@ -13,8 +13,7 @@ from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.audit import AuditHead, EventKind
 
 app = typer.Typer(
     help="The hash-chained audit of all that was done.",

@@ -16,7 +16,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import KeyFile, passphrase_for
 from keyrotation_pipeline.errors import BackupError
-from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.model.audit import json_safe
 from keyrotation_pipeline.settings import Settings
 
 

@@ -13,7 +13,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import KeyDestroyed
-from keyrotation_pipeline.model.request import Request
+from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.requests.roster import pinned_roster
 
 

@@ -28,21 +28,16 @@ from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import bars
 from keyrotation_pipeline.incidents.assessing import assessment_of
-from keyrotation_pipeline.incidents.handling import (
-    acknowledge,
-    amend,
-    close,
-    require_plain_texts,
-)
+from keyrotation_pipeline.incidents.handling import acknowledge, amend, close, require_plain_texts
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.incidents.report import Section, contact_list, kept_backups, kept_report, version
 from keyrotation_pipeline.incidents.telling import tell
-from keyrotation_pipeline.model.deadlines import Deadline, carried_by
-from keyrotation_pipeline.model.facts import as_json as as_json_object
-from keyrotation_pipeline.model.facts import instant
-from keyrotation_pipeline.model.incident import Flag, IncidentType
-from keyrotation_pipeline.model.request import Request, Walk
+from keyrotation_pipeline.model.audit import as_json as as_json_object
+from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.breach import Deadline, carried_by
+from keyrotation_pipeline.model.incidents import Flag, IncidentType
+from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.model.deadlines import carried_by
-from keyrotation_pipeline.model.facts import instant
-from keyrotation_pipeline.model.incident import Incident
-from keyrotation_pipeline.model.request import Request, Walk
+from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.breach import carried_by
+from keyrotation_pipeline.model.incidents import Incident
+from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 

@@ -9,9 +9,8 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.blind_spots import BlindSpots
-from keyrotation_pipeline.model.columns import Finding, QuarantinedValue, TableCount
 from keyrotation_pipeline.model.proof import DecryptedCount
+from keyrotation_pipeline.model.tables import BlindSpots, FoundColumn, QuarantinedValue, TableCount
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 
 
@@ -136,7 +135,7 @@ def _show_columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]
         output.line(f"{remark}, {count.near_misses:,} near-misses")
 
 
-def _show_findings(findings: Sequence[Finding]) -> None:
+def _show_findings(findings: Sequence[FoundColumn]) -> None:
     if not findings:
         output.line("no undeclared column that was searched holds encrypted values")
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from keyrotation_pipeline.model.facts import instant, names
+from keyrotation_pipeline.model.audit import instant, names
 
 if TYPE_CHECKING:
     from rich.console import Console

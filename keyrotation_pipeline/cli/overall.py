@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
 
 MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
 SHORTEST_SECONDS = 1.0  # a rate of less work says nothing of what is left

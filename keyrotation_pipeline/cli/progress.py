@@ -22,7 +22,7 @@ from keyrotation_pipeline import assembly
 from keyrotation_pipeline.cli.output import console, note, seconds
 from keyrotation_pipeline.cli.overall import Overall
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
 
 PLAIN_SECONDS = 5.0
 ALL_ROWS = "all rows"

@@ -7,7 +7,7 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.request import Request
+from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reconcile import RECONCILE, open_reconciliation, pending, reconcile
 from keyrotation_pipeline.rotation.reconcile_plan import Plan

@@ -12,8 +12,8 @@ from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import KeyFile, passphrase_for
 from keyrotation_pipeline.errors import RehearsalError
-from keyrotation_pipeline.model.facts import json_safe
-from keyrotation_pipeline.model.rehearsal import NOT_REHEARSED, ROLLOUTS, Rehearsed
+from keyrotation_pipeline.model.audit import json_safe
+from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
 
 
 def rehearse_command(

@@ -24,7 +24,7 @@ from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.cli.period import period_of
 from keyrotation_pipeline.incidents.access import reads_by
 from keyrotation_pipeline.incidents.assessing import assessment_from
-from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.time_stamping import stamp
 from keyrotation_pipeline.settings import Settings

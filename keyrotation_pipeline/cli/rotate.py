@@ -16,7 +16,7 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation import performing

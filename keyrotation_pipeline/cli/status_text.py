@@ -7,15 +7,14 @@ from keyrotation_pipeline.assurance.automation import conductor_at_work
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.overall import HOUR_SECONDS, MINUTE_SECONDS, duration
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.blind_spots import BlindSpots
-from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, RotationStatus, Status, TableStatus
-from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, Heartbeat, RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.tables import BlindSpots
 
 DAY_SECONDS = 86400
 _STYLES = {"blocked": "bold red", "waits": "yellow"}  # who is awaited has not failed
 
 
-def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Tick], address: str | None) -> None:
+def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Heartbeat], address: str | None) -> None:
     """Print it.
 
     Args:
@@ -66,7 +65,7 @@ def age(at: datetime | None, now: datetime) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def carried_on(ticks: Sequence[Tick], now: datetime, address: str | None) -> str | None:
+def carried_on(ticks: Sequence[Heartbeat], now: datetime, address: str | None) -> str | None:
     """That Dagster carries rotations on at this moment, and where that can be seen; None: not as far as is known."""
     look = conductor_at_work(ticks, now)
     if look is None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 from keyrotation_pipeline.settings import DATABASE_VARIABLE
 
 _HEAD = """\
@@ -90,7 +90,7 @@ required = 2                      # signatures of different officers
 
 
 def configuration(
-    database: str, tables: Sequence[EncryptedTable], undeclarable: Sequence[Finding], *, embedded: bool
+    database: str, tables: Sequence[EncryptedTable], undeclarable: Sequence[FoundColumn], *, embedded: bool
 ) -> str:
     """The text of the file.
 

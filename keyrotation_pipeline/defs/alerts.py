@@ -7,7 +7,7 @@ from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.defs.ours import Ours
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note
 
 
 def run_failure_alert_sensor(naming: Naming, ours: Ours) -> dg.SensorDefinition:

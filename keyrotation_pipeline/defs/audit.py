@@ -7,7 +7,7 @@ from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS
 from keyrotation_pipeline.defs.partitions import key_versions
 from keyrotation_pipeline.defs.performing import perform
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
 
 GROUP = "evidence"
 

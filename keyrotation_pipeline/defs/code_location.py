@@ -42,7 +42,7 @@ from keyrotation_pipeline.defs.resources import RESOURCE, PipelineResource
 from keyrotation_pipeline.defs.retire import every_value_decrypts_check, retired_key_asset
 from keyrotation_pipeline.defs.schedules import rolling_decrypt, rotation_calendar
 from keyrotation_pipeline.defs.time_stamps import audit_timestamp_sensor
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.settings import Settings
 
 

@@ -31,8 +31,8 @@ from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.silent_runs import end_silent
 from keyrotation_pipeline.errors import AtWorkError, KeyStoreDamagedError, KeyStoreUnavailableError
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.rotation import performing

@@ -20,8 +20,8 @@ from keyrotation_pipeline.defs.pages import (
 )
 from keyrotation_pipeline.defs.partitions import partition_of, row_partition
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.columns import TableName
-from keyrotation_pipeline.model.request import Step, StepRecord, Walk
+from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
+from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 

@@ -15,7 +15,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
 from keyrotation_pipeline.incidents.telling import Channels, tell
 from keyrotation_pipeline.incidents.watching import look
-from keyrotation_pipeline.model.announcement import Announcement
+from keyrotation_pipeline.model.requests import Announcement
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 SECONDS_BETWEEN_LOOKS = 10

@@ -16,10 +16,10 @@ from keyrotation_pipeline.defs.deploy import not_overdue
 from keyrotation_pipeline.defs.keys import below_gcm_limit, reads_back
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.under_way import marked
-from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.proof import Proven
-from keyrotation_pipeline.model.request import Step, StepRecord, Walk
+from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 Look = Callable[[], dg.AssetCheckResult]

@@ -15,9 +15,9 @@ from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.incidents.duties import unsettled_in_words
-from keyrotation_pipeline.model.columns import Finding, TableCount
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
 from keyrotation_pipeline.model.status import Status
+from keyrotation_pipeline.model.tables import FoundColumn, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import renew_counts, take_inventory
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
@@ -156,7 +156,7 @@ def _record(count: TableCount) -> dg.TableRecord:
     )
 
 
-def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[Finding]) -> dg.AssetCheckResult:
+def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[FoundColumn]) -> dg.AssetCheckResult:
     """By a search of everything, just now."""
     named = [f"{each.relation}.{each.column} ({each.values + each.near_misses} values)" for each in findings]
     return dg.AssetCheckResult(

@@ -12,8 +12,8 @@ from keyrotation_pipeline.defs.inventory import NO_UNDECLARED_CIPHERTEXT
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.reencrypt import due_shards_op
 from keyrotation_pipeline.defs.resources import RESOURCE
-from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 INTRODUCE_KEY = "introduce_key"
 REENCRYPT_ROWS = "reencrypt_rows"

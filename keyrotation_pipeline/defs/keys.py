@@ -10,10 +10,8 @@ from keyrotation_pipeline.defs.performing import actor_of, perform
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Step
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS, KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import require_kept
 

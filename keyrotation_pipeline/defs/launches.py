@@ -12,7 +12,7 @@ from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCR
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.defs.partitions import partition_of
 from keyrotation_pipeline.defs.run_coordinator import BY_HAND_TAG
-from keyrotation_pipeline.model.request import RotationType, Step, Walk
+from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.requests.conductor import Task
 
 SUBJECT_TAG = "keyrotation/subject"

@@ -18,8 +18,8 @@ from keyrotation_pipeline.defs.partitions import (
 )
 from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import StepRecord, Walk
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.requests import StepRecord, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from keyrotation_pipeline.model.columns import TableName
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import TableName
 
 ROTATION_TAG = "keyrotation/rotation"
 

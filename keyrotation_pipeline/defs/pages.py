@@ -12,13 +12,13 @@ import dagster as dg
 
 from keyrotation_pipeline.assurance.rows_progress import TableProgress
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
-from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.facts import read
-from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.audit import read
+from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.proof import Proven
-from keyrotation_pipeline.model.request import WALK, RequestAction, Step, StepRecord, Walk
+from keyrotation_pipeline.model.requests import WALK, RequestAction, Step, StepRecord, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
 SHOWN_FINGERPRINT_CHARS = 16

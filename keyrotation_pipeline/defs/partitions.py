@@ -13,7 +13,7 @@ from dagster._core.storage.tags import MULTIDIMENSIONAL_PARTITION_PREFIX, PARTIT
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 KEY_VERSION = "key_version"

@@ -9,9 +9,9 @@ from keyrotation_pipeline.defs.partitions import partition_and_shard, partition_
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import OutOfOrderError
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import Task

@@ -9,8 +9,8 @@ from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.partitions import key_versions
 from keyrotation_pipeline.defs.performing import perform
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 
 def zero_old_rows_proof_asset(naming: Naming, tables: Sequence[EncryptedTable]) -> dg.AssetsDefinition:

@@ -8,7 +8,7 @@ from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.model.readiness import Light, Readiness
+from keyrotation_pipeline.model.status import Light, Readiness
 
 _COLUMNS = [dg.TableColumn(name, "string") for name in ("light", "check", "value", "do")]
 

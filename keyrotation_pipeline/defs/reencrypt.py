@@ -20,9 +20,9 @@ from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.rotation import performing

@@ -15,7 +15,7 @@ from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.model.rehearsal import NOT_REHEARSED, Rehearsed
+from keyrotation_pipeline.model.request_events import NOT_REHEARSED, Rehearsed
 
 REHEARSAL = "rehearsal"
 

@@ -21,9 +21,9 @@ from keyrotation_pipeline.defs.names import OWN, Naming
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
 from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.telling import Channels
-from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.rehearsal import Rehearsed
+from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -18,7 +18,7 @@ from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.page_reading import Reach
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
 
 
 def retired_key_asset(naming: Naming) -> dg.AssetsDefinition:

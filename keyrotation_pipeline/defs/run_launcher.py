@@ -13,7 +13,7 @@ from dagster_k8s.job import UserDefinedDagsterK8sConfig
 from dagster_k8s.launcher import K8sRunLauncher
 
 from keyrotation_pipeline.defs.launches import MODE_TAG
-from keyrotation_pipeline.model.request import RotationType
+from keyrotation_pipeline.model.requests import RotationType
 
 
 class JobwiseK8sRunLauncher(K8sRunLauncher):

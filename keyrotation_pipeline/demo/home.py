@@ -6,7 +6,7 @@ from pathlib import Path
 from keyrotation_pipeline.demo.clinic import ENCRYPTED_COLUMNS
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import HomeError
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.settings import DEMO_MARKER, Settings, config_path, home_of, load
 
 ROLLOUT = """\

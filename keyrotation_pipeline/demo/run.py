@@ -22,10 +22,10 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import Request, StepRecord, Walk
+from keyrotation_pipeline.model.requests import Request, StepRecord, Walk
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval

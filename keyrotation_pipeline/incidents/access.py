@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from keyrotation_pipeline.model.access import KeyRead, KeyReadsBy, RecordReads
-from keyrotation_pipeline.model.deadlines import carried_by
-from keyrotation_pipeline.model.incident import Incident
-from keyrotation_pipeline.model.request import Request, Step, Walk
+from keyrotation_pipeline.model.breach import carried_by
+from keyrotation_pipeline.model.incidents import Incident, KeyRead, KeyReadsBy, RecordReads
+from keyrotation_pipeline.model.requests import Request, Step, Walk
 
 # Secrets Manager writes one GetSecretValue for each secret that a batch gives, besides the batch itself.
 READING = frozenset({"GetSecretValue", "BatchGetSecretValue"})

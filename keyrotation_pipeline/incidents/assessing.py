@@ -19,9 +19,9 @@ from keyrotation_pipeline.incidents.breach import BreachDecision, Outcome, decid
 from keyrotation_pipeline.incidents.breach_notices import Notice
 from keyrotation_pipeline.incidents.presumption import presumed_facts
 from keyrotation_pipeline.model.approval import Roster, rendered
-from keyrotation_pipeline.model.assessment import EXCLUSIONS, AssessmentSigned, BreachAnswers, BreachAssessed
-from keyrotation_pipeline.model.facts import read
-from keyrotation_pipeline.model.incident import Incident, SentNotice, plain_text
+from keyrotation_pipeline.model.audit import read
+from keyrotation_pipeline.model.breach import EXCLUSIONS, AssessmentSigned, BreachAnswers, BreachAssessed
+from keyrotation_pipeline.model.incidents import Incident, SentNotice, plain_text
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.pipeline import Pipeline

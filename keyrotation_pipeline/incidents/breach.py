@@ -13,7 +13,7 @@ from datetime import date
 from enum import StrEnum
 
 from keyrotation_pipeline.incidents.breach_notices import Notice, notices_of
-from keyrotation_pipeline.model.breach_facts import Answer, IncidentFacts
+from keyrotation_pipeline.model.breach import Answer, IncidentFacts
 
 CAVEATS = (
     "This supports counsel and does not replace it.",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from keyrotation_pipeline.model.breach_facts import IncidentFacts, LawEnforcementDelay, Role
+from keyrotation_pipeline.model.breach import IncidentFacts, LawEnforcementDelay, Role
 
 NOTICE_DAYS = 60
 # "500 or more" in all for HHS (164.408(b)), "more than 500" residents of one State for the media (164.406(a)).

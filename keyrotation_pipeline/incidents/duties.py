@@ -7,8 +7,8 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import AuditError, BlockedError
 from keyrotation_pipeline.incidents.assessing import Assessment, assessment_from
-from keyrotation_pipeline.model.assessment import AssessmentSigned, BreachAssessed
-from keyrotation_pipeline.model.incident import IncidentStatus
+from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAssessed
+from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
 

@@ -7,14 +7,9 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.opening import used_versions
-from keyrotation_pipeline.model.deadlines import carried_by
-from keyrotation_pipeline.model.incident import MEDIA, Incident, IncidentStatus, plain_text
-from keyrotation_pipeline.model.incident_events import (
-    IncidentAcknowledged,
-    IncidentAmended,
-    IncidentClosed,
-    NoticeSent,
-)
+from keyrotation_pipeline.model.breach import carried_by
+from keyrotation_pipeline.model.incident_events import IncidentAcknowledged, IncidentAmended, IncidentClosed, NoticeSent
+from keyrotation_pipeline.model.incidents import MEDIA, Incident, IncidentStatus, plain_text
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 NOTIFIED = ("individuals", "HHS", MEDIA, f"{MEDIA} of STATE", "covered entity")

@@ -11,15 +11,21 @@ from keyrotation_pipeline.audit.incidents import incidents, told
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.duties import in_words, unsettled
 from keyrotation_pipeline.incidents.telling import Notice
-from keyrotation_pipeline.model.alert import SUBJECT_CHARS, Alert, Severity
-from keyrotation_pipeline.model.announcement import Announcement, announced_key
-from keyrotation_pipeline.model.contacts import ESCALATION, Contact, ContactRole
-from keyrotation_pipeline.model.cryptoperiod import duty_of
-from keyrotation_pipeline.model.deadlines import Deadline, Stage, carried_by
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.failing_reads import failing_minutes
-from keyrotation_pipeline.model.incident import Incident, IncidentStatus
-from keyrotation_pipeline.model.request import Request
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by
+from keyrotation_pipeline.model.fleet import failing_minutes
+from keyrotation_pipeline.model.incidents import (
+    ESCALATION,
+    SUBJECT_CHARS,
+    Alert,
+    Contact,
+    ContactRole,
+    Incident,
+    IncidentStatus,
+    Severity,
+)
+from keyrotation_pipeline.model.keys import duty_of
+from keyrotation_pipeline.model.requests import Announcement, Request, announced_key
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.incident_clock import clock_of
 
@@ -214,7 +220,7 @@ class _Writer:
                 )
 
     def _breach_assessment(self, incident: Incident, clock: Sequence[Deadline]) -> Iterator[Notice]:
-        assessed = next(each for each in clock if each.stage is Stage.ASSESSED)
+        assessed = next(each for each in clock if each.stage is ResponseStage.ASSESSED)
         if assessed.reached_at is not None or self._now >= assessed.due_at:
             yield self._notice(
                 f"incident/{incident.id}/breach-assessment",

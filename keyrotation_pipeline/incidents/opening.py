@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.incidents import Incidents, incidents
 from keyrotation_pipeline.errors import BlockedError, IncidentError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.incident import Flag, Incident, Reported, checked
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRepeated, FlagSetAside, IncidentOpened
+from keyrotation_pipeline.model.incidents import Flag, Incident, Reported, checked
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import RequestStatus, RotationType, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.compromising import held_compromised

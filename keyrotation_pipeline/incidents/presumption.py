@@ -2,8 +2,8 @@
 
 from datetime import timedelta, timezone
 
-from keyrotation_pipeline.model.breach_facts import Answer, IncidentFacts, Role
-from keyrotation_pipeline.model.incident import Incident, IncidentType
+from keyrotation_pipeline.model.breach import Answer, IncidentFacts, Role
+from keyrotation_pipeline.model.incidents import Incident, IncidentType
 
 # The calendar day of discovery is that of the clinic, which may be a day earlier than in UTC: the earliest is safe.
 _EARLIEST_DAY = timezone(timedelta(hours=-12))

@@ -15,10 +15,8 @@ from keyrotation_pipeline.audit.events import Entry, entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import Assessment, assessment_of
-from keyrotation_pipeline.model.contacts import Contact
-from keyrotation_pipeline.model.deadlines import Deadline, carried_by
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.breach import Deadline, carried_by
 from keyrotation_pipeline.model.incident_events import (
     EmergencyPrepared,
     IncidentAcknowledged,
@@ -28,8 +26,8 @@ from keyrotation_pipeline.model.incident_events import (
     NoticeSent,
     ReportKept,
 )
+from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.key_events import KeyStateChanged
-from keyrotation_pipeline.model.request import Request, Step, Walk
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     RequestOpened,
@@ -37,6 +35,7 @@ from keyrotation_pipeline.model.request_events import (
     StatusChanged,
     StepFinished,
 )
+from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.incident_clock import clock_of

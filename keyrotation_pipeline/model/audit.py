@@ -1,11 +1,19 @@
-"""One audit event: canonical bytes and the hash that chains them."""
+"""Audit events: their kinds and facts, the chain that links them, and the envelope (DSSE) of signed statements."""
 
+import base64
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer, TypeAdapter, ValidationError
+
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 LABEL = b"keyrotation-audit-v1"
 GENESIS = "0" * 64
@@ -63,3 +71,222 @@ def stamped_bytes(previous: str, body: str) -> bytes:
 def hash_of(previous: str, body: str) -> str:
     """``SHA-256("keyrotation-audit-v1" ‖ previous hash ‖ bytes)``, all as ASCII bytes, in hex."""
     return hashlib.sha256(stamped_bytes(previous, body)).hexdigest()
+
+
+def _version(value: object) -> object:
+    return KeyVersion.parse(value) if isinstance(value, str) else value
+
+
+Record = TypeVar("Record")
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+# A key version that JSON names ``v2``.
+Version = Annotated[InstanceOf[KeyVersion], BeforeValidator(_version), PlainSerializer(str)]
+
+
+def as_json(record: object) -> dict[str, Any]:
+    """A dataclass as plain JSON; a field's alias is its name there.
+
+    Raises:
+        TypeError: as `json_safe`.
+    """
+    return json_safe(_adapter(type(record)).dump_python(record, by_alias=True))
+
+
+def read(record: type[Record], facts: object) -> Record:
+    """What `as_json` made.
+
+    Raises:
+        AuditError: the facts are not those of such a record; names the first field that is not.
+    """
+    try:
+        found: Record = _adapter(record).validate_python(facts)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "facts"
+        raise AuditError(f"a record of the kind {record.__name__} has no valid {where}") from None
+    return found
+
+
+def _adapter(record: type[Any]) -> TypeAdapter[Any]:
+    if record not in _ADAPTERS:
+        _ADAPTERS[record] = TypeAdapter(record)
+    return _ADAPTERS[record]
+
+
+def json_safe(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy facts as plain JSON values: versions become ``v2``, instants ISO 8601 in UTC, tuples lists.
+
+    Raises:
+        TypeError: anything else, bytes and key material above all; names where, never what.
+    """
+    return {_name(name): _safe(value, str(name)) for name, value in facts.items()}
+
+
+def instant(at: datetime | None) -> str | None:
+    """ISO 8601 in UTC with seconds, as JSON has times."""
+    return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
+
+
+def names(versions: Iterable[KeyVersion]) -> list[str]:
+    """Key versions as JSON names them."""
+    return [str(version) for version in versions]
+
+
+def _safe(value: object, where: str) -> object:
+    # A StrEnum, or another subclass, becomes the plain text or number that it is.
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str | KeyVersion):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    return _safe_other(value, where)
+
+
+def _safe_other(value: object, where: str) -> object:
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {_name(name): _safe(each, f"{where}.{name}") for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(each, f"{where}[]") for each in value]
+    raise TypeError(f"the fact {where} is of type {type(value).__name__}, which is not plain JSON")
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str | KeyVersion):
+        raise TypeError(f"a fact is named by a {type(name).__name__}, not by a text")
+    return str(name)
+
+
+class EventKind(StrEnum):
+    """What happened."""
+
+    ROSTER_PINNED = "roster_pinned"
+    ROSTER_KEEPING_INTENDED = "roster_digest_to_key_store_intended"
+    REQUEST_OPENED = "request_opened"
+    SIGNATURE_ADDED = "signature_added"
+    STATUS_CHANGED = "status_changed"
+    STEP_FINISHED = "step_finished"
+    PACE_SET = "pace_set"
+    ROLLOUT_CONFIRMED = "rollout_confirmed"
+    PROMOTION_RECORDED = "promotion_recorded"
+    BLOCKED = "blocked"
+    UNBLOCKED = "unblocked"
+    CANCEL_INTENDED = "cancel_intended"
+    KEY_CREATION_INTENDED = "key_creation_intended"
+    KEY_IMPORT_INTENDED = "key_import_intended"
+    KEY_RESTORE_INTENDED = "key_restore_intended"
+    KEY_RESTORED = "key_restored"
+    KEY_BACKED_UP = "key_backed_up"
+    KEY_REGISTERED = "key_registered"
+    KEY_REPLACEMENT_PROPOSED = "key_replacement_proposed"
+    KEY_REPLACED = "key_replaced"
+    KEY_ACTIVATION_DECLARED = "key_activation_declared"
+    KEY_STATE_CHANGED = "key_state_changed"
+    PRIMARY_CHANGE_INTENDED = "primary_change_intended"
+    PRIMARY_CHANGED = "primary_changed"
+    COMPROMISE_TELLING_INTENDED = "compromised_versions_to_key_store_intended"
+    RETIREMENT_INTENDED = "retire_key_intended"
+    REPLICAS_ACCOUNTED = "replicas_accounted"
+    KEY_RETIRED = "key_retired"
+    PROVEN_AGAIN = "zero_old_rows_proven_again"
+    KEY_DESTRUCTION_INTENDED = "key_destruction_intended"
+    KEY_DESTROYED = "key_destroyed"
+    DATABASE_RECONCILED = "database_reconciled"
+    ROLLBACK_POST_MORTEM = "rollback_post_mortem"
+    ROTATION_AUDIT_WRITTEN = "rotation_audit_written"
+    COUNTED = "counted"
+    BACKUP_KEY_PINNED = "backup_key_pinned"
+    BACKUP_SEALED = "backup_sealed"
+    UNSIGNED_BACKUP_TRUSTED = "unsigned_backup_trusted"
+    BACKUP_MADE = "backup_made"
+    BACKUP_INCOMPLETE = "backup_incomplete"
+    BACKUP_REKEY_INTENDED = "backup_rekey_intended"
+    BACKUP_REKEYED = "backup_rekeyed"
+    BACKUPS_REMOVAL_INTENDED = "local_backups_removal_intended"
+    RECOVERY_TEST_STARTED = "recovery_test_started"
+    RECOVERY_TEST_PASSED = "recovery_test_passed"
+    RECOVERY_TEST_FAILED = "recovery_test_failed"
+    RECOVERY_TEST_DUE = "recovery_test_due"
+    REHEARSAL_STARTED = "rehearsal_started"
+    REHEARSED = "rotation_rehearsed"
+    REHEARSAL_FAILED = "rehearsal_failed"
+    DATABASE_RESTORE_INTENDED = "database_restore_intended"
+    DATABASE_RESTORED = "database_restored_beside"
+    RUN_FAILED = "dagster_run_failed"
+    INCIDENT_OPENED = "incident_opened"
+    FLAG_REPEATED = "incident_flag_repeated"
+    FLAG_SET_ASIDE = "incident_flag_set_aside"
+    EMERGENCY_PREPARED = "emergency_request_prepared"
+    INCIDENT_ACKNOWLEDGED = "incident_acknowledged"
+    INCIDENT_CLOSED = "incident_closed"
+    INCIDENT_AMENDED = "incident_amended"
+    NOTICE_SENT = "breach_notice_sent"
+    BREACH_ASSESSED = "breach_assessed"
+    ASSESSMENT_SIGNED = "breach_assessment_signed"
+    REPORT_KEPT = "incident_report_kept"
+    AUDIT_TIMESTAMPED = "audit_timestamped"
+    TIMESTAMP_FAILED = "audit_timestamp_failed"
+    ALERT_TOLD = "alert_told"
+    CHANNEL_FAILED = "alert_channel_failed"
+
+
+class Fact:
+    """What one event says; each subclass is a frozen dataclass with the kind of its event."""
+
+    __slots__ = ()
+    kind: ClassVar[EventKind]
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts of the event, as they are stored."""
+        return as_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An event for people, which no code reads back. The facts are any plain JSON."""
+
+    kind: EventKind
+    facts: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts of the event, as they are stored."""
+        return json_safe(self.facts)
+
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+
+
+def payload_of(statement: Mapping[str, Any]) -> bytes:
+    """The bytes of a statement; the same statement, the same bytes."""
+    return json.dumps(statement, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def to_sign(payload: bytes) -> bytes:
+    """What is signed for a payload: type and content, each with its length before it (PAE)."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def key_id(public: str) -> str:
+    """How an envelope names the signing key: SHA-256, hex, of its SubjectPublicKeyInfo.
+
+    Args:
+        public: base64 of the SubjectPublicKeyInfo.
+    """
+    return hashlib.sha256(base64.b64decode(public)).hexdigest()
+
+
+def envelope(payload: bytes, public: str, signature: bytes) -> bytes:
+    """The envelope as a file."""
+    content = {
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": key_id(public), "sig": base64.b64encode(signature).decode()}],
+    }
+    return f"{json.dumps(content, indent=2)}\n".encode()

@@ -1,15 +1,15 @@
-"""What a backup holds: a set of key files and, made at the same time, one encrypted database dump."""
+"""A backup set: encrypted key files and, taken at the same moment, one encrypted database dump."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 # In every name of a set's files: when it was made, in UTC, and a number where one second saw several sets.
 STAMP = r"\d{8}-\d{6}(?:-[2-9]|-[1-9]\d{1,3})?"
@@ -297,3 +297,38 @@ def is_dump(name: str) -> bool:
 def is_key_file(name: str, version: KeyVersion) -> bool:
     """Whether a file's name is that of an encrypted key of this version."""
     return (found := _KEY_FILE.fullmatch(name)) is not None and found[1] == str(version)
+
+
+ENDS_SOON = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateStanding:
+    """Whether a certificate can do what it is named for, and until when.
+
+    Args:
+        label: as messages name it.
+        encrypts: it is a recipient of backups; otherwise an officer's.
+        ends_at: when it, or its last usable key for this, expires; None: never.
+        unusable: why it cannot be used any more; None: it can.
+        fingerprint: of its primary key; None: it cannot be read.
+        content: the file's bytes.
+    """
+
+    label: str
+    encrypts: bool
+    ends_at: datetime | None
+    unusable: str | None = None
+    fingerprint: str | None = None
+    content: bytes = field(default=b"", repr=False)
+
+    def ends_soon(self, now: datetime) -> str | None:
+        """The sentence for one that ends within thirty days."""
+        if self.unusable is not None or self.ends_at is None or self.ends_at - now > ENDS_SOON:
+            return None
+        use = (
+            "no backup is encrypted to it from then on"
+            if self.encrypts
+            else "its officer can sign nothing from then on"
+        )
+        return f"{self.label} ends on {self.ends_at:%Y-%m-%d}, and {use}; have its owner extend it and export it again"

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import ClassVar
 
-from keyrotation_pipeline.model.events import EventKind, Fact
-from keyrotation_pipeline.model.facts import Version
-from keyrotation_pipeline.model.incident import IncidentType
+from keyrotation_pipeline.model.audit import EventKind, Fact, Version
+from keyrotation_pipeline.model.incidents import IncidentType
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
-from keyrotation_pipeline.model.events import EventKind, Fact
-from keyrotation_pipeline.model.facts import Version
+from keyrotation_pipeline.model.audit import EventKind, Fact, Version
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import AccountedReplica, Proven
 

@@ -1,11 +1,19 @@
-"""Key states of NIST SP 800-57 Part 1, and which may follow which."""
+"""Key versions: their records and states (NIST SP 800-57), the stored keys, their usage and cryptoperiod."""
 
-from dataclasses import dataclass
-from datetime import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Self
 
+from keyrotation_pipeline.errors import KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.facts import Version
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import Version
+from keyrotation_pipeline.model.requests import Request, RequestAction, RotationType, Step, Walk
 
 
 class KeyState(StrEnum):
@@ -62,3 +70,275 @@ class KeyRecord:
     state: KeyState
     fingerprint: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedKey:
+    """An entry that holds no key. It hides none of the others."""
+
+    sentence: str
+
+
+KeyEntry = KeyMaterial | DamagedKey
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKeys:
+    """Every key of a store as they stand together at one moment; not to be pickled.
+
+    Args:
+        live: what applications get, in order of versions.
+        archived: what they do not get, in order; a version that is in both places is live.
+        primary: the version that writes use; None before the first was named.
+        revision: names this content; a change that is decided from it carries it.
+        pending: keys that a writer which died had sent, and which nobody gets until they are added again.
+        roster: digest of the roster that is pinned; None in a store that was made before it was kept there.
+        compromised: versions that applications are told never to encrypt under again.
+    """
+
+    live: Mapping[KeyVersion, KeyEntry]
+    archived: Mapping[KeyVersion, KeyEntry]
+    primary: KeyVersion | None
+    revision: str
+    pending: Mapping[KeyVersion, KeyMaterial] = field(default_factory=dict)
+    roster: str | None = None
+    compromised: frozenset[KeyVersion] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        live: Mapping[KeyVersion, KeyEntry],
+        archived: Mapping[KeyVersion, KeyEntry],
+        primary: KeyVersion | None,
+        revision: str | None = None,
+        pending: Mapping[KeyVersion, KeyMaterial] | None = None,
+        roster: str | None = None,
+        compromised: frozenset[KeyVersion] = frozenset(),
+    ) -> Self:
+        """The entries in order. Without a revision of the store's own, the content gives one."""
+        live = dict(sorted(live.items()))
+        archived = {version: entry for version, entry in sorted(archived.items()) if version not in live}
+        revision = revision or _revision(live, archived, primary, roster, compromised)
+        return cls(live, archived, primary, revision, pending or {}, roster, compromised)
+
+    def __contains__(self, version: object) -> bool:
+        return version in self.live or version in self.archived
+
+    @property
+    def versions(self) -> tuple[KeyVersion, ...]:
+        """Every version in the store, live or archived, in order."""
+        return tuple(sorted((*self.live, *self.archived)))
+
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """Of every key in the store, live or archived."""
+        entries = (*self.live.values(), *self.archived.values())
+        return frozenset(entry.fingerprint for entry in entries if isinstance(entry, KeyMaterial))
+
+    def material(self, version: KeyVersion) -> KeyMaterial:
+        """A live or archived key.
+
+        Raises:
+            KeyStoreDamagedError: there is none, or what is there is not a key.
+        """
+        entry = self.live.get(version) or self.archived.get(version)
+        if entry is None:
+            raise KeyStoreDamagedError(
+                f"the key store holds no {version}; put it back with `keyrotation restore-key {version}`"
+            )
+        if isinstance(entry, DamagedKey):
+            raise KeyStoreDamagedError(entry.sentence)
+        return entry
+
+    def ring(self) -> KeyRing:
+        """Every live key and the primary.
+
+        Raises:
+            KeyStoreDamagedError: there is no primary, it is not live, or one of the live entries is not a key.
+        """
+        if self.primary is None:
+            raise KeyStoreDamagedError("the key store names no primary; run `keyrotation init`")
+        if self.primary not in self.live:
+            raise KeyStoreDamagedError(
+                f"the key store's primary is {self.primary}, whose key is not live there; "
+                f"put it back with `keyrotation restore-key {self.primary}`"
+            )
+        if self.primary in self.compromised:
+            raise KeyStoreDamagedError(
+                f"the key store names {self.primary} as the primary, which it also calls compromised; name the version "
+                "that replaced it there again"
+            )
+        return KeyRing({version: self.material(version) for version in self.live}, self.primary, self.compromised)
+
+    def registered(self, record: KeyRecord) -> KeyMaterial:
+        """The key of a record, live or archived, if it is the registered one by its whole fingerprint.
+
+        Raises:
+            KeyStoreDamagedError: it is not there, or another key is in its place.
+        """
+        material = self.material(record.version)
+        if material.fingerprint != record.fingerprint:
+            raise KeyStoreDamagedError(
+                f"the key store holds another {record.version} ({material.fingerprint[:16]}) than the registered one "
+                f"({record.fingerprint[:16]}); find out whose it is, move it away, and run "
+                f"`keyrotation restore-key {record.version}`"
+            )
+        return material
+
+
+def _revision(
+    live: Mapping[KeyVersion, KeyEntry],
+    archived: Mapping[KeyVersion, KeyEntry],
+    primary: KeyVersion | None,
+    roster: str | None,
+    compromised: frozenset[KeyVersion],
+) -> str:
+    """SHA-256 over places, versions, fingerprints, what is compromised and the roster's digest, 64 hex digits."""
+    lines = [f"primary {primary}", f"roster {roster}", *(f"compromised {each}" for each in sorted(compromised))]
+    for place, entries in (("live", live), ("archived", archived)):
+        lines += [f"{place} {version} {_name(entry)}" for version, entry in entries.items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _name(entry: KeyEntry) -> str:
+    return entry.sentence if isinstance(entry, DamagedKey) else entry.fingerprint
+
+
+GCM_LIMIT_ENCRYPTIONS = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """An upper bound on the encryptions under one key.
+
+    Args:
+        by_applications: rows inserted or updated, times the encrypted columns of their table: as if every write
+            had encrypted every column.
+        by_rotations: values that the pipeline itself re-encrypted to this version.
+
+    Source: NIST SP 800-38D, section 8.3: at most 2^32 invocations per key with random 96-bit IVs.
+    """
+
+    version: KeyVersion
+    by_applications: int
+    by_rotations: int
+
+    @property
+    def encryptions(self) -> int:
+        """The bound."""
+        return self.by_applications + self.by_rotations
+
+    @property
+    def share(self) -> float:
+        """The bound as a part of the limit; 1.0 is the limit."""
+        return self.encryptions / GCM_LIMIT_ENCRYPTIONS
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the key may have encrypted as often as it ever may."""
+        return self.encryptions >= GCM_LIMIT_ENCRYPTIONS
+
+    @property
+    def half_used(self) -> bool:
+        """Whether it is time to plan a rotation for this reason."""
+        return 2 * self.encryptions >= GCM_LIMIT_ENCRYPTIONS
+
+
+EMERGENCY = timedelta(hours=24)
+REMINDER = timedelta(days=60)
+# The seed procedure, section 2.1, by quarter.
+DUTIES = (
+    "review the key rotation procedure",
+    "make the new key, and deploy it beside the old one",
+    "re-encrypt all data, and retire the old key",
+    "audit the rotation, and update the documentation",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RotationDue:
+    """By when the running or the next rotation must be finished, and which rule says so."""
+
+    at: datetime
+    rule: str
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether that time has passed."""
+        return now > self.at
+
+    def soon(self, now: datetime) -> bool:
+        """Whether it is time to plan it: 60 days ahead."""
+        return now > self.at - REMINDER
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """What the calendar asks for in a quarter, ``2026-Q4`` say."""
+
+    quarter: str
+    sentence: str
+
+
+def duty_of(now: datetime) -> Duty:
+    """The duty of the quarter that a moment is in."""
+    quarter = (now.month - 1) // 3
+    return Duty(f"{now.year}-Q{quarter + 1}", DUTIES[quarter])
+
+
+def rotation_due(
+    primary: KeyVersion,
+    keys: Sequence[KeyRecord],
+    requests: Sequence[Request],
+    declared: Mapping[KeyVersion, datetime] = MappingProxyType({}),
+) -> RotationDue | None:
+    """By when the primary must be rotated; None when it was never registered.
+
+    Args:
+        declared: since when imported keys are in use, as far as somebody has said so. For the others it is not known:
+            the moment is then the last that it can be.
+
+    Source: the seed procedure, sections 1.2 and 2.2: every 12 months, and within 24 hours of an incident.
+    """
+    emergencies = [each.requested_at for each in requests if _is_open_emergency(each)]
+    if emergencies:
+        return RotationDue(min(emergencies) + EMERGENCY, "an emergency rotation ends within 24 hours of its request")
+    if (since := promoted_at(primary, requests) or declared.get(primary)) is not None:
+        return RotationDue(_a_year_after(since), f"{primary} has been the primary for 12 months then")
+    registered = activated_at(primary, keys, requests)
+    if registered is None:
+        return None
+    return RotationDue(
+        _a_year_after(registered),
+        f"{primary} was imported 12 months ago then, and is older by a time that is not known; "
+        "write [keys] activated_at, and run `keyrotation init` again",
+    )
+
+
+def activated_at(primary: KeyVersion, keys: Sequence[KeyRecord], requests: Sequence[Request]) -> datetime | None:
+    """When a version became the primary as far as the pipeline saw it: by promotion, or at the latest when imported."""
+    return promoted_at(primary, requests) or next((key.created_at for key in keys if key.version == primary), None)
+
+
+def promoted_at(primary: KeyVersion, requests: Sequence[Request]) -> datetime | None:
+    """When a version was promoted to be the primary; None for an imported key."""
+    promotions = [
+        record.finished_at
+        for rotation in requests
+        # A rollback makes a key the primary again; the key does not get younger by it.
+        if isinstance(rotation, Walk)
+        and rotation.action is RequestAction.ROTATE
+        and rotation.target == primary
+        and (record := rotation.done(Step.PRIMARY_KEY_ROLLOUT)) is not None
+    ]
+    return max(promotions, default=None)
+
+
+def _is_open_emergency(request: Request) -> bool:
+    return request.type is RotationType.EMERGENCY and not request.is_over
+
+
+def _a_year_after(at: datetime) -> datetime:
+    try:
+        return at.replace(year=at.year + 1)
+    except ValueError:  # 29 February
+        return at.replace(year=at.year + 1, day=28)

@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.backups import (
     manifest_name,
     stamp_in,
 )
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 # 2 did not list every relation; 4 says from which set it was made, and is written only where it was.
 SCHEMA: Final = 3

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from keyrotation_pipeline.model.hours import AllowedHours
+from keyrotation_pipeline.model.progress import AllowedHours
 
 # A database of up to so much is read whole every day: that takes about a second.
 LEAST_BYTES_A_DAY = 64 * 2**20

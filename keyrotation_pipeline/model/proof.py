@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyrotation_pipeline.model.facts import Version
+from keyrotation_pipeline.model.audit import Version
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,21 @@
-"""Where everything stands, as one value: the command line, Dagster and `status --json` all show this."""
+"""Status and readiness as values, which the command line, Dagster and `status --json` show alike; heartbeats."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.model.contacts import Contact
-from keyrotation_pipeline.model.deadlines import Deadline, Rate
-from keyrotation_pipeline.model.facts import instant, names
-from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.audit import AuditHead, instant, names
+from keyrotation_pipeline.model.breach import Deadline, Rate
+from keyrotation_pipeline.model.fleet import awaits
+from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.listing import PendingRequest
-from keyrotation_pipeline.model.pace import PaceSet
-from keyrotation_pipeline.model.rehearsal import Rehearsed
-from keyrotation_pipeline.model.request import Request, Walk
-from keyrotation_pipeline.model.rollout import awaits
+from keyrotation_pipeline.model.progress import PaceSet
+from keyrotation_pipeline.model.request_events import Rehearsed
+from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, Problem, TableCount
 
 SCHEMA = 1
 SHOWN_FINGERPRINT_CHARS = 16
@@ -254,3 +252,94 @@ class Status:
             "attention": list(self.attention),
             "warnings": list(self.warnings),
         }
+
+
+class Light(StrEnum):
+    """Green: looked at and good. Amber: to be known before, or not seen. Red: a request is refused, or cannot begin."""
+
+    GREEN = "green"
+    AMBER = "amber"
+    RED = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One box of the checklist.
+
+    Args:
+        name: the truth wanted, as an identifier.
+        value: what was seen.
+        do: what to do about it; empty: nothing.
+    """
+
+    name: str
+    light: Light
+    value: str
+    do: str = ""
+
+
+def green(name: str, value: str) -> Check:
+    """Looked at, and good."""
+    return Check(name, Light.GREEN, value)
+
+
+def amber(name: str, value: str, do: str) -> Check:
+    """To be known before; or it was not seen."""
+    return Check(name, Light.AMBER, value, do)
+
+
+def red(name: str, value: str, do: str) -> Check:
+    """What a request is refused for, or what stops its rotation before anything is done."""
+    return Check(name, Light.RED, value, do)
+
+
+def in_two(sentence: str) -> tuple[str, str]:
+    """A sentence as this program writes them: what is the case, and what to do about it."""
+    value, _, do = sentence.partition("; ")
+    return value, do
+
+
+def of_problem(problem: Problem) -> Check:
+    """A problem of the pre-flight as a check."""
+    return Check(problem.check, Light.RED if problem.fatal else Light.AMBER, *in_two(problem.sentence))
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Every check, in the order of the list."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether no check is red."""
+        return not self.of(Light.RED)
+
+    def of(self, light: Light) -> Sequence[Check]:
+        """The checks of one light."""
+        return tuple(check for check in self.checks if check.light is light)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `preflight --json`, without what says where and when."""
+        return {
+            "ready": self.ready,
+            "checks": [
+                {"name": each.name, "light": str(each.light), "value": each.value, "do": each.do}
+                for each in self.checks
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The last look of one sensor or schedule.
+
+    Args:
+        name: of it.
+        at: when it looked; where a schedule never did, since when it is expected to.
+        stopped: sensors and schedules that it found switched off, with when it first did.
+    """
+
+    name: str
+    at: datetime
+    stopped: Mapping[str, datetime]

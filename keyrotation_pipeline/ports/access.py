@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-from keyrotation_pipeline.model.access import RecordReads
+from keyrotation_pipeline.model.incidents import RecordReads
 
 
 class CloudTrail(Protocol):

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyRetired
-from keyrotation_pipeline.model.keys import KeyMade
+from keyrotation_pipeline.model.keys import KeyMade, StoredKeys
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import Proven
-from keyrotation_pipeline.model.request import Request, RequestAction, Step, Walk
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from keyrotation_pipeline.model.alert import Alert
+from keyrotation_pipeline.model.incidents import Alert
 
 
 class AlertChannel(Protocol):

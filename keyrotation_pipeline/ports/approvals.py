@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
-from keyrotation_pipeline.model.certificates import CertificateStanding
+from keyrotation_pipeline.model.backups import CertificateStanding
 
 
 class SignatureVerifier(Protocol):

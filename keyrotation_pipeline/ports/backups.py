@@ -20,8 +20,8 @@ from keyrotation_pipeline.model.backups import (
     StoredFile,
     TableContent,
 )
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 
 

@@ -7,22 +7,25 @@ from typing import Protocol
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.blind_spots import BlindSpots
-from keyrotation_pipeline.model.columns import (
-    EncryptedTable,
-    Finding,
-    OldRows,
-    QuarantinedValue,
-    Shard,
-    TableCount,
-    TableName,
-)
-from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
-from keyrotation_pipeline.model.surroundings import Speed, Surroundings
+from keyrotation_pipeline.model.tables import (
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    EncryptedTable,
+    FoundColumn,
+    OldRows,
+    Problem,
+    QuarantinedValue,
+    Shard,
+    Speed,
+    Surroundings,
+    TableCount,
+    TableName,
+)
 
 
 class CiphertextDatabase(Protocol):
@@ -57,10 +60,10 @@ class CiphertextDatabase(Protocol):
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """Count values per version, unencrypted, near-misses, and quarantined ones, anew."""
 
-    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
 
-    def definitions_found(self) -> tuple[Finding, ...]:
+    def definitions_found(self) -> tuple[FoundColumn, ...]:
         """What `discover` finds in the definitions that the catalogue keeps; reads no row."""
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:

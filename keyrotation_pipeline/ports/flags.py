@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.incidents import Flag
 
 
 class FlagSource(Protocol):

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys
 
 
 class KeyStore(Protocol):

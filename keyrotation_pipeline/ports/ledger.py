@@ -7,14 +7,13 @@ from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature
-from keyrotation_pipeline.model.audit import AuditEvent, AuditHead
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
-from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note
+from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
-from keyrotation_pipeline.model.request import Request, RequestStatus, StepRecord, Walk
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
+from keyrotation_pipeline.model.requests import Request, RequestStatus, StepRecord, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 
 class Ledger(Protocol):

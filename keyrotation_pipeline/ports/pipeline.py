@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.page_reading import Verification
-from keyrotation_pipeline.model.request import RequestAction
+from keyrotation_pipeline.model.requests import RequestAction
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backups import Anchors, BackupVault

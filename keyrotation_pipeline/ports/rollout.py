@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.database import Problem
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.rollout import Goal, RolloutMode
+from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget
+from keyrotation_pipeline.model.tables import Problem
 
 # Says what is still lacking, from the instances as they are now; None: nothing. It may raise, to end the wait.
 Lacking = Callable[[Sequence[Instance]], str | None]
@@ -34,7 +33,7 @@ class Rollout(Protocol):
     def instances(self) -> tuple[Instance, ...]:
         """Every instance that is alive, terminating ones too; and the silent ones that may still run."""
 
-    def bring(self, goal: Goal, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+    def bring(self, goal: RolloutTarget, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
         """Do what there is to do to bring every instance to a goal, and wait until nothing is lacking.
 
         Args:

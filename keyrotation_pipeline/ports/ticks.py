@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
-from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.model.status import Heartbeat
 
 
 class Ticks(Protocol):
@@ -28,5 +28,5 @@ class Ticks(Protocol):
             gone: what Dagster no longer has, because the configuration no longer asks for it; its look is forgotten.
         """
 
-    def last(self) -> tuple[Tick, ...]:
+    def last(self) -> tuple[Heartbeat, ...]:
         """The last look of each, by name; none where Dagster never ran."""

@@ -15,9 +15,9 @@ from keyrotation_pipeline.model.approval import (
     differing_lines,
     signed_fields,
 )
-from keyrotation_pipeline.model.blind_spots import gone_as_signed, lines_as_signed
-from keyrotation_pipeline.model.request import Request
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.requests import Request
+from keyrotation_pipeline.model.tables import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
 

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from keyrotation_pipeline.model.request import Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # No step may be running while a request is cancelled.

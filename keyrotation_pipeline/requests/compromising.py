@@ -2,10 +2,9 @@
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.compromise import held_in_words
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Request, RequestStatus, RotationType
+from keyrotation_pipeline.model.requests import Request, RequestStatus, RotationType, held_in_words
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard
-from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,25 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from keyrotation_pipeline.audit.events import entry_of, recorded
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import AuditEvent
-from keyrotation_pipeline.model.confirmation import ConfirmationText
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import RequestAction, Step, Walk
+from keyrotation_pipeline.model.audit import AuditEvent, EventKind
+from keyrotation_pipeline.model.fleet import Confirmation, Gone, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
-from keyrotation_pipeline.model.rollout import Aim, Confirmation, Goal, Gone, RolloutMode
+from keyrotation_pipeline.model.requests import ConfirmationText, RequestAction, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.superseding import lineage
 
 # The events with which each rollout begins: their kind and, for a finished step, its name.
-_BEGINNINGS: Mapping[Aim, frozenset[tuple[EventKind, Step | None]]] = {
-    Aim.NAMES: frozenset({(EventKind.REQUEST_OPENED, None)}),
-    Aim.READS: frozenset({(EventKind.STEP_FINISHED, Step.KEY_VERSION)}),
-    Aim.WRITES: frozenset(
+_BEGINNINGS: Mapping[TargetKind, frozenset[tuple[EventKind, Step | None]]] = {
+    TargetKind.NAMES: frozenset({(EventKind.REQUEST_OPENED, None)}),
+    TargetKind.READS: frozenset({(EventKind.STEP_FINISHED, Step.KEY_VERSION)}),
+    TargetKind.WRITES: frozenset(
         {(EventKind.PRIMARY_CHANGE_INTENDED, None), (EventKind.STEP_FINISHED, Step.DUAL_KEY_ROLLOUT)}
     ),
-    Aim.WITHOUT: frozenset({(EventKind.STEP_FINISHED, Step.RETIRED_KEY)}),
+    TargetKind.WITHOUT: frozenset({(EventKind.STEP_FINISHED, Step.RETIRED_KEY)}),
 }
 
 
@@ -42,15 +40,15 @@ def awaits_named_primary(pipeline: Pipeline, walk: Walk) -> bool:
     return pipeline.rollout.mode is RolloutMode.ATTEST and is_to_make_key(pipeline, walk)
 
 
-def goal_at(pipeline: Pipeline, walk: Walk) -> Goal:
+def goal_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
     """The rollout at which a walk stands: what its instances are brought to now, or were brought to last."""
     if awaits_named_primary(pipeline, walk):
-        return Goal(Aim.NAMES, (walk.source,))
+        return RolloutTarget(TargetKind.NAMES, (walk.source,))
     if (retired := walk.done(Step.RETIRED_KEY)) is not None:
         taken = retired.facts["taken_from_applications"]
-        return Goal(Aim.WITHOUT, tuple(KeyVersion.parse(version) for version in taken))
+        return RolloutTarget(TargetKind.WITHOUT, tuple(KeyVersion.parse(version) for version in taken))
     reading = walk.done(Step.DUAL_KEY_ROLLOUT) is None or pipeline.keys.read().primary != walk.target
-    return Goal(Aim.READS if reading else Aim.WRITES, (walk.target,))
+    return RolloutTarget(TargetKind.READS if reading else TargetKind.WRITES, (walk.target,))
 
 
 def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:
@@ -65,7 +63,7 @@ def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:
     return _text(pipeline, walk, goal, Gone.of(pipeline.rollout.instances()), _began(pipeline, walk, goal)).render()
 
 
-def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[str, Goal]:
+def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[str, RolloutTarget]:
     """Verify one officer's detached signature over the text that confirms the present rollout, and keep it.
 
     Returns:
@@ -87,7 +85,7 @@ def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[
     return name, goal
 
 
-def confirmation_of(pipeline: Pipeline, walk: Walk, goal: Goal) -> Confirmation:
+def confirmation_of(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> Confirmation:
     """What officers confirmed of a rollout, as far as their signatures count at this very moment."""
     kept = [each for each in recorded(pipeline.ledger, RolloutConfirmed, walk.id) if each.rollout is goal.aim]
     if not kept:
@@ -100,7 +98,7 @@ def confirmation_of(pipeline: Pipeline, walk: Walk, goal: Goal) -> Confirmation:
 
 
 def _counting(
-    pipeline: Pipeline, walk: Walk, goal: Goal, began: AuditEvent, kept: Iterable[RolloutConfirmed]
+    pipeline: Pipeline, walk: Walk, goal: RolloutTarget, began: AuditEvent, kept: Iterable[RolloutConfirmed]
 ) -> Iterator[tuple[str, tuple[Gone, ...]]]:
     for each in kept:
         try:
@@ -111,7 +109,9 @@ def _counting(
         yield name, each.gone
 
 
-def _text(pipeline: Pipeline, walk: Walk, goal: Goal, gone: tuple[Gone, ...], began: AuditEvent) -> ConfirmationText:
+def _text(
+    pipeline: Pipeline, walk: Walk, goal: RolloutTarget, gone: tuple[Gone, ...], began: AuditEvent
+) -> ConfirmationText:
     stored = pipeline.keys.read()
     return ConfirmationText(
         request=walk.id,
@@ -130,7 +130,7 @@ def _verified(pipeline: Pipeline, text: bytes, signature: bytes, began: AuditEve
     return officer, str(roster.name_of(officer))
 
 
-def _began(pipeline: Pipeline, walk: Walk, goal: Goal) -> AuditEvent:
+def _began(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> AuditEvent:
     """The newest event with which the rollout began."""
     beginnings, requests = _BEGINNINGS[goal.aim], {each.id for each in lineage(pipeline, walk)}
     found = None

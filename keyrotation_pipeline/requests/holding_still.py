@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.request import WALK, Request, Step
+from keyrotation_pipeline.model.requests import WALK, Request, Step
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import Task

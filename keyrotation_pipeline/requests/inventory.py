@@ -6,9 +6,7 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.blind_spots import BlindSpots
-from keyrotation_pipeline.model.columns import Finding, QuarantinedValue, TableCount
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import BlindSpots, FoundColumn, Problem, QuarantinedValue, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # Counted within seconds.
@@ -20,7 +18,7 @@ class Inventory:
     """The declared tables as counted now, undeclared columns with our values, unreadable values, what is not seen."""
 
     counts: tuple[TableCount, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[FoundColumn, ...]
     quarantine: tuple[QuarantinedValue, ...]
     blind_spots: BlindSpots
 

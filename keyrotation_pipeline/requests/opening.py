@@ -7,7 +7,7 @@ from typing import TypeVar
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
-from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, RotationType, Walk
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Walk
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 

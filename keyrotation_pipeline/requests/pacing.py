@@ -6,9 +6,9 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.model.incident import plain_text
-from keyrotation_pipeline.model.pace import PaceSet
-from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.incidents import plain_text
+from keyrotation_pipeline.model.progress import PaceSet
+from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 

@@ -1,7 +1,7 @@
 """Pause and resume: one person may stop a rotation at any time, since standing still harms nothing."""
 
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.model.request import RequestStatus, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 

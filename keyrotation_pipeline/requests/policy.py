@@ -9,9 +9,8 @@ from datetime import timedelta
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping

@@ -18,11 +18,10 @@ from itertools import islice, pairwise
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.errors import ApprovalError, AuditError, KeyStoreConflictError, KeyStoreError
 from keyrotation_pipeline.model.approval import PinnedRoster, Roster, signed_fields
-from keyrotation_pipeline.model.audit import GENESIS
-from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.request import RequestAction
+from keyrotation_pipeline.model.audit import GENESIS, EventKind, Note
+from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.requests import RequestAction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _LOOKS = 5

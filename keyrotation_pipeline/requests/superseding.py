@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.requests.holding_still import standstill

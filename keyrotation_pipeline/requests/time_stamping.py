@@ -10,11 +10,10 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.events import Entry, entries
 from keyrotation_pipeline.errors import AtWorkError, TimestampError
-from keyrotation_pipeline.model.audit import AuditEvent, stamped_bytes
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import RequestStatus
+from keyrotation_pipeline.model.audit import AuditEvent, EventKind, stamped_bytes
+from keyrotation_pipeline.model.backup_events import AuditTimestamped, TimestampFailed
 from keyrotation_pipeline.model.request_events import StatusChanged
-from keyrotation_pipeline.model.timestamps import AuditTimestamped, TimestampFailed
+from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority

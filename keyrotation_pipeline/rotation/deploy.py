@@ -7,14 +7,12 @@ from typing import Any
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.fleet import Instance, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeIntended
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import RotationType, Step, Walk
-from keyrotation_pipeline.model.rollout import Aim, Goal
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.requests import RotationType, Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.compromising import held_compromised, tell_applications
 from keyrotation_pipeline.requests.superseding import lineage
@@ -70,12 +68,14 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
     """Bring every instance to read the target; see `bring`."""
-    return bring(pipeline, rotation, Goal(Aim.READS, (rotation.target,)), step, report)
+    return bring(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
 
 
 def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
     """Bring every instance to write under the target; see `bring`."""
-    return bring(pipeline, rotation, Goal(Aim.WRITES, (rotation.target,)), Step.PRIMARY_KEY_ROLLOUT, report)
+    return bring(
+        pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,)), Step.PRIMARY_KEY_ROLLOUT, report
+    )
 
 
 def _refuse_early_writers(rotation: Walk, instances: Sequence[Instance]) -> None:

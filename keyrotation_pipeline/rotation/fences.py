@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import TableCount, TableName
-from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
+from keyrotation_pipeline.model.tables import TableCount, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 GONE = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from keyrotation_pipeline.model.deadlines import Deadline, Rate, Stage, carried_by, deadlines, rate_needed
-from keyrotation_pipeline.model.incident import Incident
-from keyrotation_pipeline.model.request import Request, Step, Walk
+from keyrotation_pipeline.model.breach import Deadline, Rate, ResponseStage, carried_by, deadlines, rate_needed
+from keyrotation_pipeline.model.incidents import Incident
+from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 
@@ -31,7 +31,7 @@ def rate_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request],
     left = counted * (1 - done / total) if total else counted
     since = max(promoted.finished_at, carrier.started_at or promoted.finished_at)
     seconds = max((now - since).total_seconds(), 1.0)
-    deadline = next(each for each in clock_of(pipeline, incident, requests) if each.stage is Stage.REENCRYPTED)
+    deadline = next(each for each in clock_of(pipeline, incident, requests) if each.stage is ResponseStage.REENCRYPTED)
     needed = rate_needed(left, deadline, now)
     return None if needed is None else Rate(needed, rows / seconds)
 

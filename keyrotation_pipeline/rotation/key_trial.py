@@ -6,9 +6,9 @@ from datetime import timedelta
 from keyrotation_pipeline.errors import WrongKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import TableCount
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # How long an emergency waits for it, however many tables there are.

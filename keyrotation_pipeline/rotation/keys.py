@@ -12,14 +12,12 @@ from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeySt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import KeyBackup
-from keyrotation_pipeline.model.cryptoperiod import promoted_at
-from keyrotation_pipeline.model.events import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyActivationDeclared, KeyCreationIntended, KeyImportIntended
-from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState, StoredKeys, promoted_at
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import RotationType, Step, Walk
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.rotation.rollout import require_named_primary

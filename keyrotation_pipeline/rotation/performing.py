@@ -12,9 +12,9 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     OutOfOrderError,
 )
-from keyrotation_pipeline.model.facts import as_json
+from keyrotation_pipeline.model.audit import as_json
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.actions import StepFacts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding, time_stamping

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.proof import Proven
-from keyrotation_pipeline.model.request import WALK, Step, Walk
 from keyrotation_pipeline.model.request_events import Blocked
+from keyrotation_pipeline.model.requests import WALK, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.superseding import lineage
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager, nullcontext
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, QuarantinedValue, TableCount
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Proven
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, QuarantinedValue, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 

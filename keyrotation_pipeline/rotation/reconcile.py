@@ -12,8 +12,8 @@ from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping

@@ -13,8 +13,7 @@ from keyrotation_pipeline.audit.divergence import Divergence, divergence
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import lost_roster
 from keyrotation_pipeline.rotation.fences import fences

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.audit import AuditHead, read
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import Proven
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
 

@@ -14,14 +14,14 @@ from keyrotation_pipeline.errors import (
     StaleWriterError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.backups import KeyBackup
-from keyrotation_pipeline.model.facts import read
+from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
+from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Proven, Searched, ZeroOldRows
-from keyrotation_pipeline.model.request import Step, Walk
-from keyrotation_pipeline.model.rollout import Aim, Goal
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
@@ -153,7 +153,7 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
-    if sentence := lacking(pipeline, rotation, Goal(Aim.WRITES, (rotation.target,))):
+    if sentence := lacking(pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,))):
         raise StaleWriterError(sentence)
 
 

@@ -13,12 +13,11 @@ from typing import Any
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, RequestError
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChanged, PrimaryChangeIntended
-from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening

@@ -8,10 +8,16 @@ from dataclasses import dataclass, field
 
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.fleet import (
+    Confirmation,
+    Instance,
+    RolloutMode,
+    RolloutTarget,
+    missing_for,
+    pending_sentence,
+)
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
-from keyrotation_pipeline.model.rollout import Confirmation, Goal, RolloutMode, lack_of, sentence_of
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import awaits_named_primary, confirmation_of, goal_at
 
@@ -21,7 +27,7 @@ Seen = Sequence[Instance] | KeyRotationError | None
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
 
-def bring(pipeline: Pipeline, rotation: Walk, goal: Goal, step: Step, report: Report) -> tuple[Instance, ...]:
+def bring(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, step: Step, report: Report) -> tuple[Instance, ...]:
     """Bring every application instance to a goal, and wait until it is seen there, or confirmed to be.
 
     Raises:
@@ -35,7 +41,7 @@ def bring(pipeline: Pipeline, rotation: Walk, goal: Goal, step: Step, report: Re
     return pipeline.rollout.bring(goal, wait.lacking, told)
 
 
-def lacking(pipeline: Pipeline, rotation: Walk, goal: Goal, seen: Seen = None) -> str | None:
+def lacking(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen: Seen = None) -> str | None:
     """What keeps a rollout from being done at this moment, and what to type; None: it is done."""
     if isinstance(seen, KeyRotationError):
         return str(seen)
@@ -83,7 +89,7 @@ class _Wait:
 
     pipeline: Pipeline
     rotation: Walk
-    goal: Goal
+    goal: RolloutTarget
     _head: AuditHead | None = None
     _confirmation: Confirmation = field(default_factory=Confirmation)
 
@@ -96,10 +102,10 @@ class _Wait:
 
 
 def _judged(
-    pipeline: Pipeline, rotation: Walk, goal: Goal, instances: Sequence[Instance], confirmation: Confirmation
+    pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, instances: Sequence[Instance], confirmation: Confirmation
 ) -> str | None:
-    lack = lack_of(goal, pipeline.rollout.mode, instances, confirmation)
-    return sentence_of(lack, goal, rotation.id) if lack else None
+    lack = missing_for(goal, pipeline.rollout.mode, instances, confirmation)
+    return pending_sentence(lack, goal, rotation.id) if lack else None
 
 
 def _obey(pipeline: Pipeline, rotation: Walk) -> None:

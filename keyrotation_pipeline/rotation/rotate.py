@@ -8,12 +8,12 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import BackupError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
-from keyrotation_pipeline.model.columns import TableCount
-from keyrotation_pipeline.model.incident import Incident, IncidentStatus
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
+from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.request_events import CancelIntended
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening

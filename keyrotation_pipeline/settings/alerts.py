@@ -6,8 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.model.contacts import Contact, ContactRole
-from keyrotation_pipeline.model.incident import IncidentType
+from keyrotation_pipeline.model.incidents import Contact, ContactRole, IncidentType
 from keyrotation_pipeline.settings.values import Positive, Section, Text, secret_in
 
 _ARN = re.compile(r"arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_.-]{1,256}", re.ASCII)

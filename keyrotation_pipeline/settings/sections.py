@@ -9,11 +9,10 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
-from keyrotation_pipeline.model.contacts import Contact
-from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.model.pace import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.fleet import RolloutMode
+from keyrotation_pipeline.model.incidents import Contact
+from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings.alerts import AlertsSettings, ContactSettings, IncidentsSettings
 from keyrotation_pipeline.settings.audit import AuditSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone

@@ -10,8 +10,8 @@ from playwright.sync_api import Page, ViewportSize, expect
 
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.fleet import RolloutMode
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.pacing import set_pace
 from keyrotation_pipeline.rotation.rotate import open_request

@@ -12,8 +12,8 @@ from playwright.sync_api import Locator, Page, expect
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import open_home
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.fleet import RolloutMode
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.acceptance.browsing import (
     DESK,

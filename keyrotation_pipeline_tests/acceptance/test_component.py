@@ -22,8 +22,8 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServe
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import open_home
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline_tests.acceptance import foreign_defs
 from keyrotation_pipeline_tests.acceptance.command import Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_demo import PLAINTEXTS, keys_of

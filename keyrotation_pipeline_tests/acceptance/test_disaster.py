@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.request import WALK, Step
+from keyrotation_pipeline.model.requests import WALK, Step
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.backup_sites import admit, gpg_decrypt, write_configuration
 from keyrotation_pipeline_tests.buckets import TestBucket

@@ -12,8 +12,8 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServe
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home
-from keyrotation_pipeline.model.request import Walk
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.fleet import RolloutMode
+from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings

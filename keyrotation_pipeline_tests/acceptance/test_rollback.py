@@ -11,10 +11,10 @@ from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.request import Step, Walk
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline.rotation.rotate import open_request

@@ -7,7 +7,7 @@ from itertools import count
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreConflictError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.request import RequestStatus
+from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, set_primary, shape

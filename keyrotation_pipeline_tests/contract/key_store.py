@@ -19,7 +19,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.contract import racing_writer
 from keyrotation_pipeline_tests.fakes import ProcessKilled

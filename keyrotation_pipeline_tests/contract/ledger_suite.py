@@ -23,21 +23,9 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import CARRIED_OUT, Officer, Roster, Signature
-from keyrotation_pipeline.model.audit import GENESIS, AuditHead
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import GENESIS, AuditHead, EventKind, Fact, Note
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import (
-    MAY_FOLLOW,
-    Request,
-    RequestAction,
-    RequestStatus,
-    RotationType,
-    Step,
-    StepRecord,
-    Walk,
-)
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     CancelIntended,
@@ -50,6 +38,17 @@ from keyrotation_pipeline.model.request_events import (
     StepFinished,
     Unblocked,
 )
+from keyrotation_pipeline.model.requests import (
+    MAY_FOLLOW,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    Step,
+    StepRecord,
+    Walk,
+)
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.ports.ledger import Ledger
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)

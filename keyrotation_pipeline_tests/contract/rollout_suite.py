@@ -7,12 +7,11 @@ import pytest
 
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.rollout import Aim, Goal, RolloutMode
+from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.ports.rollout import Rollout
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
-READ_V2 = Goal(Aim.READS, (V2,))
+READ_V2 = RolloutTarget(TargetKind.READS, (V2,))
 
 
 class Stage(Protocol):

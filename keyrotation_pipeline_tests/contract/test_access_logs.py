@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditE
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import IncidentError, PreflightError
 from keyrotation_pipeline.incidents.access import key_reads
-from keyrotation_pipeline.model.columns import TableName
+from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
 from keyrotation_pipeline_tests.unit.incidents.test_access import SECRETS, SINCE, UNTIL, record
 

@@ -16,7 +16,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 
 from keyrotation_pipeline.errors import AlertError, ApprovalError
-from keyrotation_pipeline.model.alert import Alert, Severity
+from keyrotation_pipeline.model.incidents import Alert, Severity
 from keyrotation_pipeline.ports.alerts import AlertChannel
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION, s3_url  # noqa: F401
 

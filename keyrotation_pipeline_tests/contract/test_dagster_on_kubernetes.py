@@ -18,8 +18,8 @@ from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
-from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
 from keyrotation_pipeline_tests.contract.test_kubernetes_rights import account_of, allow, apply, as_account, one_less

@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline_tests.contract.database_suite import TABLES, CiphertextDatabaseSuite, Row, Subject
 from keyrotation_pipeline_tests.fakes import FakeDatabase, FakeLedger
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.model.incident import checked
+from keyrotation_pipeline.model.incidents import checked
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION, s3_url  # noqa: F401
 
 

@@ -15,8 +15,8 @@ from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStore
 from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.request import RequestStatus
-from keyrotation_pipeline.model.rollout import Aim, Goal
+from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
+from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
 from keyrotation_pipeline_tests.contract.faulty_walk import world_with
@@ -144,7 +144,7 @@ def changes(stage: Stage, version: KeyVersion) -> None:
     """Everything that is done with keys and Pods, with a key of its own."""
     store = stage.fleet.secrets.open()
     add(store, version, KeyMaterial.generate())
-    stage.rollout().bring(Goal(Aim.READS, (version,)), lambda _instances: None, told_nothing)
+    stage.rollout().bring(RolloutTarget(TargetKind.READS, (version,)), lambda _instances: None, told_nothing)
     archive(store, version)
     destroy(store, version)
     store.pin_roster(f"{version.number:064x}", store.read().revision)

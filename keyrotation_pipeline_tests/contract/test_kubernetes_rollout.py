@@ -12,8 +12,7 @@ from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.rollout import Aim, Goal, RolloutMode
+from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline_tests.clusters import (
     Exchange,
     Once,
@@ -29,7 +28,7 @@ from keyrotation_pipeline_tests.fleets import BROKEN, CRASHES, TestFleet
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.rollouts.kubernetes import KubernetesRollout
 
-WRITE_V2, WITHOUT_V1 = Goal(Aim.WRITES, (V2,)), Goal(Aim.WITHOUT, (V1,))
+WRITE_V2, WITHOUT_V1 = RolloutTarget(TargetKind.WRITES, (V2,)), RolloutTarget(TargetKind.WITHOUT, (V1,))
 KIND = ["Deployment", "StatefulSet", "DaemonSet"]
 
 
@@ -73,7 +72,7 @@ class Stage:
         cluster, clock = Cluster(Access(secrets.kubeconfig)), ControllersClock(self.fleet)
         return KubernetesRollout(cluster, fleet, secrets.open(), self.reported, timeout_seconds, clock)
 
-    def bring(self, goal: Goal, **options: float) -> tuple[Instance, ...]:
+    def bring(self, goal: RolloutTarget, **options: float) -> tuple[Instance, ...]:
         def lacking(instances: Sequence[Instance]) -> str | None:
             names = [each.name for each in instances if not goal.met_by(each)]
             return f"{', '.join(names)} lags" if names else None
@@ -133,11 +132,11 @@ def test_the_way_back_is_made_by_the_same_rollouts(stage: Stage) -> None:
     archive(store, V1)
     assert seen(stage.bring(WITHOUT_V1)) == {((V2,), V2)}
     restore(store, V1)
-    assert seen(stage.bring(Goal(Aim.READS, (V1,)))) == {((V1, V2), V2)}
+    assert seen(stage.bring(RolloutTarget(TargetKind.READS, (V1,)))) == {((V1, V2), V2)}
     set_primary(store, V1)
-    assert seen(stage.bring(Goal(Aim.WRITES, (V1,)))) == {((V1, V2), V1)}
+    assert seen(stage.bring(RolloutTarget(TargetKind.WRITES, (V1,)))) == {((V1, V2), V1)}
     archive(store, V2)
-    assert seen(stage.bring(Goal(Aim.WITHOUT, (V2,)))) == {((V1,), V1)}
+    assert seen(stage.bring(RolloutTarget(TargetKind.WITHOUT, (V2,)))) == {((V1,), V1)}
 
 
 def test_the_same_rollout_again_changes_nothing(stage: Stage) -> None:

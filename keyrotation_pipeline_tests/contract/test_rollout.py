@@ -10,8 +10,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.fleet import Instance, RolloutMode
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, V1, V2, RolloutSuite, Stage, told_nothing
 from keyrotation_pipeline_tests.fakes import FakeClock, FakeKeyStore, FakeRollout
 

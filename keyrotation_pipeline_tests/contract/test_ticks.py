@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.ticks import FileTicks
-from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.model.status import Heartbeat
 from keyrotation_pipeline.ports.ticks import Ticks
 from keyrotation_pipeline_tests.fakes import FakeTicks
 
@@ -29,7 +29,7 @@ def test_the_last_look_of_each_sensor_is_kept(ticks: Ticks) -> None:
     ticks.record("a", NOON, [])
     ticks.record("b", LATER, [])
 
-    assert ticks.last() == (Tick("a", NOON, {}), Tick("b", LATER, {}))
+    assert ticks.last() == (Heartbeat("a", NOON, {}), Heartbeat("b", LATER, {}))
 
 
 def test_what_is_switched_off_is_known_since_it_was_first_seen(ticks: Ticks) -> None:
@@ -44,17 +44,17 @@ def test_what_is_switched_off_is_known_since_it_was_first_seen(ticks: Ticks) -> 
 def test_what_is_expected_counts_from_when_it_was_first_expected_or_switched_on_again(ticks: Ticks) -> None:
     ticks.record("a", NOON, expected=["daily_key_backup"])
     ticks.record("a", LATER, expected=["daily_key_backup"])
-    assert ticks.last() == (Tick("a", LATER, {}), Tick("daily_key_backup", NOON, {}))
+    assert ticks.last() == (Heartbeat("a", LATER, {}), Heartbeat("daily_key_backup", NOON, {}))
 
     ticks.record("a", LATER, ["daily_key_backup"])
     ticks.record("a", LATER + timedelta(days=9), expected=["daily_key_backup"])
-    assert ticks.last()[1] == Tick("daily_key_backup", LATER + timedelta(days=9), {})
+    assert ticks.last()[1] == Heartbeat("daily_key_backup", LATER + timedelta(days=9), {})
 
 
 def test_what_dagster_no_longer_has_is_forgotten(ticks: Ticks) -> None:
     ticks.record("nightly_rehearsal", NOON)
     ticks.record("a", LATER, gone=["nightly_rehearsal", "never_seen"])
-    assert ticks.last() == (Tick("a", LATER, {}),)
+    assert ticks.last() == (Heartbeat("a", LATER, {}),)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"at": 1, "stopped": {}}', '{"at": "2026", "stopped": []}', "\0"])
@@ -64,7 +64,7 @@ def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, conte
     assert ticks.last() == ()
 
     ticks.record("a", NOON, [])
-    assert ticks.last() == (Tick("a", NOON, {}),)
+    assert ticks.last() == (Heartbeat("a", NOON, {}),)
 
 
 def test_a_look_is_forgotten_where_dagster_was_stopped(tmp_path: Path) -> None:

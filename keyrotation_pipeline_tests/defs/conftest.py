@@ -16,11 +16,10 @@ from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.telling import Channels
-from keyrotation_pipeline.model.access import KeyRead
 from keyrotation_pipeline.model.backups import BackupStanding
-from keyrotation_pipeline.model.incident import Incident
+from keyrotation_pipeline.model.incidents import Incident, KeyRead
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.flags import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.ticks import Ticks

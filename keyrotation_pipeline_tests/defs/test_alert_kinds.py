@@ -9,8 +9,8 @@ import pytest
 
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
 from keyrotation_pipeline.incidents.telling import Channels
-from keyrotation_pipeline.model.instances import Failed, Instance
-from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
+from keyrotation_pipeline.model.fleet import Failed, Instance
+from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels, failure_of
 from keyrotation_pipeline_tests.fakes import V1

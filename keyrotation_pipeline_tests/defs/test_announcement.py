@@ -14,12 +14,11 @@ from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
 from keyrotation_pipeline.assurance.announcement import announcement_of
 from keyrotation_pipeline.incidents.telling import Channels
-from keyrotation_pipeline.model.announcement import announced_key
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.contacts import Contact, ContactRole
 from keyrotation_pipeline.model.incident_events import AlertTold
-from keyrotation_pipeline.model.rehearsal import Finding, Rehearsed
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.incidents import Contact, ContactRole
+from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk, announced_key
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server, mail_server
@@ -217,7 +216,7 @@ def test_an_emergency_is_not_announced_as_planned(team: Team) -> None:
     assert team.subjects == ([], [])
 
 
-def rehearsed(world: FakeWorld, *findings: Finding) -> None:
+def rehearsed(world: FakeWorld, *findings: RehearsalFinding) -> None:
     seconds = {str(step): 60.0 for step in WALK}
     world.ledger.append(Rehearsed(None, V1, V2, "d", START, "embedded", 10, 100, seconds, findings))
 
@@ -234,7 +233,9 @@ def finished(world: FakeWorld) -> None:
         pytest.param(
             rehearsed, "about 33 min in addition to the rollouts, by the rehearsal of 2026-01-05", id="measured"
         ),
-        pytest.param(lambda world: rehearsed(world, Finding("rows", "x")), "not known: none was", id="would stop"),
+        pytest.param(
+            lambda world: rehearsed(world, RehearsalFinding("rows", "x")), "not known: none was", id="would stop"
+        ),
         pytest.param(
             finished,
             "about 9 min from the first row on, by the last rotation, for as many values as now",

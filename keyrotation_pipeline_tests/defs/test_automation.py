@@ -15,7 +15,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from keyrotation_pipeline.assurance.automation import OPTIONAL, SCHEDULES, SENSORS, conductor_at_work, standing_still
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.code_location import build_definitions
-from keyrotation_pipeline.model.request import RequestStatus, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 
 

@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import ROWS, Dagster, failure_of, shard_of
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeKeyStore, FakeLedger
 

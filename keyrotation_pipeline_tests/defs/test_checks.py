@@ -9,12 +9,11 @@ import pytest
 
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.columns import Finding
-from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.model.key_usage import GCM_LIMIT_ENCRYPTIONS
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS, KeyState
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, Verification
-from keyrotation_pipeline.model.request import RotationType, Step, Walk
+from keyrotation_pipeline.model.progress import AllowedHours
+from keyrotation_pipeline.model.requests import RotationType, Step, Walk
+from keyrotation_pipeline.model.tables import FoundColumn
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -50,7 +49,7 @@ def damaged_value(world: FakeWorld) -> None:
 
 
 def undeclared_column(world: FakeWorld) -> None:
-    world.database.findings = (Finding("notes", "body", 3, 0, (V1,)),)
+    world.database.findings = (FoundColumn("notes", "body", 3, 0, (V1,)),)
 
 
 def lost_fence(world: FakeWorld) -> None:

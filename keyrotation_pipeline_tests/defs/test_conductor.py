@@ -15,10 +15,10 @@ from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupStanding
-from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Rewritten
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, dump_failures, failure_of

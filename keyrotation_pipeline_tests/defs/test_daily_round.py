@@ -9,10 +9,10 @@ import pytest
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, OldRows
-from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, Verification
-from keyrotation_pipeline.model.request import Step, Walk
+from keyrotation_pipeline.model.progress import AllowedHours
+from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, OldRows
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import V1, FakeWorld
 
@@ -157,7 +157,7 @@ def test_what_was_found_undeclared_stays_found_when_it_is_not_searched(dagster: 
     world = dagster.world
     dagster.check_run()
     assert dagster.check(*UNDECLARED, **BY_CLOCK).passed
-    world.database.findings = (Finding("copy", "body", 3, 0, (V1,)),)
+    world.database.findings = (FoundColumn("copy", "body", 3, 0, (V1,)),)
     found = dagster.check(*UNDECLARED, **BY_CLOCK)
     now = world.clock.now()
     never = AllowedHours((now + timedelta(hours=1)).time(), (now + timedelta(hours=2)).time(), "UTC")

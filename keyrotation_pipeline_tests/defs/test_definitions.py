@@ -18,8 +18,8 @@ from keyrotation_pipeline.definitions import declared_definitions
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
-from keyrotation_pipeline.model.request import WALK, Step
+from keyrotation_pipeline.model.requests import WALK, Step
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of
 
 BACKUPS = ("key_backup", "database_backup", "recovery_test", "rotation_rehearsal")

@@ -7,8 +7,8 @@ import pytest
 
 from keyrotation_pipeline.defs.launches import PastRun, launches
 from keyrotation_pipeline.defs.names import OWN
-from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.request import RotationType, Step
+from keyrotation_pipeline.model.requests import RotationType, Step
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
 

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of, shard_of

@@ -10,15 +10,9 @@ import pytest
 from keyrotation_pipeline.defs.awaited import show_what_is_awaited
 from keyrotation_pipeline.defs.conductor import tick
 from keyrotation_pipeline.defs.names import OWN
-from keyrotation_pipeline.defs.pages import (
-    SHOWN_WITHOUT_A_CLICK_CHARS,
-    Names,
-    duration,
-    instance_table,
-    summary,
-)
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.request import WALK, Step, Walk
+from keyrotation_pipeline.defs.pages import SHOWN_WITHOUT_A_CLICK_CHARS, Names, duration, instance_table, summary
+from keyrotation_pipeline.model.fleet import Instance
+from keyrotation_pipeline.model.requests import WALK, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, shard_of
 from keyrotation_pipeline_tests.fakes import START, V1, V2
 

@@ -21,8 +21,8 @@ from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.telling import Channels
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, channels, worlds

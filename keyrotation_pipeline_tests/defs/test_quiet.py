@@ -9,8 +9,8 @@ import pytest
 from keyrotation_pipeline.assurance.due import due_rotation
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.incidents.telling import Channels
-from keyrotation_pipeline.model.alert import Alert, Severity
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.incidents import Alert, Severity
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import rollback
 from keyrotation_pipeline_tests.defs.conftest import Dagster

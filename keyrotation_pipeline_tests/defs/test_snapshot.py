@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.defs.snapshots import snapshot_of
 
 COMMITTED = Path(__file__).with_name("definitions.txt")

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from keyrotation_pipeline.defs.code_location import build_definitions
-from keyrotation_pipeline.model.request import RequestStatus, Walk
-from keyrotation_pipeline.model.timestamps import AuditTimestamped
+from keyrotation_pipeline.model.backup_events import AuditTimestamped
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import FakeTimestampAuthority
 

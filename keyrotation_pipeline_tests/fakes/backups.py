@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.errors import (
-    AuditError,
-    BackupError,
-)
+from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster
@@ -25,8 +22,8 @@ from keyrotation_pipeline.model.backups import (
     configuration_name,
     key_file_name,
 )
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backup_places import LocalPlace
 from keyrotation_pipeline.ports.clock import Clock

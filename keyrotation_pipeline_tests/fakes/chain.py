@@ -12,18 +12,11 @@ from keyrotation_pipeline.audit.events import entry_of, require_in_order, requir
 from keyrotation_pipeline.errors import AtWorkError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature
-from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
-from keyrotation_pipeline.model.columns import (
-    TableCount,
-)
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.request import (
-    Request,
-)
-from keyrotation_pipeline.model.request_events import (
-    RotationAuditWritten,
-)
+from keyrotation_pipeline.model.request_events import RotationAuditWritten
+from keyrotation_pipeline.model.requests import Request
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import Journal
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.model.status import Heartbeat
 from keyrotation_pipeline_tests.fakes.journal import START
 
 
@@ -28,7 +28,7 @@ class FakeTicks:
     """`Ticks` in memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Tick] = {}
+        self.kept: dict[str, Heartbeat] = {}
 
     def record(
         self,
@@ -43,8 +43,8 @@ class FakeTicks:
         before = self.kept[name].stopped if name in self.kept else {}
         for each in expected:
             if each in before or each not in self.kept:
-                self.kept[each] = Tick(each, at, {})
-        self.kept[name] = Tick(name, at, {each: before.get(each, at) for each in stopped})
+                self.kept[each] = Heartbeat(each, at, {})
+        self.kept[name] = Heartbeat(name, at, {each: before.get(each, at) for each in stopped})
 
-    def last(self) -> tuple[Tick, ...]:
+    def last(self) -> tuple[Heartbeat, ...]:
         return tuple(self.kept[name] for name in sorted(self.kept))

@@ -17,22 +17,28 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.defect import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, BlindSpots
-from keyrotation_pipeline.model.columns import (
-    EncryptedTable,
-    Finding,
-    OldRows,
-    QuarantinedValue,
-    Shard,
-    TableCount,
-    TableName,
-)
-from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import AccountedReplica, DecryptedCount, Moment, Searched, ZeroOldRows
-from keyrotation_pipeline.model.surroundings import Disk, Speed, Surroundings, Wal
+from keyrotation_pipeline.model.tables import (
+    NEVER_SEARCHED,
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    Disk,
+    EncryptedTable,
+    FoundColumn,
+    OldRows,
+    Problem,
+    QuarantinedValue,
+    Shard,
+    Speed,
+    Surroundings,
+    TableCount,
+    TableName,
+    Wal,
+)
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import START, Journal
 
@@ -73,7 +79,7 @@ class FakeDatabase:
     unreadable: set[tuple[str, int, str]] = field(default_factory=set)
     fence_state: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
     fence_made: dict[str, int] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[FoundColumn, ...] = ()
     problems: tuple[Problem, ...] = ()
     holders: list[tuple[str, ...]] = field(default_factory=list)
     connected: tuple[str, ...] = ()
@@ -129,11 +135,11 @@ class FakeDatabase:
             for column in table.columns:
                 yield number, column, row.get(column)
 
-    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         self.search_spans(tables, self.undeclared_spans(tables), lambda: True)
         return self.findings
 
-    def definitions_found(self) -> tuple[Finding, ...]:
+    def definitions_found(self) -> tuple[FoundColumn, ...]:
         return ()
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:

@@ -4,10 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import (
-    EncryptedTable,
-    TableName,
-)
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 

@@ -6,13 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.adapters.keystores import changes
-from keyrotation_pipeline.errors import (
-    KeyStoreDamagedError,
-    KeyStoreUnavailableError,
-)
+from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
 from keyrotation_pipeline_tests.fakes.journal import Journal
 
 
@@ -132,7 +129,7 @@ class FakeKeyStore:
         if self.damaged is not None:
             raise KeyStoreDamagedError(self.damaged)
         broken = {version: DamagedKey(f"{version} is not a key; restore it") for version in self.broken}
-        live: dict[KeyVersion, Entry] = {**self.live, **broken}
+        live: dict[KeyVersion, KeyEntry] = {**self.live, **broken}
         return StoredKeys.of(
             live,
             self.shelf,

@@ -6,33 +6,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.errors import (
-    ApprovalError,
-    KeyStoreError,
-    OutOfOrderError,
-    RequestError,
-)
+from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature
-from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.columns import (
-    EncryptedTable,
-    TableCount,
-)
-from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note
+from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
-from keyrotation_pipeline.model.request import (
-    MAY_FOLLOW,
-    Request,
-    RequestAction,
-    RequestStatus,
-    RotationType,
-    StepRecord,
-    Walk,
-)
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     PromotionRecorded,
@@ -44,6 +25,16 @@ from keyrotation_pipeline.model.request_events import (
     StepFinished,
     Unblocked,
 )
+from keyrotation_pipeline.model.requests import (
+    MAY_FOLLOW,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    StepRecord,
+    Walk,
+)
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline_tests.fakes.chain import FakeChain, LedgerState
 from keyrotation_pipeline_tests.fakes.journal import START, Journal
 

@@ -4,13 +4,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from keyrotation_pipeline.errors import (
-    BlockedError,
-)
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.database import Problem
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.rollout import Goal, RolloutMode
+from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget
+from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.rollout import Lacking, Told
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
@@ -47,7 +44,7 @@ class FakeRollout:
         primary, reads = self.keys.primary_version, tuple(sorted(self.keys.live))
         return () if primary is None else (Instance("web-1", reads, primary, self.clock.at),)
 
-    def bring(self, goal: Goal, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+    def bring(self, goal: RolloutTarget, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
         patience = 0.0 if self.mode is RolloutMode.CONFIRM else self.timeout_seconds
         for waited in attempts(self.clock, pause_seconds=1, patience_seconds=patience):
             if waited:

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from keyrotation_pipeline.errors import (
-    ApprovalError,
-)
+from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
-from keyrotation_pipeline.model.certificates import CertificateStanding
+from keyrotation_pipeline.model.backups import CertificateStanding
 from keyrotation_pipeline_tests.fakes.journal import START
 
 

@@ -8,18 +8,10 @@ from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature
-from keyrotation_pipeline.model.columns import (
-    EncryptedTable,
-    TableName,
-)
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.request import (
-    RequestAction,
-    RequestStatus,
-    RotationType,
-    Walk,
-)
+from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, RotationType, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeVault

@@ -14,8 +14,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
 from keyrotation_pipeline.model.progress import Progress, Rewritten
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
 
 REQUEST = "a" * 32
 V2 = KeyVersion(2)

@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.request import Walk
+from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text, require_authorised
 from keyrotation_pipeline_tests.fakes import V2, V3, FakeWorld, fake_pipeline, rotation_of

@@ -26,9 +26,7 @@ from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, varia
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.failing_reads import failing_minutes
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.rollout import RolloutMode
+from keyrotation_pipeline.model.fleet import Instance, RolloutMode, failing_minutes
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline_tests.applications import engine_of
 

@@ -10,9 +10,8 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import Postgr
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import AuditHead, hash_of
-from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.request import RequestStatus
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note, hash_of
+from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
 
 EVENTS = 9

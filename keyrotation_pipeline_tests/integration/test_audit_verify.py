@@ -16,9 +16,8 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.audit.verify import require_verified, verify_everything
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, PreflightError
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.audit import hash_of
-from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.request import RequestAction, Step, Walk
+from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
+from keyrotation_pipeline.model.requests import RequestAction, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.conductor import Task

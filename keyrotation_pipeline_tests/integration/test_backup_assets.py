@@ -28,7 +28,7 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import RecoveryKeyError, SigningRecoveryKeyError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
-from keyrotation_pipeline.model.readiness import Check, Light
+from keyrotation_pipeline.model.status import Check, Light
 from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 

@@ -29,10 +29,10 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.backups import DatabaseCopy
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.manifest import parse
-from keyrotation_pipeline.model.request import Request, RequestStatus
+from keyrotation_pipeline.model.requests import Request, RequestStatus
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import DatabaseDumps, DumpSource
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.opening import drawn_up

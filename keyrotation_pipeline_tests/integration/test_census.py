@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import VALUE_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 V1, V2, V10 = KeyVersion(1), KeyVersion(2), KeyVersion(10)
 NOTES = EncryptedTable(TableName("public", "notes"), ("a", "b"))

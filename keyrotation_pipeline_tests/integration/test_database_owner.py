@@ -28,8 +28,8 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Request, RequestStatus, Step
 from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded, StatusChanged
+from keyrotation_pipeline.model.requests import Request, RequestStatus, Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.cancelling import cancel

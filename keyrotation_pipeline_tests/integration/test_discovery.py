@@ -12,8 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearch
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
+from keyrotation_pipeline.model.tables import NEVER_SEARCHED, EncryptedTable, FoundColumn, TableName
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 
@@ -64,7 +63,7 @@ def test_a_value_is_found_in(either: Connection, value: str, type_name: str, exp
     either.execute(f'CREATE TABLE public.notes (id int, "C c" {type_name})')
     either.execute(f"INSERT INTO public.notes SELECT 1, {expression}", (value,))
     either.execute("INSERT INTO public.notes VALUES (2, NULL)")
-    assert discover(either, ()) == (Finding("notes", "C c", 1, 0, (V1,)),)
+    assert discover(either, ()) == (FoundColumn("notes", "C c", 1, 0, (V1,)),)
 
 
 @pytest.mark.external_postgres
@@ -86,14 +85,14 @@ def test_a_value_is_found_in_what_only_debian_has(
     debian.execute(f"CREATE TABLE public.notes (c {type_name})")
     debian.execute(f"INSERT INTO public.notes SELECT {expression}", (value,))
     debian.execute("SET search_path = pg_catalog")
-    assert discover(debian, ()) == (Finding("notes", "c", 1, 0, (V1,)),)
+    assert discover(debian, ()) == (FoundColumn("notes", "c", 1, 0, (V1,)),)
 
 
 @pytest.mark.parametrize("type_name", ["json", "text"])
 def test_a_value_is_found_though_json_escapes_its_base64(either: Connection, value: str, type_name: str) -> None:
     either.execute(f"CREATE TABLE public.notes (c {type_name})")
     either.execute("INSERT INTO public.notes VALUES (%s)", (f'{{"a": "{escaped(value)}"}}',))
-    assert discover(either, ()) == (Finding("notes", "c", 1, 0, (V1,)),)
+    assert discover(either, ()) == (FoundColumn("notes", "c", 1, 0, (V1,)),)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +116,7 @@ def test_a_near_miss_needs_what_looks_like_a_nonce(
 ) -> None:
     connection.execute("CREATE TABLE public.notes (c text)")
     connection.execute("INSERT INTO public.notes VALUES (%s)", (change(value),))
-    expected = (Finding("notes", "c", 0, 1, ()),) if near_misses else ()
+    expected = (FoundColumn("notes", "c", 0, 1, ()),) if near_misses else ()
     assert discover(connection, ()) == expected
 
 
@@ -133,8 +132,8 @@ def test_values_near_misses_and_versions_are_counted(
     )
     either.execute("INSERT INTO public.history VALUES (jsonb_build_array(%s::text), 'v1')", (one,))
     assert discover(either, ()) == (
-        Finding("history", "old", 3, 1, (V1, V2)),
-        Finding("history", "note", 1, 0, (V2,)),
+        FoundColumn("history", "old", 3, 1, (V1, V2)),
+        FoundColumn("history", "note", 1, 0, (V2,)),
     )
 
 
@@ -167,7 +166,7 @@ def test_declared_columns_are_left_out_in_partitions_too(either: Connection, val
     either.execute("INSERT INTO public.parts VALUES (1, %s, NULL)", (value,))
     either.execute("INSERT INTO public.gone VALUES (1, %s, NULL)", (value,))
     declared = EncryptedTable(TableName("public", "parts"), ("c",))
-    assert discover(either, [declared]) == (Finding("gone", "c", 1, 0, (V1,)),)
+    assert discover(either, [declared]) == (FoundColumn("gone", "c", 1, 0, (V1,)),)
     either.execute("ALTER TABLE public.parts DETACH PARTITION public.part")
     assert {each.relation for each in discover(either, [declared])} == {"gone", "part"}
 
@@ -190,7 +189,7 @@ def test_our_own_schema_and_temporary_tables_are_left_out(migrated: Connection, 
 def test_a_value_deep_inside_a_megabyte_is_found(connection: Connection, value: str) -> None:
     connection.execute("CREATE TABLE public.notes (c text)")
     connection.execute("INSERT INTO public.notes VALUES (repeat('word ', 200000) || %s)", (value,))
-    assert discover(connection, ()) == (Finding("notes", "c", 1, 0, (V1,)),)
+    assert discover(connection, ()) == (FoundColumn("notes", "c", 1, 0, (V1,)),)
 
 
 def test_a_relation_that_cannot_be_read_is_a_finding(connection: Connection, database_url: str, value: str) -> None:
@@ -206,7 +205,7 @@ def test_a_relation_that_cannot_be_read_is_a_finding(connection: Connection, dat
             filtered, readable, secret = discover(limited, ())
     finally:
         connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
-    assert readable == Finding("readable", "c", 1, 0, (V1,))
+    assert readable == FoundColumn("readable", "c", 1, 0, (V1,))
     assert (secret.relation, secret.column, secret.values) == ("secret", "*", 0)
     assert f"secret cannot be read by role {role}; GRANT USAGE" in secret.reason
     assert "BYPASSRLS" in filtered.reason
@@ -367,7 +366,7 @@ def test_a_value_in_a_definition_is_found(
 
 def test_another_table_in_our_schema_is_searched(migrated: Connection, value: str) -> None:
     migrated.execute("CREATE TABLE keyrotation.clients_before AS SELECT %s::text AS c", (value,))
-    assert discover(migrated, ()) == (Finding("keyrotation.clients_before", "c", 1, 0, (V1,)),)
+    assert discover(migrated, ()) == (FoundColumn("keyrotation.clients_before", "c", 1, 0, (V1,)),)
 
 
 def test_each_place_that_is_not_searched_is_told_by_name(either: Connection) -> None:

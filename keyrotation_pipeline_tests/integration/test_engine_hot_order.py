@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
     V2,

@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, Ne
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import Shard
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
 
 CASES = table_of("cases", "a", "b")

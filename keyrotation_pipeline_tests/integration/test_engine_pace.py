@@ -10,16 +10,11 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.pace import PaceSet
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.progress import PaceSet
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
 from keyrotation_pipeline_tests.integration.encrypted_rows import REQUEST, Engine, ring_of
-from keyrotation_pipeline_tests.integration.test_engine_throttles import (
-    fill,
-    in_the_background,
-    stored_rows,
-    waits,
-)
+from keyrotation_pipeline_tests.integration.test_engine_throttles import fill, in_the_background, stored_rows, waits
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 

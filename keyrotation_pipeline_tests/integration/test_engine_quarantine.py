@@ -11,9 +11,9 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.fieldcrypto import defect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import DecryptedCount
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,
     V2,

@@ -19,8 +19,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import Postgr
 from keyrotation_pipeline.adapters.postgres.ledger.waits import note_wait
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.model.progress import Progress, Rewritten, Wait
+from keyrotation_pipeline.model.progress import AllowedHours, Progress, Rewritten, Wait
 from keyrotation_pipeline_tests.integration.encrypted_rows import REQUEST, Engine, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually

@@ -24,8 +24,8 @@ from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline_tests.contract.key_store import add, set_primary
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     REQUEST,

@@ -18,9 +18,9 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.incidents.assessing import answers_in, assess, sign_assessment, text_to_sign
 from keyrotation_pipeline.incidents.opening import open_incident
-from keyrotation_pipeline.model.assessment import AssessmentSigned
 from keyrotation_pipeline.model.audit import GENESIS, hash_of
-from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.breach import AssessmentSigned
+from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
 from keyrotation_pipeline_tests.officers import make_officer_with_uid, revoke

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import fence, locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_16, EMBEDDED_18, Server, discard, start_server
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)

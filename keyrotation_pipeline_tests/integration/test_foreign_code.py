@@ -20,7 +20,7 @@ from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 NOTES = EncryptedTable(TableName("public", "notes"), ("c",))
 OURS = "current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on'"

@@ -20,8 +20,8 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster, Signature
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.opening import drawn_up

@@ -9,7 +9,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.retirement import horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.waiting import PATIENCE_SECONDS, eventually
 

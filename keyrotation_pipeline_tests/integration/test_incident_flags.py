@@ -20,7 +20,7 @@ from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.incidents.watching import look
-from keyrotation_pipeline.model.events import EventKind
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 from keyrotation_pipeline_tests.waiting import eventually

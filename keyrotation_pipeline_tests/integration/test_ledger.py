@@ -16,18 +16,11 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.errors import (
-    AuditError,
-    BlockedError,
-    DatabaseUnavailableError,
-    PreflightError,
-    RequestError,
-)
+from keyrotation_pipeline.errors import AuditError, BlockedError, DatabaseUnavailableError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import hash_of
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import RequestStatus
+from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import AT, TEXT, V1, rotation
 
 Another = Callable[[], PostgresLedger]

@@ -9,8 +9,8 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline_tests.fakes import V1, V2, fake_pipeline

@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline_tests.servers import Server
 
 OBJECTS = "SELECT relname FROM pg_class WHERE relnamespace = 'keyrotation'::regnamespace ORDER BY relname"

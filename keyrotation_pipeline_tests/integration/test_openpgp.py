@@ -15,12 +15,7 @@ from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline_tests.officers import (
-    make_expired_officer,
-    make_officer,
-    make_officer_with_uid,
-    revoke,
-)
+from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer, make_officer_with_uid, revoke
 from keyrotation_pipeline_tests.small_disks import full_disk
 from keyrotation_pipeline_tests.verifiers import TEXT, Signatures, Verifier, fingerprint, install_gpg
 

@@ -13,11 +13,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline_tests.officers import (
-    at_instant,
-    make_officer,
-    revoke,
-)
+from keyrotation_pipeline_tests.officers import at_instant, make_officer, revoke
 from keyrotation_pipeline_tests.verifiers import TEXT, Signatures, Verifier, fingerprint, install_gpg
 
 

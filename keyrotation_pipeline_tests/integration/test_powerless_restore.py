@@ -24,7 +24,7 @@ from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import IncompleteRestoreError
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, StoredFile
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.backups import RestoredDump
 from keyrotation_pipeline_tests.servers import DEBIAN
 

@@ -14,8 +14,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -215,9 +215,9 @@ def test_nobody_can_take_a_fence_down_before_the_retiring_transaction_ends(clini
 
 def test_a_refreshed_materialized_view_blocks_nothing_and_a_stale_one_does() -> None:
     v1, v2 = KeyVersion(1), KeyVersion(2)
-    refreshed = Finding("summary", "first_name", 3, 0, (v2,), materialized=True)
-    stale = Finding("summary", "first_name", 3, 0, (v1, v2), materialized=True)
-    undeclared = Finding("clients", "spare", 3, 0, (v2,))
+    refreshed = FoundColumn("summary", "first_name", 3, 0, (v2,), materialized=True)
+    stale = FoundColumn("summary", "first_name", 3, 0, (v1, v2), materialized=True)
+    undeclared = FoundColumn("clients", "spare", 3, 0, (v2,))
 
     assert [finding.blocks([v1]) for finding in (refreshed, stale, undeclared)] == [False, True, True]
 

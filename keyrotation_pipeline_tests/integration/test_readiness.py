@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.preflight import disk
 from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.readiness import readiness
-from keyrotation_pipeline.model.readiness import Check, Light
+from keyrotation_pipeline.model.status import Check, Light
 from keyrotation_pipeline_tests.backup_sites import Clinic
 
 

@@ -23,8 +23,8 @@ from keyrotation_pipeline.errors import (
     WrongKeyError,
 )
 from keyrotation_pipeline.model.backups import is_manifest, signature_name
-from keyrotation_pipeline.model.rehearsal import Rehearsed
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.request_events import Rehearsed
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.backup_sites import Clinic

@@ -34,8 +34,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.compromised import call_compromised
 from keyrotation_pipeline_tests.contract.key_store import archive

@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas,
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, standby_of, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 

@@ -9,8 +9,8 @@ from keyrotation_pipeline.adapters.postgres.engine import Limits, decrypt_all, d
 from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed, table_of
 
 NOTES = table_of("notes", "body")

@@ -14,8 +14,8 @@ from keyrotation_pipeline.adapters.postgres.inventory import rolling_search
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.page_reading import PageSpan, reach, to_search
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed, table_of
 
 NOTES, LOGS = table_of("notes", "body"), table_of("logs", "line")

@@ -23,10 +23,10 @@ from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import Moment
-from keyrotation_pipeline.model.request import Step, StepRecord
+from keyrotation_pipeline.model.requests import Step, StepRecord
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
 from keyrotation_pipeline_tests.contract.ledger_suite import rotation
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, loopback_address, start_server

@@ -8,9 +8,9 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.request import Step, StepRecord
+from keyrotation_pipeline.model.requests import Step, StepRecord
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, fake_pipeline, rotation_of

@@ -14,8 +14,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard, TableName
 from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, opened, ring_of, sealed
 from keyrotation_pipeline_tests.integration.test_engine_interleaving import application, between_read_and_write
 

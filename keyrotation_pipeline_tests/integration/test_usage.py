@@ -4,7 +4,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory.usage import written_rows
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 PLAIN = "CREATE TABLE public.t (id int, secret text)"
 PARTITIONED = """

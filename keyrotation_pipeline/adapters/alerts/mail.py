@@ -9,7 +9,7 @@ from email.utils import format_datetime, make_msgid
 
 from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
 from keyrotation_pipeline.errors import AlertError
-from keyrotation_pipeline.model.alert import Alert, Severity
+from keyrotation_pipeline.model.incidents import Alert, Severity
 
 
 @dataclass(frozen=True, slots=True)

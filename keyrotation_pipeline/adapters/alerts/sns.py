@@ -8,7 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
 from keyrotation_pipeline.errors import AlertError
-from keyrotation_pipeline.model.alert import Alert
+from keyrotation_pipeline.model.incidents import Alert
 
 _CONFIG = Config(
     connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS, retries={"mode": "standard", "total_max_attempts": 2}

@@ -6,7 +6,7 @@ import requests
 
 from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
 from keyrotation_pipeline.errors import AlertError
-from keyrotation_pipeline.model.alert import Alert
+from keyrotation_pipeline.model.incidents import Alert
 
 
 class Webhook:

@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import DatabaseCopy, KeyCopy, StoredFile, configuration_name, key_file_name
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backup_places import LocalPlace
 from keyrotation_pipeline.ports.backups import DumpSource, Encryptor
 

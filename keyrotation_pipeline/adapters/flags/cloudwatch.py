@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.incidents import Flag
 
 _CONFIG = Config(connect_timeout=10, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
 # DescribeAlarms takes so many names at once.

@@ -36,7 +36,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import Entry, StoredKeys
+from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
 from keyrotation_pipeline.ports.clock import Clock
 
 _LOOKS = 5
@@ -218,7 +218,7 @@ class AwsKeyStore:
     def _stored(
         self,
         live: LiveSecret,
-        archived: dict[KeyVersion, Entry],
+        archived: dict[KeyVersion, KeyEntry],
         pending: dict[KeyVersion, KeyMaterial],
         roster: str | None,
     ) -> StoredKeys:

@@ -13,7 +13,7 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 from keyrotation_pipeline.ports.clock import Clock
 
 _INDEX = "keyrotation-archived-"
@@ -58,9 +58,9 @@ class AwsArchive:
                 found.setdefault(KeyVersion.parse(match[1]), set()).add(name)
         return {version: tuple(sorted(names)) for version, names in found.items()}
 
-    def read(self, archives: Archives) -> dict[KeyVersion, Entry]:
+    def read(self, archives: Archives) -> dict[KeyVersion, KeyEntry]:
         """What is in the archives; nothing of a version whose key is gone for good."""
-        entries: dict[KeyVersion, Entry] = {}
+        entries: dict[KeyVersion, KeyEntry] = {}
         for version, names in archives.items():
             for name in names:
                 found = self._entry(version, name)
@@ -106,7 +106,7 @@ class AwsArchive:
             self._aws.forget_previous(name)
         self._aws.untag(self._index, f"{_INDEX}{version}")
 
-    def _entry(self, version: KeyVersion, name: str) -> Entry | None:
+    def _entry(self, version: KeyVersion, name: str) -> KeyEntry | None:
         """The key in an archive; None where it is gone for good, by us or by whoever deleted the secret."""
         try:
             text = self._aws.read(name).text

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManag
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import DamagedKey
+from keyrotation_pipeline.model.keys import DamagedKey
 
 
 @dataclass(frozen=True, slots=True)

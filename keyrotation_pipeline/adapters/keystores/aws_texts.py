@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.environment import versions_in
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
-from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 
 PRIMARY = "primary"
 COMPROMISED = "compromised"
@@ -64,7 +64,7 @@ class LiveSecret:
             )
         return cls(name, current.id, entries, plain=False)
 
-    def keys(self) -> dict[KeyVersion, Entry]:
+    def keys(self) -> dict[KeyVersion, KeyEntry]:
         """The key of each version, or that its entry is no key."""
         return {
             KeyVersion.parse(name): entry(f"entry {name} of secret {self.name}", name, text)
@@ -100,7 +100,7 @@ class LiveSecret:
             ) from None
 
 
-def entry(place: str, version: str, text: object) -> Entry:
+def entry(place: str, version: str, text: object) -> KeyEntry:
     """The key that a text is; a sentence about the place if it is none."""
     try:
         return key_from_base64(str(text))

@@ -7,7 +7,7 @@ whether the store already is as asked for, and only then whether it was changed 
 from keyrotation_pipeline.errors import KeyStoreConflictError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys
 
 
 def needs_adding(stored: StoredKeys, version: KeyVersion, material: KeyMaterial, revision: str) -> bool:

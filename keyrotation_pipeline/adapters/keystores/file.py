@@ -24,7 +24,7 @@ from keyrotation_pipeline.fieldcrypto.environment import versions_as_text, versi
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry, StoredKeys
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
 
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
@@ -156,10 +156,10 @@ class FileKeyStore:
             compromised=self._compromised(),
         )
 
-    def _entries(self, place: Path) -> dict[KeyVersion, Entry]:
+    def _entries(self, place: Path) -> dict[KeyVersion, KeyEntry]:
         return {version: self._entry(place, version) for version in _versions_in(place)}
 
-    def _entry(self, place: Path, version: KeyVersion) -> Entry:
+    def _entry(self, place: Path, version: KeyVersion) -> KeyEntry:
         try:
             return self._require(place, version)
         except KeyStoreDamagedError as error:

@@ -35,7 +35,7 @@ from keyrotation_pipeline.fieldcrypto.environment import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import Entry, StoredKeys
+from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
 
 _LOOKS = 5
 ROSTER = "keyrotation/roster"
@@ -212,8 +212,8 @@ def _stored(live: Secret, archive: Archived) -> StoredKeys:
     )
 
 
-def _live(secret: Secret) -> dict[KeyVersion, Entry]:
-    entries: dict[KeyVersion, Entry] = {}
+def _live(secret: Secret) -> dict[KeyVersion, KeyEntry]:
+    entries: dict[KeyVersion, KeyEntry] = {}
     for name in secret.data:
         try:
             version = version_in(name)

@@ -18,7 +18,7 @@ from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.stored_keys import Entry
+from keyrotation_pipeline.model.keys import KeyEntry
 from keyrotation_pipeline.ports.clock import Clock
 
 # An annotation of the archive for each key in it.
@@ -33,7 +33,7 @@ class Archived(Protocol):
         """Another one for every other content."""
 
     @property
-    def entries(self) -> Mapping[KeyVersion, Entry]:
+    def entries(self) -> Mapping[KeyVersion, KeyEntry]:
         """Every archived key, also one that is live besides."""
 
     def require_mutable(self) -> None:
@@ -183,8 +183,8 @@ class _AwsArchived:
         self._archive.destroy(version, self._archives.get(version, ()))
 
 
-def _entries(secret: Secret) -> dict[KeyVersion, Entry]:
-    entries: dict[KeyVersion, Entry] = {}
+def _entries(secret: Secret) -> dict[KeyVersion, KeyEntry]:
+    entries: dict[KeyVersion, KeyEntry] = {}
     for name in secret.data:
         try:
             version = KeyVersion.parse(name)

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
-from keyrotation_pipeline.model.stored_keys import DamagedKey, Entry
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 
 # Where `kubectl apply` keeps the whole text that it was given, keys among it.
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -63,7 +63,7 @@ class Secret:
         except (binascii.Error, ValueError):
             return ""
 
-    def key(self, entry: str, version: KeyVersion) -> Entry:
+    def key(self, entry: str, version: KeyVersion) -> KeyEntry:
         """The key that an entry holds, or that it is none."""
         try:
             return key_from_base64(self.text(entry))

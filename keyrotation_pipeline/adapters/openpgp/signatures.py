@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.openpgp.memory import Memory
 from keyrotation_pipeline.adapters.openpgp.runner import Status
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
-from keyrotation_pipeline.model.certificates import CertificateStanding
+from keyrotation_pipeline.model.backups import CertificateStanding
 
 _LARGEST_SIGNATURE_BYTES = 64 * 1024
 _PACKET = re.compile(rb":(.+?) packet")

@@ -27,22 +27,25 @@ from keyrotation_pipeline.adapters.postgres.server.connection_refusal import dis
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.blind_spots import BlindSpots
-from keyrotation_pipeline.model.columns import (
-    EncryptedTable,
-    Finding,
-    OldRows,
-    QuarantinedValue,
-    Shard,
-    TableCount,
-    TableName,
-)
-from keyrotation_pipeline.model.database import CheckNames, DatabaseIdentity, Problem
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
-from keyrotation_pipeline.model.surroundings import Speed, Surroundings
+from keyrotation_pipeline.model.tables import (
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    EncryptedTable,
+    FoundColumn,
+    OldRows,
+    Problem,
+    QuarantinedValue,
+    Shard,
+    Speed,
+    Surroundings,
+    TableCount,
+    TableName,
+)
 
 _IDENTITY = """
 SELECT (SELECT system_identifier::text FROM pg_control_system()),
@@ -103,14 +106,14 @@ class PostgresDatabase:
         """See `CiphertextDatabase.count`."""
         return census.count(self.connection, tables)
 
-    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[Finding, ...]:
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """See `CiphertextDatabase.discover`."""
         begun = rolling_search.begin(self.connection, tables)
         findings = discovery.discover(self.connection, tables)
         rolling_search.end(self.connection, begun, findings)
         return findings
 
-    def definitions_found(self) -> tuple[Finding, ...]:
+    def definitions_found(self) -> tuple[FoundColumn, ...]:
         """See `CiphertextDatabase.definitions_found`."""
         return tuple(elsewhere.in_definitions(self.connection))
 

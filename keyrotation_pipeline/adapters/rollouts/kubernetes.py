@@ -19,10 +19,9 @@ from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.database import Problem
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.rollout import Aim, Goal, RolloutMode
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.rollout import Lacking, Told
@@ -113,13 +112,13 @@ class KubernetesRollout:
         """See `Rollout.instances`: every Pod that gets the Secret, and what reports itself."""
         return self._instances(self._look())
 
-    def bring(self, goal: Goal, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+    def bring(self, goal: RolloutTarget, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
         """See `Rollout.bring`. Workloads get their new template one after another, so that a bad one stops at once."""
         self._reported.forget()
         sentence: str | None = None
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
             look = self._look()
-            if problems := self._problems(look, () if goal.aim is Aim.WITHOUT else goal.versions):
+            if problems := self._problems(look, () if goal.aim is TargetKind.WITHOUT else goal.versions):
                 raise BlockedError(problems[0])
             instances = self._instances(look)
             lacks = lacking(instances)  # which ends the wait of a request that was paused

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyrotation_pipeline.assurance.automation import standing_still
-from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.model.status import Heartbeat
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 JUST, LONG_AGO = NOW - timedelta(seconds=30), NOW - timedelta(hours=5)
@@ -14,75 +14,75 @@ MORNING = {"daily_key_backup": LONG_AGO}
 
 @pytest.mark.parametrize(("ticks", "sentences"), [
     pytest.param([], [], id="Dagster never ran here"),
-    pytest.param([Tick("rotation_conductor", JUST, {})], [], id="all is well"),
+    pytest.param([Heartbeat("rotation_conductor", JUST, {})], [], id="all is well"),
     pytest.param(
-        [Tick("ledger_mirror", LONG_AGO, {}), Tick("rotation_conductor", LONG_AGO, {})],
+        [Heartbeat("ledger_mirror", LONG_AGO, {}), Heartbeat("rotation_conductor", LONG_AGO, {})],
         ["neither Dagster's daemon nor its sensors have run here since 2026-11-25 07:00 UTC"],
         id="the daemon is down",
     ),
     pytest.param(
-        [Tick("ledger_mirror", JUST, {}), Tick("rotation_conductor", LONG_AGO, {})],
+        [Heartbeat("ledger_mirror", JUST, {}), Heartbeat("rotation_conductor", LONG_AGO, {})],
         ["rotation_conductor has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
         id="the conductor hangs",
     ),
     pytest.param(
-        [Tick("ledger_mirror", JUST, {"rotation_conductor": LONG_AGO}), Tick("rotation_conductor", LONG_AGO, {})],
+        [Heartbeat("ledger_mirror", JUST, {"rotation_conductor": LONG_AGO}), Heartbeat("rotation_conductor", LONG_AGO, {})],
         ["rotation_conductor is switched off in Dagster since 2026-11-25 07:00 UTC"],
         id="the conductor is switched off",
     ),
     pytest.param(
-        [Tick("rotation_conductor", JUST, MORNING)],
+        [Heartbeat("rotation_conductor", JUST, MORNING)],
         ["daily_key_backup is switched off in Dagster since 2026-11-25 07:00 UTC"],
         id="a schedule is switched off",
     ),
     pytest.param(
-        [Tick("ledger_mirror", LONG_AGO, {}), Tick("rotation_conductor", JUST, {})],
+        [Heartbeat("ledger_mirror", LONG_AGO, {}), Heartbeat("rotation_conductor", JUST, {})],
         ["ledger_mirror has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
         id="another sensor hangs",
     ),
     pytest.param(
-        [Tick("daily_key_backup", NOW - timedelta(days=2), {}), Tick("rotation_conductor", JUST, {})],
+        [Heartbeat("daily_key_backup", NOW - timedelta(days=2), {}), Heartbeat("rotation_conductor", JUST, {})],
         ["daily_key_backup has not looked since 2026-11-23 12:00 UTC, while Dagster runs"],
         id="a schedule does not run",
     ),
     pytest.param(
-        [Tick("quarterly_recovery_test", NOW - timedelta(days=94), {}), Tick("ledger_mirror", JUST, {})],
+        [Heartbeat("quarterly_recovery_test", NOW - timedelta(days=94), {}), Heartbeat("ledger_mirror", JUST, {})],
         ["quarterly_recovery_test has not looked since 2026-08-23 12:00 UTC, while Dagster runs"],
         id="the schedule of a quarter does not run",
     ),
     pytest.param(
-        [Tick("nightly_rehearsal", NOW - timedelta(hours=28), {}), Tick("ledger_mirror", JUST, {})],
+        [Heartbeat("nightly_rehearsal", NOW - timedelta(hours=28), {}), Heartbeat("ledger_mirror", JUST, {})],
         ["nightly_rehearsal has not looked since 2026-11-24 08:00 UTC, while Dagster runs"],
         id="a night without a rehearsal",
     ),
     pytest.param(
         [
-            Tick("daily_key_backup", NOW - timedelta(hours=26), {}), Tick("rotation_conductor", JUST, {}),
-            Tick("quarterly_recovery_test", NOW - timedelta(days=92), {}),
+            Heartbeat("daily_key_backup", NOW - timedelta(hours=26), {}), Heartbeat("rotation_conductor", JUST, {}),
+            Heartbeat("quarterly_recovery_test", NOW - timedelta(days=92), {}),
         ],
         [],
         id="schedules in their time",
     ),
     pytest.param(
-        [Tick("daily_key_backup", JUST, {}), Tick("rotation_conductor", LONG_AGO, {})],
+        [Heartbeat("daily_key_backup", JUST, {}), Heartbeat("rotation_conductor", LONG_AGO, {})],
         ["neither Dagster's daemon nor its sensors have run here since 2026-11-25 07:00 UTC"],
         id="a schedule alone carries no rotation",
     ),
     pytest.param(
-        [Tick("ledger_mirror", LONG_AGO, MORNING), Tick("rotation_conductor", JUST, {})],
+        [Heartbeat("ledger_mirror", LONG_AGO, MORNING), Heartbeat("rotation_conductor", JUST, {})],
         ["ledger_mirror has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
         id="a schedule was switched on since",
     ),
     pytest.param(
-        [Tick("somebody_elses", LONG_AGO, {}), Tick("rotation_conductor", JUST, {})], [], id="one of another version"
+        [Heartbeat("somebody_elses", LONG_AGO, {}), Heartbeat("rotation_conductor", JUST, {})], [], id="one of another version"
     ),
     pytest.param(
-        [Tick("ledger_mirror", LONG_AGO, {"ledger_mirror": JUST}), Tick("rotation_conductor", LONG_AGO, MORNING)],
+        [Heartbeat("ledger_mirror", LONG_AGO, {"ledger_mirror": JUST}), Heartbeat("rotation_conductor", LONG_AGO, MORNING)],
         ["neither Dagster's daemon nor its sensors have run here since 2026-11-25 07:00 UTC"],
         id="what was switched off is old news once nothing looks",
     ),
 ])  # fmt: skip
-def test_each_thing_that_stands_still_is_told_with_since_when(ticks: list[Tick], sentences: list[str]) -> None:
+def test_each_thing_that_stands_still_is_told_with_since_when(ticks: list[Heartbeat], sentences: list[str]) -> None:
     told = list(standing_still(ticks, NOW))
 
     assert [sentence.partition(";")[0].partition(", so no")[0] for sentence in told] == sentences

@@ -19,10 +19,10 @@ from keyrotation_pipeline.assurance.html_tables import shown
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete, BackupRekeyed
-from keyrotation_pipeline.model.events import EventKind, Note
-from keyrotation_pipeline.model.incident import Incident, IncidentType
 from keyrotation_pipeline.model.incident_events import IncidentOpened
+from keyrotation_pipeline.model.incidents import Incident, IncidentType
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld

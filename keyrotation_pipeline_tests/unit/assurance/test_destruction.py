@@ -33,11 +33,11 @@ from keyrotation_pipeline.model.backups import (
     signature_name,
     stamp_of,
 )
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
 from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.manifest import render
-from keyrotation_pipeline.model.request import Request, RequestStatus
+from keyrotation_pipeline.model.requests import Request, RequestStatus
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline_tests.fakes import (
     START,
@@ -297,7 +297,7 @@ def value_left(clinic: Clinic) -> None:
 
 
 def value_elsewhere(clinic: Clinic) -> None:
-    clinic.world.database.findings = (Finding("archive.old", "note", 1, 0, (V1,)),)
+    clinic.world.database.findings = (FoundColumn("archive.old", "note", 1, 0, (V1,)),)
 
 
 def lost_manifest(clinic: Clinic) -> None:

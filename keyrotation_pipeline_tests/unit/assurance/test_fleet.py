@@ -9,8 +9,8 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.notices import notices
-from keyrotation_pipeline.model.instances import Decrypted, Failed, Instance
-from keyrotation_pipeline.model.request import RequestStatus, Step
+from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance
+from keyrotation_pipeline.model.requests import RequestStatus, Step
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation

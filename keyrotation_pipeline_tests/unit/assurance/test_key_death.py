@@ -7,8 +7,7 @@ import pytest
 from keyrotation_pipeline.assurance.key_death import revived, told_of
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.dsse import to_sign
-from keyrotation_pipeline.model.events import Fact
+from keyrotation_pipeline.model.audit import Fact, to_sign
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline_tests.fakes import START, V1

@@ -13,7 +13,7 @@ from keyrotation_pipeline.assurance.compliance import Approval, ComplianceReport
 from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.objectives import OBJECTIVES
 from keyrotation_pipeline.assurance.oscal import assessment_results, render_oscal
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.assurance.test_compliance import DAY, eventful, undecided

@@ -8,10 +8,9 @@ import pytest
 
 from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
-from keyrotation_pipeline.model.backups import BackupStanding, KeyBackup
-from keyrotation_pipeline.model.certificates import CertificateStanding
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.backups import BackupStanding, CertificateStanding, KeyBackup
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V2, FakeWorld, fake_pipeline

@@ -15,17 +15,14 @@ from keyrotation_pipeline.errors import KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.incidents.telling import Channels
-from keyrotation_pipeline.model.certificates import CertificateStanding
-from keyrotation_pipeline.model.columns import Finding
-from keyrotation_pipeline.model.contacts import Contact, ContactRole
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.backups import CertificateStanding
+from keyrotation_pipeline.model.fleet import RolloutMode
+from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.readiness import Check, Light
-from keyrotation_pipeline.model.rehearsal import Finding as RehearsalFinding
-from keyrotation_pipeline.model.rehearsal import Rehearsed
-from keyrotation_pipeline.model.request import WALK
-from keyrotation_pipeline.model.rollout import RolloutMode
-from keyrotation_pipeline.model.surroundings import Standby, Wal
+from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
+from keyrotation_pipeline.model.requests import WALK
+from keyrotation_pipeline.model.status import Check, Light
+from keyrotation_pipeline.model.tables import FoundColumn, Problem, Standby, Wal
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import (
@@ -133,7 +130,7 @@ def test_an_emergency_is_not_refused_for_a_missing_backup(clinic: Clinic) -> Non
 
 
 def arrange_amber(world: FakeWorld) -> None:
-    world.database.findings = (Finding("notes", "body", 3, 0, (V2,)),)
+    world.database.findings = (FoundColumn("notes", "body", 3, 0, (V2,)),)
     world.database.rows["clients"].append({"first_name": "plain", "email": None})
     world.database.around = replace(
         AMPLE, disk=None, wal=Wal(1, ("slot old",)), standbys=(Standby("far", 900.0),), prints_rows=True

@@ -7,14 +7,8 @@ import pytest
 
 from keyrotation_pipeline.assurance.restored import require_all_there, require_no_failure
 from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError
-from keyrotation_pipeline.model.backups import (
-    DatabaseContent,
-    DatabaseCopy,
-    RelationContent,
-    RelationKind,
-    StoredFile,
-)
-from keyrotation_pipeline.model.columns import TableName
+from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, RelationKind, StoredFile
+from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.backups import RestoredDump
 from keyrotation_pipeline.ports.database import CiphertextDatabase
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.assurance.rolling_search import LOCK, due_now, search_what_is_due
-from keyrotation_pipeline.model.columns import Finding
-from keyrotation_pipeline.model.hours import AllowedHours
 from keyrotation_pipeline.model.page_reading import PageSpan, Verification
+from keyrotation_pipeline.model.progress import AllowedHours
+from keyrotation_pipeline.model.tables import FoundColumn
 from keyrotation_pipeline_tests.fakes import V1, FakeWorld, fake_pipeline
 
 
@@ -47,7 +47,7 @@ def test_what_another_process_searches_is_left_to_that(world: FakeWorld) -> None
 def test_what_the_definitions_in_the_catalogue_hold_is_found_each_time(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world.database, "definitions_found", lambda: (Finding("views", "seed", 2, 0, (V1,)),))
+    monkeypatch.setattr(world.database, "definitions_found", lambda: (FoundColumn("views", "seed", 2, 0, (V1,)),))
     assert dict(search_what_is_due(world.pipeline).found) == {"views.seed": 2}
     assert search_what_is_due(world.pipeline).pages == 0
     assert dict(search_what_is_due(world.pipeline).found) == {"views.seed": 2}

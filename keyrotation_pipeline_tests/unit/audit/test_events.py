@@ -9,8 +9,7 @@ import pytest
 from keyrotation_pipeline.audit.events import RECORDS, entries, entry_of, recorded
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyStateChanged, ProvenAgain
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.proof import Moment, Proven

@@ -9,7 +9,7 @@ from rich.console import Console
 from keyrotation_pipeline.cli.overall import Overall, duration
 from keyrotation_pipeline.cli.progress import OnLines, OnTerminal, bars_on
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
 
 AT = datetime(2026, 11, 25, 3, 0, 7, tzinfo=UTC)
 

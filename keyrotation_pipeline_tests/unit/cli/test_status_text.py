@@ -11,11 +11,9 @@ from keyrotation_pipeline.cli import output, status_text
 from keyrotation_pipeline.cli.status_text import age, carried_on
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.blind_spots import BlindSpots
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.status import Status, TableStatus
-from keyrotation_pipeline.model.ticks import Tick
+from keyrotation_pipeline.model.status import Heartbeat, Status, TableStatus
+from keyrotation_pipeline.model.tables import BlindSpots, EncryptedTable, TableCount, TableName
 
 NOW = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -96,21 +94,21 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(("ticks", "told"), [
-    pytest.param((Tick("rotation_conductor", NOW - timedelta(seconds=4), {}),),
+    pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=4), {}),),
                  f"Dagster carries it on, its conductor looked 4 s ago; see {ADDRESS}", id="at work"),
-    pytest.param((Tick("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
-    pytest.param((Tick("rotation_conductor", NOW, {"rotation_conductor": NOW}),), None, id="switched off"),
-    pytest.param((Tick("rotation_conductor", NOW - timedelta(seconds=9), {}),
-                  Tick("ledger_mirror", NOW, {"rotation_conductor": NOW})), None, id="switched off, as another saw"),
-    pytest.param((Tick("rotation_conductor", NOW, {}),
-                  Tick("ledger_mirror", NOW - timedelta(seconds=8), {"rotation_conductor": NOW})),
+    pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
+    pytest.param((Heartbeat("rotation_conductor", NOW, {"rotation_conductor": NOW}),), None, id="switched off"),
+    pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=9), {}),
+                  Heartbeat("ledger_mirror", NOW, {"rotation_conductor": NOW})), None, id="switched off, as another saw"),
+    pytest.param((Heartbeat("rotation_conductor", NOW, {}),
+                  Heartbeat("ledger_mirror", NOW - timedelta(seconds=8), {"rotation_conductor": NOW})),
                  f"Dagster carries it on, its conductor looked 0 s ago; see {ADDRESS}", id="switched on again"),
-    pytest.param((Tick("rotation_conductor", NOW - timedelta(seconds=61), {}),
-                  Tick("ledger_mirror", NOW, {})), None, id="silent beside another"),
-    pytest.param((Tick("ledger_mirror", NOW, {}),), None, id="another sensor"),
+    pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=61), {}),
+                  Heartbeat("ledger_mirror", NOW, {})), None, id="silent beside another"),
+    pytest.param((Heartbeat("ledger_mirror", NOW, {}),), None, id="another sensor"),
     pytest.param((), None, id="never"),
 ])  # fmt: skip
-def test_dagster_is_named_only_while_its_conductor_looks(ticks: tuple[Tick, ...], told: str | None) -> None:
+def test_dagster_is_named_only_while_its_conductor_looks(ticks: tuple[Heartbeat, ...], told: str | None) -> None:
     assert carried_on(ticks, NOW, ADDRESS) == told
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
-from keyrotation_pipeline.model.incident import Flag, Incident
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
+from keyrotation_pipeline.model.incidents import Flag, Incident
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, sign

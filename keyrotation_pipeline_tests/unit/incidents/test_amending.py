@@ -12,8 +12,8 @@ from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.duties import unsettled_in_words
 from keyrotation_pipeline.incidents.handling import amend, close, record_notice
 from keyrotation_pipeline.incidents.report import FOR_PEOPLE, incident_report, kept_report
-from keyrotation_pipeline.model.incident import Incident, IncidentType
 from keyrotation_pipeline.model.incident_events import IncidentAmended
+from keyrotation_pipeline.model.incidents import Incident, IncidentType
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed, walk
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation

@@ -20,10 +20,10 @@ from keyrotation_pipeline.incidents.breach import Outcome
 from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.report import incident_report, kept_report, version, versions
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.assessment import AssessmentSigned, BreachAnswers
-from keyrotation_pipeline.model.incident import Incident
-from keyrotation_pipeline.model.request import RequestStatus
+from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAnswers
+from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.request_events import RosterPinned
+from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, before_any_rotation

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from keyrotation_pipeline.incidents.breach import CAVEATS, Outcome, decide_breach
-from keyrotation_pipeline.model.breach_facts import (
+from keyrotation_pipeline.model.breach import (
     Affected,
     Answer,
     Exclusion,

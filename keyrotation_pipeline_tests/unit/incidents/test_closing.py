@@ -13,9 +13,9 @@ from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.incident import Incident, IncidentStatus
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.request_events import RosterPinned
+from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, raised, signed, walk

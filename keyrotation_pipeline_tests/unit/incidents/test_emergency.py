@@ -22,9 +22,9 @@ from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare, prepare_requests
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.incident import IncidentStatus
+from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, RequestStatus, RotationType, Step
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.requests.policy import open_policy

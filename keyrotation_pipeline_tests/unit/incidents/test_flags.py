@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.watching import look
-from keyrotation_pipeline.model.incident import Flag, IncidentType, checked
+from keyrotation_pipeline.model.incidents import Flag, IncidentType, checked
 from keyrotation_pipeline_tests.fakes import START, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, raised
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation

@@ -11,9 +11,8 @@ from keyrotation_pipeline.errors import AlertError
 from keyrotation_pipeline.incidents.handling import acknowledge
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.telling import Channels, tell
-from keyrotation_pipeline.model.alert import Alert
-from keyrotation_pipeline.model.contacts import Contact, ContactRole
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
 from keyrotation_pipeline_tests.fakes import FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed, walk
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation

@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.model.cryptoperiod import duty_of, rotation_due
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import RequestStatus, RotationType, Step, StepRecord, Walk
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, duty_of, rotation_due
+from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Step, StepRecord, Walk
 from keyrotation_pipeline_tests.fakes import V1, V2, fake_pipeline, rotation_of
 
 IMPORTED = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)

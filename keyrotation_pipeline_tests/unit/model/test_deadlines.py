@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.deadlines import Deadline, Stage, carried_by, deadlines, rate_needed
-from keyrotation_pipeline.model.incident import Incident, IncidentType
-from keyrotation_pipeline.model.request import (
+from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by, deadlines, rate_needed
+from keyrotation_pipeline.model.incidents import Incident, IncidentType
+from keyrotation_pipeline.model.requests import (
     Request,
     RequestAction,
     RequestStatus,
@@ -33,9 +33,14 @@ def walk(id_: str, *steps: Step, status: RequestStatus = RequestStatus.RUNNING, 
 
 @pytest.mark.parametrize(
     ("stage", "hours"),
-    [(Stage.ASSESSED, 4), (Stage.DUAL_KEY, 8), (Stage.REENCRYPTED, 24), (Stage.RETIRED_AND_AUDITED, 48)],
+    [
+        (ResponseStage.ASSESSED, 4),
+        (ResponseStage.DUAL_KEY, 8),
+        (ResponseStage.REENCRYPTED, 24),
+        (ResponseStage.RETIRED_AND_AUDITED, 48),
+    ],
 )
-def test_each_stage_has_its_last_moment(stage: Stage, hours: int) -> None:
+def test_each_stage_has_its_last_moment(stage: ResponseStage, hours: int) -> None:
     assert Deadline(stage, FOUND, None).due_at == FOUND + timedelta(hours=hours)
 
 
@@ -52,12 +57,12 @@ def test_each_stage_has_its_last_moment(stage: Stage, hours: int) -> None:
     ],
 )
 def test_time_left_and_the_highest_threshold(minutes: int, left: int, percent: int | None) -> None:
-    now, deadline = FOUND + timedelta(minutes=minutes), Deadline(Stage.ASSESSED, FOUND, None)
+    now, deadline = FOUND + timedelta(minutes=minutes), Deadline(ResponseStage.ASSESSED, FOUND, None)
     assert (deadline.seconds_left(now), deadline.passed_percent(now)) == (left, percent)
 
 
 def test_a_stage_that_is_reached_has_no_time_left_and_alerts_nobody() -> None:
-    reached = Deadline(Stage.ASSESSED, FOUND, FOUND + timedelta(hours=9))
+    reached = Deadline(ResponseStage.ASSESSED, FOUND, FOUND + timedelta(hours=9))
     assert (reached.seconds_left(FOUND), reached.passed_percent(FOUND + timedelta(days=9))) == (None, None)
 
 
@@ -65,15 +70,21 @@ def test_a_stage_that_is_reached_has_no_time_left_and_alerts_nobody() -> None:
     ("steps", "signed", "reached"),
     [
         pytest.param((), False, set(), id="nothing"),
-        pytest.param((), True, {Stage.ASSESSED}, id="signed"),
-        pytest.param((Step.DUAL_KEY_ROLLOUT,), True, {Stage.ASSESSED, Stage.DUAL_KEY}, id="both keys"),
-        pytest.param((Step.ROWS,), True, {Stage.ASSESSED}, id="rows walked are not proven"),
-        pytest.param((Step.ZERO_OLD_ROWS_PROOF,), True, {Stage.ASSESSED, Stage.REENCRYPTED}, id="proven"),
-        pytest.param((Step.RETIRED_KEY,), True, {Stage.ASSESSED}, id="retired is not audited"),
-        pytest.param((Step.KEY_ROTATION_AUDIT,), True, {Stage.ASSESSED, Stage.RETIRED_AND_AUDITED}, id="audited"),
+        pytest.param((), True, {ResponseStage.ASSESSED}, id="signed"),
+        pytest.param((Step.DUAL_KEY_ROLLOUT,), True, {ResponseStage.ASSESSED, ResponseStage.DUAL_KEY}, id="both keys"),
+        pytest.param((Step.ROWS,), True, {ResponseStage.ASSESSED}, id="rows walked are not proven"),
+        pytest.param(
+            (Step.ZERO_OLD_ROWS_PROOF,), True, {ResponseStage.ASSESSED, ResponseStage.REENCRYPTED}, id="proven"
+        ),
+        pytest.param((Step.RETIRED_KEY,), True, {ResponseStage.ASSESSED}, id="retired is not audited"),
+        pytest.param(
+            (Step.KEY_ROTATION_AUDIT,), True, {ResponseStage.ASSESSED, ResponseStage.RETIRED_AND_AUDITED}, id="audited"
+        ),
     ],
 )
-def test_stages_are_reached_by_signatures_and_steps(steps: tuple[Step, ...], signed: bool, reached: set[Stage]) -> None:
+def test_stages_are_reached_by_signatures_and_steps(
+    steps: tuple[Step, ...], signed: bool, reached: set[ResponseStage]
+) -> None:
     found = deadlines(INCIDENT, walk("aa", *steps), FOUND if signed else None)
     assert {each.stage for each in found if each.reached_at is not None} == reached
 
@@ -102,6 +113,6 @@ def test_the_request_that_carries_it(requests: tuple[Request, ...], carrier: str
 
 
 def test_the_rate_that_is_needed_from_now_on() -> None:
-    deadline = Deadline(Stage.REENCRYPTED, FOUND, None)
+    deadline = Deadline(ResponseStage.REENCRYPTED, FOUND, None)
     assert rate_needed(86400, deadline, FOUND + timedelta(hours=12)) == 2.0
     assert rate_needed(86400, deadline, FOUND + timedelta(hours=24)) is None

@@ -7,10 +7,9 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount, TableName
-from keyrotation_pipeline.model.eta import Sofar, progress, seconds_left, weight
-from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.model.request import WALK, Step
+from keyrotation_pipeline.model.progress import AllowedHours, Sofar, progress, seconds_left, weight
+from keyrotation_pipeline.model.requests import WALK, Step
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 
 BEGAN = datetime(2026, 1, 5, 22, 0, tzinfo=UTC)
 NIGHTS = AllowedHours(time(22), time(6), "UTC")

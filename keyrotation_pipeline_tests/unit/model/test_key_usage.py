@@ -2,7 +2,7 @@
 
 import pytest
 
-from keyrotation_pipeline.model.key_usage import KeyUsage
+from keyrotation_pipeline.model.keys import KeyUsage
 from keyrotation_pipeline_tests.fakes import V2
 
 

@@ -24,8 +24,8 @@ from keyrotation_pipeline.model.backups import (
     free_stamp,
     key_file_name,
 )
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
 from keyrotation_pipeline.model.manifest import parse, render
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.fakes import START, V1, V2
 
 STAMP = "20260105-090000"

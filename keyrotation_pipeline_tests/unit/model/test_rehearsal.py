@@ -4,9 +4,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.facts import as_json, read
-from keyrotation_pipeline.model.rehearsal import Finding, Rehearsed
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.audit import as_json, read
+from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
+from keyrotation_pipeline.model.requests import Step
 
 DONE = Rehearsed(
     request=None,
@@ -32,7 +32,7 @@ def test_an_empty_backup_is_not_scaled() -> None:
 
 
 def test_what_would_be_stopped_has_no_duration() -> None:
-    assert replace(DONE, findings=(Finding("rows", "a sentence"),)).total_seconds is None
+    assert replace(DONE, findings=(RehearsalFinding("rows", "a sentence"),)).total_seconds is None
 
 
 def test_it_is_read_back_from_the_audit_as_it_was_recorded() -> None:

@@ -6,8 +6,7 @@ import pytest
 
 from keyrotation_pipeline.errors import KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.stored_keys import DamagedKey, StoredKeys
+from keyrotation_pipeline.model.keys import DamagedKey, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3
 
 ONE, TWO = KeyMaterial(bytes([1]) * 32), KeyMaterial(bytes([2]) * 32)

@@ -8,7 +8,7 @@ import pytest
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.request import RequestStatus, Step, StepRecord, Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.actions import StepFacts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.cancelling import STEPS_BEFORE_ROWS, cancel

@@ -5,9 +5,8 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.model.columns import Finding
-from keyrotation_pipeline.model.database import Problem
 from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.tables import FoundColumn, Problem
 from keyrotation_pipeline.requests.inventory import renew_counts, require_preflight, take_inventory
 from keyrotation_pipeline_tests.fakes import V1, V2, V3, fake_pipeline
 
@@ -32,7 +31,7 @@ def test_the_inventory_keeps_its_counts_for_status() -> None:
 )
 def test_the_inventory_is_not_clean_with_an(cell: str, finding: bool, unreadable: bool) -> None:
     world = fake_pipeline({"clients": [{"first_name": cell, "email": None}]})
-    world.database.findings = (Finding("notes", "c", 1, 0, (V1,)),) if finding else ()
+    world.database.findings = (FoundColumn("notes", "c", 1, 0, (V1,)),) if finding else ()
     world.database.unreadable = {("clients", 0, "first_name")} if unreadable else set()
     assert not take_inventory(world.pipeline).is_clean
 

@@ -8,9 +8,9 @@ import pytest
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyStoreUnavailableError, RequestError
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.request import Step
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.policy import change_policy, open_policy

@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, ProcessKilled

@@ -2,7 +2,7 @@
 
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import Request, Walk
+from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeSignatures, FakeWorld, fake_pipeline

@@ -8,10 +8,10 @@ import pytest
 from keyrotation_pipeline.errors import BackupError, BlockedError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import RotationType, Walk
+from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.rotation.deploy import roll_out_dual_key, roll_out_primary_key
 from keyrotation_pipeline.rotation.keys import create_key_version
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of

@@ -9,11 +9,10 @@ import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError, PreflightError
-from keyrotation_pipeline.model.columns import Shard
-from keyrotation_pipeline.model.database import Problem
-from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.tables import Problem, Shard
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeWorld, ProcessKilled

@@ -15,8 +15,8 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
+from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import require_roster

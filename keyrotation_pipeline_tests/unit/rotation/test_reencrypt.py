@@ -7,9 +7,9 @@ import pytest
 
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError, OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.columns import Shard
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
-from keyrotation_pipeline.model.request import Step, StepRecord
+from keyrotation_pipeline.model.requests import Step, StepRecord
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.rotation.reencrypt import close_rows, reencrypt_shard
 from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, FakeWorld, fake_pipeline, rotation_of
 

@@ -17,15 +17,13 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, BlindSpots, Unsearched
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.facts import as_json
-from keyrotation_pipeline.model.instances import Instance
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.audit import EventKind, as_json
+from keyrotation_pipeline.model.fleet import Instance
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Wait
 from keyrotation_pipeline.model.proof import AccountedReplica, Moment
-from keyrotation_pipeline.model.request import Step, StepRecord, Walk
-from keyrotation_pipeline.model.stored_keys import StoredKeys
+from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
+from keyrotation_pipeline.model.tables import NEVER_SEARCHED, BlindSpots, Unsearched
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import retire
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows

@@ -9,13 +9,12 @@ import pytest
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.cryptoperiod import activated_at
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import PrimaryChangeIntended
-from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.keys import KeyState, activated_at
 from keyrotation_pipeline.model.request_events import Blocked
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.requests.pausing import pause, resume

@@ -8,12 +8,20 @@ import pytest
 
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, OutOfOrderError, RequestError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.events import EventKind
-from keyrotation_pipeline.model.instances import Instance
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.fleet import (
+    Confirmation,
+    Gone,
+    Instance,
+    RolloutMode,
+    RolloutTarget,
+    TargetKind,
+    missing_for,
+    pending_sentence,
+)
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
-from keyrotation_pipeline.model.rollout import Aim, Confirmation, Goal, Gone, RolloutMode, lack_of, sentence_of
+from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import superseding
 from keyrotation_pipeline.requests.conductor import Task
@@ -322,7 +330,7 @@ def test_each_of_the_three_rollouts_waits_for_a_confirmation_of_its_own(world: F
     world.rollout.mode = RolloutMode.CONFIRM
     rotation = approved(world)
     confirmed = []
-    for expected in (Aim.READS, Aim.WRITES, Aim.WITHOUT):
+    for expected in (TargetKind.READS, TargetKind.WRITES, TargetKind.WITHOUT):
         with pytest.raises(BlockedError, match="no officer has confirmed yet that every application instance"):
             run(world, rotation)
         assert "no officer has confirmed yet" in waits(world, rotation)
@@ -407,7 +415,7 @@ def test_a_confirmation_that_is_none_is_refused(
 def test_a_confirmation_that_somebody_wrote_into_the_audit_counts_for_nothing(
     world: FakeWorld, unconfirmed: Walk
 ) -> None:
-    forged = RolloutConfirmed(Aim.READS, (), ADA, b"signed by nobody".hex(), "keyrotation-confirmation-v1\n")
+    forged = RolloutConfirmed(TargetKind.READS, (), ADA, b"signed by nobody".hex(), "keyrotation-confirmation-v1\n")
     world.ledger.append(forged, unconfirmed.id)
     with pytest.raises(BlockedError, match="no application instance reports itself"):
         run(world, unconfirmed)
@@ -419,7 +427,9 @@ def test_a_silent_instance_that_somebody_added_to_a_confirmation_is_not_gone(
     text = confirmation_text(world.pipeline, unconfirmed)
     silent = instance("old-pod", V1, writes=V1, silent=True)
 
-    forged = RolloutConfirmed(Aim.READS, Gone.of([silent]), ADA, FakeSignatures.sign(ADA, text).hex(), text.decode())
+    forged = RolloutConfirmed(
+        TargetKind.READS, Gone.of([silent]), ADA, FakeSignatures.sign(ADA, text).hex(), text.decode()
+    )
     world.ledger.append(forged, unconfirmed.id)
     world.rollout.running = (instance("web-1", V1, V2, writes=V1), silent)
     with pytest.raises(BlockedError, match="old-pod"):
@@ -497,19 +507,21 @@ def test_an_instance_of_which_nobody_knows_is_at_no_goal_and_is_waited_for(world
     world.rollout.mode = RolloutMode.KUBERNETES
     unknown = Instance("by-hand", (), None, START)
     world.rollout.running = (instance("web-1", V1, V2, writes=V1), unknown)
-    for aim in Aim:
-        assert not Goal(aim, (V2,)).met_by(unknown)
-    lack = lack_of(Goal(Aim.READS, (V2,)), RolloutMode.KUBERNETES, world.rollout.running, Confirmation(("Ada",)))
+    for aim in TargetKind:
+        assert not RolloutTarget(aim, (V2,)).met_by(unknown)
+    lack = missing_for(
+        RolloutTarget(TargetKind.READS, (V2,)), RolloutMode.KUBERNETES, world.rollout.running, Confirmation(("Ada",))
+    )
     assert lack.lagging == (unknown,)
-    assert "by-hand (not known what it reads): not seen to read v2" in sentence_of(
-        lack, Goal(Aim.READS, (V2,)), rotation.id
+    assert "by-hand (not known what it reads): not seen to read v2" in pending_sentence(
+        lack, RolloutTarget(TargetKind.READS, (V2,)), rotation.id
     )
 
 
 def test_no_pod_seen_is_not_every_pod() -> None:
-    goal = Goal(Aim.READS, (V2,))
-    assert lack_of(goal, RolloutMode.KUBERNETES, (), Confirmation()).unseen
-    assert not lack_of(goal, RolloutMode.KUBERNETES, (), Confirmation(("Ada",)))
+    goal = RolloutTarget(TargetKind.READS, (V2,))
+    assert missing_for(goal, RolloutMode.KUBERNETES, (), Confirmation()).unseen
+    assert not missing_for(goal, RolloutMode.KUBERNETES, (), Confirmation(("Ada",)))
 
 
 def test_the_signed_text_names_every_workload(world: FakeWorld) -> None:

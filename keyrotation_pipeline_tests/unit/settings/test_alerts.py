@@ -6,7 +6,7 @@ import pytest
 
 from keyrotation_pipeline import assembly
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.model.contacts import Contact, ContactRole
+from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.settings import Settings, parse
 
 TABLE = '[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'

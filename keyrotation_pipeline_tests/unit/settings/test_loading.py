@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings import Settings, load, parse
 
 TABLE = '[[tables]]\nname = "clients"\ncolumns = ["first_name", "email"]\n'

@@ -28,10 +28,10 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 # 64 pages are half a megabyte of rows, so the cost of a statement does not matter. A thread takes so many at once that
 # a large table is not a million tasks, and a small one is still divided.

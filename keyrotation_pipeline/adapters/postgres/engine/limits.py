@@ -4,8 +4,7 @@ import os
 from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
-from keyrotation_pipeline.model.hours import AllowedHours
-from keyrotation_pipeline.model.pace import DEFAULT_DUTY_CYCLE, PaceSet
+from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, AllowedHours, PaceSet
 
 _NEVER = 2**62
 

@@ -5,8 +5,8 @@ import json
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.facts import read
-from keyrotation_pipeline.model.pace import PaceSet
+from keyrotation_pipeline.model.audit import read
+from keyrotation_pipeline.model.progress import PaceSet
 
 _NEWEST = """
 SELECT body FROM keyrotation.audit_events WHERE event = %s AND request = %s ORDER BY seq DESC LIMIT 1

@@ -7,8 +7,8 @@ from typing import Any
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
 # Whoever starts first plans every slice of every shard of a relation: the relation grows while it is rewritten, so
 # slices that were planned later would leave gaps.

@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Failure
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 # enable_seqscan: for a large batch the planner would read the whole table instead of single rows by their TID.
 # plan_cache_mode: planning each statement anew costs as much as a small batch. default_transaction_isolation: the

@@ -11,9 +11,9 @@ from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 
 @without_content

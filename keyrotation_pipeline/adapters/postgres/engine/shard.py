@@ -19,8 +19,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Report, Rewritten
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
 # Several per worker, so that nobody waits long for the last worker.
 _SLICES_PER_WORKER = 4

@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.replicas import write_dow
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
-from keyrotation_pipeline.model.request import RotationType, Step
+from keyrotation_pipeline.model.requests import RotationType, Step
 from keyrotation_pipeline.ports.clock import attempts
 
 _STATUS = "SELECT status FROM keyrotation.rotations WHERE id = %s"

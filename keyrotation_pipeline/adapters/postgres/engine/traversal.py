@@ -27,8 +27,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.columns import EncryptedTable, Shard
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
 _Source = StoredPageRanges | SweptPageRanges
 

@@ -24,7 +24,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation,
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
 
 # A worker notices within a quarter of a second that it has to stop, or when each statement that it has sent has waited
 # its second for a lock. One that takes longer is frozen, or its server is.

@@ -11,8 +11,8 @@ from psycopg.rows import dict_row
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.model.access import RecordReads
-from keyrotation_pipeline.model.columns import TableName
+from keyrotation_pipeline.model.incidents import RecordReads
+from keyrotation_pipeline.model.tables import TableName
 
 _COLUMNS = ("event_type", "resource_type", "user_id", "ip_address", "created_at", "action")
 # Whatever runs code of its owner when it is read is refused: a view, a foreign table, row security, a type of theirs.

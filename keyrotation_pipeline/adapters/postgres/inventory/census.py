@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, he
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, OldRows, TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
 
 _XIDS = 2**32
 

@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import foreig
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.backups import DatabaseContent, RelationContent, RelationKind
-from keyrotation_pipeline.model.columns import TableName
+from keyrotation_pipeline.model.tables import TableName
 
 # As pg_dump takes them: no system schemas, no temporary tables, and not what an extension brings along.
 # Foreign tables have no rows of their own, and recovery tests leave them out.

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 
 # The table that a partition or an inheritance child belongs to, if the column is a text column of an ordinary table.
 _DECLARABLE = """
@@ -27,8 +27,8 @@ ORDER BY up.depth DESC LIMIT 1
 
 
 def declarable(
-    connection: Connection, findings: Sequence[Finding]
-) -> tuple[tuple[EncryptedTable, ...], tuple[Finding, ...]]:
+    connection: Connection, findings: Sequence[FoundColumn]
+) -> tuple[tuple[EncryptedTable, ...], tuple[FoundColumn, ...]]:
     """Divide findings into tables with the columns to declare, and findings that cannot be declared."""
     columns: defaultdict[TableName, list[str]] = defaultdict(list)
     rest = []
@@ -41,7 +41,7 @@ def declarable(
     return tuple(EncryptedTable(name, tuple(named)) for name, named in sorted(columns.items())), tuple(rest)
 
 
-def _table_of(connection: Connection, finding: Finding) -> TableName | None:
+def _table_of(connection: Connection, finding: FoundColumn) -> TableName | None:
     name = TableName.parse(finding.relation)
     parameters = {"schema": name.schema, "table": name.table, "column": finding.column}
     row = connection.execute(_DECLARABLE, parameters).fetchone()

@@ -33,7 +33,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 
 # Types that cannot hold text are named, all others are searched: an unknown extension type is no blind spot.
 # Containers (domains, arrays, composites, ranges) can if what they contain can.
@@ -167,7 +167,7 @@ def discover(
     tell: Callable[[str], None] = lambda _: None,
     *,
     sampled: bool = False,
-) -> tuple[Finding, ...]:
+) -> tuple[FoundColumn, ...]:
     """Search every column that is not declared in `tables`; a relation that cannot be read is a finding too.
 
     Near-misses are what resembles a value down to its nonce but for the spelling of its version (``v01:``, `` v1:``,
@@ -183,7 +183,7 @@ def discover(
         BlockedError: another session has locked a declared table.
         DatabaseUnavailableError: the connection was lost.
     """
-    findings: list[Finding] = []
+    findings: list[FoundColumn] = []
     for relation in places(connection, tables):
         tell(relation.label)
         try:
@@ -191,7 +191,7 @@ def discover(
             if relation.has_pages or not first:
                 findings += search(connection, relation, from_page(first), sampled=sampled)
         except (BlockedError, PreflightError) as error:
-            findings.append(Finding(relation.label, "*", 0, 0, (), str(error)))
+            findings.append(FoundColumn(relation.label, "*", 0, 0, (), str(error)))
     if elsewhere.LARGE_OBJECTS not in first_pages and not sampled:
         tell("large objects")
         findings += elsewhere.in_large_objects(connection)
@@ -240,7 +240,9 @@ def _catalog(connection: Connection) -> list[_Row]:
         return cast("list[_Row]", connection.execute(_COLUMNS, (list(OWN_TABLES),)).fetchall())
 
 
-def search(connection: Connection, relation: Place, pages: sql.Composable, *, sampled: bool = False) -> list[Finding]:
+def search(
+    connection: Connection, relation: Place, pages: sql.Composable, *, sampled: bool = False
+) -> list[FoundColumn]:
     """Search one relation.
 
     Args:
@@ -263,7 +265,7 @@ def search(connection: Connection, relation: Place, pages: sql.Composable, *, sa
     return [found for found in findings if found.values or found.near_misses]
 
 
-def _finding(connection: Connection, relation: Place, column: str, pages: sql.Composable) -> Finding:
+def _finding(connection: Connection, relation: Place, column: str, pages: sql.Composable) -> FoundColumn:
     query = sql.SQL(_HITS).format(
         exact_prefix=sql.Literal(EXACT_PREFIX),
         exact_end=sql.Literal(EXACT_END),
@@ -279,5 +281,5 @@ def _finding(connection: Connection, relation: Place, column: str, pages: sql.Co
     values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
     found = tuple(KeyVersion(number) for number in versions or ())
     if relation.kind == "m":
-        return Finding(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
-    return Finding(relation.label, column, values, near_misses, found)
+        return FoundColumn(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
+    return FoundColumn(relation.label, column, values, near_misses, found)

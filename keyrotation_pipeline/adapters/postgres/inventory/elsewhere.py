@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import ANYWHER
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
-from keyrotation_pipeline.model.columns import Finding
+from keyrotation_pipeline.model.tables import FoundColumn
 
 LARGE_OBJECTS = 2613  # the oid of pg_largeobject, which holds their content
 
@@ -74,7 +74,7 @@ WHERE text COLLATE "C" ~ %s GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 
-def in_large_objects(connection: Connection) -> Iterator[Finding]:
+def in_large_objects(connection: Connection) -> Iterator[FoundColumn]:
     """Large objects that hold a value of ours, and those that cannot be read."""
     readable = sql.SQL(_READABLE)
     searched = sql.SQL(_IN_LARGE_OBJECTS).format(
@@ -87,19 +87,19 @@ def in_large_objects(connection: Connection) -> Iterator[Finding]:
         (found,) = connection.execute(searched).fetchall()[0]
         (unreadable,) = connection.execute(sql.SQL(_UNREADABLE).format(readable=readable)).fetchall()[0]
     if found:
-        yield Finding("large objects", "*", int(str(found)), 0, (), "large objects hold encrypted values")
+        yield FoundColumn("large objects", "*", int(str(found)), 0, (), "large objects hold encrypted values")
     if unreadable:
         role = connection.info.user
         reason = (
             f"{unreadable} large object(s) cannot be read by role {role}; "
             f"GRANT SELECT ON LARGE OBJECT … TO {quoted(connection, role)}"
         )
-        yield Finding("large objects", "*", 0, 0, (), reason)
+        yield FoundColumn("large objects", "*", 0, 0, (), reason)
 
 
-def in_definitions(connection: Connection) -> Iterator[Finding]:
+def in_definitions(connection: Connection) -> Iterator[FoundColumn]:
     """Defaults, constraints, views, functions, indexes, policies and comments with a value of ours in them."""
     with heap_scan(connection, "the catalogue"):
         found = connection.execute(_IN_DEFINITIONS, (ANYWHERE,)).fetchall()
     for place, part, number in found:
-        yield Finding(str(place), str(part), int(str(number)), 0, (), "a definition holds an encrypted value")
+        yield FoundColumn(str(place), str(part), int(str(number)), 0, (), "a definition holds an encrypted value")

@@ -12,8 +12,8 @@ from typing import Any, Protocol, cast
 
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 # In the place of a declared table's name; no table is called so.
 ELSEWHERE = ""

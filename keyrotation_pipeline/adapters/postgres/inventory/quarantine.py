@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.defect import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, QuarantinedValue
+from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
 
 _ADD = """
 INSERT INTO keyrotation.quarantine (table_name, relation, row_key, column_name, kind, key_version, found_at)

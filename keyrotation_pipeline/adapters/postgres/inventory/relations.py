@@ -10,7 +10,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.model.columns import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_P
 from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding
 from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
 CLOCK = SystemClock()
 
@@ -104,7 +104,7 @@ def begin(connection: Connection, tables: Sequence[EncryptedTable]) -> Begun:
     return Begun(tuple(noted))
 
 
-def end(connection: Connection, begun: Begun, findings: Sequence[Finding]) -> None:
+def end(connection: Connection, begun: Begun, findings: Sequence[FoundColumn]) -> None:
     """Note down that everything was searched, and what was found where."""
     for place, there, file, began_at in begun.places:
         found = _found([each for each in findings if each.relation == place.label])
@@ -115,17 +115,17 @@ def _places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_P
     return [*discovery.places(connection, tables), _LargeObjects()]
 
 
-def _search(connection: Connection, place: _Place, first: int, end_page: int) -> Sequence[Finding]:
+def _search(connection: Connection, place: _Place, first: int, end_page: int) -> Sequence[FoundColumn]:
     try:
         if isinstance(place, _LargeObjects):
             return tuple(elsewhere.in_large_objects(connection))
         pages = between_pages(first, end_page) if place.has_pages else sql.SQL("")
         return discovery.search(connection, place, pages)
     except (BlockedError, PreflightError) as error:
-        return (Finding(place.label, "*", 0, 0, (), str(error)),)
+        return (FoundColumn(place.label, "*", 0, 0, (), str(error)),)
 
 
-def _found(findings: Sequence[Finding]) -> Mapping[str, int]:
+def _found(findings: Sequence[FoundColumn]) -> Mapping[str, int]:
     found: Counter[str] = Counter()
     for each in findings:
         found[each.column] += each.values + each.near_misses

@@ -18,8 +18,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.trial import opened_by, parsed
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 # Of a table; half a second of work, which an emergency waits for before its new key becomes the primary.
 SAMPLE_BYTES = 8 * 2**20

@@ -10,7 +10,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import requir
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps, tree
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 # The planner must not answer from a fence (a constraint that was marked valid by hand made a count say 0), nor from an
 # index, which may be damaged. To compile the expressions would cost more than it saves. As hex, bytea inside of another

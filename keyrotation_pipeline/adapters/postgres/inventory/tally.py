@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page, heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 # PostgreSQL takes 1664 expressions in one SELECT; what is more needs another scan.
 _COUNTS_PER_SCAN = 1600

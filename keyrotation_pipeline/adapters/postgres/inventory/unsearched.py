@@ -2,7 +2,7 @@
 
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, Unsearched
+from keyrotation_pipeline.model.tables import NEVER_SEARCHED, Unsearched
 
 # Types are taken apart, so that a domain over bytea, or an array of it, is not missed. Declared columns are text.
 _COLUMNS = """

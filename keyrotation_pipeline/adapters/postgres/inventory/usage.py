@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 
 def written_rows(connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:

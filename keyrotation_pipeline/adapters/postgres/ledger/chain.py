@@ -9,8 +9,7 @@ import psycopg
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, lock_key
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.errors import AuditError, BlockedError
-from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, body_of, hash_of
-from keyrotation_pipeline.model.events import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 
 _LOCK = lock_key("audit")
 _PAGE_EVENTS = 1000

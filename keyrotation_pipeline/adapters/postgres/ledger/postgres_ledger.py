@@ -8,11 +8,11 @@ from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
 from keyrotation_pipeline.adapters.postgres.ledger.raised_flags import RaisedFlags
 from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
 from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_facts, count_of, jsonb
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.model.events import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
-from keyrotation_pipeline.model.request import Walk
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
+from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 _SHARDS = """
     SELECT table_name, shard, sum(next_page - first_page)::bigint AS done_pages,

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession
-from keyrotation_pipeline.model.incident import Flag
+from keyrotation_pipeline.model.incidents import Flag
 
 ROW = "row "
 _AT_ONCE = 200

@@ -11,7 +11,6 @@ from keyrotation_pipeline.adapters.postgres.ledger.rows import jsonb, request_of
 from keyrotation_pipeline.errors import ApprovalError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.request import MAY_FOLLOW, Request, RequestStatus, RotationType, StepRecord, Walk
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     PromotionRecorded,
@@ -21,6 +20,7 @@ from keyrotation_pipeline.model.request_events import (
     StepFinished,
     Unblocked,
 )
+from keyrotation_pipeline.model.requests import MAY_FOLLOW, Request, RequestStatus, RotationType, StepRecord, Walk
 
 # One statement, so that a rotation and its steps are of the same instant.
 _ROTATIONS = """

@@ -11,10 +11,10 @@ from keyrotation_pipeline.adapters.postgres.ledger.transactions import Row
 from keyrotation_pipeline.audit.replay import by_name
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, left_to_people
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
-from keyrotation_pipeline.model.facts import json_safe
+from keyrotation_pipeline.model.audit import json_safe
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request import (
+from keyrotation_pipeline.model.request_events import RotationAuditWritten
+from keyrotation_pipeline.model.requests import (
     Request,
     RequestAction,
     RequestStatus,
@@ -23,7 +23,7 @@ from keyrotation_pipeline.model.request import (
     StepRecord,
     Walk,
 )
-from keyrotation_pipeline.model.request_events import RotationAuditWritten
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 
 def request_of(row: Row) -> Request:

@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
 

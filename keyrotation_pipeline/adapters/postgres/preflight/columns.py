@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 SUPPORTED_TYPES = frozenset({"text", "varchar", "citext"})
 

@@ -10,9 +10,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, re
 from keyrotation_pipeline.adapters.postgres.preflight.subject import fatal
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
-from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.database import Problem
-from keyrotation_pipeline.model.surroundings import Disk, Standby, Surroundings, Wal
+from keyrotation_pipeline.model.tables import Disk, EncryptedTable, Problem, Standby, Surroundings, Wal
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _IDENTIFIER_BYTES = 8

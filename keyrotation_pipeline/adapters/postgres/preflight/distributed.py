@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 _CITUS = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
 _DISTRIBUTED = "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid::oid = ANY (%s::oid[]))"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 # Partitions are published by themselves, or by their root.
 _WITHOUT_UPDATES = """

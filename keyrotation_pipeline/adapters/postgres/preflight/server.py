@@ -5,7 +5,7 @@ from typing import cast
 
 from keyrotation_pipeline.adapters.postgres.preflight.subject import fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 OLDEST_MAJOR, NEWEST_MAJOR = 14, 18
 # The minors of November 2025 mended the recheck of TID scans. Before, a concurrent write could be overwritten.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from keyrotation_pipeline.adapters.postgres.preflight.subject import warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 # Settings that our role may not see are missing from the view.
 _SETTINGS = """

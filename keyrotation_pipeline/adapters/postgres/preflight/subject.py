@@ -6,8 +6,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import EncryptedTable, Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.engine.vacuum import (
     remembers_six_bytes_a_row,
 )
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, warning
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 _MEMORY = "SELECT pg_size_bytes(current_setting('maintenance_work_mem'))"
 

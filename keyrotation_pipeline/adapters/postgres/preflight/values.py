@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 # PostgreSQL builds no message, array or expression of more than 1 GB, and several copies of a row exist at once.
 LARGEST_ROW_BYTES = LONGEST_JUDGED_BYTES

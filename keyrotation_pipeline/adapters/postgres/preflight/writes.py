@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from keyrotation_pipeline.adapters.postgres.preflight.code import TRIGGER_CLAUSE
 from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
-from keyrotation_pipeline.model.database import Problem
+from keyrotation_pipeline.model.tables import Problem
 
 # Smaller tables need no forecast of disk space.
 FORECAST_FROM_BYTES = 2**30

@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.quoting import quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 NAME = "keyrotation_retired_key_versions"
 VALIDATE_ATTEMPTS = 5

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from keyrotation_pipeline.adapters.postgres.retirement import locks, replicas
 from keyrotation_pipeline.adapters.postgres.retirement.locks import age
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.model.columns import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 # Sessions of other databases cannot read our rows. VACUUM's snapshots show nobody anything; a parallel worker has its
 # leader's. A standby that feeds its horizon back without a slot shows it as a walsender's backend_xmin.

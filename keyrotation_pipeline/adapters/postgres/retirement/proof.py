@@ -25,8 +25,8 @@ from keyrotation_pipeline.adapters.postgres.retirement.search import (
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 _FENCE_XMINS = """
 SELECT n.nspname, c.relname, f.xmin::text::bigint

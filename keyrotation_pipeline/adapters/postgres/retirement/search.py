@@ -25,10 +25,10 @@ from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.columns import EncryptedTable, Finding
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Searched
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
 # Some 64 MB: counted within seconds by one process.
 READ_AGAIN_PAGES = 8192
@@ -119,7 +119,7 @@ def require_zero(
     return counted.values
 
 
-def require_nothing_found(findings: Iterable[Finding], retired: Sequence[KeyVersion]) -> None:
+def require_nothing_found(findings: Iterable[FoundColumn], retired: Sequence[KeyVersion]) -> None:
     """Refuse values of ours in undeclared places.
 
     Raises:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import TableContent
-from keyrotation_pipeline.model.columns import EncryptedTable, TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.ports.backups import DumpUnderWay
 
 # The snapshot lives as long as the transaction that exports it, which has nothing to do while pg_dump works.

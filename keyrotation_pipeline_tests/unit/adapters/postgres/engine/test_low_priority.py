@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine.low_priority import NICENESS, at_low_priority
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
-from keyrotation_pipeline.model.request import Step
+from keyrotation_pipeline.model.requests import Step
 
 PROGRESS = Progress(Step.ROWS, "cases", 1, 2, "pages", "")
 

@@ -1,4 +1,4 @@
-"""An incident: what raised it, which key versions it holds to be compromised, and where it stands."""
+"""Incidents, the people to contact, alerts, and logged accesses."""
 
 import hashlib
 import json
@@ -221,3 +221,123 @@ def _version(name: str) -> KeyVersion:
         return KeyVersion.parse(name)
     except InvalidKeyError:
         raise IncidentError("one of its key versions is no version; write v1, v2 …") from None
+
+
+class ContactRole(StrEnum):
+    """Whom an alert is for. `OFFICER`: whoever signs besides the Security Officer."""
+
+    ON_CALL = "on-call"
+    DEVOPS_LEAD = "devops-lead"
+    SECURITY_OFFICER = "security-officer"
+    COMPLIANCE_OFFICER = "compliance-officer"
+    DATABASE_ADMINISTRATOR = "database-administrator"
+    OFFICER = "officer"
+
+
+# On-call is told at once; these only while nobody has acknowledged the incident.
+ESCALATION = (
+    (ContactRole.DEVOPS_LEAD, timedelta(minutes=30)),
+    (ContactRole.SECURITY_OFFICER, timedelta(hours=1)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """One line of the emergency contact list."""
+
+    role: ContactRole
+    name: str
+    email: str | None = None
+    phone: str | None = None
+
+    def as_json(self) -> dict[str, str | None]:
+        """As `status --json` has it."""
+        return {"role": str(self.role), "name": self.name, "email": self.email, "phone": self.phone}
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in (f"{self.role}: {self.name}", self.email, self.phone) if part)
+
+
+SUBJECT_CHARS = 100
+
+
+class Severity(StrEnum):
+    """How soon somebody must look."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One message.
+
+    Args:
+        key: the same for what is the same news, ``incident/INC-2026-001/opened`` say; it is told once.
+        subject: one plain line of at most 100 characters.
+        text: sentences that say what happened and what to do.
+        at: aware.
+    """
+
+    key: str
+    severity: Severity
+    subject: str
+    text: str
+    database: str
+    at: datetime
+
+    def __post_init__(self) -> None:
+        """Refuse a subject that could become a second mail header or hide something.
+
+        Raises:
+            ApprovalError: it has a line break, a control or a bidi character, or spaces around it.
+            ValueError: it is longer than 100 characters.
+        """
+        require_plain("Subject", self.subject)
+        if len(self.subject) > SUBJECT_CHARS:
+            raise ValueError(f"an alert's subject has {len(self.subject)} characters; {SUBJECT_CHARS} are allowed")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRead:
+    """One read of the key's secret, as CloudTrail tells it; never the key.
+
+    Args:
+        event_id: by which CloudTrail names it, also where it delivers it twice.
+        refused: the error by which it was refused; None: it was given.
+    """
+
+    event_id: str
+    at: datetime
+    who: str
+    address: str
+    event: str
+    secret: str
+    agent: str
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReads:
+    """How often somebody read records of one kind from one address, as the application's own audit tells it."""
+
+    resource_type: str
+    event_type: str
+    who: str
+    address: str
+    reads: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReadsBy:
+    """How often somebody asked for the key's secret from one address, by CloudTrail."""
+
+    who: str
+    address: str
+    reads: int
+    refused: int
+    first_at: datetime
+    last_at: datetime

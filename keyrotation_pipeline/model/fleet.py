@@ -1,13 +1,61 @@
-"""The three rollouts of a walk, and what precedes them: what every instance is brought to, and what is lacking."""
+"""Application instances, the rollouts of a rotation, and reads that fail to decrypt."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.instances import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Decrypted:
+    """What an instance still decrypted under a version that it no longer writes: how often, and when last."""
+
+    version: KeyVersion
+    values: int
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What an instance could not decrypt.
+
+    Args:
+        version: as the values name it; ``none``: they name none.
+        minutes: how many in each minute, by its beginning.
+    """
+
+    version: str
+    values: int
+    last_at: datetime
+    minutes: Mapping[datetime, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One application instance as it was last seen.
+
+    Args:
+        reads: none: not known.
+        writes: None: not known.
+        reported_at: aware, by the clock of the database.
+        silent: it has not been heard of for so long that it may have ended, or may still run.
+        names_primary: it says that what it writes is the primary that was named to it. False: it writes the only key
+            that it has, or it does not say.
+    """
+
+    name: str
+    reads: tuple[KeyVersion, ...]
+    writes: KeyVersion | None
+    reported_at: datetime
+    silent: bool = False
+    decrypted: tuple[Decrypted, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    names_primary: bool = True
+
 
 # What applications have to do, as everybody who asks for a rotation is told.
 LINES_OF_CODE = (
@@ -64,7 +112,7 @@ class RolloutMode(StrEnum):
                 )
 
 
-class Aim(StrEnum):
+class TargetKind(StrEnum):
     """Which of the three rollouts it is, or what precedes them, as a confirmation names it."""
 
     NAMES = "names"
@@ -74,14 +122,14 @@ class Aim(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class RolloutTarget:
     """What one rollout brings every application instance to.
 
     Args:
         versions: the one that is read, or written; or those that are let go; or the primary before the new key.
     """
 
-    aim: Aim
+    aim: TargetKind
     versions: tuple[KeyVersion, ...]
 
     def met_by(self, instance: Instance) -> bool:
@@ -89,28 +137,28 @@ class Goal:
         if instance.writes is None:
             return False
         match self.aim:
-            case Aim.NAMES:
+            case TargetKind.NAMES:
                 return instance.names_primary
-            case Aim.READS:
+            case TargetKind.READS:
                 return set(self.versions) <= set(instance.reads)
-            case Aim.WRITES:
+            case TargetKind.WRITES:
                 return instance.writes in self.versions
-            case Aim.WITHOUT:
+            case TargetKind.WITHOUT:
                 return not set(self.versions) & {*instance.reads, instance.writes}
 
     def statement(self) -> str:
         """What is then true of every instance: ``reads v2``, ``writes v2``, ``is without v1``."""
         versions = ", ".join(map(str, self.versions))
-        if self.aim is Aim.NAMES:
+        if self.aim is TargetKind.NAMES:
             return f"writes {versions} for as long as {versions} is named as the primary, whatever newer key it gets"
-        verb = {Aim.READS: "reads", Aim.WRITES: "writes", Aim.WITHOUT: "is without"}[self.aim]
+        verb = {TargetKind.READS: "reads", TargetKind.WRITES: "writes", TargetKind.WITHOUT: "is without"}[self.aim]
         return f"{verb} {versions}"
 
     def __str__(self) -> str:
         versions = ", ".join(map(str, self.versions))
-        if self.aim is Aim.NAMES:
+        if self.aim is TargetKind.NAMES:
             return "name its primary"
-        verb = {Aim.READS: "read", Aim.WRITES: "write", Aim.WITHOUT: "be without"}[self.aim]
+        verb = {TargetKind.READS: "read", TargetKind.WRITES: "write", TargetKind.WITHOUT: "be without"}[self.aim]
         return f"{verb} {versions}"
 
 
@@ -142,7 +190,7 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class Missing:
     """What keeps a rollout from being done; false when it is done.
 
     Args:
@@ -161,7 +209,9 @@ class Lack:
         return bool(self.lagging or self.silent or self.unseen or self.unconfirmed)
 
 
-def lack_of(goal: Goal, mode: RolloutMode, instances: Sequence[Instance], confirmation: Confirmation) -> Lack:
+def missing_for(
+    goal: RolloutTarget, mode: RolloutMode, instances: Sequence[Instance], confirmation: Confirmation
+) -> Missing:
     """Judge a rollout by what is seen of the instances, and by what officers confirmed.
 
     An instance that reports that it lags is believed in every mode: no signature makes it read a key. How an instance
@@ -171,9 +221,9 @@ def lack_of(goal: Goal, mode: RolloutMode, instances: Sequence[Instance], confir
     alive = [instance for instance in instances if not instance.silent]
     lagging = tuple(instance for instance in alive if not goal.met_by(instance))
     if mode is RolloutMode.NONE:
-        return Lack(lagging)
+        return Missing(lagging)
     confirmed = bool(confirmation.officers)
-    known = goal.aim is Aim.NAMES and bool(alive)
+    known = goal.aim is TargetKind.NAMES and bool(alive)
     silent = tuple(
         each
         for each in instances
@@ -181,7 +231,7 @@ def lack_of(goal: Goal, mode: RolloutMode, instances: Sequence[Instance], confir
         and Gone(each.name, each.reported_at) not in confirmation.gone
         and not (known and goal.met_by(each))
     )
-    return Lack(
+    return Missing(
         lagging,
         silent,
         unseen=mode is not RolloutMode.CONFIRM and not alive and not silent and not confirmed,
@@ -189,7 +239,7 @@ def lack_of(goal: Goal, mode: RolloutMode, instances: Sequence[Instance], confir
     )
 
 
-def sentence_of(lack: Lack, goal: Goal, request: str) -> str:
+def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
     """What is waited for, and what to type; one sentence."""
     confirm = f"`{confirming(request)}`"
     parts = []
@@ -224,8 +274,8 @@ def confirming(request: str) -> str:
     return f"keyrotation confirm {request} --text | gpg -ab | keyrotation confirm {request} --signature -"
 
 
-def _remedy(goal: Goal) -> str:
-    if goal.aim is Aim.NAMES:
+def _remedy(goal: RolloutTarget) -> str:
+    if goal.aim is TargetKind.NAMES:
         return (
             f"name {', '.join(map(str, goal.versions))} where it gets its keys ({PRIMARY_VARIABLE}, or for a plain key "
             "in AWS `keyrotation init --convert`), and reload or restart it"
@@ -233,20 +283,52 @@ def _remedy(goal: Goal) -> str:
     return "reload or restart what lags"
 
 
-def _otherwise(goal: Goal) -> str:
+def _otherwise(goal: RolloutTarget) -> str:
     """What the new key would lead to if it were made now."""
-    return f" ({CHOOSES_ITSELF})" if goal.aim is Aim.NAMES else ""
+    return f" ({CHOOSES_ITSELF})" if goal.aim is TargetKind.NAMES else ""
 
 
-def _reported(instance: Instance, goal: Goal) -> str:
+def _reported(instance: Instance, goal: RolloutTarget) -> str:
     if instance.writes is None:
         return "not known what it reads"
-    if goal.aim is Aim.NAMES:
+    if goal.aim is TargetKind.NAMES:
         return f"writes {instance.writes}, and does not report that as a named primary"
-    if goal.aim is Aim.WRITES:
+    if goal.aim is TargetKind.WRITES:
         return f"writes {instance.writes}"
     return f"reads {', '.join(map(str, instance.reads))}"
 
 
 def _minute(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+MOST_PER_MINUTE = 10
+TOLD_FOR = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class FailingMinute:
+    """One minute in which all instances together failed too often."""
+
+    at: datetime
+    values: int
+    versions: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"applications could not decrypt {self.values:,} value(s) within a minute ({self.at:%Y-%m-%d %H:%M} UTC, "
+            f"under {', '.join(self.versions)}), and more than {MOST_PER_MINUTE} are no chance; `keyrotation rollout` "
+            "shows which instances, and `keyrotation verify` whether the values or the instances' keys are wrong"
+        )
+
+
+def failing_minutes(instances: Iterable[Instance], now: datetime) -> tuple[FailingMinute, ...]:
+    """The minutes of the last day with too many failures, in order of time."""
+    values, versions = Counter[datetime](), defaultdict[datetime, set[str]](set)
+    for failed in (each for instance in instances for each in instance.failed):
+        for minute, number in failed.minutes.items():
+            if now - minute < TOLD_FOR:
+                values[minute] += number
+                versions[minute].add(failed.version)
+    over = (minute for minute in sorted(values) if values[minute] > MOST_PER_MINUTE)
+    return tuple(FailingMinute(each.astimezone(UTC), values[each], tuple(sorted(versions[each]))) for each in over)

@@ -1,0 +1,366 @@
+"""The breach decision: the questions, the answers and their signatures, and the deadlines that follow."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from keyrotation_pipeline.model.audit import EventKind, Fact, as_json
+from keyrotation_pipeline.model.incidents import Incident
+from keyrotation_pipeline.model.requests import Request, RequestStatus, RotationType, Step, Walk
+
+ORAL_DELAY_DAYS = 30
+
+
+class Answer(StrEnum):
+    """What is known of one question."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+class Role(StrEnum):
+    """What the organisation is under HIPAA."""
+
+    COVERED_ENTITY = "covered entity"
+    BUSINESS_ASSOCIATE = "business associate"
+
+
+class Exclusion(StrEnum):
+    """The three cases of 164.402(1) that are no breach."""
+
+    GOOD_FAITH_ACCESS = "unintentional access by workforce in good faith, without further use"
+    INADVERTENT_DISCLOSURE = "inadvertent disclosure between authorised persons, without further use"
+    NOT_RETAINABLE = "good-faith belief that the recipient could not have retained the information"
+
+    @property
+    def paragraph(self) -> str:
+        """Where it stands."""
+        return f"164.402(1)({('i', 'ii', 'iii')[tuple(Exclusion).index(self)]})"
+
+
+@dataclass(frozen=True, slots=True)
+class RiskAssessment:
+    """The four factors of 164.402(2), each in writing, and the judgement over all of them."""
+
+    nature_of_phi: str = ""
+    unauthorised_person: str = ""
+    acquired_or_viewed: str = ""
+    mitigation: str = ""
+    low_probability: bool = False
+
+    def missing(self) -> Iterator[str]:
+        """The factors without a finding."""
+        for paragraph, name, finding in (
+            ("164.402(2)(i)", "nature and extent of the PHI", self.nature_of_phi),
+            ("164.402(2)(ii)", "who used it or received it", self.unauthorised_person),
+            ("164.402(2)(iii)", "whether it was acquired or viewed", self.acquired_or_viewed),
+            ("164.402(2)(iv)", "how far the risk was mitigated", self.mitigation),
+        ):
+            if not finding.strip():
+                yield f"{name} ({paragraph})"
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """How many people are affected.
+
+    Args:
+        by_jurisdiction: residents per State or jurisdiction.
+        elsewhere_unknown: people whose State is not known.
+        is_complete: whether these are all; False while they are still being counted.
+    """
+
+    by_jurisdiction: Mapping[str, int] = field(default_factory=dict)
+    elsewhere_unknown: int = 0
+    is_complete: bool = True
+
+    @property
+    def total(self) -> int:
+        """People counted so far."""
+        return sum(self.by_jurisdiction.values()) + self.elsewhere_unknown
+
+
+@dataclass(frozen=True, slots=True)
+class LawEnforcementDelay:
+    """A law-enforcement official's statement that notice would harm an investigation (164.412).
+
+    Args:
+        stated_on: when it was made.
+        until: the last day of the period of a written statement; None for an oral one.
+    """
+
+    stated_on: date
+    until: date | None = None
+
+    @property
+    def ends_on(self) -> date:
+        """The last day of the delay: as written, or 30 days after an oral statement."""
+        return self.until if self.until is not None else self.stated_on + timedelta(days=ORAL_DELAY_DAYS)
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentFacts:
+    """What is known of an incident.
+
+    Args:
+        known_on: first day on which anybody of the workforce, or an agent, knew of it (164.404(a)(2)).
+        diligently_known_on: the day on which reasonable diligence would have shown it, where that is earlier.
+        key_breached: whether the key, or a way to use it, got into other hands.
+        key_kept_apart: whether the key was kept on another device than the data.
+        ciphertext_reached: whether encrypted PHI was acquired, accessed, used or disclosed without permission.
+        plaintext_reached: the same of PHI in columns that are not encrypted.
+        exclusion: the case of 164.402(1) that applies, if one does.
+    """
+
+    role: Role
+    known_on: date
+    key_breached: Answer = Answer.UNKNOWN
+    key_kept_apart: Answer = Answer.UNKNOWN
+    ciphertext_reached: Answer = Answer.UNKNOWN
+    plaintext_reached: Answer = Answer.UNKNOWN
+    diligently_known_on: date | None = None
+    exclusion: Exclusion | None = None
+    assessment: RiskAssessment = field(default_factory=RiskAssessment)
+    affected: Affected | None = None
+    delays: Sequence[LawEnforcementDelay] = ()
+
+    @property
+    def discovered_on(self) -> date:
+        """The day from which the dates run."""
+        return min(self.known_on, self.diligently_known_on or self.known_on)
+
+
+Count = Annotated[int, Field(ge=0, le=10**10)]
+NO_EXCLUSION = "none"
+EXCLUSIONS: Mapping[str, Exclusion | None] = {
+    NO_EXCLUSION: None,
+    **{each.name.lower().replace("_", "-"): each for each in Exclusion},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BreachAnswers:
+    """What somebody has answered; None: nothing was said of it.
+
+    Args:
+        known_on, diligently_known_on, key_breached, key_kept_apart, ciphertext_reached, plaintext_reached: as
+            `IncidentFacts` has them.
+        exclusion: a name of `EXCLUSIONS`.
+        nature_of_phi, unauthorised_person, acquired_or_viewed, mitigation, low_probability: as `RiskAssessment`.
+        affected: people by State or jurisdiction; a State that is named again is counted anew.
+        elsewhere_unknown: people whose State is not known.
+        count_complete: whether everybody is counted.
+        delays: statements of law enforcement, all of them.
+    """
+
+    role: Role | None = None
+    known_on: date | None = None
+    diligently_known_on: date | None = None
+    key_breached: Answer | None = None
+    key_kept_apart: Answer | None = None
+    ciphertext_reached: Answer | None = None
+    plaintext_reached: Answer | None = None
+    exclusion: str | None = None
+    nature_of_phi: str | None = None
+    unauthorised_person: str | None = None
+    acquired_or_viewed: str | None = None
+    mitigation: str | None = None
+    low_probability: bool | None = None
+    affected: Mapping[str, Count] = field(default_factory=dict)
+    elsewhere_unknown: Count | None = None
+    count_complete: bool | None = None
+    delays: tuple[LawEnforcementDelay, ...] | None = None
+
+    def then(self, later: "BreachAnswers") -> "BreachAnswers":
+        """These answers with later ones in their place."""
+        said = {each.name: value for each in fields(later) if (value := getattr(later, each.name)) is not None}
+        return replace(self, **{**said, "affected": {**self.affected, **later.affected}})
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Each thing that was answered, and the answer, in plain words."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and value != {}:
+                yield each.name.replace("_", " "), _in_words(value)
+
+    def digest(self) -> str:
+        """SHA-256 of the answers, 64 hex digits."""
+        return hashlib.sha256(json.dumps(as_json(self), sort_keys=True).encode()).hexdigest()
+
+    def facts(self, presumed: IncidentFacts) -> IncidentFacts:
+        """What is known of an incident by these answers; what nobody has answered is as it was presumed."""
+        counted = bool(self.affected) or self.elsewhere_unknown is not None
+        return IncidentFacts(
+            role=self.role or presumed.role,
+            known_on=self.known_on or presumed.known_on,
+            key_breached=self.key_breached or presumed.key_breached,
+            key_kept_apart=self.key_kept_apart or presumed.key_kept_apart,
+            ciphertext_reached=self.ciphertext_reached or presumed.ciphertext_reached,
+            plaintext_reached=self.plaintext_reached or presumed.plaintext_reached,
+            diligently_known_on=self.diligently_known_on,
+            exclusion=EXCLUSIONS[self.exclusion or NO_EXCLUSION],
+            assessment=RiskAssessment(
+                self.nature_of_phi or "",
+                self.unauthorised_person or "",
+                self.acquired_or_viewed or "",
+                self.mitigation or "",
+                low_probability=bool(self.low_probability),
+            ),
+            affected=Affected(self.affected, self.elsewhere_unknown or 0, is_complete=bool(self.count_complete))
+            if counted
+            else None,
+            delays=self.delays or (),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BreachAssessed(Fact):
+    """Somebody has answered questions of the breach decision; later answers take the place of earlier ones."""
+
+    kind: ClassVar = EventKind.BREACH_ASSESSED
+    incident: str
+    by: str
+    answers: BreachAnswers
+
+
+@dataclass(frozen=True, slots=True)
+class AssessmentSigned(Fact):
+    """An officer has signed the answers as they are, and what follows from them.
+
+    Args:
+        signature: its bytes in hex.
+        text: what was signed.
+    """
+
+    kind: ClassVar = EventKind.ASSESSMENT_SIGNED
+    incident: str
+    officer: str
+    signature: str
+    text: str
+
+
+def _in_words(value: Any) -> str:  # noqa: ANN401  any answer
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{number} of {state}" for state, number in sorted(value.items()))
+    if isinstance(value, tuple):
+        return ", ".join(map(_delay_in_words, value)) or "none"
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _delay_in_words(delay: LawEnforcementDelay) -> str:
+    form = "oral" if delay.until is None else "written"
+    return f"{form}, stated {delay.stated_on.isoformat()}, ends {delay.ends_on.isoformat()}"
+
+
+# Alerts at half of a stage's time, at four fifths, and at its end.
+THRESHOLDS_PERCENT = (50, 80, 100)
+
+
+class ResponseStage(StrEnum):
+    """What must be reached."""
+
+    ASSESSED = "assessed"
+    DUAL_KEY = "dual_key"
+    REENCRYPTED = "reencrypted"
+    RETIRED_AND_AUDITED = "retired_and_audited"
+
+    @property
+    def within(self) -> timedelta:
+        """From discovery."""
+        return timedelta(hours=_HOURS[self])
+
+
+_HOURS = {
+    ResponseStage.ASSESSED: 4,
+    ResponseStage.DUAL_KEY: 8,
+    ResponseStage.REENCRYPTED: 24,
+    ResponseStage.RETIRED_AND_AUDITED: 48,
+}
+# Assessed means that officers have signed, or that the incident was closed: what is to be done is decided.
+_REACHED_BY = {
+    ResponseStage.DUAL_KEY: Step.DUAL_KEY_ROLLOUT,
+    ResponseStage.REENCRYPTED: Step.ZERO_OLD_ROWS_PROOF,
+    ResponseStage.RETIRED_AND_AUDITED: Step.KEY_ROTATION_AUDIT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """One stage of one incident; `reached_at` None: not yet."""
+
+    stage: ResponseStage
+    discovered_at: datetime
+    reached_at: datetime | None
+
+    @property
+    def due_at(self) -> datetime:
+        """The last moment."""
+        return self.discovered_at + self.stage.within
+
+    def seconds_left(self, now: datetime) -> int | None:
+        """Negative once it has passed; None when the stage was reached."""
+        return None if self.reached_at is not None else int((self.due_at - now).total_seconds())
+
+    def passed_percent(self, now: datetime) -> int | None:
+        """The highest of the thresholds whose time has come while the stage is not reached; None: none has."""
+        if self.reached_at is not None:
+            return None
+        used = (now - self.discovered_at) / self.stage.within * 100
+        return max((percent for percent in THRESHOLDS_PERCENT if used >= percent), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Rows a second: needed from now on to be in time, and measured since writes moved."""
+
+    needed: float
+    measured: float
+
+    def __str__(self) -> str:
+        return f"needs {self.needed:,.0f} rows/s, doing {self.measured:,.0f}"
+
+
+def deadlines(incident: Incident, carrier: Request | None, signed_at: datetime | None) -> tuple[Deadline, ...]:
+    """Every stage of an incident.
+
+    Args:
+        carrier: the request that carries it; see `carried_by`.
+        signed_at: when enough officers had signed that; None: not yet.
+    """
+    reached: dict[ResponseStage, datetime | None] = {ResponseStage.ASSESSED: signed_at or incident.closed_at}
+    for stage, step in _REACHED_BY.items():
+        record = carrier.done(step) if isinstance(carrier, Walk) else None
+        reached[stage] = record.finished_at if record is not None else incident.closed_at
+    return tuple(Deadline(stage, incident.discovered_at, reached[stage]) for stage in ResponseStage)
+
+
+def carried_by(incident: Incident, requests: Sequence[Request]) -> Request | None:
+    """The request that an incident's key is replaced by: the prepared one, or whatever emergency took that over."""
+    by_id: Mapping[str, Request] = {each.id: each for each in requests}
+    carrier = by_id.get(incident.request or "")
+    while carrier is not None and carrier.status is RequestStatus.CANCELLED:
+        former = carrier.id
+        successor = next((each for each in requests if each.supersedes == former and _is_under_way(each)), None)
+        if successor is None:
+            return carrier
+        carrier = successor
+    return carrier
+
+
+def _is_under_way(request: Request) -> bool:
+    return request.type is RotationType.EMERGENCY and request.started_at is not None
+
+
+def rate_needed(rows_left: float, deadline: Deadline, now: datetime) -> float | None:
+    """Rows a second from now on, so that the stage is reached in time; None when it is reached or too late."""
+    left = deadline.seconds_left(now)
+    return None if left is None or left <= 0 else rows_left / left

@@ -1,0 +1,328 @@
+"""Requests: what is asked for and where it stands, confirmations, listings and announcements."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.model.approval import rendered
+from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.fleet import Gone, RolloutTarget
+
+
+class Step(StrEnum):
+    """The walk, in order. Each is a Dagster asset of the same name (`ROWS`: one per table)."""
+
+    KEY_VERSION = "key_version"
+    DUAL_KEY_ROLLOUT = "dual_key_rollout"
+    PRIMARY_KEY_ROLLOUT = "primary_key_rollout"
+    ROWS = "rows"
+    ZERO_OLD_ROWS_PROOF = "zero_old_rows_proof"
+    RETIRED_KEY = "retired_key"
+    ARCHIVED_KEY = "archived_key"
+    KEY_ROTATION_AUDIT = "key_rotation_audit"
+    COMPLIANCE_REPORT = "compliance_report"
+
+
+WALK: tuple[Step, ...] = tuple(Step)
+
+
+class RequestAction(StrEnum):
+    """What a request asks for, as its canonical text says it."""
+
+    ROTATE = "rotate"
+    ROLLBACK = "rollback"
+    RECONCILE = "reconcile"
+    DESTROY = "destroy"
+    POLICY = "policy"
+    REPLACE_KEY = "replace-key"
+
+    @property
+    def walks(self) -> bool:
+        """Whether a request of it is a `Walk`."""
+        return self in {RequestAction.ROTATE, RequestAction.ROLLBACK}
+
+
+class RotationType(StrEnum):
+    """Why the rotation happens, as the seed's `key_rotation_audit.rotation_type` has it."""
+
+    ROUTINE = "routine"
+    EMERGENCY = "emergency"
+
+
+class RequestStatus(StrEnum):
+    """Where a request stands as a whole. The phase of a walk (a `Step`, or one of these) is what users see."""
+
+    REQUESTED = "requested"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+
+
+MAY_FOLLOW: Mapping[RequestStatus, frozenset[RequestStatus]] = {
+    RequestStatus.REQUESTED: frozenset({RequestStatus.RUNNING, RequestStatus.PAUSED, RequestStatus.CANCELLED}),
+    RequestStatus.RUNNING: frozenset({RequestStatus.PAUSED, RequestStatus.CANCELLED, RequestStatus.FINISHED}),
+    RequestStatus.PAUSED: frozenset({RequestStatus.REQUESTED, RequestStatus.RUNNING, RequestStatus.CANCELLED}),
+    RequestStatus.CANCELLED: frozenset(),
+    RequestStatus.FINISHED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A finished step, or a finished shard of `ROWS` (then with `table` and `shard`). `facts` holds no secret."""
+
+    step: Step
+    table: str | None
+    shard: int | None
+    finished_at: datetime
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as the ledger holds it.
+
+    Args:
+        id: 128 random bits as 32 hex digits.
+        source: the key version that it is about; the primary, where it is about none.
+        source_fingerprint: of the source's key, 64 hex digits.
+        approvals: primary-key fingerprints of the officers whose signatures are stored (verified when used).
+        supersedes: the request that ends when this one starts, which undoes it (a rollback) or takes it over.
+        audit_head: seq and hash of the audit when the request was opened.
+        blocked_by: sentence of the last failed attempt, None once a later attempt got further.
+        not_before: it may be signed at once, but nothing of it starts earlier; None: it starts when it is signed.
+        manual: people carry it out, and the conductor leaves it; so says the text that officers sign.
+    """
+
+    id: str
+    type: RotationType
+    action: RequestAction
+    source: KeyVersion
+    source_fingerprint: str
+    target: KeyVersion
+    reason: str
+    incident: str | None
+    requested_by: str
+    requested_at: datetime
+    start_by: datetime
+    finish_by: datetime
+    audit_head: tuple[int, str]
+    status: RequestStatus
+    approvals: tuple[str, ...]
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    blocked_by: str | None = None
+    supersedes: str | None = None
+    not_before: datetime | None = None
+    manual: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can come of it any more."""
+        return self.status in {RequestStatus.CANCELLED, RequestStatus.FINISHED}
+
+    @property
+    def waits_to_supersede(self) -> bool:
+        """Whether it stands beside the request that it is to undo or to take over, and has not started."""
+        return self.supersedes is not None and self.status is RequestStatus.REQUESTED
+
+
+@dataclass(frozen=True, slots=True)
+class Walk(Request):
+    """A request that is carried out in steps: a rotation, or a rollback.
+
+    Args:
+        promotion_xid: `pg_current_xact_id()` just after promotion, by which later row versions are known.
+    """
+
+    steps: tuple[StepRecord, ...] = ()
+    promotion_xid: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """``routine`` or ``emergency``, or ``rollback``: as `status` and the seed's table name it."""
+        return str(self.action if self.action is RequestAction.ROLLBACK else self.type)
+
+    def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
+        """The record of a finished step (or shard), if it is finished."""
+        for record in self.steps:
+            if (record.step, record.table, record.shard) == (step, table, shard):
+                return record
+        return None
+
+
+HEADER = "keyrotation-confirmation-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationText:
+    """The facts that are signed. `render` gives the canonical bytes, one field a line, ending with a newline.
+
+    Args:
+        keys: each version of the goal with its fingerprint.
+        gone: silent instances that the officer says have ended.
+        audit_head: seq and hash of the event with which this rollout began, so that no other one is meant.
+    """
+
+    request: str
+    goal: RolloutTarget
+    database: str
+    key_store: str
+    keys: Sequence[str]
+    gone: Sequence[Gone]
+    audit_head: tuple[int, str]
+
+    def render(self) -> bytes:
+        """The canonical text in UTF-8.
+
+        Raises:
+            ApprovalError: a field holds a character that two people could read differently.
+        """
+        seq, head = self.audit_head
+        return rendered(
+            HEADER,
+            (
+                ("Request", self.request),
+                ("Rollout", str(self.goal.aim)),
+                ("Confirms", f"every application instance {self.goal.statement()}"),
+                ("Database", self.database),
+                ("Key store", self.key_store),
+                ("Keys", ", ".join(self.keys)),
+                ("Gone", ", ".join(map(_named, self.gone)) or "none"),
+                ("Audit head", f"{seq} {head}"),
+            ),
+        )
+
+
+def _named(gone: Gone) -> str:
+    # A name is whatever an application says: quoted, so that none can pass for several.
+    at = gone.reported_at.astimezone(UTC).isoformat(timespec="microseconds")
+    return f"{json.dumps(gone.name, ensure_ascii=False)} last heard of {at}"
+
+
+_HELD = re.compile(
+    rf"^Authorises: hold ({VERSION_PATTERN}(?:, {VERSION_PATTERN})*) compromised, never to be the primary again; ",
+    re.MULTILINE | re.ASCII,
+)
+
+
+def held_in_words(versions: Sequence[KeyVersion]) -> str:
+    """How the line `Authorises` begins; empty where none is held compromised."""
+    return f"hold {', '.join(map(str, versions))} compromised, never to be the primary again; " if versions else ""
+
+
+def held_in(text: bytes) -> frozenset[KeyVersion]:
+    """The versions that a signed text holds to be compromised."""
+    found = _HELD.search(text.decode(errors="replace"))
+    return frozenset(map(KeyVersion.parse, found[1].split(", "))) if found else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRequest:
+    """A request that is not over.
+
+    Args:
+        signed_by: names of the officers who have signed.
+        missing: names of those who have not.
+        required: how many must.
+    """
+
+    request: Request
+    signed_by: tuple[str, ...]
+    missing: tuple[str, ...]
+    required: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As `requests --json` has it."""
+        return {
+            **_asked_for(self.request),
+            "reason": self.request.reason,
+            "incident": self.request.incident,
+            "signed_by": list(self.signed_by),
+            "missing": list(self.missing),
+            "required": self.required,
+            "status": str(self.request.status),
+            "not_before": instant(self.request.not_before),
+            "manual": self.request.manual,
+            "start_by": instant(self.request.start_by),
+            "finish_by": instant(self.request.finish_by),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PastRequest:
+    """A request that is over.
+
+    Args:
+        rows: how many it re-encrypted; None: it is of a kind that re-encrypts none.
+    """
+
+    request: Request
+    rows: int | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None: it never started."""
+        begun, ended = self.request.started_at, self.request.finished_at
+        return round((ended - begun).total_seconds(), 3) if begun and ended else None
+
+    @property
+    def outcome(self) -> str:
+        """How it ended; of a cancelled walk also after which step."""
+        request = self.request
+        if isinstance(request, Walk) and request.status is RequestStatus.CANCELLED and request.steps:
+            return f"{request.status} after {max(request.steps, key=lambda each: each.finished_at).step}"
+        return str(request.status)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `history --json` has it."""
+        return {
+            **_asked_for(self.request),
+            "started_at": instant(self.request.started_at),
+            "finished_at": instant(self.request.finished_at),
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "outcome": self.outcome,
+        }
+
+
+def _asked_for(request: Request) -> dict[str, Any]:
+    return {
+        "id": request.id,
+        "action": str(request.action),
+        "type": str(request.type),
+        "from": str(request.source),
+        "to": str(request.target),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """One message.
+
+    Args:
+        request: id of the rotation or rollback.
+        subject: one line.
+        cancels: whether it takes back the one before.
+    """
+
+    request: str
+    subject: str
+    text: str
+    cancels: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key of the alert that carries it."""
+        return f"rotation/{self.request}/cancelled" if self.cancels else announced_key(self.request)
+
+
+def announced_key(request: str) -> str:
+    """Of the announcement of a request."""
+    return f"rotation/{request}/announced"

@@ -1,0 +1,336 @@
+"""Declared tables and columns, and what surrounds them: database, standbys, slots, and what cannot be searched."""
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Self
+
+from keyrotation_pipeline.fieldcrypto.defect import Defect
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class TableName:
+    """A table as PostgreSQL stores its name: no quoting, case kept.
+
+    Args:
+        schema: for example ``public``.
+        table: for example ``clients``.
+    """
+
+    schema: str
+    table: str
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Read ``clients`` (schema ``public``) or ``billing.Invoices``."""
+        schema, dot, table = name.partition(".")
+        return cls(schema, table) if dot else cls("public", name)
+
+    def __str__(self) -> str:
+        return self.table if self.schema == "public" else f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedTable:
+    """One declared table and its encrypted columns."""
+
+    name: TableName
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One slice, by physical page range, of a declared table: shard `index` of `of`."""
+
+    table: EncryptedTable
+    index: int
+    of: int
+
+    @property
+    def key(self) -> str:
+        """Partition key of the shard dimension: ``00``, ``01`` and so on."""
+        return f"{self.index:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class TableCount:
+    """What one table (with its partitions or children) holds, in values over all declared columns.
+
+    `empty` counts stored ``''``; `unencrypted` every other value outside the grammar, near-misses (``v01:`` …)
+    among them, which `near_misses` counts apart. `unreadable` is the number of values in quarantine.
+    `by_column` is the same as `values_by_version`, per column.
+    """
+
+    table: EncryptedTable
+    rows: int
+    values_by_version: dict[KeyVersion, int]
+    empty: int
+    unencrypted: int
+    near_misses: int
+    unreadable: int
+    fenced_against: tuple[KeyVersion, ...]
+    counted_at: datetime
+    by_column: dict[str, dict[KeyVersion, int]] = field(default_factory=dict)
+    unencrypted_by_column: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundColumn:
+    """An undeclared column that holds values of our grammar (or near-misses of it); never their content."""
+
+    relation: str
+    column: str
+    values: int
+    near_misses: int
+    versions: tuple[KeyVersion, ...]
+    reason: str = "undeclared column holds encrypted values"
+    materialized: bool = False
+
+    def blocks(self, retired: Sequence[KeyVersion]) -> bool:
+        """Whether the key of one of `retired` must stay because of it.
+
+        A materialized view cannot be re-encrypted, only refreshed: one that shows none of these versions is done.
+        """
+        refreshed = self.materialized and not self.near_misses and not set(self.versions) & set(retired)
+        return not refreshed
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedValue:
+    """One value that the engine left as it was. Named by table, primary key and column, never by content."""
+
+    table: TableName
+    key: str
+    column: str
+    defect: Defect
+
+    @property
+    def reason(self) -> str:
+        """Why it was left, as people read it."""
+        return str(self.defect)
+
+
+@dataclass(frozen=True, slots=True)
+class OldRows:
+    """What a sweep still found: rows with old values, and how many of them were written since promotion."""
+
+    rows: int
+    written_since_promotion: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseIdentity:
+    """The database that is talked to.
+
+    Args:
+        name: ``name@host``, without a password. The host is information: after a failover it is another.
+        system_identifier: of the cluster.
+        superuser: the role that we act as, if it is a superuser, as officers should know before they sign.
+    """
+
+    name: str
+    system_identifier: str
+    superuser: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}, system identifier {self.system_identifier}"
+
+    def signed(self) -> str:
+        """As the text for signing says it: by what stays the same however the database is reached."""
+        power = "" if self.superuser is None else f", as superuser {self.superuser}, so that code in it has all power"
+        return f"{self.name.rpartition('@')[0]}, system identifier {self.system_identifier}{power}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What the pre-flight found: `fatal` ones stop the rotation, the others warn. One sentence that says what to do.
+
+    Args:
+        check: by which it was found, named by the truth wanted.
+    """
+
+    sentence: str
+    fatal: bool
+    check: str = "database_is_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckNames:
+    """What a pre-flight looks at: of the server, and of each declared table that can be read."""
+
+    server: tuple[str, ...]
+    tables: tuple[str, ...]
+
+
+DISK_IS_LARGE_ENOUGH = "disk_is_large_enough"
+TABLES_ARE_READABLE = "tables_are_readable"
+
+
+# Measured on tables of 300 thousand and 3 million rows, with the vacuums of the engine.
+GROWTH, WAL_PER_BYTE = 0.1, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system of the server's data directory, seen from this host."""
+
+    directory: str
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wal:
+    """Where written-ahead log goes.
+
+    Args:
+        max_bytes: `max_wal_size`, about which checkpoints keep it.
+        kept_by: what keeps more of it: archiving that fails, slots that nobody reads; one phrase each.
+    """
+
+    max_bytes: int
+    kept_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """A standby or subscriber that is connected now, and how late it replays; None: hidden, or nothing is under way."""
+
+    name: str
+    late_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What was seen around the tables.
+
+    Args:
+        table_bytes: heaps and TOAST of all declared tables.
+        disk: None: not to be seen from this host.
+        prints_rows: the server's log shows the whole row where one is refused.
+    """
+
+    table_bytes: int
+    disk: Disk | None
+    wal: Wal
+    standbys: tuple[Standby, ...]
+    prints_rows: bool
+
+    @property
+    def growth_bytes(self) -> int:
+        """By how much the tables grow at least."""
+        return int(GROWTH * self.table_bytes)
+
+    @property
+    def wal_bytes(self) -> int:
+        """How much WAL is written in all."""
+        return int(WAL_PER_BYTE * self.table_bytes)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Growth, and as much WAL as is kept at a time."""
+        return self.growth_bytes + (self.wal_bytes if self.wal.kept_by else min(self.wal_bytes, self.wal.max_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast one worker re-encrypts a table, by a sample that was written in a transaction and rolled back.
+
+    Args:
+        sampled_rows: how many there were; 0: the table is empty.
+        failed_values: values in them that did not decrypt, and were left as they are.
+        rows_per_second: within the configured limits.
+    """
+
+    table: str
+    sampled_rows: int
+    rows_per_second: float
+    failed_values: int = 0
+
+
+NOT_SEARCHED, NOT_SEEN, DECLARED_GONE = "Not searched", "Not seen", "Replicas declared gone"
+LINES = (NOT_SEARCHED, NOT_SEEN, DECLARED_GONE)
+
+_HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
+
+
+@dataclass(frozen=True, slots=True)
+class Unsearched:
+    """A kind of place that no search reads.
+
+    Args:
+        what: in words.
+        names: what there is of it in this database now; none: it is in every database, or cannot be seen from here.
+        fleeting: the names come and go by themselves, so officers sign the kind without them.
+    """
+
+    what: str
+    names: tuple[str, ...] = ()
+    fleeting: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what} ({', '.join(map(_plain, self.names))})" if self.names else self.what
+
+    def signed(self) -> str:
+        """As the signed text has it."""
+        return self.what if self.fleeting else str(self)
+
+
+# In every database, whatever is in it.
+NEVER_SEARCHED = (
+    Unsearched("values that are compressed, further encrypted, divided among cells, or encoded (base64, hex, UTF-16)"),
+    Unsearched("samples in the planner's statistics until the next ANALYZE"),
+    Unsearched("temporary tables, and the pipeline's own tables"),
+    Unsearched("dead row versions, WAL, temporary files and logs of the server"),
+    Unsearched("whatever has left the database: backups, exports, caches, search indexes"),
+)
+
+NEVER_SEEN = (
+    "standbys behind standbys, unless [database] standbys names them",
+    "standbys and subscribers that do not connect between request and retirement, an old primary among them",
+    "subscribers of other databases",
+    "sessions of standbys without hot_standby_feedback, unless [database] standbys names these",
+    "copies outside PostgreSQL",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BlindSpots:
+    """All that is not looked at in one database.
+
+    Args:
+        unsearched: by the search for undeclared values.
+        unseen: by the look for replicas.
+        gone: replicas that the configuration says exist no more; nobody checks that.
+    """
+
+    unsearched: tuple[Unsearched, ...]
+    unseen: tuple[str, ...] = NEVER_SEEN
+    gone: tuple[str, ...] = ()
+
+    def lines(self) -> tuple[tuple[str, str], ...]:
+        """Names and values of the lines that officers sign."""
+        return (
+            (NOT_SEARCHED, "; ".join(each.signed() for each in self.unsearched)),
+            (NOT_SEEN, "; ".join(self.unseen)),
+            (DECLARED_GONE, ", ".join(map(_plain, sorted(self.gone))) or "none"),
+        )
+
+
+def lines_as_signed(fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The same lines out of the fields of a signed text."""
+    return tuple((name, fields[name]) for name in LINES if name in fields)
+
+
+def gone_as_signed(fields: Mapping[str, str], gone: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the replicas declared gone that the officers signed as gone."""
+    signed = fields.get(DECLARED_GONE, "").split(", ")
+    return tuple(name for name in gone if _plain(name) in signed)
+
+
+def _plain(name: str) -> str:
+    """A name that cannot be read as something else: quoted where it holds what could hide or end it."""
+    odd = name != name.strip() or any(c in ',;()"' or unicodedata.category(c) in _HIDDEN for c in name)
+    return json.dumps(name).replace(",", "\\u002c") if odd else name
