@@ -12,8 +12,7 @@ from keyrotation_pipeline.incidents.access import AccessAudit, key_reads, span_o
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.incidents import ContactRole, Incident
 from keyrotation_pipeline.model.tables import TableName
-from keyrotation_pipeline.ports.alerts import AlertChannel
-from keyrotation_pipeline.ports.flags import FlagSource
+from keyrotation_pipeline.ports.incidents import AlertChannel, FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.alerts import SmtpSettings

@@ -15,7 +15,7 @@ from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.errors import HomeError, RehearsalError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.fleet import RolloutMode
-from keyrotation_pipeline.ports.rehearsals import Stage
+from keyrotation_pipeline.ports.rehearsals import RehearsalStage
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.audit import AuditSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings
@@ -37,7 +37,7 @@ class RestoredStages:
     settings: Settings
 
     @contextmanager
-    def opened(self, url: str, ring: KeyRing) -> Iterator[Stage]:
+    def opened(self, url: str, ring: KeyRing) -> Iterator[RehearsalStage]:
         """See `Stages.opened`."""
         if not has_memory():
             raise HomeError(
@@ -52,7 +52,7 @@ class RestoredStages:
             _forget(url)
             initialise(declared, ring, actor=ACTOR)
             with open_pipeline(declared, actor=ACTOR) as pipeline:
-                yield Stage(pipeline, officers.sign)
+                yield RehearsalStage(pipeline, officers.sign)
 
     @contextmanager
     def plainly(self) -> Iterator[None]:

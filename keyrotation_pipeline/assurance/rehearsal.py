@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearse
 from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, Step
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.ports.rehearsals import Stage, Stages
+from keyrotation_pipeline.ports.rehearsals import RehearsalStage, Stages
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.inventory import take_inventory
 from keyrotation_pipeline.rotation import performing
@@ -122,7 +122,7 @@ class _Walked:
     findings: list[RehearsalFinding] = field(default_factory=list)
 
 
-def _carried_out(stage: Stage, stages: Stages, report: Report) -> _Walked:
+def _carried_out(stage: RehearsalStage, stages: Stages, report: Report) -> _Walked:
     pipeline = stage.pipeline
     registered = pipeline.ledger.keys()
     walked = _Walked(max(record.version for record in registered).next())

@@ -25,9 +25,9 @@ from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.ports.backups import RecoveryKey
-from keyrotation_pipeline.ports.flags import FlagSource
+from keyrotation_pipeline.ports.heartbeats import Heartbeats
+from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.ports.ticks import Ticks
 
 # In a project of others, so not as plain as "pipeline"; the parameters that take it are called the same.
 RESOURCE = "keyrotation"
@@ -106,7 +106,7 @@ class PipelineResource:
                 expected, gone = (known & SCHEDULES.keys()) - stopped, set(OPTIONAL) - known
             self.ticks().record(name, SystemClock().now(), stopped, expected, gone)
 
-    def ticks(self) -> Ticks:
+    def ticks(self) -> Heartbeats:
         """Where looks are kept."""
         return assembly.kept_ticks(self._declared())
 

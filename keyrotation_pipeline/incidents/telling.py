@@ -7,7 +7,7 @@ from keyrotation_pipeline.audit.incidents import Told, told
 from keyrotation_pipeline.errors import AlertError, BlockedError
 from keyrotation_pipeline.model.incident_events import AlertTold, ChannelFailed
 from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
-from keyrotation_pipeline.ports.alerts import AlertChannel
+from keyrotation_pipeline.ports.incidents import AlertChannel
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 LOCK = "alerts"

@@ -8,7 +8,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.opening import Taken, prepare_requests, take_flags
 from keyrotation_pipeline.incidents.report import kept_report
 from keyrotation_pipeline.model.incidents import Incident
-from keyrotation_pipeline.ports.flags import FlagSource
+from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # Whoever raises flags without end keeps one look busy for so long, and not the next ones from ending.

@@ -11,10 +11,10 @@ from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backups import Anchors, BackupVault
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.database import CiphertextDatabase
+from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.rollout import Rollout
-from keyrotation_pipeline.ports.ticks import Ticks
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 
 
@@ -41,6 +41,6 @@ class Pipeline:
     clock: Clock
     anchors: Anchors
     actions: Mapping[RequestAction, Action]
-    ticks: Ticks
+    ticks: Heartbeats
     timestamps: TimestampAuthority | None = None
     verification: Verification = field(default_factory=Verification)

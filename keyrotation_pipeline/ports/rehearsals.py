@@ -16,7 +16,7 @@ class Signing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class RehearsalStage:
     """A pipeline of its own over a restored database, and officers who sign whatever is to be rehearsed."""
 
     pipeline: Pipeline
@@ -26,7 +26,7 @@ class Stage:
 class Stages(Protocol):
     """Makes stages."""
 
-    def opened(self, url: str, ring: KeyRing) -> AbstractContextManager[Stage]:
+    def opened(self, url: str, ring: KeyRing) -> AbstractContextManager[RehearsalStage]:
         """A stage over the restored database at `url`, until the context ends; nothing of it stays.
 
         What the restored database remembers of rotations is dropped: the stage begins with `ring` and a memory of its

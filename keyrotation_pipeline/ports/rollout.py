@@ -10,7 +10,7 @@ from keyrotation_pipeline.model.tables import Problem
 # Says what is still lacking, from the instances as they are now; None: nothing. It may raise, to end the wait.
 Lacking = Callable[[Sequence[Instance]], str | None]
 # Told how many instances are where they should be, how many there are, and what is waited for.
-Told = Callable[[int, int, str], None]
+ProgressCallback = Callable[[int, int, str], None]
 
 
 class Rollout(Protocol):
@@ -33,7 +33,7 @@ class Rollout(Protocol):
     def instances(self) -> tuple[Instance, ...]:
         """Every instance that is alive, terminating ones too; and the silent ones that may still run."""
 
-    def bring(self, goal: RolloutTarget, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+    def bring(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         """Do what there is to do to bring every instance to a goal, and wait until nothing is lacking.
 
         Args:

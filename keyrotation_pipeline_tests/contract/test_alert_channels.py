@@ -17,7 +17,7 @@ from aiosmtpd.handlers import Message as MessageHandler
 
 from keyrotation_pipeline.errors import AlertError, ApprovalError
 from keyrotation_pipeline.model.incidents import Alert, Severity
-from keyrotation_pipeline.ports.alerts import AlertChannel
+from keyrotation_pipeline.ports.incidents import AlertChannel
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION, s3_url  # noqa: F401
 
 ALERT = Alert(

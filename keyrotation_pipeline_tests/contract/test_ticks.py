@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.model.status import Heartbeat
-from keyrotation_pipeline.ports.ticks import Ticks
+from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline_tests.fakes import FakeTicks
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -15,16 +15,16 @@ LATER = NOON + timedelta(minutes=5)
 
 
 @pytest.fixture(params=["fake", "files"])
-def ticks(request: pytest.FixtureRequest, tmp_path: Path) -> Ticks:
+def ticks(request: pytest.FixtureRequest, tmp_path: Path) -> Heartbeats:
     """Each implementation, empty."""
     return FakeTicks() if request.param == "fake" else FileTicks(tmp_path / "ticks")
 
 
-def test_where_nothing_looked_there_is_nothing(ticks: Ticks) -> None:
+def test_where_nothing_looked_there_is_nothing(ticks: Heartbeats) -> None:
     assert ticks.last() == ()
 
 
-def test_the_last_look_of_each_sensor_is_kept(ticks: Ticks) -> None:
+def test_the_last_look_of_each_sensor_is_kept(ticks: Heartbeats) -> None:
     ticks.record("b", NOON, [])
     ticks.record("a", NOON, [])
     ticks.record("b", LATER, [])
@@ -32,7 +32,7 @@ def test_the_last_look_of_each_sensor_is_kept(ticks: Ticks) -> None:
     assert ticks.last() == (Heartbeat("a", NOON, {}), Heartbeat("b", LATER, {}))
 
 
-def test_what_is_switched_off_is_known_since_it_was_first_seen(ticks: Ticks) -> None:
+def test_what_is_switched_off_is_known_since_it_was_first_seen(ticks: Heartbeats) -> None:
     ticks.record("a", NOON, ["daily_key_backup"])
     ticks.record("a", LATER, ["daily_key_backup", "rotation_conductor"])
     assert ticks.last()[0].stopped == {"daily_key_backup": NOON, "rotation_conductor": LATER}
@@ -41,7 +41,7 @@ def test_what_is_switched_off_is_known_since_it_was_first_seen(ticks: Ticks) -> 
     assert ticks.last()[0].stopped == {}
 
 
-def test_what_is_expected_counts_from_when_it_was_first_expected_or_switched_on_again(ticks: Ticks) -> None:
+def test_what_is_expected_counts_from_when_it_was_first_expected_or_switched_on_again(ticks: Heartbeats) -> None:
     ticks.record("a", NOON, expected=["daily_key_backup"])
     ticks.record("a", LATER, expected=["daily_key_backup"])
     assert ticks.last() == (Heartbeat("a", LATER, {}), Heartbeat("daily_key_backup", NOON, {}))
@@ -51,7 +51,7 @@ def test_what_is_expected_counts_from_when_it_was_first_expected_or_switched_on_
     assert ticks.last()[1] == Heartbeat("daily_key_backup", LATER + timedelta(days=9), {})
 
 
-def test_what_dagster_no_longer_has_is_forgotten(ticks: Ticks) -> None:
+def test_what_dagster_no_longer_has_is_forgotten(ticks: Heartbeats) -> None:
     ticks.record("nightly_rehearsal", NOON)
     ticks.record("a", LATER, gone=["nightly_rehearsal", "never_seen"])
     assert ticks.last() == (Heartbeat("a", LATER, {}),)

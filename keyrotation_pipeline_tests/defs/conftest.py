@@ -20,9 +20,9 @@ from keyrotation_pipeline.model.backups import BackupStanding
 from keyrotation_pipeline.model.incidents import Incident, KeyRead
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Step, Walk
-from keyrotation_pipeline.ports.flags import FlagSource
+from keyrotation_pipeline.ports.heartbeats import Heartbeats
+from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.ports.ticks import Ticks
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -66,7 +66,7 @@ class FakePipelineResource(PipelineResource):
         objectives = Objectives(14400, 90000)
         yield BackupSite(pipeline, place, keys, seals, (), dumps, configurations, nothing, 2, 7, objectives)
 
-    def ticks(self) -> Ticks:
+    def ticks(self) -> Heartbeats:
         return worlds[self.config_file or ""].pipeline.ticks
 
     def has_recovery_key(self) -> bool:

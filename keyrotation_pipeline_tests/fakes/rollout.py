@@ -9,7 +9,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget
 from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import attempts
-from keyrotation_pipeline.ports.rollout import Lacking, Told
+from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
 
@@ -44,7 +44,7 @@ class FakeRollout:
         primary, reads = self.keys.primary_version, tuple(sorted(self.keys.live))
         return () if primary is None else (Instance("web-1", reads, primary, self.clock.at),)
 
-    def bring(self, goal: RolloutTarget, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+    def bring(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         patience = 0.0 if self.mode is RolloutMode.CONFIRM else self.timeout_seconds
         for waited in attempts(self.clock, pause_seconds=1, patience_seconds=patience):
             if waited:

@@ -24,7 +24,7 @@ from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.keys import KeyStore
-from keyrotation_pipeline.ports.rollout import Lacking, Told
+from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 
 ANNOTATION = "keyrotation/keys"
 POLL_SECONDS = 1.0  # each look lists the Pods of a namespace
@@ -112,7 +112,7 @@ class KubernetesRollout:
         """See `Rollout.instances`: every Pod that gets the Secret, and what reports itself."""
         return self._instances(self._look())
 
-    def bring(self, goal: RolloutTarget, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+    def bring(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.bring`. Workloads get their new template one after another, so that a bad one stops at once."""
         self._reported.forget()
         sentence: str | None = None

@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance, RolloutMode, RolloutTarget
 from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
-from keyrotation_pipeline.ports.rollout import Lacking, Told
+from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 
 Connection = psycopg.Connection[tuple[object, ...]]
 POLL_SECONDS = 0.2
@@ -79,7 +79,7 @@ class ReportedInstances:
         rows = self._connection.execute(_HEARD_OF, {"ttl": self._ttl_seconds, "known": KNOWN_SECONDS}).fetchall()
         return tuple(_instance(*row) for row in rows)
 
-    def bring(self, goal: RolloutTarget, lacking: Lacking, report: Told) -> tuple[Instance, ...]:
+    def bring(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.bring`."""
         self.forget()
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._patience_seconds):

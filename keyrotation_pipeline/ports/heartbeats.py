@@ -7,7 +7,7 @@ from typing import Protocol
 from keyrotation_pipeline.model.status import Heartbeat
 
 
-class Ticks(Protocol):
+class Heartbeats(Protocol):
     """The last look of every sensor and schedule, kept where no Dagster is needed to read it."""
 
     def record(
