@@ -22,9 +22,9 @@ from keyrotation_pipeline.assurance.compliance import (
     TimeStamped,
 )
 from keyrotation_pipeline.audit.chain import verify_chain
-from keyrotation_pipeline.audit.events import Entry, entry_of
+from keyrotation_pipeline.audit.events import AuditEntry, entry_of
 from keyrotation_pipeline.audit.incidents import Incidents
-from keyrotation_pipeline.audit.replay import Belief
+from keyrotation_pipeline.audit.replay import LedgerState
 from keyrotation_pipeline.audit.verify import refusal_of, verify_everything
 from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -46,7 +46,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 from keyrotation_pipeline.rotation.reporting import records_reencrypted
 
-BreachOf = Callable[[Incident, Sequence[Entry]], tuple[str, ...]]
+BreachOf = Callable[[Incident, Sequence[AuditEntry]], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def report_of(
 ) -> ComplianceReport:
     """The report of a verified chain, which is not empty; raises as `gather`."""
     told = _up_to(period, [entry_of(event) for event in events])
-    belief, newest, since = Belief().hear(events[: len(told)]), told[-1], _since(period, told)
+    belief, newest, since = LedgerState().hear(events[: len(told)]), told[-1], _since(period, told)
     approvals = _approvals(told, belief, signatures)
     # What happened in the period, and requests that are not over.
     within = [each for each in told if each.at >= since]
@@ -114,7 +114,7 @@ def report_of(
     )
 
 
-def _up_to(period: Period | None, told: list[Entry]) -> list[Entry]:
+def _up_to(period: Period | None, told: list[AuditEntry]) -> list[AuditEntry]:
     if period is None or period.until is None:
         return told
     until = period.until
@@ -123,7 +123,7 @@ def _up_to(period: Period | None, told: list[Entry]) -> list[Entry]:
     return before
 
 
-def _since(period: Period | None, told: Sequence[Entry]) -> datetime:
+def _since(period: Period | None, told: Sequence[AuditEntry]) -> datetime:
     if period is None or period.since is None:
         return told[0].at
     if period.since > told[-1].at:
@@ -131,7 +131,7 @@ def _since(period: Period | None, told: Sequence[Entry]) -> datetime:
     return period.since
 
 
-def _policy(belief: Belief, told: Sequence[Entry]) -> Policy:
+def _policy(belief: LedgerState, told: Sequence[AuditEntry]) -> Policy:
     roster = belief.roster or Roster(0, (), ())
     active = next((each.version for each in belief.keys.values() if each.state is KeyState.ACTIVE), None)
     records, requests = tuple(belief.keys.values()), tuple(belief.requests.values())
@@ -145,12 +145,12 @@ def _policy(belief: Belief, told: Sequence[Entry]) -> Policy:
     )
 
 
-def _declared(told: Sequence[Entry]) -> Mapping[KeyVersion, datetime]:
+def _declared(told: Sequence[AuditEntry]) -> Mapping[KeyVersion, datetime]:
     facts = (each.fact() for each in told if each.kind == EventKind.KEY_ACTIVATION_DECLARED)
     return {fact.version: fact.activated_at for fact in facts if isinstance(fact, KeyActivationDeclared)}
 
 
-def _key(record: KeyRecord, told: Sequence[Entry]) -> KeyLife:
+def _key(record: KeyRecord, told: Sequence[AuditEntry]) -> KeyLife:
     return KeyLife(
         version=str(record.version),
         state=str(record.state),
@@ -161,7 +161,7 @@ def _key(record: KeyRecord, told: Sequence[Entry]) -> KeyLife:
     )
 
 
-def _cryptoperiods(version: KeyVersion, told: Sequence[Entry]) -> list[Span]:
+def _cryptoperiods(version: KeyVersion, told: Sequence[AuditEntry]) -> list[Span]:
     """Each time from becoming active to becoming anything else."""
     spans: list[Span] = []
     since: datetime | None = None
@@ -179,7 +179,9 @@ def _cryptoperiods(version: KeyVersion, told: Sequence[Entry]) -> list[Span]:
     return spans if since is None else [*spans, Span(since, None)]
 
 
-def _approvals(told: Sequence[Entry], belief: Belief, signatures: SignatureVerifier) -> dict[str, list[Approval]]:
+def _approvals(
+    told: Sequence[AuditEntry], belief: LedgerState, signatures: SignatureVerifier
+) -> dict[str, list[Approval]]:
     """Every signature verified anew, each by the roster that was pinned when it was added."""
     roster, found = Roster(0, (), ()), dict[str, list[Approval]]()
     for entry in told:
@@ -228,7 +230,7 @@ def _decided(request: Request, approvals: tuple[Approval, ...]) -> Decided:
     )
 
 
-def _backups(told: Sequence[Entry], belief: Belief) -> tuple[BackupTaken, ...]:
+def _backups(told: Sequence[AuditEntry], belief: LedgerState) -> tuple[BackupTaken, ...]:
     compromised = {str(each.version) for each in belief.keys.values() if each.state is KeyState.COMPROMISED}
     facts = (each.fact() for each in told if each.kind == EventKind.BACKUP_REKEYED)
     replaced = {fact.made_from: fact.manifest for fact in facts if isinstance(fact, BackupRekeyed)}
@@ -243,7 +245,7 @@ def _backups(told: Sequence[Entry], belief: Belief) -> tuple[BackupTaken, ...]:
     )
 
 
-def _backup(entry: Entry) -> BackupTaken | None:
+def _backup(entry: AuditEntry) -> BackupTaken | None:
     """One backup, in whose `compromised` is every key that it has to do with."""
     match entry.fact():
         case Note(kind=EventKind.BACKUP_MADE, facts=facts):
@@ -260,7 +262,7 @@ def _backup(entry: Entry) -> BackupTaken | None:
             return None
 
 
-def _recovery_test(entry: Entry) -> RecoveryTested | None:
+def _recovery_test(entry: AuditEntry) -> RecoveryTested | None:
     match entry.fact():
         case Note(kind=EventKind.RECOVERY_TEST_PASSED, facts=facts):
             allowed = facts.get("objectives", {})
@@ -280,7 +282,7 @@ def _recovery_test(entry: Entry) -> RecoveryTested | None:
 
 
 def _time_stamps(
-    told: Sequence[Entry], within: Sequence[Entry], authority: TimestampAuthority | None
+    told: Sequence[AuditEntry], within: Sequence[AuditEntry], authority: TimestampAuthority | None
 ) -> Iterator[TimeStamped]:
     unverified = "not verified: no certificate is named in [audit] timestamp_certificates"
     for entry in within:
@@ -290,7 +292,7 @@ def _time_stamps(
             yield TimeStamped(stamped.seq, stamped.hash, at, stamped.stamped_at, stamped.authority, refusal)
 
 
-def _incidents(told: Sequence[Entry]) -> tuple[Incident, ...]:
+def _incidents(told: Sequence[AuditEntry]) -> tuple[Incident, ...]:
     heard = Incidents()
     for entry in told:
         heard.hear(entry.fact(), entry.at)

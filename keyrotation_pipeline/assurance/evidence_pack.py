@@ -15,7 +15,7 @@ from pathlib import Path
 from keyrotation_pipeline.assurance.compliance_gathering import Evidence
 from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
 from keyrotation_pipeline.assurance.key_death import Certificate
-from keyrotation_pipeline.audit.events import Entry, entry_of
+from keyrotation_pipeline.audit.events import AuditEntry, entry_of
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditEvent
@@ -99,12 +99,12 @@ def _line(event: AuditEvent) -> str:
     return f"{json.dumps(stored, separators=(',', ':'), ensure_ascii=True)}\n"
 
 
-def _officers(entry: Entry) -> Sequence[Officer]:
+def _officers(entry: AuditEntry) -> Sequence[Officer]:
     fact = entry.fact()
     return fact.officers if isinstance(fact, RosterPinned) else ()
 
 
-def _signed(entry: Entry) -> Iterator[tuple[str, bytes]]:
+def _signed(entry: AuditEntry) -> Iterator[tuple[str, bytes]]:
     """Texts, signatures, time stamps and certificates, as the audit has them."""
     match entry.fact():
         case RequestOpened() as opened:
@@ -131,7 +131,7 @@ def _pem(certificate: str) -> str:
     return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
 
 
-def _manifests(told: Sequence[Entry], places: Sequence[BackupPlace]) -> Iterator[tuple[str, bytes]]:
+def _manifests(told: Sequence[AuditEntry], places: Sequence[BackupPlace]) -> Iterator[tuple[str, bytes]]:
     """Every manifest that a place still holds as the audit recorded it, with its signature."""
     for entry in told:
         fact = entry.fact()

@@ -12,7 +12,7 @@ from keyrotation_pipeline.assurance.compliance_gathering import verified_events
 from keyrotation_pipeline.assurance.sets import kept_sets
 from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.events import entry_of
-from keyrotation_pipeline.audit.replay import Belief
+from keyrotation_pipeline.audit.replay import LedgerState
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import (
@@ -161,7 +161,7 @@ def revived(events: Sequence[AuditEvent], rotation: str) -> tuple[str, ...]:
 
 
 def _statement(site: BackupSite, events: Sequence[AuditEvent], rotation: str, told: Told) -> dict[str, Any]:
-    belief, newest = Belief().hear(events), entry_of(events[-1])
+    belief, newest = LedgerState().hear(events), entry_of(events[-1])
     event, retired = told.retired
     keys = [belief.keys[version] for version in retired.taken_from_applications]
     accounted = told.replicas[1].as_json() if told.replicas else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.assurance import after_rotation
-from keyrotation_pipeline.audit.events import Entry, entries
+from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, read
@@ -52,7 +52,7 @@ def recovery_tests(
     pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime
 ) -> tuple[datetime | None, tuple[str, ...]]:
     """When the last recovery test passed, by the audit, and what is amiss with them."""
-    tests: dict[str, Entry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
+    tests: dict[str, AuditEntry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
     passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
     return passed, tuple(_tests_amiss(tests, passed, _since(records, now), now))
 
@@ -132,7 +132,9 @@ def _unbacked(pipeline: Pipeline, records: Sequence[KeyRecord]) -> Iterator[str]
             yield f"{record.version} has no intact backup; run `keyrotation backup`"
 
 
-def _tests_amiss(tests: Mapping[str, Entry], passed: datetime | None, since: datetime, now: datetime) -> Iterator[str]:
+def _tests_amiss(
+    tests: Mapping[str, AuditEntry], passed: datetime | None, since: datetime, now: datetime
+) -> Iterator[str]:
     """What the last event of each kind says."""
     failed, due = tests.get(EventKind.RECOVERY_TEST_FAILED), tests.get(EventKind.RECOVERY_TEST_DUE)
     if failed is not None and (passed is None or failed.at > passed):

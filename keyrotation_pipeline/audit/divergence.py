@@ -7,7 +7,7 @@ are not. Whatever the key store holds must be explained by the ledger, and every
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from keyrotation_pipeline.audit import given_up
+from keyrotation_pipeline.audit import verify
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError
@@ -36,7 +36,7 @@ _SHELVED = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYE
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AuditExpectations:
     """What the audit tells, in one reading.
 
     Args:
@@ -77,7 +77,7 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
     told = _told(pipeline, {anchor.seq for anchor in anchors})
-    strangers = given_up.lost(
+    strangers = verify.abandoned_anchors(
         pipeline, (anchor for anchor in anchors if anchor.seq and told.hashes.get(anchor.seq) != anchor.hash)
     )
     records = pipeline.ledger.keys()
@@ -115,8 +115,8 @@ def warning(found: Divergence) -> str | None:
     )
 
 
-def _told(pipeline: Pipeline, seqs: set[int]) -> Told:
-    told = Told()
+def _told(pipeline: Pipeline, seqs: set[int]) -> AuditExpectations:
+    told = AuditExpectations()
     if seqs:
         told.hashes.update({event.seq: event.hash for event in pipeline.ledger.events() if event.seq in seqs})
     for entry in entries(pipeline.ledger, *_TELLING):
@@ -124,7 +124,7 @@ def _told(pipeline: Pipeline, seqs: set[int]) -> Told:
     return told
 
 
-def _hear(told: Told, fact: Fact | Note | None) -> None:
+def _hear(told: AuditExpectations, fact: Fact | Note | None) -> None:
     match fact:
         case KeyCreationIntended(version, fingerprint) | KeyImportIntended(version, fingerprint):
             told.keys.add((version, fingerprint))
@@ -148,7 +148,7 @@ def _about_anchors(pipeline: Pipeline, strangers: tuple[AuditHead, ...]) -> Iter
         yield f"event {newest.seq} of the audit is not the one that a copy outside names ({newest.hash[:16]})"
 
 
-def _about_keys(stored: StoredKeys, records: Sequence[KeyRecord], told: Told) -> Iterator[str]:
+def _about_keys(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> Iterator[str]:
     registered = {record.version: record for record in records}
     for version in (*stored.live, *stored.archived):
         record = registered.get(version)
@@ -159,11 +159,11 @@ def _about_keys(stored: StoredKeys, records: Sequence[KeyRecord], told: Told) ->
             yield f"the key store has archived {version}, which is {record.state} in the database"
 
 
-def _may_be_shelved(record: KeyRecord, told: Told) -> bool:
+def _may_be_shelved(record: KeyRecord, told: AuditExpectations) -> bool:
     return record.state in _SHELVED or record.version in told.shelved
 
 
-def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: Told) -> Iterator[str]:
+def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> Iterator[str]:
     primary = stored.primary
     active = next((record.version for record in records if record.state is KeyState.ACTIVE), None)
     if primary is None or active in {None, primary}:
@@ -172,7 +172,7 @@ def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: Told)
         yield f"the key store's primary is {primary}, but {active} is active in the database"
 
 
-def _about_roster(stored: StoredKeys, told: Told) -> Iterator[str]:
+def _about_roster(stored: StoredKeys, told: AuditExpectations) -> Iterator[str]:
     # An earlier one is in order: the audit pins first, and the key store follows.
     if stored.roster is not None and stored.roster not in told.rosters:
         yield f"the key store names a roster ({stored.roster[:16]}) that was never pinned in the database"

@@ -38,7 +38,7 @@ RECORDS: Mapping[str, type[Fact]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """One event, parsed.
 
     Args:
@@ -65,7 +65,7 @@ class Entry:
         return Note(EventKind(self.kind), self.facts) if self.kind in set(EventKind) else None
 
 
-def entry_of(event: AuditEvent) -> Entry:
+def entry_of(event: AuditEvent) -> AuditEntry:
     """Parse one stored event.
 
     Raises:
@@ -73,7 +73,7 @@ def entry_of(event: AuditEvent) -> Entry:
     """
     try:
         body = json.loads(event.body)
-        return Entry(
+        return AuditEntry(
             seq=body["seq"],
             at=datetime.fromisoformat(body["at"]),
             actor=body["actor"],
@@ -121,7 +121,7 @@ def require_indexed(event: AuditEvent) -> None:
         )
 
 
-def entries(ledger: Ledger, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[Entry]:
+def entries(ledger: Ledger, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEntry]:
     """Events of these kinds (or all), oldest first; with `request`, of that request only."""
     return map(entry_of, ledger.events(*kinds, request=request, after_seq=after_seq))
 
@@ -135,7 +135,7 @@ def recorded(ledger: Ledger, record: type[Record], request: str | None = None) -
         yield _read(record, entry)
 
 
-def _read(record: type[Record], entry: Entry) -> Record:
+def _read(record: type[Record], entry: AuditEntry) -> Record:
     try:
         return audit.read(record, entry.facts)
     except (AuditError, InvalidKeyError):

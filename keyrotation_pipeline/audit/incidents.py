@@ -86,7 +86,7 @@ def incidents(ledger: Ledger) -> Incidents:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AlertDelivery:
     """Which alerts were told by which channel, and which channels fail since when.
 
     Args:
@@ -98,9 +98,9 @@ class Told:
     failing: dict[str, tuple[datetime, str]] = field(default_factory=dict)
 
 
-def told(ledger: Ledger) -> Told:
+def told(ledger: Ledger) -> AlertDelivery:
     """What was told; a channel that takes an alert fails no longer."""
-    heard = Told()
+    heard = AlertDelivery()
     for entry in entries(ledger, EventKind.ALERT_TOLD, EventKind.CHANNEL_FAILED):
         match entry.fact():
             case AlertTold(alert=alert, channel=channel):

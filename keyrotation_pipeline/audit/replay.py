@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.events import Entry, entry_of
+from keyrotation_pipeline.audit.events import AuditEntry, entry_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature, left_to_people, signed_fields
@@ -47,7 +47,7 @@ _BY_SIGNATURES = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 @dataclass(frozen=True, slots=True)
-class Belief:
+class LedgerState:
     """What is believed after the events heard so far.
 
     Args:
@@ -92,7 +92,7 @@ class Belief:
         for event in events:
             after.hear(event)
         content = {each.name: getattr(after, each.name) for each in fields(after)}
-        return Belief(**{**content, "hashes": tuple(after.hashes), "faults": tuple(after.faults)})
+        return LedgerState(**{**content, "hashes": tuple(after.hashes), "faults": tuple(after.faults)})
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401  of any field
@@ -144,7 +144,7 @@ class _Hearing:
         except _ImpossibleError as error:
             self.faults.append(f"event {entry.seq} ({entry.kind}) {error}")
 
-    def _apply(self, entry: Entry) -> None:
+    def _apply(self, entry: AuditEntry) -> None:
         fact = entry.fact()
         if isinstance(fact, RequestOpened) and not self._has(fact.audit_head):
             self.faults.append(f"event {entry.seq} opens a request that is to be signed for another audit")

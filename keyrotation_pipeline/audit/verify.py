@@ -1,24 +1,133 @@
-"""Everything that the audit can vouch for: its chain, its anchors outside, the tables, and every signature, anew."""
+"""Verifies everything that the audit vouches for: its chain, anchors, tables and every signature."""
 
 from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from keyrotation_pipeline.audit import assessments, given_up
 from keyrotation_pipeline.audit.chain import summary, verify_audit
-from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.audit.heard import belief_of, forget
-from keyrotation_pipeline.audit.replay import Belief
+from keyrotation_pipeline.audit.events import AuditEntry, entries
+from keyrotation_pipeline.audit.replay import LedgerState
+from keyrotation_pipeline.audit.replay_cache import forget, ledger_state
 from keyrotation_pipeline.errors import ApprovalError, AuditError, TimestampError
-from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.approval import Roster, signed_fields
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditHead
 from keyrotation_pipeline.model.backup_events import AuditTimestamped
-from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded
+from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAnswers, BreachAssessed
+from keyrotation_pipeline.model.request_events import DatabaseReconciled, RequestOpened, RosterPinned, SignatureAdded
 from keyrotation_pipeline.model.requests import RequestAction
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
+
+
+def sentence(heads: Collection[AuditHead]) -> str:
+    """What officers sign of the heads that they give up."""
+    newest = max(heads, key=lambda head: head.seq)
+    others = f" (nor {len(heads) - 1} older)" if len(heads) > 1 else ""
+    return f"accept that event {newest.seq} {newest.hash}{others} is not in the audit"
+
+
+def abandoned_anchors(pipeline: Pipeline, anchors: Iterable[AuditHead]) -> tuple[AuditHead, ...]:
+    """Those of these anchors that no signed reconciliation gave up; signatures are looked at only if there are any."""
+    missing = tuple(anchors)
+    if not missing:
+        return ()
+    given_up = {head for each in _signed(pipeline) for head in each.accepted}
+    return tuple(anchor for anchor in missing if anchor not in given_up)
+
+
+def _signed(pipeline: Pipeline) -> Iterator[DatabaseReconciled]:
+    """Every reconciliation that enough officers signed: of the roster that it pinned again, else of the pinned one."""
+    roster: Roster | None = None
+    texts: dict[str | None, bytes] = {}
+    signed: dict[str | None, list[tuple[bytes, datetime]]] = {}
+    kinds = (RosterPinned.kind, RequestOpened.kind, SignatureAdded.kind, DatabaseReconciled.kind)
+    for entry in entries(pipeline.ledger, *kinds):
+        match entry.fact():
+            case RosterPinned() as pinned:
+                roster = pinned.roster
+            case RequestOpened(approval_text=text):
+                texts[entry.request] = text.encode()
+            case SignatureAdded(signature=signature):
+                signed.setdefault(entry.request, []).append((bytes.fromhex(signature), entry.at))
+            case DatabaseReconciled(accepted=accepted) as done if accepted and roster is not None:
+                written, signatures = texts.get(entry.request, b""), signed.get(entry.request, ())
+                says = _says(written, entry.request, accepted)
+                if says and _is_agreed(pipeline, roster, written, signatures):
+                    yield done
+
+
+def _says(text: bytes, request: str | None, accepted: Collection[AuditHead]) -> bool:
+    try:
+        fields = signed_fields(text)
+    except ApprovalError:
+        return False
+    named = (fields.get("Request"), fields.get("Action")) == (request, "reconcile")
+    return named and sentence(accepted) in fields.get("Authorises", "").split("; ")
+
+
+def _is_agreed(pipeline: Pipeline, roster: Roster, text: bytes, signed: Iterable[tuple[bytes, datetime]]) -> bool:
+    officers = set()
+    for signature, at in signed:
+        try:
+            officers.add(pipeline.signatures.was_good(text, signature, roster.officers, at).officer)
+        except ApprovalError:
+            continue
+    return len(officers) >= roster.required
+
+
+HEADER = "keyrotation-assessment-v1"
+KINDS = (RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind)
+
+
+def is_of_answers(text: str, incident: str, answers: BreachAnswers, seq: int) -> bool:
+    """Whether a text names this incident, these answers and the event that completed them."""
+    header, *lines = text.split("\n")
+    named = {f"Incident: {incident}", f"Answers: {answers.digest()}", f"Audit event: {seq}"}
+    return header == HEADER and named <= set(lines)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """The answers of each incident, with the event that completed them, and the roster of the moment."""
+
+    roster: Roster | None = None
+    answers: dict[str, tuple[BreachAnswers, int]] = field(default_factory=dict)
+
+    def fault(self, entry: AuditEntry, signed: AssessmentSigned, verifier: SignatureVerifier) -> str | None:
+        """Why a signature is not what it is filed as; None: it is."""
+        answers, seq = self.answers.get(signed.incident, (BreachAnswers(), 0))
+        if not is_of_answers(signed.text, signed.incident, answers, seq):
+            return "is over other answers"
+        try:
+            signature = bytes.fromhex(signed.signature)
+            officers = self.roster.officers if self.roster else ()
+            found = verifier.was_good(signed.text.encode(), signature, officers, entry.at)
+        except (ApprovalError, ValueError) as error:
+            return f"does not verify: {str(error).partition(';')[0]}"
+        return None if found.officer == signed.officer else f"is by {found.officer[-16:]}"
+
+
+def assessment_faults(told: Iterable[AuditEntry], verifier: SignatureVerifier) -> Iterator[str]:
+    """A phrase for each signature on an assessment that is not what it is filed as.
+
+    Args:
+        told: events of `KINDS`, in order.
+    """
+    heard = _Heard()
+    for entry in told:
+        match entry.fact():
+            case RosterPinned() as pinned:
+                heard.roster = pinned.roster
+            case BreachAssessed(incident=incident, answers=later):
+                before, _ = heard.answers.get(incident, (BreachAnswers(), 0))
+                heard.answers[incident] = (before.then(later), entry.seq)
+            case AssessmentSigned() as signed if (why := heard.fault(entry, signed, verifier)) is not None:
+                who = f"the signature of {signed.officer[-16:]} on the assessment of {signed.incident}"
+                yield f"{who} (event {entry.seq}) {why}"
 
 
 def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
@@ -34,12 +143,12 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     kept = pipeline.anchors.heads()
     with pipeline.ledger.snapshot():
         newest = verify_audit(pipeline.ledger, *anchors, *_to_lead_through(pipeline, kept))
-        belief = Belief().hear(pipeline.ledger.events())
+        belief = LedgerState().hear(pipeline.ledger.events())
         faults = [
             *_in_the_future(belief, pipeline.clock.now()),
             *_differences(pipeline.ledger, belief, belief.requests),
             *_signatures(pipeline, belief.requests),
-            *assessments.faults(entries(pipeline.ledger, *assessments.KINDS), pipeline.signatures),
+            *assessment_faults(entries(pipeline.ledger, *KINDS), pipeline.signatures),
             *_time_stamps(pipeline),
         ]
     if faults:
@@ -51,7 +160,7 @@ def _to_lead_through(pipeline: Pipeline, kept: Sequence[AuditHead]) -> Iterator[
     """The anchors that the chain must lead through: all but those that a signed reconciliation gave up."""
     hashes = {event.seq: event.hash for event in pipeline.ledger.events()}
     missing = [anchor for anchor in kept if anchor.seq and hashes.get(anchor.seq) != anchor.hash]
-    lost = given_up.lost(pipeline, missing)
+    lost = abandoned_anchors(pipeline, missing)
     yield from (anchor for anchor in kept if anchor.seq and (anchor in lost or anchor not in missing))
 
 
@@ -75,7 +184,7 @@ def require_verified(
     if afresh:
         forget(str(pipeline.database.identity()))
     with pipeline.ledger.snapshot():
-        belief = belief_of(str(pipeline.database.identity()), lambda seq: pipeline.ledger.events(after_seq=seq))
+        belief = ledger_state(str(pipeline.database.identity()), lambda seq: pipeline.ledger.events(after_seq=seq))
         faults = [
             *_ends(pipeline, belief, pipeline.ledger.head(), (head for head in kept if head not in but)),
             *_differences(pipeline.ledger, belief, live := belief.live()),
@@ -85,20 +194,20 @@ def require_verified(
         raise AuditError(summary(faults))
 
 
-def _ends(pipeline: Pipeline, belief: Belief, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
+def _ends(pipeline: Pipeline, belief: LedgerState, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
     """Where the chain does not end at its own head, or does not lead through an anchor."""
     if head != belief.head:
         yield f"the audit ends at event {belief.head.seq} and not at event {head.seq}, as its head says"
-    for anchor in given_up.lost(pipeline, (each for each in kept if not belief.leads_through(each))):
+    for anchor in abandoned_anchors(pipeline, (each for each in kept if not belief.leads_through(each))):
         yield f"event {anchor.seq} is not the one that an anchor names"
 
 
-def _in_the_future(belief: Belief, now: datetime) -> Iterator[str]:
+def _in_the_future(belief: LedgerState, now: datetime) -> Iterator[str]:
     if belief.latest is not None and belief.latest > now + EVENTS_DIFFER_BY:
         yield f"an event is dated {belief.latest:%Y-%m-%d %H:%M:%S}, which is in the future"
 
 
-def _differences(ledger: Ledger, belief: Belief, requests: Collection[str]) -> Iterator[str]:
+def _differences(ledger: Ledger, belief: LedgerState, requests: Collection[str]) -> Iterator[str]:
     yield from belief.faults
     yield from _tables(ledger, requests)
     yield from _audit_rows(ledger, belief)
@@ -116,7 +225,7 @@ def _tables(ledger: Ledger, requests: Collection[str]) -> Iterator[str]:
             yield str(error).partition(";")[0]
 
 
-def _audit_rows(ledger: Ledger, belief: Belief) -> Iterator[str]:
+def _audit_rows(ledger: Ledger, belief: LedgerState) -> Iterator[str]:
     rows = ledger.rotation_audit()
     for request, row in rows:
         if request not in belief.audit_rows:

@@ -8,7 +8,7 @@ import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.audit.chain import read_anchor
-from keyrotation_pipeline.audit.events import Entry, entries
+from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
@@ -116,7 +116,7 @@ def _kind(name: str) -> EventKind:
     return EventKind(name)
 
 
-def _document(entry: Entry) -> dict[str, Any]:
+def _document(entry: AuditEntry) -> dict[str, Any]:
     return {
         "seq": entry.seq,
         "at": output.instant(entry.at),

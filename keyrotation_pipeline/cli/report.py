@@ -17,7 +17,7 @@ from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
 from keyrotation_pipeline.assurance.evidence_pack import is_free, pack, write_directory
 from keyrotation_pipeline.assurance.key_death import certificates, certify
-from keyrotation_pipeline.audit.events import Entry
+from keyrotation_pipeline.audit.events import AuditEntry
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.new_file import require_new, taken, write_new
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
@@ -149,5 +149,5 @@ def _stamp(pipeline: Pipeline) -> None:
         output.note(f"the audit could not be time-stamped: {failed}")
 
 
-def _breach_of(pipeline: Pipeline, incident: Incident, told: Sequence[Entry]) -> tuple[str, ...]:
+def _breach_of(pipeline: Pipeline, incident: Incident, told: Sequence[AuditEntry]) -> tuple[str, ...]:
     return assessment_from(told, pipeline.signatures, incident).lines()

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.assessments import HEADER, is_of_answers
-from keyrotation_pipeline.audit.events import Entry, entries
+from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.audit.verify import require_verified
+from keyrotation_pipeline.audit.verify import HEADER, is_of_answers, require_verified
 from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
 from keyrotation_pipeline.incidents.breach import BreachDecision, Outcome, decide_breach
 from keyrotation_pipeline.incidents.breach_notices import Notice
@@ -187,7 +186,7 @@ def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
     return assessment_from(told, pipeline.signatures, incident)
 
 
-def assessment_from(told: Iterable[Entry], signatures: SignatureVerifier, incident: Incident) -> Assessment:
+def assessment_from(told: Iterable[AuditEntry], signatures: SignatureVerifier, incident: Incident) -> Assessment:
     """The same from the events of an audit that was verified."""
     heard = _Heard(incident)
     for entry in told:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from keyrotation_pipeline.audit.events import Entry, entries
+from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import AuditError, BlockedError
@@ -39,7 +39,7 @@ def unsettled_in_words(pipeline: Pipeline) -> list[str]:
     return [*map(in_words, unsettled(pipeline))]
 
 
-def _believed(pipeline: Pipeline) -> Sequence[Entry]:
+def _believed(pipeline: Pipeline) -> Sequence[AuditEntry]:
     """What people answered and signed; no signature where the audit does not verify, since a roster may be forged."""
     told = tuple(entries(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind))
     if not any(each.kind == AssessmentSigned.kind for each in told):
@@ -51,5 +51,5 @@ def _believed(pipeline: Pipeline) -> Sequence[Entry]:
     return told
 
 
-def _without_signatures(told: Sequence[Entry]) -> Iterator[Entry]:
+def _without_signatures(told: Sequence[AuditEntry]) -> Iterator[AuditEntry]:
     yield from (each for each in told if each.kind != AssessmentSigned.kind)

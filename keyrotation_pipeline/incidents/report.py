@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 
-from keyrotation_pipeline.audit.events import Entry, entries, recorded
+from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import Assessment, assessment_of
@@ -231,7 +231,7 @@ def _amended(fact: IncidentAmended) -> Iterator[str]:
         yield f"{', '.join(given)} written by {fact.by}"
 
 
-def _sentence(entry: Entry, names: dict[str, str]) -> str:
+def _sentence(entry: AuditEntry, names: dict[str, str]) -> str:
     """What an event says; empty for a shard, of which there are many."""
     sentence = ""
     match entry.fact():

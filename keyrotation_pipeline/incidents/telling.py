@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keyrotation_pipeline.audit.incidents import Told, told
+from keyrotation_pipeline.audit.incidents import AlertDelivery, told
 from keyrotation_pipeline.errors import AlertError, BlockedError
 from keyrotation_pipeline.model.incident_events import AlertTold, ChannelFailed
 from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
@@ -92,7 +92,7 @@ def _tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Notice]) -> 
     return tuple(down.values())
 
 
-def _open(known: Told, channels: Channels, notices: Iterable[Notice]) -> list[tuple[Notice, AlertChannel]]:
+def _open(known: AlertDelivery, channels: Channels, notices: Iterable[Notice]) -> list[tuple[Notice, AlertChannel]]:
     """What each channel is to get; those that failed before come last, since they may take their time."""
     pairs = [
         (notice, channel)

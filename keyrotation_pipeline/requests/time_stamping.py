@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from keyrotation_pipeline.audit.events import Entry, entries
+from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.errors import AtWorkError, TimestampError
 from keyrotation_pipeline.model.audit import AuditEvent, EventKind, stamped_bytes
 from keyrotation_pipeline.model.backup_events import AuditTimestamped, TimestampFailed
@@ -107,7 +107,7 @@ def _newest_since(ledger: Ledger, seq: int) -> AuditEvent | None:
     return next(ledger.events(after_seq=ledger.head().seq - 1), None)
 
 
-def _ended_since(ledger: Ledger, seq: int) -> Entry | None:
+def _ended_since(ledger: Ledger, seq: int) -> AuditEntry | None:
     """The first end of a request after `seq`."""
     for entry in entries(ledger, EventKind.STATUS_CHANGED, after_seq=seq):
         if isinstance(fact := entry.fact(), StatusChanged) and fact.after is RequestStatus.FINISHED:

@@ -8,7 +8,7 @@ after any crash.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from keyrotation_pipeline.audit import given_up
+from keyrotation_pipeline.audit import verify
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -70,7 +70,7 @@ class Plan:
         if self.roster is not None:
             parts.append(f"pin again {self.roster}")
         if self.found.strangers:
-            parts.append(given_up.sentence(self.found.strangers))
+            parts.append(verify.sentence(self.found.strangers))
         return "; ".join(parts)
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.audit.events import Entry, entries, recorded
+from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
 from keyrotation_pipeline.errors import (
     ApprovalError,
     BlockedError,
@@ -151,7 +151,7 @@ WAYS = {
 }
 
 
-def newest(ledger: Ledger) -> Entry:
+def newest(ledger: Ledger) -> AuditEntry:
     *_, last = entries(ledger)
     return last
 

@@ -19,7 +19,7 @@ from keyrotation_pipeline.assurance.destruction import DESTROY
 from keyrotation_pipeline.assurance.seals import Seals
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.audit.events import entry_of
-from keyrotation_pipeline.audit.heard import _HEARD
+from keyrotation_pipeline.audit.replay_cache import _HEARD
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt

@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.audit.replay import Belief
+from keyrotation_pipeline.audit.replay import LedgerState
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import (
     AuditError,
@@ -414,7 +414,7 @@ def test_no_event_alone_calls_a_version_compromised(
 ) -> None:
     """Else one row could stop every application: whoever owns the database can write events too."""
     world.ledger.set_key_state(V1, KeyState.COMPROMISED, attack(world))
-    belief = Belief().hear(world.ledger.events())
+    belief = LedgerState().hear(world.ledger.events())
     assert [each for each in belief.faults if fault in each]
     assert belief.keys[V1].state is KeyState.ACTIVE
 
@@ -433,7 +433,7 @@ def test_signatures_that_no_officer_made_call_no_version_compromised_though_thei
 
 def test_what_officers_have_signed_for_is_believed(world: FakeWorld) -> None:
     signed(world, opened(world)[1])
-    belief = Belief().hear(world.ledger.events())
+    belief = LedgerState().hear(world.ledger.events())
     assert (belief.faults, belief.keys[V1].state) == ((), KeyState.COMPROMISED)
     require_verified(world.pipeline)
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
-from keyrotation_pipeline.audit.heard import belief_of
-from keyrotation_pipeline.audit.replay import Belief
+from keyrotation_pipeline.audit.replay import LedgerState
+from keyrotation_pipeline.audit.replay_cache import ledger_state
 from keyrotation_pipeline.errors import AuditError
 
 Value = TypeVar("Value")
@@ -16,15 +16,15 @@ _LOOKS = 5
 class BelievedRows(AuditChain):
     """The part of the ledger that replays the audit."""
 
-    def belief(self) -> Belief:
+    def belief(self) -> LedgerState:
         """What the audit makes one believe now.
 
         Raises:
             AuditError: its events do not follow each other.
         """
-        return belief_of(self.database, lambda seq: self.events(after_seq=seq))
+        return ledger_state(self.database, lambda seq: self.events(after_seq=seq))
 
-    def believed(self, read: Callable[[], Value], told: Callable[[Belief], Value], where: str) -> Value:
+    def believed(self, read: Callable[[], Value], told: Callable[[LedgerState], Value], where: str) -> Value:
         """What rows say, if the audit tells the same.
 
         Args:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
-from keyrotation_pipeline.audit.replay import Belief
+from keyrotation_pipeline.audit.replay import LedgerState
 from keyrotation_pipeline.model.audit import AuditEvent
 
-_HEARD: dict[str, Belief] = {}
+_HEARD: dict[str, LedgerState] = {}
 
 
 def forget(database: str) -> None:
@@ -13,7 +13,7 @@ def forget(database: str) -> None:
     _HEARD.pop(database, None)
 
 
-def belief_of(database: str, events_after: Callable[[int], Iterator[AuditEvent]]) -> Belief:
+def ledger_state(database: str, events_after: Callable[[int], Iterator[AuditEvent]]) -> LedgerState:
     """What an audit makes one believe now; events that this process has heard before are not read again.
 
     Args:
@@ -23,13 +23,13 @@ def belief_of(database: str, events_after: Callable[[int], Iterator[AuditEvent]]
     Raises:
         AuditError: they do not follow each other.
     """
-    heard = _HEARD.get(database, Belief())
+    heard = _HEARD.get(database, LedgerState())
     events = events_after(max(heard.head.seq - 1, 0))
     if heard.head.seq:
         # Another database of the same name, or a transaction that was undone since: then from the beginning.
         last = next(events, None)
         if last is None or (last.seq, last.hash) != (heard.head.seq, heard.head.hash):
-            heard, events = Belief(), events_after(0)
+            heard, events = LedgerState(), events_after(0)
     belief = heard.hear(events)
     _HEARD[database] = belief
     return belief
