@@ -11,7 +11,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import approval_text
-from keyrotation_pipeline.requests.opening import drawn_up
+from keyrotation_pipeline.requests.opening import new_request
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.rotate import ROTATE
 
@@ -25,7 +25,7 @@ def call_compromised(pipeline: Pipeline, version: KeyVersion, officers: Sequence
     now, registered = pipeline.clock.now(), pipeline.ledger.keys()
     (fingerprint,) = [each.fingerprint for each in registered if each.version == version]
     flag = Flag(f"test {version}", "test", "key_exposed", f"{version} is known", now, versions=(str(version),))
-    request = drawn_up(
+    request = new_request(
         Walk,
         pipeline,
         ROTATE,

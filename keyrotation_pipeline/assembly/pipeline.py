@@ -29,7 +29,7 @@ from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import count_if_small
-from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster, require_known_to_store
+from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
 from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, refusal, try_keys
 from keyrotation_pipeline.settings import Settings
@@ -96,7 +96,7 @@ def initialise(
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             pinned_roster(pipeline)  # which keeps it in the home
-            kept_in_store(pipeline, pipeline.keys.read())
+            pin_roster_in_store(pipeline, pipeline.keys.read())
             trial = None
             if ring is not None:
                 trial = _tried(pipeline, ring, place_of or pipeline.keys.place_of)

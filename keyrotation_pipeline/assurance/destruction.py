@@ -25,7 +25,7 @@ from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
-from keyrotation_pipeline.requests.roster import kept_in_store, require_roster
+from keyrotation_pipeline.requests.roster import pin_roster_in_store, require_roster
 from keyrotation_pipeline.rotation.keys import record_of
 
 DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroyed)
@@ -105,7 +105,7 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored, afresh=True)
         require_authorised(pipeline, rotation, stored)
-        stored = kept_in_store(pipeline, stored)
+        stored = pin_roster_in_store(pipeline, stored)
         record = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
@@ -125,7 +125,7 @@ def destroy(site: BackupSite, rotation: Request) -> Destruction:
 
 
 def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: str) -> Request:
-    return opening.drawn_up(
+    return opening.new_request(
         Request,
         pipeline,
         DESTROY,

@@ -8,7 +8,7 @@ from keyrotation_pipeline.model.keys import RotationDue, rotation_due
 from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import failure_of
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.keys import declared_activations
 from keyrotation_pipeline.rotation.rollout import Seen
@@ -75,7 +75,7 @@ def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, seen: Seen = No
     due = rotation_due(primary, pipeline.ledger.keys(), requests, declared)
     if due is None:
         return None
-    walk = superseding.next_up(pipeline)
+    walk = takeover.current_or_next(pipeline)
     return DueRotation(due, walk, _stopped_by(pipeline, walk, seen) if walk else None, pipeline.clock.now())
 
 

@@ -11,14 +11,14 @@ from keyrotation_pipeline.model.fleet import Instance, failing_minutes
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation import performing
 
 
 def fleet(pipeline: Pipeline) -> dict[str, Any]:
     """The object of `rollout --json`; `attention` has a sentence for each instance with a key that it must not have."""
-    stored, walk = pipeline.keys.read(), superseding.next_up(pipeline)
+    stored, walk = pipeline.keys.read(), takeover.current_or_next(pipeline)
     waiting, instances = pipeline.rollout.waiting(), pipeline.rollout.instances()
     return {
         "generated_at": instant(pipeline.clock.now()),

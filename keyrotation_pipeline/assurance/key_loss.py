@@ -28,8 +28,8 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.compromising import tell_applications
-from keyrotation_pipeline.requests.roster import kept_in_store
+from keyrotation_pipeline.requests.compromise import tell_applications
+from keyrotation_pipeline.requests.roster import pin_roster_in_store
 from keyrotation_pipeline.rotation.keys import record_of
 
 
@@ -136,7 +136,7 @@ def _name_roster(pipeline: Pipeline) -> None:
     """
     stored = pipeline.keys.read()
     if stored.roster is None and not divergence(pipeline, stored):
-        kept_in_store(pipeline, stored)
+        pin_roster_in_store(pipeline, stored)
 
 
 def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord:

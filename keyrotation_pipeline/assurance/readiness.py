@@ -33,7 +33,7 @@ from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.confirming import confirmation_of, is_to_make_key
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
@@ -59,7 +59,7 @@ def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key:
         recovery_key: opens the key that stays on this machine; None: there is none, or it is not looked at.
     """
     pipeline = site.pipeline
-    walk = superseding.next_up(pipeline)
+    walk = takeover.current_or_next(pipeline)
     taken, trial, unseen = _looked_at_values(pipeline)
     checks = [*_authority(pipeline, walk), *_keys(pipeline, trial), *unseen, *_backups(site)]
     checks += _looked("rotation_was_rehearsed", lambda: [_rehearsal(pipeline)])

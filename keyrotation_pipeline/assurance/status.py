@@ -24,9 +24,9 @@ from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus, failure_of
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
-from keyrotation_pipeline.requests.pacing import pace_of
+from keyrotation_pipeline.requests.control import pace_of
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import performing
@@ -47,7 +47,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
         duties: what is due of closed incidents; `incidents.duties` knows.
     """
     now = pipeline.clock.now()
-    records, rotation, head = pipeline.ledger.keys(), superseding.next_up(pipeline), pipeline.ledger.head()
+    records, rotation, head = pipeline.ledger.keys(), takeover.current_or_next(pipeline), pipeline.ledger.head()
     counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     stored, attention = _stored(pipeline)
     primary = stored.primary if stored is not None else None

@@ -7,7 +7,7 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
-from keyrotation_pipeline.requests.pacing import pace_of, set_pace
+from keyrotation_pipeline.requests.control import pace_of, set_pace
 
 
 def pace_command(

@@ -25,7 +25,7 @@ from keyrotation_pipeline.cli.period import unambiguous_moment
 from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.requests.cancelling import cancel as give_up
+from keyrotation_pipeline.requests.control import cancel as give_up
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request

@@ -8,7 +8,7 @@ import typer
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
-from keyrotation_pipeline.requests import pausing
+from keyrotation_pipeline.requests import control
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import rollback
@@ -53,7 +53,7 @@ def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.walk(request_id)
-        pausing.pause(pipeline, rotation)
+        control.pause(pipeline, rotation)
         database = pipeline.database.identity().name
     if as_json:
         output.document({"database": database, "id": rotation.id, "status": "paused"})
@@ -67,7 +67,7 @@ def resume(request_id: RequestId, *, config: Config = None, as_json: Json = Fals
     declared = settings.load(config)
     with assembly.open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.walk(request_id)
-        pausing.resume(pipeline, rotation)
+        control.resume(pipeline, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
         database = pipeline.database.identity().name
     if as_json:

@@ -10,7 +10,7 @@ from keyrotation_pipeline.defs.pages import duration
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation import performing
 
@@ -24,7 +24,7 @@ def show_what_is_awaited(
 
     Of the rows it has whole percents, so that it changes at most a hundred times a table.
     """
-    rotation = superseding.next_up(pipeline)
+    rotation = takeover.current_or_next(pipeline)
     sentence = _sentence(result)
     if rotation is None:
         return sentence

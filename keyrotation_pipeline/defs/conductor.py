@@ -34,7 +34,7 @@ from keyrotation_pipeline.errors import AtWorkError, KeyStoreDamagedError, KeySt
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.keys import require_registered_keys
 
@@ -81,7 +81,7 @@ def tick(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
 ) -> dg.SensorResult | dg.SkipReason:
     """One look: what is due and not yet running is started; otherwise the sentence that says what is waited for."""
-    rotation = superseding.next_up(pipeline)
+    rotation = takeover.current_or_next(pipeline)
     if rotation is None:
         return _after_the_last(instance, naming, pipeline, time_zone)
     decision = performing.next_decision(pipeline, rotation)

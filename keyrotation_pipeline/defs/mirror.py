@@ -22,7 +22,7 @@ from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import StepRecord, Walk
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 
 # At every other look of the daemon: what it shows was done elsewhere, and nothing waits for it.
 SECONDS_BETWEEN_TICKS = 8
@@ -69,7 +69,7 @@ def reflect(
             continue
         events += _missing(instance, naming, pipeline, rotation)
     after = shown if waits else head.seq
-    if (current := superseding.next_up(pipeline)) is not None:
+    if (current := takeover.current_or_next(pipeline)) is not None:
         events += interim_evaluations(instance, naming, pipeline, current)
     partitions = partitions_to_sync(instance, naming, wanted_partitions(pipeline))
     if not events and not partitions:

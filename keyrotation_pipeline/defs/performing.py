@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import performing
 
@@ -60,7 +60,7 @@ def rotation_of(pipeline: Pipeline, partition: str) -> Walk:
     Raises:
         OutOfOrderError: there is none.
     """
-    now = superseding.next_up(pipeline)
+    now = takeover.current_or_next(pipeline)
     if now is not None and partition_of(now) == partition:
         return now
     wanted = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and partition_of(each) == partition]
@@ -72,7 +72,7 @@ def rotation_of(pipeline: Pipeline, partition: str) -> Walk:
 
 def _not_requested(pipeline: Pipeline, partition: str) -> str:
     """Somebody has typed that partition: it is shown in plain, and a long one not whole."""
-    now = superseding.next_up(pipeline)
+    now = takeover.current_or_next(pipeline)
     way = f"choose the partition {partition_of(now)}" if now else "open one with `keyrotation request --reason TEXT`"
     shown = "".join(each for each in partition[:LONGEST_SHOWN_CHARS] if each.isprintable())
     return f"no rotation to {shown} was requested; {way}"

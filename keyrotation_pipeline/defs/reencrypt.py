@@ -24,7 +24,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.rotation import performing
 
 POOL = "reencrypt"
@@ -62,7 +62,7 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
     def due_shards(context: dg.OpExecutionContext, keyrotation: PipelineParameter) -> Iterator[dg.AssetMaterialization]:
         """Re-encrypts what is due and nobody else is at, shard after shard, and materializes the partition of each."""
         with refusals(), keyrotation.open(actor_of(context)) as opened:
-            rotation = superseding.next_up(opened)
+            rotation = takeover.current_or_next(opened)
             if rotation is None:
                 return
             began = time.monotonic()

@@ -13,8 +13,8 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.compromising import held_compromised
-from keyrotation_pipeline.requests.superseding import is_stranded
+from keyrotation_pipeline.requests.compromise import held_compromised
+from keyrotation_pipeline.requests.takeover import is_stranded
 from keyrotation_pipeline.rotation.rotate import open_request
 
 LOCK = "incidents"

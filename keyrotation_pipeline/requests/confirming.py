@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.requests import ConfirmationText, RequestAction,
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.superseding import lineage
+from keyrotation_pipeline.requests.takeover import lineage
 
 # The events with which each rollout begins: their kind and, for a finished step, its name.
 _BEGINNINGS: Mapping[TargetKind, frozenset[tuple[EventKind, Step | None]]] = {

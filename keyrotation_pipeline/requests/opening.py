@@ -21,7 +21,7 @@ LONGEST_REASON_CHARS = 1000
 Kind = TypeVar("Kind", Request, Walk)
 
 
-def drawn_up(
+def new_request(
     kind: type[Kind],
     pipeline: Pipeline,
     action: Action,

@@ -15,7 +15,7 @@ from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
-from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster
+from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
 
 LOCK = "policy"
 
@@ -36,7 +36,7 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
     if reason is not None:
         opening.require_texts(reason, requested_by, None)
     require_consistent(pipeline, stored := pipeline.keys.read())
-    kept_in_store(pipeline, stored)  # which a change that died may have left undone
+    pin_roster_in_store(pipeline, stored)  # which a change that died may have left undone
     if not pinned_roster(pipeline).differences(pipeline.signatures.roster()):
         raise RequestError(
             "keyrotation.toml names the officers, the threshold and the recipients that are pinned; change "
@@ -45,7 +45,7 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
     if reason is None:
         raise RequestError("say why with `keyrotation policy --reason TEXT`, which pinned officers then sign")
     active = _active(pipeline)
-    opened = opening.drawn_up(
+    opened = opening.new_request(
         Request,
         pipeline,
         POLICY,
@@ -72,7 +72,7 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
         require_consistent(pipeline, stored, afresh=True)
         with pipeline.ledger.transaction():
             _pin(pipeline, pipeline.ledger.request(request.id), stored)
-        kept_in_store(pipeline, stored)
+        pin_roster_in_store(pipeline, stored)
     pipeline.anchors.keep(pipeline.ledger.head())
     time_stamping.stamp(pipeline)
     return pinned_roster(pipeline)

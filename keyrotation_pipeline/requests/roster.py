@@ -74,7 +74,7 @@ def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
         )
 
 
-def kept_in_store(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
+def pin_roster_in_store(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
     """Let the key store name the pinned roster, where it names an earlier one, or, made before it did, none.
 
     Args:

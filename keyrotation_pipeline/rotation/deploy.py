@@ -14,8 +14,8 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.compromising import held_compromised, tell_applications
-from keyrotation_pipeline.requests.superseding import lineage
+from keyrotation_pipeline.requests.compromise import held_compromised, tell_applications
+from keyrotation_pipeline.requests.takeover import lineage
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_kept
 from keyrotation_pipeline.rotation.rollout import bring

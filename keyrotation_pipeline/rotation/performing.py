@@ -17,11 +17,11 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.actions import StepFacts
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding, time_stamping
+from keyrotation_pipeline.requests import takeover, time_stamping
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.inventory import require_preflight
-from keyrotation_pipeline.requests.roster import kept_in_store, pinned_roster
+from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
 from keyrotation_pipeline.rotation import reencrypt, rollout
 
 
@@ -81,11 +81,11 @@ def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> 
             require_consistent(pipeline, stored, afresh=task.step is not Step.ROWS)
             require_authorised(pipeline, rotation, stored)
             if task.step is not Step.ROWS:
-                kept_in_store(pipeline, stored)
+                pin_roster_in_store(pipeline, stored)
             if rotation.started_at is None:
                 # A request may be a month old, and its tables may have changed since.
                 require_preflight(pipeline, rotation.target)
-                rotation = superseding.begin(pipeline, rotation)
+                rotation = takeover.begin(pipeline, rotation)
                 # A continuation takes finished steps over.
                 if (record := rotation.done(task.step, table, index)) is not None:
                     return record

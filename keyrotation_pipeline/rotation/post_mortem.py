@@ -10,7 +10,7 @@ from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.model.requests import WALK, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.superseding import lineage
+from keyrotation_pipeline.requests.takeover import lineage
 
 _FOR_PEOPLE = "[to be agreed on by the officers]"
 

@@ -18,8 +18,8 @@ from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
-from keyrotation_pipeline.requests.holding_still import standstill
-from keyrotation_pipeline.requests.roster import authority_to_reconcile, kept_in_store, pinned_roster
+from keyrotation_pipeline.requests.control import hold_all_steps
+from keyrotation_pipeline.requests.roster import authority_to_reconcile, pin_roster_in_store, pinned_roster
 from keyrotation_pipeline.rotation.reconcile_plan import Plan, plan
 
 LOCK = "reconcile"
@@ -42,7 +42,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
     if not decided.findings and not decided.missing:
         raise RequestError("database, key store and anchors tell one story; there is nothing to reconcile")
     _require_readable(decided)
-    opened = opening.drawn_up(
+    opened = opening.new_request(
         Request,
         pipeline,
         RECONCILE,
@@ -81,7 +81,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
         pipeline.anchors.keep(pipeline.ledger.head())
-        kept_in_store(pipeline, pipeline.keys.read())
+        pin_roster_in_store(pipeline, pipeline.keys.read())
         pinned_roster(pipeline)  # which keeps it in the home
     time_stamping.stamp(pipeline)
     return decided
@@ -106,7 +106,7 @@ def _stop(pipeline: Pipeline, decided: Plan, rotation: Request, held: ExitStack)
     for former in map(pipeline.ledger.walk, decided.ends):
         if former.status is RequestStatus.RUNNING:
             pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
-        held.enter_context(standstill(pipeline, former))
+        held.enter_context(hold_all_steps(pipeline, former))
 
 
 def _bring_back(pipeline: Pipeline, version: KeyVersion, rotation: Request) -> None:

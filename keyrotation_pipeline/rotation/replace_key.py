@@ -61,7 +61,7 @@ def open_replacement(
             )
         # The text for signing is built from this event, which lies before the audit head that it names.
         pipeline.ledger.append(KeyReplacementProposed(version, record.fingerprint, material.fingerprint, tried, opened))
-        request = opening.drawn_up(
+        request = opening.new_request(
             Request,
             pipeline,
             REPLACE_KEY,

@@ -22,10 +22,10 @@ from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
-from keyrotation_pipeline.requests.compromising import hold_compromised, in_words, tell_applications
+from keyrotation_pipeline.requests.compromise import in_words, mark_compromised, tell_applications
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.superseding import taking_over
+from keyrotation_pipeline.requests.takeover import taking_over
 from keyrotation_pipeline.rotation import deploy, reporting
 from keyrotation_pipeline.rotation.keys import backed_up, described_primary, record_of
 from keyrotation_pipeline.rotation.post_mortem import post_mortem
@@ -63,7 +63,7 @@ def open_rollback(
     rotation = pipeline.ledger.walk(rotation.id)
     _require_undoable(pipeline, rotation)
     source = _registered(pipeline, rotation)
-    opened = opening.drawn_up(
+    opened = opening.new_request(
         Walk,
         pipeline,
         ROLLBACK,
@@ -270,6 +270,6 @@ ROLLBACK = Action(
     renewal=renewal_of_walk,
     withdraw=_refuse_to_cancel,
     is_one_way=lambda _pipeline, _rotation: True,
-    approved=hold_compromised,
+    approved=mark_compromised,
     steps=STEPS_BACK,
 )

@@ -18,11 +18,11 @@ from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
-from keyrotation_pipeline.requests.compromising import hold_compromised, in_words
+from keyrotation_pipeline.requests.compromise import in_words, mark_compromised
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.superseding import taking_over
+from keyrotation_pipeline.requests.takeover import taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, reporting, retire
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 
@@ -86,7 +86,7 @@ def open_request(
     if continued is None and incident is None:
         require_backed_up(pipeline, source)
     require_keys_open(pipeline, pipeline.keys.read(), counted_in(counts), emergency=incident is not None)
-    rotation = opening.drawn_up(
+    rotation = opening.new_request(
         Walk,
         pipeline,
         ROTATE if continued is None else pipeline.actions[continued.action],
@@ -257,6 +257,6 @@ ROTATE = Action(
     renewal=renewal_of_walk,
     withdraw=_withdraw,
     is_one_way=_is_promoted,
-    approved=hold_compromised,
+    approved=mark_compromised,
     steps=STEPS,
 )

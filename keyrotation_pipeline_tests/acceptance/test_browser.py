@@ -13,7 +13,7 @@ from keyrotation_pipeline.demo.run import approve, open_home
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.pacing import set_pace
+from keyrotation_pipeline.requests.control import set_pace
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.browsing import (
     DESK,

@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.incident_events import AlertTold
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk, announced_key
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server, mail_server
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels

@@ -8,7 +8,7 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, failure_of, shard_of

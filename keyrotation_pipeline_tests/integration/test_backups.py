@@ -35,7 +35,7 @@ from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import DatabaseDumps, DumpSource
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
-from keyrotation_pipeline.requests.opening import drawn_up
+from keyrotation_pipeline.requests.opening import new_request
 from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt, open_clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.contract.key_store import archive
@@ -318,7 +318,7 @@ def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) ->
 def signed_destruction(clinic: Clinic, officers: dict[str, DemoOfficer]) -> Request:
     pipeline = clinic.site.pipeline
     fingerprint = clinic.ring.material(V1).fingerprint
-    opened = drawn_up(
+    opened = new_request(
         Request, pipeline, DESTROY, source=V1, fingerprint=fingerprint, target=V1, reason="old", requested_by="dba"
     )
     pipeline.ledger.open(opened, text := approval_text(pipeline, opened))

@@ -32,8 +32,8 @@ from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinne
 from keyrotation_pipeline.model.requests import Request, RequestStatus, Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
-from keyrotation_pipeline.requests.cancelling import cancel
-from keyrotation_pipeline.requests.opening import drawn_up
+from keyrotation_pipeline.requests.control import cancel
+from keyrotation_pipeline.requests.opening import new_request
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import performing
@@ -361,7 +361,7 @@ def destroyed_by_row_and_event(office: Office) -> None:
 def destroyed_by_a_request_that_nobody_signed(office: Office) -> None:
     with office.pipeline() as pipeline:
         (record,) = pipeline.ledger.keys()
-        request = drawn_up(
+        request = new_request(
             Request,
             pipeline,
             DESTROY,
@@ -396,7 +396,7 @@ def test_no_key_is_left_out_of_a_backup_by_signatures_that_no_officer_made(offic
     with office.pipeline() as pipeline:
         import_keys(pipeline, KeyRing({V1: office.key, second: KeyMaterial.generate()}, V1))
         *_, record = pipeline.ledger.keys()
-        request = drawn_up(
+        request = new_request(
             Request,
             pipeline,
             DESTROY,

@@ -24,7 +24,7 @@ from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.requests.opening import drawn_up
+from keyrotation_pipeline.requests.opening import new_request
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.keys import import_keys
 from keyrotation_pipeline.rotation.reconcile import RECONCILE, open_reconciliation, reconcile
@@ -49,7 +49,7 @@ def forged(office: Office, pipeline: Pipeline, request: Request, filed_under: Ro
 
 def reconciliation(pipeline: Pipeline) -> Request:
     record = pipeline.ledger.keys()[0]
-    opened = drawn_up(
+    opened = new_request(
         Request,
         pipeline,
         RECONCILE,
@@ -81,7 +81,7 @@ def pinned_by_force(office: Office, *names: str) -> None:
 def destroyed_by_its_officers(office: Office) -> None:
     with roster_of(office, *OWNERS) as (pipeline, roster):
         *_, record = pipeline.ledger.keys()
-        request = drawn_up(
+        request = new_request(
             Request,
             pipeline,
             DESTROY,

@@ -38,7 +38,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.manifest import render
 from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline_tests.fakes import (
     START,
     V1,

@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.model.requests import Step
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, raised, signed, walk
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation

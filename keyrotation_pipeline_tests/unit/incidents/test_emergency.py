@@ -25,8 +25,8 @@ from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step
-from keyrotation_pipeline.requests import superseding
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import open_policy
 from keyrotation_pipeline.rotation import rollback
 from keyrotation_pipeline.rotation.reconcile_plan import plan
@@ -92,7 +92,7 @@ def test_an_emergency_takes_a_routine_rotation_over_from_any_step(world: FakeWor
     finished = walk(world, signed(world, prepared))
     former = world.ledger.walk(routine.id)
     assert (former.status, finished.status) == (RequestStatus.CANCELLED, RequestStatus.FINISHED)
-    for step in done & superseding.TAKEN_OVER:
+    for step in done & takeover.TAKEN_OVER:
         assert finished.done(step) == former.done(step)
     assert (state(world, V1), world.keys.primary(), world.keys.archived()) == (KeyState.COMPROMISED, V2, (V1,))
     assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}

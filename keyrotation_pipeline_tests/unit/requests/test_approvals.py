@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.model.tables import BlindSpots, EncryptedTable, TableName, Unsearched
 from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V3, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 

@@ -11,8 +11,8 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.actions import StepFacts
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.cancelling import STEPS_BEFORE_ROWS, cancel
 from keyrotation_pipeline.requests.conductor import Task
+from keyrotation_pipeline.requests.control import STEPS_BEFORE_ROWS, cancel
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation, made_key, request

@@ -10,8 +10,8 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.cli.period import unambiguous_moment
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
-from keyrotation_pipeline.requests.cancelling import cancel
 from keyrotation_pipeline.requests.conductor import Task, decide
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, before_any_rotation, request, sign

@@ -24,7 +24,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.requests import RotationType
 from keyrotation_pipeline.model.tables import EncryptedTable, Problem, TableName
 from keyrotation_pipeline.requests.approvals import approval_text
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation.key_trial import require_keys_open
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase

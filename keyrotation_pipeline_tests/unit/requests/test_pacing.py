@@ -8,7 +8,7 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import ConfigurationError, IncidentError, RequestError
 from keyrotation_pipeline.model.progress import PaceSet
 from keyrotation_pipeline.model.requests import RequestStatus
-from keyrotation_pipeline.requests.pacing import pace_of, set_pace
+from keyrotation_pipeline.requests.control import pace_of, set_pace
 from keyrotation_pipeline_tests.fakes import FakeWorld, fake_pipeline
 from keyrotation_pipeline_tests.fakes.world import rotation_of
 

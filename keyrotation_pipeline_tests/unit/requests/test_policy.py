@@ -8,7 +8,7 @@ from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled

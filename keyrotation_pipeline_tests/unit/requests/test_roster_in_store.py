@@ -16,7 +16,7 @@ from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import (
     authority_to_reconcile,
-    kept_in_store,
+    pin_roster_in_store,
     pinned_roster,
     require_known_to_store,
 )
@@ -99,7 +99,7 @@ def test_of_two_processes_the_one_that_decided_from_an_older_state_decides_anew(
     world.keys.roster = None
     old = world.keys.read()  # a step of another process, in the middle of which the rules are changed
     change_policy(world.pipeline, opened(world, ADA, BEN))
-    assert kept_in_store(world.pipeline, old).roster == NEW.digest
+    assert pin_roster_in_store(world.pipeline, old).roster == NEW.digest
     assert world.keys.roster == NEW.digest
 
 
@@ -114,7 +114,7 @@ def test_a_key_store_that_takes_no_change_leaves_the_new_rules_pinned_and_says_s
         with pytest.raises(KeyStoreUnavailableError):
             change_policy(world.pipeline, policy)
     assert pinned_roster(world.pipeline) == NEW
-    kept_in_store(world.pipeline, world.keys.read())
+    pin_roster_in_store(world.pipeline, world.keys.read())
     assert world.keys.roster == NEW.digest
 
 

@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
-from keyrotation_pipeline.requests.cancelling import cancel
+from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation import performing, rollback

@@ -15,9 +15,8 @@ from keyrotation_pipeline.model.key_events import PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyState, activated_at
 from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
-from keyrotation_pipeline.requests import superseding
-from keyrotation_pipeline.requests.cancelling import cancel
-from keyrotation_pipeline.requests.pausing import pause, resume
+from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.control import cancel, pause, resume
 from keyrotation_pipeline.rotation import performing, rollback
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
@@ -147,11 +146,11 @@ def test_an_opened_rollback_pauses_the_rotation_and_waits_for_two_officers(world
     undoing = opened(world, rotation)
     sign(world, undoing, ADA)
     assert world.ledger.walk(rotation.id).status is RequestStatus.PAUSED
-    assert superseding.next_up(world.pipeline) == world.ledger.walk(rotation.id)
+    assert takeover.current_or_next(world.pipeline) == world.ledger.walk(rotation.id)
     with pytest.raises(BlockedError, match="1 more approval"):
         run(world, undoing)
     sign(world, undoing, BEN)
-    assert superseding.next_up(world.pipeline) == world.ledger.walk(undoing.id)
+    assert takeover.current_or_next(world.pipeline) == world.ledger.walk(undoing.id)
 
 
 def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_goes_on(world: FakeWorld) -> None:

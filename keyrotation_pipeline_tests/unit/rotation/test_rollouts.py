@@ -23,10 +23,10 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import superseding
+from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text, goal_at
-from keyrotation_pipeline.requests.pausing import pause, resume
+from keyrotation_pipeline.requests.control import pause, resume
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import performing
 from keyrotation_pipeline.rotation.rollout import lacking
@@ -163,13 +163,13 @@ def test_the_instances_are_looked_at_again_just_before_the_key_is_made(
 ) -> None:
     rotation = approved(world)
     world.rollout.running = (instance("web-1", V1, writes=V1),)
-    begin = superseding.begin
+    begin = takeover.begin
 
     def meanwhile(pipeline: Pipeline, walk: Walk) -> Walk:
         world.rollout.running = then
         return begin(pipeline, walk)
 
-    monkeypatch.setattr(superseding, "begin", meanwhile)
+    monkeypatch.setattr(takeover, "begin", meanwhile)
     with pytest.raises(BlockedError):
         run(world, rotation)
     assert world.keys.versions() == (V1,)

@@ -24,7 +24,7 @@ def in_words(pipeline: Pipeline, request: Request) -> str:
     return held_in_words(held_compromised(pipeline, request))
 
 
-def hold_compromised(pipeline: Pipeline, request: Request) -> None:
+def mark_compromised(pipeline: Pipeline, request: Request) -> None:
     """Call the versions compromised that enough officers have signed for; repeating it changes nothing.
 
     A walk that still makes one of them the primary, or encrypts under it, is paused with the same commit.

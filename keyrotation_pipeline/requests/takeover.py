@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
-from keyrotation_pipeline.requests.holding_still import standstill
+from keyrotation_pipeline.requests.control import hold_all_steps
 from keyrotation_pipeline.requests.roster import pinned_roster
 
 # Evidence is never taken over: the proof, and whatever follows it, is done anew.
@@ -81,7 +81,7 @@ def taking_over(pipeline: Pipeline, request: Request) -> str:
     return f"end {former.action} {former.id}: " if request.type is RotationType.EMERGENCY else ""
 
 
-def next_up(pipeline: Pipeline) -> Walk | None:
+def current_or_next(pipeline: Pipeline) -> Walk | None:
     """The request to work at: one that waits to supersede another as soon as it is signed, else the unfinished one.
 
     Of two that are signed, the emergency.
@@ -113,7 +113,7 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
             f"leads nowhere; run `keyrotation cancel {rotation.id}`, and request it again"
         )
     if not former.is_over:
-        held.enter_context(standstill(pipeline, former))
+        held.enter_context(hold_all_steps(pipeline, former))
         # It may have ended while we waited for it.
         former = pipeline.ledger.walk(former.id)
     if former.status is RequestStatus.CANCELLED and not _is_fresh(former, rotation):

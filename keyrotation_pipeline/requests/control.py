@@ -1,0 +1,141 @@
+"""Pause, resume, set the pace of, or cancel a request; and a lock that holds all its steps."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.errors import BlockedError, RequestError
+from keyrotation_pipeline.model.incidents import plain_text
+from keyrotation_pipeline.model.progress import PaceSet
+from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.tables import Shard
+from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.conductor import Task
+
+
+def pause(pipeline: Pipeline, rotation: Walk) -> None:
+    """Begin no further step of a rotation; re-encryption stops within a second. Repeatable.
+
+    Raises:
+        RequestError: it is over, or a rollback that only waits for its signatures.
+    """
+    rotation = pipeline.ledger.walk(rotation.id)
+    if rotation.status is RequestStatus.PAUSED:
+        return
+    _require_unfinished(rotation, "pause")
+    if rotation.waits_to_supersede:
+        raise RequestError(
+            f"request {rotation.id} has not started; withdraw it with `keyrotation cancel {rotation.id}`"
+        )
+    pipeline.ledger.set_status(rotation.id, RequestStatus.PAUSED)
+
+
+def resume(pipeline: Pipeline, rotation: Walk) -> None:
+    """Let a paused rotation go on where it stands; one that is not paused is left as it is.
+
+    Raises:
+        RequestError: it is over.
+    """
+    rotation = pipeline.ledger.walk(rotation.id)
+    _require_unfinished(rotation, "resume")
+    if rotation.status is RequestStatus.PAUSED:
+        status = RequestStatus.RUNNING if rotation.started_at else RequestStatus.REQUESTED
+        pipeline.ledger.set_status(rotation.id, status)
+
+
+def _require_unfinished(rotation: Walk, what: str) -> None:
+    if rotation.is_over:
+        raise RequestError(
+            f"rotation {rotation.id} is {rotation.status}; there is nothing to {what}, see `keyrotation status`"
+        )
+
+
+def pace_of(pipeline: Pipeline, rotation: Walk) -> PaceSet | None:
+    """The pace that was last set for a rotation; None: never, it goes as configured."""
+    return next(reversed(list(recorded(pipeline.ledger, PaceSet, rotation.id))), None)
+
+
+def set_pace(pipeline: Pipeline, rotation: Walk, changes: Mapping[str, Any], reason: str | None) -> PaceSet:
+    """Set some parts of the pace, and leave the others as they were set before; the engine takes it within seconds.
+
+    Args:
+        changes: parts of `PaceSet` by name; empty: everything is as configured again.
+
+    Raises:
+        RequestError, ConfigurationError: a part cannot be, or the rotation is over.
+        IncidentError: the reason is no plain line.
+    """
+    rotation = pipeline.ledger.walk(rotation.id)
+    if rotation.is_over:
+        raise RequestError(f"rotation {rotation.id} is {rotation.status}; see `keyrotation status` for one that runs")
+    if reason is not None:
+        plain_text("reason", reason)
+    former = pace_of(pipeline, rotation) if changes else None
+    pace = PaceSet(**{**asdict(former or PaceSet()), **changes, "reason": reason}).checked()
+    pipeline.ledger.append(pace, rotation.id)
+    return pace
+
+
+# No step may be running while a request is cancelled.
+STEPS_BEFORE_ROWS = (Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT)
+
+
+def cancel(pipeline: Pipeline, request: Request) -> None:
+    """Cancel a request, and withdraw its key if one was made; that version is never used again. Repeatable.
+
+    Raises:
+        RequestError: writes may have moved to the new key; then the way out is forward.
+        BlockedError: one of its steps is running.
+    """
+    with ExitStack() as held:
+        for step in STEPS_BEFORE_ROWS:
+            held.enter_context(pipeline.ledger.lock(f"{request.id}/{step}"))
+        request = pipeline.ledger.request(request.id)
+        if request.status is RequestStatus.CANCELLED:
+            return
+        withdraw = pipeline.actions[request.action].withdraw
+        # One that waits to supersede another has made and changed nothing, and its key is not its own.
+        if withdraw is not None and isinstance(request, Walk) and not request.waits_to_supersede:
+            withdraw(pipeline, request)
+        else:
+            pipeline.ledger.set_status(request.id, RequestStatus.CANCELLED)
+
+
+# The engine obeys a pause within a second; other steps end by themselves, or keep us waiting.
+PATIENCE_SECONDS = 15.0
+PAUSE_SECONDS = 0.5
+
+
+@contextmanager
+def hold_all_steps(pipeline: Pipeline, rotation: Request) -> Iterator[None]:
+    """Hold the lock of every step and shard of a request that may not begin a new one: it is paused, or over.
+
+    Raises:
+        BlockedError: a step is still running; names who runs it.
+    """
+    until = pipeline.clock.monotonic() + PATIENCE_SECONDS
+    with ExitStack() as held:
+        for task in _tasks(pipeline):
+            _take(pipeline, held, f"{rotation.id}/{task}", until)
+        yield
+
+
+def _tasks(pipeline: Pipeline) -> Iterator[Task]:
+    yield from map(Task, WALK)
+    for table in pipeline.tables:
+        yield from (Task(Step.ROWS, Shard(table, index, pipeline.shards)) for index in range(pipeline.shards))
+
+
+def _take(pipeline: Pipeline, held: ExitStack, name: str, until: float) -> None:
+    patience_seconds = until - pipeline.clock.monotonic()
+    for _ in attempts(pipeline.clock, pause_seconds=PAUSE_SECONDS, patience_seconds=patience_seconds):
+        try:
+            held.enter_context(pipeline.ledger.lock(name))
+        except BlockedError as blocked:
+            refusal = blocked
+        else:
+            return
+    raise refusal
