@@ -35,7 +35,7 @@ from keyrotation_pipeline.model.key_events import KeyStateChanged
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.settings import Settings
 
 ROWS_PER_CLIENT = 3
@@ -115,7 +115,7 @@ def _in_process(settings: Settings) -> Iterator[None]:
                 look(pipeline, (), "emergency")
                 for request in pipeline.ledger.requests():
                     with suppress(BlockedError):  # which waits for signatures
-                        for _ in performing.run(pipeline, request.id, lambda _progress: None):
+                        for _ in runner.run(pipeline, request.id, lambda _progress: None):
                             pass
 
     worker = threading.Thread(target=work)

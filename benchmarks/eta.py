@@ -18,7 +18,7 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.assurance.outlook import outlook
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
 
@@ -68,7 +68,7 @@ def record(settings: Settings, rows: int, *, emergency: bool) -> None:
         looking.start()
         began = last = time.monotonic()
         steps: dict[str, float] = {}
-        for done in performing.run(pipeline, rotation.id, lambda _progress: None):
+        for done in runner.run(pipeline, rotation.id, lambda _progress: None):
             now = time.monotonic()
             steps[done.step], last = steps.get(done.step, 0.0) + now - last, now
         recorder.over.set()

@@ -31,7 +31,7 @@ from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation import keys, performing
+from keyrotation_pipeline.rotation import keys, runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings, load
 
@@ -160,7 +160,7 @@ class Bench:
         with _measured(self.watch, steps, SIGNATURES):
             approve(self.pipeline, request, self.officers, _ignore)
         begun = last = self.watch.look()
-        for record in performing.run(self.pipeline, request.id, _ignore):
+        for record in runner.run(self.pipeline, request.id, _ignore):
             if record.shard is None:
                 now = self.watch.look()
                 steps[str(record.step)], last = now.since(last), now

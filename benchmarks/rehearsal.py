@@ -19,7 +19,7 @@ from keyrotation_pipeline.assurance.backup import back_up
 from keyrotation_pipeline.assurance.rehearsal import rehearse
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 
 _ACTOR = "benchmark"
@@ -37,7 +37,7 @@ def compared(rows: int) -> float:
         approve(pipeline, rotation, officers, lambda _line: None)
         took: dict[str, float] = {}
         began = time.monotonic()
-        for record in performing.run(pipeline, rotation.id, lambda _progress: None):
+        for record in runner.run(pipeline, rotation.id, lambda _progress: None):
             now = time.monotonic()
             took[record.step], began = took.get(record.step, 0.0) + now - began, now
         application.stop()

@@ -44,7 +44,7 @@ from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
-from keyrotation_pipeline.rotation.reporting import records_reencrypted
+from keyrotation_pipeline.rotation.report import records_reencrypted
 
 BreachOf = Callable[[Incident, Sequence[AuditEntry]], tuple[str, ...]]
 

@@ -9,7 +9,7 @@ from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import failure_of
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.keys import declared_activations
 from keyrotation_pipeline.rotation.rollout import Seen
 
@@ -80,7 +80,7 @@ def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, seen: Seen = No
 
 
 def _stopped_by(pipeline: Pipeline, walk: Walk, seen: Seen) -> str | None:
-    decision = performing.next_decision(pipeline, walk, seen)
+    decision = runner.next_decision(pipeline, walk, seen)
     if not decision.tasks:
         return decision.waiting_for
     return f"{walk.action} {walk.id} is blocked; see `keyrotation status`" if failure_of(walk) else None

@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 
 
 def fleet(pipeline: Pipeline) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
         "primary": str(stored.primary) if stored.primary else None,
         "instances": [_document(instance) for instance in instances],
         "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
-        "waiting_for": performing.waiting_for(pipeline, walk, instances) if walk else None,
+        "waiting_for": runner.pending_reason(pipeline, walk, instances) if walk else None,
         "attention": [*returned(pipeline, stored, walk, instances), *failing(instances, pipeline.clock.now())],
     }
 

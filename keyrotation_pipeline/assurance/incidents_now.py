@@ -9,7 +9,7 @@ from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.model.status import OpenIncident
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.takeover import is_stranded
-from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
+from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
 # A flag that was put aside is not mended but raised again; after a while it is history.
 TOLD_FOR = timedelta(days=7)

@@ -5,7 +5,7 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.requests import PastRequest, PendingRequest, Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation.reporting import records_reencrypted
+from keyrotation_pipeline.rotation.report import records_reencrypted
 
 
 def pending_requests(pipeline: Pipeline) -> tuple[PendingRequest, ...]:

@@ -37,7 +37,7 @@ from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.confirming import confirmation_of, is_to_make_key
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.key_trial import counted_in, refusal, try_keys
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
 
@@ -135,7 +135,7 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
 
 def _open(pipeline: Pipeline, walk: Walk) -> Check:
     told = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
-    waits, do = in_two(performing.next_decision(pipeline, walk).waiting_for or "")
+    waits, do = in_two(runner.next_decision(pipeline, walk).waiting_for or "")
     value = f"{told}: {waits}" if waits else told
     return amber(
         "no_other_rotation_is_open", value, do or f"finish it with `keyrotation rotate {walk.id}`, or cancel it"

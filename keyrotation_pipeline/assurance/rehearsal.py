@@ -28,7 +28,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rehearsals import RehearsalStage, Stages
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.inventory import take_inventory
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.key_trial import require_keys_open
 from keyrotation_pipeline.rotation.rotate import open_request, present_key
 
@@ -149,7 +149,7 @@ def _carried_out(stage: RehearsalStage, stages: Stages, report: Report) -> _Walk
 
 def _timed(pipeline: Pipeline, walk: str, seconds: dict[str, float], report: Report) -> None:
     began, step_seconds = pipeline.clock.monotonic(), 0.0
-    for record in performing.run(pipeline, walk, report):
+    for record in runner.run(pipeline, walk, report):
         now = pipeline.clock.monotonic()
         step_seconds += now - began
         began = now

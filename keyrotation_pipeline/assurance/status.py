@@ -29,7 +29,7 @@ from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.time_stamping import unstamped
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.rollout import Seen
 
@@ -146,10 +146,10 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
     sentences = [f"rotation {rotation.id} is blocked: {failure}"] if rotation and failure else []
     if rotation and rotation.blocked_by and not failure:
         # Its wait ran out, and nobody tries again by himself; it is over once they are there.
-        awaited = performing.waiting_for(pipeline, rotation, seen)
+        awaited = runner.pending_reason(pipeline, rotation, seen)
         sentences += [f"rotation {rotation.id} waited in vain: {awaited}"] if awaited else []
     elif rotation and rotation.started_at is None:
-        awaited = performing.waiting_for(pipeline, rotation, seen)
+        awaited = runner.pending_reason(pipeline, rotation, seen)
         # It is signed and due, and nobody begins it before the applications are there.
         sentences += [f"rotation {rotation.id} cannot begin: {awaited}"] if awaits(awaited or "", rotation.id) else []
     try:
@@ -165,7 +165,7 @@ def _waiting(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
     waiting = pipeline.ledger.waiting()
     if waiting is None or rotation is None or waiting.id == rotation.id:
         return []
-    sentence = performing.next_decision(pipeline, waiting, seen).waiting_for
+    sentence = runner.next_decision(pipeline, waiting, seen).waiting_for
     return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
 
 
@@ -219,8 +219,8 @@ def _rotation(
 
 def _waiting_for(pipeline: Pipeline, rotation: Walk, seen: Seen) -> str | None:
     """Why a rotation stands still at this moment, and since when, as far as anybody knows."""
-    people = performing.left_to_people(pipeline, rotation)
-    if sentence := performing.waiting_for(pipeline, rotation, seen):
+    people = runner.left_to_people(pipeline, rotation)
+    if sentence := runner.pending_reason(pipeline, rotation, seen):
         paused = rotation.status is RequestStatus.PAUSED
         changes = list(recorded(pipeline.ledger, StatusChanged, rotation.id)) if paused else []
         since = _since(changes[-1].at) if changes else ""

@@ -40,7 +40,7 @@ from keyrotation_pipeline.model.incidents import Flag, IncidentType
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
+from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
 app = typer.Typer(
     help="Incidents: the emergency rotation against the clock.",

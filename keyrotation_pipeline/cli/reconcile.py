@@ -9,8 +9,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation.reconcile import RECONCILE, open_reconciliation, pending, reconcile
-from keyrotation_pipeline.rotation.reconcile_plan import Plan
+from keyrotation_pipeline.rotation.reconcile import RECONCILE, Plan, open_reconciliation, pending, reconcile
 
 _NEXT = '; next: keyrotation request --reason "…", which brings every value under one new version'
 

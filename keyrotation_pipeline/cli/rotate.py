@@ -19,7 +19,7 @@ from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 
 
 def rotate(
@@ -88,7 +88,7 @@ def _run(pipeline: Pipeline, rotation: Walk, through: Step | None, *, quiet: boo
     seconds: dict[str, float] = {}
     with reporting(_overall(pipeline, rotation), quiet=quiet) as report:
         began = time.monotonic()
-        for record in performing.run(pipeline, rotation.id, report, through):
+        for record in runner.run(pipeline, rotation.id, report, through):
             now = time.monotonic()
             seconds[record.step] = seconds.get(record.step, 0.0) + now - began
             began = now
@@ -134,7 +134,7 @@ def limits_of_proof(rotation: Walk) -> Iterator[str]:
 
 def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_json: bool) -> None:
     due, later = _ahead(pipeline, rotation, through)
-    waits = performing.waiting_for(pipeline, rotation)
+    waits = runner.pending_reason(pipeline, rotation)
     if as_json:
         rule = pipeline.rollout.mode.rule(rotation.source, rotation.target, pipeline.rollout.workloads)
         output.document({"id": rotation.id, "due": due, "later": later, "rollout": rule, "waiting_for": waits})
@@ -158,7 +158,7 @@ def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[li
     """The tasks that are due and the steps after them, as far as a run would go; none where `through` is done."""
     if through is not None and rotation.done(through) is not None:
         return [], []
-    decision = performing.next_decision(pipeline, rotation)
+    decision = runner.next_decision(pipeline, rotation)
     if not decision.tasks:
         raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
     steps = WALK if through is None else WALK[: WALK.index(through) + 1]

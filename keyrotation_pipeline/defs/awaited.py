@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 
 Told = dg.SensorResult | dg.SkipReason
 
@@ -34,7 +34,7 @@ def show_what_is_awaited(
         for observation in _of_rows(naming, rotation, sentence, tables, before):
             instance.report_runless_asset_event(observation)
         return "; ".join((*(_far(far) for _, far in tables), sentence))
-    waits = performing.waiting_for(pipeline, rotation) if phase in set(Step) else None
+    waits = runner.pending_reason(pipeline, rotation) if phase in set(Step) else None
     if waits and waits not in sentence:
         sentence = f"{sentence}; waiting for {waits}"
     if sentence != before and not rotation.is_over:

@@ -35,7 +35,7 @@ from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.keys import require_registered_keys
 
 # The daemon looks every 5 seconds; with 5 here it would skip every other look.
@@ -84,8 +84,8 @@ def tick(
     rotation = takeover.current_or_next(pipeline)
     if rotation is None:
         return _after_the_last(instance, naming, pipeline, time_zone)
-    decision = performing.next_decision(pipeline, rotation)
-    people = performing.left_to_people(pipeline, rotation)
+    decision = runner.next_decision(pipeline, rotation)
+    people = runner.left_to_people(pipeline, rotation)
     if people or not decision.tasks:
         backup = _backup_after_the_last(instance, naming, pipeline, time_zone)
         waits = f"left to people: {people}" if people else f"waiting for {decision.waiting_for}"

@@ -13,7 +13,7 @@ from keyrotation_pipeline.incidents.access import AccessAudit, bars
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.report import kept_backups, kept_report
 from keyrotation_pipeline.model.breach import Deadline
-from keyrotation_pipeline.rotation.incident_clock import clock_of, rate_of
+from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
 _SCHEMA = dg.TableSchema(
     columns=[

@@ -13,7 +13,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation.keys import require_kept
+from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
 
 
 def key_version_asset(naming: Naming) -> dg.AssetsDefinition:
@@ -61,7 +61,7 @@ def reads_back(pipeline: Pipeline) -> dg.AssetCheckResult:
 
 def _wrong_with(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> str | None:
     try:
-        require_kept(pipeline, stored, record)
+        require_stored_and_backed_up(pipeline, stored, record)
     except KeyRotationError as error:
         return str(error)
     return None

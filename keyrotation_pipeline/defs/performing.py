@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import Task
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 
 SECONDS_BETWEEN_LOG_LINES = 3.0
 DAGSTER_RUN = "dagster run "
@@ -42,11 +42,11 @@ def perform(
         partition, index = partition_and_shard(context)
         rotation = rotation_of(pipeline, partition)
         report = progress_to(context.log)
-        if closing is not None and Task(closing) in performing.next_decision(pipeline, rotation).tasks:
-            performing.perform(pipeline, rotation.id, Task(closing), report)
+        if closing is not None and Task(closing) in runner.next_decision(pipeline, rotation).tasks:
+            runner.run_step(pipeline, rotation.id, Task(closing), report)
         shard = Shard(table, index, pipeline.shards) if table is not None and index is not None else None
         began = time.monotonic()
-        record = performing.perform(pipeline, rotation.id, Task(step, shard), report)
+        record = runner.run_step(pipeline, rotation.id, Task(step, shard), report)
         seconds = time.monotonic() - began
         shown = metadata_of(resource.naming, CommonFacts.of(pipeline, rotation, record), record, seconds=seconds)
         return dg.MaterializeResult(metadata=shown)

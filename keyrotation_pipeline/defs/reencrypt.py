@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 
 POOL = "reencrypt"
 DUE_SHARDS = "due_shards"
@@ -66,7 +66,7 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
             if rotation is None:
                 return
             began = time.monotonic()
-            for record in performing.run_shards(opened, rotation.id, progress_to(context.log)):
+            for record in runner.run_shards(opened, rotation.id, progress_to(context.log)):
                 seconds = time.monotonic() - began
                 yield materialization(naming, CommonFacts.of(opened, rotation, record), record, seconds=seconds)
                 began = time.monotonic()

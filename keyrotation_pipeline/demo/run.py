@@ -29,7 +29,7 @@ from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.rotation import keys, performing
+from keyrotation_pipeline.rotation import keys, runner
 from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
@@ -106,7 +106,7 @@ def run_demo(
         _wait_for_report(pipeline, rotation)
         seconds: dict[str, float] = {}
         started = time.monotonic()
-        for record in performing.run(pipeline, rotation.id, report):
+        for record in runner.run(pipeline, rotation.id, report):
             now = time.monotonic()
             seconds[record.step] = seconds.get(record.step, 0.0) + now - started
             started = now

@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.incidents import (
 from keyrotation_pipeline.model.keys import duty_of
 from keyrotation_pipeline.model.requests import Announcement, Request, announced_key
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation.incident_clock import clock_of
+from keyrotation_pipeline.rotation.report import clock_of
 
 # What is older is history; a new channel is not told of it.
 NEWS_FOR = timedelta(days=1)

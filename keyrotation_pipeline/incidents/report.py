@@ -38,8 +38,7 @@ from keyrotation_pipeline.model.request_events import (
 from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation.incident_clock import clock_of
-from keyrotation_pipeline.rotation.reporting import records_reencrypted
+from keyrotation_pipeline.rotation.report import clock_of, records_reencrypted
 
 FOR_PEOPLE = "(to be filled in by the officers: keyrotation incident amend takes it)"
 _TOLD = (

@@ -12,13 +12,13 @@ from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import goal_at
 from keyrotation_pipeline.rotation.keys import backed_up
-from keyrotation_pipeline.rotation.rollout import bring
+from keyrotation_pipeline.rotation.rollout import roll_out
 
 # A compromised version stays compromised, wherever its key is kept; the others are archived already, or gone.
 FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
-def archive_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
+def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Wait until no instance has the keys that retirement withdrew, check each key, and record it as archived.
 
     A key without an intact backup gets one: old database backups need it for as long as they are kept.
@@ -27,7 +27,7 @@ def archive_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[s
         BlockedError: an instance is not seen to be without them in time.
         KeyStoreError: a key is still live, is missing, or is not the one registered.
     """
-    instances = bring(pipeline, rotation, goal_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
+    instances = roll_out(pipeline, rotation, goal_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
     kept, stored = [], pipeline.keys.read()
     with pipeline.ledger.transaction():
         for record in _retired(pipeline, stored, rotation):

@@ -17,8 +17,8 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.compromise import held_compromised, tell_applications
 from keyrotation_pipeline.requests.takeover import lineage
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
-from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_kept
-from keyrotation_pipeline.rotation.rollout import bring
+from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_stored_and_backed_up
+from keyrotation_pipeline.rotation.rollout import roll_out
 
 EMERGENCY_LOOK_SECONDS = 3.0
 
@@ -68,12 +68,12 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
     """Bring every instance to read the target; see `bring`."""
-    return bring(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
+    return roll_out(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
 
 
 def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
     """Bring every instance to write under the target; see `bring`."""
-    return bring(
+    return roll_out(
         pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,)), Step.PRIMARY_KEY_ROLLOUT, report
     )
 
@@ -154,7 +154,7 @@ def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, 
             f"the key store names {stored.primary} as the primary, but rotation {rotation.id} starts from "
             f"{rotation.source}; name {rotation.source} there again"
         )
-    require_kept(pipeline, stored, record)
+    require_stored_and_backed_up(pipeline, stored, record)
 
 
 def _record_promotion(pipeline: Pipeline, rotation: Walk) -> None:

@@ -136,7 +136,7 @@ def require_registered_keys(pipeline: Pipeline) -> None:
             stored.registered(record)
 
 
-def require_kept(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
+def require_stored_and_backed_up(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
     """Check that the store holds the registered key and that an intact backup of it exists; give the backup back.
 
     Raises:

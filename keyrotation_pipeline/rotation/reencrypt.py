@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation.keys import require_kept
+from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
 
 # In the facts of a first shard that was all of its table.
 _WHOLE_TABLE = "whole_table"
@@ -116,7 +116,7 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
             f"the primary is {ring.primary}, not {target}, so applications may not read {target} yet; "
             f"run `keyrotation rotate {rotation.id}`"
         )
-    require_kept(pipeline, stored, record)
+    require_stored_and_backed_up(pipeline, stored, record)
     return ring
 
 

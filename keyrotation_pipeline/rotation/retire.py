@@ -25,9 +25,9 @@ from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
-from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_kept
+from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_stored_and_backed_up
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
-from keyrotation_pipeline.rotation.rollout import lacking
+from keyrotation_pipeline.rotation.rollout import pending_reason
 
 HORIZON_PATIENCE_SECONDS = 60
 HORIZON_PAUSE_SECONDS = 0.5
@@ -153,7 +153,7 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
-    if sentence := lacking(pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,))):
+    if sentence := pending_reason(pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,))):
         raise StaleWriterError(sentence)
 
 
@@ -166,4 +166,4 @@ def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> K
             "look at `keyrotation status` before going on"
         )
     stored.ring()
-    return require_kept(pipeline, stored, registered)
+    return require_stored_and_backed_up(pipeline, stored, registered)

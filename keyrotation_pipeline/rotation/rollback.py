@@ -26,9 +26,10 @@ from keyrotation_pipeline.requests.compromise import in_words, mark_compromised,
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import taking_over
-from keyrotation_pipeline.rotation import deploy, reporting
+from keyrotation_pipeline.rotation import deploy
+from keyrotation_pipeline.rotation import report as rotation_report
 from keyrotation_pipeline.rotation.keys import backed_up, described_primary, record_of
-from keyrotation_pipeline.rotation.post_mortem import post_mortem
+from keyrotation_pipeline.rotation.report import post_mortem
 from keyrotation_pipeline.rotation.rotate import STEPS
 
 LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
@@ -155,7 +156,7 @@ def report_rollback(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappi
     text = post_mortem(pipeline, rotation)
     facts = {"undoes": rotation.supersedes, "text": text}
     pipeline.ledger.append(Note(EventKind.ROLLBACK_POST_MORTEM, facts), rotation.id)
-    return {**reporting.report_compliance(pipeline, rotation, report), "post_mortem": text}
+    return {**rotation_report.report_compliance(pipeline, rotation, report), "post_mortem": text}
 
 
 def _require_undoable(pipeline: Pipeline, rotation: Walk) -> None:

@@ -27,7 +27,9 @@ Seen = Sequence[Instance] | KeyRotationError | None
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
 
-def bring(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, step: Step, report: Report) -> tuple[Instance, ...]:
+def roll_out(
+    pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, step: Step, report: Report
+) -> tuple[Instance, ...]:
     """Bring every application instance to a goal, and wait until it is seen there, or confirmed to be.
 
     Raises:
@@ -41,7 +43,7 @@ def bring(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, step: Step, r
     return pipeline.rollout.bring(goal, wait.lacking, told)
 
 
-def lacking(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen: Seen = None) -> str | None:
+def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen: Seen = None) -> str | None:
     """What keeps a rollout from being done at this moment, and what to type; None: it is done."""
     if isinstance(seen, KeyRotationError):
         return str(seen)
@@ -49,17 +51,17 @@ def lacking(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen: Seen 
     return _judged(pipeline, rotation, goal, instances, confirmation_of(pipeline, rotation, goal))
 
 
-def waited_for(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
+def pending_reason_at(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
     """What the applications still lack for a step that is due; None: nothing, or the step does not depend on them."""
     if step is Step.KEY_VERSION:
         return unnamed_primary(pipeline, rotation, seen)
-    return lacking(pipeline, rotation, goal_at(pipeline, rotation), seen) if step in STEPS else None
+    return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), seen) if step in STEPS else None
 
 
 def waits_for_others(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
     """The same, but only where it is of no use to begin the step: a signature is lacking, or no key may be made yet."""
     begins_in_vain = step is Step.KEY_VERSION or pipeline.rollout.mode is RolloutMode.CONFIRM
-    return waited_for(pipeline, rotation, step, seen) if begins_in_vain else None
+    return pending_reason_at(pipeline, rotation, step, seen) if begins_in_vain else None
 
 
 def unnamed_primary(pipeline: Pipeline, rotation: Walk, seen: Seen = None) -> str | None:
@@ -70,7 +72,7 @@ def unnamed_primary(pipeline: Pipeline, rotation: Walk, seen: Seen = None) -> st
     """
     if not awaits_named_primary(pipeline, rotation):
         return None
-    return lacking(pipeline, rotation, goal_at(pipeline, rotation), seen)
+    return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), seen)
 
 
 def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:

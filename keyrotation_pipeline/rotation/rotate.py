@@ -23,7 +23,7 @@ from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import taking_over
-from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, reporting, retire
+from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 
 STEPS: Mapping[Step, StepFunction] = {
@@ -33,9 +33,9 @@ STEPS: Mapping[Step, StepFunction] = {
     Step.ROWS: reencrypt.close_rows,
     Step.ZERO_OLD_ROWS_PROOF: prove.prove_zero_old_rows,
     Step.RETIRED_KEY: retire.retire_key,
-    Step.ARCHIVED_KEY: archive.archive_key,
-    Step.KEY_ROTATION_AUDIT: reporting.complete_rotation_audit,
-    Step.COMPLIANCE_REPORT: reporting.report_compliance,
+    Step.ARCHIVED_KEY: archive.confirm_key_withdrawn,
+    Step.KEY_ROTATION_AUDIT: report.complete_rotation_audit,
+    Step.COMPLIANCE_REPORT: report.report_compliance,
 }
 
 

@@ -27,7 +27,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment, imports
 from keyrotation_pipeline_tests.applications import reporting
@@ -146,7 +146,7 @@ class Clinic:
 
     def walk(self, request: str, through: Step | None = None) -> None:
         with assembly.open_pipeline(settings.load(self.path), actor="test") as pipeline:
-            for _ in performing.run(pipeline, request, lambda _progress: None, through):
+            for _ in runner.run(pipeline, request, lambda _progress: None, through):
                 pass
 
 
@@ -461,7 +461,7 @@ def test_a_revocation_in_the_middle_of_a_rotation_stops_the_process_that_remembe
     clinic.initialise()
     request = clinic.approved_request(*clinic.officers)
     with assembly.open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
-        walk = performing.run(pipeline, request, lambda _: None)
+        walk = runner.run(pipeline, request, lambda _: None)
         assert next(walk).step is Step.KEY_VERSION
         revoke(leaving)
         with pytest.raises(ApprovalError, match=r"Leaving Officer: .* is revoked"):

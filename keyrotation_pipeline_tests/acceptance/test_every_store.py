@@ -31,7 +31,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.archives_in_aws import TestArchivedInAws
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
@@ -126,7 +126,7 @@ class Clinic:
 
     def walk(self, request: str, through: Step | None = None) -> None:
         with assembly.open_pipeline(settings.load(self.file), actor="test") as pipeline:
-            for _ in performing.run(pipeline, request, lambda _progress: None, through):
+            for _ in runner.run(pipeline, request, lambda _progress: None, through):
                 pass
 
     def restore_keys(self, *versions: KeyVersion) -> None:

@@ -17,7 +17,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, sealed
@@ -60,7 +60,7 @@ class Pair:
 
     def walk(self, through: Step | None = None, tasks: int = 1000) -> None:
         with assembly.open_pipeline(self.settings, actor="test") as pipeline:
-            walk = performing.run(pipeline, self.request, lambda _progress: None, through)
+            walk = runner.run(pipeline, self.request, lambda _progress: None, through)
             for _ in zip(walk, range(tasks), strict=False):
                 pass
 

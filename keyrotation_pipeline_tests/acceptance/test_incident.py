@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import reporting
@@ -62,7 +62,7 @@ class Clinic:
     def walk(self, request: str, through: Step | None = None) -> None:
         keys = self.folder.path / ".keyrotation" / "keys"
         with self.pipeline() as pipeline, reporting(self.database_url, keys):
-            for _ in performing.run(pipeline, request, lambda _progress: None, through):
+            for _ in runner.run(pipeline, request, lambda _progress: None, through):
                 pass
 
     def states(self) -> dict[KeyVersion, KeyState]:

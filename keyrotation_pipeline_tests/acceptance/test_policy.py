@@ -20,7 +20,7 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.applications import reporting
@@ -99,7 +99,7 @@ class Office:
 
     def walk(self, rotation: str, through: Step | None = None) -> None:
         with self.pipeline() as pipeline, reporting(self.database_url, self.folder.path / ".keyrotation" / "keys"):
-            for _ in performing.run(pipeline, rotation, lambda _progress: None, through):
+            for _ in runner.run(pipeline, rotation, lambda _progress: None, through):
                 pass
 
 

@@ -14,7 +14,7 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.requests import Walk
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
@@ -70,7 +70,7 @@ def rotate(settings: Settings, officers: Sequence[DemoOfficer]) -> Walk:
     with open_home(settings, 0, lambda _line: None) as pipeline:
         rotation = open_request(pipeline, reason="yearly", requested_by="test")
         approve(pipeline, rotation, officers, lambda _line: None)
-        for _ in performing.run(pipeline, rotation.id, lambda _progress: None):
+        for _ in runner.run(pipeline, rotation.id, lambda _progress: None):
             pass
         return rotation
 

@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation import performing, rollback
+from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
@@ -45,7 +45,7 @@ class Demo:
         return rotation
 
     def walk(self, rotation: Walk, through: Step | None = None) -> None:
-        for _ in performing.run(self.pipeline, rotation.id, _nobody, through):
+        for _ in runner.run(self.pipeline, rotation.id, _nobody, through):
             pass
 
     def undone(self, rotation: Walk) -> Walk:
@@ -102,7 +102,7 @@ def test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind(demo: D
 def test_half_walked_rows_are_rolled_back_from_the_command_line(demo: Demo) -> None:
     folder = Folder(demo.settings.path.parent, [])
     rotation = demo.rotated(Step.PRIMARY_KEY_ROLLOUT)
-    for record in performing.run(demo.pipeline, rotation.id, _nobody):
+    for record in runner.run(demo.pipeline, rotation.id, _nobody):
         if record.shard is not None:
             break
 

@@ -24,7 +24,7 @@ from keyrotation_pipeline.model.key_events import KeyReplaced
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.replace_key import pending, replace_key
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
@@ -146,7 +146,7 @@ def test_values_of_another_key_that_come_after_the_request_stop_the_promotion(ho
         rehearse(site, nothing, nothing, site.pipeline.ledger.request(request), nothing)
     with home.opened() as pipeline:
         with pytest.raises(WrongKeyError, match="opens none of the 60 values tried under v1"):
-            list(performing.run(pipeline, request, lambda _progress: None))
+            list(runner.run(pipeline, request, lambda _progress: None))
         assert pipeline.keys.read().primary == V1
         assert pipeline.ledger.walk(request).done(Step.DUAL_KEY_ROLLOUT) is not None
 

@@ -9,7 +9,7 @@ from keyrotation_pipeline.errors import BlockedError, KeyStoreConflictError, Key
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.ports.keys import KeyStore
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, set_primary, shape
 from keyrotation_pipeline_tests.fakes import FakeRollout, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
@@ -51,7 +51,7 @@ def walk(world: FakeWorld, request: str, refused: Callable[[], None] = lambda: N
     """
     for refusals in count():
         try:
-            list(performing.run(world.pipeline, request, world.report))
+            list(runner.run(world.pipeline, request, world.report))
         except (KeyStoreUnavailableError, KeyStoreConflictError, BlockedError):
             assert refusals < REFUSALS, world.ledger.walk(request).blocked_by
             refused()

@@ -17,7 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.requests import RequestStatus
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
 from keyrotation_pipeline_tests.contract.faulty_walk import world_with
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, set_primary, shape
@@ -215,13 +215,13 @@ def test_a_rotation_is_done_by_runs_that_have_the_accounts_of_their_jobs(account
     rotation = approved(world)
     jobs = {step: job for job, leg in LEGS.items() for step in leg}
     while world.ledger.request(rotation.id).status is not RequestStatus.FINISHED:
-        [task, *_] = performing.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
+        [task, *_] = runner.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
         job = REENCRYPT_ROWS if task.shard is not None else jobs.get(task.step, RETIRE_KEY)
         if job == REENCRYPT_ROWS:  # which a step that may change the store would write again
             secrets.overwrite({}, metadata={"annotations": {ROSTER: None}})
         stage = accounts.as_(account_of(job))
         pipeline = replace(world.pipeline, keys=stage.fleet.secrets.open(), rollout=stage.rollout())
-        performing.perform(pipeline, rotation.id, task, world.report)
+        runner.run_step(pipeline, rotation.id, task, world.report)
         if job not in seen:
             seen.append(job)
     assert [(job, account_of(job)) for job in seen] == [

@@ -24,7 +24,7 @@ from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.conducting import Conducted
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeFiles, FakeWorld, Making, fake_pipeline, fake_seals
@@ -172,7 +172,7 @@ def walked(dagster: Dagster, approved: Walk) -> Callable[[Step | None], Walk]:
     """Walk on the command line's path, through a step or to the end."""
 
     def through(step: Step | None = None) -> Walk:
-        for _ in performing.run(dagster.world.pipeline, approved.id, dagster.world.report, step):
+        for _ in runner.run(dagster.world.pipeline, approved.id, dagster.world.report, step):
             pass
         return dagster.world.ledger.walk(approved.id)
 

@@ -20,7 +20,7 @@ from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk, announced_key
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server, mail_server
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeWorld
@@ -122,7 +122,7 @@ def test_an_emergency_that_takes_it_over_is_named_once_it_has_begun(team: Team) 
     team.world.signatures.signed_at = team.world.clock.at
     for officer in (ADA, BEN):
         sign(team.world, emergency, officer)
-    for _ in performing.run(team.world.pipeline, emergency.id, team.world.report):
+    for _ in runner.run(team.world.pipeline, emergency.id, team.world.report):
         pass
     team.look()
     [cancelled] = [each["text"] for each in team.posted if each["subject"] == f"Cancelled: {SUBJECT}"]
@@ -222,7 +222,7 @@ def rehearsed(world: FakeWorld, *findings: RehearsalFinding) -> None:
 
 
 def finished(world: FakeWorld) -> None:
-    for _ in performing.run(world.pipeline, approved(world).id, lambda _progress: world.clock.sleep(90)):
+    for _ in runner.run(world.pipeline, approved(world).id, lambda _progress: world.clock.sleep(90)):
         pass
 
 
@@ -274,7 +274,7 @@ def test_a_rollback_is_called_one() -> None:
 
     world = before_any_rotation()
     rotation = approved(world)
-    for _ in performing.run(world.pipeline, rotation.id, world.report, Step.PRIMARY_KEY_ROLLOUT):
+    for _ in runner.run(world.pipeline, rotation.id, world.report, Step.PRIMARY_KEY_ROLLOUT):
         pass
     back = open_rollback(world.pipeline, world.ledger.walk(rotation.id), reason="slow", requested_by="dba")
     told = announcement_of(world.pipeline, back, ())

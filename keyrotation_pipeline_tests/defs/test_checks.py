@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.progress import AllowedHours
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.model.tables import FoundColumn
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
@@ -157,7 +157,7 @@ def test_an_old_row_under_a_compromised_key_fails_the_check(dagster: Dagster) ->
     for officer in world.signatures.configured.officers:
         signature = world.signatures.sign(officer.fingerprint, text)
         add_approval(world.pipeline, world.ledger.walk(request.id), signature)
-    for _ in performing.run(world.pipeline, request.id, world.report):
+    for _ in runner.run(world.pipeline, request.id, world.report):
         pass
     assert world.ledger.state.keys[V1].state is KeyState.COMPROMISED
     old_row(world)

@@ -390,7 +390,7 @@ def test_a_failed_run_is_in_the_audit(dagster: Dagster, approved: Walk, monkeypa
     def fail(*_: object) -> None:
         raise KeyRotationError("the operating system has no randomness; wait")
 
-    monkeypatch.setattr("keyrotation_pipeline.rotation.performing.require_authorised", fail)
+    monkeypatch.setattr("keyrotation_pipeline.rotation.runner.require_authorised", fail)
     [request] = requests(dagster)
     result = dagster.run(request)
     [event] = [event for event in result.all_events if event.is_run_failure]

@@ -23,7 +23,7 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, channels, worlds
 from keyrotation_pipeline_tests.defs.snapshots import snapshot_of
@@ -166,7 +166,7 @@ def test_what_ran_elsewhere_is_shown_under_the_prefix(dagster: Dagster, approved
 
 
 def walked_through(dagster: Dagster, rotation: Walk, step: Step) -> None:
-    for _ in performing.run(dagster.world.pipeline, rotation.id, dagster.world.report, step):
+    for _ in runner.run(dagster.world.pipeline, rotation.id, dagster.world.report, step):
         pass
 
 

@@ -11,7 +11,7 @@ from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.incidents.telling import Channels
 from keyrotation_pipeline.model.incidents import Alert, Severity
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
@@ -82,7 +82,7 @@ def test_at_no_moment_of_a_rotation_does_status_ask_for_attention() -> None:
         steps = world.ledger.walk(rotation.id).steps
         world.journal.die_at = len(world.journal.entries) + allowed
         try:
-            for _ in performing.run(world.pipeline, rotation.id, world.report):
+            for _ in runner.run(world.pipeline, rotation.id, world.report):
                 pass
         except ProcessKilled:
             world.ledger.locks.clear()
@@ -105,7 +105,7 @@ def paused_in(world: FakeWorld) -> Walk:
 
 def begun_in(world: FakeWorld) -> Walk:
     rotation = approved_in(world)
-    for _ in performing.run(world.pipeline, rotation.id, world.report, Step.DUAL_KEY_ROLLOUT):
+    for _ in runner.run(world.pipeline, rotation.id, world.report, Step.DUAL_KEY_ROLLOUT):
         pass
     return rotation
 

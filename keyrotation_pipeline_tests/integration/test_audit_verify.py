@@ -23,7 +23,7 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.integration.test_database_owner import V1, Office, office
@@ -49,7 +49,7 @@ def signed(office: Office) -> Office:
         opened = open_request(pipeline, reason="yearly", requested_by="test")
         for name in ("Ada", "Ben"):
             add_approval(pipeline, opened, office.people[name].sign(pipeline.ledger.approval_text(opened.id)))
-        performing.perform(pipeline, opened.id, Task(Step.KEY_VERSION), lambda _progress: None)
+        runner.run_step(pipeline, opened.id, Task(Step.KEY_VERSION), lambda _progress: None)
         verify_everything(pipeline)
     return office
 
@@ -124,7 +124,7 @@ def forged_row(office: Office) -> None:
 
 def next_step(pipeline: Pipeline) -> None:
     [rotation] = [each for each in pipeline.ledger.requests() if isinstance(each, Walk)]
-    performing.perform(pipeline, rotation.id, Task(Step.DUAL_KEY_ROLLOUT), lambda _progress: None)
+    runner.run_step(pipeline, rotation.id, Task(Step.DUAL_KEY_ROLLOUT), lambda _progress: None)
 
 
 def back(pipeline: Pipeline) -> None:

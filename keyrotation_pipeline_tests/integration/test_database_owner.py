@@ -36,7 +36,7 @@ from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.opening import new_request
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.keys import import_keys
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -301,7 +301,7 @@ def signed_rotation(office: Office) -> str:
 
 def run(office: Office, rotation: str, through: Step | None = None) -> None:
     with office.pipeline() as pipeline:
-        for _ in performing.run(pipeline, rotation, lambda _progress: None, through):
+        for _ in runner.run(pipeline, rotation, lambda _progress: None, through):
             pass
 
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.requests import Step, StepRecord
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.integration.encrypted_rows import sealed, table_of
 
@@ -67,10 +67,10 @@ class Notes:
     def perform(self, *shards: int, report: Callable[[Progress], None] = lambda _: None) -> None:
         for index in shards:
             task = Task(Step.ROWS, Shard(self.table, index, SHARDS))
-            performing.perform(self.world.pipeline, self.rotation.id, task, report)
+            runner.run_step(self.world.pipeline, self.rotation.id, task, report)
 
     def rest(self) -> None:
-        list(performing.run_shards(self.world.pipeline, self.rotation.id, self.world.report))
+        list(runner.run_shards(self.world.pipeline, self.rotation.id, self.world.report))
 
     def recorded(self) -> dict[int | None, int]:
         """The rows that each shard's record names."""

@@ -11,7 +11,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance
 from keyrotation_pipeline.model.requests import RequestStatus, Step
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
 
@@ -26,7 +26,7 @@ def rotated() -> FakeWorld:
 
 def run(world: FakeWorld, through: Step | None = None) -> str:
     rotation = approved(world)
-    for _ in performing.run(world.pipeline, rotation.id, world.report, through):
+    for _ in runner.run(world.pipeline, rotation.id, world.report, through):
         pass
     return rotation.id
 

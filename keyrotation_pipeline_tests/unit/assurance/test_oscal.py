@@ -14,7 +14,7 @@ from keyrotation_pipeline.assurance.compliance_gathering import gather
 from keyrotation_pipeline.assurance.objectives import OBJECTIVES
 from keyrotation_pipeline.assurance.oscal import assessment_results, render_oscal
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.assurance.test_compliance import DAY, eventful, undecided
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
@@ -27,7 +27,7 @@ def report_of(world: FakeWorld) -> ComplianceReport:
 def rotated() -> ComplianceReport:
     world = eventful()
     rotation = world.ledger.requests()[0]
-    for _ in performing.run(world.pipeline, rotation.id, world.report):
+    for _ in runner.run(world.pipeline, rotation.id, world.report):
         pass
     return report_of(world)
 

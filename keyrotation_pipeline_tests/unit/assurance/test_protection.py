@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupStanding, CertificateStanding, KeyBackup
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V2, FakeWorld, fake_pipeline
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
 
@@ -170,7 +170,7 @@ def test_the_backup_after_a_rotation_is_asked_for_until_it_is_there(
     world = before_any_rotation()
     walk = approved(world)
     world.clock.at += timedelta(minutes=7, milliseconds=500)
-    for _ in performing.run(world.pipeline, walk.id, world.report):
+    for _ in runner.run(world.pipeline, walk.id, world.report):
         pass
     finished = world.clock.now().replace(microsecond=0)
     world.vault.stands = BackupStanding(None if begun is None else finished + begun)

@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
 from keyrotation_pipeline.model.requests import RequestStatus
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
 from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
@@ -120,7 +120,7 @@ def test_the_eta_is_there_from_the_first_step_to_the_last_and_progress_grows() -
     world = before_any_rotation()
     walk = approved(world)
     seen = []
-    for _ in performing.run(world.pipeline, walk.id, world.report):
+    for _ in runner.run(world.pipeline, walk.id, world.report):
         world.clock.at += timedelta(seconds=1)
         if (shown := overview(world.pipeline).rotation) is not None:
             seen.append((shown.progress, shown.eta_seconds))
@@ -129,7 +129,7 @@ def test_the_eta_is_there_from_the_first_step_to_the_last_and_progress_grows() -
     assert all(left is not None and left >= 0 for _, left in seen)
     world.signatures.signed_at = world.clock.now()
     following = approved(world)
-    next(performing.run(world.pipeline, following.id, world.report))
+    next(runner.run(world.pipeline, following.id, world.report))
     shown = overview(world.pipeline).rotation
     assert shown is not None
     assert shown.eta_seconds is not None, "with the last one to go by"
@@ -139,7 +139,7 @@ def test_the_eta_is_there_from_the_first_step_to_the_last_and_progress_grows() -
 def test_no_eta_is_told_while_nobody_works_at_a_rotation(stopped: str) -> None:
     world = before_any_rotation()
     walk = approved(world)
-    next(performing.run(world.pipeline, walk.id, world.report))
+    next(runner.run(world.pipeline, walk.id, world.report))
     if stopped == "paused":
         world.ledger.set_status(walk.id, RequestStatus.PAUSED)
     else:
@@ -170,7 +170,7 @@ def test_who_is_awaited_in_vain_is_named_and_has_not_failed() -> None:
     walk = approved(world)
     world.rollout.running = (Instance("web-1", (V1,), V1, world.clock.at),)
     with pytest.raises(BlockedError, match="web-1"):
-        list(performing.run(world.pipeline, walk.id, world.report))
+        list(runner.run(world.pipeline, walk.id, world.report))
 
     shown = overview(world.pipeline)
     assert shown.rotation is not None
@@ -195,7 +195,7 @@ def test_who_is_awaited_in_vain_is_named_and_has_not_failed() -> None:
 def test_the_instances_are_asked_for_once(mode: RolloutMode, monkeypatch: pytest.MonkeyPatch) -> None:
     world = before_any_rotation()
     walk = approved(world)
-    next(performing.run(world.pipeline, walk.id, world.report))
+    next(runner.run(world.pipeline, walk.id, world.report))
     world.rollout.mode = mode
     asked: list[object] = []
     seen = FakeRollout.instances
@@ -217,7 +217,7 @@ def test_in_the_middle_of_a_rotation_instances_that_cannot_be_seen_are_told_and_
 ) -> None:
     world = before_any_rotation()
     walk = approved(world)
-    next(performing.run(world.pipeline, walk.id, world.report))
+    next(runner.run(world.pipeline, walk.id, world.report))
     world.ledger.block(walk.id, f"web-1: silent; then run `keyrotation rotate {walk.id}`")
     asked: list[object] = []
 
@@ -288,7 +288,7 @@ def test_a_key_that_is_gone_from_the_key_store_is_seen_though_nothing_asks_for_i
     lose: Callable[[FakeKeyStore], None], sentence: str
 ) -> None:
     world = before_any_rotation()
-    for _ in performing.run(world.pipeline, approved(world).id, world.report):
+    for _ in runner.run(world.pipeline, approved(world).id, world.report):
         pass
     assert overview(world.pipeline).attention == ()
     lose(world.keys)
@@ -298,7 +298,7 @@ def test_a_key_that_is_gone_from_the_key_store_is_seen_though_nothing_asks_for_i
 
 def test_a_key_that_is_being_destroyed_is_not_missed() -> None:
     world = before_any_rotation()
-    for _ in performing.run(world.pipeline, approved(world).id, world.report):
+    for _ in runner.run(world.pipeline, approved(world).id, world.report):
         pass
     world.ledger.append(KeyDestructionIntended(V1, world.keys.get(V1).fingerprint, (), ()))
     del world.keys.shelf[V1]  # and here it was killed

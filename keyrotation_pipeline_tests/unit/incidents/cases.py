@@ -6,7 +6,7 @@ from datetime import timedelta
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.model.incidents import Flag, Incident
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, sign
 
@@ -31,7 +31,7 @@ def signed(world: FakeWorld, request: Walk) -> Walk:
 
 
 def walk(world: FakeWorld, request: Walk, through: Step | None = None) -> Walk:
-    for _ in performing.run(world.pipeline, request.id, world.report, through):
+    for _ in runner.run(world.pipeline, request.id, world.report, through):
         pass
     return world.ledger.walk(request.id)
 

@@ -29,7 +29,7 @@ from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import open_policy
 from keyrotation_pipeline.rotation import rollback
-from keyrotation_pipeline.rotation.reconcile_plan import plan
+from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, opened, raised, signed, walk

@@ -13,7 +13,7 @@ from keyrotation_pipeline.ports.actions import StepFacts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.control import STEPS_BEFORE_ROWS, cancel
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation, made_key, request
 
@@ -114,7 +114,7 @@ def test_a_step_that_is_performed_keeps_a_cancellation_and_a_second_performer_ou
     def in_its_middle(pipeline: Pipeline, walk: Walk, report: Report) -> StepFacts:
         for other in (
             lambda: cancel(world.pipeline, rotation),
-            lambda: performing.perform(world.pipeline, rotation.id, Task(step), report),
+            lambda: runner.run_step(world.pipeline, rotation.id, Task(step), report),
         ):
             with pytest.raises(BlockedError) as refusal:
                 other()
@@ -123,7 +123,7 @@ def test_a_step_that_is_performed_keeps_a_cancellation_and_a_second_performer_ou
 
     changed = replace(action, steps={**action.steps, step: in_its_middle})
     pipeline = replace(world.pipeline, actions={**world.pipeline.actions, rotation.action: changed})
-    *_, last = performing.run(pipeline, rotation.id, world.report, step)
+    *_, last = runner.run(pipeline, rotation.id, world.report, step)
     assert last.step is step
     assert refused == [f"{rotation.id}/{step} is locked by another process; wait for it"] * 2
     assert world.ledger.walk(rotation.id).status is RequestStatus.RUNNING

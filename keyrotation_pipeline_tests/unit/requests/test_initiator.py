@@ -6,7 +6,7 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.requests.approvals import authorised_by
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import ROSTER
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request
 
@@ -17,7 +17,7 @@ def test_the_row_names_an_officer_who_signed_and_not_whoever_asked() -> None:
     world = before_any_rotation()
     world.signatures.addresses[ADA] = "ada@clinic.example"
     walk = approved(world)
-    for _ in performing.run(world.pipeline, walk.id, world.report):
+    for _ in runner.run(world.pipeline, walk.id, world.report):
         pass
     begun, done = recorded(world.ledger, RotationAuditWritten, walk.id)
     assert {begun.initiated_by, done.initiated_by} == {f"{NAMES[ADA]} <ada@clinic.example>"}

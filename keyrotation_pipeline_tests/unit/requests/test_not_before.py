@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotation
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.conductor import Task, decide
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, before_any_rotation, request, sign
 
@@ -37,15 +37,15 @@ def test_it_is_signed_at_once_and_nothing_starts_before_its_date(world: FakeWorl
     sentence = f"rotation {planned.id} starts not before 2026-01-15 09:00 UTC; wait until then, or take it back with"
     world.clock.at = LATER - timedelta(microseconds=1)
     with pytest.raises(BlockedError, match=sentence):
-        list(performing.run(world.pipeline, planned.id, world.report))
+        list(runner.run(world.pipeline, planned.id, world.report))
     with pytest.raises(OutOfOrderError, match="starts not before"):
-        performing.perform(world.pipeline, planned.id, Task(Step.KEY_VERSION), world.report)
+        runner.run_step(world.pipeline, planned.id, Task(Step.KEY_VERSION), world.report)
     shown = overview(world.pipeline).rotation
     assert shown is not None
     assert str(shown.waiting_for).startswith(sentence)
     assert (world.ledger.walk(planned.id).steps, world.ledger.walk(planned.id).started_at) == ((), None)
     world.clock.at = LATER
-    list(performing.run(world.pipeline, planned.id, world.report))
+    list(runner.run(world.pipeline, planned.id, world.report))
     assert world.ledger.walk(planned.id).status is RequestStatus.FINISHED
 
 
@@ -61,13 +61,13 @@ def test_its_dates_count_from_then_and_all_of_them_are_signed(world: FakeWorld, 
 def test_another_date_than_the_signed_one_starts_nothing(world: FakeWorld, planned: Walk) -> None:
     world.ledger.state.requests[planned.id] = replace(planned, not_before=None)
     with pytest.raises(ApprovalError, match=r"no longer what its text for signing says \(Not before\)"):
-        list(performing.run(world.pipeline, planned.id, world.report))
+        list(runner.run(world.pipeline, planned.id, world.report))
     assert world.ledger.walk(planned.id).steps == ()
 
 
 def test_a_clock_that_is_set_back_does_not_stop_what_has_begun(world: FakeWorld, planned: Walk) -> None:
     world.clock.at = LATER
-    list(performing.run(world.pipeline, planned.id, world.report, Step.KEY_VERSION))
+    list(runner.run(world.pipeline, planned.id, world.report, Step.KEY_VERSION))
     begun = world.ledger.walk(planned.id)
     assert decide(begun, 2, world.pipeline.tables, 2, LATER - timedelta(days=1)).tasks == (Task(Step.DUAL_KEY_ROLLOUT),)
 
@@ -81,7 +81,7 @@ def test_an_emergency_does_not_wait_for_a_planned_rotation(world: FakeWorld, pla
     emergency = request(world, incident="INC-7")
     for officer in (ADA, BEN):
         sign(world, emergency, officer)
-    list(performing.run(world.pipeline, emergency.id, world.report))
+    list(runner.run(world.pipeline, emergency.id, world.report))
     assert world.ledger.walk(planned.id).status is RequestStatus.CANCELLED
 
 

@@ -20,7 +20,7 @@ from keyrotation_pipeline.requests.roster import (
     pinned_roster,
     require_known_to_store,
 )
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.requests.test_policy import NEW, opened, world
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved
@@ -88,7 +88,7 @@ def test_a_store_that_was_made_before_gets_the_digest_at_the_next_step_with_an_e
     world.keys.roster = None
     rotation = approved(world)
     assert world.keys.roster is None
-    performing.perform(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report)
+    runner.run_step(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report)
     assert world.keys.roster == ROSTER.digest
     (event,) = world.ledger.events(EventKind.ROSTER_KEEPING_INTENDED)
     assert ROSTER.digest in event.body

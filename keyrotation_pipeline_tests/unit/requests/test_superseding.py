@@ -9,7 +9,7 @@ from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.rotation import performing, rollback
+from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -22,7 +22,7 @@ def world() -> FakeWorld:
 
 
 def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:
-    return [record.step for record in performing.run(world.pipeline, rotation.id, world.report, through)]
+    return [record.step for record in runner.run(world.pipeline, rotation.id, world.report, through)]
 
 
 def wait_until_past(world: FakeWorld) -> None:
@@ -90,7 +90,7 @@ def test_a_promotion_that_was_killed_half_way_is_taken_over_twice(world: FakeWor
 
 def next_step_fails(world: FakeWorld, rotation: Walk) -> None:
     """Takes over, and no more."""
-    for _ in performing.run(world.pipeline, rotation.id, world.report):
+    for _ in runner.run(world.pipeline, rotation.id, world.report):
         raise ZeroDivisionError
 
 

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.backup_events import AuditTimestamped, Timestamp
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.time_stamping import LATE_AFTER, stamp, stamp_if_due
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeTimestampAuthority, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, sign
 
@@ -43,7 +43,7 @@ def unstamped(world: FakeWorld) -> list[str]:
 
 def finished(world: FakeWorld) -> str:
     rotation = approved(world)
-    for _ in performing.run(world.pipeline, rotation.id, world.report):
+    for _ in runner.run(world.pipeline, rotation.id, world.report):
         pass
     return rotation.id
 

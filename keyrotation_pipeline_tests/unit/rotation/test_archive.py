@@ -8,7 +8,7 @@ from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.rotation.archive import archive_key
+from keyrotation_pipeline.rotation.archive import confirm_key_withdrawn
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
 
 
@@ -22,7 +22,7 @@ def world() -> FakeWorld:
 
 
 def archive(world: FakeWorld) -> list[dict[str, str]]:
-    return list(archive_key(world.pipeline, rotation_of(world), world.report)["archived"])
+    return list(confirm_key_withdrawn(world.pipeline, rotation_of(world), world.report)["archived"])
 
 
 def state_of(world: FakeWorld, version: KeyVersion) -> KeyState:

@@ -7,7 +7,7 @@ from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.approval import left_to_people
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.requests.approvals import approval_text
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, before_any_rotation, request, sign
 
@@ -54,7 +54,7 @@ def test_a_reason_does_not_leave_a_request_to_people(world: FakeWorld, reason: s
 def test_the_status_says_what_somebody_is_to_materialize(
     world: FakeWorld, manual: Walk, through: Step | None, due: str
 ) -> None:
-    for _ in performing.run(world.pipeline, manual.id, world.report, through) if through else ():
+    for _ in runner.run(world.pipeline, manual.id, world.report, through) if through else ():
         pass
     shown = overview(world.pipeline).rotation
     assert shown is not None
@@ -64,11 +64,11 @@ def test_the_status_says_what_somebody_is_to_materialize(
 
 
 def test_once_the_shards_are_done_the_proof_is_next(world: FakeWorld, manual: Walk) -> None:
-    list(performing.run(world.pipeline, manual.id, world.report, Step.PRIMARY_KEY_ROLLOUT))
-    list(performing.run_shards(world.pipeline, manual.id, world.report))
+    list(runner.run(world.pipeline, manual.id, world.report, Step.PRIMARY_KEY_ROLLOUT))
+    list(runner.run_shards(world.pipeline, manual.id, world.report))
     walk = world.ledger.walk(manual.id)
     assert walk.done(Step.ROWS) is None
-    assert "materialize zero_old_rows_proof (partition v2)" in str(performing.left_to_people(world.pipeline, walk))
+    assert "materialize zero_old_rows_proof (partition v2)" in str(runner.left_to_people(world.pipeline, walk))
 
 
 def test_what_it_waits_for_otherwise_is_said_alone(world: FakeWorld) -> None:
@@ -80,11 +80,11 @@ def test_what_it_waits_for_otherwise_is_said_alone(world: FakeWorld) -> None:
 
 
 def test_a_person_who_types_rotate_carries_it_out(world: FakeWorld, manual: Walk) -> None:
-    done = dict.fromkeys(record.step for record in performing.run(world.pipeline, manual.id, world.report))
+    done = dict.fromkeys(record.step for record in runner.run(world.pipeline, manual.id, world.report))
     assert list(done) == list(WALK)
     finished = world.ledger.walk(manual.id)
     assert finished.status is RequestStatus.FINISHED
-    assert performing.left_to_people(world.pipeline, finished) is None
+    assert runner.left_to_people(world.pipeline, finished) is None
     assert (world.keys.versions(), world.keys.archived()) == ((V2,), (V1,))
 
 
@@ -95,7 +95,7 @@ def test_an_emergency_is_never_left_to_people(world: FakeWorld) -> None:
 
 
 def test_an_emergency_takes_over_what_was_left_to_people_and_is_carried_out(world: FakeWorld, manual: Walk) -> None:
-    list(performing.run(world.pipeline, manual.id, world.report, Step.PRIMARY_KEY_ROLLOUT))
+    list(runner.run(world.pipeline, manual.id, world.report, Step.PRIMARY_KEY_ROLLOUT))
     emergency = request(world, incident="INC-7")
     assert (emergency.supersedes, emergency.type) == (manual.id, RotationType.EMERGENCY)
     assert not left_to_people(world.ledger.approval_text(emergency.id))
@@ -104,5 +104,5 @@ def test_an_emergency_takes_over_what_was_left_to_people_and_is_carried_out(worl
 def test_a_request_that_says_otherwise_than_its_signed_text_is_not_performed(world: FakeWorld, manual: Walk) -> None:
     world.ledger._change(manual.id, manual=False)
     with pytest.raises(Exception, match=r"no longer what its text for signing says \(Carried out\)"):
-        list(performing.run(world.pipeline, manual.id, world.report))
+        list(runner.run(world.pipeline, manual.id, world.report))
     assert world.keys.versions() == (V1,)

@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import Problem, Shard
 from keyrotation_pipeline.requests.conductor import Task
-from keyrotation_pipeline.rotation import performing
+from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
@@ -29,7 +29,7 @@ def world() -> FakeWorld:
 
 
 def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:
-    return [record.step for record in performing.run(world.pipeline, rotation.id, world.report, through)]
+    return [record.step for record in runner.run(world.pipeline, rotation.id, world.report, through)]
 
 
 def test_the_walk_ends_with_every_value_under_the_new_key_and_the_old_one_archived(world: FakeWorld) -> None:
@@ -62,7 +62,7 @@ def test_the_store_is_read_once_a_task_and_once_more_where_a_key_is_used(world: 
     rotation = approved(world)
     reads: dict[Step, list[int]] = {}
     before = world.keys.reads
-    for record in performing.run(world.pipeline, rotation.id, world.report):
+    for record in runner.run(world.pipeline, rotation.id, world.report):
         reads.setdefault(record.step, []).append(world.keys.reads - before)
         before = world.keys.reads
     assert reads == {
@@ -150,7 +150,7 @@ def test_a_step_out_of_order_is_refused_and_changes_nothing(world: FakeWorld, st
     rotation = approved(world)
     before = list(world.journal.entries)
     with pytest.raises(OutOfOrderError, match=f"{step} is not due in rotation {rotation.id}; due is: key_version"):
-        performing.perform(world.pipeline, rotation.id, Task(step), world.report)
+        runner.run_step(world.pipeline, rotation.id, Task(step), world.report)
     assert world.journal.entries == before
 
 
@@ -159,14 +159,14 @@ def test_a_shard_that_the_configuration_does_not_have_is_never_due(world: FakeWo
     run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)
     stranger = Shard(world.pipeline.tables[0], 7, 8)
     with pytest.raises(OutOfOrderError):
-        performing.perform(world.pipeline, rotation.id, Task(Step.ROWS, stranger), world.report)
+        runner.run_step(world.pipeline, rotation.id, Task(Step.ROWS, stranger), world.report)
 
 
 def test_a_step_that_is_done_is_given_back_as_recorded(world: FakeWorld) -> None:
     rotation = approved(world)
-    (first, *_) = performing.run(world.pipeline, rotation.id, world.report, Step.KEY_VERSION)
+    (first, *_) = runner.run(world.pipeline, rotation.id, world.report, Step.KEY_VERSION)
     before = list(world.journal.entries)
-    assert performing.perform(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report) == first
+    assert runner.run_step(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report) == first
     assert world.journal.entries == before
 
 
@@ -237,9 +237,9 @@ def test_many_failing_shards_are_all_tried_again_by_each_run(world: FakeWorld, m
         for _ in range(2):
             tried.clear()
             with pytest.raises(BlockedError, match="shard 0 is locked"):
-                list(performing.run_shards(pipeline, rotation.id, world.report))
+                list(runner.run_shards(pipeline, rotation.id, world.report))
             assert tried == list(range(MANY_SHARDS))
-    done = [record.shard for record in performing.run_shards(pipeline, rotation.id, world.report)]
+    done = [record.shard for record in runner.run_shards(pipeline, rotation.id, world.report)]
     assert sorted(index for index in done if index is not None) == list(range(MANY_SHARDS))
 
 
@@ -247,7 +247,7 @@ def test_the_first_shard_of_a_small_table_is_all_of_it_and_every_shard_is_record
     world.database.small = frozenset({"clients"})
     rotation = approved(world)
     run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)
-    done = [record.shard for record in performing.run_shards(world.pipeline, rotation.id, world.report)]
+    done = [record.shard for record in runner.run_shards(world.pipeline, rotation.id, world.report)]
     assert done == list(range(world.pipeline.shards))
     assert [each for each in world.journal.entries if each.startswith("shard")] == ["shard 0 of 1, clients"]
     assert world.database.rows == {"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]}
@@ -262,8 +262,8 @@ def test_another_shard_of_a_small_table_that_comes_first_does_its_own_part_alone
     run(world, rotation, Step.PRIMARY_KEY_ROLLOUT)
     (table,) = world.pipeline.tables
     last = Shard(table, world.pipeline.shards - 1, world.pipeline.shards)
-    assert performing.perform(world.pipeline, rotation.id, Task(Step.ROWS, last), world.report).facts["rows"] == 1
-    due = performing.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
+    assert runner.run_step(world.pipeline, rotation.id, Task(Step.ROWS, last), world.report).facts["rows"] == 1
+    due = runner.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks
     assert [task.shard and task.shard.index for task in due] == list(range(world.pipeline.shards - 1))
-    done = list(performing.run_shards(world.pipeline, rotation.id, world.report))
+    done = list(runner.run_shards(world.pipeline, rotation.id, world.report))
     assert [each.facts["rows"] for each in done] == [0] * (world.pipeline.shards - 1)

@@ -20,10 +20,9 @@ from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, St
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.rotation import performing, rollback
+from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline.rotation.fences import fences
-from keyrotation_pipeline.rotation.reconcile import open_reconciliation, pending, reconcile
-from keyrotation_pipeline.rotation.reconcile_plan import Plan, plan
+from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, pending, plan, reconcile
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -36,7 +35,7 @@ def world() -> FakeWorld:
 
 
 def run(world: FakeWorld, rotation: Request, through: Step | None = None) -> None:
-    for _ in performing.run(world.pipeline, rotation.id, world.report, through):
+    for _ in runner.run(world.pipeline, rotation.id, world.report, through):
         pass
 
 

@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.control import cancel, pause, resume
-from keyrotation_pipeline.rotation import performing, rollback
+from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -31,7 +31,7 @@ def world() -> FakeWorld:
 
 
 def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> list[Step]:
-    return [record.step for record in performing.run(world.pipeline, rotation.id, world.report, through)]
+    return [record.step for record in runner.run(world.pipeline, rotation.id, world.report, through)]
 
 
 def rotated(world: FakeWorld, through: Step) -> Walk:

@@ -28,8 +28,8 @@ from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text, goal_at
 from keyrotation_pipeline.requests.control import pause, resume
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation import performing
-from keyrotation_pipeline.rotation.rollout import lacking
+from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.rollout import pending_reason
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation
 
@@ -58,7 +58,7 @@ def with_key(world: FakeWorld, rotation: Walk) -> Walk:
 
 
 def run(world: FakeWorld, rotation: Walk, through: Step | None = None) -> None:
-    for _ in performing.run(world.pipeline, rotation.id, world.report, through):
+    for _ in runner.run(world.pipeline, rotation.id, world.report, through):
         pass
 
 
@@ -73,7 +73,7 @@ def instance(name: str, *reads: KeyVersion, writes: KeyVersion, silent: bool = F
 
 
 def waits(world: FakeWorld, rotation: Walk) -> str:
-    return performing.waiting_for(world.pipeline, world.ledger.walk(rotation.id)) or ""
+    return runner.pending_reason(world.pipeline, world.ledger.walk(rotation.id)) or ""
 
 
 # --- before the new key ---------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_no_key_is_made_before_every_application_names_its_primary(
         run(world, rotation)
     assert waits(world, rotation) == str(refused.value)
     with pytest.raises(OutOfOrderError, match="not due"):
-        performing.perform(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report)
+        runner.run_step(world.pipeline, rotation.id, Task(Step.KEY_VERSION), world.report)
     assert made_no_key(world, rotation)
     world.rollout.running = None
     run(world, rotation, Step.KEY_VERSION)
@@ -360,7 +360,7 @@ def test_nothing_is_due_while_only_a_signature_can_help(world: FakeWorld, rotati
     rotation = approved_anew(world, rotation)
     with pytest.raises(BlockedError):
         run(world, rotation)
-    assert performing.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks == ()
+    assert runner.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks == ()
 
 
 @pytest.fixture
@@ -439,10 +439,10 @@ def test_a_silent_instance_that_somebody_added_to_a_confirmation_is_not_gone(
 def test_a_signature_is_verified_anew_when_it_is_used(world: FakeWorld, unconfirmed: Walk) -> None:
     confirm(world, unconfirmed)
     goal = goal_at(world.pipeline, unconfirmed)
-    assert lacking(world.pipeline, unconfirmed, goal) is None
+    assert pending_reason(world.pipeline, unconfirmed, goal) is None
     roster = world.signatures.configured
     world.ledger.state.roster = world.signatures.configured = replace(roster, officers=roster.officers[1:])
-    assert lacking(world.pipeline, unconfirmed, goal) is not None, "by an officer who has left"
+    assert pending_reason(world.pipeline, unconfirmed, goal) is not None, "by an officer who has left"
 
 
 def test_one_officer_is_enough_for_a_confirmation(world: FakeWorld, unconfirmed: Walk) -> None:

@@ -37,12 +37,12 @@ def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None)
     return decision
 
 
-def waiting_for(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> str | None:
+def pending_reason(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> str | None:
     """Why a rotation does not go on by itself at this moment; None: it does."""
     decision = next_decision(pipeline, rotation, seen)
     if not decision.tasks:
         return decision.waiting_for
-    return rollout.waited_for(pipeline, rotation, decision.tasks[0].step, seen)
+    return rollout.pending_reason_at(pipeline, rotation, decision.tasks[0].step, seen)
 
 
 def left_to_people(pipeline: Pipeline, rotation: Walk) -> str | None:
@@ -60,7 +60,7 @@ def left_to_people(pipeline: Pipeline, rotation: Walk) -> str | None:
     )
 
 
-def perform(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> StepRecord:
+def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> StepRecord:
     """Run one task to its end and record it; a task that is already done is given back as recorded.
 
     Raises:
@@ -118,7 +118,7 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
         decision = next_decision(pipeline, rotation)
         if not decision.tasks:
             raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
-        yield perform(pipeline, rotation.id, decision.tasks[0], report)
+        yield run_step(pipeline, rotation.id, decision.tasks[0], report)
 
 
 def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[StepRecord]:
@@ -134,7 +134,7 @@ def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[
     while task := _untried_shard(pipeline, request_id, tried):
         tried.add(task)
         try:
-            record = perform(pipeline, request_id, task, report)
+            record = run_step(pipeline, request_id, task, report)
             yield record
             if reencrypt.is_whole_table(record):
                 others = (each for each in pipeline.ledger.walk(request_id).steps if each.table == record.table)
