@@ -28,8 +28,8 @@ from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
 from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.incidents.flag_intake import poll_flags
 from keyrotation_pipeline.incidents.report import incident_report
-from keyrotation_pipeline.incidents.watching import look
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyStateChanged
 from keyrotation_pipeline.model.request_events import StepFinished
@@ -112,7 +112,7 @@ def _in_process(settings: Settings) -> Iterator[None]:
     def work() -> None:
         with open_pipeline(settings, actor="emergency") as pipeline:
             while not stopped.wait(1):
-                look(pipeline, (), "emergency")
+                poll_flags(pipeline, (), "emergency")
                 for request in pipeline.ledger.requests():
                     with suppress(BlockedError):  # which waits for signatures
                         for _ in runner.run(pipeline, request.id, lambda _progress: None):

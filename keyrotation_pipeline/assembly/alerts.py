@@ -9,7 +9,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import AccessAudit, key_reads, span_of
-from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.incidents import ContactRole, Incident
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.incidents import AlertChannel, FlagSource

@@ -22,7 +22,7 @@ from keyrotation_pipeline.incidents.assessing import (
     sign_assessment,
     text_to_sign,
 )
-from keyrotation_pipeline.incidents.breach_notices import Notice
+from keyrotation_pipeline.incidents.breach import BreachNotice
 from keyrotation_pipeline.model.audit import as_json as as_json_object
 from keyrotation_pipeline.model.breach import EXCLUSIONS, Role
 
@@ -130,7 +130,7 @@ def assessed(found: Assessment) -> dict[str, Any]:
     }
 
 
-def _sent_on(found: Assessment, notice: Notice) -> str | None:
+def _sent_on(found: Assessment, notice: BreachNotice) -> str | None:
     given = found.incident.notice(notice.to)
     return None if given is None else given.sent_on.isoformat()
 

@@ -27,12 +27,12 @@ from keyrotation_pipeline.cli.new_file import require_new, write_new
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import bars
+from keyrotation_pipeline.incidents.alert_delivery import deliver
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.handling import acknowledge, amend, close, require_plain_texts
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.incidents.report import Section, contact_list, kept_backups, kept_report, version
-from keyrotation_pipeline.incidents.telling import tell
 from keyrotation_pipeline.model.audit import as_json as as_json_object
 from keyrotation_pipeline.model.audit import instant
 from keyrotation_pipeline.model.breach import Deadline, carried_by
@@ -97,7 +97,7 @@ def open_command(
         request = prepare(pipeline, opened, actor())
         database, required = pipeline.database.identity().name, pinned_roster(pipeline).required
         channels = assembly.alert_channels(declared)
-        failures = tell(pipeline, channels, notices(pipeline, channels.contacts))
+        failures = deliver(pipeline, channels, notices(pipeline, channels.contacts))
     for failure in failures:
         output.note(f"not told: {failure}")
     if as_json:

@@ -12,9 +12,9 @@ from keyrotation_pipeline.defs.refusals import sentence_of
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import is_failure
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
+from keyrotation_pipeline.incidents.flag_intake import poll_flags
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
-from keyrotation_pipeline.incidents.telling import Channels, tell
-from keyrotation_pipeline.incidents.watching import look
 from keyrotation_pipeline.model.requests import Announcement
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -35,7 +35,7 @@ def incident_flag_sensor(naming: Naming) -> dg.SensorDefinition:
         keyrotation.note_look("incident_flag", context)
         try:
             with keyrotation.open("dagster incident_flag") as opened:
-                return dg.SkipReason(str(look(opened, keyrotation.flag_sources(), "dagster incident_flag")))
+                return dg.SkipReason(str(poll_flags(opened, keyrotation.flag_sources(), "dagster incident_flag")))
         except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
             return dg.SkipReason(sentence_of(error))
 
@@ -61,7 +61,7 @@ def alert_delivery_sensor(naming: Naming, ours: Ours) -> dg.SensorDefinition:
                     announced = _announced(opened, channels)
                     news = notices(opened, channels.contacts, _attention(opened), failed, announced)
                     duty = duty_of_the_quarter(opened)
-                failures = tell(opened, channels, (*news, duty))
+                failures = deliver(opened, channels, (*news, duty))
             return dg.SkipReason("; ".join(failures) or "everybody is told")
         except Exception as error:  # noqa: BLE001  as above
             return dg.SkipReason(sentence_of(error))

@@ -14,7 +14,7 @@ from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import marked
-from keyrotation_pipeline.incidents.duties import unsettled_in_words
+from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
 from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.model.tables import FoundColumn, TableCount

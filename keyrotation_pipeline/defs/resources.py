@@ -20,7 +20,7 @@ from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.defs.names import OWN, Naming
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
 from keyrotation_pipeline.incidents.access import AccessAudit
-from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request_events import Rehearsed

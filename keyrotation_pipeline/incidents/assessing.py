@@ -14,9 +14,7 @@ from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import HEADER, is_of_answers, require_verified
 from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
-from keyrotation_pipeline.incidents.breach import BreachDecision, Outcome, decide_breach
-from keyrotation_pipeline.incidents.breach_notices import Notice
-from keyrotation_pipeline.incidents.presumption import presumed_facts
+from keyrotation_pipeline.incidents.breach import BreachDecision, BreachNotice, Outcome, decide_breach, presumed_facts
 from keyrotation_pipeline.model.approval import Roster, rendered
 from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.breach import EXCLUSIONS, AssessmentSigned, BreachAnswers, BreachAssessed
@@ -60,7 +58,7 @@ class Assessment:
         return 0 < self.required <= len(self.signed_by)
 
     @property
-    def due(self) -> tuple[Notice, ...]:
+    def due(self) -> tuple[BreachNotice, ...]:
         """The notices in force that nobody has reported as given."""
         return tuple(each for each in self.in_force.notices if self.incident.notice(each.to) is None)
 
@@ -274,7 +272,7 @@ def _lightens(after: BreachDecision, before: BreachDecision) -> bool:
     return any(not any(_covers(new, old) for new in after.notices) for old in before.notices)
 
 
-def _covers(new: Notice, old: Notice) -> bool:
+def _covers(new: BreachNotice, old: BreachNotice) -> bool:
     """Whether a notice does what another one would."""
     same = new.to == old.to or (old.to == "media" and new.to.startswith("media"))
     surely = new.is_certain or not old.is_certain
@@ -299,7 +297,7 @@ def _told_or_given(decision: BreachDecision, incident: Incident) -> Iterator[str
     yield from (_given(each) for each in incident.notices if not any(each.covers(to) for to in due))
 
 
-def _given(given: SentNotice, due: Notice | None = None) -> str:
+def _given(given: SentNotice, due: BreachNotice | None = None) -> str:
     late = "" if due is None else f", {'late' if given.sent_on > due.last_date else 'in time'} ({due.paragraph})"
     return f"Notice to {given.to}: sent {given.sent_on}{late}, reported by {given.reported_by}"
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import incidents, told
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.incidents.duties import in_words, unsettled
-from keyrotation_pipeline.incidents.telling import Notice
+from keyrotation_pipeline.incidents.alert_delivery import Alarm
+from keyrotation_pipeline.incidents.obligations import in_words, unsettled
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by
 from keyrotation_pipeline.model.fleet import failing_minutes
@@ -41,7 +41,7 @@ def notices(
     attention: Iterable[str] = (),
     failed_checks: Iterable[tuple[str, str]] = (),
     announcements: Iterable[Announcement] = (),
-) -> tuple[Notice, ...]:
+) -> tuple[Alarm, ...]:
     """Everything that is news now, whether it was told before or not; see `tell`.
 
     Args:
@@ -63,7 +63,7 @@ def notices(
     )
 
 
-def duty_of_the_quarter(pipeline: Pipeline) -> Notice:
+def duty_of_the_quarter(pipeline: Pipeline) -> Alarm:
     """What the procedure's calendar asks for, once a quarter."""
     now, identity = pipeline.clock.now(), pipeline.database.identity()
     duty = duty_of(now)
@@ -73,7 +73,7 @@ def duty_of_the_quarter(pipeline: Pipeline) -> Notice:
     alert = Alert(
         f"calendar/{duty.quarter}", Severity.INFO, f"Key rotation in {duty.quarter}", text, identity.name, now
     )
-    return Notice(alert, frozenset({ContactRole.SECURITY_OFFICER, ContactRole.DATABASE_ADMINISTRATOR}))
+    return Alarm(alert, frozenset({ContactRole.SECURITY_OFFICER, ContactRole.DATABASE_ADMINISTRATOR}))
 
 
 class _Writer:
@@ -86,7 +86,7 @@ class _Writer:
         self._requests = pipeline.ledger.requests()
         self._incidents = incidents(pipeline.ledger)
 
-    def of_incidents(self, contacts: Sequence[Contact]) -> Iterator[Notice]:
+    def of_incidents(self, contacts: Sequence[Contact]) -> Iterator[Alarm]:
         for incident in self._incidents.unfinished:
             carrier = carried_by(incident, self._requests)
             clock = clock_of(self._pipeline, incident, self._requests)
@@ -96,7 +96,7 @@ class _Writer:
             yield from self._late(incident, clock)
             yield from self._breach_assessment(incident, clock)
 
-    def of_duties(self) -> Iterator[Notice]:
+    def of_duties(self) -> Iterator[Alarm]:
         """What is due of closed incidents, once a week until officers have settled it."""
         year, week, _ = self._now.isocalendar()
         for each in unsettled(self._pipeline):
@@ -108,19 +108,19 @@ class _Writer:
                 frozenset({ContactRole.COMPLIANCE_OFFICER}),
             )
 
-    def of_flags(self) -> Iterator[Notice]:
+    def of_flags(self) -> Iterator[Alarm]:
         for flag, (at, reason) in self._incidents.set_aside.items():
             if self._now - at < NEWS_FOR:
                 text = f"The flag {flag} was put aside and opens no incident: {reason}."
                 yield self._notice(f"flag/{flag}/set-aside", Severity.WARNING, "A flag was put aside", text, ON_CALL)
 
-    def of_announcements(self, announcements: Iterable[Announcement]) -> Iterator[Notice]:
+    def of_announcements(self, announcements: Iterable[Announcement]) -> Iterator[Alarm]:
         """To everybody; what takes one back, only by the channels that carried it."""
         for each in announcements:
             notice = self._notice(each.key, Severity.INFO, each.subject, each.text, frozenset(ContactRole))
             yield replace(notice, follows=announced_key(each.request)) if each.cancels else notice
 
-    def of_runs(self) -> Iterator[Notice]:
+    def of_runs(self) -> Iterator[Alarm]:
         for entry in entries(self._pipeline.ledger, EventKind.RUN_FAILED):
             if self._now - entry.at < NEWS_FOR:
                 job, subject = entry.facts.get("job"), entry.facts.get("subject")
@@ -134,18 +134,18 @@ class _Writer:
                     ON_CALL,
                 )
 
-    def of_channels(self) -> Iterator[Notice]:
+    def of_channels(self) -> Iterator[Alarm]:
         for channel, (since, reason) in told(self._pipeline.ledger).failing.items():
             text = f"Alerts do not reach {channel} since {since:%Y-%m-%d %H:%M} UTC: {reason}."
             key = f"channel/{channel}/{since:%Y-%m-%dT%H:%M:%S}"
             yield self._notice(key, Severity.WARNING, "An alert channel is down", text, ON_CALL)
 
-    def of_checks(self, failed: Iterable[tuple[str, str]]) -> Iterator[Notice]:
+    def of_checks(self, failed: Iterable[tuple[str, str]]) -> Iterator[Alarm]:
         for check, sentence in failed:
             key = f"check/{check}/{self._now:%Y-%m-%d}"
             yield self._notice(key, Severity.WARNING, f"The check {check} fails", f"{check}: {sentence}", ON_CALL)
 
-    def of_applications(self) -> Iterator[Notice]:
+    def of_applications(self) -> Iterator[Alarm]:
         """Too many values that could not be decrypted, once an hour."""
         try:
             minutes = failing_minutes(self._pipeline.rollout.instances(), self._now)
@@ -155,7 +155,7 @@ class _Writer:
             key = f"decrypt-failures/{minutes[-1].at:%Y-%m-%dT%H}"
             yield self._notice(key, Severity.CRITICAL, "Applications cannot decrypt", f"{minutes[-1]}.", ON_CALL)
 
-    def of_attention(self, attention: Iterable[str]) -> Iterator[Notice]:
+    def of_attention(self, attention: Iterable[str]) -> Iterator[Alarm]:
         """Each sentence once a week, as long as it stands; numbers and dates in it do not make it news."""
         for sentence in attention:
             digest = hashlib.sha256(re.sub(r"[0-9]+", "", sentence).encode()).hexdigest()[:16]
@@ -163,7 +163,7 @@ class _Writer:
             key = f"attention/{digest}/{year}-{week:02d}"
             yield self._notice(key, Severity.WARNING, "Key rotation needs attention", f"{sentence}.", ON_CALL)
 
-    def _opened(self, incident: Incident, contacts: Sequence[Contact]) -> Notice:
+    def _opened(self, incident: Incident, contacts: Sequence[Contact]) -> Alarm:
         people = "".join(f"\n  {contact}" for contact in contacts)
         return self._notice(
             f"incident/{incident.id}/opened",
@@ -177,7 +177,7 @@ class _Writer:
             ON_CALL,
         )
 
-    def _to_sign(self, incident: Incident, carrier: Request | None, clock: Sequence[Deadline]) -> Iterator[Notice]:
+    def _to_sign(self, incident: Incident, carrier: Request | None, clock: Sequence[Deadline]) -> Iterator[Alarm]:
         """The exact text, and how to sign it, to whoever signs."""
         if carrier is None or carrier.is_over or clock[0].reached_at is not None:
             return
@@ -191,7 +191,7 @@ class _Writer:
             SIGNERS,
         )
 
-    def _escalated(self, incident: Incident) -> Iterator[Notice]:
+    def _escalated(self, incident: Incident) -> Iterator[Alarm]:
         if incident.status is not IncidentStatus.OPEN:
             return
         for role, after in ESCALATION:
@@ -206,7 +206,7 @@ class _Writer:
                     frozenset({role}),
                 )
 
-    def _late(self, incident: Incident, clock: Sequence[Deadline]) -> Iterator[Notice]:
+    def _late(self, incident: Incident, clock: Sequence[Deadline]) -> Iterator[Alarm]:
         for deadline in clock:
             if (percent := deadline.passed_percent(self._now)) is not None:
                 stage, over = deadline.stage.replace("_", " "), percent == 100  # noqa: PLR2004
@@ -219,7 +219,7 @@ class _Writer:
                     ON_CALL | {ContactRole.SECURITY_OFFICER} if over else ON_CALL,
                 )
 
-    def _breach_assessment(self, incident: Incident, clock: Sequence[Deadline]) -> Iterator[Notice]:
+    def _breach_assessment(self, incident: Incident, clock: Sequence[Deadline]) -> Iterator[Alarm]:
         assessed = next(each for each in clock if each.stage is ResponseStage.ASSESSED)
         if assessed.reached_at is not None or self._now >= assessed.due_at:
             yield self._notice(
@@ -234,10 +234,10 @@ class _Writer:
 
     def _notice(
         self, key: str, severity: Severity, subject: str, text: str, roles: frozenset[ContactRole] = frozenset()
-    ) -> Notice:
+    ) -> Alarm:
         # A name in a subject may be of any length, and of any characters.
         plain = "".join(character if character.isprintable() else " " for character in subject)[:SUBJECT_CHARS].strip()
-        return Notice(Alert(key, severity, plain, text, self._database, self._now), roles)
+        return Alarm(Alert(key, severity, plain, text, self._database, self._now), roles)
 
 
 def _list(incident: Incident) -> str:

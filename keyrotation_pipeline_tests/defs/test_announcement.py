@@ -13,7 +13,7 @@ import pytest
 from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
 from keyrotation_pipeline.assurance.announcement import announcement_of
-from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.incident_events import AlertTold
 from keyrotation_pipeline.model.incidents import Contact, ContactRole

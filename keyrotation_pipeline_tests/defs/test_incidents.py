@@ -5,7 +5,7 @@ import dagster as dg
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.defs.incident_assets import access_audit_asset, breach_decision_asset, incident_report_asset
 from keyrotation_pipeline.defs.names import OWN
-from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import V1

@@ -20,7 +20,7 @@ from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.rotation import runner

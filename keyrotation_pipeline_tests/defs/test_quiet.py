@@ -8,7 +8,7 @@ import pytest
 
 from keyrotation_pipeline.assurance.due import due_rotation
 from keyrotation_pipeline.assurance.status import overview
-from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.incidents import Alert, Severity
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.rotation import runner

@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.incidents.watching import look
+from keyrotation_pipeline.incidents.flag_intake import poll_flags
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
@@ -71,7 +71,7 @@ def test_two_sensors_take_each_flag_once_also_one_that_commits_late(database_url
 
 def _look(url: str) -> None:
     with sensor(url) as pipeline:
-        look(pipeline, (), "sensor")
+        poll_flags(pipeline, (), "sensor")
 
 
 @pytest.mark.extended

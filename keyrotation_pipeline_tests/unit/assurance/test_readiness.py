@@ -14,7 +14,7 @@ from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.incidents.telling import Channels
+from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.backups import CertificateStanding
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole

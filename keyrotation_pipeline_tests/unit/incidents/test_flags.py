@@ -8,7 +8,7 @@ import pytest
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.incidents.watching import look
+from keyrotation_pipeline.incidents.flag_intake import poll_flags
 from keyrotation_pipeline.model.incidents import Flag, IncidentType, checked
 from keyrotation_pipeline_tests.fakes import START, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, raised
@@ -49,11 +49,11 @@ def test_a_malformed_flag_is_put_aside_and_its_reason_shows_nothing_of_it(
     world: FakeWorld, changes: dict[str, object], reason: str
 ) -> None:
     world.ledger.flags = [replace(FLAG, **changes)]  # type: ignore[arg-type]
-    (taken,) = look(world.pipeline, (), "sensor").taken
+    (taken,) = poll_flags(world.pipeline, (), "sensor").taken
     assert taken.incident is None
     assert reason in (taken.set_aside or "")
     assert KEY not in json.dumps(world.ledger.facts_of("incident_flag_set_aside"))
-    assert look(world.pipeline, (), "sensor").taken == ()
+    assert poll_flags(world.pipeline, (), "sensor").taken == ()
 
 
 def test_a_clock_that_is_a_minute_ahead_does_no_harm() -> None:
@@ -73,7 +73,7 @@ def test_flags_are_taken_once_through_kills_restarts_and_duplicates(world: FakeW
         world.journal.die_at = len(world.journal.entries) + allowed
         before = world.ledger.head().seq
         try:
-            look(world.pipeline, (), "sensor")
+            poll_flags(world.pipeline, (), "sensor")
         except ProcessKilled:
             deaths += 1
             world.ledger.locks.clear()
@@ -106,7 +106,7 @@ class Alarms:
 def test_an_alarm_that_stays_up_is_taken_once_and_a_dead_source_hides_no_other(world: FakeWorld) -> None:
     world.ledger.flags = [raised(1)]
     alarm = raised(2, key="alarm key-access 2026-01-05T08:00:00+00:00")
-    first = look(world.pipeline, (Alarms(), Alarms(alarm)), "sensor")
+    first = poll_flags(world.pipeline, (Alarms(), Alarms(alarm)), "sensor")
     assert [each.incident for each in first.taken] == ["INC-2026-001", "INC-2026-002"]
     assert first.trouble == ("CloudWatch does not tell its alarms",)
-    assert look(world.pipeline, (Alarms(alarm),), "sensor").taken == ()
+    assert poll_flags(world.pipeline, (Alarms(alarm),), "sensor").taken == ()

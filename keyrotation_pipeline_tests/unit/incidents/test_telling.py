@@ -8,9 +8,9 @@ import pytest
 
 from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import AlertError
+from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
 from keyrotation_pipeline.incidents.handling import acknowledge
 from keyrotation_pipeline.incidents.notices import notices
-from keyrotation_pipeline.incidents.telling import Channels, tell
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
 from keyrotation_pipeline_tests.fakes import FakeWorld
@@ -54,7 +54,7 @@ class People:
         by_role = {role: (channel,) for role, channel in self.mail.items()}
         channels = Channels((self.topic,), by_role, (Contact(ContactRole.ON_CALL, "Zoe", phone="+1 555 0100"),))
         news = notices(self.world.pipeline, channels.contacts, **also)  # type: ignore[arg-type]
-        return tell(self.world.pipeline, channels, news)
+        return deliver(self.world.pipeline, channels, news)
 
 
 def test_the_officers_get_the_exact_text_to_sign(world: FakeWorld) -> None:

@@ -16,7 +16,7 @@ BUDGET_SECONDS = 25.0
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Alarm:
     """An alert, and who must get it besides everybody who listens to the common channels.
 
     Args:
@@ -55,13 +55,13 @@ class Channels:
         by_mail = contact.email is None or contact.role in self.by_role
         return "" if by_mail else " (gets no mail: add [alerts.smtp])"
 
-    def of(self, notice: Notice) -> Iterator[AlertChannel]:
+    def of(self, notice: Alarm) -> Iterator[AlertChannel]:
         """Each channel once."""
         chosen = [*self.common, *(each for role in sorted(notice.roles) for each in self.by_role.get(role, ()))]
         yield from {channel.name: channel for channel in chosen}.values()
 
 
-def tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Notice]) -> tuple[str, ...]:
+def deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -> tuple[str, ...]:
     """Hand over what was not told yet; gives back a sentence for each channel that does not take it.
 
     An alert is noted after it was delivered, so that a crash between the two tells it twice rather than never.
@@ -75,7 +75,7 @@ def tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Notice]) -> t
         return ()  # another process is telling them
 
 
-def _tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Notice]) -> tuple[str, ...]:
+def _tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -> tuple[str, ...]:
     known, down = told(pipeline.ledger), dict[str, str]()
     until = pipeline.clock.monotonic() + BUDGET_SECONDS
     for notice, channel in _open(known, channels, notices):
@@ -92,7 +92,7 @@ def _tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Notice]) -> 
     return tuple(down.values())
 
 
-def _open(known: AlertDelivery, channels: Channels, notices: Iterable[Notice]) -> list[tuple[Notice, AlertChannel]]:
+def _open(known: AlertDelivery, channels: Channels, notices: Iterable[Alarm]) -> list[tuple[Alarm, AlertChannel]]:
     """What each channel is to get; those that failed before come last, since they may take their time."""
     pairs = [
         (notice, channel)

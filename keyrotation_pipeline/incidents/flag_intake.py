@@ -17,7 +17,7 @@ REPORTING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class FlagIntake:
     """What one look took, and a sentence for each thing that did not go as it should."""
 
     taken: tuple[Taken, ...]
@@ -33,7 +33,7 @@ class Look:
         return "; ".join((*parts, *self.trouble)) or "no new flag is up"
 
 
-def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -> Look:
+def poll_flags(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -> FlagIntake:
     """Take what is up, and keep what reports now say. A source that does not answer keeps the others from nothing."""
     taken: list[Taken] = []
     trouble: list[str] = []
@@ -50,7 +50,7 @@ def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -
         except KeyRotationError as error:
             trouble.append(str(error))
     if not taken and not known.unfinished:
-        return Look((), tuple(trouble))
+        return FlagIntake((), tuple(trouble))
     trouble += prepare_requests(pipeline, requested_by)
     try:
         until = pipeline.clock.monotonic() + REPORTING_SECONDS
@@ -60,7 +60,7 @@ def look(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -
             kept_report(pipeline, incident.id)
     except KeyRotationError as error:
         trouble.append(f"no version of a report could be kept: {error}")
-    return Look(tuple(taken), tuple(trouble))
+    return FlagIntake(tuple(taken), tuple(trouble))
 
 
 def _from_another_each_time(pipeline: Pipeline, unfinished: Sequence[Incident]) -> Sequence[Incident]:
