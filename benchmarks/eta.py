@@ -15,9 +15,9 @@ from itertools import groupby
 from pathlib import Path
 
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.assurance.outlook import outlook
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
+from keyrotation_pipeline.monitoring.progress import outlook
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings

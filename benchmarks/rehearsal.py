@@ -15,8 +15,8 @@ from statistics import median
 from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.rehearsal import rehearse
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
 from keyrotation_pipeline.rotation import runner

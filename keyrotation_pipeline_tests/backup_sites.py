@@ -13,8 +13,8 @@ from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.assembly.vaults import signing_key
-from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports.backups import RecoveryKey

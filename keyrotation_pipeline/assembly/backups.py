@@ -17,8 +17,8 @@ from keyrotation_pipeline.adapters.postgres.server.side_database import Database
 from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.assembly.vaults import offsite, opened_bucket, recipients, scratch, signing_key
-from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.site import BackupSite, Objectives
+from keyrotation_pipeline.backups.catalog import BackupSite, Objectives
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock

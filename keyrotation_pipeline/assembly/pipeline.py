@@ -21,7 +21,7 @@ from keyrotation_pipeline.assembly.home import create_home, database_url, kept_t
 from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, open_key_store
 from keyrotation_pipeline.assembly.rollouts import open_rollout
 from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_what_killed_tests_left
-from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.errors import WrongKeyError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

@@ -9,7 +9,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection_refusal import dis
 from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
 from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.assembly.home import create_home, database_url
-from keyrotation_pipeline.assurance.automation import CONDUCTOR
+from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.settings import Settings, home_of
 from keyrotation_pipeline.settings.environment import bare_environment, child_environment, dagster_storage_url
 

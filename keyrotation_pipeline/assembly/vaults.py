@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
-from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline.ports.clock import Clock

@@ -7,10 +7,9 @@ import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly.backups import recovery_key
-from keyrotation_pipeline.assurance.backup import BackupMade, back_up
-from keyrotation_pipeline.assurance.rekey import rekey
-from keyrotation_pipeline.assurance.sets import KeptSets, kept_sets
-from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.backups.backup import BackupMade, back_up
+from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, kept_sets
+from keyrotation_pipeline.backups.rekey import rekey
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.destruction import Destruction, destroy, open_destruction, pending
-from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.destruction import Destruction, destroy, open_destruction, pending
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError

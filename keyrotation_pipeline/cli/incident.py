@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.exposed import exposed_copies
 from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.amend import amend_command, notice_command
 from keyrotation_pipeline.cli.assess import assess_command, assessed

@@ -4,8 +4,8 @@ import re
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from keyrotation_pipeline.assurance.compliance import Period
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.reporting.compliance import Period
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 

@@ -6,11 +6,11 @@ import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly.backups import recovery_key
-from keyrotation_pipeline.assurance.readiness import readiness
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.model.audit import instant
 from keyrotation_pipeline.model.status import Light, Readiness
+from keyrotation_pipeline.monitoring.readiness import readiness
 
 _STYLES = {Light.RED: "bold red", Light.AMBER: "yellow"}
 

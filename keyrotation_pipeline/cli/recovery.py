@@ -8,11 +8,11 @@ import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly.backups import read_backup, recovery_key
-from keyrotation_pipeline.assurance.copies import key_in
-from keyrotation_pipeline.assurance.key_loss import KeyRestored, newest_key, restore_key
-from keyrotation_pipeline.assurance.readability import Readable, Survey, survey
-from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
-from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.fetching import key_in
+from keyrotation_pipeline.backups.key_loss import KeyRestored, newest_key, restore_key
+from keyrotation_pipeline.backups.loss_survey import LossSurvey, ReadableValues, survey
+from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BackupError, RecoveryError
@@ -176,7 +176,7 @@ def _survey(declared: Settings, *, as_json: bool) -> None:
         )
 
 
-def _show_survey(database: str, found: Survey) -> None:
+def _show_survey(database: str, found: LossSurvey) -> None:
     output.heading(database)
     output.table(
         ("Table", "Version", "Values", "Key"),
@@ -204,7 +204,7 @@ def _show_survey(database: str, found: Survey) -> None:
         output.line(f"problem   {problem}", style="bold red")
 
 
-def _how(readable: Readable) -> str:
+def _how(readable: ReadableValues) -> str:
     if readable.stored:
         return "in the key store"
     if not readable.backups:
@@ -213,7 +213,7 @@ def _how(readable: Readable) -> str:
     return f"by `keyrotation restore-key {readable.version}`, from {readable.backups[0]}{more}"
 
 
-def _survey_document(found: Survey) -> dict[str, Any]:
+def _survey_document(found: LossSurvey) -> dict[str, Any]:
     return {
         "tables": [_readable_document(each) for each in found.database],
         "database_backups": [
@@ -229,7 +229,7 @@ def _survey_document(found: Survey) -> dict[str, Any]:
     }
 
 
-def _readable_document(each: Readable) -> dict[str, Any]:
+def _readable_document(each: ReadableValues) -> dict[str, Any]:
     return {
         "table": each.table,
         "version": str(each.version),

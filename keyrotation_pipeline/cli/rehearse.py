@@ -6,7 +6,7 @@ from typing import Any
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
-from keyrotation_pipeline.assurance.rehearsal import rehearse
+from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting

@@ -12,11 +12,6 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.compliance import NOT_INCLUDED, AccessSummary, ComplianceReport
-from keyrotation_pipeline.assurance.compliance_gathering import gather
-from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
-from keyrotation_pipeline.assurance.evidence_pack import is_free, pack, write_directory
-from keyrotation_pipeline.assurance.key_death import certificates, certify
 from keyrotation_pipeline.audit.events import AuditEntry
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.new_file import require_new, taken, write_new
@@ -26,6 +21,11 @@ from keyrotation_pipeline.incidents.access import reads_by
 from keyrotation_pipeline.incidents.assessing import assessment_from
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, AccessSummary, ComplianceReport
+from keyrotation_pipeline.reporting.gathering import gather
+from keyrotation_pipeline.reporting.pack import is_free, pack, write_directory
+from keyrotation_pipeline.reporting.rendering import render_html, render_json
+from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify
 from keyrotation_pipeline.requests.time_stamping import stamp
 from keyrotation_pipeline.settings import Settings
 
@@ -99,7 +99,7 @@ def report(
 
 def _rendered(report: ComplianceReport, form: ReportFormat) -> bytes:
     if form is ReportFormat.OSCAL:
-        from keyrotation_pipeline.assurance.oscal import render_oscal  # noqa: PLC0415  only where it is used
+        from keyrotation_pipeline.reporting.oscal import render_oscal  # noqa: PLC0415  only where it is used
 
         return render_oscal(report)
     return render_json(report) if form is ReportFormat.JSON else render_html(report)

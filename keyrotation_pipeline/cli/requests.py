@@ -8,8 +8,6 @@ from zoneinfo import ZoneInfo
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.announcement import announcement_of
-from keyrotation_pipeline.assurance.listing import past_requests, pending_requests
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import (
     Config,
@@ -24,6 +22,8 @@ from keyrotation_pipeline.cli.options import (
 from keyrotation_pipeline.cli.period import unambiguous_moment
 from keyrotation_pipeline.cli.rollout import duties
 from keyrotation_pipeline.model.requests import Request
+from keyrotation_pipeline.monitoring.announcement import announcement_of
+from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.control import cancel as give_up
 from keyrotation_pipeline.requests.roster import pinned_roster

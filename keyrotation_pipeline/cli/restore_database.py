@@ -6,7 +6,7 @@ import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly.backups import recovery_key
-from keyrotation_pipeline.assurance.side_database import RestoredBeside, restore_beside
+from keyrotation_pipeline.backups.restore_to_new_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting

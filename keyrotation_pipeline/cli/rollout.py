@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.fleet import fleet
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, SignatureFile, TextToSign, actor, given_signature
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode, confirming
 from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.monitoring.fleet import fleet
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.backup import BackupMade, back_up_after_rotation
-from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.backups.backup import BackupMade, back_up_after_rotation
+from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.overall import Overall

@@ -8,12 +8,12 @@ from typing import Annotated, Never
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.cli import output, status_text
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.status import Status
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 WATCH_SECONDS = 2.0

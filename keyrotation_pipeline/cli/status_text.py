@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from keyrotation_pipeline.assurance.automation import conductor_at_work
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.overall import HOUR_SECONDS, MINUTE_SECONDS, duration
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, Heartbeat, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.tables import BlindSpots
+from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 
 DAY_SECONDS = 86400
 _STYLES = {"blocked": "bold red", "waits": "yellow"}  # who is awaited has not failed

@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 
 
 def sensors_and_schedules_run_check(naming: Naming) -> dg.AssetChecksDefinition:

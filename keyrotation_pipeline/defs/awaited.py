@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.rows_progress import TableProgress, tables_progress
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.pages import duration
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.monitoring.progress import TableProgress, tables_progress
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of

@@ -7,11 +7,10 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.backup import FEWEST_RECIPIENTS, BackupMade, back_up
-from keyrotation_pipeline.assurance.protection import backup_lights
-from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
-from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
+from keyrotation_pipeline.backups.backup import FEWEST_RECIPIENTS, BackupMade, back_up
+from keyrotation_pipeline.backups.catalog import is_intact, kept_sets
+from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.defs.evidence import officers_of
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
@@ -20,6 +19,7 @@ from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.monitoring.backup_status import backup_lights
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 
 KEY_BACKUP = "key_backup"

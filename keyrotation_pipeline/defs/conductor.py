@@ -9,9 +9,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition as AssetJob,
 )  # type only
 
-from keyrotation_pipeline.assurance import after_rotation
-from keyrotation_pipeline.assurance.backup import BACKUP_LOCK
 from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.backups import completeness
+from keyrotation_pipeline.backups.backup import BACKUP_LOCK
 from keyrotation_pipeline.defs.awaited import show_what_is_awaited
 from keyrotation_pipeline.defs.jobs import EVIDENCE, Jobs
 from keyrotation_pipeline.defs.launches import (
@@ -118,7 +118,7 @@ def _after_the_last(
     """What follows the last finished rotation: a full backup, then every check, one of which looks at that backup."""
     if (backup := _backup_after_the_last(instance, naming, pipeline, time_zone)) is not None:
         return backup
-    finished = after_rotation.last_finished(pipeline)
+    finished = completeness.last_finished(pipeline)
     if finished is None or any(past.subject == EVIDENCE for _, past in _conducted(instance, naming, finished[0])):
         return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
     return dg.SensorResult(run_requests=[evidence_request(naming, finished[0])])
@@ -128,8 +128,8 @@ def _backup_after_the_last(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
 ) -> dg.SensorResult | dg.SkipReason | None:
     """The run that backs up after the last finished rotation, or why it is not started yet; None: it is done with."""
-    finished, now = after_rotation.last_finished(pipeline), pipeline.clock.now()
-    if finished is None or after_rotation.was_backed_up(pipeline, finished[1]):
+    finished, now = completeness.last_finished(pipeline), pipeline.clock.now()
+    if finished is None or completeness.was_backed_up(pipeline, finished[1]):
         return None
     rotation, _ = finished
     tried = [each for each in _conducted(instance, naming, rotation) if each[1].subject == BACKUP]

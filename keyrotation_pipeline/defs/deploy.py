@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.due import due_rotation
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import SITE_RELIABILITY
 from keyrotation_pipeline.defs.partitions import key_versions
@@ -11,6 +10,7 @@ from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.monitoring.due import due_rotation
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.rows_progress import TableProgress, tables_progress
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.pages import (
     SHOWN_FINGERPRINT_CHARS,
@@ -22,6 +21,7 @@ from keyrotation_pipeline.defs.partitions import partition_of, row_partition
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import TableName
+from keyrotation_pipeline.monitoring.progress import TableProgress, tables_progress
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.exposed import exposed_copies
 from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SECURITY_OFFICERS
 from keyrotation_pipeline.defs.performing import actor_of

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.announcement import announcements
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.ours import Ours
 from keyrotation_pipeline.defs.refusals import sentence_of
@@ -16,6 +14,8 @@ from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
 from keyrotation_pipeline.incidents.flag_intake import poll_flags
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
 from keyrotation_pipeline.model.requests import Announcement
+from keyrotation_pipeline.monitoring.announcement import announcements
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 SECONDS_BETWEEN_LOOKS = 10

@@ -11,7 +11,6 @@ from functools import cache
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # type only
 
-from keyrotation_pipeline.assurance.rows_progress import TableProgress, tables_progress
 from keyrotation_pipeline.defs.deploy import not_overdue
 from keyrotation_pipeline.defs.keys import below_gcm_limit, reads_back
 from keyrotation_pipeline.defs.names import Naming
@@ -20,6 +19,7 @@ from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.monitoring.progress import TableProgress, tables_progress
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 Look = Callable[[], dg.AssetCheckResult]

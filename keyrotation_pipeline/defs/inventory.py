@@ -5,8 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.rolling_search import Searched, search_what_is_due
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.by_clock import is_by_clock
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
@@ -18,6 +16,8 @@ from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
 from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.model.tables import FoundColumn, TableCount
+from keyrotation_pipeline.monitoring.rolling_search import SearchState, search_what_is_due
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import renew_counts, take_inventory
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
@@ -170,7 +170,7 @@ def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[FoundColumn]) -> dg
     )
 
 
-def _none_is_known(key: dg.AssetCheckKey, searched: Searched, days: int) -> dg.AssetCheckResult:
+def _none_is_known(key: dg.AssetCheckKey, searched: SearchState, days: int) -> dg.AssetCheckResult:
     """By what was searched within some days."""
     named = [f"{column} ({number} values)" for column, number in sorted(searched.found.items())]
     return dg.AssetCheckResult(

@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.key_usage import usage_of_primary
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
 from keyrotation_pipeline.defs.partitions import key_versions
@@ -12,6 +11,7 @@ from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.monitoring.progress import usage_of_primary
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
 

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.rows_progress import TableProgress
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.fleet import Instance
@@ -19,6 +18,7 @@ from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.requests import WALK, RequestAction, Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.monitoring.progress import TableProgress
 
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
 SHOWN_FINGERPRINT_CHARS = 16

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.readiness import readiness
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
 from keyrotation_pipeline.defs.performing import actor_of
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.model.status import Light, Readiness
+from keyrotation_pipeline.monitoring.readiness import readiness
 
 _COLUMNS = [dg.TableColumn(name, "string") for name in ("light", "check", "value", "do")]
 

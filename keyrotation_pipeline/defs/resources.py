@@ -14,9 +14,8 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
-from keyrotation_pipeline.assurance.automation import AUTOMATION, OPTIONAL, SCHEDULES
-from keyrotation_pipeline.assurance.rehearsal import rehearse
-from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.defs.names import OWN, Naming
 from keyrotation_pipeline.defs.run_coordinator import refuse_configured
 from keyrotation_pipeline.incidents.access import AccessAudit
@@ -24,6 +23,7 @@ from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request_events import Rehearsed
+from keyrotation_pipeline.monitoring.scheduler_health import AUTOMATION, OPTIONAL, SCHEDULES
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline.ports.incidents import FlagSource

@@ -7,8 +7,6 @@ from datetime import timedelta
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance.key_death import certify, in_words
-from keyrotation_pipeline.assurance.rolling_decrypt import how_far, read_what_is_due
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import SECURITY_OFFICERS
 from keyrotation_pipeline.defs.partitions import key_versions, partition_and_shard
@@ -19,6 +17,8 @@ from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.page_reading import Reach
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.monitoring.rolling_decrypt import how_far, read_what_is_due
+from keyrotation_pipeline.reporting.retirement_certificate import certify, in_words
 
 
 def retired_key_asset(naming: Naming) -> dg.AssetsDefinition:

@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from keyrotation_pipeline.assurance import rolling_decrypt as decrypting
-from keyrotation_pipeline.assurance import rolling_search as searching
 from keyrotation_pipeline.defs.jobs import DECRYPT, EVIDENCE
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.monitoring import rolling_decrypt as decrypting
+from keyrotation_pipeline.monitoring import rolling_search as searching
 
 
 def rotation_calendar(naming: Naming) -> dg.ScheduleDefinition:

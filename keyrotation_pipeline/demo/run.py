@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly import database_url
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
-from keyrotation_pipeline.assurance.backup import back_up_after_rotation
+from keyrotation_pipeline.backups.backup import back_up_after_rotation
 from keyrotation_pipeline.demo import clinic
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer

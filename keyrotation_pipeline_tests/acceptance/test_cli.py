@@ -58,7 +58,7 @@ FOR_OTHER_COMMANDS = {
     "keyrotation_pipeline.adapters.postgres.engine.decrypt", "keyrotation_pipeline.adapters.postgres.engine.shard",
     "keyrotation_pipeline.adapters.postgres.preflight", "keyrotation_pipeline.adapters.postgres.server.dump",
     "keyrotation_pipeline.adapters.postgres.server.scratch", "keyrotation_pipeline.assembly.backups",
-    "keyrotation_pipeline.assurance.destruction", "keyrotation_pipeline.assurance.recovery",
+    "keyrotation_pipeline.backups.destruction", "keyrotation_pipeline.backups.recovery_test",
     "keyrotation_pipeline.cli.incident", "keyrotation_pipeline.demo", "keyrotation_pipeline.incidents.report",
     "keyrotation_pipeline.rotation.reconcile", "keyrotation_pipeline.rotation.rollback",
     "keyrotation_pipeline.rotation.rotate",

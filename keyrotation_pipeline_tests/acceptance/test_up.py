@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
-from keyrotation_pipeline.assurance.automation import OPTIONAL, SILENCE
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import open_home
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.requests import WALK, Step
+from keyrotation_pipeline.monitoring.scheduler_health import OPTIONAL, SILENCE
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_demo import leaks
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.rehearsal import rehearse
+from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from keyrotation_pipeline.assurance.key_loss import restore_key
+from keyrotation_pipeline.backups.key_loss import restore_key
 from keyrotation_pipeline.errors import FingerprintMismatchError, KeyStoreError, UnreadableSampleError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

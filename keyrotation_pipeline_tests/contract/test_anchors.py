@@ -8,7 +8,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.anchors import KeptAnchors
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead

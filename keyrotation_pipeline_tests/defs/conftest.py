@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.assurance.site import BackupSite, Objectives
+from keyrotation_pipeline.backups.catalog import BackupSite, Objectives
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.access import AccessAudit

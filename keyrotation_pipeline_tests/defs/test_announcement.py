@@ -12,13 +12,13 @@ import pytest
 
 from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
-from keyrotation_pipeline.assurance.announcement import announcement_of
 from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.incident_events import AlertTold
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk, announced_key
+from keyrotation_pipeline.monitoring.announcement import announcement_of
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server, mail_server

@@ -12,10 +12,16 @@ from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteInsti
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, ScheduleInstigatorData
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from keyrotation_pipeline.assurance.automation import OPTIONAL, SCHEDULES, SENSORS, conductor_at_work, standing_still
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
+from keyrotation_pipeline.monitoring.scheduler_health import (
+    OPTIONAL,
+    SCHEDULES,
+    SENSORS,
+    conductor_at_work,
+    standing_still,
+)
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 
 

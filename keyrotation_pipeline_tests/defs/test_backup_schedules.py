@@ -20,8 +20,8 @@ from dagster._scheduler.scheduler import ScheduleIterationTimes, launch_schedule
 from dagster._utils.schedules import schedule_execution_time_iterator  # what the daemon goes by
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.assurance.backup import BackupMade
-from keyrotation_pipeline.assurance.site import BackupSite
+from keyrotation_pipeline.backups.backup import BackupMade
+from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.defs import backups
 from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarterly_recovery_test
 from keyrotation_pipeline.defs.backups import backup_assets

@@ -7,13 +7,13 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS, KeyState
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, Verification
 from keyrotation_pipeline.model.progress import AllowedHours
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.model.tables import FoundColumn
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request

@@ -9,7 +9,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.defs.mirror import reflect
 from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
@@ -19,6 +18,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import Shard
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, dump_failures, failure_of

@@ -6,13 +6,13 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, PageSpan, Verification
 from keyrotation_pipeline.model.progress import AllowedHours
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, OldRows
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.fakes import V1, FakeWorld
 

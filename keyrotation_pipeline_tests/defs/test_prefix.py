@@ -16,13 +16,13 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
-from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
+from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, channels, worlds

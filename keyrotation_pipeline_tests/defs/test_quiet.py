@@ -6,11 +6,11 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.assurance.due import due_rotation
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.incidents import Alert, Severity
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.monitoring.due import due_rotation
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyrotation_pipeline.assurance.seals import Seals
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

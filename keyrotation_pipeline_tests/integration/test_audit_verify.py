@@ -11,13 +11,13 @@ import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, require_same_time
-from keyrotation_pipeline.assurance.destruction import open_destruction
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.audit.verify import require_verified, verify_everything
+from keyrotation_pipeline.backups.destruction import open_destruction
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, PreflightError
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
 from keyrotation_pipeline.model.requests import RequestAction, Step, Walk
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.conductor import Task

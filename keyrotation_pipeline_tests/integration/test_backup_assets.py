@@ -20,15 +20,15 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.assembly.backups import recovery_key
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.readiness import readiness
-from keyrotation_pipeline.assurance.recovery import recovery_test
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import RecoveryKeyError, SigningRecoveryKeyError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.model.status import Check, Light
+from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 

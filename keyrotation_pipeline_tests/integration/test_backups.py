@@ -16,12 +16,10 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.destruction import DESTROY
-from keyrotation_pipeline.assurance.protection import Protection, protection
-from keyrotation_pipeline.assurance.sets import is_intact, kept_sets
-from keyrotation_pipeline.assurance.site import BackupSite
 from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.catalog import BackupSite, is_intact, kept_sets
+from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError, BackupError, KeyRotationError, OpenPGPError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -33,6 +31,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.monitoring.backup_status import Protection, protection
 from keyrotation_pipeline.ports.backups import DatabaseDumps, DumpSource
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.opening import new_request

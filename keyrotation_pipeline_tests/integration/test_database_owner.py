@@ -14,12 +14,11 @@ import pytest
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly.vaults import signing_key
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.destruction import DESTROY
-from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.replay_cache import _HEARD
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.destruction import DESTROY
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
@@ -30,6 +29,7 @@ from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded, StatusChanged
 from keyrotation_pipeline.model.requests import Request, RequestStatus, Step
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.control import cancel

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.assurance.compliance_gathering import gather
-from keyrotation_pipeline.assurance.evidence_pack import pack, write_directory
-from keyrotation_pipeline.assurance.verify_pack import expected_files, home, is_good, is_revoked, run
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError
@@ -21,6 +18,9 @@ from keyrotation_pipeline.incidents.opening import open_incident
 from keyrotation_pipeline.model.audit import GENESIS, hash_of
 from keyrotation_pipeline.model.breach import AssessmentSigned
 from keyrotation_pipeline.model.incidents import Flag
+from keyrotation_pipeline.reporting.gathering import gather
+from keyrotation_pipeline.reporting.pack import pack, write_directory
+from keyrotation_pipeline.reporting.verify_pack import expected_files, home, is_good, is_revoked, run
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
 from keyrotation_pipeline_tests.officers import make_officer_with_uid, revoke

@@ -9,10 +9,10 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.destruction import DESTROY
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.verify import verify_everything
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

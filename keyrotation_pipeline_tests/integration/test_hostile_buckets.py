@@ -12,10 +12,10 @@ import pytest
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.key_loss import newest_key
-from keyrotation_pipeline.assurance.recovery import recovery_test
-from keyrotation_pipeline.assurance.sets import kept_sets
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.catalog import kept_sets
+from keyrotation_pipeline.backups.key_loss import newest_key
+from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError, UnsignedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

@@ -12,7 +12,7 @@ import pytest
 from keyrotation_pipeline.adapters.child_process import ending_with_us
 from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
 from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
-from keyrotation_pipeline.assurance.backup import back_up
+from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.backup_sites import Clinic

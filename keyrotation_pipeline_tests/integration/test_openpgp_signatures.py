@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.assurance.verify_pack import is_revoked
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
+from keyrotation_pipeline.reporting.verify_pack import is_revoked
 from keyrotation_pipeline_tests.officers import (
     at_instant,
     make_expired_officer,

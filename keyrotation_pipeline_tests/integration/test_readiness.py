@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.preflight import disk
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.readiness import readiness
+from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.model.status import Check, Light
+from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline_tests.backup_sites import Clinic
 
 

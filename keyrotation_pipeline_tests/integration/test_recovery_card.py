@@ -16,10 +16,10 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key
 from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.assembly.backups import recovery_key
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.key_loss import newest_key, restore_key
-from keyrotation_pipeline.assurance.recovery import recovery_test
-from keyrotation_pipeline.assurance.side_database import restore_beside
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.key_loss import newest_key, restore_key
+from keyrotation_pipeline.backups.recovery_test import recovery_test
+from keyrotation_pipeline.backups.restore_to_new_database import restore_beside
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import RecoveryKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

@@ -14,9 +14,9 @@ import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
-from keyrotation_pipeline.assurance.site import Objectives
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.catalog import Objectives
+from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import (
     BackupError,

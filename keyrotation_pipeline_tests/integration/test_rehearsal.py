@@ -11,9 +11,8 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.rehearsal import rehearse
-from keyrotation_pipeline.assurance.status import overview
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
@@ -25,6 +24,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.model.backups import is_manifest, signature_name
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.backup_sites import Clinic

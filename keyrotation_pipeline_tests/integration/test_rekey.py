@@ -9,15 +9,14 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.assurance import rekey as rekeying
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.destruction import open_destruction
-from keyrotation_pipeline.assurance.exposed import exposed_copies, sets_to_rekey
-from keyrotation_pipeline.assurance.protection import backup_lights
-from keyrotation_pipeline.assurance.readability import kept_dumps_that_need, unlisted_dumps
-from keyrotation_pipeline.assurance.recovery import recovery_test
-from keyrotation_pipeline.assurance.rekey import Rekeyed, rekey
-from keyrotation_pipeline.assurance.sets import kept_sets
+from keyrotation_pipeline.backups import rekey as rekeying
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.catalog import kept_sets
+from keyrotation_pipeline.backups.destruction import open_destruction
+from keyrotation_pipeline.backups.loss_survey import kept_dumps_that_need, unlisted_dumps
+from keyrotation_pipeline.backups.recovery_test import recovery_test
+from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
+from keyrotation_pipeline.backups.remaining_copies import exposed_copies, sets_to_rekey
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
@@ -36,6 +35,7 @@ from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.monitoring.backup_status import backup_lights
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.compromised import call_compromised
 from keyrotation_pipeline_tests.contract.key_store import archive

@@ -11,9 +11,9 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.recovery import recovery_test
-from keyrotation_pipeline.assurance.side_database import RestoredBeside, restore_beside
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.recovery_test import recovery_test
+from keyrotation_pipeline.backups.restore_to_new_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.errors import (
     BackupError,
     IncompleteRestoreError,

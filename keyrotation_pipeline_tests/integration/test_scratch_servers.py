@@ -9,8 +9,8 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.server import installation
 from keyrotation_pipeline.adapters.postgres.server.installation import for_dumps_of
-from keyrotation_pipeline.assurance.backup import back_up
-from keyrotation_pipeline.assurance.recovery import RecoveryReport, recovery_test
+from keyrotation_pipeline.backups.backup import back_up
+from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import IncompleteRestoreError
 from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic

@@ -8,9 +8,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.sets import sets_of
 from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.backups.catalog import sets_of
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead

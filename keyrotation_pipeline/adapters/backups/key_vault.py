@@ -7,9 +7,9 @@ counts as backed up only where every place has it.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.sets import copy_set, sets_of
-from keyrotation_pipeline.assurance.standing import standing
+from keyrotation_pipeline.backups.catalog import copy_set, sets_of
+from keyrotation_pipeline.backups.completeness import standing
+from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.automation import standing_still
 from keyrotation_pipeline.model.status import Heartbeat
+from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 JUST, LONG_AGO = NOW - timedelta(seconds=30), NOW - timedelta(hours=5)

@@ -12,10 +12,6 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
-from keyrotation_pipeline.assurance.compliance import SCHEMA, ComplianceReport, Period
-from keyrotation_pipeline.assurance.compliance_gathering import gather
-from keyrotation_pipeline.assurance.compliance_rendering import render_html, render_json
-from keyrotation_pipeline.assurance.html_tables import shown
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -25,6 +21,9 @@ from keyrotation_pipeline.model.incident_events import IncidentOpened
 from keyrotation_pipeline.model.incidents import Incident, IncidentType
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Period
+from keyrotation_pipeline.reporting.gathering import gather
+from keyrotation_pipeline.reporting.rendering import render_html, render_json, shown
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign

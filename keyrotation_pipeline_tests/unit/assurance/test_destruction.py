@@ -10,9 +10,9 @@ from typing import IO
 
 import pytest
 
-from keyrotation_pipeline.assurance.destruction import Destruction, destroy, open_destruction, pending
-from keyrotation_pipeline.assurance.site import BackupSite, Objectives
 from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.backups.catalog import BackupSite, Objectives
+from keyrotation_pipeline.backups.destruction import Destruction, destroy, open_destruction, pending
 from keyrotation_pipeline.errors import (
     ApprovalError,
     BackupError,

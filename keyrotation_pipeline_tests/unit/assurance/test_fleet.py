@@ -4,13 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.fleet import fleet
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance
 from keyrotation_pipeline.model.requests import RequestStatus, Step
+from keyrotation_pipeline.monitoring.fleet import fleet
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation

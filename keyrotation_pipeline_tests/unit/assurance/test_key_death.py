@@ -4,12 +4,12 @@ from dataclasses import fields
 
 import pytest
 
-from keyrotation_pipeline.assurance.key_death import revived, told_of
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import Fact, to_sign
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.reporting.retirement_certificate import revived, told_of
 from keyrotation_pipeline_tests.fakes import START, V1
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.assurance.compliance import Approval, ComplianceReport, TimeStamped
-from keyrotation_pipeline.assurance.compliance_gathering import gather
-from keyrotation_pipeline.assurance.objectives import OBJECTIVES
-from keyrotation_pipeline.assurance.oscal import assessment_results, render_oscal
 from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.reporting.compliance import Approval, ComplianceReport, TimeStamped
+from keyrotation_pipeline.reporting.gathering import gather
+from keyrotation_pipeline.reporting.objectives import OBJECTIVES
+from keyrotation_pipeline.reporting.oscal import assessment_results, render_oscal
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.assurance.test_compliance import DAY, eventful, undecided

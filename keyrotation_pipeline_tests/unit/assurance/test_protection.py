@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.protection import protection
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupStanding, CertificateStanding, KeyBackup
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
+from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V2, FakeWorld, fake_pipeline
 from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.assurance.readiness import readiness
-from keyrotation_pipeline.assurance.site import BackupSite, Objectives
+from keyrotation_pipeline.backups.catalog import BackupSite, Objectives
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -23,6 +22,7 @@ from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearse
 from keyrotation_pipeline.model.requests import WALK
 from keyrotation_pipeline.model.status import Check, Light
 from keyrotation_pipeline.model.tables import FoundColumn, Problem, Standby, Wal
+from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import (

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from keyrotation_pipeline.assurance.restored import require_all_there, require_no_failure
+from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
 from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, RelationKind, StoredFile
 from keyrotation_pipeline.model.tables import TableName

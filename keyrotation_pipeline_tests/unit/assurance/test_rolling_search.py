@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.rolling_search import LOCK, due_now, search_what_is_due
 from keyrotation_pipeline.model.page_reading import PageSpan, Verification
 from keyrotation_pipeline.model.progress import AllowedHours
 from keyrotation_pipeline.model.tables import FoundColumn
+from keyrotation_pipeline.monitoring.rolling_search import LOCK, due_now, search_what_is_due
 from keyrotation_pipeline_tests.fakes import V1, FakeWorld, fake_pipeline
 
 

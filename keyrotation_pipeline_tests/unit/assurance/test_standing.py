@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.assurance.exposed import replacements
-from keyrotation_pipeline.assurance.seals import Seals
-from keyrotation_pipeline.assurance.sets import copy_set, kept_sets
-from keyrotation_pipeline.assurance.standing import standing
+from keyrotation_pipeline.backups.catalog import copy_set, kept_sets
+from keyrotation_pipeline.backups.completeness import standing
+from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.remaining_copies import replacements
 from keyrotation_pipeline.model.backups import (
     BackupSet,
     BackupStanding,

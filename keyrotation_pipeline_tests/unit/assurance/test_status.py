@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
 from keyrotation_pipeline.model.requests import RequestStatus
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
 from keyrotation_pipeline_tests.fakes.rollout import FakeRollout

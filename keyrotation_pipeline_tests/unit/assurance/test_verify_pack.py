@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from keyrotation_pipeline.assurance.verify_pack import ED25519_DER, ed25519_openssl, is_by
+from keyrotation_pipeline.reporting.verify_pack import ED25519_DER, ed25519_openssl, is_by
 
 OPENSSL = shutil.which("openssl") or ""
 ORDER = 2**252 + 27742317777372353535851937790883648493

@@ -4,7 +4,6 @@ from datetime import date, timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
@@ -14,6 +13,7 @@ from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.incidents.report import FOR_PEOPLE, incident_report, kept_report
 from keyrotation_pipeline.model.incident_events import IncidentAmended
 from keyrotation_pipeline.model.incidents import Incident, IncidentType
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed, walk
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation

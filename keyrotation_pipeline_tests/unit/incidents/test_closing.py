@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import answers_in, assess, assessment_of, sign_assessment, text_to_sign
 from keyrotation_pipeline.incidents.handling import close
@@ -16,6 +15,7 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, raised, signed, walk

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import AlertError
 from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
 from keyrotation_pipeline.incidents.handling import acknowledge
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline_tests.fakes import FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed, walk
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation

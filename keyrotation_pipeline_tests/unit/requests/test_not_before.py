@@ -6,10 +6,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.cli.period import unambiguous_moment
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.conductor import Task, decide
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation import runner

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import AuditTimestamped, TimestampFailed
 from keyrotation_pipeline.model.requests import RequestStatus
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.time_stamping import LATE_AFTER, stamp, stamp_if_due
 from keyrotation_pipeline.rotation import runner

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase

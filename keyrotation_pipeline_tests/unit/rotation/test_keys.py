@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -14,6 +13,7 @@ from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.key_events import KeyCreationIntended
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.keys import create_key_version, declare_activation, import_keys
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation

@@ -2,10 +2,10 @@
 
 import pytest
 
-from keyrotation_pipeline.assurance.status import overview
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.approval import left_to_people
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld

@@ -1,1 +1,0 @@
-"""Where it is written who read keys."""

@@ -1,0 +1,1 @@
+"""Backups of keys and database: made, verified, restored, rehearsed, rekeyed; retention and key destruction."""

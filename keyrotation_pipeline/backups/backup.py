@@ -1,0 +1,248 @@
+"""The daily backup: every key that anything may still need, and the database beside them, at one moment."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keyrotation_pipeline.audit.verify import require_signatures
+from keyrotation_pipeline.backups import retention
+from keyrotation_pipeline.backups.catalog import BackupSite, copy_set, is_intact, remove_unfinished, sets_of
+from keyrotation_pipeline.backups.completeness import is_covered, last_finished
+from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.backup_events import BackupIncomplete
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name, free_stamp
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.key_trial import try_keys
+
+FEWEST_RECIPIENTS = 2
+BACKUP_LOCK = "backup"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupMade:
+    """A set that is in every place, read again there.
+
+    Args:
+        places: where it is.
+        uploaded_later: older sets that a place got only now.
+        removed: older local files that went.
+        warnings: one sentence for each thing that should be better.
+    """
+
+    made: BackupSet
+    places: tuple[str, ...]
+    uploaded_later: tuple[str, ...]
+    removed: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the audit and for metadata."""
+        dump = self.made.dump
+        return {
+            "set": self.made.name,
+            "made_at": self.made.made_at,
+            "keys": {str(key.version): key.fingerprint for key in self.made.keys},
+            "files": {file.name: file.sha256 for file in self.made.files},
+            "size_bytes": sum(file.size_bytes for file in self.made.files),
+            "recipients": sorted({recipient for file in self.made.files for recipient in file.recipients}),
+            "dump": dump.file.name if dump else None,
+            "dump_needs": [str(version) for version in dump.versions] if dump else [],
+            "places": list(self.places),
+            "uploaded_later": list(self.uploaded_later),
+            "removed": list(self.removed),
+            "warnings": list(self.warnings),
+        }
+
+
+def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
+    """Back up every key and, with `database`, the database; in the local directory first, then in the other places.
+
+    A key that cannot be backed up, a key store that does not answer, a dump that fails, a recipient whose certificate
+    has expired: none of them keeps the rest from being backed up; each is an error all the same.
+
+    Raises:
+        BackupError: something could not be backed up; says what, and what was.
+        AuditError: the pinned roster is not to be believed, or a key is called destroyed and the signatures on that are
+            not those of officers.
+        BlockedError: another backup is under way.
+    """
+    ledger = site.pipeline.ledger
+    with ledger.lock(BACKUP_LOCK):
+        _require_usable(site)
+        remove_unfinished(site)
+        # First of all: the roster says to whom every key and dump is encrypted.
+        roster = pinned_roster(site.pipeline)
+        _require_signed_destructions(site.pipeline)
+        stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
+        dump, failures = _dump(site, stamp) if database else (None, [])
+        keys, lost = _keys(site, stamp)
+        failures = [*_unusable_recipients(site.pipeline), *lost, *failures]
+        if not keys and dump is None:
+            ledger.append(BackupIncomplete(None, tuple(failures)))
+            raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
+        configuration, left_out = _configuration(site, stamp)
+        made = BackupSet(
+            stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest, configuration
+        )
+        site.seals.write(site.local, made)
+        places, later, not_copied = copied(site, made)
+        failures += [*left_out, *_uncovered(made), *_not_opened(site.pipeline, made), *not_copied]
+        removed = retention.remove_expired(site, made.made_at)
+        done = BackupMade(made, places, later, removed, tuple(_warnings(site)))
+        _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
+    if failures:
+        raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
+    return done
+
+
+def back_up_after_rotation(site: BackupSite) -> BackupMade | None:
+    """The full backup that follows the last rotation; None: no rotation has finished since the newest one.
+
+    Raises:
+        BackupError, AuditError: as `back_up`; the rotation stays finished.
+        AtWorkError: another process is making one.
+    """
+    pipeline = site.pipeline
+    finished = last_finished(pipeline)
+    if finished is None or is_covered(finished[1], pipeline.vault.standing(pipeline.ledger.keys()).last):
+        return None
+    return back_up(site)
+
+
+def _require_usable(site: BackupSite) -> None:
+    try:
+        site.local.require_usable()
+    except BackupError as error:
+        site.pipeline.ledger.append(BackupIncomplete(None, (str(error),)))
+        raise
+
+
+def _record(pipeline: Pipeline, done: BackupMade, failures: tuple[str, ...]) -> None:
+    if not failures:
+        pipeline.ledger.append(Note(EventKind.BACKUP_MADE, done.facts()))
+        return
+    files = {file.name: file.sha256 for file in done.made.files}
+    pipeline.ledger.append(BackupIncomplete(done.made.name, failures, files, done.places))
+
+
+def _unusable_recipients(pipeline: Pipeline) -> list[str]:
+    """Who should be able to decrypt the backup, and will not be."""
+    certificates = pipeline.signatures.certificates()
+    return [each.unusable for each in certificates if each.encrypts and each.unusable is not None]
+
+
+def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]:
+    """A file of every key that is not destroyed: rows, snapshots and kept dumps may need each of them."""
+    registered = site.pipeline.ledger.keys()
+    records = [record for record in registered if record.state is not KeyState.DESTROYED]
+    if not records:
+        return (), ["there is no key to back up; run `keyrotation init`"]
+    try:
+        stored = site.pipeline.keys.read()
+    except KeyStoreError as error:
+        return (), [str(error)]
+    copies, failures = [], []
+    for record in records:
+        try:
+            copies.append(_key(site, stored, record, stamp))
+        except KeyRotationError as error:
+            failures.append(str(error))
+    return tuple(copies), failures
+
+
+def _require_signed_destructions(pipeline: Pipeline) -> None:
+    """A key is left out only if officers signed its destruction: the database's owner can write everything else."""
+    registered = pipeline.ledger.keys()
+    destroyed = {record.version for record in registered if record.state is KeyState.DESTROYED}
+    for request in pipeline.ledger.requests():
+        begun = request.status in {RequestStatus.RUNNING, RequestStatus.FINISHED}
+        if request.action == RequestAction.DESTROY and begun and request.source in destroyed:
+            require_signatures(pipeline, request.id)
+
+
+def _key(site: BackupSite, stored: StoredKeys, record: KeyRecord, stamp: str) -> KeyCopy:
+    return site.key_files.make(record.version, stored.registered(record), stamp)
+
+
+def _configuration(site: BackupSite, stamp: str) -> tuple[StoredFile | None, list[str]]:
+    try:
+        return site.configurations.make(stamp), []
+    except KeyRotationError as error:
+        return None, [str(error)]
+
+
+def _dump(site: BackupSite, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:
+    try:
+        return site.dumps.make(dump_name(stamp), site.pipeline.tables), []
+    except KeyRotationError as error:
+        return None, [str(error)]
+
+
+def _uncovered(made: BackupSet) -> list[str]:
+    """A sentence for each version in the dump without which a part of it could never be read."""
+    held = {copy.version for copy in made.keys}
+    return [
+        f"the dump holds values under {version}, and no key {version} could be backed up; put it back with "
+        f"`keyrotation restore-key {version}`, or find out who writes under it"
+        for version in (made.dump.versions if made.dump else ())
+        if version not in held
+    ]
+
+
+def _not_opened(pipeline: Pipeline, made: BackupSet) -> list[str]:
+    """A sentence for each key that does not open the values under its version: the set could not be read with it."""
+    wanted = {str(each.table.name): each.values for each in (made.dump.tables if made.dump else ())}
+    try:
+        stored = pipeline.keys.read()
+        kept = {version: stored.material(version) for version in stored.versions}
+        trial = try_keys(pipeline, KeyRing(kept, stored.ring().primary), wanted)
+    except KeyRotationError as error:
+        return [str(error)]
+    # A version without any key is named where it is missing from the set.
+    wrong = [version for version in trial.wrong_versions if version in kept]
+    return [trial.wrong_key(version, pipeline.keys.place_of) for version in wrong]
+
+
+def copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Copy a set to every place, then what a place has missed before; gives back places, older sets, failures."""
+    places, later, failures = [site.local.description], [], []
+    for place in site.offsite:
+        try:
+            place.require_usable()
+            copy_set(site.local, place, made)
+            places.append(place.description)
+            for missed in _missed(site, place):
+                copy_set(site.local, place, missed)
+                later.append(missed.name)
+        except BackupError as error:
+            failures.append(str(error))
+    return tuple(places), tuple(dict.fromkeys(later)), failures
+
+
+def _missed(site: BackupSite, place: BackupPlace) -> Iterator[BackupSet]:
+    """The local sets that a place does not have; a destroyed key's file is gone, as it should, damaged ones stay."""
+    there, here = frozenset(place.names()), frozenset(site.local.names())
+    registered = site.pipeline.ledger.keys()
+    destroyed = {record.version for record in registered if record.state is KeyState.DESTROYED}
+    for older in sets_of(site.local, site.seals):
+        gone = {copy.file.name for copy in older.keys if copy.version in destroyed} - here
+        if older.name not in there and all(
+            is_intact(site.local, each) for each in older.files if each.name not in gone
+        ):
+            yield older
+
+
+def _warnings(site: BackupSite) -> Iterator[str]:
+    if site.recipients < FEWEST_RECIPIENTS:
+        yield (
+            "only one certificate can decrypt the backups, so they are lost with its key; "
+            "name at least two under [backup] recipients"
+        )
+    if not site.offsite:
+        yield "the backups are on this machine only, and lost with it; name a bucket under [backup.s3]"

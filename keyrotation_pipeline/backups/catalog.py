@@ -1,0 +1,148 @@
+"""The backup sets of a place: written, copied, listed by manifest, and what a killed `backup --rekey` left."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.errors import BackupError, KeyRotationError, ManifestError, UnsignedBackupError
+from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
+from keyrotation_pipeline.model.backups import BackupSet, StoredFile, in_order, is_manifest, signature_name, stamp_in
+from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
+from keyrotation_pipeline.ports.backups import ConfigurationFiles, DatabaseDumps, DumpRestorer, KeyFiles
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSets:
+    """The sets of one place, and what else lies there under the name of a manifest.
+
+    Args:
+        sets: newest first, by the audit's sequence.
+        refused: by name, newest first: why it is damaged, cannot be read, or is not known to be ours.
+    """
+
+    place: BackupPlace
+    sets: tuple[BackupSet, ...]
+    refused: Mapping[str, KeyRotationError]
+
+    @property
+    def newest(self) -> BackupSet | None:
+        """The newest set that has a dump."""
+        return next((each for each in self.sets if each.dump is not None), None)
+
+    @property
+    def recent(self) -> tuple[BackupSet, ...]:
+        """The newest set that has a dump, and the keys that were backed up since."""
+        return self.sets if self.newest is None else self.sets[: self.sets.index(self.newest) + 1]
+
+
+def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
+    """What a place keeps, by its manifests.
+
+    Raises:
+        BackupError: the place cannot be read.
+    """
+    sets, refused = [], {}
+    for name in _manifests(place):
+        try:
+            sets.append(seals.read(place, name))
+        except (BackupError, UnsignedBackupError) as error:  # one that cannot be read hides none of the others
+            refused[name] = error
+    return KeptSets(place, tuple(sorted(sets, key=seals.order, reverse=True)), refused)
+
+
+def sets_of(place: BackupPlace, seals: Seals) -> Iterator[BackupSet]:
+    """The sets of a place, newest first by name, read as they are asked for.
+
+    What is damaged, not ours, or of the future is passed over.
+
+    Raises:
+        BackupError: the place cannot be read.
+    """
+    for name in _manifests(place):
+        with suppress(ManifestError, UnsignedBackupError):
+            yield seals.read(place, name)
+
+
+def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
+    """Put what the local place has of a set into another one, its manifest last there, too.
+
+    Raises:
+        BackupError: a file cannot be written there, or reads back differently.
+    """
+    there = frozenset(local.names())
+    for file in made.files:
+        if file.name in there:
+            place.put(file.name, local.path(file.name))
+    for name in (signature_name(made.name), made.name):
+        place.put(name, local.path(name))
+
+
+def is_intact(place: BackupPlace, file: StoredFile) -> bool:
+    """Whether a file is there and reads, to its end, as its manifest says."""
+    with suppress(BackupError):
+        return place.digest(file.name) == file.sha256
+    return False
+
+
+def _manifests(place: BackupPlace) -> list[str]:
+    """Names of the manifests, newest first."""
+    names = [name for name in place.names() if is_manifest(name)]
+    return sorted(names, key=lambda name: in_order(stamp_in(name) or ""), reverse=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """How long a recovery may take, and how old the newest backup may be, both in seconds."""
+
+    rto_seconds: int
+    rpo_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSite:
+    """The rotation's ports, and where its backups are.
+
+    Args:
+        local: the directory in which sets are made.
+        key_files: makes files of keys in it; `dumps` those of the database, `configurations` those of the rest.
+        seals: signs manifests, and tells ours from others.
+        offsite: further places, each of which gets a copy.
+        recipients: how many can decrypt what is made.
+        keep_local_days: local files older than this go when a newer one is verified.
+    """
+
+    pipeline: Pipeline
+    local: LocalPlace
+    key_files: KeyFiles
+    seals: Seals
+    offsite: tuple[BackupPlace, ...]
+    dumps: DatabaseDumps
+    configurations: ConfigurationFiles
+    restorer: DumpRestorer
+    recipients: int
+    keep_local_days: int
+    objectives: Objectives
+
+    @property
+    def places(self) -> tuple[BackupPlace, ...]:
+        """Every place, in the order in which a disaster would turn to them."""
+        return (*self.offsite, self.local)
+
+
+def remove_unfinished(site: BackupSite) -> tuple[str, ...]:
+    """Remove local files of sets that were begun and never got a manifest; only under the lock of backups.
+
+    Returns:
+        Their names.
+    """
+    names = site.local.names()
+    begun = {each.manifest for each in recorded(site.pipeline.ledger, BackupRekeyIntended)}
+    # A set whose manifest was lost afterwards is still one, by the audit.
+    stamps = {stamp_in(manifest) for manifest in begun - {*names, *site.seals.names}}
+    gone = tuple(name for name in names if (stamp_in(name.removesuffix(".sig")) or "") in stamps)
+    for name in gone:
+        site.local.remove(name)
+    return gone

@@ -1,0 +1,260 @@
+"""Destruction: a key version removed for good, once nothing that is kept can need it.
+
+The ledger says `destroyed` before the key goes: from then on no backup copies it, no rollback goes back to it, and
+`restore-key` refuses it. A process that dies in between does the rest when it runs again.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.backups.backup import BACKUP_LOCK
+from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.loss_survey import kept_dumps_that_need, unlisted_dumps
+from keyrotation_pipeline.backups.remaining_copies import HeldCopy, replaced_dumps, told_of, told_of_replaced
+from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.ports.actions import Action
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import opening, time_stamping
+from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
+from keyrotation_pipeline.requests.roster import pin_roster_in_store, require_roster
+from keyrotation_pipeline.rotation.keys import record_of
+
+DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroyed)
+LOCK = "destroy"
+# The lock of `backup`: a backup that is under way may be copying the key right now.
+DESTROYABLE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
+
+
+@dataclass(frozen=True, slots=True)
+class Destruction:
+    """What is, or was, to be destroyed.
+
+    Args:
+        local: files of the local directory that go.
+        held: copies that stay.
+    """
+
+    version: KeyVersion
+    fingerprint: str
+    local: tuple[str, ...]
+    held: tuple[HeldCopy, ...]
+
+    def as_fact(self, record: type[DestructionFact]) -> DestructionFact:
+        """What the audit says before and after."""
+        held = tuple(HeldFile(copy.name, copy.place, copy.locked_until, copy.superseded) for copy in self.held)
+        return record(self.version, self.fingerprint, self.local, held)
+
+
+def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
+    """The open request to destroy a version, if there is one."""
+    return next((each for each in opening.pending(pipeline, RequestAction.DESTROY) if each.source == version), None)
+
+
+def open_destruction(
+    site: BackupSite, version: KeyVersion, *, reason: str | None, requested_by: str
+) -> tuple[Request, Destruction]:
+    """Open a request to destroy a version, for officers to sign; what is kept elsewhere goes into its reason.
+
+    Raises:
+        RequestError: the version is not archived or compromised, such a request is open, or no reason is given.
+        BlockedError: something still needs it; names what.
+        ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
+    """
+    pipeline = site.pipeline
+    with pipeline.ledger.lock(LOCK):
+        require_roster(pipeline)
+        if reason is not None:
+            opening.require_texts(reason, requested_by, None)
+        stored = pipeline.keys.read()
+        require_consistent(pipeline, stored)
+        if (already := pending(pipeline, version)) is not None:
+            raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
+        record = _require_destroyable(site, stored, version)
+        if reason is None:  # asked for last, since there is nothing to say of what is destroyed already
+            raise RequestError(f"say why with `keyrotation destroy {version} --reason TEXT`, which officers then sign")
+        found = _found(site, record)
+        told = f"{told_of(version, found.held)}{told_of_replaced(replaced_dumps(site, version))}"
+        opened = _request(pipeline, record, f"{reason}; {told}", requested_by)
+        pipeline.ledger.open(opened, approval_text(pipeline, opened))
+    return opened, found
+
+
+def destroy(site: BackupSite, rotation: Request) -> Destruction:
+    """Carry out what officers signed; again after a crash.
+
+    Raises:
+        ApprovalError: too few signatures, or something has changed since.
+        RequestError: the request is over or past its dates, or the version is not what it was.
+        BlockedError: something needs the version after all, or a backup is under way.
+        KeyStoreError: the key store or its archive holds another key, or the key would not go.
+    """
+    pipeline, version = site.pipeline, rotation.source
+    with pipeline.ledger.lock(LOCK), pipeline.ledger.lock(BACKUP_LOCK):
+        rotation = pipeline.ledger.request(rotation.id)
+        if rotation.action != RequestAction.DESTROY or rotation.is_over:
+            raise RequestError(f"request {rotation.id} destroys nothing; open one with `keyrotation destroy {version}`")
+        stored = pipeline.keys.read()
+        require_consistent(pipeline, stored, afresh=True)
+        require_authorised(pipeline, rotation, stored)
+        stored = pin_roster_in_store(pipeline, stored)
+        record = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)
+        if record.fingerprint != rotation.source_fingerprint:
+            raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
+        found = _found(site, record)
+        with pipeline.ledger.transaction():
+            pipeline.ledger.append(found.as_fact(KeyDestructionIntended), rotation.id)
+            pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
+            pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
+        _remove(site, found, stored.revision)
+        done = _as_intended(pipeline, found, rotation)
+        with pipeline.ledger.transaction():
+            pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
+            pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
+        pipeline.anchors.keep(pipeline.ledger.head())
+    time_stamping.stamp(pipeline)
+    return done
+
+
+def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: str) -> Request:
+    return opening.new_request(
+        Request,
+        pipeline,
+        DESTROY,
+        source=record.version,
+        fingerprint=record.fingerprint,
+        target=record.version,
+        reason=reason,
+        requested_by=requested_by,
+    )
+
+
+def _require_destroyable(
+    site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool = False
+) -> KeyRecord:
+    """The version's record, if it may be destroyed. Everything is looked at anew; what cannot be known is a refusal."""
+    record = _require_state(site, stored, version, begun=begun)
+    _require_not_in_use(site.pipeline, stored, version)
+    if version in stored.archived:
+        stored.registered(record)
+    _require_no_values(site.pipeline, version)
+    if dumps := kept_dumps_that_need(site, version):
+        raise BlockedError(
+            f"{version} is needed to read {', '.join(dumps)}; destroy it when these database backups are gone, or "
+            "replaced by `keyrotation backup --rekey`"
+        )
+    if dumps := unlisted_dumps(site):
+        raise BlockedError(
+            f"no manifest says which keys {', '.join(dumps)} needs; restore its manifest or remove it first"
+        )
+    return record
+
+
+def _require_state(site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool) -> KeyRecord:
+    record = record_of(site.pipeline, version)
+    if record is None:
+        raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
+    if record.state is KeyState.DESTROYED:
+        # One that was killed in the middle, and whose request has run out, is asked for again.
+        if not (begun or version in stored.archived or _key_files(site.local, version)):
+            raise RequestError(f"{version} is destroyed already; `keyrotation audit log` has the record of it")
+    elif record.state not in DESTROYABLE:
+        raise RequestError(
+            f"{version} is {record.state}, and only an archived or compromised version is destroyed; "
+            "replace it first with `keyrotation request`"
+        )
+    return record
+
+
+def _require_not_in_use(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion) -> None:
+    for unfinished in (pipeline.ledger.current(), pipeline.ledger.waiting()):
+        if unfinished is not None and version in {unfinished.source, unfinished.target}:
+            raise BlockedError(
+                f"{unfinished.action} {unfinished.id} is about {version} and not finished; finish or cancel it first"
+            )
+    if version in stored.live or version == stored.primary:
+        raise BlockedError(
+            f"{version} is live in the key store; let a rotation archive it first with `keyrotation request`"
+        )
+
+
+def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
+    for count in pipeline.database.count(pipeline.tables):
+        if values := count.values_by_version.get(version, 0):
+            raise BlockedError(
+                f"table {count.table.name} holds {values} value(s) under {version}; re-encrypt them first with "
+                "`keyrotation request`"
+            )
+    for finding in pipeline.database.discover(pipeline.tables):
+        if version in finding.versions:
+            raise BlockedError(
+                f"{finding.relation}.{finding.column} is not declared and holds values under {version}; declare it "
+                "under [[tables]] and rotate, or clear it"
+            )
+
+
+def _found(site: BackupSite, record: KeyRecord) -> Destruction:
+    held = tuple(
+        HeldCopy(each.name, place.description, each.locked_until, each.superseded)
+        for place in site.offsite
+        for each in place.versions(_prefix(record.version))
+        if not each.name.endswith(".json")
+    )
+    return Destruction(record.version, record.fingerprint, _key_files(site.local, record.version), held)
+
+
+def _key_files(place: BackupPlace, version: KeyVersion) -> tuple[str, ...]:
+    """By name, so that a damaged manifest hides none."""
+    return tuple(name for name in place.names() if name.startswith(_prefix(version)))
+
+
+def _prefix(version: KeyVersion) -> str:
+    return f"encryption-key-{version}-"
+
+
+def _remove(site: BackupSite, found: Destruction, revision: str) -> None:
+    stored = site.pipeline.keys.destroy(found.version, revision)
+    for name in found.local:
+        site.local.remove(name)
+    if found.version in stored or _key_files(site.local, found.version):
+        raise KeyStoreError(f"{found.version} is still there after it was removed; check the disk, and run this again")
+
+
+def _as_intended(pipeline: Pipeline, found: Destruction, rotation: Request) -> Destruction:
+    """With the files that earlier attempts have removed."""
+    intended = recorded(pipeline.ledger, KeyDestructionIntended, rotation.id)
+    files = sorted({name for each in intended for name in each.files})
+    return Destruction(found.version, found.fingerprint, tuple(files), found.held)
+
+
+def _authorises(pipeline: Pipeline, request: Request) -> str:
+    text = (
+        f"destroy {request.source} in the key store and its key files in the local backups; copies elsewhere stay "
+        f"until their locks and rules end; nothing under {request.source} can be read again without such a copy"
+    )
+    return f"{text}; {pipeline.keys.keeps}" if pipeline.keys.keeps else text
+
+
+def _command(request: Request) -> str:
+    return f"keyrotation destroy {request.source}"
+
+
+DESTROY = Action(
+    RequestAction.DESTROY,
+    authorises=_authorises,
+    # As requested, since the key may be gone already.
+    source=lambda _pipeline, request, _stored: f"{request.source} {request.source_fingerprint}",
+    target=lambda _pipeline, _request, _stored: "destroyed",
+    authority=require_roster,
+    start_within=timedelta(days=7),
+    finish_within=timedelta(days=7),
+    command=_command,
+    renewal=lambda request: f"cancel it, then run `{_command(request)}` for a new one",
+)

@@ -1,0 +1,180 @@
+"""A key is gone from the key store: put it back from a backup."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.backups.catalog import BackupSite, sets_of
+from keyrotation_pipeline.backups.fetching import read_key
+from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.restore_checks import sampled_under
+from keyrotation_pipeline.errors import (
+    BackupError,
+    FingerprintMismatchError,
+    KeyRotationError,
+    KeyStoreDamagedError,
+    KeyStoreError,
+    MissingVersionError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.backups import KeyCopy
+from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.compromise import tell_applications
+from keyrotation_pipeline.requests.roster import pin_roster_in_store
+from keyrotation_pipeline.rotation.keys import record_of
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRestored:
+    """A version that is in the key store again.
+
+    Args:
+        source: where it came from.
+        place: ``live`` or ``archive``.
+        decrypted: values of the database that the key decrypted before it was stored.
+    """
+
+    version: KeyVersion
+    fingerprint: str
+    source: str
+    place: str
+    decrypted: int
+
+
+def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
+    """A sentence for each registered key that the key store does not hold, live or archived, or not as it was.
+
+    Args:
+        stored: read after `records`: a key is stored before it is registered, and nothing but `destroy` removes one.
+    """
+    destroyed = {fact.version for fact in recorded(pipeline.ledger, KeyDestructionIntended)}
+    sentences = []
+    for record in records:
+        if record.state is KeyState.DESTROYED or record.version in destroyed:
+            continue
+        try:
+            stored.registered(record)
+        except KeyStoreDamagedError as error:
+            sentences.append(str(error))
+    return sentences
+
+
+def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple[KeyMaterial, str]:
+    """A key from the newest backup that opens, and where it was; S3 first, then the local directory.
+
+    Raises:
+        KeyStoreError: the version is destroyed.
+        MissingVersionError: no place has a backup of it.
+        RecoveryError, BackupError: there are backups, but none can be used; the sentence is of the first.
+    """
+    record = record_of(site.pipeline, version)
+    _require_not_destroyed(record)  # before copies are looked for, which are gone with it
+    refused: KeyRotationError | None = None
+    for place in site.places:
+        try:
+            for copy in _copies(place, site.seals, version, record):
+                try:
+                    return read_key(place, copy, key), f"{copy.file.name} in {place.description}"
+                except KeyRotationError as error:
+                    refused = refused or error
+        except BackupError as error:  # the place does not answer
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    raise MissingVersionError(
+        f"no backup of {version} is in {' or '.join(place.description for place in site.places)}; "
+        f"name one with `keyrotation restore-key {version} --from FILE`"
+    )
+
+
+def _copies(place: BackupPlace, seals: Seals, version: KeyVersion, record: KeyRecord | None) -> Iterator[KeyCopy]:
+    """Every copy of the registered key in a place, newest first."""
+    for made in sets_of(place, seals):
+        for copy in made.keys:
+            if copy.version == version and (record is None or copy.fingerprint == record.fingerprint):
+                yield copy
+
+
+def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, source: str) -> KeyRestored:
+    """Put a lost key back where the ledger says that it belongs; repeating it changes nothing.
+
+    Raises:
+        FingerprintMismatchError: it is not the key that is registered.
+        UnreadableSampleError: it does not decrypt what is stored under its version.
+        KeyStoreError: the version is destroyed, or the store holds a different key under it.
+        AuditError: the key is back, but the pinned roster is not to be believed.
+    """
+    record = _require_registered(pipeline, version, material)
+    _require_no_other(pipeline.keys.read(), version, material)
+    ring = KeyRing({version: material}, version)
+    decrypted = sum(sampled_under(pipeline.database, table, version, ring) for table in pipeline.tables)
+    archived = record.state is KeyState.ARCHIVED or (record.state is KeyState.COMPROMISED and not decrypted)
+    restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
+    intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
+    pipeline.ledger.append(intent)
+    _store(pipeline, record, material, archived=archived)
+    if pipeline.keys.read().primary is not None:
+        tell_applications(pipeline, None)  # what the lost store told them
+    pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
+    _name_roster(pipeline)
+    return restored
+
+
+def _name_roster(pipeline: Pipeline) -> None:
+    """Let a key store that was lost name the roster again, so that it stops another one where the home is lost too.
+
+    Where the database was restored, `reconcile` does so in the end: what is pinned now may be from before a change.
+    """
+    stored = pipeline.keys.read()
+    if stored.roster is None and not divergence(pipeline, stored):
+        pin_roster_in_store(pipeline, stored)
+
+
+def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial) -> KeyRecord:
+    record = record_of(pipeline, version)
+    if record is None:
+        raise FingerprintMismatchError(
+            f"{version} is not registered, so nothing says whether this key is the right one; restore the database "
+            "first, or name a registered version"
+        )
+    _require_not_destroyed(record)
+    if record.fingerprint != material.fingerprint:
+        raise FingerprintMismatchError(
+            f"the backup holds the key {material.fingerprint[:16]}, but {version} is registered as "
+            f"{record.fingerprint[:16]}; nothing was changed, name the backup of that key"
+        )
+    return record
+
+
+def _require_not_destroyed(record: KeyRecord | None) -> None:
+    if record is not None and record.state is KeyState.DESTROYED:
+        raise KeyStoreError(f"{record.version} is destroyed, and stays so; name another version")
+
+
+def _require_no_other(stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> None:
+    if version in stored and (found := stored.material(version)) != material:
+        raise KeyStoreError(
+            f"the key store holds a different key ({found.fingerprint[:16]}) under {version}, which is never "
+            "overwritten; find out whose it is, move it away, and run this again"
+        )
+
+
+def _store(pipeline: Pipeline, record: KeyRecord, material: KeyMaterial, *, archived: bool) -> None:
+    version, keys = record.version, pipeline.keys
+    stored = keys.read()
+    if version not in stored.archived:
+        stored = keys.add(version, material, stored.revision, archived=archived)
+    if stored.material(version) != material:
+        raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")
+    if archived and version in stored.live:
+        stored = keys.archive(version, stored.revision)
+    if record.state is KeyState.ACTIVE and stored.primary is None:
+        keys.set_primary(version, stored.revision)

@@ -1,0 +1,300 @@
+"""The recovery test: fetch, decrypt, restore and read what a disaster would have to, measure it, and keep nothing.
+
+Everything comes from the place that a disaster would turn to first. Nothing falls back to another place or an older
+set: that would hide what the test is for. Source: the seed procedure, section 7.3.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, Objectives, kept_sets
+from keyrotation_pipeline.backups.fetching import fetch, read_key
+from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.restore_checks import Sampled, require_all_there, require_no_failure, sampled
+from keyrotation_pipeline.errors import BackupError, FingerprintMismatchError, KeyRotationError, MissingVersionError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import EventKind, Fact, Note, json_safe
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_of
+from keyrotation_pipeline.model.key_events import RecoveryTestFailed
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import RecoveryKey
+
+# The lock of whoever uses the workspace for restoring.
+LOCK = "recovery-test"
+NOT_LISTED = "its set is of an earlier version that lists only the declared tables, so nothing else was compared"
+
+
+@dataclass(frozen=True, slots=True)
+class DumpTested:
+    """One dump that was restored and read.
+
+    Args:
+        sampled: values decrypted, per table, column and key version.
+        relations: how many were compared with the dump's snapshot, every row counted; None: the set does not list them.
+        left_out: what was left out on purpose, since it holds no row and needs power or another server.
+        server: into which it was restored.
+        warning: what the server, or what was compared, may hide; None: nothing.
+    """
+
+    name: str
+    made_at: datetime
+    rows: Mapping[str, int]
+    sampled: Sampled
+    relations: int | None
+    left_out: tuple[str, ...]
+    server: str
+    warning: str | None
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the record."""
+        return {
+            "file": self.name,
+            "made_at": self.made_at,
+            "rows": dict(self.rows),
+            "decrypted": self.sampled,
+            "relations": self.relations,
+            "left_out": list(self.left_out),
+            "server": self.server,
+            "warning": self.warning,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """A passed test.
+
+    Args:
+        older: a dump from before, which only an archived key reads; None where no such dump is kept.
+        rto_seconds: from the first byte fetched to the last value read, of the newest set.
+        rpo_seconds: how old the newest set was when the test began: what would have been lost.
+    """
+
+    place: str
+    recovery_key: str
+    made: BackupSet
+    newest: DumpTested
+    older: DumpTested | None
+    rto_seconds: float
+    rpo_seconds: float
+    objectives: Objectives
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """A sentence for each objective that was not met."""
+        pairs = (
+            ("recovery took", self.rto_seconds, "rto_seconds", self.objectives.rto_seconds, "use a faster machine"),
+            (
+                "the newest backup was",
+                self.rpo_seconds,
+                "rpo_seconds",
+                self.objectives.rpo_seconds,
+                "back up more often",
+            ),
+        )
+        return tuple(
+            f"{what} {seconds:,.0f} s{' old' if setting == 'rpo_seconds' else ''}, and [recovery] {setting} allows "
+            f"{allowed:,} s; {advice}"
+            for what, seconds, setting, allowed, advice in pairs
+            if seconds > allowed
+        )
+
+    def facts(self) -> Mapping[str, Any]:
+        """For the record: names, counts and times, never content."""
+        return {
+            "place": self.place,
+            "recovery_key": self.recovery_key,
+            "set": self.made.name,
+            "keys": {str(key.version): key.fingerprint for key in self.made.keys},
+            "newest": self.newest.facts(),
+            "older": self.older.facts() if self.older else None,
+            "rto_seconds": round(self.rto_seconds, 3),
+            "rpo_seconds": round(self.rpo_seconds, 3),
+            "objectives": {"rto_seconds": self.objectives.rto_seconds, "rpo_seconds": self.objectives.rpo_seconds},
+            "missed": list(self.missed),
+        }
+
+
+def recovery_test(site: BackupSite, key: RecoveryKey) -> RecoveryReport:
+    """Recover from the first place, read what came back, and record the outcome, good or bad.
+
+    Raises:
+        RecoveryError: a subclass and a sentence for each way in which a backup can fail.
+        BackupError: there is no backup, or the place cannot be read.
+        BlockedError: another test is under way.
+    """
+    ledger, place = site.pipeline.ledger, site.places[0]
+    with ledger.lock(LOCK):
+        begun = {"place": place.description, "recovery_key": key.label}
+        ledger.append(Note(EventKind.RECOVERY_TEST_STARTED, begun))
+        try:
+            report = _tested(site, place, key)
+        except KeyRotationError as error:
+            # A place that does not answer must not hide why the test failed.
+            with suppress(BackupError):
+                _record(site, RecoveryTestFailed(place.description, key.label, type(error).__name__, str(error)))
+            raise
+        _record(site, Note(EventKind.RECOVERY_TEST_PASSED, report.facts()))
+        return report
+
+
+def recovered_keys(
+    place: BackupPlace, made: BackupSet, key: RecoveryKey, registered: Sequence[KeyRecord]
+) -> Mapping[KeyVersion, KeyMaterial]:
+    """Every key of a set, each the one that is registered.
+
+    Raises:
+        MissingVersionError: a key that was registered when the set was made is not in it.
+        RecoveryError, BackupError: as `read_key`.
+    """
+    fingerprints = {record.version: record.fingerprint for record in registered}
+    keys = {}
+    destroyed = _destroyed(registered)
+    for copy in made.keys:
+        if copy.version in destroyed:  # its file may be gone, as it should
+            continue
+        keys[copy.version] = read_key(place, copy, key)
+        if (wanted := fingerprints.get(copy.version, copy.fingerprint)) != copy.fingerprint:
+            raise FingerprintMismatchError(
+                f"{copy.file.name} holds the key {copy.fingerprint[:16]}, but {copy.version} is registered as "
+                f"{wanted[:16]}; find out which one encrypted the values, and back that one up"
+            )
+    for record in registered if made.made_from is None else ():  # else it has the keys that its own dump needs
+        if record.version not in {*keys, *destroyed} and record.created_at <= made.made_at:
+            raise MissingVersionError(
+                f"{made.name} in {place.description} has no key {record.version}; put it back into the key store from "
+                f"an older backup with `keyrotation restore-key {record.version}`, then run `keyrotation backup`"
+            )
+    return keys
+
+
+def require_keys(dump: DatabaseCopy, keys: Mapping[KeyVersion, KeyMaterial]) -> None:
+    """Refuse a dump that not all of these keys can read.
+
+    Raises:
+        MissingVersionError: names the first that is missing.
+    """
+    if missing := [version for version in dump.versions if version not in keys]:
+        raise MissingVersionError(
+            f"{dump.file.name} needs the key {missing[0]}, which no recovered backup holds; find a backup of "
+            f"{missing[0]}, or its values in that dump are lost"
+        )
+
+
+def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryReport:
+    clock, registered = site.pipeline.clock, site.pipeline.ledger.keys()
+    with site.restorer.workspace() as workspace:
+        begun = clock.now()
+        kept = kept_sets(place, site.seals)
+        made, dump = newest_dump(kept, site.seals)
+        keys = recovered_keys(place, made, key, registered)
+        newest = _restored(site, place, made, dump, keys, key, workspace)
+        recovered = clock.now()
+        older_set = _older_under_archived_key(kept, made, registered)
+        older = None
+        if older_set is not None and older_set.dump is not None:
+            older = _restored(site, place, older_set, older_set.dump, keys, key, workspace)
+    return RecoveryReport(
+        place=place.description,
+        recovery_key=key.label,
+        made=made,
+        newest=newest,
+        older=older,
+        rto_seconds=(recovered - begun).total_seconds(),
+        rpo_seconds=(begun - made.made_at).total_seconds(),
+        objectives=site.objectives,
+    )
+
+
+def newest_dump(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
+    """The newest set with a dump; nothing that is damaged, forged or missing is passed over for an older one.
+
+    Raises:
+        BackupError, RecoveryError: it is missing, damaged, or not ours.
+    """
+    made, sealed = kept.newest, seals.newest_with_dump
+    for name, why in kept.refused.items():
+        if made is None or seals.is_after(name, made):
+            raise why
+    if made is None or made.dump is None:
+        raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
+    # One that was made from an older set stands where that one does, and is never the newest.
+    if sealed is not None and (made.made_from is not None or seals.is_after(sealed, made)):
+        raise BackupError(
+            f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
+            "`keyrotation backup`, and find out who removed it"
+        )
+    if made.dump.content is None:
+        raise BackupError(
+            f"{made.name} is of an earlier version and does not list what its dump holds, so nobody can tell whether "
+            "all of it is restored; run `keyrotation backup`"
+        )
+    return made, made.dump
+
+
+def _older_under_archived_key(kept: KeptSets, newest: BackupSet, registered: Sequence[KeyRecord]) -> BackupSet | None:
+    """The newest set before `newest` whose dump needs a key that applications no longer have."""
+    archived = {record.version for record in registered if record.state is KeyState.ARCHIVED}
+    destroyed = _destroyed(registered)
+    for each in kept.sets:
+        needed = each.dump.versions if each.dump is not None and each.made_at < newest.made_at else ()
+        # A key goes only after every dump that needs it: what is left of such a set is its manifest.
+        if archived.intersection(needed) and destroyed.isdisjoint(needed):
+            return each
+    return None
+
+
+def _destroyed(registered: Sequence[KeyRecord]) -> frozenset[KeyVersion]:
+    return frozenset(record.version for record in registered if record.state is KeyState.DESTROYED)
+
+
+def _restored(
+    site: BackupSite,
+    place: BackupPlace,
+    made: BackupSet,
+    dump: DatabaseCopy,
+    keys: Mapping[KeyVersion, KeyMaterial],
+    key: RecoveryKey,
+    workspace: Path,
+) -> DumpTested:
+    require_keys(dump, keys)
+    target = workspace / "dump"
+    fetch(place, dump.file, target)
+    with site.restorer.restored(dump, target, key) as restored:
+        require_no_failure(restored, dump)
+        require_all_there(restored, dump)
+        read: Sampled = {}
+        if keys:
+            read = sampled(restored.database, dump, KeyRing(keys, max(keys)))
+    target.unlink()
+    rows = {str(content.table.name): content.rows for content in dump.tables}
+    relations = None if dump.content is None else len(dump.content.relations)
+    warnings = [restored.warning, None if dump.content else NOT_LISTED]
+    return DumpTested(
+        dump.file.name,
+        made.made_at,
+        rows,
+        read,
+        relations,
+        restored.left_out,
+        restored.server,
+        "; ".join(filter(None, warnings)) or None,
+    )
+
+
+def _record(site: BackupSite, outcome: Fact | Note) -> None:
+    """Append to the audit, then write the same beside the backups, in every place."""
+    now = site.pipeline.clock.now()
+    head = site.pipeline.ledger.append(outcome)
+    name = f"recovery-test-{stamp_of(now)}.json"
+    content = {"at": now, "outcome": outcome.kind, **outcome.as_json(), "audit": {"seq": head.seq, "head": head.hash}}
+    site.local.write(name, f"{json.dumps(json_safe(content), indent=2)}\n".encode())
+    for place in site.offsite:
+        place.put(name, site.local.path(name))

@@ -1,0 +1,199 @@
+"""The rehearsal: the newest backup restored into a scratch server, and the whole rotation carried out there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
+from keyrotation_pipeline.backups.fetching import fetch
+from keyrotation_pipeline.backups.recovery_test import LOCK, newest_dump, recovered_keys, require_keys
+from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
+from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
+from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, Step
+from keyrotation_pipeline.model.status import LastRehearsal
+from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.rehearsals import RehearsalStage, Stages
+from keyrotation_pipeline.requests.approvals import add_approval
+from keyrotation_pipeline.requests.inventory import take_inventory
+from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.key_trial import require_keys_open
+from keyrotation_pipeline.rotation.rotate import open_request, present_key
+
+BEFORE_THE_WALK = "request"
+_OUT_OF_USE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
+
+
+def rehearse(site: BackupSite, key: RecoveryKey, stages: Stages, request: Request | None, report: Report) -> Rehearsed:
+    """Carry a rotation out on the newest backup, record what was found, and keep nothing else.
+
+    Args:
+        key: opens the backup.
+        request: a rotation that has not begun; None: the next one, from the present primary.
+
+    Raises:
+        RequestError: the request is no rotation, or has begun.
+        WrongKeyError: values do not open with the key of their version.
+        RecoveryError, BackupError: there is no backup that can be restored whole.
+        BlockedError: another rehearsal or recovery test is under way.
+    """
+    source = present_key(site.pipeline).version if request is None else _source(request)
+    require_keys_open(site.pipeline, site.pipeline.keys.read(), {})
+    ledger, name = site.pipeline.ledger, None if request is None else request.id
+    with ledger.lock(LOCK):
+        ledger.append(Note(EventKind.REHEARSAL_STARTED, {"source": str(source), "recovery_key": key.label}), name)
+        try:
+            done = _rehearsed(site, key, stages, source, name, report)
+        except KeyRotationError as error:
+            failure = {"failure": type(error).__name__, "reason": str(error)}
+            ledger.append(Note(EventKind.REHEARSAL_FAILED, failure), name)
+            raise
+        ledger.append(done, name)
+        return done
+
+
+def _source(request: Request) -> KeyVersion:
+    if request.action is not RequestAction.ROTATE:
+        raise RequestError(f"request {request.id} is no rotation ({request.action}), and only rotations are rehearsed")
+    if request.is_over or request.started_at is not None:
+        state = request.status if request.is_over else "under way"
+        raise RequestError(
+            f"rotation {request.id} is {state}; a rehearsal shows what would come, so rehearse before it begins"
+        )
+    return request.source
+
+
+def _rehearsed(
+    site: BackupSite, key: RecoveryKey, stages: Stages, source: KeyVersion, request: str | None, report: Report
+) -> Rehearsed:
+    place, registered = site.places[0], site.pipeline.ledger.keys()
+    rows_now = sum(count.rows for count in site.pipeline.database.count(site.pipeline.tables))
+    with site.restorer.workspace() as workspace:
+        made, dump = newest_dump(kept_sets(place, site.seals), site.seals)
+        keys = recovered_keys(place, made, key, registered)
+        _require_key(source, keys, made)
+        require_keys(dump, keys)
+        target = workspace / "dump"
+        fetch(place, dump.file, target)
+        with site.restorer.restored(dump, target, key, durable=True) as restored:
+            target.unlink()
+            require_no_failure(restored, dump)
+            require_all_there(restored, dump)
+            with stages.opened(restored.url, KeyRing(keys, source)) as stage:
+                _shelve(stage.pipeline, registered, dump)
+                walked = _carried_out(stage, stages, report)
+        return _as_fact(walked, restored, made, dump, source, request, rows_now)
+
+
+def _require_key(source: KeyVersion, keys: Mapping[KeyVersion, KeyMaterial], made: BackupSet) -> None:
+    if source not in keys:
+        raise MissingVersionError(f"{made.name} has no key {source}; run `keyrotation backup`, then rehearse again")
+
+
+def _shelve(pipeline: Pipeline, registered: Sequence[KeyRecord], dump: DatabaseCopy) -> None:
+    """Archive what applications no longer have, as in the real key store, unless a value of the dump needs it."""
+    for record in registered:
+        stored = pipeline.keys.read()
+        if record.state in _OUT_OF_USE and record.version in stored.live and record.version not in dump.versions:
+            if record.version == stored.primary:
+                continue
+            pipeline.keys.archive(record.version, stored.revision)
+            pipeline.ledger.set_key_state(record.version, KeyState.ARCHIVED, None)
+
+
+@dataclass(slots=True)
+class _Walked:
+    """How far it came: the target, seconds by step, and what stopped it."""
+
+    target: KeyVersion
+    seconds: dict[str, float] = field(default_factory=dict)
+    findings: list[RehearsalFinding] = field(default_factory=list)
+
+
+def _carried_out(stage: RehearsalStage, stages: Stages, report: Report) -> _Walked:
+    pipeline = stage.pipeline
+    registered = pipeline.ledger.keys()
+    walked = _Walked(max(record.version for record in registered).next())
+    try:
+        with stages.plainly():
+            walk = open_request(pipeline, reason="Rehearsal", requested_by="rehearsal")
+    except KeyRotationError as error:
+        walked.findings.append(RehearsalFinding(BEFORE_THE_WALK, str(error)))
+        walked.findings += _inventoried(pipeline, stages)
+        return walked
+    walked.target = walk.target
+    for signature in stage.sign(pipeline.ledger.approval_text(walk.id)):
+        add_approval(pipeline, walk, signature)
+    try:
+        with stages.plainly():
+            _timed(pipeline, walk.id, walked.seconds, report)
+    except KeyRotationError as error:
+        step = next(step for step in WALK if step not in walked.seconds)
+        walked.findings.append(RehearsalFinding(step, str(error).replace(walk.id, "ID")))
+        if step is not Step.RETIRED_KEY:
+            walked.findings += _inventoried(pipeline, stages)
+    return walked
+
+
+def _timed(pipeline: Pipeline, walk: str, seconds: dict[str, float], report: Report) -> None:
+    began, step_seconds = pipeline.clock.monotonic(), 0.0
+    for record in runner.run(pipeline, walk, report):
+        now = pipeline.clock.monotonic()
+        step_seconds += now - began
+        began = now
+        if record.shard is None:
+            seconds[record.step] = step_seconds
+            step_seconds = 0.0
+
+
+def _inventoried(pipeline: Pipeline, stages: Stages) -> Iterator[RehearsalFinding]:
+    """What the steps that were not reached would have stopped at: the retirement searches everything."""
+    with suppress(KeyRotationError), stages.plainly():
+        for found in take_inventory(pipeline).findings:
+            values = found.values + found.near_misses
+            yield RehearsalFinding(
+                Step.RETIRED_KEY,
+                f"{found.relation}, column {found.column}: {found.reason} ({values:,} value(s)); declare it under "
+                "[[tables]], or remove what it holds",
+            )
+
+
+def _as_fact(
+    walked: _Walked,
+    restored: RestoredDump,
+    made: BackupSet,
+    dump: DatabaseCopy,
+    source: KeyVersion,
+    request: str | None,
+    rows_now: int,
+) -> Rehearsed:
+    return Rehearsed(
+        request=request,
+        source=source,
+        target=walked.target,
+        dump=dump.file.name,
+        made_at=made.made_at,
+        server=restored.server,
+        dump_rows=sum(content.rows for content in dump.tables),
+        rows_now=rows_now,
+        seconds={step: round(taken, 3) for step, taken in walked.seconds.items()},
+        findings=tuple(walked.findings),
+    )
+
+
+def last_rehearsal(pipeline: Pipeline, primary: KeyVersion | None) -> LastRehearsal | None:
+    """The newest rehearsal, unless the primary has changed since."""
+    last = None
+    for entry in entries(pipeline.ledger, EventKind.REHEARSED):
+        if isinstance(fact := entry.fact(), Rehearsed) and fact.source == primary:
+            last = LastRehearsal(entry.at, fact)
+    return last

@@ -1,0 +1,260 @@
+"""Old backups after a compromise: a set made anew from an old one, under a key that nobody else knows.
+
+The old dump is restored in a scratch server, re-encrypted there by the engine of every rotation, proven, and dumped
+again. The new set has the moment of the old one, so that nobody takes it for a fresh backup, and holds no key but the
+one that its dump needs. It adds a set and removes none: the old one goes by its own rules, and the old key by
+`destroy`, which officers sign.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.backups.backup import BACKUP_LOCK, copied
+from keyrotation_pipeline.backups.catalog import BackupSite, remove_unfinished
+from keyrotation_pipeline.backups.fetching import fetch
+from keyrotation_pipeline.backups.recovery_test import LOCK
+from keyrotation_pipeline.backups.remaining_copies import sets_to_rekey
+from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
+from keyrotation_pipeline.backups.restore_to_new_database import find_dump
+from keyrotation_pipeline.errors import (
+    BackupError,
+    BlockedError,
+    MissingVersionError,
+    ProofError,
+    RequestError,
+    UnreadableSampleError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backup_events import BackupRekeyed, BackupRekeyIntended
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, MadeFrom, dump_name, free_stamp, manifest_name
+from keyrotation_pipeline.model.keys import KeyState, StoredKeys
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import RecoveryKey, RekeyableDump, RestoredDump
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import pinned_roster
+
+# What the engine stores its progress under, in the scratch server.
+_REQUEST = "rekey"
+_MOST_SWEEPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """A set that was made from another one.
+
+    Args:
+        record: as the audit has it.
+        left: manifests of sets that a compromised key still opens, and of which there is none that replaces them.
+    """
+
+    made: BackupSet
+    record: BackupRekeyed
+    left: tuple[str, ...]
+
+
+def rekey(site: BackupSite, key: RecoveryKey, wanted: str | None, report: Report) -> Rekeyed:
+    """Make a set whose dump has the rows of an old one under the present primary.
+
+    Args:
+        wanted: manifest or dump of the old set; None takes the newest that needs a compromised version.
+
+    Raises:
+        RequestError: there is nothing to do, or nothing to do it with.
+        MissingVersionError: the key store lacks a key that the old dump needs.
+        RecoveryError: the old dump does not restore whole.
+        UnreadableSampleError: a value of it does not decrypt.
+        ProofError: it would not be the same under the new key; names what.
+        BackupError: the new set is not safe in every place.
+    """
+    pipeline = site.pipeline
+    with pipeline.ledger.lock(BACKUP_LOCK), pipeline.ledger.lock(LOCK), site.restorer.workspace() as workspace:
+        site.local.require_usable()
+        remove_unfinished(site)
+        stored = pipeline.keys.read()
+        require_consistent(pipeline, stored)
+        target = _target(pipeline, stored)
+        place, old, dump = find_dump(site, wanted or _newest_to_rekey(site))
+        keys = _keys(pipeline, stored, old, dump, target)
+        source, stamp = site.seals.seal_of(old), _stamp(site, place, old)
+        pipeline.ledger.append(BackupRekeyIntended(manifest_name(stamp), old.name, target))
+        file = workspace / "dump"
+        fetch(place, dump.file, file)
+        with site.restorer.restored(dump, file, key) as restored:
+            file.unlink()
+            require_no_failure(restored, dump)
+            require_all_there(restored, dump)
+            tables = _tables(pipeline, dump, restored)
+            values = _reencrypted(restored, old, tables, keys, target, report)
+            copy = site.dumps.make(dump_name(stamp), tables, _rekeyable(restored).source)
+        if set(copy.versions) != {target}:
+            site.local.remove(copy.file.name)
+            raise ProofError(f"{copy.file.name} needs {', '.join(map(str, copy.versions)) or 'no key'}; report it")
+        made = _sealed(site, old, source, stamp, copy, keys[target])
+        places, _, failures = copied(site, made)
+        record = BackupRekeyed(
+            made.name,
+            old.name,
+            target,
+            tuple(version for version in dump.versions if version != target),
+            values,
+            {each.name: each.sha256 for each in made.files},
+            places,
+            restored.left_out,
+            tuple(failures),
+        )
+        pipeline.ledger.append(record)
+        pipeline.anchors.keep(pipeline.ledger.head())
+        left = tuple(made.name for made in sets_to_rekey(site))
+    if failures:
+        raise BackupError(
+            f"{made.name} is made, and not in every place yet: {'; '.join(failures)}; the next `keyrotation backup` "
+            "uploads it"
+        )
+    return Rekeyed(made, record, left)
+
+
+def _target(pipeline: Pipeline, stored: StoredKeys) -> KeyVersion:
+    """The present primary, if rows may be written under it."""
+    records, target = pipeline.ledger.keys(), stored.primary
+    states = {each.version: each.state for each in records}
+    if target is None or states.get(target) is not KeyState.ACTIVE:
+        raise RequestError(
+            f"the primary {target} is {states.get(target, 'not registered') if target else 'not named'}, so nothing is "
+            "encrypted under it; finish the rotation to a sound key first (`keyrotation status` says which)"
+        )
+    return target
+
+
+def _newest_to_rekey(site: BackupSite) -> str:
+    for each in sets_to_rekey(site):
+        return each.name
+    raise RequestError(
+        "no kept database backup needs a compromised key that no other one replaces; name one that "
+        "`keyrotation backup --list` shows to bring that under the present key"
+    )
+
+
+def _keys(
+    pipeline: Pipeline, stored: StoredKeys, old: BackupSet, dump: DatabaseCopy, target: KeyVersion
+) -> Mapping[KeyVersion, KeyMaterial]:
+    """Every key that the old dump needs, and the new one; each the registered one."""
+    if set(dump.versions) <= {target}:
+        raise RequestError(f"{old.name} needs no key but {target} already; `keyrotation backup --list` shows others")
+    records = pipeline.ledger.keys()
+    registered = {each.version: each for each in records}
+    for version in dump.versions:
+        if version not in stored or version not in registered:
+            raise MissingVersionError(
+                f"{dump.file.name} needs the key {version}, which is not in the key store; "
+                f"put it back with `keyrotation restore-key {version}` first"
+            )
+    return {version: stored.registered(registered[version]) for version in {*dump.versions, target}}
+
+
+def _stamp(site: BackupSite, place: BackupPlace, old: BackupSet) -> str:
+    """The moment of the old set, with the next number that no set has or had."""
+    taken = {*site.local.names(), *place.names(), *site.seals.names}
+    taken |= {each.manifest for each in recorded(site.pipeline.ledger, BackupRekeyIntended)}
+    return free_stamp(old.made_at, taken)
+
+
+def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> tuple[EncryptedTable, ...]:
+    """What was declared then, with the columns that are declared now, so that a column forgotten then is not now."""
+    there = {each.name for each in restored.content.relations}
+    columns: dict[TableName, dict[str, None]] = {}
+    for table in (*(each.table for each in dump.tables), *pipeline.tables):
+        if table.name in there:
+            columns.setdefault(table.name, {}).update(dict.fromkeys(table.columns))
+    return tuple(EncryptedTable(name, tuple(found)) for name, found in columns.items())
+
+
+def _rekeyable(restored: RestoredDump) -> RekeyableDump:
+    if restored.rekeyable is None:
+        raise BackupError("this server does not dump again what it restores; report it")
+    return restored.rekeyable
+
+
+def _reencrypted(
+    restored: RestoredDump,
+    old: BackupSet,
+    tables: Sequence[EncryptedTable],
+    keys: Mapping[KeyVersion, KeyMaterial],
+    target: KeyVersion,
+    report: Report,
+) -> dict[str, int]:
+    """Bring every value under the target, and prove that nothing else has changed; gives back values by table."""
+    rows, database = _rekeyable(restored), restored.database
+    rows.prepare()
+    _require_all_declared(restored, old, tables, target)
+    before_ring, after_ring = KeyRing(keys, target), KeyRing({target: keys[target]}, target)
+    values = {}
+    for table in tables:
+        before = rows.read(table, before_ring)
+        if before.failures:
+            raise UnreadableSampleError(
+                f"{before.failures:,} value(s) of {table.name} in {old.name} do not decrypt, so it cannot be brought "
+                "under another key whole; look for the keys, or for an older backup of the table"
+            )
+        for _ in range(_MOST_SWEEPS):
+            if not database.sweep(_REQUEST, table, before_ring, target, wait=False).rows:
+                break
+        after = rows.read(table, after_ring)
+        if after != before:
+            raise ProofError(
+                f"{table.name} of {old.name} does not say the same under {target} ({after.values:,} of "
+                f"{before.values:,} values decrypt, {after.rows:,} of {before.rows:,} rows are there); nothing was "
+                "kept: see whether a trigger of the table changes rows"
+            )
+        report(Progress(Step.ROWS, f"{table.name} rekeyed", after.rows, after.rows))
+        values[str(table.name)] = after.values
+    _require_nothing_left(restored, old, tables, target)
+    return values
+
+
+def _require_all_declared(
+    restored: RestoredDump, old: BackupSet, tables: Sequence[EncryptedTable], target: KeyVersion
+) -> None:
+    # A materialized view is computed anew when the dump is restored.
+    for finding in restored.database.discover(tables):
+        if not finding.materialized and (set(finding.versions) - {target} or finding.near_misses):
+            under = ", ".join(map(str, finding.versions)) or "an unknown version"
+            raise BlockedError(
+                f"{finding.relation}.{finding.column} of {old.name} is not declared and holds values under {under}; "
+                "declare it under [[tables]], then run this again"
+            )
+
+
+def _require_nothing_left(
+    restored: RestoredDump, old: BackupSet, tables: Sequence[EncryptedTable], target: KeyVersion
+) -> None:
+    for count in restored.database.count(tables):
+        wrong = {str(version): number for version, number in count.values_by_version.items() if version != target}
+        amiss = [*(f"{number:,} under {version}" for version, number in wrong.items() if number)]
+        amiss += [f"{count.near_misses:,} that are nearly of our form"] if count.near_misses else []
+        if amiss:
+            raise ProofError(
+                f"{count.table.name} of {old.name} still has values after it was re-encrypted: {', '.join(amiss)}; "
+                "mend them in the database, and rekey a backup of that"
+            )
+    _require_all_declared(restored, old, tables, target)
+
+
+def _sealed(
+    site: BackupSite, old: BackupSet, source: MadeFrom, stamp: str, copy: DatabaseCopy, material: KeyMaterial
+) -> BackupSet:
+    """The set of a dump that was counted in its own snapshot, with the one key that it needs."""
+    (target,) = copy.versions
+    keys = (site.key_files.make(target, material, stamp),)
+    configuration = site.configurations.make(stamp)
+    roster = pinned_roster(site.pipeline)
+    head = site.pipeline.ledger.head()
+    made = BackupSet(stamp, old.database, keys, copy, head, roster.digest, configuration, source)
+    site.seals.write(site.local, made)
+    return made

@@ -1,0 +1,147 @@
+"""Restore a dump beside the live database and read all of it. Which of the two is used then, people decide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
+from keyrotation_pipeline.backups.fetching import fetch
+from keyrotation_pipeline.backups.recovery_test import LOCK
+from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, joined, require_all_there
+from keyrotation_pipeline.errors import (
+    BackupError,
+    IncompleteRestoreError,
+    KeyRotationError,
+    MissingVersionError,
+    UnreadableSampleError,
+)
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.ports.backups import NewDatabases, RecoveryKey
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredBeside:
+    """A database that was restored and read whole.
+
+    Args:
+        values: how many decrypted, by table; all of them.
+        failures: what pg_restore could not restore; no row is missing all the same.
+    """
+
+    database: str
+    dump: str
+    made_at: datetime
+    place: str
+    rows: Mapping[str, int]
+    values: Mapping[str, int]
+    failures: tuple[str, ...]
+
+    def facts(self) -> Mapping[str, Any]:
+        """As the audit holds it."""
+        return {
+            "database": self.database,
+            "dump": self.dump,
+            "made_at": self.made_at.isoformat(),
+            "place": self.place,
+            "rows": dict(self.rows),
+            "values_decrypted": dict(self.values),
+            "failures": list(self.failures[:MOST_SHOWN]),
+        }
+
+
+def restore_beside(
+    site: BackupSite, databases: NewDatabases, key: RecoveryKey, into: str, wanted: str | None, report: Report
+) -> RestoredBeside:
+    """Restore a dump into the new database `into`, count it and decrypt every value with the key store's keys.
+
+    Args:
+        wanted: file name of the dump; None takes the newest.
+
+    Raises:
+        BackupError: there is no such dump.
+        MissingVersionError: the dump needs a key that the key store does not hold.
+        LostRowsError, UnreadableSampleError: the new database is not what was dumped; it is left to be looked at.
+        IncompleteRestoreError: every row is there and every value decrypts, but something else could not be restored.
+    """
+    ledger = site.pipeline.ledger
+    with ledger.lock(LOCK), site.restorer.workspace() as workspace:
+        place, made, dump = find_dump(site, wanted)
+        ring = _ring(site.pipeline, dump)
+        intent = {"database": into, "dump": dump.file.name, "place": place.description}
+        ledger.append(Note(EventKind.DATABASE_RESTORE_INTENDED, intent))
+        target = workspace / "dump"
+        fetch(place, dump.file, target)
+        with databases.restored(into, dump.file.name, target, key) as restored:
+            require_all_there(restored, dump)
+            values = {}
+            for content in dump.tables:
+                counted = restored.database.decrypt_all(content.table, ring, report)
+                if counted.failures:
+                    raise UnreadableSampleError(
+                        f"{counted.failures} value(s) of {content.table.name} in the new database {into} do not "
+                        "decrypt; leave the old one in use, and take an older backup"
+                    )
+                values[str(content.table.name)] = counted.values
+        rows = {str(content.table.name): content.rows for content in dump.tables}
+        done = RestoredBeside(into, dump.file.name, made.made_at, place.description, rows, values, restored.failures)
+        ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
+        if restored.failures:
+            raise IncompleteRestoreError(
+                f"the new database {into} has every row, and all values decrypt, but pg_restore could not restore "
+                f"{joined(restored.failures)}; add these there by hand before you switch, or mend what stops them, "
+                "then restore again"
+            )
+        return done
+
+
+def find_dump(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:
+    """A dump by its name or its manifest's (None: the newest), in the nearest place that has it: the local one first.
+
+    Raises:
+        BackupError, UnsignedBackupError: there is none, or it is not known to be ours.
+    """
+    found: list[tuple[BackupPlace, BackupSet, DatabaseCopy]] = []
+    refused: KeyRotationError | None = None
+    for place in reversed(site.places):
+        try:
+            kept = kept_sets(place, site.seals)
+        except BackupError as error:  # the place does not answer
+            refused = error
+            continue
+        if wanted is not None:
+            refused = next((why for name, why in kept.refused.items() if _is_of(name, wanted)), refused)
+        found += [
+            (place, made, made.dump)
+            for made in kept.sets
+            if made.dump is not None and wanted in {None, made.dump.file.name, made.name}
+        ]
+    if found:
+        return max(found, key=lambda each: site.seals.order(each[1]))
+    if refused is not None:
+        raise refused
+    places = " or ".join(place.description for place in site.places)
+    what = f"{wanted} is not" if wanted else "no backup of the database is"
+    raise BackupError(f"{what} in {places}; `keyrotation restore-key --survey` lists those that there are")
+
+
+def _is_of(manifest: str, wanted: str) -> bool:
+    return stamp_in(manifest) == stamp_in(wanted)
+
+
+def _ring(pipeline: Pipeline, dump: DatabaseCopy) -> KeyRing:
+    """Every key that the dump needs, live or archived."""
+    stored = pipeline.keys.read()
+    for version in dump.versions:
+        if version not in stored:
+            raise MissingVersionError(
+                f"{dump.file.name} needs the key {version}, which is not in the key store; "
+                f"put it back with `keyrotation restore-key {version}` first"
+            )
+    needed = {version: stored.material(version) for version in dump.versions or stored.versions[:1]}
+    return KeyRing(needed, max(needed))

@@ -1,0 +1,1 @@
+"""Status, readiness, progress and rolling verification: what an operator watches."""

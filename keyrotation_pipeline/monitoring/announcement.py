@@ -1,0 +1,201 @@
+"""The announcement of a planned rotation: who is told what, and from when on.
+
+Its wording is that of the procedure, its dates are those that were signed, and a duration is given with what it rests
+on. Only what officers have signed is announced: rows and events in the database are not enough.
+
+Source: the seed procedure, section 3.1, step 5.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from keyrotation_pipeline.audit.incidents import told
+from keyrotation_pipeline.audit.verify import require_signatures
+from keyrotation_pipeline.backups.rehearsal import last_rehearsal
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.incidents import Contact, ContactRole
+from keyrotation_pipeline.model.requests import (
+    Announcement,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    Walk,
+    announced_key,
+)
+from keyrotation_pipeline.monitoring.progress import as_long_as_last_time
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import require_authorised
+from keyrotation_pipeline.requests.roster import pinned_roster
+
+AHEAD = timedelta(days=7)
+# Whom people ask, in this order.
+_ASKED = (
+    ContactRole.SECURITY_OFFICER,
+    ContactRole.DEVOPS_LEAD,
+    ContactRole.DATABASE_ADMINISTRATOR,
+    ContactRole.ON_CALL,
+    ContactRole.COMPLIANCE_OFFICER,
+    ContactRole.OFFICER,
+)
+_MINUTES_SHOWN_UP_TO = 120
+
+
+def announcements(pipeline: Pipeline, contacts: Sequence[Contact], time_zone: str) -> Iterator[Announcement]:
+    """What is to be announced now, whether it was delivered before or not; and what of it was cancelled since."""
+    known, now = {alert for alert, _ in told(pipeline.ledger).alerts}, pipeline.clock.now()
+    for walk in pipeline.ledger.requests():
+        if not isinstance(walk, Walk) or walk.type is not RotationType.ROUTINE:
+            continue
+        # That something was delivered before says nothing: whoever can append events can append that, too.
+        if _is_near(walk, now) and _may_start(pipeline, walk):
+            yield announcement_of(pipeline, walk, contacts, time_zone)
+        if announced_key(walk.id) in known and _was_cancelled_lately(walk, now) and _was_signed(pipeline, walk):
+            yield cancellation_of(pipeline, walk, contacts, time_zone)
+
+
+def announcement_of(
+    pipeline: Pipeline, walk: Walk, contacts: Sequence[Contact], time_zone: str = "UTC"
+) -> Announcement:
+    """The announcement of a rotation, as it is now.
+
+    Args:
+        time_zone: of its dates, which are given in UTC too.
+    """
+    rollout = pipeline.rollout
+    first, last = "Deploy dual-key application update", "Validation and old key retirement"
+    if _is_rollback(walk):
+        first, last = f"Make {walk.target} the primary again", f"Validation and retirement of {walk.source}"
+    text = f"""\
+Team,
+
+We will be performing {_what(walk)} {_when(walk, time_zone)} as part of our HIPAA compliance procedures. This is a \
+zero-downtime operation.
+
+Database: {pipeline.database.identity().name}; key: {walk.source} to {walk.target}
+
+Timeline:
+- {_start(walk, time_zone)}: {first}
+- then: Background re-encryption (gradual)
+- then: {last}, at the latest by {_moment(walk.finish_by, time_zone)}
+
+Expected duration: {_duration(pipeline, walk)}
+
+Expected impact: None (zero downtime)
+
+Actions required:
+- Monitor error rates during the rotation window
+- Report any authentication or data access issues immediately
+
+Rollout: {rollout.mode.rule(walk.source, walk.target, rollout.workloads)}
+Reason: {walk.reason}
+Request: {walk.id}
+
+Point of contact: {_contact(pipeline, contacts)}
+"""
+    return Announcement(walk.id, _subject(walk, time_zone), text)
+
+
+def cancellation_of(pipeline: Pipeline, walk: Walk, contacts: Sequence[Contact], time_zone: str) -> Announcement:
+    """What takes an announcement back."""
+    followers = [each for each in pipeline.ledger.requests() if each.supersedes == walk.id and each.started_at]
+    instead = "".join(f" The {each.type} {each.action} {each.id} takes its place." for each in followers)
+    begun = " after it had begun" if walk.started_at is not None else ""
+    at = _moment(walk.finished_at or pipeline.clock.now(), time_zone)
+    text = f"""\
+Team,
+
+{_what(walk).capitalize()} was announced {_when(walk, time_zone)}. It was cancelled on {at}{begun}.{instead}
+
+Database: {pipeline.database.identity().name}; key: {walk.source} to {walk.target}; request: {walk.id}
+
+Point of contact: {_contact(pipeline, contacts)}
+"""
+    return Announcement(walk.id, f"Cancelled: {_subject(walk, time_zone)}", text, cancels=True)
+
+
+def _is_near(walk: Walk, now: datetime) -> bool:
+    return not walk.is_over and (walk.not_before is None or now >= walk.not_before - AHEAD)
+
+
+def _was_cancelled_lately(walk: Walk, now: datetime) -> bool:
+    return walk.status is RequestStatus.CANCELLED and walk.finished_at is not None and now - walk.finished_at < AHEAD
+
+
+def _may_start(pipeline: Pipeline, walk: Walk) -> bool:
+    """Whether officers have signed exactly what it is now."""
+    try:
+        require_authorised(pipeline, walk, pipeline.keys.read())
+    except KeyRotationError:
+        return False
+    return True
+
+
+def _was_signed(pipeline: Pipeline, walk: Walk) -> bool:
+    try:
+        require_signatures(pipeline, walk.id)
+        return len(walk.approvals) >= pinned_roster(pipeline).required
+    except KeyRotationError:
+        return False
+
+
+def _what(walk: Walk) -> str:
+    return "a rollback of the encryption key" if _is_rollback(walk) else "a routine encryption key rotation"
+
+
+def _is_rollback(walk: Walk) -> bool:
+    return walk.action is RequestAction.ROLLBACK
+
+
+def _subject(walk: Walk, time_zone: str) -> str:
+    what = "Encryption Key Rollback" if _is_rollback(walk) else "Encryption Key Rotation"
+    day = _day(walk.not_before, time_zone) if walk.not_before is not None else f"by {_day(walk.start_by, time_zone)}"
+    return f"Scheduled {what} - {day}"
+
+
+def _when(walk: Walk, time_zone: str) -> str:
+    if walk.not_before is not None:
+        return f"on {_day(walk.not_before, time_zone)}"
+    return f"by {_day(walk.start_by, time_zone)}"
+
+
+def _start(walk: Walk, time_zone: str) -> str:
+    if walk.started_at is not None:
+        return f"since {_moment(walk.started_at, time_zone)}"
+    if walk.not_before is not None:
+        return f"{_moment(walk.not_before, time_zone)}, not earlier"
+    return f"at any time from now on, at the latest {_moment(walk.start_by, time_zone)}"
+
+
+def _day(at: datetime, time_zone: str) -> str:
+    return f"{at.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
+
+
+def _moment(at: datetime, time_zone: str) -> str:
+    """In the configured time zone, and in UTC."""
+    utc = f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return utc if time_zone == "UTC" else f"{at.astimezone(ZoneInfo(time_zone)):%Y-%m-%d %H:%M} {time_zone} ({utc})"
+
+
+def _duration(pipeline: Pipeline, walk: Walk) -> str:
+    """How long it takes, and by what that is known."""
+    rehearsal = last_rehearsal(pipeline, walk.source)
+    if rehearsal is not None and (seconds := rehearsal.rehearsed.total_seconds) is not None:
+        return f"about {_about(seconds)} in addition to the rollouts, by the rehearsal of {rehearsal.at:%Y-%m-%d}"
+    if (seconds := as_long_as_last_time(pipeline, walk)) is not None:
+        return f"about {_about(seconds)} from the first row on, by the last rotation, for as many values as now"
+    return f"not known: none was rehearsed or finished here (`keyrotation rehearse {walk.id}` measures it)"
+
+
+def _about(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes <= _MINUTES_SHOWN_UP_TO else f"{seconds / 3600:.1f} h"
+
+
+def _contact(pipeline: Pipeline, contacts: Sequence[Contact]) -> str:
+    """Who is asked, with an address if one is known."""
+    ordered = sorted(contacts, key=lambda each: (each.email is None, _ASKED.index(each.role)))
+    for each in ordered:
+        return ", ".join(part for part in (each.name, each.email or each.phone) if part)
+    officers = ", ".join(each.name for each in pinned_roster(pipeline).officers)
+    return f"{officers} (no address is configured; name one in [[contacts]])"

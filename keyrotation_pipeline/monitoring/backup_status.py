@@ -1,0 +1,147 @@
+"""What protects against loss, for `status`: the newest backup, the last recovery test, and what is amiss with them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from keyrotation_pipeline.audit.events import AuditEntry, entries
+from keyrotation_pipeline.backups import completeness
+from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind, read
+from keyrotation_pipeline.model.backup_events import BackupIncomplete
+from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+# A backup is made every night; a test every quarter, which has at most 92 days.
+BACKUP_STALE_AFTER = timedelta(hours=26)
+TEST_OVERDUE_AFTER = timedelta(days=100)
+_LIVE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE, KeyState.DEACTIVATED})
+_TESTS = (EventKind.RECOVERY_TEST_PASSED, EventKind.RECOVERY_TEST_FAILED, EventKind.RECOVERY_TEST_DUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """When the newest complete backup was made and the last test passed, and a sentence for each thing that is amiss.
+
+    Args:
+        backup_versions: the key versions that the newest complete backup holds.
+        attention: what must be mended now (red).
+        warnings: what must be before it costs something (amber).
+    """
+
+    last_backup: datetime | None
+    last_recovery_test: datetime | None
+    attention: tuple[str, ...]
+    warnings: tuple[str, ...]
+    backup_versions: tuple[KeyVersion, ...] = ()
+
+
+def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> Protection:
+    """Look at the backups, the certificates, and at what the audit says of recovery tests."""
+    lights = backup_lights(pipeline, records, now)
+    passed, tested = recovery_tests(pipeline, records, now)
+    # A place that did not answer is not waited for once more.
+    unbacked = () if lights.is_silent else _unbacked(pipeline, records)
+    red = (*lights.attention, *unbacked, *tested)
+    return Protection(lights.last, passed, tuple(dict.fromkeys(red)), lights.warnings, lights.versions)
+
+
+def recovery_tests(
+    pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime
+) -> tuple[datetime | None, tuple[str, ...]]:
+    """When the last recovery test passed, by the audit, and what is amiss with them."""
+    tests: dict[str, AuditEntry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
+    passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
+    return passed, tuple(_tests_amiss(tests, passed, _since(records, now), now))
+
+
+@dataclass(frozen=True, slots=True)
+class BackupLights:
+    """The newest complete backup, what is red about backups, and what is amber.
+
+    Args:
+        is_silent: a place does not answer.
+        versions: the key versions that the newest complete backup holds.
+    """
+
+    last: datetime | None
+    attention: tuple[str, ...]
+    warnings: tuple[str, ...]
+    is_silent: bool = False
+    versions: tuple[KeyVersion, ...] = ()
+
+
+def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> BackupLights:
+    """What `status` and the check `backup_decrypts` say alike.
+
+    A backup that is incomplete is amber at once, and red when there was no complete one for a day. A certificate that
+    ends within thirty days is amber, one that cannot be encrypted to any more is red.
+    """
+    certificates = pipeline.signatures.certificates()
+    red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]
+    amber = [sentence for each in certificates if (sentence := each.ends_soon(now)) is not None]
+    try:
+        found = pipeline.vault.standing(records)
+    except BackupError as error:  # the place does not answer, which must not hide the rest of the status
+        return BackupLights(None, (*red, str(error)), tuple(dict.fromkeys(amber)), is_silent=True)
+    incomplete = [*_last_failures(pipeline), *found.amiss]
+    if now - (found.last or _since(records, now)) > BACKUP_STALE_AFTER:
+        red += [_stale(found.last), *incomplete]
+    else:
+        amber += incomplete if found.last or incomplete else [_stale(None)]
+    lacking, expected = completeness.backup_lights(pipeline, found.last, now)
+    red, amber = [*red, *lacking], [*amber, *expected]
+    attention, warnings = tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber))
+    return BackupLights(found.last, attention, warnings, versions=found.versions)
+
+
+def _stale(last: datetime | None) -> str:
+    if last is None:
+        return "no backup of keys and database is complete in every place yet; run `keyrotation backup`"
+    return (
+        f"the last backup is of {last:%Y-%m-%d %H:%M} UTC: the last with keys and database, complete in every place; "
+        "run `keyrotation backup`, or `keyrotation up`"
+    )
+
+
+def _since(records: Sequence[KeyRecord], now: datetime) -> datetime:
+    """When there began to be something to back up."""
+    return min((record.created_at for record in records), default=now)
+
+
+def _last_failures(pipeline: Pipeline) -> Iterator[str]:
+    """What the last backup lacks, by the audit; nothing if it was complete. One of keys alone mends no failed dump."""
+    made = entries(pipeline.ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE)
+    runs = [each for each in made if each.kind == EventKind.BACKUP_INCOMPLETE or each.facts.get("dump")]
+    if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
+        for failure in read(BackupIncomplete, runs[-1].facts).failures:
+            yield f"the backup of {runs[-1].at:%Y-%m-%d %H:%M} UTC is incomplete: {failure}"
+
+
+def _unbacked(pipeline: Pipeline, records: Sequence[KeyRecord]) -> Iterator[str]:
+    for record in records:
+        try:
+            backup = pipeline.vault.key_backup(record.version, record.fingerprint)
+        except BackupError as error:
+            yield str(error)
+            return
+        # A rotation that has just made the key is about to back it up.
+        if backup is None and record.state in _LIVE:
+            yield f"{record.version} has no intact backup; run `keyrotation backup`"
+
+
+def _tests_amiss(
+    tests: Mapping[str, AuditEntry], passed: datetime | None, since: datetime, now: datetime
+) -> Iterator[str]:
+    """What the last event of each kind says."""
+    failed, due = tests.get(EventKind.RECOVERY_TEST_FAILED), tests.get(EventKind.RECOVERY_TEST_DUE)
+    if failed is not None and (passed is None or failed.at > passed):
+        yield f"the last recovery test failed: {read(RecoveryTestFailed, failed.facts).reason}"
+    if due is not None and (passed is None or due.at > passed):
+        day = read(RecoveryTestDue, due.facts).since
+        yield f"a recovery test is due since {day}; run `keyrotation recovery-test --key FILE`"
+    elif now - (passed or since) > TEST_OVERDUE_AFTER:
+        told = f"was on {passed:%Y-%m-%d}" if passed else "has never been made"
+        yield f"the last recovery test {told}; run `keyrotation recovery-test`"

@@ -1,0 +1,182 @@
+"""The part of readiness that is asked of the database: what it refuses, what it holds, what is around it."""
+
+from collections.abc import Iterable, Iterator
+
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.status import Check, amber, green, in_two, of_problem, red
+from keyrotation_pipeline.model.tables import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, Surroundings, TableCount
+from keyrotation_pipeline.monitoring.progress import usage_of_primary
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.inventory import Inventory
+from keyrotation_pipeline.rotation.fences import fences as look_at_fences
+
+LATE_SECONDS = 60
+_IN_USE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE})
+
+
+def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
+    """Every problem of the pre-flight; and green, for each thing that it looks at, where there is none."""
+    try:
+        yield from map(of_problem, pipeline.rollout.preflight(target))
+    except KeyRotationError as error:
+        yield red("rollout_can_be_made", *in_two(str(error)))
+    problems = pipeline.database.preflight(pipeline.tables, target)
+    yield from map(of_problem, problems)
+    found, names = {problem.check for problem in problems}, pipeline.database.check_names()
+    for name in names.server:
+        if name not in found:
+            yield green(name, "looked at")
+    for name in names.tables:
+        if name not in found and TABLES_ARE_READABLE not in found:
+            yield green(name, f"looked at for {', '.join(str(table.name) for table in pipeline.tables)}")
+        elif name not in found:
+            yield amber(name, "not looked at for every table", "make every declared table readable first")
+
+
+def inventory(taken: Inventory, trial: KeyTrial | None) -> Iterator[Check]:
+    """What was counted, and what stands in the way of retirement.
+
+    Args:
+        trial: of the stored keys on a sample; None: not made.
+    """
+    for count in taken.counts:
+        values = ", ".join(f"{number:,} under {version}" for version, number in sorted(count.values_by_version.items()))
+        yield green(
+            "values_are_counted",
+            f"{count.table.name}: {count.rows:,} rows; {values or 'no values'}; counted now, "
+            f"{count.counted_at:%Y-%m-%d %H:%M} UTC",
+        )
+    yield from _blocking(taken)
+    if trial is not None:
+        yield from _readable(taken, trial)
+
+
+def _readable(taken: Inventory, trial: KeyTrial) -> Iterator[Check]:
+    name, show = "every_value_is_readable", "run `keyrotation verify`, which decrypts every value and names each"
+    if found := [*trial.damaged(), *([f"{len(taken.quarantine):,} in quarantine"] if taken.quarantine else [])]:
+        yield amber(name, f"do not open: {', '.join(found)}; this blocks the retirement of the old key", show)
+    elif not trial.failed:
+        yield green(
+            name,
+            f"all {trial.tried:,} values of a sample decrypt, of every column and version; `keyrotation verify` "
+            "decrypts every one",
+        )
+
+
+def _blocking(taken: Inventory) -> Iterator[Check]:
+    """What stands in the way of retirement, though not of a request."""
+    show = "run `keyrotation inventory`, which names each"
+    unencrypted = {str(count.table.name): count.unencrypted for count in taken.counts if count.unencrypted}
+    undeclared = [f"{each.relation}.{each.column} ({each.values:,})" for each in taken.findings]
+    for name, wrong, value in (
+        ("every_value_is_encrypted", unencrypted, ", ".join(f"{number:,} in {t}" for t, number in unencrypted.items())),
+        ("no_undeclared_ciphertext", undeclared, ", ".join(undeclared)),
+    ):
+        if wrong:
+            yield amber(name, f"{value}; this blocks the retirement of the old key", show)
+        else:
+            yield green(name, "none found")
+
+
+def around(pipeline: Pipeline) -> Iterator[Check]:
+    """Room, WAL, standbys and the server's log."""
+    seen = pipeline.database.surroundings(pipeline.tables)
+    yield from _room(seen)
+    late = [
+        f"{each.name} {each.late_seconds:.0f} s" for each in seen.standbys if (each.late_seconds or 0) > LATE_SECONDS
+    ]
+    if late:
+        yield amber("standbys_keep_up", f"late: {', '.join(late)}", "wait until they have caught up")
+    else:
+        yield green("standbys_keep_up", f"{len(seen.standbys)} connected now, none later than {LATE_SECONDS} s")
+    if seen.prints_rows:
+        yield amber(
+            "log_shows_no_rows",
+            "log_error_verbosity lets the server's log show a whole row that a constraint refuses",
+            "ALTER SYSTEM SET log_error_verbosity = 'terse'; SELECT pg_reload_conf()",
+        )
+    else:
+        yield green("log_shows_no_rows", "log_error_verbosity is terse")
+
+
+def _room(seen: Surroundings) -> Iterator[Check]:
+    growth, wal = _mebibytes(seen.growth_bytes), _mebibytes(seen.wal_bytes)
+    need = f"the tables ({_mebibytes(seen.table_bytes)}) grow by about {growth}; about {wal} of WAL is written"
+    if seen.disk is None:
+        yield amber(DISK_IS_LARGE_ENOUGH, f"not seen: the server's disk is not on this host; {need}", "look there")
+    elif seen.disk.free_bytes < seen.growth_bytes:
+        pass  # which the pre-flight refuses
+    elif seen.disk.free_bytes < seen.needed_bytes:
+        free = _mebibytes(seen.disk.free_bytes)
+        yield amber(DISK_IS_LARGE_ENOUGH, f"{free} free, {need}", "make room, or free what keeps WAL")
+    else:
+        yield green(DISK_IS_LARGE_ENOUGH, f"{_mebibytes(seen.disk.free_bytes)} free; {need}")
+    if seen.wal.kept_by:
+        yield amber("wal_is_let_go", f"kept by {', '.join(seen.wal.kept_by)}", "mend or drop that, or the disk fills")
+    else:
+        yield green("wal_is_let_go", f"about {_mebibytes(seen.wal.max_bytes)} are kept at a time")
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def fences(pipeline: Pipeline) -> Iterator[Check]:
+    """No fence refuses a version that applications use, and each table still refuses what was retired in it."""
+    records = pipeline.ledger.keys()
+    in_use = {record.version for record in records if record.state in _IN_USE}
+    seen = look_at_fences(pipeline)
+    left = [f"{name} refuses {each}" for name, fenced in seen.standing.items() for each in fenced if each in in_use]
+    if left:
+        yield amber(
+            "no_fence_is_left_over", ", ".join(left), "finish the rollback that left it, or drop the constraint"
+        )
+    else:
+        refused = [f"{name} refuses {', '.join(map(str, fenced))}" for name, fenced in seen.standing.items() if fenced]
+        yield green("no_fence_is_left_over", "; ".join(refused) or "there is none")
+    amiss = [in_two(sentence) for sentence in (*seen.attention(), *seen.warnings())]
+    for value, do in amiss:
+        yield amber("retired_versions_are_refused", value, do)
+    if not amiss:
+        told = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
+        yield green("retired_versions_are_refused", "; ".join(told) or "none was retired")
+
+
+def usage(pipeline: Pipeline) -> Iterator[Check]:
+    """How often the primary may have encrypted."""
+    used = usage_of_primary(pipeline)
+    if used is None:
+        return  # which is red already
+    value = f"{used.version} encrypted at most {used.encryptions:,} values, {used.share:.2%} of 2^32"
+    if used.half_used:
+        yield amber("key_usage_below_gcm_limit", value, "rotate now")
+    else:
+        yield green("key_usage_below_gcm_limit", value)
+
+
+def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCount]) -> Check:
+    """How long the rows take, by a sample that was rewritten just now."""
+    stored = pipeline.keys.read().ring()
+    keys = {version: stored.material(version) for version in stored.versions}
+    ring = KeyRing({**keys, target: KeyMaterial.generate()}, target)
+    speeds = {each.table: each for each in pipeline.database.speed(pipeline.tables, ring, target)}
+    rows = {str(count.table.name): count.rows for count in counts}
+    seconds = sum(rows[name] / each.rows_per_second for name, each in speeds.items() if each.rows_per_second)
+    sampled = sum(each.sampled_rows for each in speeds.values())
+    if failed := sum(each.failed_values for each in speeds.values()):
+        return amber(
+            "duration_is_known",
+            f"not known: {failed:,} values of {sampled:,} sampled rows do not decrypt, so none of them was rewritten",
+            "run `keyrotation verify`, which names each",
+        )
+    return green(
+        "duration_is_known",
+        f"about {max(1, round(seconds)):,} s for {sum(rows.values()):,} rows by one worker within the configured "
+        f"limits, by {sampled:,} rows of this database rewritten and rolled back; proof, rollouts and signatures "
+        "come on top",
+    )

@@ -1,0 +1,187 @@
+"""Progress of an open rotation and of the rows of each table; the inputs of the ETA."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.model import progress
+from keyrotation_pipeline.model.audit import read
+from keyrotation_pipeline.model.keys import KeyUsage
+from keyrotation_pipeline.model.progress import AllowedHours, PaceSet, Rewritten, ShardProgress
+from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.request_events import GROW_WITH_ROWS, StatusChanged
+from keyrotation_pipeline.model.requests import WALK, RequestAction, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+
+def outlook(
+    pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None
+) -> tuple[float, int | None]:
+    """Progress, 0 to 1; and the seconds that are left, None where nobody works at it."""
+    if walk.started_at is None:
+        return 0.0, None
+    far = _so_far(pipeline, walk, counts, pace)
+    running = walk.status is RequestStatus.RUNNING and walk.blocked_by is None
+    return round(progress.progress(far), 4), round(progress.seconds_left(far)) if running else None
+
+
+def as_long_as_last_time(pipeline: Pipeline, walk: Walk) -> float | None:
+    """Seconds from the rows to the end, by the last finished rotation of its kind; None: there is none.
+
+    What grows with the values is taken for as many as were counted last.
+    """
+    before, values_before = _before(pipeline, walk)
+    if not before or not values_before:
+        return None
+    values = sum(sum(count.values_by_version.values()) for count in pipeline.ledger.counts(pipeline.tables))
+    ratio = values / values_before
+    return sum(seconds * (ratio if step in GROW_WITH_ROWS else 1.0) for step, seconds in before.items())
+
+
+def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None) -> progress.Sofar:
+    records = {step: record for step in WALK if (record := walk.done(step)) is not None}
+    began = walk.started_at or pipeline.clock.now()
+    promoted, rewritten = records.get(Step.PRIMARY_KEY_ROLLOUT), records.get(Step.ROWS)
+    before, values_before = _before(pipeline, walk)
+    return progress.Sofar(
+        now=pipeline.clock.now(),
+        emergency=walk.type is RotationType.EMERGENCY,
+        values=sum(sum(count.values_by_version.values()) for count in counts),
+        done=frozenset(records),
+        share=_share(pipeline, walk, counts),
+        rows_began_at=promoted.finished_at if promoted else None,
+        rows_ended_at=rewritten.finished_at if rewritten else None,
+        step_began_at=max((record.finished_at for record in records.values()), default=began),
+        idle=tuple(_pauses(pipeline, walk)),
+        hours=_hours(pipeline, walk, pace),
+        seconds_before=before,
+        values_before=values_before,
+    )
+
+
+def _share(pipeline: Pipeline, rotation: Walk, counts: Sequence[TableCount]) -> float:
+    """Which part of all rows the walk has passed, 0 to 1; a table counts by what its rows cost, as last counted."""
+    if rotation.done(Step.ROWS):
+        return 1.0
+    weights = {str(count.table.name): progress.weight(count) for count in counts}
+    pages = _pages(pipeline.ledger.shard_progress(rotation.id))
+    passed = total = 0.0
+    for table in pipeline.tables:
+        name, weight = str(table.name), weights.get(str(table.name), 1)
+        shards = [
+            1.0 if rotation.done(Step.ROWS, name, shard) else pages.get((name, shard), 0.0)
+            for shard in range(pipeline.shards)
+        ]
+        passed += weight * sum(shards) / len(shards)
+        total += weight
+    return passed / total
+
+
+def _pages(walked: Sequence[ShardProgress]) -> Mapping[tuple[str, int], float]:
+    return {(each.table, each.shard): each.done_pages / each.total_pages for each in walked if each.total_pages}
+
+
+def _pauses(pipeline: Pipeline, walk: Walk) -> Iterator[tuple[datetime, datetime]]:
+    """From each pause until it went on."""
+    changes = list(recorded(pipeline.ledger, StatusChanged, walk.id))
+    for one, following in pairwise(changes):
+        if one.after is RequestStatus.PAUSED:
+            yield one.at, following.at
+    if changes and changes[-1].after is RequestStatus.PAUSED:
+        yield changes[-1].at, pipeline.clock.now()
+
+
+def _hours(pipeline: Pipeline, walk: Walk, pace: PaceSet | None) -> AllowedHours | None:
+    if pace is not None and pace.hours is not None:
+        return pace.allowed_hours()
+    return None if walk.type is RotationType.EMERGENCY else pipeline.verification.hours
+
+
+def _before(pipeline: Pipeline, walk: Walk) -> tuple[Mapping[Step, float], int]:
+    """Seconds of each step from the rows on in the last finished rotation of this type, and its values."""
+    for last in pipeline.ledger.requests():
+        if not isinstance(last, Walk) or (last.kind, last.status) != (walk.kind, RequestStatus.FINISHED):
+            continue
+        if last.action is not RequestAction.ROTATE:
+            continue  # a rollback ends with other steps
+        ended = {step: record.finished_at for step in WALK if (record := last.done(step)) is not None}
+        proof = last.done(Step.ZERO_OLD_ROWS_PROOF)
+        if proof is not None:
+            steps = pairwise(WALK[WALK.index(Step.PRIMARY_KEY_ROLLOUT) :])
+            took = {two: (ended[two] - ended[one]).total_seconds() for one, two in steps if {one, two} <= set(ended)}
+            return took, read(Proven, proof.facts).values_decrypted
+    return {}, 0
+
+
+@dataclass(frozen=True, slots=True)
+class TableProgress:
+    """One table in a walk.
+
+    Args:
+        share: of its pages, 0 to 1.
+        rows: rewritten so far; less than the table has, where the application wrote the new version itself.
+        rows_per_second: of the shards that run, together; of all so far where none runs; None: nothing to go by.
+        eta_seconds: None where that is not known, and at the end.
+    """
+
+    table: str
+    shards_done: int
+    shards: int
+    share: float
+    rows: int
+    rows_per_second: float | None
+    eta_seconds: int | None
+
+    def __str__(self) -> str:
+        return f"{self.shards_done} of {self.shards} shards, {self.share:.0%}"
+
+
+def tables_progress(pipeline: Pipeline, walk: Walk, tables: Sequence[EncryptedTable]) -> tuple[TableProgress, ...]:
+    """Look at the recorded shards and at those under way, once for all tables."""
+    walked: dict[str, dict[int, ShardProgress]] = {}
+    for each in pipeline.ledger.shard_progress(walk.id):
+        walked.setdefault(each.table, {})[each.shard] = each
+    totals = {count.table: count.rows for count in pipeline.ledger.counts(tables)}
+    return tuple(
+        _progress(walk, str(table.name), pipeline.shards, walked.get(str(table.name), {}), totals.get(table))
+        for table in tables
+    )
+
+
+def _progress(
+    walk: Walk, name: str, shards: int, walked: Mapping[int, ShardProgress], total: int | None
+) -> TableProgress:
+    finished = {index: record for index in range(shards) if (record := walk.done(Step.ROWS, name, index))}
+    done = [read(Rewritten, record.facts) for record in finished.values()]
+    running = [each for index, each in walked.items() if index not in finished and each.total_pages]
+    share = (len(done) + sum(each.done_pages / each.total_pages for each in running)) / shards
+    rows = sum(each.rows for each in done) + sum(each.rows for each in running)
+    pace = _pace(done, running)
+    left = None if total is None or not pace or share >= 1 else round((1 - share) * total / pace)
+    return TableProgress(name, len(done), shards, share, rows, pace, left)
+
+
+def _pace(done: list[Rewritten], running: list[ShardProgress]) -> float | None:
+    if now := sum(each.rows_per_second for each in running):
+        return round(now, 1)
+    seconds = sum(each.seconds for each in done)
+    return round(sum(each.rows for each in done) / seconds, 1) if seconds > 0 else None
+
+
+def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
+    """The bound for the primary: all writes that the server counted, and the rotation to it."""
+    primary = pipeline.keys.read().primary
+    if primary is None:
+        return None
+    columns = {str(table.name): len(table.columns) for table in pipeline.tables}
+    written = pipeline.database.written_rows(pipeline.tables)
+    rewritten = sum(
+        walked.rows * columns.get(walked.table, 1)
+        for rotation in pipeline.ledger.requests()
+        if rotation.target == primary
+        for walked in pipeline.ledger.shard_progress(rotation.id)
+    )
+    return KeyUsage(primary, sum(rows * columns[table] for table, rows in written.items()), rewritten)

@@ -1,0 +1,314 @@
+"""Is everything ready for a rotation? Every box of the seed procedure's checklist that can be a fact, as one value.
+
+A red check names what a request is refused for, what would stop its rotation before anything is done, or a recovery key
+on this machine that can sign. What could not be looked at is amber and says so.
+
+Source: the seed procedure, section 3 and appendix A.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
+from keyrotation_pipeline.backups.rehearsal import last_rehearsal
+from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.fleet import (
+    CHOOSES_ITSELF,
+    Confirmation,
+    Instance,
+    RolloutMode,
+    RolloutTarget,
+    TargetKind,
+    missing_for,
+    pending_sentence,
+)
+from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
+from keyrotation_pipeline.monitoring import data_readiness
+from keyrotation_pipeline.monitoring.backup_status import BACKUP_STALE_AFTER, recovery_tests
+from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.confirming import confirmation_of, is_to_make_key
+from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
+from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.key_trial import counted_in, refusal, try_keys
+from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
+
+_KEY_BYTES = 32
+# The seed prepares in the week before.
+REHEARSAL_STALE_AFTER = timedelta(days=7)
+
+
+OpenedKey = Callable[[], AbstractContextManager[RecoveryKey]]
+
+
+def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key: OpenedKey | None = None) -> Readiness:
+    """Look at everything. Nothing is changed but the counts, which `status` then shows.
+
+    While a rotation is open, it is that one which is looked at; else the one that `request` would open.
+
+    Args:
+        told: who is told of what happens, each in a few words; None: not looked at.
+        recovery_key: opens the key that stays on this machine; None: there is none, or it is not looked at.
+    """
+    pipeline = site.pipeline
+    walk = takeover.current_or_next(pipeline)
+    taken, trial, unseen = _looked_at_values(pipeline)
+    checks = [*_authority(pipeline, walk), *_keys(pipeline, trial), *unseen, *_backups(site)]
+    checks += _looked("rotation_was_rehearsed", lambda: [_rehearsal(pipeline)])
+    checks += [] if recovery_key is None else [_recovery_key(recovery_key)]
+    checks += [] if told is None else [_people(told)]
+    target = walk.target if walk is not None else _target(pipeline, taken)
+    checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline, walk, target))
+    checks += (refused := list(data_readiness.database(pipeline, target)))
+    checks += data_readiness.inventory(taken, trial) if taken is not None else []
+    checks += _looked("surroundings_are_known", lambda: data_readiness.around(pipeline))
+    checks += _looked("no_fence_is_left_over", lambda: data_readiness.fences(pipeline))
+    checks += _looked("key_usage_below_gcm_limit", lambda: data_readiness.usage(pipeline))
+    # The sample runs what the server evaluates for a write, so not before that was found harmless.
+    if taken is not None and not any(check.light is Light.RED for check in refused):
+        checks += _looked("duration_is_known", lambda: [data_readiness.estimated(pipeline, target, taken.counts)])
+    return Readiness(tuple(checks))
+
+
+def _looked_at_values(pipeline: Pipeline) -> tuple[Inventory | None, KeyTrial | None, list[Check]]:
+    """The inventory, what the keys open of it, and a check for each of the two that could not be looked at."""
+    try:
+        taken = take_inventory(pipeline)
+    except KeyRotationError as error:
+        return None, None, [_not_seen("values_are_counted", error)]
+    try:
+        return taken, try_keys(pipeline, pipeline.keys.read().ring(), counted_in(taken.counts)), []
+    except KeyRotationError as error:
+        return taken, None, [_not_seen("every_value_is_readable", error)]
+
+
+def _looked(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
+    """The checks of one look; where it fails, one that says that nothing was seen."""
+    try:
+        return list(look())
+    except KeyRotationError as error:
+        return [_not_seen(name, error)]
+
+
+def _not_seen(name: str, error: KeyRotationError) -> Check:
+    value, do = in_two(str(error))
+    return amber(name, f"not seen: {value}", do)
+
+
+def _refused(name: str, look: Callable[[], str]) -> Check:
+    """A check whose refusal is one of `request`, too."""
+    try:
+        return green(name, look())
+    except KeyRotationError as error:
+        return red(name, *in_two(str(error)))
+
+
+def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
+    def configured() -> str:
+        roster = require_roster(pipeline)
+        named = pipeline.keys.read().roster == roster.digest
+        known = "as the key store names it" if named else "which the key store names from the next change on"
+        return f"{roster.required} of {', '.join(officer.name for officer in roster.officers)} sign, {known}"
+
+    def same() -> str:
+        require_consistent(pipeline, pipeline.keys.read())
+        return "the newest anchor, the key states and the key store fit the audit"
+
+    yield _refused("roster_is_the_pinned_one", configured)
+    yield _refused("database_was_not_restored", same)
+    if walk is None:
+        yield green("no_other_rotation_is_open", "none is open")
+    else:
+        yield _open(pipeline, walk)
+    yield from _looked("more_officers_than_required", lambda: _spare(pipeline))
+    end = walk.finish_by if walk is not None else pipeline.clock.now() + ROTATE.finish_within
+    yield from _looked("certificates_outlast_the_rotation", lambda: [_certificates(pipeline, end)])
+
+
+def _open(pipeline: Pipeline, walk: Walk) -> Check:
+    told = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
+    waits, do = in_two(runner.next_decision(pipeline, walk).waiting_for or "")
+    value = f"{told}: {waits}" if waits else told
+    return amber(
+        "no_other_rotation_is_open", value, do or f"finish it with `keyrotation rotate {walk.id}`, or cancel it"
+    )
+
+
+def _spare(pipeline: Pipeline) -> Iterator[Check]:
+    roster = pinned_roster(pipeline)
+    value = f"{len(roster.officers)} officers, {roster.required} must sign"
+    if len(roster.officers) > roster.required:
+        yield green("more_officers_than_required", value)
+        return
+    yield amber(
+        "more_officers_than_required",
+        f"{value}: one on holiday blocks an emergency",
+        "name one more in [approvals], then run `keyrotation policy --reason TEXT`",
+    )
+
+
+def _certificates(pipeline: Pipeline, end: datetime) -> Check:
+    named = pipeline.signatures.certificates()
+    short = [each.unusable for each in named if each.unusable is not None]
+    short += [
+        f"{each.label} until {each.ends_at:%Y-%m-%d}"
+        for each in named
+        if each.unusable is None and each.ends_at is not None and each.ends_at <= end
+    ]
+    if short:
+        return amber(
+            "certificates_outlast_the_rotation",
+            f"{', '.join(short)}; the rotation may last until {end:%Y-%m-%d}",
+            "have their owners extend them and export them again",
+        )
+    return green("certificates_outlast_the_rotation", f"all {len(named)} are valid beyond {end:%Y-%m-%d}")
+
+
+def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
+    def intact() -> str:
+        record = present_key(pipeline)  # compares the stored key with the registered fingerprint
+        value = f"{record.version}, {_KEY_BYTES} bytes, {record.fingerprint[:16]}, as registered"
+        if trial is None:
+            return f"{value}; not tried on a value"
+        if sentence := refusal(pipeline, pipeline.keys.read(), trial):
+            raise WrongKeyError(sentence)
+        tried, opened = trial.of_version(record.version)
+        return (
+            f"{value}; opens {opened:,} of {tried:,} values that were tried"
+            if tried
+            else f"{value}; no value is under it"
+        )
+
+    def backed_up() -> str:
+        backup = require_backed_up(pipeline, present_key(pipeline))
+        return f"{backup.name} of {backup.made_at:%Y-%m-%d %H:%M} UTC is there with its hash, in every place"
+
+    yield _refused("current_key_is_intact", intact)
+    yield _refused("current_key_is_backed_up", backed_up)
+
+
+def _backups(site: BackupSite) -> Iterator[Check]:
+    pipeline, now = site.pipeline, site.pipeline.clock.now()
+    for place in site.places:
+        name = "database_backup_is_fresh"
+        try:
+            newest = kept_sets(place, site.seals).newest
+        except KeyRotationError as error:
+            yield _not_seen(name, error)
+            continue
+        if newest is None or newest.dump is None:
+            yield amber(name, f"{place.description} has no dump of the database", "run `keyrotation backup`")
+            continue
+        value = f"{newest.dump.file.name} in {place.description}, {_hours(now - newest.made_at)} old, signed by us"
+        if now - newest.made_at > BACKUP_STALE_AFTER:
+            yield amber(name, value, "run `keyrotation backup`")
+        elif not place.holds(newest.dump.file.name, newest.dump.file.sha256):
+            yield amber(name, f"{value}, but missing or damaged", "run `keyrotation backup`")
+        else:
+            yield green(name, f"{value}, with its hash; only a recovery test shows that it restores")
+    yield from _looked("recovery_was_tested", lambda: _tested(pipeline, now))
+
+
+def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:
+    passed, amiss = recovery_tests(pipeline, pipeline.ledger.keys(), now)
+    for sentence in amiss:
+        yield amber("recovery_was_tested", *in_two(sentence))
+    if passed is None:
+        yield amber("recovery_was_tested", "no recovery test has passed yet", "run `keyrotation recovery-test`")
+    elif not amiss:
+        yield green("recovery_was_tested", f"passed {_hours(now - passed)} ago")
+
+
+def _recovery_key(opened: OpenedKey) -> Check:
+    name = "recovery_key_only_decrypts"
+    try:
+        with opened() as key:
+            return green(name, f"nothing in [recovery] secret_key ({key.label}) can sign")
+    except SigningRecoveryKeyError as error:
+        return red(name, *in_two(str(error)))
+    except KeyRotationError as error:
+        return _not_seen(name, error)
+
+
+def _rehearsal(pipeline: Pipeline) -> Check:
+    """Box 4 of the preparation: dual-key mode tried elsewhere, which a rehearsal does with a whole rotation."""
+    name, again = "rotation_was_rehearsed", "run `keyrotation rehearse ID` for a request that has not begun"
+    last = last_rehearsal(pipeline, pipeline.keys.read().primary)
+    if last is None:
+        return amber(
+            name, "no rotation from the present primary was rehearsed", f"run `keyrotation backup`, then {again}"
+        )
+    age = pipeline.clock.now() - last.at
+    value = f"{last.in_words}, {_hours(age)} ago"
+    if last.rehearsed.findings:
+        return amber(name, value, f"mend that, then {again}")
+    return green(name, value) if age <= REHEARSAL_STALE_AFTER else amber(name, value, again)
+
+
+def _people(told: Sequence[str]) -> Check:
+    name = "people_can_be_told"
+    if not told:
+        return amber(name, "neither [alerts] nor [[contacts]] names anybody", "name them, and tell the team the dates")
+    return green(name, f"configured: {', '.join(told)}; whether it arrives, and who knows the dates, is not seen here")
+
+
+def _hours(age: timedelta) -> str:
+    return f"{age / timedelta(hours=1):,.1f} h"
+
+
+def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterator[Check]:
+    name, mode, primary = "instances_read_the_primary", pipeline.rollout.mode, pipeline.keys.read().primary
+    instances = pipeline.rollout.instances()
+    told = ", ".join(f"{each.name} reads {', '.join(map(str, each.reads)) or 'unknown'}" for each in instances[:10])
+    value = f"mode {mode}; {len(instances)} instance(s){f': {told}' if told else ''}"
+    unseen = [each.name for each in instances if each.silent or primary not in each.reads]
+    if not instances and mode is RolloutMode.CONFIRM:
+        yield amber(
+            name, f"{value}; nothing is seen, officers sign that a rollout is done", "see the fleet for yourself"
+        )
+    elif mode is RolloutMode.NONE:
+        yield amber(name, f"{value}: nobody looks, as the signed text says", "see for yourself before you sign")
+    elif not instances:
+        yield amber(name, f"{value}: without one the new key cannot be seen to be read", "see `keyrotation rollout`")
+    elif unseen:
+        yield amber(name, f"{value}; not seen to read {primary}: {', '.join(unseen)}", "see `keyrotation rollout`")
+    else:
+        yield green(name, value)
+    if primary is not None and (walk is None or is_to_make_key(pipeline, walk)):
+        yield _naming(pipeline, walk, RolloutTarget(TargetKind.NAMES, (primary,)), target, instances)
+
+
+def _naming(
+    pipeline: Pipeline, walk: Walk | None, goal: RolloutTarget, target: KeyVersion, instances: Sequence[Instance]
+) -> Check:
+    """Whether applications wait for a new key to be named as the primary before they write under it."""
+    name, mode = "applications_name_their_primary", pipeline.rollout.mode
+    confirmation = confirmation_of(pipeline, walk, goal) if walk is not None else Confirmation()
+    lack = missing_for(goal, RolloutMode.ATTEST, instances, confirmation)
+    if not lack and confirmation.officers:
+        return green(name, f"confirmed by {', '.join(confirmation.officers)}")
+    if not lack:
+        return green(name, "every instance that reports does; one that does not report is not seen")
+    if mode is RolloutMode.ATTEST:
+        return red(name, *in_two(pending_sentence(lack, goal, "ID" if walk is None else walk.id)))
+    return amber(
+        name,
+        f"mode {mode}: not seen; {CHOOSES_ITSELF}: the rotation then stops with "
+        f'"{target} value seen before promotion", and only a rollback helps, which an emergency does not have',
+        "have every application use keyrotation_pipeline.encrypted_type, and report by attest(engine, key_ring); see "
+        '"The source procedure\'s application" in docs/operations.md',
+    )
+
+
+def _target(pipeline: Pipeline, taken: Inventory | None) -> KeyVersion:
+    try:
+        return next_version(pipeline, taken.counts if taken is not None else ())
+    except (KeyRotationError, ValueError):
+        return KeyVersion(1)  # nothing is registered, which is red already

@@ -1,0 +1,309 @@
+"""Gathers the status that the command line and Dagster show, with requests and open incidents."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.audit.incidents import incidents, told
+from keyrotation_pipeline.backups.key_loss import lost_keys
+from keyrotation_pipeline.backups.rehearsal import last_rehearsal
+from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.breach import carried_by
+from keyrotation_pipeline.model.fleet import Instance, awaits
+from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
+from keyrotation_pipeline.model.request_events import StatusChanged
+from keyrotation_pipeline.model.requests import PastRequest, PendingRequest, Request, RequestStatus, Walk
+from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, TableStatus, failure_of
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+from keyrotation_pipeline.monitoring import rolling_decrypt, rolling_search
+from keyrotation_pipeline.monitoring.backup_status import protection
+from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
+from keyrotation_pipeline.monitoring.fleet import failing, returned
+from keyrotation_pipeline.monitoring.progress import outlook
+from keyrotation_pipeline.monitoring.scheduler_health import standing_still
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.control import pace_of
+from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
+from keyrotation_pipeline.requests.takeover import is_stranded
+from keyrotation_pipeline.requests.time_stamping import unstamped
+from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
+from keyrotation_pipeline.rotation.report import clock_of, rate_of, records_reencrypted
+from keyrotation_pipeline.rotation.rollout import Seen
+
+
+def pending_requests(pipeline: Pipeline) -> tuple[PendingRequest, ...]:
+    """Every request of any action that is not over, newest first, with who of the officers has signed and who not."""
+    return tuple(_pending(pipeline, each) for each in pipeline.ledger.requests() if not each.is_over)
+
+
+def past_requests(pipeline: Pipeline) -> tuple[PastRequest, ...]:
+    """Every request that is over, newest first."""
+    return tuple(
+        PastRequest(each, records_reencrypted(each) if isinstance(each, Walk) else None)
+        for each in pipeline.ledger.requests()
+        if each.is_over
+    )
+
+
+def _pending(pipeline: Pipeline, request: Request) -> PendingRequest:
+    roster = _authority(pipeline, request)
+    return PendingRequest(
+        request,
+        signed_by=tuple(roster.name_of(each) or each for each in request.approvals),
+        missing=tuple(each.name for each in roster.officers if each.fingerprint not in request.approvals),
+        required=roster.required,
+    )
+
+
+def _authority(pipeline: Pipeline, request: Request) -> Roster:
+    """Whose signatures count; where none can now, whose did."""
+    try:
+        return pipeline.actions[request.action].authority(pipeline)
+    except KeyRotationError:
+        return pinned_roster(pipeline)
+
+
+# A flag that was put aside is not mended but raised again; after a while it is history.
+TOLD_FOR = timedelta(days=7)
+
+
+def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident, ...], list[str]]:
+    """Each incident that nobody has closed, and the sentences that must not be overlooked."""
+    known, requests = incidents(pipeline.ledger), pipeline.ledger.requests()
+    listed: list[OpenIncident] = []
+    urgent: list[str] = []
+    for incident in known.unfinished:
+        clock = tuple(clock_of(pipeline, incident, requests))
+        pace = rate_of(pipeline, incident, requests, now)
+        shown = OpenIncident(incident, carried_by(incident, requests), clock, pace, now)
+        listed.append(shown)
+        urgent += _urgent(pipeline, shown)
+    for flag, (at, reason) in known.set_aside.items():
+        if now - at > TOLD_FOR:
+            continue
+        urgent.append(f"flag {flag} of {at:%Y-%m-%d %H:%M} UTC was put aside: {reason}")
+    for channel, (since, reason) in told(pipeline.ledger).failing.items():
+        urgent.append(f"alerts do not reach {channel} since {since:%Y-%m-%d %H:%M} UTC: {reason}")
+    return tuple(listed), urgent
+
+
+def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
+    incident, carrier = shown.incident, shown.carrier
+    if carrier is None:
+        command = f"keyrotation request --emergency {incident.id} --reason TEXT"
+        yield f"{incident.id} has no emergency request yet; run `{command}`"
+    elif is_stranded(pipeline, carrier):
+        yield (
+            f"{incident.id} waits in vain: what request {carrier.id} was to take over was cancelled; run "
+            f"`keyrotation cancel {carrier.id}`, then `keyrotation request --emergency {incident.id} --reason TEXT`"
+        )
+    elif carrier.status is RequestStatus.FINISHED:
+        yield f"the rotation of {incident.id} is finished; close it with `keyrotation incident close {incident.id}`"
+    else:
+        yield f"{incident.id} is {incident.status}: {shown.clock_in_words}"
+
+
+COUNTS_STALE_AFTER = timedelta(days=7)
+
+
+def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[str] = ()) -> Status:
+    """Look at everything; a thing that cannot be looked at is told in `attention`, beside all others.
+
+    `warnings` has those that will be: they do not count for `--exit-code`.
+
+    Args:
+        urgent_too: whether `attention` also has what incidents and failing applications say, which alerts tell by
+            themselves.
+        duties: what is due of closed incidents; `incidents.duties` knows.
+    """
+    now = pipeline.clock.now()
+    records, rotation, head = pipeline.ledger.keys(), takeover.current_or_next(pipeline), pipeline.ledger.head()
+    counts = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
+    stored, attention = _stored(pipeline)
+    primary = stored.primary if stored is not None else None
+    attention += _of_keys(pipeline, stored, records) if stored is not None else []
+    seen = _instances(pipeline)
+    due = due_rotation(pipeline, primary, seen)
+    overdue = _overdue(due)
+    attention += overdue if due is not None and due.needs_people else []
+    attention += _past_dates(rotation, now)
+    attention += _blocked(pipeline, rotation, seen)
+    attention += _waiting(pipeline, rotation, seen)
+    if isinstance(seen, KeyRotationError):
+        attention.append(str(seen))
+    else:
+        attention += returned(pipeline, stored, rotation, seen) if stored is not None else []
+        attention += failing(seen, now) if urgent_too else []
+    fenced = fences(pipeline)
+    attention += fenced.attention()
+    attention += standing_still(pipeline.ticks.last(), now)
+    attention += unstamped(pipeline, now)
+    attention += rolling_decrypt.overdue(pipeline, now)
+    attention += rolling_search.overdue(pipeline, now)
+    protected = protection(pipeline, records, now)
+    attention += protected.attention
+    open_incidents, urgent = incidents_now(pipeline, now)
+    attention += [*urgent, *duties] if urgent_too else []
+    attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
+    return Status(
+        generated_at=now,
+        database=pipeline.database.identity().name,
+        key_versions=records,
+        primary=primary,
+        tables=tuple(
+            _table(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
+            for table in pipeline.tables
+        ),
+        rotation=_rotation(pipeline, rotation, counts, seen) if rotation else None,
+        last_backup=protected.last_backup,
+        last_backup_versions=protected.backup_versions,
+        last_recovery_test=protected.last_recovery_test,
+        incidents=open_incidents,
+        requests=pending_requests(pipeline),
+        audit=head,
+        next_rotation_due=due.due.at if due else None,
+        next_rotation_rule=due.due.rule if due else None,
+        attention=tuple(dict.fromkeys(attention)),
+        warnings=(*(each for each in overdue if each not in attention), *protected.warnings, *fenced.warnings()),
+        rehearsal=last_rehearsal(pipeline, primary),
+    )
+
+
+def _stored(pipeline: Pipeline) -> tuple[StoredKeys | None, list[str]]:
+    """The keys in the store, read once for all that asks for them, since it may be far away; None, and why not."""
+    try:
+        return pipeline.keys.read(), []
+    except KeyStoreError as error:
+        return None, [str(error)]
+
+
+def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
+    """What is wrong with the keys, and whether the database was restored, or somebody has written to its audit."""
+    unnamed = [] if stored.primary else ["the key store names no primary; run `keyrotation init`"]
+    try:
+        require_consistent(pipeline, stored)
+    except (AuditError, BlockedError, KeyStoreError) as error:
+        tampered = [str(error)]
+    else:
+        tampered = []
+    return [*unnamed, *lost_keys(pipeline, stored, records), *tampered]
+
+
+def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:
+    """The application's instances, or why not, looked at once for all that asks for them."""
+    try:
+        return pipeline.rollout.instances()
+    except KeyRotationError as error:  # of the cluster, or of the key store, by which it is known what a Pod reads
+        return error
+
+
+def _overdue(due: DueRotation | None) -> list[str]:
+    if due is None or not due.overdue:
+        return []
+    return [f"a rotation was due by {due.due.at:%Y-%m-%d %H:%M} UTC; {due.sentence}"]
+
+
+def _past_dates(rotation: Walk | None, now: datetime) -> list[str]:
+    if rotation is not None and now > rotation.finish_by:
+        return [f"rotation {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC"]
+    if rotation is not None and rotation.started_at is None and now > rotation.start_by:
+        return [f"rotation {rotation.id} was to start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it"]
+    return []
+
+
+def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:
+    failure = failure_of(rotation) if rotation else None
+    sentences = [f"rotation {rotation.id} is blocked: {failure}"] if rotation and failure else []
+    if rotation and rotation.blocked_by and not failure:
+        # Its wait ran out, and nobody tries again by himself; it is over once they are there.
+        awaited = runner.pending_reason(pipeline, rotation, seen)
+        sentences += [f"rotation {rotation.id} waited in vain: {awaited}"] if awaited else []
+    elif rotation and rotation.started_at is None:
+        awaited = runner.pending_reason(pipeline, rotation, seen)
+        # It is signed and due, and nobody begins it before the applications are there.
+        sentences += [f"rotation {rotation.id} cannot begin: {awaited}"] if awaits(awaited or "", rotation.id) else []
+    try:
+        require_roster(pipeline)
+    except KeyRotationError as error:
+        if str(error) != failure:
+            sentences.append(str(error))
+    return sentences
+
+
+def _waiting(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:
+    """A request beside the one that is shown, which is to undo that or to take it over."""
+    waiting = pipeline.ledger.waiting()
+    if waiting is None or rotation is None or waiting.id == rotation.id:
+        return []
+    sentence = runner.next_decision(pipeline, waiting, seen).waiting_for
+    return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
+
+
+def _amiss(table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord], now: datetime) -> list[str]:
+    if count is None:
+        return [f"table {table.name} was never counted; run `keyrotation status --count`"]
+    sentences = []
+    if now - count.counted_at > COUNTS_STALE_AFTER:
+        sentences.append(
+            f"table {table.name} was last counted on {count.counted_at:%Y-%m-%d}; run `keyrotation status --count`"
+        )
+    for number, what in ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable")):
+        if number:
+            sentences.append(
+                f"table {table.name} holds {number} {what} value(s), which block retirement; "
+                "run `keyrotation inventory`"
+            )
+    known = {record.version for record in records}
+    for version, number in count.values_by_version.items():
+        if number and version not in known:
+            sentences.append(f"table {table.name} holds {number} value(s) under {version}, which nobody registered")
+    return [*sentences, *values_of_gone_keys(count, records)]
+
+
+def _table(
+    table: EncryptedTable,
+    count: TableCount | None,
+    records: Sequence[KeyRecord],
+    fenced_against: tuple[KeyVersion, ...],
+) -> TableStatus:
+    values = {record.version: 0 for record in records} | count.values_by_version if count else {}
+    ordered = {version: values[version] for version in sorted(values)}
+    return TableStatus(table, count, ordered, fenced_against)
+
+
+def _rotation(
+    pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount], seen: Seen
+) -> RotationStatus:
+    pace = pace_of(pipeline, walk)
+    far, eta_seconds = outlook(pipeline, walk, tuple(counts.values()), pace)
+    return RotationStatus(
+        walk=walk,
+        phase=phase_of(walk),
+        approvals_required=pinned_roster(pipeline).required,
+        progress=far,
+        eta_seconds=eta_seconds,
+        waiting_for=_waiting_for(pipeline, walk, seen),
+        pace=pace,
+    )
+
+
+def _waiting_for(pipeline: Pipeline, rotation: Walk, seen: Seen) -> str | None:
+    """Why a rotation stands still at this moment, and since when, as far as anybody knows."""
+    people = runner.left_to_people(pipeline, rotation)
+    if sentence := runner.pending_reason(pipeline, rotation, seen):
+        paused = rotation.status is RequestStatus.PAUSED
+        changes = list(recorded(pipeline.ledger, StatusChanged, rotation.id)) if paused else []
+        since = _since(changes[-1].at) if changes else ""
+        return f"{people}; {sentence}" if people else f"{sentence}{since}"
+    waits = pipeline.ledger.waits(rotation.id)
+    return "; ".join(f"{each.place}: {each.waiting_for}{_since(each.since)}" for each in waits) or people
+
+
+def _since(at: datetime) -> str:
+    return f" (since {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"

@@ -1,0 +1,1 @@
+"""The compliance report, its rendering, and the evidence pack with its verifier."""

@@ -1,0 +1,172 @@
+"""The compliance report as OSCAL assessment results, for the tools of assessors.
+
+The same report gives the same bytes: every UUID is made of the audit's head and of what it names.
+
+Source: NIST OSCAL 1.1.3, assessment results model; RFC 9562, section 5.5 (UUID version 5).
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from keyrotation_pipeline.reporting.compliance import ComplianceReport
+from keyrotation_pipeline.reporting.objectives import OBJECTIVES, Objective, ObjectiveAnswer, Record
+
+OSCAL_VERSION = "1.1.3"
+NAMESPACE = "https://keyrotation-pipeline.invalid/oscal"  # a name, not a place
+NOT_CLAIMED = (
+    "Only the named records were looked at. No finding says that a control is met as a whole; `satisfied` says that "
+    "one sentence is true by these records."
+)
+Asked = tuple[Objective, ObjectiveAnswer]
+
+
+class _Ids:
+    """UUIDs of one report."""
+
+    def __init__(self, report: ComplianceReport) -> None:
+        period = f"{report.period.since}/{report.period.until}" if report.period else "all"
+        self._base: UUID = uuid5(NAMESPACE_URL, f"{NAMESPACE}:{report.database}:{report.audit.head}:{period}")
+
+    def of(self, *what: str) -> str:
+        return str(uuid5(self._base, "/".join(what)))
+
+
+def render_oscal(report: ComplianceReport) -> bytes:
+    """The assessment results as a file of JSON."""
+    return f"{json.dumps(assessment_results(report), indent=2, ensure_ascii=False)}\n".encode()
+
+
+def assessment_results(report: ComplianceReport) -> dict[str, Any]:
+    """The document, whose only key is ``assessment-results``."""
+    ids = _Ids(report)
+    asked = [(each, answer) for each in OBJECTIVES if (answer := each.answer(report)) is not None]
+    return {
+        "assessment-results": {
+            "uuid": ids.of("assessment-results"),
+            "metadata": _metadata(report),
+            "import-ap": {
+                "href": f"#{ids.of('plan')}",
+                "remarks": "There is no assessment plan in OSCAL: the objectives are defined in this document.",
+            },
+            "local-definitions": {"objectives-and-methods": [_objective(each) for each, _ in asked]},
+            "results": [_result(report, ids, asked)],
+            "back-matter": {"resources": _resources(report, ids)},
+        }
+    }
+
+
+def _metadata(report: ComplianceReport) -> dict[str, Any]:
+    return {
+        "title": f"Key management of {report.database}",
+        "last-modified": _at(report.generated_at),
+        "version": f"audit event {report.audit.seq}",
+        "oscal-version": OSCAL_VERSION,
+        "props": [
+            {"name": "audit-seq", "ns": NAMESPACE, "value": str(report.audit.seq)},
+            {"name": "audit-head", "ns": NAMESPACE, "value": report.audit.head},
+        ],
+        "remarks": "Made by keyrotation_pipeline from its verified audit; last-modified is the time of the newest "
+        "event.",
+    }
+
+
+def _objective(objective: Objective) -> dict[str, Any]:
+    return {
+        "control-id": objective.control,
+        "description": objective.title,
+        "parts": [{"id": objective.name, "name": "objective", "prose": objective.wanted}],
+    }
+
+
+def _result(report: ComplianceReport, ids: _Ids, asked: Sequence[Asked]) -> dict[str, Any]:
+    period, system = report.period, ids.of("system")
+    start = period.since if period and period.since else report.since
+    silent = [each.title for each in OBJECTIVES if each not in [objective for objective, _ in asked]]
+    unanswered = f" Nothing is on record for: {'; '.join(silent)}." if silent else ""
+    return {
+        "uuid": ids.of("result"),
+        "title": f"Key management of {report.database} up to audit event {report.audit.seq}",
+        "description": NOT_CLAIMED + unanswered,
+        "start": _at(start),
+        "end": _at(report.generated_at),
+        "local-definitions": {"components": [_component(report, system)]},
+        "reviewed-controls": {
+            "control-selections": [
+                {
+                    "description": "Controls of NIST SP 800-53 revision 5 to which the objectives belong.",
+                    "include-controls": [{"control-id": each} for each in sorted({o.control for o, _ in asked})],
+                }
+            ],
+            "remarks": "Not included: " + "; ".join(report.not_included),
+        },
+        "observations": [_observation(ids, system, each, found) for each, answer in asked for found in answer.evidence],
+        "findings": [_finding(ids, each, answer) for each, answer in asked],
+    }
+
+
+def _component(report: ComplianceReport, uuid: str) -> dict[str, Any]:
+    algorithm = report.algorithm
+    return {
+        "uuid": uuid,
+        "type": "service",
+        "title": report.database,
+        "description": f"A database whose declared columns are encrypted by the application with {algorithm.cipher}, "
+        f"keys of {algorithm.key_bits} bits, nonces of {algorithm.nonce_bits} bits.",
+        "status": {"state": "operational"},
+    }
+
+
+def _observation(ids: _Ids, system: str, objective: Objective, found: Record) -> dict[str, Any]:
+    return {
+        "uuid": ids.of("observation", objective.name, found.about, found.at.isoformat(), found.said),
+        "title": f"{objective.title}: {found.about}",
+        "description": found.said,
+        "methods": ["EXAMINE"],
+        "types": ["control-objective"],
+        "subjects": [{"subject-uuid": system, "type": "component"}],
+        "relevant-evidence": [{"href": f"#{ids.of('report')}", "description": "The compliance report of this audit."}],
+        "collected": _at(found.at),
+    }
+
+
+def _finding(ids: _Ids, objective: Objective, answer: ObjectiveAnswer) -> dict[str, Any]:
+    return {
+        "uuid": ids.of("finding", objective.name),
+        "title": objective.title,
+        "description": objective.wanted,
+        "target": {
+            "type": "objective-id",
+            "target-id": objective.name,
+            "status": {
+                "state": "satisfied" if answer.holds else "not-satisfied",
+                "reason": "pass" if answer.holds else "fail",
+            },
+        },
+        "related-observations": [
+            {"observation-uuid": ids.of("observation", objective.name, each.about, each.at.isoformat(), each.said)}
+            for each in answer.evidence
+        ],
+    }
+
+
+def _resources(report: ComplianceReport, ids: _Ids) -> list[dict[str, Any]]:
+    return [
+        {
+            "uuid": ids.of("report"),
+            "title": "Compliance report",
+            "description": f"`keyrotation report --format json`, up to audit event {report.audit.seq} with the hash "
+            f"{report.audit.head}. The pack (`--format pack`) has it with all that it rests on.",
+        },
+        {
+            "uuid": ids.of("plan"),
+            "title": "Objectives",
+            "description": "The objectives of local-definitions, each a question to the audit of key rotation.",
+        },
+    ]
+
+
+def _at(at: datetime) -> str:
+    return at.isoformat()
