@@ -19,11 +19,11 @@ from rich.table import Table
 from benchmarks.clinic import CLIENTS, V1, V2, Clinic, clinic, fill, opened
 from benchmarks.processes import machine, server_cpu_seconds
 from keyrotation_pipeline.adapters.postgres.engine import Limits, decrypt_all
-from keyrotation_pipeline.adapters.postgres.inventory import census
+from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.filters import counted_by_filters, filters
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
+from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, search, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.proof import Moment
 
@@ -88,7 +88,7 @@ def _runs(place: Clinic, connection: Connection, threads: int) -> dict[str, Call
             raise SystemExit(f"{done.failures} of {done.values} values did not decrypt; the figures mean nothing")
 
     return {
-        "census by groups (as it was)": lambda: census._counted_by_groups(connection, relation, CLIENTS),  # noqa: SLF001
+        "census by groups (as it was)": lambda: counts._counted_by_groups(connection, relation, CLIENTS),  # noqa: SLF001
         "census by filters": lambda: counted_by_filters(connection, relation, CLIENTS),
         "full decrypt, Python codec": lambda: decrypted(Limits(native_codec=False)),
         "full decrypt, native codec": lambda: decrypted(Limits()),
@@ -107,7 +107,7 @@ def _measured(place: Clinic, run: Callable[[], object]) -> Cost:
 def _retiring(place: Clinic, connection: Connection, *, before: bool) -> Cost:
     """How long the tables are locked for the evidence, on a table fenced against v2, with v1 alone in it."""
     fence.fence(connection, CLIENTS, [V2])
-    moment = Moment(horizon.current_xid(connection), horizon.barrier(connection))
+    moment = Moment(snapshot_horizon.current_xid(connection), snapshot_horizon.barrier(connection))
     searched = search.search(connection, [CLIENTS], V2, [V2], lambda _: None) if before else None
 
     def evidence() -> None:

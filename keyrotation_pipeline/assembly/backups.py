@@ -11,9 +11,9 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
+from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
+from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
-from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.assembly.vaults import offsite, opened_bucket, recipients, scratch, signing_key
@@ -152,7 +152,7 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def side_databases(settings: Settings) -> Iterator[DatabaseBeside]:
+def side_databases(settings: Settings) -> Iterator[RestoreToNewDatabase]:
     """What makes databases beside the configured one, on the same server."""
     with database_url(settings) as url:
-        yield DatabaseBeside(url, settings.backup.postgres_binaries, settings.recovery.longest_restore_seconds)
+        yield RestoreToNewDatabase(url, settings.backup.postgres_binaries, settings.recovery.longest_restore_seconds)

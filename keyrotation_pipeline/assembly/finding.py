@@ -5,10 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.postgres.inventory.declarable import declarable
-from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
-from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import declarable, discover
+from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.assembly.home import server_url
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn

@@ -9,8 +9,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.dagster_services import DagsterServices, Door, random_token
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
 from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.assembly.home import create_home, database_url

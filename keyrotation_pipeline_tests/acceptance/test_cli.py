@@ -56,7 +56,7 @@ FOR_OTHER_COMMANDS = {
     "alembic", "boto3", "botocore", "dagster", "kubernetes", "requests", "rich", "smtplib", "sqlalchemy", "starlette",
     "http.client", "multiprocessing", "unittest", "urllib.request", "urllib3", "xml", "yaml",
     "keyrotation_pipeline.adapters.postgres.engine.decrypt", "keyrotation_pipeline.adapters.postgres.engine.shard",
-    "keyrotation_pipeline.adapters.postgres.preflight", "keyrotation_pipeline.adapters.postgres.server.dump",
+    "keyrotation_pipeline.adapters.postgres.preflight", "keyrotation_pipeline.adapters.postgres.server.programs",
     "keyrotation_pipeline.adapters.postgres.server.scratch", "keyrotation_pipeline.assembly.backups",
     "keyrotation_pipeline.backups.destruction", "keyrotation_pipeline.backups.recovery_test",
     "keyrotation_pipeline.cli.incident", "keyrotation_pipeline.demo", "keyrotation_pipeline.incidents.report",

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import census
+from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.filters import filters
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
@@ -48,7 +48,7 @@ def test_values_are_counted_by_version_and_by_column(either: Connection, ring: K
         (None, seal(ring, 2, "x" * 5000)),
         ("", "plain"),
     )
-    (counted,) = census.count(either, [NOTES])
+    (counted,) = counts.count(either, [NOTES])
     assert counted.rows == 4
     assert counted.values_by_version == {V1: 1, V2: 3, V10: 1}
     assert counted.by_column == {"a": {V1: 1, V2: 1}, "b": {V2: 2, V10: 1}}
@@ -87,7 +87,7 @@ def test_a_value_outside_the_grammar_counts_as_unencrypted(
     near_misses: int,
 ) -> None:
     fill(connection, (change(seal(ring, 1, "")),))
-    (counted,) = census.count(connection, [ONE])
+    (counted,) = counts.count(connection, [ONE])
     assert (counted.unencrypted, counted.near_misses) == (unencrypted, near_misses)
 
 
@@ -101,7 +101,7 @@ def test_the_database_judges_as_the_parser_does(either: Connection, ring: KeyRin
             values.append(value[:at] + chance.choice(string.printable + "é=") + value[at + chance.randrange(3) :])
     fill(either, *((value,) for value in values))
     accepted = [value for value in values if re.fullmatch(VALUE_PATTERN, value, re.ASCII)]
-    (counted,) = census.count(either, [ONE])
+    (counted,) = counts.count(either, [ONE])
     assert 0 < len(accepted) < len(values)
     assert sum(counted.values_by_version.values()) == len(accepted)
     assert counted.unencrypted == len(values) - len(accepted)
@@ -139,17 +139,17 @@ def test_a_look_for_a_version_ends_after_so_many_seconds_and_leaves_no_limit_beh
 ) -> None:
     fill(connection, (seal(ring, 2, "early"),))
     connection.execute("INSERT INTO public.notes SELECT repeat('x', 100) FROM generate_series(1, 200000)")
-    assert census.rows_seen(connection, ONE, V2, 60) == 1
-    assert census.rows_seen(connection, ONE, V1, 60) == 0
-    assert census.rows_seen(connection, ONE, V2, 0) is None
+    assert counts.rows_seen(connection, ONE, V2, 60) == 1
+    assert counts.rows_seen(connection, ONE, V1, 60) == 0
+    assert counts.rows_seen(connection, ONE, V2, 0) is None
     assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
-    assert census.old_rows(connection, ONE, [V2], None).rows == 1
+    assert counts.old_rows(connection, ONE, [V2], None).rows == 1
 
 
 def test_values_of_a_megabyte_are_judged_whole(connection: Connection, ring: KeyRing, seal: Seal) -> None:
     large = seal(ring, 1, "x" * 1_000_000)
     fill(connection, (large,), (large[:-1],), ("x" * 1_000_000,), (large[:1_000_000] + " " + large[1_000_001:],))
-    (counted,) = census.count(connection, [ONE])
+    (counted,) = counts.count(connection, [ONE])
     assert counted.values_by_version == {V1: 1}
     assert counted.unencrypted == 3
 
@@ -167,7 +167,7 @@ def test_partitions_and_children_are_counted_with_their_table(either: Connection
         'WITH one AS (INSERT INTO public."Base" VALUES (%s)) INSERT INTO public.child VALUES (%s, 1)',
     ):
         either.execute(statement, (seal(ring, 1, "a"), seal(ring, 2, "b")))
-    counted = census.count(either, [ONE, EncryptedTable(TableName("public", "Base"), ("a",))])
+    counted = counts.count(either, [ONE, EncryptedTable(TableName("public", "Base"), ("a",))])
     assert [(each.rows, each.values_by_version) for each in counted] == [(2, {V1: 1, V2: 1})] * 2
 
 
@@ -182,10 +182,10 @@ def test_varchar_domains_and_citext_are_counted(debian: Connection, ring: KeyRin
     debian.execute("INSERT INTO public.notes VALUES (%s, %s, %s, %s)", [seal(ring, 1, "x")] * 4)
     debian.execute("INSERT INTO public.notes VALUES (%s, %s, %s, %s)", ["V" + seal(ring, 1, "x")[1:]] * 4)
     table = EncryptedTable(TableName("public", "notes"), ("A b", "c", "d", "e"))
-    (counted,) = census.count(debian, [table])
+    (counted,) = counts.count(debian, [table])
     assert counted.by_column == {column: {V1: 1} for column in table.columns}
     assert counted.near_misses == 4
-    assert census.old_rows(debian, table, [V1], None).rows == 1
+    assert counts.old_rows(debian, table, [V1], None).rows == 1
 
 
 def test_unreadable_values_and_fences_are_told(migrated: Connection, ring: KeyRing, seal: Seal) -> None:
@@ -195,7 +195,7 @@ def test_unreadable_values_and_fences_are_told(migrated: Connection, ring: KeyRi
         "('other', 'public.other', '1', 'a', now(), 'not-a-value')"
     )
     fence.fence(migrated, NOTES, [V1])
-    (counted,) = census.count(migrated, [NOTES])
+    (counted,) = counts.count(migrated, [NOTES])
     assert (counted.unreadable, counted.fenced_against) == (1, (V1,))
 
 
@@ -208,14 +208,14 @@ def test_a_fence_marked_valid_by_hand_does_not_answer_the_count(either: Connecti
     either.execute("SET constraint_exclusion = on")
     lie = either.execute(f"SELECT count(*) FROM public.notes WHERE {condition}").fetchone()
     assert lie == (0,), "the planner no longer takes its answer from constraints; this test has lost its point"
-    assert census.old_rows(either, ONE, [V1], None).rows == 1
-    assert census.count(either, [ONE])[0].values_by_version == {V1: 1}
+    assert counts.old_rows(either, ONE, [V1], None).rows == 1
+    assert counts.count(either, [ONE])[0].values_by_version == {V1: 1}
 
 
 def test_counting_leaves_the_settings_of_a_running_transaction_alone(connection: Connection) -> None:
     fill(connection, (None, None))
     with connection.transaction():
-        census.count(connection, [NOTES])
+        counts.count(connection, [NOTES])
         kept = connection.execute(
             "SELECT current_setting('enable_indexscan'), current_setting('constraint_exclusion')"
         ).fetchone()
@@ -230,27 +230,27 @@ def test_old_rows_are_those_that_a_fence_would_refuse(either: Connection, ring: 
         ("v1:damaged", seal(ring, 2, "x")),
         (seal(ring, 2, "x"), "v12: prose"),
     )
-    assert census.old_rows(either, NOTES, [V1], None).rows == 2
-    assert census.old_rows(either, NOTES, [V1, V10], None).rows == 3
-    assert census.old_rows(either, NOTES, [], None).rows == 0
+    assert counts.old_rows(either, NOTES, [V1], None).rows == 2
+    assert counts.old_rows(either, NOTES, [V1, V10], None).rows == 3
+    assert counts.old_rows(either, NOTES, [], None).rows == 0
 
 
 def test_rows_written_since_promotion_are_told_apart(either: Connection, ring: KeyRing, seal: Seal) -> None:
     fill(either, (seal(ring, 1, "x"), None), (seal(ring, 1, "y"), None), (seal(ring, 1, "z"), None))
     row = either.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
     promotion = int(str(row[0])) if row else 0
-    assert census.old_rows(either, NOTES, [V1], promotion).written_since_promotion == 0
+    assert counts.old_rows(either, NOTES, [V1], promotion).written_since_promotion == 0
     either.execute("INSERT INTO public.notes VALUES (%s, NULL)", (seal(ring, 1, "stale"),))
-    found = census.old_rows(either, NOTES, [V1], promotion)
+    found = counts.old_rows(either, NOTES, [V1], promotion)
     assert (found.rows, found.written_since_promotion) == (4, 1)
-    assert census.old_rows(either, NOTES, [V1], None).written_since_promotion == 0
+    assert counts.old_rows(either, NOTES, [V1], None).written_since_promotion == 0
     either.execute("VACUUM FREEZE public.notes")
-    assert census.old_rows(either, NOTES, [V1], promotion) == found
+    assert counts.old_rows(either, NOTES, [V1], promotion) == found
 
 
 def test_the_distance_to_promotion_survives_the_wrap_of_xids(connection: Connection) -> None:
     # As if 2^32 - 10 were the promotion and the epoch had turned since: 5 comes 15 after it, 2^32 - 20 before it.
-    text = census._WRITTEN_SINCE.replace("pg_snapshot_xmax(pg_current_snapshot())", "'4294967396'")
+    text = counts._WRITTEN_SINCE.replace("pg_snapshot_xmax(pg_current_snapshot())", "'4294967396'")
     for xmin, since in ((5, True), (2**32 - 5, True), (2**32 - 20, False), (101, False), (2, False)):
         query = text.format(promotion=2**32 - 10, xids=2**32)
         row = connection.execute(f"SELECT {query} FROM (SELECT '{xmin}'::xid AS xmin) AS t").fetchone()
@@ -262,7 +262,7 @@ def test_a_locked_table_is_named_instead_of_waited_for(connection: Connection, d
     with connect(database_url) as other, other.transaction():
         other.execute("LOCK TABLE public.notes")
         with pytest.raises(BlockedError, match="notes is locked by another session"):
-            census.count(connection, [NOTES])
+            counts.count(connection, [NOTES])
 
 
 def test_a_foreign_partition_is_refused_rather_than_left_out(either: Connection) -> None:
@@ -270,7 +270,7 @@ def test_a_foreign_partition_is_refused_rather_than_left_out(either: Connection)
     either.execute("CREATE SERVER far FOREIGN DATA WRAPPER nowhere")
     either.execute("CREATE TABLE public.notes (a text) PARTITION BY LIST (a)")
     either.execute("CREATE FOREIGN TABLE public.far PARTITION OF public.notes DEFAULT SERVER far")
-    for look in (lambda: census.count(either, [ONE]), lambda: census.old_rows(either, ONE, [V1], None)):
+    for look in (lambda: counts.count(either, [ONE]), lambda: counts.old_rows(either, ONE, [V1], None)):
         with pytest.raises(PreflightError, match="far, declared through notes, is not an ordinary table"):
             look()
 
@@ -285,7 +285,7 @@ def test_rows_that_row_security_hides_are_an_error_not_a_zero(connection: Connec
             connect(psycopg.conninfo.make_conninfo(database_url, user=role)) as limited,
             pytest.raises(PreflightError, match="BYPASSRLS"),
         ):
-            census.old_rows(limited, NOTES, [V1], None)
+            counts.old_rows(limited, NOTES, [V1], None)
     finally:
         connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
@@ -298,8 +298,8 @@ def test_good_values_are_counted_in_one_scan_that_the_server_makes_in_parallel(
     def by_groups(*_: object) -> None:
         pytest.fail("grouped, which is never made in parallel")
 
-    monkeypatch.setattr(census, "_counted_by_groups", by_groups)
-    (counted,) = census.count(either, [NOTES])
+    monkeypatch.setattr(counts, "_counted_by_groups", by_groups)
+    (counted,) = counts.count(either, [NOTES])
     assert (counted.rows, counted.empty) == (3, 1)
     assert counted.by_column == {"a": {V1: 1, V2: 1}, "b": {V10: 1}}
 
@@ -329,7 +329,7 @@ def test_what_nobody_expected_is_counted_too_wherever_it_stands(
 ) -> None:
     good = seal(ring, 2, "x")
     fill(either, *[(good,)] * 1001, (seal(ring, 10, "y") if odd.startswith("a good") else odd,))
-    (counted,) = census.count(either, [ONE])
+    (counted,) = counts.count(either, [ONE])
     unexpected = odd.startswith("a good")
     assert counted.values_by_version == ({V2: 1001, V10: 1} if unexpected else {V2: 1001})
     assert counted.unencrypted == (0 if unexpected else 1)

@@ -7,8 +7,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.inventory import scans
+from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import unsearched
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
-from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

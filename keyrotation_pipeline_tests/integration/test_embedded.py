@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.server import account
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
-from keyrotation_pipeline.adapters.postgres.server.installation import Installation
+from keyrotation_pipeline.adapters.postgres.server.programs import Installation
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline_tests.waiting import eventually
 

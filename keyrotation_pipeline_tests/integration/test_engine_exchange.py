@@ -7,9 +7,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray
-from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange
-from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import open_connection
+from keyrotation_pipeline.adapters.postgres.engine.batch import open_connection
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Exchange, TextArray
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 
 NUMBER = b"SELECT %(number)s::int, '100%%', %(number)s::int * %(other)s::int"

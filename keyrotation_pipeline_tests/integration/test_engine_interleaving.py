@@ -511,7 +511,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, table_of
 from keyrotation_pipeline.adapters.postgres.engine import Limits
-from keyrotation_pipeline.adapters.postgres.engine.page_ranges import StoredPageRanges
+from keyrotation_pipeline.adapters.postgres.engine.ranges import StoredPageRanges
 
 url, *keys = sys.argv[1:]
 ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import Limits
-from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange
-from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext
-from keyrotation_pipeline.adapters.postgres.engine.swept_ranges import SweptPageRanges
+from keyrotation_pipeline.adapters.postgres.engine.batch import RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.ranges import SweptPageRanges
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Exchange
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

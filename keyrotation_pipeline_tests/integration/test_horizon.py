@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.retirement import horizon
+from keyrotation_pipeline.adapters.postgres.retirement import snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import Server
@@ -26,14 +26,14 @@ def clients(connection: Connection) -> Connection:
 def replaced(connection: Connection) -> tuple[int, str]:
     """Replace the old value; the moment after it."""
     connection.execute("UPDATE public.clients SET first_name = 'v2:'")
-    return horizon.current_xid(connection), horizon.barrier(connection)
+    return snapshot_horizon.current_xid(connection), snapshot_horizon.barrier(connection)
 
 
 def until_nobody_holds(
     connection: Connection, moment: tuple[int, str], seconds: float = PATIENCE_SECONDS
 ) -> tuple[str, ...]:
-    eventually(lambda: not horizon.holders(connection, *moment), seconds)
-    return horizon.holders(connection, *moment)
+    eventually(lambda: not snapshot_horizon.blockers(connection, *moment), seconds)
+    return snapshot_horizon.blockers(connection, *moment)
 
 
 def test_on_a_quiet_server_nobody_holds(clients: Connection, database_url: str) -> None:
@@ -60,7 +60,7 @@ def test_a_session_is_named_if_it_may_still_see_the_old_value(
         moment = replaced(clients)
         named = f"session {other.info.backend_pid} (report) is in a transaction"
 
-        assert any(named in each for each in horizon.holders(clients, *moment)) is holds
+        assert any(named in each for each in snapshot_horizon.blockers(clients, *moment)) is holds
     assert until_nobody_holds(clients, moment) == ()
 
 
@@ -86,7 +86,7 @@ def test_a_prepared_transaction_from_before_is_named_until_it_ends(clients: Conn
         other.execute("PREPARE TRANSACTION 'nightly-2'")
     try:
         moment = replaced(clients)
-        assert any("prepared transaction 'nightly-2'" in each for each in horizon.holders(clients, *moment))
+        assert any("prepared transaction 'nightly-2'" in each for each in snapshot_horizon.blockers(clients, *moment))
     finally:
         clients.execute("ROLLBACK PREPARED 'nightly-2'")
     assert until_nobody_holds(clients, moment) == ()
@@ -96,7 +96,7 @@ def test_a_logical_slot_is_named_until_its_subscriber_has_the_replacement(client
     clients.execute("SELECT pg_create_logical_replication_slot('warehouse', 'pgoutput')")
     try:
         moment = replaced(clients)
-        (named,) = horizon.holders(clients, *moment)
+        (named,) = snapshot_horizon.blockers(clients, *moment)
         assert "logical replication slot 'warehouse' is inactive, so what its receiver still shows is unknown" in named
         clients.execute("SELECT pg_replication_slot_advance('warehouse', pg_current_wal_flush_lsn())")
         assert until_nobody_holds(clients, moment) == ()
@@ -116,7 +116,7 @@ def test_a_slot_of_another_database_does_not_hold(clients: Connection, server: S
 def test_a_physical_slot_that_lags_is_named(clients: Connection) -> None:
     clients.execute("SELECT pg_create_physical_replication_slot('replica', true)")
     try:
-        (named,) = horizon.holders(clients, *replaced(clients))
+        (named,) = snapshot_horizon.blockers(clients, *replaced(clients))
         assert "physical replication slot 'replica' is inactive, so what its receiver still shows is unknown" in named
     finally:
         clients.execute("SELECT pg_drop_replication_slot('replica')")
@@ -136,7 +136,9 @@ def owner(clients: Connection, database_url: str) -> Iterator[str]:
 def test_a_plain_role_is_told_of_sessions_that_it_may_not_see(clients: Connection, owner: str) -> None:
     with connect(owner) as connection:
         moment = replaced(connection)
-        assert any("1 session(s) of postgres are hidden" in each for each in horizon.holders(connection, *moment))
+        assert any(
+            "1 session(s) of postgres are hidden" in each for each in snapshot_horizon.blockers(connection, *moment)
+        )
 
         clients.execute("GRANT pg_read_all_stats TO horizon_owner")
         assert until_nobody_holds(connection, moment) == ()
@@ -175,11 +177,11 @@ def test_a_standby_is_named_while_it_lags_and_while_a_snapshot_is_open_on_it(
     database = str(clients.info.dbname)
     with psycopg.connect(standby.url(database), autocommit=True) as reader:
         wait_until(lambda: reader.execute("SELECT to_regclass('public.clients') IS NOT NULL").fetchone() == (True,))
-        wait_until(lambda: until_nobody_holds(clients, (0, horizon.barrier(clients)), 1) == ())
+        wait_until(lambda: until_nobody_holds(clients, (0, snapshot_horizon.barrier(clients)), 1) == ())
 
         reader.execute("SELECT pg_wal_replay_pause()")
         moment = replaced(clients)
-        assert any("has not replayed" in each for each in horizon.holders(clients, *moment))
+        assert any("has not replayed" in each for each in snapshot_horizon.blockers(clients, *moment))
         reader.execute("SELECT pg_wal_replay_resume()")
         assert until_nobody_holds(clients, moment) == ()
 
@@ -189,7 +191,7 @@ def test_a_standby_is_named_while_it_lags_and_while_a_snapshot_is_open_on_it(
         reader.execute("SELECT 1")
         wait_until(lambda: _walsender_xmin(clients) is not None)
         moment = replaced(clients)
-        assert any("walreceiver" in each for each in horizon.holders(clients, *moment))
+        assert any("walreceiver" in each for each in snapshot_horizon.blockers(clients, *moment))
         assert reader.execute("SELECT first_name FROM public.clients").fetchone() == ("v1:",), "it does still show it"
 
 
@@ -214,12 +216,12 @@ def _walsender_xmin(connection: Connection) -> object:
 def test_a_short_transaction_id_is_widened_to_the_full_one_near_by(
     short: int | None, following: int, full: int | None
 ) -> None:
-    assert horizon.widen(short, following) == full
+    assert snapshot_horizon.widen(short, following) == full
 
 
 def test_sessions_names_lock_holders_first_and_else_who_is_connected(clients: Connection, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True, application_name="billing") as other:
-        assert horizon.sessions(clients, CLIENTS) == (f"session {other.info.backend_pid} (billing, local)",)
+        assert snapshot_horizon.sessions(clients, CLIENTS) == (f"session {other.info.backend_pid} (billing, local)",)
         other.execute("BEGIN; LOCK TABLE public.clients IN ROW EXCLUSIVE MODE")
-        (named,) = horizon.sessions(clients, CLIENTS)
+        (named,) = snapshot_horizon.sessions(clients, CLIENTS)
         assert named.startswith(f"session {other.info.backend_pid} (billing, in a transaction for")

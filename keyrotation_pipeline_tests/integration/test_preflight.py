@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.preflight import preflight, server, writes
-from keyrotation_pipeline.adapters.postgres.preflight.server_log import revealing_settings
+from keyrotation_pipeline.adapters.postgres.preflight.server import revealing_settings
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError

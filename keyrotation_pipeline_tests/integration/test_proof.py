@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.inventory import census
+from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
-from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
+from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, search, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -41,7 +41,7 @@ class Clinic:
     def fence_both(self) -> None:
         for table in (CLIENTS, VISITS):
             fence.fence(self.connection, table, [V1])
-        self.moment = Moment(horizon.current_xid(self.connection), horizon.barrier(self.connection))
+        self.moment = Moment(snapshot_horizon.current_xid(self.connection), snapshot_horizon.barrier(self.connection))
 
     def prove(self, searched: Searched | None = None) -> ZeroOldRows:
         with self.connection.transaction():
@@ -60,7 +60,7 @@ class Clinic:
         self.connection.execute("UPDATE public.clients SET email = %s WHERE id = 1", (self.sealed(1),))
         self.connection.execute(f"ALTER TABLE public.clients ADD CONSTRAINT {fence.NAME} {text} NOT VALID".encode())
         self.connection.execute(f"UPDATE pg_constraint SET convalidated = true WHERE {FENCE_ROW}".encode())
-        self.moment = Moment(horizon.current_xid(self.connection), self.moment.lsn)
+        self.moment = Moment(snapshot_horizon.current_xid(self.connection), self.moment.lsn)
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ class PartitionedClinic:
             elsewhere.execute("CREATE TABLE public.archive (id int, notes text)")
             elsewhere.execute("INSERT INTO public.archive VALUES (101, %s), (102, %s)", (sealed(1), sealed(1)))
         fence.fence(connection, self.VISITS, [V1])
-        self.moment = Moment(horizon.current_xid(connection), horizon.barrier(connection))
+        self.moment = Moment(snapshot_horizon.current_xid(connection), snapshot_horizon.barrier(connection))
 
     def attach_foreign_partition(self, connection: Connection | None = None) -> None:
         """As an archive on another server is attached: with the CHECKs of the parent copied by hand."""
@@ -422,7 +422,7 @@ def test_of_more_than_64_mb_what_is_written_into_older_pages_meanwhile_is_named_
     with pytest.raises(ProofError):
         clinic.prove()
     findings = discover(clinic.connection, [CLIENTS, VISITS])
-    (counted,) = census.count(clinic.connection, [CLIENTS])
+    (counted,) = counts.count(clinic.connection, [CLIENTS])
     assert (len(findings), counted.unencrypted) == ((1, 0) if version else (0, 1))
 
 

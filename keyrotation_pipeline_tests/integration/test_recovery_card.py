@@ -14,7 +14,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key
-from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
+from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
 from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.key_loss import newest_key, restore_key
@@ -80,7 +80,9 @@ class TestCard:
             assert site.pipeline.keys.read().material(V1) == lost
             new = f"{psycopg.conninfo.conninfo_to_dict(database_url)['dbname']}_by_card"
             try:
-                done = restore_beside(site, DatabaseBeside(database_url, None), key, new, None, lambda _progress: None)
+                done = restore_beside(
+                    site, RestoreToNewDatabase(database_url, None), key, new, None, lambda _progress: None
+                )
             finally:
                 clinic.connection.execute(f'DROP DATABASE IF EXISTS "{new}" WITH (FORCE)'.encode())
         assert done.values["clients"] == 6

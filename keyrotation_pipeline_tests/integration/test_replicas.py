@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
-from keyrotation_pipeline.adapters.postgres.retirement import horizon
+from keyrotation_pipeline.adapters.postgres.retirement import snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas, accounted, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError
@@ -56,11 +56,11 @@ def clients(primary: Server) -> Iterator[Connection]:
 def replaced(connection: Connection) -> tuple[int, str]:
     """Replace the old value; the moment after it."""
     connection.execute("UPDATE public.clients SET first_name = 'v2:'")
-    return horizon.current_xid(connection), horizon.barrier(connection)
+    return snapshot_horizon.current_xid(connection), snapshot_horizon.barrier(connection)
 
 
 def holders(connection: Connection, moment: tuple[int, str], declared: Replicas | None = None) -> tuple[str, ...]:
-    found = horizon.holders(connection, *moment, declared or Replicas())
+    found = snapshot_horizon.blockers(connection, *moment, declared or Replicas())
     assert not any("pg_terminate_backend" in each for each in found if "walsender" in each or "walreceiver" in each)
     return found
 

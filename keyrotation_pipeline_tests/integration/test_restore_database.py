@@ -9,8 +9,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
-from keyrotation_pipeline.adapters.postgres.server.side_database import DatabaseBeside
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.backups.restore_to_new_database import RestoredBeside, restore_beside
@@ -44,7 +44,7 @@ def new(database_url: str) -> Iterator[str]:
 
 def restore(clinic: Clinic, url: str, into: str, wanted: str | None = None) -> RestoredBeside:
     with clinic.recovery_key() as key:
-        return restore_beside(clinic.site, DatabaseBeside(url, None), key, into, wanted, lambda _progress: None)
+        return restore_beside(clinic.site, RestoreToNewDatabase(url, None), key, into, wanted, lambda _progress: None)
 
 
 def is_there(clinic: Clinic, database: str) -> bool:
@@ -159,7 +159,7 @@ def test_a_restore_that_breaks_off_leaves_no_half_database(
     (binaries / "pg_restore").chmod(0o755)
     with local_clinic.recovery_key() as key, pytest.raises(KeyRotationError):
         restore_beside(
-            local_clinic.site, DatabaseBeside(database_url, binaries), key, new, None, lambda _progress: None
+            local_clinic.site, RestoreToNewDatabase(database_url, binaries), key, new, None, lambda _progress: None
         )
     assert not is_there(local_clinic, new)
 
@@ -191,7 +191,7 @@ def test_sql_of_a_dump_that_never_ends_is_ended_in_both_servers(
     local_clinic.connection.execute(FOREVER)
     back_up(local_clinic.site)
     sentence = r"was not restored in the 2 s that \[recovery\] longest_restore_seconds allows, and was ended"
-    databases = DatabaseBeside(database_url, None, longest_seconds=2)
+    databases = RestoreToNewDatabase(database_url, None, longest_seconds=2)
     with local_clinic.recovery_key() as key:
         with pytest.raises(RestoreTimeoutError, match=sentence):
             restore_beside(local_clinic.site, databases, key, new, None, lambda _progress: None)

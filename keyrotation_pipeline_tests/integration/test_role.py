@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof
+from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.encrypted_type import attestation
 from keyrotation_pipeline.errors import PreflightError
@@ -75,7 +75,7 @@ def test_the_documented_role_passes_the_preflight_rewrites_fences_and_proves(
         assert engine.shard(CLIENTS).rows == 20
         assert engine.sweep(CLIENTS).rows == 0
         fence.fence(role, CLIENTS, [V1])
-        moment = Moment(horizon.current_xid(role), horizon.barrier(role))
+        moment = Moment(snapshot_horizon.current_xid(role), snapshot_horizon.barrier(role))
         with role.transaction():
             evidence = proof.zero_old_rows(role, [CLIENTS], V1, [V1], moment)
         assert (evidence.old_values, evidence.values) == (0, 20)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.inventory.usage import written_rows
+from keyrotation_pipeline.adapters.postgres.inventory.counts import written_rows
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 

@@ -9,21 +9,19 @@ import psycopg
 
 from keyrotation_pipeline.adapters.postgres import engine
 from keyrotation_pipeline.adapters.postgres.inventory import (
-    census,
+    catalog_search,
+    counts,
     discovery,
-    elsewhere,
     page_readings,
     quarantine,
     relations,
     rolling_search,
     samples,
-    usage,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.unsearched import unsearched
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, proof, search
+from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import unsearched
+from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, search, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -92,9 +90,9 @@ class PostgresDatabase:
 
     def surroundings(self, tables: Sequence[EncryptedTable]) -> Surroundings:
         """See `CiphertextDatabase.surroundings`."""
-        from keyrotation_pipeline.adapters.postgres.preflight import disk  # noqa: PLC0415  as above
+        from keyrotation_pipeline.adapters.postgres.preflight import server  # noqa: PLC0415  as above
 
-        return disk.surroundings(self.connection, tables)
+        return server.surroundings(self.connection, tables)
 
     def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
         """See `CiphertextDatabase.speed`."""
@@ -104,7 +102,7 @@ class PostgresDatabase:
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `CiphertextDatabase.count`."""
-        return census.count(self.connection, tables)
+        return counts.count(self.connection, tables)
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """See `CiphertextDatabase.discover`."""
@@ -115,7 +113,7 @@ class PostgresDatabase:
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """See `CiphertextDatabase.definitions_found`."""
-        return tuple(elsewhere.in_definitions(self.connection))
+        return tuple(catalog_search.in_definitions(self.connection))
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """See `CiphertextDatabase.undeclared_spans`."""
@@ -156,15 +154,15 @@ class PostgresDatabase:
 
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """See `CiphertextDatabase.old_rows`."""
-        return census.old_rows(self.connection, table, versions, promotion_xid)
+        return counts.old_rows(self.connection, table, versions, promotion_xid)
 
     def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
         """See `CiphertextDatabase.rows_seen`."""
-        return census.rows_seen(self.connection, table, version, seconds)
+        return counts.rows_seen(self.connection, table, version, seconds)
 
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         """See `CiphertextDatabase.written_rows`."""
-        return usage.written_rows(self.connection, tables)
+        return counts.written_rows(self.connection, tables)
 
     def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
         """See `CiphertextDatabase.quarantine`."""
@@ -236,19 +234,19 @@ class PostgresDatabase:
 
     def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
         """See `CiphertextDatabase.sessions`."""
-        return horizon.sessions(self.connection, table)
+        return snapshot_horizon.sessions(self.connection, table)
 
     def barrier(self) -> str:
         """See `CiphertextDatabase.barrier`."""
-        return horizon.barrier(self.connection)
+        return snapshot_horizon.barrier(self.connection)
 
     def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
         """See `CiphertextDatabase.holders_of_old_snapshots`."""
-        return horizon.holders(self.connection, moment.xid, moment.lsn, self.replicas)
+        return snapshot_horizon.blockers(self.connection, moment.xid, moment.lsn, self.replicas)
 
     def current_xid(self) -> int:
         """See `CiphertextDatabase.current_xid`."""
-        return horizon.current_xid(self.connection)
+        return snapshot_horizon.current_xid(self.connection)
 
     def search(
         self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report

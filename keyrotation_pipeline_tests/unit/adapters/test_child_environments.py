@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.openpgp import runner
-from keyrotation_pipeline.adapters.postgres.server import dump, restoring
+from keyrotation_pipeline.adapters.postgres.server import programs as client_programs
+from keyrotation_pipeline.adapters.postgres.server import restore
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -48,11 +49,11 @@ def test_gpg_gets_nothing_of_our_environment(programs: Programs, tmp_path: Path)
 def test_clients_of_postgresql_get_the_password_by_its_variable_and_nothing_else(programs: Programs, name: str) -> None:
     command, variables = programs.command(name, "--no-password"), programs.environment(OURS["KEYROTATION_DATABASE_URL"])
     if name == "pg_dump":
-        with dump._running(command, variables) as stream:
+        with client_programs._running(command, variables) as stream:
             told = stream.read()
     else:
         with Path("/dev/null").open("rb") as nothing:
-            told = restoring._run(command, nothing, variables).stdout
+            told = restore._run(command, nothing, variables).stdout
     environment, arguments = shown(told)
     assert not set(OURS) & set(environment)
     assert environment["PGPASSWORD"] == "geheim"

@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 import pytest
 from psycopg import OperationalError
 
-from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import refusal_of
+from keyrotation_pipeline.adapters.postgres.server.connection import connect, refusal_of
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 
 URL = "postgresql://app:hunter2@db:5433/clinic"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
 from keyrotation_pipeline.fieldcrypto.batch import Rewriter, Value
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec

@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 
 from hatch_build import compile_codec
-from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray, TidArray
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto import compiled, native
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

@@ -8,9 +8,9 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import WorkerSettings
-from keyrotation_pipeline.adapters.postgres.engine.job import Job
+from keyrotation_pipeline.adapters.postgres.engine.worker import Job
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.dump import PostgresDump
+from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.settings.environment import bare_environment, child_environment
 

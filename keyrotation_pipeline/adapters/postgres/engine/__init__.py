@@ -16,12 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
-    from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-    from keyrotation_pipeline.adapters.postgres.engine.rolling import decrypt_spans
+    from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all, decrypt_spans
+    from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
     from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, rewrite_shard
     from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
-    from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
 
 _PLACE_OF = {
     "Limits": "limits",

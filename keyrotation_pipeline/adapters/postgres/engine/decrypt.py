@@ -1,7 +1,4 @@
-"""The full decrypt: every value of a table is decrypted once, and nothing of it is kept.
-
-Several threads read one snapshot: the native codec lets go of the interpreter's lock, and the server works meanwhile.
-"""
+"""Decrypts every value of a table, or some pages of it, once, and keeps nothing."""
 
 import queue
 import threading
@@ -13,12 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from keyrotation_pipeline.adapters.postgres.engine.arrays import TidArray
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TidArray
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements, position, statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, obey
 from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine
@@ -28,6 +24,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount
 from keyrotation_pipeline.model.requests import Step
@@ -282,3 +279,39 @@ def _batches(context: RewriteContext, first: int, end: int) -> Iterator[Batch]:
         return
     for positions in by_size(listed(context, first, end), limit):
         yield Batch.of(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
+
+
+@without_content
+def decrypt_spans(
+    connect: Callable[[], Connection],
+    table: EncryptedTable,
+    spans: Sequence[PageSpan],
+    ring: KeyRing,
+    report: Report,
+    limits: Limits,
+    go_on: Callable[[], bool],
+) -> int:
+    """Decrypt what some spans of one table hold, keeping nothing; returns the number of values.
+
+    Values that do not decrypt go to the quarantine. Earlier entries leave it when their row is seen to be mended.
+
+    Args:
+        limits: with the duty cycle, and as many workers as threads are to read.
+        go_on: asked before each span, whether it may still be read now.
+    """
+    values = 0
+    with opened(connect, table, ring, report, limits) as decryption:
+        relations = {relation.noted_as: relation for relation in decryption.relations}
+        for relation in relations.values():
+            decryption.recheck(relation)
+        for span in spans:
+            if span.relation not in relations:
+                continue
+            if not go_on():
+                break
+            began = CLOCK.monotonic()
+            found = Found.nothing(table)
+            decryption.decrypt(relations[span.relation], found, (span.first_page, span.end_page))
+            values += found.values
+            CLOCK.sleep((CLOCK.monotonic() - began) * (1 / limits.duty_cycle - 1))
+    return values

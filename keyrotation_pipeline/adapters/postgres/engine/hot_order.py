@@ -11,7 +11,7 @@ With five passes a table grew to 1.23 times its size; eight passes were no bette
 
 from collections.abc import Sequence
 
-from keyrotation_pipeline.adapters.postgres.engine.exchange import Row
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Row
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 

@@ -1,10 +1,16 @@
-"""How hard the engine may work."""
+"""The limits of the engine: duty cycle, workers, and the pace set by an operator."""
 
+import json
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, AllowedHours, PaceSet
+from keyrotation_pipeline.ports.keys import KeyStore
 
 _NEVER = 2**62
 
@@ -99,3 +105,36 @@ class Limits:
             duty_cycle=duty if duty is not None and self.rests else self.duty_cycle,
             hours=self.hours if pace.hours is None else pace.allowed_hours(),
         )
+
+
+_NEWEST = """
+SELECT body FROM keyrotation.audit_events WHERE event = %s AND request = %s ORDER BY seq DESC LIMIT 1
+"""
+
+
+def pace_override(connection: Connection, request: str, limits: Limits) -> Limits:
+    """The limits at the pace that was set last; as they are where none was, or what was written is none.
+
+    It decides about speed alone, so that it is taken without verifying the chain; `audit verify` does that.
+    """
+    row = connection.execute(_NEWEST, (str(PaceSet.kind), request)).fetchone()
+    if row is None:
+        return limits
+    try:
+        pace = read(PaceSet, json.loads(str(row[0]))["facts"]).checked()
+    except (KeyRotationError, ValueError, KeyError, TypeError):
+        return limits
+    return limits.at_pace(pace)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How worker processes are started.
+
+    Args:
+        keys: the key store, from which each worker reads the key ring by itself.
+        environment: of the workers. It must hold no key. None: the same as ours.
+    """
+
+    keys: KeyStore
+    environment: Mapping[str, str] | None = field(default=None, repr=False)

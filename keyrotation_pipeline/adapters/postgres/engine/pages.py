@@ -19,12 +19,11 @@ from itertools import pairwise
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, RewriteContext
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.exchange import Exchange, Parameter, Row
 from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, page_of, passes
-from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
-from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Exchange, Parameter, Row
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.progress import Rewritten

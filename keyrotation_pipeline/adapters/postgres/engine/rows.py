@@ -5,9 +5,8 @@ from dataclasses import replace
 
 from psycopg import errors
 
-from keyrotation_pipeline.adapters.postgres.engine.arrays import TextArray, TidArray
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
-from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray, TidArray
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.progress import Rewritten
@@ -19,7 +18,7 @@ def rewrite_listed(context: RewriteContext, first: int, end: int) -> Iterator[Re
         yield _rewrite(context, positions)
 
 
-def rewrite_stragglers(context: RewriteContext, first: int, end: int) -> Iterator[Rewritten]:
+def rewrite_contended_rows(context: RewriteContext, first: int, end: int) -> Iterator[Rewritten]:
     """Rewrite each row of the pages in its own transaction; wait up to a second for its lock, and repeat if it changed.
 
     SKIP LOCKED would never get a row that others write all the time. Here we wait in the queue for its lock, and write

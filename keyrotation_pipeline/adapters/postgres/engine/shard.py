@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.engine.job import Job
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.low_priority import at_low_priority
-from keyrotation_pipeline.adapters.postgres.engine.page_ranges import last_shard, slices_of
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.ranges import last_shard, slices_of
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import limits_for
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
+from keyrotation_pipeline.adapters.postgres.engine.worker import Job, at_low_priority
 from keyrotation_pipeline.adapters.postgres.engine.worker_pool import WorkerPool
-from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

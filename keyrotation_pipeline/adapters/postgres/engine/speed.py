@@ -11,9 +11,8 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
+from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import open_connection
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps

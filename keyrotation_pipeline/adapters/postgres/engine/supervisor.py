@@ -9,11 +9,9 @@ from threading import Event
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.commit_times import CommitTimes
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.paced import paced
-from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange
-from keyrotation_pipeline.adapters.postgres.engine.throttle import reason_to_pause
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, pace_override
+from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
+from keyrotation_pipeline.adapters.postgres.engine.throttle import CommitTimes, reason_to_pause
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.ledger.waits import end_wait, note_wait
@@ -147,7 +145,7 @@ class Supervisor:
         write_down(self.connection)  # a standby that drops out later is missed when the key is to be retired
         for _ in attempts(CLOCK, pause_seconds=TICK_SECONDS):
             self._obey()
-            self.limits = paced(self.connection, self.request, self._configured)
+            self.limits = pace_override(self.connection, self.request, self._configured)
             self.batch_size.renew(self.limits)
             reason = reason_to_pause(self.connection, self.request, relation, self.limits)
             if not reason:

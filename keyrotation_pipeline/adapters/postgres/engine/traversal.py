@@ -8,18 +8,16 @@ from time import monotonic
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import Codec
+from keyrotation_pipeline.adapters.postgres.engine.batch import Codec, RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
-from keyrotation_pipeline.adapters.postgres.engine.page_ranges import PageRange, Slice, StoredPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
-from keyrotation_pipeline.adapters.postgres.engine.rewrite_context import RewriteContext, open_connection
-from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_listed, rewrite_stragglers
+from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange, Slice, StoredPageRanges, SweptPageRanges
+from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_contended_rows, rewrite_listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import Supervisor, limits_for
-from keyrotation_pipeline.adapters.postgres.engine.swept_ranges import SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
@@ -244,7 +242,7 @@ class _RelationTraversal:
         first = self._pages.next
         size = self._supervisor.batch_size
         end = min(first + min(size.pages, size.reading_pages), self._pages.end)
-        method = rewrite_stragglers if self._wait else rewrite_listed
+        method = rewrite_contended_rows if self._wait else rewrite_listed
         rows = 0
         for done in method(self._context, first, end):
             self._pages.done += done  # at once, since the next batch may fail

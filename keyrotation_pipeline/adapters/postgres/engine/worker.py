@@ -1,9 +1,4 @@
-"""A worker process: re-encrypts the slices of a shard that it is given, with its own connections and key ring.
-
-Standard input: a pickled `Job`, then one line per slice with its number, or `STOP`: then the worker settles what is
-under way, saves progress, and ends. When standard input ends, the worker ends at once; so workers notice that their
-parent has died. Standard output: one line of JSON per message.
-"""
+"""A worker: re-encrypts the slices that its job names, as a process of its own or in a background thread."""
 
 import json
 import os
@@ -12,15 +7,120 @@ import queue
 import signal
 import sys
 import threading
-from typing import BinaryIO
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO, Self
 
 from keyrotation_pipeline.adapters.hardening import harden_process
-from keyrotation_pipeline.adapters.postgres.engine.job import Job
-from keyrotation_pipeline.adapters.postgres.engine.low_priority import NICENESS
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.ranges import Slice
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
-from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.progress import Progress
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
+from keyrotation_pipeline.ports.keys import KeyStore
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The slices of one shard, and all that is needed to re-encrypt any of them.
+
+    Args:
+        keys: the store, which is pickled as how to open it.
+        fingerprints: of the keys that the worker must find there, by version.
+        in_hot_order: the relations that are rewritten in HOT order.
+    """
+
+    connect: Callable[[], Connection] = field(repr=False)  # it holds the password
+    keys: KeyStore
+    request: str
+    slices: Sequence[Slice]
+    fingerprints: Mapping[str, str]
+    target: KeyVersion
+    limits: Limits
+    in_hot_order: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        connect: Callable[[], Connection],
+        keys: KeyStore,
+        request: str,
+        slices: Sequence[Slice],
+        ring: KeyRing,
+        target: KeyVersion,
+        limits: Limits,
+    ) -> Self:
+        """The job of rewriting with the keys of `ring`; it holds their fingerprints only."""
+        return cls(connect, keys, request, slices, _fingerprints(ring), target, limits)
+
+    def ring(self) -> KeyRing:
+        """The key ring, read from the key store.
+
+        Raises:
+            KeyStoreError: the key store holds other keys than when the job was made.
+        """
+        ring = self.keys.read().ring()
+        if _fingerprints(ring) != self.fingerprints:
+            raise KeyStoreError(
+                "the keys in the key store have changed while rows were re-encrypted; see what `keyrotation status` "
+                "says of them, then run `keyrotation rotate` again"
+            )
+        return ring
+
+
+def _fingerprints(ring: KeyRing) -> dict[str, str]:
+    return {str(version): ring.material(version).fingerprint for version in ring.versions}
+
+
+# Processes that serve users on the same machine go first.
+NICENESS = 10
+# A server that does not answer must not keep us; what it has not committed stays as it was.
+_STOP_SECONDS = 5.0
+
+
+def at_low_priority(work: Callable[[Report, threading.Event], Rewritten], report: Report) -> Rewritten:
+    """Do `work` in a thread of low priority; the caller's own thread keeps its priority.
+
+    Args:
+        work: is given what it has to report to, about once a second, and an event that tells it to stop: that is set
+            when the caller was interrupted.
+        report: called in the caller's thread.
+    """
+    said: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+    told_to_stop = threading.Event()
+    outcome: list[Rewritten | BaseException] = []
+
+    def run() -> None:
+        try:
+            _lower()
+            outcome.append(work(said.put, told_to_stop))
+        except BaseException as error:  # noqa: BLE001  raised again by the caller
+            outcome.append(error)
+        said.put(None)
+
+    thread = threading.Thread(target=run, name="keyrotation worker", daemon=True)
+    thread.start()
+    try:
+        while (progress := said.get()) is not None:
+            report(progress)
+    finally:
+        told_to_stop.set()
+        thread.join(_STOP_SECONDS)
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _lower() -> None:
+    # Linux gives each thread a priority of its own. Elsewhere it would be that of the process, for good.
+    if sys.platform == "linux":
+        this = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, this, min(19, os.getpriority(os.PRIO_PROCESS, this) + NICENESS))
+
 
 STOP = b"stop\n"
 

@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keyrotation_pipeline import errors
-from keyrotation_pipeline.adapters.postgres.engine.job import Job
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.page_ranges import stages
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.ranges import stages
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum, in_hot_order
-from keyrotation_pipeline.adapters.postgres.engine.worker import STOP
-from keyrotation_pipeline.adapters.postgres.engine.worker_settings import WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.worker import STOP, Job
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError

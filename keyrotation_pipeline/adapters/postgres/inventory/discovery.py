@@ -1,15 +1,6 @@
-"""Looking for our values everywhere else: every undeclared column of every user relation that can hold text.
+"""Searches every undeclared column that can hold text for encrypted values; proposes the columns to declare."""
 
-Whole values are searched, since a value may stand inside JSON, an array, a log line or a serialised row. One scan per
-relation; a column with hits is read once more to tell what they are. So is one with large cells, which are searched in
-pieces.
-
-Large objects and definitions (defaults, constraints, views, functions, comments) are searched too, in `elsewhere`.
-
-Views and partitioned parents have no rows of their own, and generated columns follow from columns of the same row,
-which are declared or searched. What else is not searched is told by `unsearched`.
-"""
-
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,7 +8,7 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import elsewhere
+from keyrotation_pipeline.adapters.postgres.inventory import catalog_search
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     ANYWHERE,
     EXACT_END,
@@ -192,10 +183,10 @@ def discover(
                 findings += search(connection, relation, from_page(first), sampled=sampled)
         except (BlockedError, PreflightError) as error:
             findings.append(FoundColumn(relation.label, "*", 0, 0, (), str(error)))
-    if elsewhere.LARGE_OBJECTS not in first_pages and not sampled:
+    if catalog_search.LARGE_OBJECTS not in first_pages and not sampled:
         tell("large objects")
-        findings += elsewhere.in_large_objects(connection)
-    return (*findings, *elsewhere.in_definitions(connection))
+        findings += catalog_search.in_large_objects(connection)
+    return (*findings, *catalog_search.in_definitions(connection))
 
 
 def searched_relations(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[tuple[int, str]]:
@@ -283,3 +274,48 @@ def _finding(connection: Connection, relation: Place, column: str, pages: sql.Co
     if relation.kind == "m":
         return FoundColumn(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
     return FoundColumn(relation.label, column, values, near_misses, found)
+
+
+# The table that a partition or an inheritance child belongs to, if the column is a text column of an ordinary table.
+_DECLARABLE = """
+WITH RECURSIVE up(oid, depth) AS (
+    SELECT c.oid, 0 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind = 'r'
+    UNION ALL
+    SELECT i.inhparent, up.depth + 1 FROM up JOIN pg_inherits i ON i.inhrelid = up.oid
+    JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attname = %(column)s AND NOT a.attisdropped
+), base(typ) AS (
+    SELECT a.atttypid FROM up JOIN pg_attribute a ON a.attrelid = up.oid AND a.attname = %(column)s WHERE up.depth = 0
+    UNION ALL
+    SELECT t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typ WHERE t.typtype = 'd'
+)
+SELECT n.nspname::text, c.relname::text
+FROM up JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE EXISTS (SELECT FROM base WHERE base.typ IN ('text'::regtype, 'varchar'::regtype))
+ORDER BY up.depth DESC LIMIT 1
+"""
+
+
+def declarable(
+    connection: Connection, findings: Sequence[FoundColumn]
+) -> tuple[tuple[EncryptedTable, ...], tuple[FoundColumn, ...]]:
+    """Divide findings into tables with the columns to declare, and findings that cannot be declared."""
+    columns: defaultdict[TableName, list[str]] = defaultdict(list)
+    rest = []
+    for finding in findings:
+        table = _table_of(connection, finding) if finding.values else None
+        if table is None:
+            rest.append(finding)
+        elif finding.column not in columns[table]:
+            columns[table].append(finding.column)
+    return tuple(EncryptedTable(name, tuple(named)) for name, named in sorted(columns.items())), tuple(rest)
+
+
+def _table_of(connection: Connection, finding: FoundColumn) -> TableName | None:
+    name = TableName.parse(finding.relation)
+    parameters = {"schema": name.schema, "table": name.table, "column": finding.column}
+    row = connection.execute(_DECLARABLE, parameters).fetchone()
+    # The file names tables without quotes, so a name with a dot cannot be written there.
+    if row is None or any("." in str(part) for part in row):
+        return None
+    return TableName(str(row[0]), str(row[1]))

@@ -7,8 +7,7 @@ the rule is by owner: a function of a superuser or of our role may call anything
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.quoting import quoted
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import PreflightError
 
 # From each thing that is evaluated for a row that we write, along the catalogue's own dependencies, to the functions in

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.inventory import discovery, elsewhere, page_readings
+from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery, page_readings
 from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
 from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -29,7 +29,7 @@ CLOCK = SystemClock()
 class _LargeObjects:
     """All large objects, as if they were one relation."""
 
-    oid: int = elsewhere.LARGE_OBJECTS
+    oid: int = catalog_search.LARGE_OBJECTS
     label: str = "large objects"
     noted_as: str = "large objects"
     look: str = ""
@@ -118,7 +118,7 @@ def _places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_P
 def _search(connection: Connection, place: _Place, first: int, end_page: int) -> Sequence[FoundColumn]:
     try:
         if isinstance(place, _LargeObjects):
-            return tuple(elsewhere.in_large_objects(connection))
+            return tuple(catalog_search.in_large_objects(connection))
         pages = between_pages(first, end_page) if place.has_pages else sql.SQL("")
         return discovery.search(connection, place, pages)
     except (BlockedError, PreflightError) as error:

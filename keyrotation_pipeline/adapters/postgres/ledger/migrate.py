@@ -8,8 +8,7 @@ from alembic.util import CommandError
 from sqlalchemy.pool import NullPool
 
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import lock_key
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 
 _LOCATION = "keyrotation_pipeline.adapters.postgres.ledger:migrations"

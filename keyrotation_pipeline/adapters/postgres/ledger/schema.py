@@ -1,7 +1,6 @@
 """Whether a database has the schema `keyrotation` that is needed; every command asks, so Alembic is not asked."""
 
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
 
 # The newest revision in migrations/versions: what `migrate` brings a database to.

@@ -8,9 +8,13 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
-from keyrotation_pipeline.adapters.postgres.server.encodings import codec_of, readable, storable
+from keyrotation_pipeline.adapters.postgres.server.connection import (
+    Connection,
+    codec_of,
+    display_name,
+    readable,
+    storable,
+)
 from keyrotation_pipeline.errors import AtWorkError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.ports.clock import Clock
 

@@ -1,7 +1,6 @@
 """Why a step waits, noted by whoever waits, for `status` to show. A wait ends with the session that noted it."""
 
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.encodings import codec_of, storable
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, codec_of, storable
 
 # What a session that has ended left behind goes when the next wait begins. (Of a session of another role, this one may
 # see no more than that it is there.)

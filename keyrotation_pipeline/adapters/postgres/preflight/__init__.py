@@ -8,20 +8,10 @@ from dataclasses import replace
 
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
-from keyrotation_pipeline.adapters.postgres.preflight import (
-    code,
-    columns,
-    disk,
-    distributed,
-    publications,
-    server,
-    server_log,
-    vacuuming,
-    values,
-    writes,
-)
+from keyrotation_pipeline.adapters.postgres.preflight import server, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight import table as table_checks
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
-from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -46,32 +36,32 @@ SERVER_CHECKS: tuple[Callable[[Connection], Iterable[Problem]], ...] = (
     server.no_slot_holds_snapshots,
     server.standbys_are_known,
     server.sessions_are_visible,
-    server_log.no_ciphertext_is_logged,
-    code.role_is_no_superuser,
-    code.no_foreign_event_trigger_fires,
-    code.schema_is_ours,
+    server.no_ciphertext_is_logged,
+    writes.role_is_no_superuser,
+    writes.no_foreign_event_trigger_fires,
+    writes.schema_is_ours,
 )
 
 TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
-    columns.rows_are_in_heaps,
-    distributed.rows_are_on_this_server,
-    columns.types_hold_text,
-    columns.none_is_generated,
-    columns.none_is_in_a_partition_key,
-    columns.none_is_in_a_foreign_key,
-    columns.indexes_are_known,
+    table_checks.rows_are_in_heaps,
+    table_checks.rows_are_on_this_server,
+    table_checks.types_hold_text,
+    table_checks.none_is_generated,
+    table_checks.none_is_in_a_partition_key,
+    table_checks.none_is_in_a_foreign_key,
+    table_checks.indexes_are_known,
     writes.role_may_read_and_write,
     writes.role_may_fence,
     writes.fence_name_is_free,
     writes.row_security_does_not_apply,
-    code.triggers_stay_quiet,
-    code.no_foreign_code_runs,
+    writes.triggers_stay_quiet,
+    writes.no_foreign_code_runs,
     writes.no_rule_rewrites_updates,
     writes.replica_identity_is_there,
-    publications.updates_are_published,
-    publications.rows_do_not_come_by_subscription,
+    table_checks.updates_are_published,
+    table_checks.rows_do_not_come_by_subscription,
     writes.disk_has_room,
-    vacuuming.vacuums_read_indexes_once,
+    table_checks.vacuums_read_indexes_once,
     values.rows_fit,
     values.values_fit,
     values.domains_accept_target,
@@ -112,7 +102,7 @@ def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: 
         found += [replace(problem, check=NO_TABLE_IS_DECLARED_TWICE) for problem in _overlaps(subject, seen)]
         found += [problem for check in TABLE_CHECKS for problem in _outcome(check, subject)]
     found += _unsearchable(connection, tables)
-    found += [replace(problem, check=DISK_IS_LARGE_ENOUGH) for problem in disk.too_small(connection, tables)]
+    found += [replace(problem, check=DISK_IS_LARGE_ENOUGH) for problem in server.too_small(connection, tables)]
     return tuple(sorted(dict.fromkeys(found), key=lambda problem: not problem.fatal))
 
 
@@ -169,7 +159,7 @@ def require_unchanged(connection: Connection, request: str, table: EncryptedTabl
     subject = Subject(connection, table, relations, target)
     # Whose code runs is asked each time: more of the catalogue decides it than the digest holds.
     passed = connection.execute(_CHECKED, names).fetchone() == (digest,)
-    checks = (code.no_foreign_code_runs,) if passed else TABLE_CHECKS
+    checks = (writes.no_foreign_code_runs,) if passed else TABLE_CHECKS
     problems = [problem for check in checks for problem in _outcome(check, subject) if problem.fatal]
     if problems:
         raise PreflightError(problems[0].sentence)

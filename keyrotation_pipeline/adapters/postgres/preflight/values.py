@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
 )
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
-from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import Problem

@@ -12,10 +12,9 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, relations
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import versions_refused
-from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
 from keyrotation_pipeline.adapters.postgres.retirement import locks
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.quoting import quoted_names
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -200,7 +199,7 @@ def _validate(connection: Connection, table: EncryptedTable, root: relations.Rel
         except psycopg.errors.LockNotAvailable:
             continue
         return
-    who = "; ".join(locks.holders(connection, table)) or "a passing session"
+    who = "; ".join(locks.lock_holders(connection, table)) or "a passing session"
     raise BlockedError(
         f"the fence of table {table.name} cannot be validated beside {who}; "
         "wait until that ends, then run this step again"

@@ -114,7 +114,7 @@ def is_autovacuumed(connection: Connection, tree: Sequence[relations.Relation]) 
     return connection.execute(_AUTOVACUUM_AT_WORK, (oids,)).fetchone() == (True,)
 
 
-def holders(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
+def lock_holders(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
     """Who holds a lock on the table or a relation under it, the oldest transaction first; one phrase each."""
     oids = [relation.oid for relation in relations.tree(connection, table)]
     rows = connection.execute(_HOLDERS, (oids,)).fetchall()
@@ -186,7 +186,7 @@ def _queue(connection: Connection, table: EncryptedTable, root: relations.Relati
 
 
 def _blocked(connection: Connection, table: EncryptedTable) -> BlockedError:
-    who = "; ".join(holders(connection, table)) or "somebody who has just let it go"
+    who = "; ".join(lock_holders(connection, table)) or "somebody who has just let it go"
     return BlockedError(
         f"table {table.name} cannot be locked for a moment, since it is in use by {who}; "
         "wait until that ends or end it, then run this step again"

@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
-from keyrotation_pipeline.adapters.postgres.retirement import fence, horizon, locks, replicas
+from keyrotation_pipeline.adapters.postgres.retirement import fence, locks, replicas, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import (
     Relations,
@@ -69,7 +69,7 @@ def zero_old_rows(
     _require_fences(connection, tables, versions, moment.xid)
     require_nothing_found(discovery.discover(connection, tables, first), retired)
     _require_empty_quarantine(connection, tables)
-    if found := horizon.holders(connection, moment.xid, moment.lsn, declared):
+    if found := snapshot_horizon.blockers(connection, moment.xid, moment.lsn, declared):
         raise BlockedError("; ".join(found))
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     proven_at = row[0] if row else None
@@ -145,7 +145,7 @@ def _require_fences(
     found = fence.all_fences(connection, tables)
     rows = connection.execute(_FENCE_XMINS, (fence.NAME,)).fetchall()
     xmins = {(schema, name): xmin for schema, name, xmin in rows}
-    following = horizon.next_xid(connection)
+    following = snapshot_horizon.next_xid(connection)
     for table, standing in found.items():
         if isinstance(standing, PreflightError):
             raise standing
@@ -157,7 +157,7 @@ def _require_fences(
                 "find out who changed it"
             )
         # Only a fence that is older than the moment proves that no old value was written, and replaced, since then.
-        made = horizon.widen(xmins.get((table.name.schema, table.name.table)), following)
+        made = snapshot_horizon.widen(xmins.get((table.name.schema, table.name.table)), following)
         # An id beyond the next one is so old that the 32-bit id has wrapped.
         if made is None or xid <= made < following:
             raise FenceError(

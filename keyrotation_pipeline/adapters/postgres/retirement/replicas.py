@@ -15,8 +15,7 @@ from typing import Any
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.proof import AccountedReplica
 

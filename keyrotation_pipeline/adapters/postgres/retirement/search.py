@@ -19,9 +19,9 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import cast
 
-from keyrotation_pipeline.adapters.postgres.inventory import discovery, elsewhere
+from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
-from keyrotation_pipeline.adapters.postgres.inventory.tally import tally
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -64,7 +64,7 @@ class Relations:
         oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
         oids |= {oid for oid, _ in discovery.searched_relations(connection, tables)}
         with heap_scan(connection, "the catalogue"):
-            rows = connection.execute(_RELATIONS, ([*oids, elsewhere.LARGE_OBJECTS],)).fetchall()
+            rows = connection.execute(_RELATIONS, ([*oids, catalog_search.LARGE_OBJECTS],)).fetchall()
         facts = cast("list[tuple[int, str, int, str]]", rows)
         identities, pages, labels = ({fact[0]: fact[n] for fact in facts} for n in (1, 2, 3))
         return cls(cast("dict[int, str]", identities), cast("dict[int, int]", pages), cast("dict[int, str]", labels))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypedDict
 
-from keyrotation_pipeline.adapters.postgres.server.installation import Installation
+from keyrotation_pipeline.adapters.postgres.server.programs import Installation
 from keyrotation_pipeline.errors import HomeError
 
 SERVER_USER = "pgserver"

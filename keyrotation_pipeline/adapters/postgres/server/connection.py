@@ -1,17 +1,109 @@
-"""Connections to the application's database, with the settings without which a count or a write may lie."""
+"""Connections to the application's database, their refusals as sentences, quoting, and encodings."""
 
-from collections.abc import Iterator
+import codecs
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 
 import psycopg
+from psycopg import OperationalError, ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.json import Jsonb
 
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name, refusal_of
-from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.model.audit import CLOCKS_DIFFER_BY
 from keyrotation_pipeline.ports.clock import Clock
+
+_HOW = "write postgresql://user@host/name"
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]{0,30})://")
+# Longer than a name of PostgreSQL's can be, and never a whole connection string.
+_NAME = r'"(?P<name>[^"\n]{1,128})"'
+
+# In this order: where several hosts are tried, the text has a reason for each. A server that speaks another language
+# than English gets the last sentence.
+_SENTENCES = (
+    (rf"password authentication failed for user {_NAME}",
+     'the server refuses the password of "{name}"; correct it in [database] url'),
+    (r"no password supplied",
+     "the server asks for a password and none was given; add it to [database] url"),
+    (rf"permission denied for database {_NAME}",
+     'the role may not use this database; as its owner, GRANT CONNECT ON DATABASE "{name}" TO that role'),
+    (r"no pg_hba\.conf entry for .*",
+     "the server lets nobody in as this role, to this database, from this host; add a line to its pg_hba.conf"),
+    (rf"database {_NAME} does not exist",
+     'the server has no database "{name}"; create it, or correct the name in [database] url'),
+    (rf"role {_NAME} does not exist",
+     'the server has no role "{name}"; create it (deploy/sql/pipeline-role.sql), or correct [database] url'),
+    (rf"role {_NAME} is not permitted to log in",
+     'the role "{name}" may not log in; ALTER ROLE "{name}" LOGIN'),
+    (r"failed to resolve host|could not translate host name",
+     "its host's name is not known here; correct the host in [database] url"),
+    (r"the database system is (?P<name>starting up|shutting down|in recovery mode|not yet accepting connections)",
+     "the server is {name}; wait a moment, then run this again"),
+    (r"too many clients already|remaining connection slots|too many connections for",
+     "the server has no connection left; end some, or raise its max_connections"),
+    (r"Connection refused|No such file or directory|[Tt]imed? ?out|[Tt]imeout|No route to host|Network is unreachable",
+     "no server answers there; start it, or correct host and port in [database] url"),
+)  # fmt: skip
+
+
+def refusal_of(error: OperationalError, url: str) -> DatabaseUnavailableError:
+    """The sentence for a connection that was refused; it names host and database, never the password."""
+    said = str(error)
+    for pattern, sentence in _SENTENCES:
+        if (found := re.search(pattern, said)) is not None:
+            why = sentence.format(**found.groupdict())
+            break
+    else:
+        lines = said.strip().splitlines() or [type(error).__name__]
+        fatal = next((line for line in lines if "FATAL" in line), lines[0])
+        why = f"{fatal.strip()}; {_what_to_correct(error)}"
+    return DatabaseUnavailableError(f"cannot connect to {display_name(url)}: {_without_password(why, url)}")
+
+
+def _what_to_correct(error: OperationalError) -> str:
+    """As far as libpq knows without words, since the server may speak any language, and gives it no SQLSTATE."""
+    if error.pgconn is not None and error.pgconn.used_password:
+        return "it said so when it had the password; correct user, password or database in [database] url"
+    return "mend that, or correct [database] url"
+
+
+def display_name(url: str) -> str:
+    """``name@host`` of a connection string, without user and password.
+
+    Raises:
+        DatabaseUnavailableError: it is no connection string of PostgreSQL.
+    """
+    try:
+        parts = conninfo_to_dict(url)
+    except ProgrammingError:
+        raise DatabaseUnavailableError(_not_a_url(url)) from None
+    host = str(parts.get("host") or parts.get("hostaddr") or "localhost")
+    port = parts.get("port")
+    if host.startswith("/"):  # a Unix socket
+        host, port = "localhost", None
+    return f"{parts.get('dbname') or parts.get('user') or 'postgres'}@{host}{f':{port}' if port else ''}"
+
+
+def _not_a_url(url: str) -> str:
+    """Shows the scheme alone: libpq's own text repeats the string, with its password."""
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return f"[database] url is not a PostgreSQL connection string; {_HOW}"
+    if scheme[1].lower() not in {"postgresql", "postgres"}:
+        return f"[database] url begins with {scheme[1]}://, which is not PostgreSQL's own scheme; {_HOW}"
+    return (
+        "[database] url has a part that PostgreSQL does not know (a misspelt parameter after ?, or a sign in the "
+        f"password that has to be written as %XX); {_HOW}?name=value"
+    )
+
+
+def _without_password(text: str, url: str) -> str:
+    password = conninfo_to_dict(url).get("password")
+    return text.replace(str(password), "***") if password else text
+
 
 APPLICATION_NAME = "keyrotation"
 
@@ -129,3 +221,82 @@ def require_same_time(connection: Connection, clock: Clock) -> None:
             f"the clock of this host and that of {display_name(connection.info.dsn)} differ by "
             f"{away.total_seconds():,.0f} seconds; set the wrong one right (NTP), then run this again"
         )
+
+
+_QUOTED = "SELECT name, quote_ident(name) FROM unnest(%s::text[]) AS given (name)"
+
+
+def quoted_names(connection: Connection, names: Sequence[str]) -> dict[str, str]:
+    """Each name as the server quotes it, and so gives it back in definitions."""
+    return {str(name): str(quoted) for name, quoted in connection.execute(_QUOTED, (list(names),)).fetchall()}
+
+
+def quoted(connection: Connection, *parts: str) -> str:
+    """One name for a statement that somebody types, for example ``billing."Notes"``; plain where it needs no quotes."""
+    names = quoted_names(connection, parts)
+    return ".".join(names[part] for part in parts)
+
+
+# These hold every text: UTF8 by its nature, SQL_ASCII since it takes bytes as they are.
+_HOLD_ALL = frozenset({"UTF8", "SQL_ASCII"})
+_SINGLE_BYTE = re.compile(r"(?:LATIN|ISO_8859_|WIN)[0-9]+")
+_ESCAPED = re.compile(r"\\u\{([0-9a-f]{1,6})\}")
+
+
+def codec_of(connection: Connection) -> str | None:
+    """The codec of what the database can hold; None: it holds every text.
+
+    Of encodings with several bytes a character only ASCII is relied on, since Python's tables differ from PostgreSQL's.
+    """
+    name = connection.info.parameter_status("server_encoding") or "UTF8"
+    if name in _HOLD_ALL:
+        return None
+    if _SINGLE_BYTE.fullmatch(name):
+        try:
+            return codecs.lookup(name.replace("WIN", "cp")).name
+        except LookupError:
+            pass
+    return "ascii"
+
+
+def storable(value: Any, codec: str | None) -> Any:  # noqa: ANN401  any parameter
+    """A parameter that the database can hold; what is no text stays as it is."""
+    if codec is None:
+        return value
+    match value:
+        case str():
+            return "".join(_stored(character, codec) for character in re.split(r"(\\(?=u\{)|[^\x00-\x7f])", value))
+        case Jsonb():
+            return Jsonb(storable(value.obj, codec))
+        case Mapping():
+            return {storable(name, codec): storable(each, codec) for name, each in value.items()}
+        case list() | tuple():
+            return [storable(each, codec) for each in value]
+        case _:
+            return value
+
+
+def readable(value: Any, codec: str | None) -> Any:  # noqa: ANN401  any column
+    """What `storable` was given, out of what the database holds."""
+    if codec is None:
+        return value
+    match value:
+        case str():
+            return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), value)
+        case Mapping():
+            return {readable(name, codec): readable(each, codec) for name, each in value.items()}
+        case list():
+            return [readable(each, codec) for each in value]
+        case _:
+            return value
+
+
+def _stored(part: str, codec: str) -> str:
+    """A part of a text: plain ASCII, or one character that may have to be escaped."""
+    if part == "\\":
+        return r"\u{5c}"
+    try:
+        part.encode(codec)
+    except UnicodeEncodeError:
+        return f"\\u{{{ord(part):x}}}"
+    return part

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.account import Account
-from keyrotation_pipeline.adapters.postgres.server.installation import Installation
+from keyrotation_pipeline.adapters.postgres.server.programs import Installation
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
 

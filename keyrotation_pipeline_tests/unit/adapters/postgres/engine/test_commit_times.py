@@ -3,8 +3,8 @@
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.commit_times import LARGEST_SLOWDOWN, CommitTimes
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.throttle import LARGEST_SLOWDOWN, CommitTimes
 from keyrotation_pipeline.model.progress import PaceSet
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine.low_priority import NICENESS, at_low_priority
+from keyrotation_pipeline.adapters.postgres.engine.worker import NICENESS, at_low_priority
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.requests import Step

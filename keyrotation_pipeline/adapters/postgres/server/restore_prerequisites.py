@@ -1,23 +1,23 @@
-"""What a scratch server must have before a dump is restored there by a role without power.
-
-That role creates trusted extensions itself (PostgreSQL 13 and later). A few of PostgreSQL's own need a superuser though
-they give nobody any power, and policies name roles, which no dump holds. The superuser creates those beforehand, in a
-database that is still empty, by their names and never by text of the dump.
-"""
+"""What a scratch server must have before an unprivileged role restores a dump there."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE, EmbeddedServer
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.adapters.postgres.server.restoring import Entry, beginning
-from keyrotation_pipeline.errors import IncompleteRestoreError
+from keyrotation_pipeline.adapters.postgres.server.restore import ArchiveEntry, beginning
+from keyrotation_pipeline.errors import HomeError, IncompleteRestoreError
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.clock import attempts
 
 # Of contrib: types, indexes, triggers and statistics; none opens a file, a connection or another session.
 BY_SUPERUSER = frozenset({
@@ -67,13 +67,13 @@ class Beforehand:
         return frozenset(each.schema for each in self.extensions) - _BUILT_IN
 
 
-def needed(listed: Sequence[Entry]) -> frozenset[str]:
+def needed(listed: Sequence[ArchiveEntry]) -> frozenset[str]:
     """Names of the extensions that are to be restored."""
     return frozenset(filter(None, map(_extension, listed))) - REACHING_OUT
 
 
 def beforehand(
-    programs: Programs, name: str, dump: Path, key: RecoveryKey, listed: Sequence[Entry], allowed: frozenset[str]
+    programs: Programs, name: str, dump: Path, key: RecoveryKey, listed: Sequence[ArchiveEntry], allowed: frozenset[str]
 ) -> Beforehand:
     """What a superuser has to create; extensions each in the schema that the dump's text names.
 
@@ -103,7 +103,7 @@ def named_in(text: str, allowed: frozenset[str]) -> Beforehand:
 
 
 def require_available(
-    connection: Connection, dump: DatabaseCopy, listed: Sequence[Entry], server: str, allowed: frozenset[str]
+    connection: Connection, dump: DatabaseCopy, listed: Sequence[ArchiveEntry], server: str, allowed: frozenset[str]
 ) -> None:
     """Refuse a server that lacks an extension, or could create one only with power that restored SQL must not have.
 
@@ -140,7 +140,7 @@ def create(connection: Connection, wanted: Beforehand, owner: str) -> None:
         connection.execute(statement.format(sql.Identifier(each.name), sql.Identifier(each.schema)))
 
 
-def is_left_out(entry: Entry, created: Beforehand) -> bool:
+def is_left_out(entry: ArchiveEntry, created: Beforehand) -> bool:
     """Whether an entry is not restored into a scratch server: it is there already, or needs power and holds no row."""
     if (extension := _extension(entry)) is not None:
         return extension in REACHING_OUT
@@ -151,7 +151,7 @@ def _comments() -> Iterator[str]:
     yield from (f"COMMENT - {kind} " for kind in _COMMENTED)
 
 
-def _extension(entry: Entry) -> str | None:
+def _extension(entry: ArchiveEntry) -> str | None:
     # The owner, which comes last, is empty.
     text = entry.text
     return text.removeprefix(_EXTENSION).rpartition(" ")[0] if text.startswith(_EXTENSION) else None
@@ -165,3 +165,46 @@ _OFFERED = """
 SELECT v.name, bool_or(v.trusted OR NOT v.superuser) FROM pg_available_extension_versions v
 JOIN pg_available_extensions e ON e.name = v.name AND e.default_version = v.version GROUP BY v.name
 """
+
+
+RESTORER = "restorer"
+# It owns its database, and so what it restores there. It sees all rows, since policies are restored, too.
+_ROLE = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION BYPASSRLS"
+# The only line: every other login is refused. No password is asked for in a directory that nobody else can enter.
+_ACCESS = f"local {APPLICATION_DATABASE} {RESTORER} trust\n"
+_CLOSE_SECONDS, _LOOK_SECONDS = 30, 0.02
+
+
+def hand_over(server: EmbeddedServer, connection: Connection, wanted: Beforehand) -> str:
+    """Give the application's database of a new server to the restorer, and shut the superuser out.
+
+    Args:
+        connection: the superuser's, to that database, which is empty.
+        wanted: what the restorer could not create.
+
+    Returns:
+        URL of the restorer.
+
+    Raises:
+        HomeError: the superuser can still log in.
+    """
+    role, database = sql.Identifier(RESTORER), sql.Identifier(APPLICATION_DATABASE)
+    connection.execute(sql.SQL("CREATE ROLE {} " + _ROLE).format(role))
+    connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, role))
+    connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
+    create(connection, wanted, RESTORER)
+    server.write_access(_ACCESS)
+    connection.execute("SELECT pg_reload_conf()")
+    _require_closed(server)
+    return make_conninfo(server.url(APPLICATION_DATABASE), user=RESTORER)
+
+
+def _require_closed(server: EmbeddedServer) -> None:
+    """Wait until the server refuses the superuser: it reads its configuration a moment after it is told to."""
+    for _ in attempts(SystemClock(), pause_seconds=_LOOK_SECONDS, patience_seconds=_CLOSE_SECONDS):
+        try:
+            psycopg.connect(server.url(APPLICATION_DATABASE), connect_timeout=5).close()
+        except psycopg.OperationalError as refusal:
+            if "pg_hba.conf" in str(refusal):
+                return
+    raise HomeError("the scratch server does not shut its superuser out; see its log, and run this again")

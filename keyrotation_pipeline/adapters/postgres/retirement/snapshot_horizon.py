@@ -76,7 +76,7 @@ def current_xid(connection: Connection) -> int:
     return int(str(row[0])) if row else 0
 
 
-def holders(
+def blockers(
     connection: Connection, xid: int, lsn: str, declared: replicas.Replicas = replicas.NONE_DECLARED
 ) -> tuple[str, ...]:
     """Who could still show a value replaced before `xid` / `lsn`, one sentence each, each saying what to do.
@@ -105,7 +105,7 @@ def holders(
 
 def sessions(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
     """Who holds a lock on `table` now, else every other session of this database; one phrase each."""
-    if found := locks.holders(connection, table):
+    if found := locks.lock_holders(connection, table):
         return found
     rows = connection.execute(
         "SELECT pid, coalesce(nullif(application_name, ''), 'unnamed'), coalesce(client_addr::text, 'local')"

@@ -1,22 +1,22 @@
-"""A dump decrypted into pg_restore: what of it is restored, and what pg_restore could not restore.
-
-pg_restore goes on after a statement that fails. What may be missing is therefore decided before, by leaving entries of
-the dump's table of contents out; any error after that is a failure.
-"""
+"""Restores an encrypted dump with pg_restore, within a time limit, and reports what could not be restored."""
 
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import IO
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline.adapters.child_process import ending_with_us
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.errors import DamagedBackupError, RestoreTimeoutError
+from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, OvertimeError, RestoreTimeoutError
 from keyrotation_pipeline.ports.backups import RecoveryKey
 
 # A line of `pg_restore --list`: number, two oids, and kind, schema (or -), name, owner. Newlines in names are blanks.
@@ -39,7 +39,7 @@ _LONGEST = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArchiveEntry:
     """An entry of a dump's table of contents; `text` is kind, schema (or ``-``), name and owner, a blank between."""
 
     number: int
@@ -62,19 +62,19 @@ class _ReadEnoughError(Exception):
         self.told = told
 
 
-def is_comment_on_extension(entry: Entry) -> bool:
+def is_comment_on_extension(entry: ArchiveEntry) -> bool:
     """Whether only the extension's owner could restore it; it says what the extension itself says."""
     return entry.text.startswith("COMMENT - EXTENSION ")
 
 
-def entries(programs: Programs, name: str, dump: Path, key: RecoveryKey) -> tuple[Entry, ...]:
+def entries(programs: Programs, name: str, dump: Path, key: RecoveryKey) -> tuple[ArchiveEntry, ...]:
     """The table of contents of a dump, of which only the beginning is decrypted: so it is not known to be authentic.
 
     Raises:
         DamagedBackupError, WrongRecipientError: it cannot be decrypted, or what it says is not a dump.
     """
     found = map(_LISTED.fullmatch, beginning(programs, name, dump, key, "--list").split("\n"))
-    return tuple(Entry(int(line[1]), line[2]) for line in found if line)
+    return tuple(ArchiveEntry(int(line[1]), line[2]) for line in found if line)
 
 
 def beginning(programs: Programs, name: str, dump: Path, key: RecoveryKey, *options: str) -> str:
@@ -103,8 +103,8 @@ def restore(
     name: str,
     dump: Path,
     key: RecoveryKey,
-    listed: Sequence[Entry],
-    is_left_out: Callable[[Entry], bool] = is_comment_on_extension,
+    listed: Sequence[ArchiveEntry],
+    is_left_out: Callable[[ArchiveEntry], bool] = is_comment_on_extension,
     *,
     longest_seconds: float,
 ) -> Restored:
@@ -133,7 +133,7 @@ def restore(
     return Restored(_failures(code, told), left_out)
 
 
-def _is_small(entry: Entry) -> bool:
+def _is_small(entry: ArchiveEntry) -> bool:
     """Whether it need not be told: a comment, or a schema that is there already."""
     return entry.text.startswith(("COMMENT ", "SCHEMA "))
 
@@ -198,3 +198,61 @@ def _unreadable(name: str) -> DamagedBackupError:
         f"{name} decrypts, but pg_restore cannot read it; use another copy or an older backup, and a pg_restore "
         "that is not older than the pg_dump that wrote it"
     )
+
+
+_LONGEST_PAUSE_SECONDS = 30.0
+_SHARE_OF_LIMIT = 0.1
+# Code that runs as our role can end the session that looks.
+_FAILED_LOOKS = 3
+_LONGEST_SECONDS = """
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - query_start)), 0)::float8
+FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+
+
+@contextmanager
+def ended_when_overtime(url: str, name: str, seconds: float, stop: Callable[[], None]) -> Iterator[None]:
+    """While the context lasts, let no statement on a server take longer than `seconds`.
+
+    Args:
+        url: of whoever works there; nobody else's statements are seen.
+        name: the dump's, for the sentence.
+        stop: ends the server.
+
+    Raises:
+        OvertimeError: one took longer, whatever else its end has led to.
+    """
+    over, overtime = Event(), Event()
+    watch = Thread(target=_watch, args=(url, seconds, over, overtime, stop), daemon=True)
+    watch.start()
+    try:
+        yield
+    except (psycopg.Error, KeyRotationError):
+        if not overtime.is_set():
+            raise
+    finally:
+        over.set()
+        watch.join()
+    if overtime.is_set():
+        raise OvertimeError(name, seconds)
+
+
+def _watch(url: str, seconds: float, over: Event, overtime: Event, stop: Callable[[], None]) -> None:
+    failed = 0
+    while not over.wait(min(_LONGEST_PAUSE_SECONDS, seconds * _SHARE_OF_LIMIT)):
+        longest = _longest(url)
+        failed = failed + 1 if longest is None else 0
+        if failed == _FAILED_LOOKS or (longest is not None and longest > seconds):
+            overtime.set()
+            stop()
+            return
+
+
+def _longest(url: str) -> float | None:
+    """How many seconds the longest present statement has taken; None: nobody lets us see it."""
+    try:
+        with closing(connect(url)) as connection:
+            ((found,),) = connection.execute(_LONGEST_SECONDS).fetchall()
+    except (psycopg.Error, KeyRotationError):
+        return None
+    return found if isinstance(found, float) else None

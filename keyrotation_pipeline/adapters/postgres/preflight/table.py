@@ -1,9 +1,52 @@
-"""Checks of what the declared tables and columns are."""
+"""Preflight checks of declared tables and columns."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from keyrotation_pipeline.adapters.postgres.preflight.subject import Subject, fatal, warning
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.adapters.postgres.engine.vacuum import (
+    dead_rows_bytes,
+    in_hot_order,
+    remembers_six_bytes_a_row,
+)
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.tables import EncryptedTable, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One declared table with every relation of its tree, and the version to re-encrypt to."""
+
+    connection: Connection
+    table: EncryptedTable
+    relations: tuple[Relation, ...]
+    target: KeyVersion
+
+    @property
+    def heaps(self) -> tuple[Relation, ...]:
+        """The relations that hold rows and are updated one by one."""
+        return tuple(relation for relation in self.relations if relation.kind == "r")
+
+    @property
+    def columns(self) -> list[str]:
+        """Declared columns, as a query parameter."""
+        return list(self.table.columns)
+
+    def quoted(self, *parts: str) -> str:
+        """A name as it is typed in a statement."""
+        return quoted(self.connection, *parts)
+
+
+def fatal(sentence: str) -> Problem:
+    """A problem that stops the rotation."""
+    return Problem(sentence, fatal=True)
+
+
+def warning(sentence: str) -> Problem:
+    """A problem that should be known before."""
+    return Problem(sentence, fatal=False)
+
 
 SUPPORTED_TYPES = frozenset({"text", "varchar", "citext"})
 
@@ -121,4 +164,76 @@ def indexes_are_known(subject: Subject) -> Iterator[Problem]:
             yield warning(
                 f"index {index} of {relation.label} covers an encrypted column, which costs the rotation {cost}; "
                 f"drop it unless it is needed"
+            )
+
+
+# Partitions are published by themselves, or by their root.
+_WITHOUT_UPDATES = """
+SELECT DISTINCT p.pubname FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
+WHERE NOT p.pubupdate AND to_regclass(format('%%I.%%I', t.schemaname, t.tablename)) = ANY (%s::oid[]::regclass[])
+ORDER BY p.pubname
+"""
+
+
+def updates_are_published(subject: Subject) -> Iterator[Problem]:
+    """A publication without updates never carries a re-encrypted value: its subscribers keep the old one for good."""
+    relations = [relation.oid for relation in subject.relations]
+    for (name,) in subject.connection.execute(_WITHOUT_UPDATES, (relations,)).fetchall():
+        yield fatal(
+            f"publication {name} does not publish updates of table {subject.table.name}, so its subscribers would "
+            f"keep old values for good; ALTER PUBLICATION {subject.quoted(str(name))} SET (publish = 'insert, update, "
+            "delete, truncate'), or take the table out of it"
+        )
+
+
+_SUBSCRIBED = """
+SELECT DISTINCT s.subname::text FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid
+WHERE r.srrelid = ANY (%s::oid[]) ORDER BY 1
+"""
+
+
+def rows_do_not_come_by_subscription(subject: Subject) -> Iterator[Problem]:
+    """What a publisher sends is under its own key: it would undo the rotation, and stop at the fence for good."""
+    relations = [relation.oid for relation in subject.relations]
+    for (name,) in subject.connection.execute(_SUBSCRIBED, (relations,)).fetchall():
+        yield fatal(
+            f"table {subject.table.name} receives rows by subscription {name}, which would bring old values back and "
+            "stop at the fence; rotate where they come from, or DROP SUBSCRIPTION first"
+        )
+
+
+_CITUS = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
+_DISTRIBUTED = "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid::oid = ANY (%s::oid[]))"
+
+
+def rows_are_on_this_server(subject: Subject) -> Iterator[Problem]:
+    """A table that Citus distributes is an empty heap here: to find nothing in it would mean nothing."""
+    connection = subject.connection
+    if connection.execute(_CITUS).fetchone() != (True,):
+        return
+    oids = [relation.oid for relation in subject.relations]
+    if connection.execute(_DISTRIBUTED, (oids,)).fetchone() == (True,):
+        yield fatal(
+            f"table {subject.table.name} is distributed by Citus, so that its rows lie on other servers, where they "
+            "would be neither seen nor re-encrypted; rotate a database that holds its rows itself (docs/scaling.md)"
+        )
+
+
+_MEMORY = "SELECT pg_size_bytes(current_setting('maintenance_work_mem'))"
+
+
+def vacuums_read_indexes_once(subject: Subject) -> Iterator[Problem]:
+    """Up to PostgreSQL 16 a vacuum that cannot remember all dead rows at once reads every index again for the rest."""
+    connection = subject.connection
+    if not remembers_six_bytes_a_row(connection):
+        return
+    ((memory,),) = connection.execute(_MEMORY).fetchall()
+    for relation in subject.heaps:
+        need = dead_rows_bytes(connection, relation)
+        if need > int(str(memory)) and not in_hot_order(connection, [relation]):
+            yield warning(
+                f"a vacuum of {relation.label} may have {need / 2**20:,.0f} MiB of dead rows to remember, and "
+                f"maintenance_work_mem is {int(str(memory)) / 2**20:,.0f} MiB, so that each index is read several "
+                "times; vacuums of ours take more while they run (256 MiB at most), and for the server's own set "
+                "autovacuum_work_mem to as much"
             )

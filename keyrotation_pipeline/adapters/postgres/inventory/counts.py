@@ -1,7 +1,7 @@
-"""Counts of what the declared columns hold: exact, one scan per relation, never answered from a fence or an index."""
+"""Exact counts of what the declared columns hold, by one scan per relation; and rows written since."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from time import monotonic
 from typing import cast
@@ -9,6 +9,7 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.inventory.filters import Counted, counted_by_filters
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
@@ -167,3 +168,21 @@ def _unreadable(connection: Connection, table: EncryptedTable) -> int:
         return 0
     query = "SELECT count(*) FROM keyrotation.quarantine WHERE table_name = %s"
     return cast("tuple[int]", connection.execute(query, (str(table.name),)).fetchone())[0]
+
+
+def written_rows(connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+    """Rows inserted and updated in each table since the server's statistics began, by the table's name.
+
+    The statistics begin anew after `pg_stat_reset` and after a crash of the server, so over such an event the
+    numbers are too low.
+    """
+    return {str(table.name): _written(connection, table) for table in tables}
+
+
+def _written(connection: Connection, table: EncryptedTable) -> int:
+    oids = [relation.oid for relation in relations.tree(connection, table)]
+    row = connection.execute(
+        "SELECT coalesce(sum(n_tup_ins + n_tup_upd), 0)::bigint FROM pg_stat_all_tables WHERE relid = ANY(%s::oid[])",
+        (oids,),
+    ).fetchone()
+    return int(str(row[0])) if row else 0

@@ -13,17 +13,16 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import contents
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.server.connection_refusal import display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.adapters.postgres.server.restoring import LONGEST_RESTORE_SECONDS, entries, restore
+from keyrotation_pipeline.adapters.postgres.server.restore import LONGEST_RESTORE_SECONDS, entries, restore
 from keyrotation_pipeline.errors import PreflightError, RequestError
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", re.ASCII)
 
 
-class DatabaseBeside:
+class RestoreToNewDatabase:
     """`NewDatabases` of the server that `url` names.
 
     Args:

@@ -1,23 +1,95 @@
-"""Statements that are sent before the answers to earlier ones have come; each is a transaction of its own.
-
-This is libpq's pipeline mode with a Sync after each statement, through psycopg's `pq`. In psycopg's own pipeline all
-statements up to the next Sync are one transaction, and each goes to the network by itself. The BEGIN,
-the COMMIT and the six system calls around each small batch would cost as much as its encryption.
-"""
+"""Sends statements before earlier ones are answered (libpq pipeline mode); arrays of bytes pass in binary form."""
 
 import re
 import select
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg import errors, pq
-from psycopg.adapt import Transformer
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper, Transformer
+from psycopg.types.string import ByteaBinaryLoader
 
-from keyrotation_pipeline.adapters.postgres.engine.arrays import Array
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+
+_NULL = b"\xff\xff\xff\xff"
+
+
+class Array:
+    """A one-dimensional array, packed.
+
+    Args:
+        items: each element as the server sends it in binary, or None for NULL.
+    """
+
+    __slots__ = ("packed",)
+    element_oid = 0
+
+    def __init__(self, items: Iterable[bytes | None]) -> None:
+        parts = [_NULL if item is None else len(item).to_bytes(4, "big") + item for item in items]
+        # Dimensions, a flag for NULLs (the server finds them by itself), element type, length, lower bound.
+        header = (1, 0, self.element_oid, len(parts), 1) if parts else (0, 0, self.element_oid)
+        self.packed = b"".join([*(number.to_bytes(4, "big") for number in header), *parts])
+
+    @classmethod
+    def of_packed(cls, packed: bytes) -> Self:
+        """An array that is already in binary form."""
+        array = cls.__new__(cls)
+        array.packed = packed
+        return array
+
+
+class TextArray(Array):
+    """``text[]``."""
+
+    __slots__ = ()
+    element_oid = 25
+
+
+class TidArray(Array):
+    """``tid[]``, of row positions."""
+
+    __slots__ = ()
+    element_oid = 27
+
+
+class XidArray(Array):
+    """``xid[]``, of row versions."""
+
+    __slots__ = ()
+    element_oid = 28
+
+
+class _ArrayDumper(Dumper):
+    format = pq.Format.BINARY
+
+    def dump(self, obj: Array) -> Buffer:
+        return obj.packed
+
+
+class _TextArrayDumper(_ArrayDumper):
+    oid = 1009
+
+
+class _TidArrayDumper(_ArrayDumper):
+    oid = 1010
+
+
+class _XidArrayDumper(_ArrayDumper):
+    oid = 1011
+
+
+def pass_bytes_through(connection: Connection) -> None:
+    """Load text, row positions and row versions as bytes, and send them back as `Array`."""
+    for name in ("text", "tid", "xid"):
+        connection.adapters.register_loader(name, ByteaBinaryLoader)
+    connection.adapters.register_dumper(TextArray, _TextArrayDumper)
+    connection.adapters.register_dumper(TidArray, _TidArrayDumper)
+    connection.adapters.register_dumper(XidArray, _XidArrayDumper)
+
 
 Row = tuple[Any, ...]
 Parameter = Array | str | int
