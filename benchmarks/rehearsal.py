@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
+from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.backup import back_up

@@ -10,7 +10,7 @@ import pytest
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
-from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
+from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.backups.catalog import BackupSite

@@ -15,7 +15,7 @@ from pathlib import Path
 _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 
 
-def ending_with_us(command: Sequence[str], signal: str = "KILL") -> list[str]:
+def die_with_parent(command: Sequence[str], signal: str = "KILL") -> list[str]:
     """A command line whose process gets `signal` when we end."""
     setpriv = _setpriv()
     return list(command) if setpriv is None else [setpriv, "--pdeathsig", signal, "--", *command]
@@ -31,7 +31,7 @@ def _setpriv() -> str | None:
     return found if tried.returncode == 0 else None
 
 
-def spent_ticks(sessions: Container[int]) -> int:
+def cpu_ticks(sessions: Container[int]) -> int:
     """Processor time of all processes of these sessions, in the kernel's ticks (proc(5)); 0 where there is no /proc."""
     ticks = 0
     for file in Path("/proc").glob("[0-9]*/stat"):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from keyrotation_pipeline.adapters.child_process import spent_ticks
+from keyrotation_pipeline.adapters.child_process import cpu_ticks
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
@@ -42,7 +42,7 @@ def random_token() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class UiAccess:
     """Who may use the UI, and how.
 
     Args:
@@ -84,7 +84,7 @@ class DagsterServices:
         self,
         home: Path,
         folder: Path,
-        door: Door,
+        door: UiAccess,
         environment: Mapping[str, str],
         bare: Mapping[str, str],
         keep_storage: Callable[[], None],
@@ -195,7 +195,7 @@ class DagsterServices:
         return False
 
     def _spent(self) -> int:
-        return spent_ticks({process.pid for process in self._processes})
+        return cpu_ticks({process.pid for process in self._processes})
 
     def _run(self) -> bool:
         return all(process.poll() is None for process in self._processes)

@@ -52,7 +52,7 @@ def accesses(settings: Settings, since: datetime, until: datetime) -> AccessAudi
     """Who read the key and the records in a span of time; raises as `access_audit`."""
     declared, keys, records = settings.incidents, None, None
     if declared.cloudtrail_bucket is not None:
-        from keyrotation_pipeline.adapters.trails.cloudtrail_files import CloudTrailFiles  # noqa: PLC0415  as above
+        from keyrotation_pipeline.adapters.access_logs.cloudtrail_files import CloudTrailFiles  # noqa: PLC0415  as above
 
         trail = CloudTrailFiles(
             declared.cloudtrail_bucket, declared.cloudtrail_prefix, declared.region_name, declared.endpoint_url

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
-from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.settings import Settings
 
@@ -101,6 +101,6 @@ def ui_address(home: Path) -> str | None:
         return None
 
 
-def kept_ticks(settings: Settings) -> FileTicks:
+def kept_ticks(settings: Settings) -> FileHeartbeats:
     """The last looks of Dagster's sensors; needs no database."""
-    return FileTicks(settings.home / "ticks")
+    return FileHeartbeats(settings.home / "ticks")

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.dagster_services import DagsterServices, Door, random_token
+from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAccess, random_token
+from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
 from keyrotation_pipeline.adapters.postgres.server.connection import display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
-from keyrotation_pipeline.adapters.ticks import FileTicks
 from keyrotation_pipeline.assembly.home import create_home, database_url
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.settings import Settings, home_of
@@ -17,7 +17,9 @@ __all__ = ["Door", "dagster_services", "random_token"]
 
 
 @contextmanager
-def dagster_services(path: Path, declared: Settings | None, door: Door) -> Iterator[tuple[DagsterServices, str | None]]:
+def dagster_services(
+    path: Path, declared: Settings | None, door: UiAccess
+) -> Iterator[tuple[DagsterServices, str | None]]:
     """The services, not started yet, on the servers that they need, and the name of the database; stopped with it.
 
     Args:
@@ -39,7 +41,7 @@ def dagster_services(path: Path, declared: Settings | None, door: Door) -> Itera
         services = DagsterServices(
             home / "dagster", path.parent, door, child_environment(**variables), bare, keep_storage
         )
-        stack.callback(FileTicks(home / "ticks").forget, CONDUCTOR)  # when they have stopped
+        stack.callback(FileHeartbeats(home / "ticks").forget, CONDUCTOR)  # when they have stopped
         stack.callback(services.stop)
         yield services, None if declared is None else display_name(url)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.ticks import FileTicks
+from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
 from keyrotation_pipeline.model.status import Heartbeat
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline_tests.fakes import FakeTicks
@@ -17,7 +17,7 @@ LATER = NOON + timedelta(minutes=5)
 @pytest.fixture(params=["fake", "files"])
 def ticks(request: pytest.FixtureRequest, tmp_path: Path) -> Heartbeats:
     """Each implementation, empty."""
-    return FakeTicks() if request.param == "fake" else FileTicks(tmp_path / "ticks")
+    return FakeTicks() if request.param == "fake" else FileHeartbeats(tmp_path / "ticks")
 
 
 def test_where_nothing_looked_there_is_nothing(ticks: Heartbeats) -> None:
@@ -60,7 +60,7 @@ def test_what_dagster_no_longer_has_is_forgotten(ticks: Heartbeats) -> None:
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"at": 1, "stopped": {}}', '{"at": "2026", "stopped": []}', "\0"])
 def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
-    ticks = FileTicks(tmp_path)
+    ticks = FileHeartbeats(tmp_path)
     assert ticks.last() == ()
 
     ticks.record("a", NOON, [])
@@ -68,7 +68,7 @@ def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, conte
 
 
 def test_a_look_is_forgotten_where_dagster_was_stopped(tmp_path: Path) -> None:
-    ticks = FileTicks(tmp_path)
+    ticks = FileHeartbeats(tmp_path)
     ticks.record("a", NOON)
     for _ in range(2):
         ticks.forget("a")
@@ -77,4 +77,4 @@ def test_a_look_is_forgotten_where_dagster_was_stopped(tmp_path: Path) -> None:
 
 def test_no_home_is_made_for_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        FileTicks(tmp_path / "home" / "ticks").record("a", NOON, [])
+        FileHeartbeats(tmp_path / "home" / "ticks").record("a", NOON, [])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.child_process import ending_with_us
-from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
+from keyrotation_pipeline.adapters.child_process import die_with_parent
+from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks a
 HOLDER = """
 import sys
 from pathlib import Path
-from keyrotation_pipeline.adapters.openpgp.recovery_key import imported_key
+from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 with imported_key(Path(sys.argv[1]).read_bytes(), None) as key:
     key.decrypt("message", Path(sys.argv[2]).read_bytes())
     print("held", flush=True)
@@ -141,7 +141,7 @@ def encrypted(officer: DemoOfficer) -> bytes:
 
 
 def test_a_child_ends_with_its_parent_however_that_ends() -> None:
-    command = ending_with_us(["sleep", "600.25"])
+    command = die_with_parent(["sleep", "600.25"])
     if command[0] == "sleep":
         pytest.skip("there is no setpriv here")
     with subprocess.Popen(["sh", "-c", '"$@"; true', "sh", *command]) as parent:

@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.adapters import secret_homes
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.openpgp.recovery_key import agent_key, imported_key
+from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
 from keyrotation_pipeline.errors import OpenPGPError, RecoveryError, RecoveryKeyError, WrongRecipientError
 from keyrotation_pipeline_tests.officers import make_officer, revoke

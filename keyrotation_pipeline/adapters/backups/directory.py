@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from keyrotation_pipeline.adapters.backups.digests import sha256_of
+from keyrotation_pipeline.adapters.backups.encrypted_files import sha256_of
 from keyrotation_pipeline.errors import BackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion, is_manifest
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES

@@ -1,10 +1,11 @@
-"""Encrypted files in the backup directory: keys, and the dump of a database, which in plain exists in pipes only."""
+"""Encrypted files of the backup directory: keys and dumps; plaintext exists in pipes only."""
 
 import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from keyrotation_pipeline.errors import BackupError
@@ -114,3 +115,9 @@ def _copied(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
         digest.update(chunk)
         size_bytes += len(chunk)
     return digest.hexdigest(), size_bytes
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

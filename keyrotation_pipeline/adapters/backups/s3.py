@@ -19,8 +19,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from keyrotation_pipeline.adapters import aws
-from keyrotation_pipeline.adapters.backups.digests import sha256_of
 from keyrotation_pipeline.adapters.backups.directory import fetched_file, require_small
+from keyrotation_pipeline.adapters.backups.encrypted_files import sha256_of
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.ports.clock import Clock

@@ -19,16 +19,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.adapters.keystores import changes
-from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive
-from keyrotation_pipeline.adapters.keystores.aws_manual import ManualSecrets, manual_secrets
-from keyrotation_pipeline.adapters.keystores.aws_texts import COMPROMISED, PRIMARY, LiveSecret, request_token
+from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive, ManualSecrets, manual_secrets
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
+    COMPROMISED,
     CURRENT,
     MOST_BYTES,
     PENDING,
+    PRIMARY,
+    LiveSecret,
     MissingSecretError,
     SecretsManager,
     StaleVersionError,
+    request_token,
 )
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.environment import versions_as_text

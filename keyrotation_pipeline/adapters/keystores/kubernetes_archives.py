@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive
-from keyrotation_pipeline.adapters.keystores.aws_texts import request_token
 from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     MissingSecretError,
     Secret,
@@ -13,7 +12,7 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     Secrets,
     require_mutable,
 )
-from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManager
+from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManager, request_token
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of

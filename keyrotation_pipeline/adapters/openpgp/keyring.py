@@ -1,24 +1,60 @@
-"""gpg with a home of our own: reading certificates, and encryption to them.
-
-Every call works in a keyring of its own, made from the certificate files as they are now and thrown away afterwards: a
-certificate that was taken out of the configuration, or replaced by its revoked self, cannot live on in a forgotten
-keyring.
-"""
+"""gpg with a home of its own: reads certificates, encrypts to them, and caches what gpg answered."""
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic, TypeVar
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, listed_certificate, listing
-from keyrotation_pipeline.adapters.openpgp.memory import Memory
 from keyrotation_pipeline.adapters.openpgp.runner import Status, gpg_binary, require_room, run, streaming
 from keyrotation_pipeline.errors import OpenPGPError
 from keyrotation_pipeline.ports.clock import Clock
+
+# The dates are what gpg lists. Should it judge by one that it does not list, the answer is wrong for so long at most.
+LONGEST = timedelta(minutes=1)
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept(Generic[Answer]):
+    answer: Answer
+    since: datetime
+    until: datetime
+
+    def holds(self, now: datetime) -> bool:
+        return self.since <= now < self.until
+
+
+class Memory(Generic[Answer]):
+    """Answers of gpg, each for as long as it cannot have changed."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kept: dict[Hashable, _Kept[Answer]] = {}
+
+    def answer(self, question: Hashable, ask: Callable[[], tuple[Answer, Iterable[datetime]]]) -> Answer:
+        """The answer to a question: a remembered one, or a new one.
+
+        Args:
+            question: everything that the answer follows from, the time aside.
+            ask: gives the answer and the dates on which something in it expires; what it raises is passed on.
+        """
+        now = self._clock.now()
+        self._kept = {each: kept for each, kept in self._kept.items() if kept.holds(now)}
+        if question in self._kept:
+            return self._kept[question].answer
+        answer, dates = ask()
+        # gpg counts whole seconds, and what expires in this one is still valid: such an answer is not kept.
+        this_second = now.replace(microsecond=0)
+        until = min((date for date in dates if date >= this_second), default=now + LONGEST)
+        self._kept[question] = _Kept(answer, now, min(until, now + LONGEST))
+        return answer
+
 
 # No agent (its socket's path has at most 107 characters), no network, no web of trust.
 _OPTIONS = (

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from keyrotation_pipeline.adapters.child_process import ending_with_us
+from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.errors import OpenPGPError
 
 # No settings and no terminal of the person who runs this.
@@ -149,7 +149,7 @@ def _started(
         command = [gpg_binary(), "--homedir", str(home), *_OPTIONS, "--status-fd", str(writing), *arguments]
         try:
             process = subprocess.Popen(  # noqa: S603  arguments of our own
-                ending_with_us(command),
+                die_with_parent(command),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -8,8 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, date_of
-from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG, Keyring
-from keyrotation_pipeline.adapters.openpgp.memory import Memory
+from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG, Keyring, Memory
 from keyrotation_pipeline.adapters.openpgp.runner import Status
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature

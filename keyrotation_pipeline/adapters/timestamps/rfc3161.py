@@ -1,11 +1,8 @@
-"""Time stamps by RFC 3161, asked for over HTTP and verified with certificates that the configuration names.
-
-Source: RFC 3161; sections 2.4 (requests and answers) and 3.4 (HTTP).
-"""
+"""Time stamps by RFC 3161, requested over HTTP and verified with configured certificates."""
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,13 +10,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from keyrotation_pipeline.adapters.timestamps.der import with_ordered_certificates
 from keyrotation_pipeline.errors import TimestampError
 from keyrotation_pipeline.ports.timestamps import TimeStamp
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
     from rfc3161_client import TimeStampRequest
+
+_LONG_FORM = 0x80
+_CERTIFICATES = 0xA0  # [0] IMPLICIT
+
+
+def with_ordered_certificates(response: bytes) -> bytes:
+    """A TimeStampResp with its certificates in order; as it is where it has none, or is none."""
+    try:
+        _, token = _elements(response, *_content(response, 0))
+        _, explicit = _elements(response, *_content(response, token))
+        (signed_data,) = _elements(response, *_content(response, explicit))
+        for element in _elements(response, *_content(response, signed_data)):
+            if response[element] == _CERTIFICATES:
+                start, end = _content(response, element)
+                listed = [response[at : _content(response, at)[1]] for at in _elements(response, start, end)]
+                return response[:start] + b"".join(sorted(listed)) + response[end:]
+    except (IndexError, ValueError):
+        pass  # whoever parses it says what is wrong with it
+    return response
+
+
+def _elements(data: bytes, start: int, end: int) -> Iterator[int]:
+    """Where each element between two places begins."""
+    while start < end:
+        yield start
+        start = _content(data, start)[1]
+    if start != end:
+        raise ValueError(start)
+
+
+def _content(data: bytes, at: int) -> tuple[int, int]:
+    """Where the content of the element at a place begins, and where it ends."""
+    length, start = data[at + 1], at + 2
+    if length >= _LONG_FORM:
+        size = length - _LONG_FORM
+        length, start = int.from_bytes(data[start : start + size]), start + size
+    if start + length > len(data):
+        raise ValueError(at)
+    return start, start + length
+
 
 TIMEOUT_SECONDS = 10
 # For all of it: an authority that sends a byte now and then must not hold up a rotation.

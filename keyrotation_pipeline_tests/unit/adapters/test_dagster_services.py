@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters import dagster_services
-from keyrotation_pipeline.adapters.dagster_services import DagsterServices, Door
+from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAccess
 from keyrotation_pipeline.errors import HomeError
 
 BUSY = "while True: pass"
@@ -18,7 +18,7 @@ ENDS = "raise SystemExit(1)"
 @contextlib.contextmanager
 def started(folder: Path, program: str) -> Iterator[DagsterServices]:
     (folder / "service.py").write_text(program)
-    services = DagsterServices(folder, folder, Door(0, None), {}, {}, lambda: None)
+    services = DagsterServices(folder, folder, UiAccess(0, None), {}, {}, lambda: None)
     services._start(["service"], {})
     try:
         yield services

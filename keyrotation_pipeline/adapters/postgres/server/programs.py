@@ -12,7 +12,7 @@ from typing import IO, Self
 
 from psycopg.pq import Conninfo
 
-from keyrotation_pipeline.adapters.child_process import ending_with_us
+from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.postgres.inventory import contents, counts
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BackupError, HomeError, IncompleteRestoreError
@@ -239,7 +239,7 @@ def _running(command: Sequence[str], environment: dict[str, str]) -> Iterator[IO
     with (
         tempfile.TemporaryFile() as told,
         subprocess.Popen(  # noqa: S603  arguments of our own
-            ending_with_us(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told, env=environment
+            die_with_parent(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told, env=environment
         ) as process,
     ):
         if process.stdout is None:  # pragma: no cover  for the type checker

@@ -13,7 +13,7 @@ from typing import IO
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.adapters.child_process import ending_with_us
+from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, OvertimeError, RestoreTimeoutError
@@ -164,7 +164,7 @@ def _run(
     longest_seconds: float | None = None,
 ) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(  # noqa: S603  arguments of our own
-        ending_with_us(command),
+        die_with_parent(command),
         stdin=plaintext,
         capture_output=True,
         check=False,

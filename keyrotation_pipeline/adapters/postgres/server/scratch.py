@@ -14,7 +14,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.child_process import ending_with_us
+from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
@@ -72,7 +72,7 @@ class ShortLivedServer(EmbeddedServer):
             self._configure(directory)
             command = [str(self._installation.binaries / "postgres"), "-D", str(directory / "data"), *self._options]
             self._process = subprocess.Popen(  # noqa: S603  arguments of our own
-                ending_with_us(command, _SIGNAL),
+                die_with_parent(command, _SIGNAL),
                 cwd="/",
                 pass_fds=descriptors,
                 env=self._installation.environment(),

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.adapters.openpgp.memory import LONGEST, Memory
+from keyrotation_pipeline.adapters.openpgp.keyring import LONGEST, Memory
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline_tests.fakes import START, FakeClock
 

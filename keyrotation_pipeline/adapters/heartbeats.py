@@ -9,7 +9,7 @@ from pathlib import Path
 from keyrotation_pipeline.model.status import Heartbeat
 
 
-class FileTicks:
+class FileHeartbeats:
     """`Ticks` in a directory; a file that cannot be read counts as none."""
 
     def __init__(self, directory: Path) -> None:
