@@ -32,7 +32,7 @@ from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_ros
 from keyrotation_pipeline.rotation import keys
 from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, refusal, try_keys
 from keyrotation_pipeline.settings import Settings
-from keyrotation_pipeline.settings.environment import bare_environment
+from keyrotation_pipeline.settings.loading import bare_environment
 
 
 @contextmanager

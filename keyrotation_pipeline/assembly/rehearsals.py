@@ -17,10 +17,10 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.ports.rehearsals import RehearsalStage
 from keyrotation_pipeline.settings import Settings
-from keyrotation_pipeline.settings.audit import AuditSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings
 from keyrotation_pipeline.settings.sections import (
     ApprovalsSettings,
+    AuditSettings,
     DatabaseSettings,
     KeysSettings,
     OfficerSettings,

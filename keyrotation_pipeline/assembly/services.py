@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATAB
 from keyrotation_pipeline.assembly.home import create_home, database_url
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.settings import Settings, home_of
-from keyrotation_pipeline.settings.environment import bare_environment, child_environment, dagster_storage_url
+from keyrotation_pipeline.settings.loading import bare_environment, child_environment, dagster_storage_url
 
 __all__ = ["Door", "dagster_services", "random_token"]
 

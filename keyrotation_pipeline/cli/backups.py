@@ -1,5 +1,6 @@
-"""`backup`: every key, and the database beside them, encrypted and read again; and what is kept."""
+"""`backup`, `restore-database` and `rehearse`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,15 +8,19 @@ import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.assembly.backups import recovery_key
+from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.backup import BackupMade, back_up
 from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, kept_sets
+from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.backups.rekey import rekey
+from keyrotation_pipeline.backups.restore_to_new_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.recovery import KeyFile, passphrase_for
-from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, vouching
+from keyrotation_pipeline.errors import BackupError, RehearsalError
 from keyrotation_pipeline.model.audit import json_safe
+from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
 from keyrotation_pipeline.settings import Settings
 
 
@@ -174,3 +179,110 @@ def _document(kept: KeptSets) -> dict[str, Any]:
 
 def _needs(versions: tuple[Any, ...]) -> str:
     return ", ".join(map(str, versions)) or "no key"
+
+
+def restore_database_command(
+    *,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NAME", help="File name of the dump; else the newest.", show_default=False),
+    ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option("--into", metavar="DATABASE", help="Name of the new database; else made.", show_default=False),
+    ] = None,
+    key: KeyFile = None,
+    trusted: Trusted = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Restore a backup beside the database, and read every value."""
+    declared = settings.load(config)
+    passphrase = passphrase_for(declared, key)
+    with (
+        assembly.side_databases(declared) as databases,
+        assembly.open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
+        recovery_key(declared, key, passphrase) as opened,
+        reporting(quiet=as_json) as report,
+    ):
+        name = site.pipeline.database.identity().name
+        new = into or f"{name.partition('@')[0][:40]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
+        done = restore_beside(site, databases, opened, new, source, report)
+    if as_json:
+        output.document({"beside": name, **done.facts()})
+    else:
+        _show_restored(name, done)
+
+
+def _show_restored(name: str, done: RestoredBeside) -> None:
+    output.heading(name)
+    output.line(f"restored  {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC from {done.place}")
+    output.line(f"into      {done.database}; {name} is as it was")
+    for table, rows in done.rows.items():
+        output.line(f"table     {table}: {rows:,} rows, all {done.values[table]:,} values decrypt")
+    output.line("Owners, privileges and tablespaces are not restored: set them as your application needs them.")
+    output.line("To switch:")
+    output.line(f"  stop the application; let it and [database] url name {done.database}; then")
+    output.line("  keyrotation reconcile     since approvals, key states and audit are of an earlier time there")
+
+
+def rehearse_command(
+    request_id: RequestId, *, key: KeyFile = None, config: Config = None, as_json: Json = False
+) -> None:
+    """Carry a rotation out on the newest backup, in a scratch server.
+
+    Finds what would stop it and how long it would take; touches nothing real. Exit code 1 if it would be stopped.
+    """
+    declared = settings.load(config)
+    passphrase = passphrase_for(declared, key)
+    with (
+        assembly.open_backups(declared, actor=actor()) as site,
+        recovery_key(declared, key, passphrase) as opened,
+        reporting(quiet=as_json) as report,
+    ):
+        database = site.pipeline.database.identity().name
+        request = site.pipeline.ledger.request(request_id)
+        done = rehearse(site, opened, RestoredStages(declared), request, report)
+    if as_json:
+        output.document({"database": database, **document(done)})
+    else:
+        output.heading(database)
+        for line in lines(done):
+            output.line(line)
+    if done.findings:
+        first, *more = done.findings
+        others = f" ({len(more)} more finding(s) above)" if more else ""
+        raise RehearsalError(f"the rotation would stop at {first.step}: {first.sentence}{others}")
+
+
+def document(done: Rehearsed) -> dict[str, Any]:
+    """As ``--json`` prints it."""
+    predicted = {step: round(seconds, 1) for step, seconds in done.predicted_seconds.items()}
+    total = None if done.total_seconds is None else round(done.total_seconds, 1)
+    return json_safe(
+        {
+            **done.as_json(),
+            "predicted_seconds": predicted,
+            "predicted_total_seconds": total,
+            "not_rehearsed": list(NOT_REHEARSED),
+        }
+    )
+
+
+def lines(done: Rehearsed) -> Iterator[str]:
+    """For people."""
+    yield (
+        f"rehearsed {done.source} to {done.target} on {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC, "
+        f"in {done.server}"
+    )
+    yield f"rows      {done.dump_rows:,} in the backup, {done.rows_now:,} in the database now"
+    for step, seconds in done.seconds.items():
+        predicted = done.predicted_seconds.get(step)
+        told = "up to the applications" if step in ROLLOUTS else f"predicted {predicted:,.1f} s"
+        yield f"  {step:<22}{seconds:>8.1f} s  {told}"
+    for finding in done.findings:
+        yield f"stops at  {finding.step}: {finding.sentence}"
+    if done.total_seconds is not None:
+        yield f"nothing stopped it; the real one is predicted to take {done.total_seconds:,.1f} s besides the rollouts"
+    for each in NOT_REHEARSED:
+        yield f"not rehearsed: {each}"

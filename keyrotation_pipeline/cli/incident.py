@@ -12,19 +12,20 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.amend import amend_command, notice_command
 from keyrotation_pipeline.cli.assess import assess_command, assessed
 from keyrotation_pipeline.cli.incident_details import (
     Actions,
     Lessons,
     Remediation,
     RootCause,
+    amend_command,
     details,
+    notice_command,
     show_changed,
     summary,
 )
-from keyrotation_pipeline.cli.new_file import require_new, write_new
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
+from keyrotation_pipeline.cli.report import require_new, write_new
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import bars
 from keyrotation_pipeline.incidents.alert_delivery import deliver

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from keyrotation_pipeline import assembly
 from keyrotation_pipeline.cli.output import console, note, seconds
-from keyrotation_pipeline.cli.overall import Overall
+from keyrotation_pipeline.cli.status import Overall
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step
 

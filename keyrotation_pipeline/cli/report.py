@@ -1,33 +1,117 @@
-"""`report`: the compliance report, on stdout or in a new file."""
+"""`report`: the compliance report for a period, on stdout or in a new file."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.audit.events import AuditEntry
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.new_file import require_new, taken, write_new
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
-from keyrotation_pipeline.cli.period import period_of
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.access import reads_by
 from keyrotation_pipeline.incidents.assessing import assessment_from
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, AccessSummary, ComplianceReport
+from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, AccessSummary, ComplianceReport, Period
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.pack import is_free, pack, write_directory
 from keyrotation_pipeline.reporting.rendering import render_html, render_json
 from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify
 from keyrotation_pipeline.requests.time_stamping import stamp
 from keyrotation_pipeline.settings import Settings
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+
+def period_of(since: str | None, until: str | None, time_zone: str) -> Period | None:
+    """The period that was asked for; None: none was, so all of it.
+
+    Args:
+        since, until: days, both included, or moments; without offset in `time_zone`.
+
+    Raises:
+        KeyRotationError: one is no day or moment, or the end is not after the beginning.
+    """
+    if since is None and until is None:
+        return None
+    zone = ZoneInfo(time_zone)
+    begin = None if since is None else moment("--from", since, zone)
+    end = None if until is None else moment("--to", until, zone, days=1)
+    if begin is not None and end is not None and begin >= end:
+        raise KeyRotationError(f"--to {until} is not after --from {since}; give a later one")
+    return Period(begin, end)
+
+
+def moment(option: str, text: str, zone: ZoneInfo, days: int = 0) -> datetime:
+    """The moment that an option names, aware.
+
+    Args:
+        text: a day, which begins at midnight, or a moment; without offset in `zone`.
+        days: added to a day.
+
+    Raises:
+        KeyRotationError: it is no day or moment.
+    """
+    try:
+        at = datetime.fromisoformat(text.strip())
+        if _DAY.fullmatch(text.strip()):
+            # By the calendar: a day can have 23 hours.
+            at = datetime.combine(at.date() + timedelta(days=days), time(), tzinfo=zone)
+        elif at.tzinfo is None:
+            at = at.replace(tzinfo=zone)
+        at.astimezone(UTC)  # near the first and the last day there is, it may not be one there
+    except (ValueError, OverflowError):
+        raise KeyRotationError(f"{option} is no day or moment; write it as 2026-01-31 or 2026-01-31T09:30") from None
+    return at
+
+
+def unambiguous_moment(option: str, text: str, zone: ZoneInfo) -> datetime:
+    """The same, of a clock that is not being changed: a time that it shows twice or never needs an offset."""
+    at = moment(option, text, zone)
+    if at.replace(fold=0).utcoffset() != at.replace(fold=1).utcoffset():
+        raise KeyRotationError(
+            f"{option} {at:%Y-%m-%dT%H:%M} is shown twice or never by the clocks of {zone.key}, which are changed "
+            f"then; write it with an offset, such as {at.isoformat(timespec='minutes')}"
+        )
+    return at
+
+
+def require_new(target: Path | None) -> None:
+    """Refuse a name that is taken, before anything is done for it.
+
+    Raises:
+        KeyRotationError: something is there.
+    """
+    if target is not None and (target.exists() or target.is_symlink()):
+        raise taken(target)
+
+
+def write_new(target: Path, content: bytes) -> None:
+    """Write a file that only its owner may read.
+
+    Raises:
+        KeyRotationError: something is there by now.
+    """
+    try:
+        target.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        raise taken(target) from None
+    target.write_bytes(content)
+
+
+def taken(target: Path) -> KeyRotationError:
+    """The refusal of a name that is taken."""
+    return KeyRotationError(f"{target} is there already; name another one with --output, or remove it first")
 
 
 class ReportFormat(StrEnum):

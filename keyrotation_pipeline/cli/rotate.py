@@ -10,10 +10,10 @@ from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.backups.backup import BackupMade, back_up_after_rotation
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.inspect import duties
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
-from keyrotation_pipeline.cli.overall import Overall
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.rollout import duties
+from keyrotation_pipeline.cli.status import Overall
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk

@@ -1,20 +1,224 @@
 """`status`: where everything stands, for a person at 3 a.m., for cron and for programs."""
 
 import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Never
 
 import typer
 
 from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.cli import output, status_text
+from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
-from keyrotation_pipeline.model.status import Status
+from keyrotation_pipeline.model.progress import Progress
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, Heartbeat, RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.tables import BlindSpots
+from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
+
+MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
+SHORTEST_SECONDS = 1.0  # a rate of less work says nothing of what is left
+
+
+class Overall:
+    """Adds up what the shards report; a table weighs by its rows as they were last counted.
+
+    Args:
+        rows: by table.
+        shards: of each table.
+        done: subjects that are finished already, as ``clients shard 00``.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, int],
+        shards: int,
+        done: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._weights = {
+            f"{table} shard {index:02d}": number / shards for table, number in rows.items() for index in range(shards)
+        }
+        self._shares = {subject: float(subject in done) for subject in self._weights}
+        self._clock = clock
+        self._began: tuple[float, float] | None = None
+
+    def see(self, progress: Progress) -> None:
+        """Take one report; what is no shard of the rows is passed over."""
+        if progress.step is Step.ROWS and progress.subject in self._shares and progress.total:
+            if self._began is None:
+                self._began = (self._clock(), self.rows)
+            self._shares[progress.subject] = min(progress.done / progress.total, 1.0)
+
+    @property
+    def total(self) -> int:
+        """Rows of all tables."""
+        return round(sum(self._weights.values()))
+
+    @property
+    def rows(self) -> float:
+        """Those that the walk has passed."""
+        return sum(self._weights[subject] * share for subject, share in self._shares.items())
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Since the first report; None before a second of work was seen."""
+        if self._began is None:
+            return None
+        at, rows = self._began
+        seconds, passed = self._clock() - at, self.rows - rows
+        return passed / seconds if seconds >= SHORTEST_SECONDS and passed > 0 else None
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """At that pace."""
+        pace = self.rows_per_second
+        return None if pace is None else max(self.total - self.rows, 0.0) / pace
+
+    def __str__(self) -> str:
+        """``27,120 of 60,000 rows (45 %), 1,203 a second, ETA 27 s``."""
+        percent = f" ({100 * self.rows / self.total:.0f} %)" if self.total else ""
+        pace, eta = self.rows_per_second, self.eta_seconds
+        rest = "" if pace is None or eta is None else f", {pace:,.0f} a second, ETA {duration(eta)}"
+        return f"{self.rows:,.0f} of {self.total:,} rows{percent}{rest}"
+
+
+def duration(seconds: float) -> str:
+    """``27 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < MINUTE_SECONDS:
+        return f"{seconds:.0f} s"
+    if seconds < HOUR_SECONDS:
+        return f"{seconds / MINUTE_SECONDS:.0f} min"
+    return f"{int(seconds) // HOUR_SECONDS} h {int(seconds) % HOUR_SECONDS // MINUTE_SECONDS:02d} min"
+
+
+DAY_SECONDS = 86400
+_STYLES = {"blocked": "bold red", "waits": "yellow"}  # who is awaited has not failed
+
+
+def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Heartbeat], address: str | None) -> None:
+    """Print it.
+
+    Args:
+        ticks: the last looks of Dagster's sensors.
+        address: of Dagster's UI, without its token; None: not known.
+    """
+    field, now = output.field, shown.generated_at
+    output.heading(f"{shown.database}  {output.minutes(now)} UTC")
+    output.line()
+    field("Primary", f"{shown.primary or 'none'}, next rotation due by {output.minutes(shown.next_rotation_due)}")
+    if shown.next_rotation_rule is not None:
+        field("", shown.next_rotation_rule)
+    for key in shown.key_versions:
+        output.line(f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}")
+    held = f", holds {', '.join(output.names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
+    field("Backup", f"{age(shown.last_backup, now)}{held}; proven to restore {age(shown.last_recovery_test, now)}")
+    if shown.rehearsal is not None:
+        field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
+    field("Audit", f"{shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
+    output.line()
+    _show_tables(shown)
+    output.wrapped(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}")
+    output.line()
+    for label, text in _rotation(shown.rotation, carried_on(ticks, now, address)):
+        field(label, text, style=_STYLES.get(text.partition(":")[0]))
+    for each in shown.incidents:
+        told = f"{each.incident.id}, {each.incident.type}, {each.incident.status}; {each.clock_in_words}"
+        field("Incident", told, style="bold red")
+    for listed in shown.other_requests:
+        request, missing = listed.request, ", ".join(listed.missing) or "nobody"
+        field("Request", f"{request.id}, {request.action} of {request.source}; not signed by {missing}")
+    for contact in shown.contacts:
+        field("Contact", str(contact))
+    for sentence in shown.attention:
+        field("Attention", sentence, style="bold red")
+    for sentence in shown.warnings:
+        field("Warning", sentence, style="yellow")
+
+
+def age(at: datetime | None, now: datetime) -> str:
+    """``never``, ``40 s ago``, ``3 h ago``, ``12 days ago``: short enough for a column."""
+    if at is None:
+        return "never"
+    seconds = max((now - at).total_seconds(), 0.0)
+    for size, unit in ((2 * DAY_SECONDS, "days"), (HOUR_SECONDS, "h"), (MINUTE_SECONDS, "min")):
+        if seconds >= size:
+            return f"{seconds // min(size, DAY_SECONDS):.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def carried_on(ticks: Sequence[Heartbeat], now: datetime, address: str | None) -> str | None:
+    """That Dagster carries rotations on at this moment, and where that can be seen; None: not as far as is known."""
+    look = conductor_at_work(ticks, now)
+    if look is None:
+        return None
+    place = f"; see {address}" if address else ""
+    return f"Dagster carries it on, its conductor looked {age(look.at, now)}{place}"
+
+
+def _show_tables(shown: Status) -> None:
+    used, empty = _versions(shown)
+    faults = [
+        (title, name)
+        for title, name in (("Unencrypted", "unencrypted"), ("Unreadable", "unreadable"))
+        if any(table.count and getattr(table.count, name) for table in shown.tables)
+    ]
+    output.table(
+        ("Table", "Rows", *output.names(used), *(title for title, _ in faults), "Refuses", "Counted"),
+        [_row(table, used, [name for _, name in faults], shown.generated_at) for table in shown.tables],
+    )
+    if empty and any(table.count for table in shown.tables):
+        output.wrapped(f"No value under {', '.join(output.names(empty))}.")
+
+
+def _versions(shown: Status) -> tuple[list[KeyVersion], list[KeyVersion]]:
+    """Versions with values, and registered ones without any."""
+    counted = {version for table in shown.tables for version, number in table.values_by_version.items() if number}
+    known = counted | {key.version for key in shown.key_versions}
+    return sorted(counted), sorted(known - counted)
+
+
+def _row(
+    table: TableStatus, versions: Sequence[KeyVersion], faults: Sequence[str], now: datetime
+) -> tuple[object, ...]:
+    count, fenced = table.count, ", ".join(output.names(table.fenced_against)) or "-"
+    if count is None:
+        return (table.table.name, "-", *("-" * (len(versions) + len(faults))), fenced, "never")
+    values = (table.values_by_version.get(version, 0) for version in versions)
+    wrong = (getattr(count, name) for name in faults)
+    return (table.table.name, count.rows, *values, *wrong, fenced, age(count.counted_at, now))
+
+
+def _rotation(rotation: RotationStatus | None, carried: str | None) -> Iterator[tuple[str, str]]:
+    if rotation is None:
+        yield "Rotation", 'none is open; the next begins with: keyrotation request --reason "…"'
+        return
+    walk = rotation.walk
+    yield "Rotation", f"{walk.id}, {walk.kind}, {walk.source} to {walk.target}"
+    eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
+    yield "", f"phase {rotation.phase}, {rotation.progress:.0%}{eta}"
+    yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}"
+    if rotation.pace:
+        yield "", f"pace: {rotation.pace}"
+    if rotation.blocked_by:
+        yield "", f"blocked: {rotation.blocked_by}"
+    if rotation.waiting_for:
+        yield "", f"waits: {rotation.waiting_for}"
+    elif carried:
+        since = f" since {output.minutes(walk.started_at)} UTC" if walk.started_at else ""
+        yield "", f"in progress{since}: {carried}"
+    else:
+        yield "", f"next: keyrotation rotate {walk.id}"
+
 
 WATCH_SECONDS = 2.0
 
@@ -67,8 +271,6 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> 
     if as_json:
         output.document(shown.as_json())
     else:
-        status_text.show(
-            shown, pipeline.database.blind_spots(), pipeline.ticks.last(), assembly.ui_address(declared.home)
-        )
+        show(shown, pipeline.database.blind_spots(), pipeline.ticks.last(), assembly.ui_address(declared.home))
     sys.stdout.flush()
     return shown

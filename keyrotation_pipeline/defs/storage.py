@@ -24,7 +24,7 @@ from dagster_postgres.utils import create_pg_engine
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError
 
-from keyrotation_pipeline.settings.environment import dagster_storage_url
+from keyrotation_pipeline.settings.loading import dagster_storage_url
 
 # Beyond these, connections are closed after use: a process rarely needs more than one at a time.
 KEPT_CONNECTIONS = 2

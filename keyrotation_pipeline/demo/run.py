@@ -33,7 +33,7 @@ from keyrotation_pipeline.rotation import keys, runner
 from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
-from keyrotation_pipeline.settings.environment import child_environment
+from keyrotation_pipeline.settings.loading import child_environment
 
 ACTOR = "demo"
 REPORT_SECONDS = 30

@@ -1,14 +1,67 @@
-"""Find the configuration file, read it, check it."""
+"""Finds, reads and checks the configuration file; a wrong setting becomes one plain sentence."""
 
+import difflib
 import os
 import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
 from keyrotation_pipeline.settings.sections import FILE_NAME, File, Settings
-from keyrotation_pipeline.settings.sentences import sentence_for
+
+
+def sentence_for(errors: Sequence[ErrorDetails], content: Mapping[str, Any]) -> str:
+    """One plain sentence for the first error, a misspelt name before all others: it often causes them."""
+    first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+    *parents, last = first["loc"]
+    if isinstance(last, int):  # an item of a list is named by the list
+        *parents, last = parents
+    place = _place(parents, content)
+    if first["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(str(last), _known(parents), n=1, cutoff=0)[0]
+        return f"{place} has no setting {str(last)!r}; did you mean {nearest!r}?"
+    if first["type"] == "missing":
+        return f"{place} lacks {str(last)!r}; add it"
+    message = first["msg"].replace("a valid tuple", "a list").replace("Tuple should", "the list should")
+    message = message.removesuffix(" after validation, not 0")
+    return f"{place} {last}: {message[:1].lower()}{message[1:]}; correct it"
+
+
+def _place(parents: Sequence[int | str], content: Mapping[str, Any]) -> str:
+    """The TOML heading of a location: ``[keys.file]``, ``[[tables]] clients``; the file itself for the top level."""
+    names = ".".join(str(part) for part in parents if isinstance(part, str))
+    index = next((part for part in parents if isinstance(part, int)), None)
+    if not names:
+        return FILE_NAME
+    if index is None:
+        return f"[{names}]"
+    entry: Any = content
+    for part in parents:
+        entry = entry[part]
+    label = entry.get("name") if isinstance(entry, Mapping) else None
+    return f"[[{names}]] {label or f'number {index + 1}'}"
+
+
+def _known(parents: Sequence[int | str]) -> list[str]:
+    """The settings that a location knows."""
+    model: type[BaseModel] = File
+    for part in parents:
+        if isinstance(part, str):
+            field = next(f for name, f in model.model_fields.items() if part in {name, f.alias})
+            model = _section_in(field.annotation) or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+
 
 HOME_NAME = ".keyrotation"
 DATABASE_VARIABLE = "KEYROTATION_DATABASE_URL"
@@ -82,3 +135,53 @@ def parse(text: str, path: Path) -> Settings:
             "[approvals] required is 1, but no one person may rotate keys alone; write required = 2 or more"
         )
     return settings
+
+
+KEY_VARIABLES = "ENCRYPTION_"
+AWS_VARIABLES = "AWS_"
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+DAGSTER_STORAGE_VARIABLE = "DAGSTER_PG_URL"
+
+
+def child_environment(**variables: str) -> dict[str, str]:
+    """Our environment without any `ENCRYPTION_*`, and with `variables`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(KEY_VARIABLES)}
+    return {**kept, **variables}
+
+
+def bare_environment(
+    path: Path | None, variables: Mapping[str, str] = NO_VARIABLES, *, aws: bool = False
+) -> dict[str, str]:
+    """The same without the secrets that a configuration names, for children that look none of them up.
+
+    Args:
+        path: of the configuration; None: there is none.
+        aws: leave the credentials of AWS.
+    """
+    secret = {DATABASE_VARIABLE, *(_secret_variables(path) if path else ())}
+    gone = () if aws else (AWS_VARIABLES,)
+    kept = {name: value for name, value in child_environment().items() if not name.startswith(gone)}
+    return {**{name: value for name, value in kept.items() if name not in secret}, **variables}
+
+
+def _secret_variables(path: Path) -> Iterator[str]:
+    """Each NAME that stands as ``{ env = "NAME" }`` in a configuration; `init` has not written it yet."""
+    if path.exists():
+        yield from _named(tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def _named(value: object) -> Iterator[str]:
+    match value:
+        case {"env": str(name)}:
+            yield name
+        case dict():
+            for each in value.values():
+                yield from _named(each)
+        case list():
+            for each in value:
+                yield from _named(each)
+
+
+def dagster_storage_url() -> str | None:
+    """SQLAlchemy URL of Dagster's own storage, where it is not to be the embedded server."""
+    return os.environ.get(DAGSTER_STORAGE_VARIABLE) or None

@@ -1,12 +1,13 @@
-"""What `keyrotation.toml` may hold, a class a section, with the checks that need more than one value."""
+"""The sections of `keyrotation.toml`, a class each, with the checks that need more than one value."""
 
 import re
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StrictFloat, StrictInt, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.fleet import RolloutMode
@@ -14,9 +15,49 @@ from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings.alerts import AlertsSettings, ContactSettings, IncidentsSettings
-from keyrotation_pipeline.settings.audit import AuditSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
-from keyrotation_pipeline.settings.values import Count, Positive, Secret, Section, SettingPath, Text, repeated
+from keyrotation_pipeline.settings.values import (
+    Count,
+    Positive,
+    Secret,
+    Section,
+    SettingPath,
+    Text,
+    repeated,
+    secret_in,
+)
+
+TimestampUrl = Annotated[SecretStr, secret_in("audit")]
+
+
+class AuditSettings(Section):
+    """`[audit]`: an RFC 3161 authority, and the certificates by which its time stamps are believed.
+
+    Args:
+        timestamp_url: who is asked. Without it nobody is, and earlier time stamps are still verified.
+        timestamp_certificates: its root, and roots of authorities that were asked before. Never fetched from anywhere.
+    """
+
+    timestamp_url: TimestampUrl | None = None
+    timestamp_certificates: tuple[SettingPath, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_asked_and_believed(self) -> Self:
+        if self.timestamp_url is None:
+            return self
+        try:
+            url = urlsplit(self.timestamp_url.get_secret_value())
+        except ValueError:
+            url = urlsplit("")
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            raise ConfigurationError("[audit] timestamp_url is no address of an authority; write http://… or https://…")
+        if not self.timestamp_certificates:
+            raise ConfigurationError(
+                "[audit] timestamp_url needs to know whom to believe; add timestamp_certificates with the file of the "
+                "authority's root certificate, which you got from somewhere you trust"
+            )
+        return self
+
 
 FILE_NAME = "keyrotation.toml"
 DEMO_MARKER = "demo.json"

@@ -7,8 +7,9 @@ from io import StringIO
 
 import pytest
 
-from keyrotation_pipeline.cli import output, status_text
-from keyrotation_pipeline.cli.status_text import age, carried_on
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli import status as status_command
+from keyrotation_pipeline.cli.status import age, carried_on
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -60,7 +61,7 @@ def screen(columns: int, monkeypatch: pytest.MonkeyPatch) -> Screen:
 def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen: Screen) -> None:
     shown = status(table("appointments", 12_345_678), table("billing.Invoices", 40_000))
     with redirect_stdout(screen):
-        status_text.show(shown, BlindSpots((), ()), (), None)
+        status_command.show(shown, BlindSpots((), ()), (), None)
     lines = screen.getvalue().splitlines()
 
     assert max(map(len, map(str.rstrip, lines))) <= columns
@@ -74,7 +75,7 @@ def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen
 def test_a_column_that_is_not_all_zero_is_shown(screen: Screen) -> None:
     shown = status(table("clients", 7, unreadable=3), table("notes", 2))
     with redirect_stdout(screen):
-        status_text.show(shown, BlindSpots((), ()), (), None)
+        status_command.show(shown, BlindSpots((), ()), (), None)
     lines = screen.getvalue().splitlines()
 
     assert [line.split()[:5] for line in lines if line.startswith(("Table", "clients", "notes"))] == [
@@ -86,7 +87,7 @@ def test_a_column_that_is_not_all_zero_is_shown(screen: Screen) -> None:
 
 def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     shown = replace(status(), attention=("word " * 60,))
-    status_text.show(shown, BlindSpots((), ()), (), None)
+    status_command.show(shown, BlindSpots((), ()), (), None)
 
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Attention")] == [
         f"Attention {'word ' * 60}"

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from keyrotation_pipeline.cli.period import unambiguous_moment
+from keyrotation_pipeline.cli.report import unambiguous_moment
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError, RequestError
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.monitoring.status import overview

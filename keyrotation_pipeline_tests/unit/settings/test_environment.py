@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.engine.worker import Job
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.settings.environment import bare_environment, child_environment
+from keyrotation_pipeline.settings.loading import bare_environment, child_environment
 
 CONFIGURATION = """
 [database]
