@@ -19,8 +19,8 @@ from unittest import mock
 
 import pytest
 
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline_tests.fakes import ProcessKilled
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import psycopg
 
 from keyrotation_pipeline.encrypted_type import SecretsManagerKeyRing, attest
-from keyrotation_pipeline.fieldcrypto.environment import variable_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.applications import engine_of

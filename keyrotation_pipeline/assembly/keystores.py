@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, primary_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import GivenKeys
 from keyrotation_pipeline.ports.keys import KeyStore

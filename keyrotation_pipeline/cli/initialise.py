@@ -13,8 +13,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.template import configuration
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.fieldcrypto.environment import FIRST_KEY_VARIABLE, variable_of
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.keyring import FIRST_KEY_VARIABLE, KeyRing, variable_of
 from keyrotation_pipeline.model.key_trial import GivenKeys, KeyTrial
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.pipeline import Pipeline

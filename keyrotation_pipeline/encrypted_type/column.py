@@ -19,10 +19,9 @@ from keyrotation_pipeline.errors import (
     UnencryptedValueError,
 )
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.failed_reads import FailedReads
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.old_reads import OldReads
+from keyrotation_pipeline.fieldcrypto.reads import FailedReads, OldReads
 
 _old_reads: dict[KeyRing | Callable[[], KeyRing], OldReads] = {}
 _failed_reads: dict[KeyRing | Callable[[], KeyRing], FailedReads] = {}

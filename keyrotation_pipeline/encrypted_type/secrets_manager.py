@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.environment import (
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import (
     COMPROMISED_VARIABLE,
     FIRST_KEY_VARIABLE,
     PRIMARY_VARIABLE,
+    KeyRing,
     keys_in,
     variable_of,
 )
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 __all__ = ["SecretsManagerKeyRing"]
 

@@ -1,17 +1,11 @@
-"""Encryption and decryption of one field: AES-256-GCM, a random 96-bit nonce, no associated data.
-
-The key of a stored value is the one that the value names. It is never found by trial: a value under a version that the
-ring does not hold is an error, not a reason to try the other keys.
-
-Source: the seed procedure, section 4.2; NIST SP 800-38D (at most 2^32 encryptions a key with random nonces).
-"""
+"""Encrypts and decrypts one field with AES-256-GCM, a random 96-bit nonce and no associated data."""
 
 import os
 
 from cryptography.exceptions import InvalidTag
 
-from keyrotation_pipeline.errors import DecryptionError, PlaintextEncodingError
-from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, Ciphertext, parse
+from keyrotation_pipeline.errors import DecryptionError, MalformedCiphertextError, PlaintextEncodingError
+from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, Ciphertext, KeyVersion, parse
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 
@@ -72,3 +66,25 @@ def _text(plaintext: bytes, value: Ciphertext) -> str:
     raise PlaintextEncodingError(
         f"a value under key version {value.version} decrypts, but not to UTF-8 text; find out what wrote it"
     )
+
+
+def opened_by(ring: KeyRing, value: Ciphertext) -> KeyVersion | None:
+    """The version whose key authenticates a value: the one that it names, else any other of the ring; None: no key."""
+    candidates = sorted(ring.versions, key=lambda each: each != value.version)
+    return next((version for version in candidates if _authenticates(ring, version, value)), None)
+
+
+def parsed(stored: str) -> Ciphertext | None:
+    """A stored value in its parts; None where it is not of the value grammar."""
+    try:
+        return parse(stored)
+    except MalformedCiphertextError:
+        return None
+
+
+def _authenticates(ring: KeyRing, version: KeyVersion, value: Ciphertext) -> bool:
+    try:
+        ring.cipher(version).decrypt(value.nonce, value.body, None)
+    except InvalidTag:
+        return False
+    return True

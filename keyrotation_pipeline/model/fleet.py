@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
 from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, officers  # noqa: F401 - fixtures
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.fleets import BROKEN, CRASHES, TestFleet

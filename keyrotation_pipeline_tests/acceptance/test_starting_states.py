@@ -12,10 +12,9 @@ import pytest
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.aws_secrets import TestSecret

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
 from keyrotation_pipeline_tests.clusters import LAST_APPLIED, TestKeySecrets
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, key, set_primary, shape
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2

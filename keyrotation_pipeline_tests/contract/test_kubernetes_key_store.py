@@ -14,8 +14,8 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     KeyStoreUnavailableError,
 )
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
 from keyrotation_pipeline_tests.clusters import (
     CHANGING,
     LAST_APPLIED,

@@ -12,8 +12,8 @@ import yaml
 
 from keyrotation_pipeline.defs.jobs import INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.requests import RequestStatus

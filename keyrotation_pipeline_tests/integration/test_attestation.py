@@ -22,9 +22,9 @@ from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, MountedKeyRing, attest
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
-from keyrotation_pipeline.fieldcrypto.environment import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode, failing_minutes
 from keyrotation_pipeline.ports.clock import attempts

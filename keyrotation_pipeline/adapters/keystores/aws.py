@@ -33,10 +33,9 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     request_token,
 )
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.environment import versions_as_text
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
 from keyrotation_pipeline.ports.clock import Clock

@@ -20,9 +20,9 @@ from typing import Self
 
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.environment import versions_as_text, versions_in
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
+from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text, versions_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
 

@@ -24,7 +24,9 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     require_mutable,
 )
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.environment import (
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import (
     COMPROMISED_VARIABLE,
     PRIMARY_VARIABLE,
     compromised_in,
@@ -32,8 +34,6 @@ from keyrotation_pipeline.fieldcrypto.environment import (
     version_in,
     versions_as_text,
 )
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
 

@@ -14,9 +14,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.environment import versions_in
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
+from keyrotation_pipeline.fieldcrypto.keyring import versions_in
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 
 CURRENT, PENDING, PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"

@@ -8,8 +8,8 @@ from typing import Any, cast
 import psycopg
 
 from keyrotation_pipeline.errors import BlockedError, InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.failed_reads import NO_VERSION
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.reads import NO_VERSION
 from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance, RolloutMode, RolloutTarget
 from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts

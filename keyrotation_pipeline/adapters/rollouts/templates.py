@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keyrotation_pipeline.fieldcrypto.environment import COMPROMISED_VARIABLE, PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import COMPROMISED_VARIABLE, PRIMARY_VARIABLE, variable_of
 
 Json = dict[str, Any]
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from keyrotation_pipeline.fieldcrypto.failed_reads import MINUTES_KEPT, VERSIONS_KEPT, FailedReads
+from keyrotation_pipeline.fieldcrypto.reads import MINUTES_KEPT, VERSIONS_KEPT, FailedReads
 
 START = 1_800_000_000
 

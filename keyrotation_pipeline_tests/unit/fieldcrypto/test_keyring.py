@@ -6,10 +6,9 @@ import traceback
 import pytest
 
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto.environment import variable_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 V1, V2, V10 = KeyVersion(1), KeyVersion(2), KeyVersion(10)

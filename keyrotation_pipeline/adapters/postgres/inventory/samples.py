@@ -15,9 +15,9 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.cipher import opened_by, parsed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.trial import opened_by, parsed
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 from keyrotation_pipeline.model.tables import EncryptedTable
 

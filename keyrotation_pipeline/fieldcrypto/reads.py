@@ -1,4 +1,4 @@
-"""How often stored values could not be decrypted: counts by version and minute, never content."""
+"""Counts of failed reads and of reads under older key versions, by version and minute; never content."""
 
 import threading
 import time
@@ -73,3 +73,38 @@ def _version(stored: str) -> str:
         return str(KeyVersion.parse(stored.partition(":")[0]))
     except InvalidKeyError:
         return NO_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class OldRead:
+    """What was decrypted under one version while another was the primary.
+
+    Args:
+        values: since this process began.
+        last_at: seconds since the epoch, by the clock of this machine.
+    """
+
+    version: KeyVersion
+    values: int
+    last_at: float
+
+
+class OldReads:
+    """The counts of one process; safe between threads."""
+
+    def __init__(self) -> None:
+        self._counts: dict[KeyVersion, tuple[int, float]] = {}
+        self._counting = threading.Lock()
+
+    def note(self, version: KeyVersion) -> None:
+        """One value was decrypted."""
+        now = time.time()
+        with self._counting:
+            values, _ = self._counts.get(version, (0, now))
+            self._counts[version] = values + 1, now
+
+    def so_far(self) -> tuple[OldRead, ...]:
+        """The counts by version, in order."""
+        with self._counting:
+            counts = dict(self._counts)
+        return tuple(OldRead(version, *counts[version]) for version in sorted(counts))
