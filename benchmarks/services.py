@@ -40,7 +40,7 @@ def up(config: Path, home: Path) -> Iterator[int]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603
         try:
-            awaited(lambda: _has_looked(process, home / "ticks" / "incident_flag.json"), "the sensor's first look")
+            awaited(lambda: _has_looked(process, home / "heartbeats" / "incident_flag.json"), "the sensor's first look")
             yield process.pid
         finally:
             process.send_signal(signal.SIGTERM)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from keyrotation_pipeline.assembly.home import (
         create_home,
         database_url,
+        heartbeat_store,
         installed_at,
-        kept_ticks,
         require_home,
         server_url,
         system_time,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from keyrotation_pipeline.assembly.keystores import create_key_store, keys_in_store
     from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
-    from keyrotation_pipeline.assembly.services import Door, dagster_services, random_token
+    from keyrotation_pipeline.assembly.services import UiAccess, dagster_services, random_token
 
 _PLACES = {
     "adapters.hardening": ("harden_process",),
@@ -39,7 +39,7 @@ _PLACES = {
         "create_home",
         "database_url",
         "installed_at",
-        "kept_ticks",
+        "heartbeat_store",
         "require_home",
         "server_url",
         "system_time",
@@ -48,12 +48,12 @@ _PLACES = {
     ),
     "assembly.keystores": ("create_key_store", "keys_in_store"),
     "assembly.pipeline": ("initialise", "open_pipeline"),
-    "assembly.services": ("Door", "dagster_services", "random_token"),
+    "assembly.services": ("UiAccess", "dagster_services", "random_token"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "Door",
+    "UiAccess",
     "access_audit",
     "accesses",
     "alert_channels",
@@ -63,9 +63,9 @@ __all__ = [
     "database_url",
     "flag_sources",
     "harden_process",
+    "heartbeat_store",
     "initialise",
     "installed_at",
-    "kept_ticks",
     "keys_in_store",
     "offered_incidents",
     "offered_requests",

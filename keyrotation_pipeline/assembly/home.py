@@ -101,6 +101,6 @@ def ui_address(home: Path) -> str | None:
         return None
 
 
-def kept_ticks(settings: Settings) -> FileHeartbeats:
+def heartbeat_store(settings: Settings) -> FileHeartbeats:
     """The last looks of Dagster's sensors; needs no database."""
-    return FileHeartbeats(settings.home / "ticks")
+    return FileHeartbeats(settings.home / "heartbeats")

@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
 from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.assembly.actions import ACTIONS
-from keyrotation_pipeline.assembly.home import create_home, database_url, kept_ticks, require_home
+from keyrotation_pipeline.assembly.home import create_home, database_url, heartbeat_store, require_home
 from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, open_key_store
 from keyrotation_pipeline.assembly.rollouts import open_rollout
 from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_what_killed_tests_left
@@ -177,7 +177,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         clock=clock,
         anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory, seals),
         actions=ACTIONS,
-        ticks=kept_ticks(settings),
+        heartbeats=heartbeat_store(settings),
         timestamps=_authority(settings),
         verification=Verification(settings.verification.every_days, settings.allowed_hours),
     )

@@ -13,7 +13,7 @@ from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.settings import Settings, home_of
 from keyrotation_pipeline.settings.loading import bare_environment, child_environment, dagster_storage_url
 
-__all__ = ["Door", "dagster_services", "random_token"]
+__all__ = ["UiAccess", "dagster_services", "random_token"]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def dagster_services(
         services = DagsterServices(
             home / "dagster", path.parent, door, child_environment(**variables), bare, keep_storage
         )
-        stack.callback(FileHeartbeats(home / "ticks").forget, CONDUCTOR)  # when they have stopped
+        stack.callback(FileHeartbeats(home / "heartbeats").forget, CONDUCTOR)  # when they have stopped
         stack.callback(services.stop)
         yield services, None if declared is None else display_name(url)
 

@@ -54,7 +54,7 @@ class Incidents:
     news: dict[str, str] = field(default_factory=dict)
     set_aside: dict[str, tuple[datetime, str]] = field(default_factory=dict)
 
-    def hear(self, fact: Fact | Note | None, at: datetime) -> None:
+    def apply(self, fact: Fact | Note | None, at: datetime) -> None:
         """Take one event in, which follows those heard before."""
         if (rule := _RULES.get(type(fact))) is not None:
             rule(self, fact, at)
@@ -81,7 +81,7 @@ def incidents(ledger: Ledger) -> Incidents:
     """What the audit makes one believe of incidents."""
     heard = Incidents()
     for entry in entries(ledger, *_KINDS):
-        heard.hear(entry.fact(), entry.at)
+        heard.apply(entry.fact(), entry.at)
     return heard
 
 

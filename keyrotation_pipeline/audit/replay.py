@@ -82,7 +82,7 @@ class LedgerState:
         """Whether a head that was written down is in this audit."""
         return anchor.seq == 0 or (anchor.seq <= len(self.hashes) and self.hashes[anchor.seq - 1] == anchor.hash)
 
-    def hear(self, events: Iterable[AuditEvent]) -> "Belief":
+    def apply(self, events: Iterable[AuditEvent]) -> "LedgerState":
         """What is believed after these events too, which follow those heard before; this one stays as it is.
 
         Raises:
@@ -90,7 +90,7 @@ class LedgerState:
         """
         after = _Hearing(**{each.name: _copied(getattr(self, each.name)) for each in fields(self)})
         for event in events:
-            after.hear(event)
+            after.apply(event)
         content = {each.name: getattr(after, each.name) for each in fields(after)}
         return LedgerState(**{**content, "hashes": tuple(after.hashes), "faults": tuple(after.faults)})
 
@@ -122,7 +122,7 @@ class _Hearing:
     latest: datetime | None
     faults: list[str]
 
-    def hear(self, event: AuditEvent) -> None:
+    def apply(self, event: AuditEvent) -> None:
         follows = event.seq == self.head.seq + 1 and event.previous == self.head.hash
         entry = entry_of(event)
         if not follows or entry.seq != event.seq or hash_of(event.previous, event.body) != event.hash:

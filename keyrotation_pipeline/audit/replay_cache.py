@@ -30,6 +30,6 @@ def ledger_state(database: str, events_after: Callable[[int], Iterator[AuditEven
         last = next(events, None)
         if last is None or (last.seq, last.hash) != (heard.head.seq, heard.head.hash):
             heard, events = LedgerState(), events_after(0)
-    belief = heard.hear(events)
+    belief = heard.apply(events)
     _HEARD[database] = belief
     return belief

@@ -73,7 +73,7 @@ def _is_agreed(pipeline: Pipeline, roster: Roster, text: bytes, signed: Iterable
     officers = set()
     for signature, at in signed:
         try:
-            officers.add(pipeline.signatures.was_good(text, signature, roster.officers, at).officer)
+            officers.add(pipeline.signatures.verify_as_of(text, signature, roster.officers, at).officer)
         except ApprovalError:
             continue
     return len(officers) >= roster.required
@@ -105,7 +105,7 @@ class _Heard:
         try:
             signature = bytes.fromhex(signed.signature)
             officers = self.roster.officers if self.roster else ()
-            found = verifier.was_good(signed.text.encode(), signature, officers, entry.at)
+            found = verifier.verify_as_of(signed.text.encode(), signature, officers, entry.at)
         except (ApprovalError, ValueError) as error:
             return f"does not verify: {str(error).partition(';')[0]}"
         return None if found.officer == signed.officer else f"is by {found.officer[-16:]}"
@@ -143,7 +143,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     kept = pipeline.anchors.heads()
     with pipeline.ledger.snapshot():
         newest = verify_audit(pipeline.ledger, *anchors, *_to_lead_through(pipeline, kept))
-        belief = LedgerState().hear(pipeline.ledger.events())
+        belief = LedgerState().apply(pipeline.ledger.events())
         faults = [
             *_in_the_future(belief, pipeline.clock.now()),
             *_differences(pipeline.ledger, belief, belief.requests),
@@ -273,7 +273,9 @@ def _signatures(pipeline: Pipeline, requests: Collection[str], reconciled_by: Ro
                 officers = signers.officers if signers else ()
                 try:
                     signature = bytes.fromhex(added.signature)
-                    found = pipeline.signatures.was_good(texts.get(entry.request, b""), signature, officers, entry.at)
+                    found = pipeline.signatures.verify_as_of(
+                        texts.get(entry.request, b""), signature, officers, entry.at
+                    )
                 except (ApprovalError, ValueError) as error:
                     yield f"{who} does not verify: {str(error).partition(';')[0]}"
                     continue

@@ -75,7 +75,7 @@ def _look(
 def _missing(place: BackupPlace, there: frozenset[str], made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
     destroyed = {copy.file.name for copy in made.keys if copy.version in _gone(records)}
     for file in made.files:
-        if file.name not in destroyed and not (file.name in there and place.seems(file)):
+        if file.name not in destroyed and not (file.name in there and place.probably_holds(file)):
             yield f"{file.name} in {place.description} is missing or damaged; {_AGAIN}"
 
 

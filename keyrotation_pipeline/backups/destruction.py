@@ -239,7 +239,7 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
         f"destroy {request.source} in the key store and its key files in the local backups; copies elsewhere stay "
         f"until their locks and rules end; nothing under {request.source} can be read again without such a copy"
     )
-    return f"{text}; {pipeline.keys.keeps}" if pipeline.keys.keeps else text
+    return f"{text}; {pipeline.keys.residual_copies}" if pipeline.keys.residual_copies else text
 
 
 def _command(request: Request) -> str:

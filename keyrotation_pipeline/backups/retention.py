@@ -85,7 +85,7 @@ def _expired(site: BackupSite, limit: datetime) -> Iterator[str]:
         _local_copies(site, sets),
         limit,
         is_whole=lambda file: is_intact(site.local, file),
-        is_elsewhere=lambda file: all(place.seems(file) for place in site.offsite),
+        is_elsewhere=lambda file: all(place.probably_holds(file) for place in site.offsite),
     )
     yield from gone
     yield from sorted(_empty_manifests(site, sets, limit, frozenset(gone)))

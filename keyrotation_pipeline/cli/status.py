@@ -105,11 +105,11 @@ DAY_SECONDS = 86400
 _STYLES = {"blocked": "bold red", "waits": "yellow"}  # who is awaited has not failed
 
 
-def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Heartbeat], address: str | None) -> None:
+def show(shown: Status, blind_spots: BlindSpots, heartbeats: Sequence[Heartbeat], address: str | None) -> None:
     """Print it.
 
     Args:
-        ticks: the last looks of Dagster's sensors.
+        heartbeats: the last looks of Dagster's sensors.
         address: of Dagster's UI, without its token; None: not known.
     """
     field, now = output.field, shown.generated_at
@@ -129,7 +129,7 @@ def show(shown: Status, blind_spots: BlindSpots, ticks: Sequence[Heartbeat], add
     _show_tables(shown)
     output.wrapped(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}")
     output.line()
-    for label, text in _rotation(shown.rotation, carried_on(ticks, now, address)):
+    for label, text in _rotation(shown.rotation, carried_on(heartbeats, now, address)):
         field(label, text, style=_STYLES.get(text.partition(":")[0]))
     for each in shown.incidents:
         told = f"{each.incident.id}, {each.incident.type}, {each.incident.status}; {each.clock_in_words}"
@@ -156,9 +156,9 @@ def age(at: datetime | None, now: datetime) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def carried_on(ticks: Sequence[Heartbeat], now: datetime, address: str | None) -> str | None:
+def carried_on(heartbeats: Sequence[Heartbeat], now: datetime, address: str | None) -> str | None:
     """That Dagster carries rotations on at this moment, and where that can be seen; None: not as far as is known."""
-    look = conductor_at_work(ticks, now)
+    look = conductor_at_work(heartbeats, now)
     if look is None:
         return None
     place = f"; see {address}" if address else ""
@@ -271,6 +271,6 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> 
     if as_json:
         output.document(shown.as_json())
     else:
-        show(shown, pipeline.database.blind_spots(), pipeline.ticks.last(), assembly.ui_address(declared.home))
+        show(shown, pipeline.database.blind_spots(), pipeline.heartbeats.last(), assembly.ui_address(declared.home))
     sys.stdout.flush()
     return shown

@@ -40,7 +40,7 @@ def up(
     path = settings.config_path(config)
     declared = _declared(config)
     token = None if no_token else assembly.random_token()
-    door = assembly.Door(port, token, read_only=read_only, hosts=tuple(host or ()))
+    door = assembly.UiAccess(port, token, read_only=read_only, hosts=tuple(host or ()))
     with stop_signals() as stopped, assembly.dagster_services(path, declared, door) as (services, database):
         if database is not None:
             output.heading(database)
@@ -57,7 +57,7 @@ def _declared(config: Path | None) -> settings.Settings | None:
         return None
 
 
-def _announce(door: assembly.Door, log: Path, *, configured: bool) -> None:
+def _announce(door: assembly.UiAccess, log: Path, *, configured: bool) -> None:
     if not configured:
         output.line(
             "no keyrotation.toml yet, so there is no table to rotate; run `keyrotation init` or `keyrotation demo`"

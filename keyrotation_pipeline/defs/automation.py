@@ -18,7 +18,7 @@ def sensors_and_schedules_run_check(naming: Naming) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         """The daemon, the conductor and every schedule run; `keyrotation status` says the same without Dagster."""
         with refusals(), keyrotation.open(actor_of(context)) as opened:
-            sentences = list(standing_still(opened.ticks.last(), opened.clock.now()))
+            sentences = list(standing_still(opened.heartbeats.last(), opened.clock.now()))
         return dg.AssetCheckResult(
             passed=not sentences,
             description="; ".join(sentences)

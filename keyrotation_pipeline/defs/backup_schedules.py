@@ -49,7 +49,7 @@ def daily_key_backup(naming: Naming, time_zone: str) -> dg.ScheduleDefinition:
         description="Every key and the database, every night.",
     )
     def scheduled(context: dg.ScheduleEvaluationContext, keyrotation: PipelineParameter) -> dg.RunRequest:
-        keyrotation.note_look("daily_key_backup")
+        keyrotation.record_heartbeat("daily_key_backup")
         day = f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
         return dg.RunRequest(run_key=day, partition_key=day)
 
@@ -70,7 +70,7 @@ def quarterly_recovery_test(naming: Naming, time_zone: str) -> dg.ScheduleDefini
     def scheduled(
         context: dg.ScheduleEvaluationContext, keyrotation: PipelineParameter
     ) -> dg.RunRequest | dg.SkipReason:
-        keyrotation.note_look("quarterly_recovery_test")
+        keyrotation.record_heartbeat("quarterly_recovery_test")
         day = f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
         with refusals():
             if keyrotation.has_recovery_key():

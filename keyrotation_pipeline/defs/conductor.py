@@ -62,7 +62,7 @@ def conductor_sensor(naming: Naming, jobs: Jobs, backup: AssetJob, time_zone: st
         context: dg.SensorEvaluationContext, keyrotation: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
         """Carries an approved rotation through its walk; one that was requested with `--manual` it leaves to people."""
-        keyrotation.note_look(CONDUCTOR, context)
+        keyrotation.record_heartbeat(CONDUCTOR, context)
         try:
             with keyrotation.open("dagster rotation_conductor") as opened, opened.ledger.reading():
                 result = tick(context.instance, naming, opened, time_zone)

@@ -32,7 +32,7 @@ def incident_flag_sensor(naming: Naming) -> dg.SensorDefinition:
     )
     def incident_flag(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> dg.SkipReason:
         """Takes each flag once, opens the incident, and prepares the emergency request that two officers sign."""
-        keyrotation.note_look("incident_flag", context)
+        keyrotation.record_heartbeat("incident_flag", context)
         try:
             with keyrotation.open("dagster incident_flag") as opened:
                 return dg.SkipReason(str(poll_flags(opened, keyrotation.flag_sources(), "dagster incident_flag")))
@@ -52,7 +52,7 @@ def alert_delivery_sensor(naming: Naming, ours: Ours) -> dg.SensorDefinition:
     )
     def alert_delivery(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> dg.SkipReason:
         """Tells people what is news, each piece once by each channel; one that is down is told of in `status`."""
-        keyrotation.note_look("alert_delivery", context)
+        keyrotation.record_heartbeat("alert_delivery", context)
         try:
             channels = keyrotation.channels()
             failed = list(_failed_checks(context, ours))

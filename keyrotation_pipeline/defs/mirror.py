@@ -41,7 +41,7 @@ def ledger_mirror_sensor(naming: Naming) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, keyrotation: PipelineParameter
     ) -> dg.SensorResult | dg.SkipReason:
         """Shows steps that ran outside Dagster, and keeps one partition for each rotation that the ledger has."""
-        keyrotation.note_look("ledger_mirror", context)
+        keyrotation.record_heartbeat("ledger_mirror", context)
         try:
             with keyrotation.open("dagster ledger_mirror") as opened, opened.ledger.reading():
                 result, shown = reflect(context.instance, naming, opened, _seq_in(context.cursor))

@@ -63,7 +63,7 @@ def nightly_rehearsal(naming: Naming, time_zone: str) -> dg.ScheduleDefinition:
         description="The next rotation, rehearsed on last night's backup.",
     )
     def scheduled(context: dg.ScheduleEvaluationContext, keyrotation: PipelineParameter) -> dg.RunRequest:
-        keyrotation.note_look("nightly_rehearsal")
+        keyrotation.record_heartbeat("nightly_rehearsal")
         return dg.RunRequest(run_key=f"{context.scheduled_execution_time.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}")
 
     return scheduled

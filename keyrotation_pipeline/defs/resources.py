@@ -89,7 +89,7 @@ class PipelineResource:
         """Rehearse the next rotation on the newest backup; see `assurance.rehearsal.rehearse`."""
         return rehearse(site, key, RestoredStages(self._declared()), None, report)
 
-    def note_look(self, name: str, context: dg.SensorEvaluationContext | None = None) -> None:
+    def record_heartbeat(self, name: str, context: dg.SensorEvaluationContext | None = None) -> None:
         """Keep that a sensor or schedule looked, for `keyrotation status`; never fails a look.
 
         Args:
@@ -104,11 +104,11 @@ class PipelineResource:
                 known = {ours[name] for name in names if name in ours}
                 stopped = {ours[name] for name in _switched_off(context) if name in ours} & known
                 expected, gone = (known & SCHEDULES.keys()) - stopped, set(OPTIONAL) - known
-            self.ticks().record(name, SystemClock().now(), stopped, expected, gone)
+            self.heartbeats().record(name, SystemClock().now(), stopped, expected, gone)
 
-    def ticks(self) -> Heartbeats:
+    def heartbeats(self) -> Heartbeats:
         """Where looks are kept."""
-        return assembly.kept_ticks(self._declared())
+        return assembly.heartbeat_store(self._declared())
 
     def channels(self) -> Channels:
         """Every way to tell people."""

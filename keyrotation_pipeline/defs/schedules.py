@@ -22,7 +22,7 @@ def rotation_calendar(naming: Naming) -> dg.ScheduleDefinition:
         description="Every check, every morning: `rotation_not_overdue` warns 60 days before a rotation is due.",
     )
     def scheduled(keyrotation: PipelineParameter) -> dg.RunRequest:
-        keyrotation.note_look("rotation_calendar")
+        keyrotation.record_heartbeat("rotation_calendar")
         return dg.RunRequest()
 
     return scheduled
@@ -40,7 +40,7 @@ def rolling_decrypt(naming: Naming) -> dg.ScheduleDefinition:
         description="Each day a part of all values is decrypted, and of all else searched, within the set hours.",
     )
     def scheduled(keyrotation: PipelineParameter) -> dg.RunRequest | dg.SkipReason:
-        keyrotation.note_look("rolling_decrypt")
+        keyrotation.record_heartbeat("rolling_decrypt")
         with refusals(), keyrotation.open("dagster rolling_decrypt") as opened:
             if decrypting.due_now(opened) or searching.due_now(opened):
                 return dg.RunRequest()

@@ -20,7 +20,7 @@ def audit_timestamp_sensor(naming: Naming) -> dg.SensorDefinition:
     )
     def audit_timestamp(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> dg.SkipReason:
         """Has the audit time-stamped where a request has ended since the last time; what fails is told in `status`."""
-        keyrotation.note_look("audit_timestamp", context)
+        keyrotation.record_heartbeat("audit_timestamp", context)
         try:
             with keyrotation.open("dagster audit_timestamp") as opened:
                 return dg.SkipReason(stamp_if_due(opened) or "nothing waits for a time stamp")

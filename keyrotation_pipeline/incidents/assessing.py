@@ -239,7 +239,7 @@ class _Heard:
             return
         try:
             signature = bytes.fromhex(fact.signature)
-            verified = signatures.was_good(fact.text.encode(), signature, self.roster.officers, at)
+            verified = signatures.verify_as_of(fact.text.encode(), signature, self.roster.officers, at)
         except (ApprovalError, ValueError):
             return
         name = self.roster.name_of(verified.officer)

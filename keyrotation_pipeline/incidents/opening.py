@@ -136,7 +136,7 @@ def _open(pipeline: Pipeline, known: Incidents, reported: Reported, *, news: str
         news=news,
     )
     pipeline.ledger.append(fact)
-    known.hear(fact, now)
+    known.apply(fact, now)
     return known.by_id[fact.id]
 
 

@@ -26,48 +26,52 @@ OPTIONAL = frozenset({"audit_timestamp", "nightly_rehearsal"})
 SILENCE = {**dict.fromkeys(SENSORS, SILENT_AFTER), **SCHEDULES}
 
 
-def standing_still(ticks: Sequence[Heartbeat], now: datetime) -> Iterator[str]:
+def standing_still(heartbeats: Sequence[Heartbeat], now: datetime) -> Iterator[str]:
     """A sentence for each thing that does not run, and since when.
 
     Only what looked into this home is seen: where Dagster never ran nothing is missing, and a Dagster that keeps its
     home on another machine leaves no trace here. While no sensor looks, nobody sees which sensors and schedules are
     switched off.
     """
-    newest = max((tick.at for tick in ticks if tick.name not in SCHEDULES), default=now)
+    newest = max((heartbeat.at for heartbeat in heartbeats if heartbeat.name not in SCHEDULES), default=now)
     if now - newest > SILENT_AFTER:
         yield (
             f"neither Dagster's daemon nor its sensors have run here since {_clock(newest)}, so no rotation moves by "
             "itself and nothing is scheduled; run `keyrotation up`"
         )
         return
-    stopped = _switched_off(ticks)
+    stopped = _switched_off(heartbeats)
     for name, since in sorted(stopped.items()):
         yield f"{name} is switched off in Dagster since {_clock(since)}; switch it on under Automation in its UI"
-    for tick in ticks:
-        if tick.name not in stopped and now - tick.at > SILENCE.get(tick.name, now - tick.at):
+    for heartbeat in heartbeats:
+        if heartbeat.name not in stopped and now - heartbeat.at > SILENCE.get(heartbeat.name, now - heartbeat.at):
             yield (
-                f"{tick.name} has not looked since {_clock(tick.at)}, while Dagster runs; see its ticks under "
+                f"{heartbeat.name} has not looked since {_clock(heartbeat.at)}, while Dagster runs; see its heartbeats under "
                 "Automation in Dagster's UI"
             )
 
 
-def conductor_at_work(ticks: Sequence[Heartbeat], now: datetime) -> Heartbeat | None:
+def conductor_at_work(heartbeats: Sequence[Heartbeat], now: datetime) -> Heartbeat | None:
     """The conductor's last look, if that shows that it carries rotations at this moment; None: it does not.
 
     A look is no longer evidence once another sensor has found the conductor switched off, or after a minute.
     """
-    look = next((tick for tick in ticks if tick.name == CONDUCTOR), None)
-    if look is None or now - look.at > AT_WORK_FOR or CONDUCTOR in _switched_off(ticks):
+    look = next((heartbeat for heartbeat in heartbeats if heartbeat.name == CONDUCTOR), None)
+    if look is None or now - look.at > AT_WORK_FOR or CONDUCTOR in _switched_off(heartbeats):
         return None
     return look
 
 
-def _switched_off(ticks: Iterable[Heartbeat]) -> Mapping[str, datetime]:
+def _switched_off(heartbeats: Iterable[Heartbeat]) -> Mapping[str, datetime]:
     """What the newest look of a sensor found switched off, each with since when; whatever has looked since is on.
 
     Each look of a sensor sees all of them, so that an older one only has what is no longer so.
     """
-    newest = max((tick for tick in ticks if tick.name in SENSORS), key=lambda tick: tick.at, default=None)
+    newest = max(
+        (heartbeat for heartbeat in heartbeats if heartbeat.name in SENSORS),
+        key=lambda heartbeat: heartbeat.at,
+        default=None,
+    )
     return newest.stopped if newest is not None else {}
 
 

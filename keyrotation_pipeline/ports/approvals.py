@@ -27,7 +27,9 @@ class SignatureVerifier(Protocol):
                 sentence.
         """
 
-    def was_good(self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> VerifiedSignature:
+    def verify_as_of(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime
+    ) -> VerifiedSignature:
         """The same of what was verified and recorded at a time: a revocation that became known since is left out.
 
         Nothing is allowed by it: whoever acts on a signature asks `verify`.

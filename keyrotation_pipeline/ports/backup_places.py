@@ -60,7 +60,7 @@ class BackupPlace(Protocol):
             BackupError: the place does not answer.
         """
 
-    def seems(self, file: StoredFile) -> bool:
+    def probably_holds(self, file: StoredFile) -> bool:
         """Whether a file seems to be there, by what costs nothing to ask: its size, and the checksum of a small one.
 
         Raises:

@@ -203,7 +203,7 @@ class CiphertextDatabase(Protocol):
     def barrier(self) -> str:
         """The current WAL position, as text: everything committed so far lies before it."""
 
-    def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
+    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
         """Who could still show a value replaced before `moment`: one sentence each.
 
         Sessions (backend_xmin), prepared transactions, replication slots, standbys and subscribers.

@@ -30,7 +30,7 @@ class KeyStore(Protocol):
         """The store in one plain line, as approvals name it; no secret in it."""
 
     @property
-    def keeps(self) -> str | None:
+    def residual_copies(self) -> str | None:
         """What of a destroyed key can still be read, and how that ends, as officers sign it; None: nothing is known."""
 
     def place_of(self, version: KeyVersion) -> str:
@@ -83,7 +83,7 @@ class KeyStore(Protocol):
             KeyStoreError: the version is live or the primary; the key is then still there.
         """
 
-    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
+    def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
         """Tell applications never to encrypt under these versions again, besides those that they were told of before.
 
         Raises:

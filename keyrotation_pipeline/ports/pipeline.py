@@ -41,6 +41,6 @@ class Pipeline:
     clock: Clock
     anchors: Anchors
     actions: Mapping[RequestAction, Action]
-    ticks: Heartbeats
+    heartbeats: Heartbeats
     timestamps: TimestampAuthority | None = None
     verification: Verification = field(default_factory=Verification)

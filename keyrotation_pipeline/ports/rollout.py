@@ -33,7 +33,7 @@ class Rollout(Protocol):
     def instances(self) -> tuple[Instance, ...]:
         """Every instance that is alive, terminating ones too; and the silent ones that may still run."""
 
-    def bring(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         """Do what there is to do to bring every instance to a goal, and wait until nothing is lacking.
 
         Args:

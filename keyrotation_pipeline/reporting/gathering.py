@@ -91,7 +91,7 @@ def report_of(
 ) -> ComplianceReport:
     """The report of a verified chain, which is not empty; raises as `gather`."""
     told = _up_to(period, [entry_of(event) for event in events])
-    belief, newest, since = LedgerState().hear(events[: len(told)]), told[-1], _since(period, told)
+    belief, newest, since = LedgerState().apply(events[: len(told)]), told[-1], _since(period, told)
     approvals = _approvals(told, belief, signatures)
     # What happened in the period, and requests that are not over.
     within = [each for each in told if each.at >= since]
@@ -200,7 +200,7 @@ def _refusal(
     signatures: SignatureVerifier, text: bytes, added: SignatureAdded, roster: Roster, at: datetime
 ) -> str | None:
     try:
-        verified = signatures.was_good(text, bytes.fromhex(added.signature), roster.officers, at)
+        verified = signatures.verify_as_of(text, bytes.fromhex(added.signature), roster.officers, at)
     except (ApprovalError, ValueError) as error:
         return str(error)
     return None if verified.officer == added.officer else f"it is by {verified.officer}"
@@ -295,7 +295,7 @@ def _time_stamps(
 def _incidents(told: Sequence[AuditEntry]) -> tuple[Incident, ...]:
     heard = Incidents()
     for entry in told:
-        heard.hear(entry.fact(), entry.at)
+        heard.apply(entry.fact(), entry.at)
     return tuple(heard.by_id.values())
 
 

@@ -68,7 +68,7 @@ def pack(
 
 
 def _shipped(name: str) -> bytes:
-    return files("keyrotation_pipeline.assurance").joinpath(name).read_bytes()
+    return files("keyrotation_pipeline.reporting").joinpath(name).read_bytes()
 
 
 def is_free(target: Path) -> bool:

@@ -160,7 +160,7 @@ def revived(events: Sequence[AuditEvent], rotation: str) -> tuple[str, ...]:
 
 
 def _statement(site: BackupSite, events: Sequence[AuditEvent], rotation: str, told: RetirementEvents) -> dict[str, Any]:
-    belief, newest = LedgerState().hear(events), entry_of(events[-1])
+    belief, newest = LedgerState().apply(events), entry_of(events[-1])
     event, retired = told.retired
     keys = [belief.keys[version] for version in retired.taken_from_applications]
     accounted = told.replicas[1].as_json() if told.replicas else None

@@ -64,4 +64,4 @@ def tell_applications(pipeline: Pipeline, request: str | None) -> None:
     if not lost <= stored.compromised:
         intent = {"versions": sorted(map(str, lost))}
         pipeline.ledger.append(Note(EventKind.COMPROMISE_TELLING_INTENDED, intent), request)
-        pipeline.keys.tell_compromised(lost, stored.revision)
+        pipeline.keys.publish_compromised(lost, stored.revision)

@@ -67,12 +67,12 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
-    """Bring every instance to read the target; see `bring`."""
+    """Bring every instance to read the target; see `roll_out`."""
     return roll_out(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
 
 
 def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
-    """Bring every instance to write under the target; see `bring`."""
+    """Bring every instance to write under the target; see `roll_out`."""
     return roll_out(
         pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,)), Step.PRIMARY_KEY_ROLLOUT, report
     )

@@ -136,7 +136,7 @@ def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report:
     patience = HORIZON_PATIENCE_SECONDS
     try:
         for waited in attempts(pipeline.clock, pause_seconds=HORIZON_PAUSE_SECONDS, patience_seconds=patience):
-            holders = pipeline.database.holders_of_old_snapshots(proof.moment)
+            holders = pipeline.database.snapshot_blockers(proof.moment)
             if not holders:
                 return
             report(Progress(Step.RETIRED_KEY, "old snapshots", int(waited), patience, "seconds", holders[0]))

@@ -40,7 +40,7 @@ def roll_out(
     def told(done: int, total: int, note: str) -> None:
         report(Progress(step, str(goal), done, total, "instances", note))
 
-    return pipeline.rollout.bring(goal, wait.lacking, told)
+    return pipeline.rollout.roll_out(goal, wait.lacking, told)
 
 
 def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen: Seen = None) -> str | None:

@@ -77,7 +77,7 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
         wait_until(lambda: runs_of(ui, backfill)[0]["status"] == "FAILURE", ROTATION_SECONDS)
         assert "nothing of a rotation can be decided at launch" in str(runs_of(ui, backfill))
         assert len([pid for pid in family(process.pid) if " api grpc " in command_of(pid)]) == 1
-        looked = {file.stem: json.loads(file.read_text()) for file in (settings.home / "ticks").glob("*.json")}
+        looked = {file.stem: json.loads(file.read_text()) for file in (settings.home / "heartbeats").glob("*.json")}
         assert {name: look["stopped"] for name, look in looked.items()} == {
             key: {} for key in SILENCE.keys() - OPTIONAL
         }
@@ -93,7 +93,7 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
     }
     assert "rotation" in {each["key"].partition("/")[0] for each in alerts}  # announced; and nobody was paged
     assert pages == []
-    assert not (settings.home / "ticks" / "rotation_conductor.json").exists()
+    assert not (settings.home / "heartbeats" / "rotation_conductor.json").exists()
     assert shown["rows/clients"] == shown["rows/appointments"] == {"v2|00", "v2|01"}
     assert all(shown[step] == {"v2"} for step in WALK if step is not Step.ROWS)
     # Our own command has it from the shell; whatever it starts has not.

@@ -94,9 +94,9 @@ PINNING = [pytest.param(lambda store, revision: store.pin_roster(DIGEST, revisio
 CHANGES += PINNING
 TELLING = [
     pytest.param(
-        lambda store, revision: store.tell_compromised(frozenset({V1, V3}), revision),
+        lambda store, revision: store.publish_compromised(frozenset({V1, V3}), revision),
         ((V1, V2), (V3,), V2),
-        id="tell_compromised",
+        id="publish_compromised",
     )
 ]
 CHANGES += TELLING
@@ -285,17 +285,17 @@ class KeyStoreContract:
     ) -> None:
         assert store.read().compromised == frozenset()
         with pytest.raises(KeyStoreError, match="v2 is the primary, so applications write under it"):
-            store.tell_compromised(frozenset({V1, V2}), store.read().revision)
+            store.publish_compromised(frozenset({V1, V2}), store.read().revision)
         before = store.read()
-        told = store.tell_compromised(frozenset({V1}), before.revision)
+        told = store.publish_compromised(frozenset({V1}), before.revision)
         assert (told.compromised, shape(told)) == (frozenset({V1}), shape(before))
         assert told.revision != before.revision
-        assert place.open().read() == told == store.tell_compromised(frozenset({V1}), before.revision)
+        assert place.open().read() == told == store.publish_compromised(frozenset({V1}), before.revision)
         with pytest.raises(KeyStoreConflictError):
-            store.tell_compromised(frozenset({V3}), before.revision)
+            store.publish_compromised(frozenset({V3}), before.revision)
         with pytest.raises(KeyStoreError, match="v1 is compromised and never becomes the primary again"):
             set_primary(store, V1)
-        assert store.tell_compromised(frozenset({V10}), told.revision).compromised == {V1, V10}
+        assert store.publish_compromised(frozenset({V10}), told.revision).compromised == {V1, V10}
         for now in (add(store, V3, key(3)), archive(store, V1), destroy(store, V1), set_primary(store, V3)):
             assert now.compromised == {V1, V10}
         assert store.read().ring().primary == V3

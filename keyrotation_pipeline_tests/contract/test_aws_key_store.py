@@ -133,7 +133,7 @@ def test_a_destroyed_key_is_under_no_label_and_its_secret_is_not_deleted(secret:
     destroy(store, V3)
     # What officers sign: without a label, and still there for who knows the id.
     assert secret.text(name, VersionId=before) == base64_of(key(3))
-    assert "readable by its version id" in str(store.keeps)
+    assert "readable by its version id" in str(store.residual_copies)
     assert secret.archives() == [name]
     stages = secret.client.describe_secret(SecretId=name)["VersionIdsToStages"]
     texts = {secret.text(name, VersionId=version) for version, labels in stages.items() if labels}

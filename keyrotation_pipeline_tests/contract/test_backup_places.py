@@ -228,11 +228,11 @@ def test_what_seems_to_be_there_has_its_size_and_a_small_one_its_checksum(
 ) -> None:
     content = bytes(size)
     file = StoredFile("a.gpg", hashlib.sha256(content).hexdigest(), size, ())
-    assert not place.seems(file)
+    assert not place.probably_holds(file)
     place.put("a.gpg", file_of(tmp_path, content))
-    assert place.seems(file)
-    assert not place.seems(replace(file, size_bytes=size + 1))
-    assert place.seems(replace(file, sha256="0" * 64)) is (size > 8 << 20)
+    assert place.probably_holds(file)
+    assert not place.probably_holds(replace(file, size_bytes=size + 1))
+    assert place.probably_holds(replace(file, sha256="0" * 64)) is (size > 8 << 20)
 
 
 def test_an_upload_that_arrives_altered_is_noticed(

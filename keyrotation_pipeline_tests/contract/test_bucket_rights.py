@@ -63,7 +63,7 @@ def asked(bucket: TestBucket, tmp_path: Path, *, writes: bool) -> set[tuple[str,
     place.digest("small")
     if writes:
         place.require_usable()
-        place.seems(StoredFile("small", "0" * 64, 3, ()))
+        place.probably_holds(StoredFile("small", "0" * 64, 3, ()))
         place.holds("small", "0" * 64)
         place.put("large", tmp_path / "large")
         place.put("small", tmp_path / "small")

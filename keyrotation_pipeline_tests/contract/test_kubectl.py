@@ -98,5 +98,5 @@ def test_a_rollout_of_ours_is_one_for_kubectl_too(
     workload = stage.fleet.start(replicas=2)
     add(store, V2, key(2))
     with stage.fleet.controlled():
-        stage.bring(READ_V2)
+        stage.roll_out(READ_V2)
         assert "successfully rolled out" in kubectl("rollout", "status", str(workload).lower(), "--timeout=30s")

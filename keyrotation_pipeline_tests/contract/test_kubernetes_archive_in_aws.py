@@ -70,8 +70,8 @@ def test_a_destroyed_key_is_under_no_label_and_what_stays_of_it_is_said(secrets:
     destroy(store, V3)
     (name,) = secrets.archives()
     assert secrets.aws.text(name) == "destroyed"
-    assert "backups of etcd" in str(store.keeps)
-    assert "readable by its version id" in str(store.keeps)
+    assert "backups of etcd" in str(store.residual_copies)
+    assert "readable by its version id" in str(store.residual_copies)
 
 
 def test_a_key_whose_archive_holds_another_one_stays_live(secrets: TestArchivedInAws) -> None:

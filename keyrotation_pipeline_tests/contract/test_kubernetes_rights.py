@@ -144,7 +144,7 @@ def changes(stage: Stage, version: KeyVersion) -> None:
     """Everything that is done with keys and Pods, with a key of its own."""
     store = stage.fleet.secrets.open()
     add(store, version, KeyMaterial.generate())
-    stage.rollout().bring(RolloutTarget(TargetKind.READS, (version,)), lambda _instances: None, told_nothing)
+    stage.rollout().roll_out(RolloutTarget(TargetKind.READS, (version,)), lambda _instances: None, told_nothing)
     archive(store, version)
     destroy(store, version)
     store.pin_roster(f"{version.number:064x}", store.read().revision)
@@ -196,7 +196,7 @@ def test_an_account_that_only_reads_changes_no_key_and_no_pod(accounts: Accounts
     add(accounts.stage.fleet.secrets.open(), KeyVersion(2), key(2))
     refused = "list|get" if account == "keyrotation-reader" else "patch"
     with pytest.raises(BlockedError, match=rf"refuses to ({refused}) .*HTTP 403"):
-        accounts.as_(account).bring(READ_V2)
+        accounts.as_(account).roll_out(READ_V2)
     assert accounts.stage.fleet.found(workload)["metadata"]["generation"] == 1
 
 

@@ -72,7 +72,7 @@ class Stage:
         cluster, clock = Cluster(Access(secrets.kubeconfig)), ControllersClock(self.fleet)
         return KubernetesRollout(cluster, fleet, secrets.open(), self.reported, timeout_seconds, clock)
 
-    def bring(self, goal: RolloutTarget, **options: float) -> tuple[Instance, ...]:
+    def roll_out(self, goal: RolloutTarget, **options: float) -> tuple[Instance, ...]:
         def lacking(instances: Sequence[Instance]) -> str | None:
             names = [each.name for each in instances if not goal.met_by(each)]
             return f"{', '.join(names)} lags" if names else None
@@ -80,7 +80,7 @@ class Stage:
         def report(_done: int, _total: int, note: str) -> None:
             self.told.append(note)
 
-        return self.rollout(**options).bring(goal, lacking, report)
+        return self.rollout(**options).roll_out(goal, lacking, report)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_each_rollout_replaces_every_pod_and_is_waited_for_until_it_is_seen(stag
         (WITHOUT_V1, lambda: archive(store, V1), ((V2,), V2)),
     ):
         change()
-        assert seen(stage.bring(goal)) == {state}
+        assert seen(stage.roll_out(goal)) == {state}
         after = {pod["metadata"]["uid"] for pod in stage.fleet.pods(workload)}
         assert not before & after
         before = after
@@ -130,21 +130,21 @@ def test_the_way_back_is_made_by_the_same_rollouts(stage: Stage) -> None:
     add_second(stage)
     set_primary(store, V2)
     archive(store, V1)
-    assert seen(stage.bring(WITHOUT_V1)) == {((V2,), V2)}
+    assert seen(stage.roll_out(WITHOUT_V1)) == {((V2,), V2)}
     restore(store, V1)
-    assert seen(stage.bring(RolloutTarget(TargetKind.READS, (V1,)))) == {((V1, V2), V2)}
+    assert seen(stage.roll_out(RolloutTarget(TargetKind.READS, (V1,)))) == {((V1, V2), V2)}
     set_primary(store, V1)
-    assert seen(stage.bring(RolloutTarget(TargetKind.WRITES, (V1,)))) == {((V1, V2), V1)}
+    assert seen(stage.roll_out(RolloutTarget(TargetKind.WRITES, (V1,)))) == {((V1, V2), V1)}
     archive(store, V2)
-    assert seen(stage.bring(RolloutTarget(TargetKind.WITHOUT, (V2,)))) == {((V1,), V1)}
+    assert seen(stage.roll_out(RolloutTarget(TargetKind.WITHOUT, (V2,)))) == {((V1,), V1)}
 
 
 def test_the_same_rollout_again_changes_nothing(stage: Stage) -> None:
     workload = stage.fleet.start()
     add_second(stage)
-    stage.bring(READ_V2)
+    stage.roll_out(READ_V2)
     before = stage.fleet.found(workload)["metadata"]
-    stage.bring(READ_V2)
+    stage.roll_out(READ_V2)
     assert stage.fleet.found(workload)["metadata"]["generation"] == before["generation"]
 
 
@@ -154,7 +154,7 @@ def test_a_rollout_whose_patch_fails_once_ends_right_and_is_one_rollout(stage: S
     add_second(stage)
     once = Once(1, fault)
     with exchanging(once):
-        stage.bring(READ_V2)
+        stage.roll_out(READ_V2)
     assert once.hit
     assert stage.fleet.found(workload)["metadata"]["generation"] == 2
 
@@ -177,12 +177,12 @@ def test_a_rollout_that_fails_stops_before_the_next_workload_and_goes_on_after_t
     add_second(stage)
     stage.fleet.change(first, **broken)
     with pytest.raises(BlockedError, match=f"the rollout of {first} failed: {why}") as caught:
-        stage.bring(READ_V2)
+        stage.roll_out(READ_V2)
     assert "repair it, and run the rotation again" in str(caught.value)
     assert "SECRET-TEXT" not in str(caught.value)
     assert stage.fleet.found(second)["metadata"]["generation"] == 1, "the second was not touched"
     stage.fleet.change(first)
-    assert seen(stage.bring(READ_V2)) == {((V1, V2), V1)}
+    assert seen(stage.roll_out(READ_V2)) == {((V1, V2), V1)}
 
 
 @pytest.mark.parametrize(
@@ -207,12 +207,12 @@ def test_a_condition_that_tells_of_failure_stops_the_rollout(stage: Stage, condi
     add_second(stage)
     for _ in range(2):
         with pytest.raises(BlockedError, match=r"has not been observed|are new"):
-            stage.bring(READ_V2, timeout_seconds=0)
+            stage.roll_out(READ_V2, timeout_seconds=0)
         stage.fleet.tick()
     path = f"/apis/apps/v1/namespaces/{stage.fleet.cluster.namespace}/deployments/{workload.name}/status"
     stage.fleet.cluster.ask("PATCH", path, {"status": {"conditions": [condition]}})
     with pytest.raises(BlockedError, match=f"the rollout of {workload} failed: {why}"):
-        stage.bring(READ_V2)
+        stage.roll_out(READ_V2)
 
 
 def test_a_pod_that_terminates_is_still_an_instance(stage: Stage) -> None:
@@ -224,7 +224,7 @@ def test_a_pod_that_terminates_is_still_an_instance(stage: Stage) -> None:
     add_second(stage)
     while "deletionTimestamp" not in before["metadata"]:
         with pytest.raises(BlockedError):
-            stage.bring(READ_V2, timeout_seconds=0)
+            stage.roll_out(READ_V2, timeout_seconds=0)
         stage.fleet.tick()
         before = stage.fleet.cluster.ask("GET", f"pods/{before['metadata']['name']}")
     status = stage.fleet.found(workload)["status"]
@@ -235,16 +235,16 @@ def test_a_pod_that_terminates_is_still_an_instance(stage: Stage) -> None:
     with pytest.raises(
         BlockedError, match=f"of an older template is {before['metadata']['name']}, which has not ended"
     ):
-        stage.bring(READ_V2, timeout_seconds=0)
+        stage.roll_out(READ_V2, timeout_seconds=0)
     stage.fleet.tick()
-    assert seen(stage.bring(READ_V2, timeout_seconds=0)) == {((V1, V2), V1)}
+    assert seen(stage.roll_out(READ_V2, timeout_seconds=0)) == {((V1, V2), V1)}
 
 
 def test_a_wait_that_takes_too_long_says_what_for(stage: Stage) -> None:
     workload = stage.fleet.start()
     add_second(stage)
     with pytest.raises(BlockedError, match=rf"{workload}: its new template has not been observed"):
-        stage.bring(READ_V2, timeout_seconds=0)
+        stage.roll_out(READ_V2, timeout_seconds=0)
 
 
 def test_whoever_judges_can_end_the_wait_before_anything_is_changed(stage: Stage) -> None:
@@ -255,14 +255,14 @@ def test_whoever_judges_can_end_the_wait_before_anything_is_changed(stage: Stage
         raise BlockedError("the rotation was paused; resume it")
 
     with pytest.raises(BlockedError, match="paused"):
-        stage.rollout().bring(READ_V2, paused, told_nothing)
+        stage.rollout().roll_out(READ_V2, paused, told_nothing)
     assert stage.fleet.found(workload)["metadata"]["generation"] == 1
 
 
 def test_a_pod_of_another_key_under_the_same_version_does_not_read_it(stage: Stage) -> None:
     stage.fleet.start()
     add_second(stage)
-    stage.bring(READ_V2)
+    stage.roll_out(READ_V2)
     from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of  # noqa: PLC0415
 
     stage.fleet.secrets.overwrite({"ENCRYPTION_MASTER_KEY_V2": base64_of(key(9))})
@@ -279,7 +279,7 @@ def test_a_workload_that_would_not_get_the_key_is_refused(stage: Stage) -> None:
     assert problem.sentence.startswith(f"{workload}: container api would not get ENCRYPTION_MASTER_KEY from")
     add_second(stage)
     with pytest.raises(BlockedError, match="would not get ENCRYPTION_MASTER_KEY"):
-        stage.bring(READ_V2)
+        stage.roll_out(READ_V2)
     assert stage.fleet.found(workload)["metadata"]["generation"] == 1
 
 
@@ -294,7 +294,7 @@ def test_a_pod_of_nobody_that_gets_the_keys_is_an_instance_of_which_nobody_knows
     secrets = stage.fleet.secrets
     stage.fleet.start()
     add_second(stage)
-    stage.bring(READ_V2)
+    stage.roll_out(READ_V2)
     container = stage.fleet._container()
     spec = {"containers": [container], "hostNetwork": True, "terminationGracePeriodSeconds": 0}
     secrets.cluster.ask("POST", "pods", {"metadata": {"name": "by-hand"}, "spec": spec})

@@ -95,6 +95,6 @@ class TestReportedInstances(RolloutSuite):
         for name, days in (("web-1", 0), ("web-2", 20), ("web-3", 31)):
             stage.says(name, (V1, V2), V1)
             stage.is_silent(name, days * 24 * 3600)
-        stage.rollout(RolloutMode.ATTEST, 0).bring(READ_V2, lambda _instances: None, told_nothing)
+        stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lambda _instances: None, told_nothing)
         kept = migrated.execute("SELECT instance FROM keyrotation.application_instances ORDER BY 1").fetchall()
         assert kept == [("web-1",), ("web-2",)]

@@ -30,7 +30,7 @@ def test_it_is_what_the_key_store_holds_at_each_step_of_a_rotation(secret: TestS
     assert (keys.reload().versions, keys().primary) == ((V1, V2), V1)
     set_primary(store, V2)
     assert keys.reload().primary == V2
-    store.tell_compromised(frozenset({V1}), store.read().revision)
+    store.publish_compromised(frozenset({V1}), store.read().revision)
     assert keys.reload().versions == (V1, V2)
     archive(store, V1)
     assert keys.reload().versions == keys().versions == (V2,)

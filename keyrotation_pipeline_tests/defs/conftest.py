@@ -67,7 +67,7 @@ class FakePipelineResource(PipelineResource):
         yield BackupSite(pipeline, place, keys, seals, (), dumps, configurations, nothing, 2, 7, objectives)
 
     def ticks(self) -> Heartbeats:
-        return worlds[self.config_file or ""].pipeline.ticks
+        return worlds[self.config_file or ""].pipeline.heartbeats
 
     def has_recovery_key(self) -> bool:
         return False

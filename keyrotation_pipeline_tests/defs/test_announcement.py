@@ -24,7 +24,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server, mail_server
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeWorld
-from keyrotation_pipeline_tests.unit.incidents.test_telling import FakeChannel
+from keyrotation_pipeline_tests.unit.incidents.test_alert_delivery import FakeChannel
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
 DAY = timedelta(days=1)

@@ -90,19 +90,19 @@ def test_a_conductor_that_is_switched_off_carries_nothing_from_the_next_look_of_
     dagster: Dagster,
 ) -> None:
     dagster.tick()
-    ticks, now = dagster.world.pipeline.ticks, dagster.world.clock.at
-    assert conductor_at_work(ticks.last(), now) is not None
+    heartbeats, now = dagster.world.pipeline.heartbeats, dagster.world.clock.at
+    assert conductor_at_work(heartbeats.last(), now) is not None
     switch_off(dagster.instance, "rotation_conductor", InstigatorType.SENSOR)
     dagster.tick("ledger_mirror")
-    assert conductor_at_work(ticks.last(), now) is None
+    assert conductor_at_work(heartbeats.last(), now) is None
 
 
 def test_a_schedule_that_runs_no_more_is_told_until_it_looks_again(dagster: Dagster) -> None:
     dagster.tick()
-    ticks = dagster.world.pipeline.ticks
+    heartbeats = dagster.world.pipeline.heartbeats
     long_ago = dagster.world.clock.at - timedelta(days=2)
     for name in ("daily_key_backup", "rotation_calendar"):
-        ticks.record(name, long_ago)
+        heartbeats.record(name, long_ago)
     assert [sentence.partition(",")[0] for sentence in amiss(dagster)] == [
         f"{name} has not looked since {long_ago:%Y-%m-%d %H:%M} UTC"
         for name in ("daily_key_backup", "rotation_calendar")
@@ -134,11 +134,11 @@ def test_what_is_optional_is_expected_where_it_is_and_forgotten_where_it_is_not(
     assert {each.name for each in here.sensor_defs} - {"run_failure_alert"} == set(SENSORS)
 
     asked_for.tick("audit_timestamp")
-    ticks = dagster.world.pipeline.ticks
-    assert {each.name for each in ticks.last()} >= OPTIONAL
+    heartbeats = dagster.world.pipeline.heartbeats
+    assert {each.name for each in heartbeats.last()} >= OPTIONAL
     dagster.tick("ledger_mirror")  # by a configuration that asks for neither
-    assert not {each.name for each in ticks.last()} & OPTIONAL
-    assert list(standing_still(ticks.last(), dagster.world.clock.at)) == []
+    assert not {each.name for each in heartbeats.last()} & OPTIONAL
+    assert list(standing_still(heartbeats.last(), dagster.world.clock.at)) == []
 
 
 def test_a_sensor_of_others_that_is_switched_off_is_not_ours_to_tell(dagster: Dagster) -> None:

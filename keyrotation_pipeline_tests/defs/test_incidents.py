@@ -10,7 +10,7 @@ from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import V1
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, signed
-from keyrotation_pipeline_tests.unit.incidents.test_telling import FakeChannel
+from keyrotation_pipeline_tests.unit.incidents.test_alert_delivery import FakeChannel
 
 
 def said(dagster: Dagster, sensor: str) -> str:

@@ -228,7 +228,7 @@ def test_what_they_switched_off_is_not_ours_to_tell(dagster: Dagster) -> None:
             )
         )
     dagster.tick("ledger_mirror")
-    ticks = dagster.world.pipeline.ticks.last()
+    ticks = dagster.world.pipeline.heartbeats.last()
 
     [sentence] = standing_still(ticks, dagster.world.clock.at)
     assert sentence.startswith("daily_key_backup is switched off")

@@ -16,7 +16,7 @@ from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.fakes.journal import ProcessKilled
-from keyrotation_pipeline_tests.unit.incidents.test_telling import FakeChannel
+from keyrotation_pipeline_tests.unit.incidents.test_alert_delivery import FakeChannel
 from keyrotation_pipeline_tests.unit.rotation.requests import approved as approved_in
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 

@@ -329,7 +329,7 @@ class FakeDatabase:
     def barrier(self) -> str:
         return f"0/{self.xid:X}"
 
-    def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
+    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
         """The next of the prepared answers, the last one for ever; none prepared: nobody."""
         if not self.holders:
             return ()
@@ -363,7 +363,7 @@ class FakeDatabase:
                 raise FenceError(f"the fence of table {table.name} was made anew after the proof; run it again")
         for entry in self.quarantine(tables):
             raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; mend them")
-        if found := self.holders_of_old_snapshots(moment):
+        if found := self.snapshot_blockers(moment):
             raise BlockedError("; ".join(found))
         values = sum(sum(count.values_by_version.values()) for count in self.count(tables))
         names = tuple(str(table.name) for table in tables)

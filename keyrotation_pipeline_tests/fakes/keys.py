@@ -32,7 +32,7 @@ class FakeKeyStore:
     journal: Journal = field(default_factory=Journal)
     shelf: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     description: str = "fake key store"
-    keeps: str | None = None
+    residual_copies: str | None = None
     unavailable: str | None = None
     damaged: str | None = None
     broken: set[KeyVersion] = field(default_factory=set)
@@ -103,10 +103,10 @@ class FakeKeyStore:
                 self.roster = digest
         return self._stored()
 
-    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str | None = None) -> StoredKeys:
+    def publish_compromised(self, versions: frozenset[KeyVersion], revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
             if changes.needs_telling(stored, versions, decided):
-                self.journal.note("keys.tell_compromised")
+                self.journal.note("keys.publish_compromised")
                 self.compromised |= versions
         return self._stored()
 

@@ -44,7 +44,7 @@ class FakeRollout:
         primary, reads = self.keys.primary_version, tuple(sorted(self.keys.live))
         return () if primary is None else (Instance("web-1", reads, primary, self.clock.at),)
 
-    def bring(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
+    def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         patience = 0.0 if self.mode is RolloutMode.CONFIRM else self.timeout_seconds
         for waited in attempts(self.clock, pause_seconds=1, patience_seconds=patience):
             if waited:

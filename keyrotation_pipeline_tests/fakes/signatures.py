@@ -38,7 +38,9 @@ class FakeSignatures:
                 return VerifiedSignature(officer.fingerprint, self.signed_at, self.addresses.get(officer.fingerprint))
         raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
 
-    def was_good(self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> VerifiedSignature:
+    def verify_as_of(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime
+    ) -> VerifiedSignature:
         return replace(self, revoked=set()).verify(text, signature, officers, at)
 
     @staticmethod

@@ -129,15 +129,15 @@ def test_what_was_carried_out_before_the_certificate_was_revoked_was_good_and_al
     officer = make_officer(tmp_path, "Revoked Officer")
     signature, signatures, then = officer.sign(TEXT), verifier(officer), datetime.now(UTC)
     revoke(officer)
-    good = signatures.was_good(TEXT, signature, signatures.pinned, then)
+    good = signatures.verify_as_of(TEXT, signature, signatures.pinned, then)
     assert good.officer == signatures.pinned[-1].fingerprint
     for at in (None, then):
         with pytest.raises(ApprovalError, match="is revoked"):
             signatures.verify(TEXT, signature, at=at)
     with pytest.raises(ApprovalError, match="not over exactly this text"):
-        signatures.was_good(TEXT + b"x", signature, signatures.pinned, then)
+        signatures.verify_as_of(TEXT + b"x", signature, signatures.pinned, then)
     with pytest.raises(ApprovalError, match="is revoked"):  # it was pinned so
-        signatures.was_good(TEXT, signature, verifier(officer).pinned, then)
+        signatures.verify_as_of(TEXT, signature, verifier(officer).pinned, then)
     assert any("is revoked" in (each.unusable or "") for each in signatures.certificates())
 
 
@@ -212,11 +212,11 @@ def test_a_signature_by_a_revoked_subkey_of_a_valid_certificate_is_refused(
     with pytest.raises(ApprovalError, match="by the revoked key"):
         signatures.verify(TEXT, signature)
     # What it signed before is as good as it was: whoever loses a card has a new key, and the audit goes on.
-    assert signatures.was_good(TEXT, signature, signatures.pinned, datetime.now(UTC)).officer == fingerprint(
+    assert signatures.verify_as_of(TEXT, signature, signatures.pinned, datetime.now(UTC)).officer == fingerprint(
         gpg, officer
     )
     with pytest.raises(ApprovalError, match="by the revoked key"):  # it was pinned so
-        signatures.was_good(TEXT, signature, verifier(officer).pinned, datetime.now(UTC))
+        signatures.verify_as_of(TEXT, signature, verifier(officer).pinned, datetime.now(UTC))
     gpg_path = shutil.which("gpg") or ""
     assert is_revoked(gpg_path, [officer.certificate])
 

@@ -71,7 +71,7 @@ class BackupDirectory:
         except OSError:
             return False
 
-    def seems(self, file: StoredFile) -> bool:
+    def probably_holds(self, file: StoredFile) -> bool:
         """See `BackupPlace.seems`."""
         try:
             size_bytes = self.path(file.name).stat().st_size

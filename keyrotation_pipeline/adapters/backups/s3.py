@@ -121,7 +121,7 @@ class S3Bucket:
         # What came in parts has a checksum of the checksums of its parts.
         return self.digest(name) == sha256
 
-    def seems(self, file: StoredFile) -> bool:
+    def probably_holds(self, file: StoredFile) -> bool:
         """See `BackupPlace.seems`: by size, and where it came in one part by the checksum that S3 made of it."""
         found = self._head(file.name)
         if found is None or found["ContentLength"] != file.size_bytes:

@@ -106,9 +106,9 @@ class AwsKeyStore:
         return f"AWS Secrets Manager {self._id}{region}, archive {self._secret.archive_prefix}*"
 
     @property
-    def keeps(self) -> str:
-        """See `KeyStore.keeps`."""
-        return self._archive.keeps
+    def residual_copies(self) -> str:
+        """See `KeyStore.residual_copies`."""
+        return self._archive.residual_copies
 
     def place_of(self, version: KeyVersion) -> str:
         """The entry of the live secret."""
@@ -170,8 +170,8 @@ class AwsKeyStore:
         self._aws.forget_previous(self._id)
         return self.read()
 
-    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
-        """See `KeyStore.tell_compromised`."""
+    def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
+        """See `KeyStore.publish_compromised`."""
         seen = self._look()
         if changes.needs_telling(seen.stored, versions, revision):
             self._replace(seen.live, {COMPROMISED: versions_as_text(seen.stored.compromised | versions)})

@@ -40,8 +40,8 @@ class AwsArchive:
         self._clock = clock
 
     @property
-    def keeps(self) -> str:
-        """See `KeyStore.keeps`."""
+    def residual_copies(self) -> str:
+        """See `KeyStore.residual_copies`."""
         return (
             "in AWS Secrets Manager the version of the archive secret that holds the key loses its label and stays "
             "readable by its version id for whoever may call GetSecretValue, until AWS drops it or an administrator "

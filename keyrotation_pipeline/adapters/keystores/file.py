@@ -58,8 +58,8 @@ class FileKeyStore:
         return f"file {self._live}"
 
     @property
-    def keeps(self) -> None:
-        """See `KeyStore.keeps`."""
+    def residual_copies(self) -> None:
+        """See `KeyStore.residual_copies`."""
         return
 
     def place_of(self, version: KeyVersion) -> str:
@@ -127,8 +127,8 @@ class FileKeyStore:
                 owner_only.remove(_file(self._archive, version))
             return self._stored()
 
-    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
-        """See `KeyStore.tell_compromised`."""
+    def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
+        """See `KeyStore.publish_compromised`."""
         with self._changing() as stored:
             if changes.needs_telling(stored, versions, revision):
                 owner_only.write(self._compromised_file, versions_as_text(stored.compromised | versions))

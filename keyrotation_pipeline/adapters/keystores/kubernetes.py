@@ -92,10 +92,10 @@ class KubernetesKeyStore:
         return f"Kubernetes Secret {live.namespace}/{live.name}, archive {self._archive.description}"
 
     @property
-    def keeps(self) -> str:
-        """See `KeyStore.keeps`."""
+    def residual_copies(self) -> str:
+        """See `KeyStore.residual_copies`."""
         here = "in Kubernetes the key stays in backups of etcd, and in its history until that is compacted"
-        return f"{here}; {there}" if (there := self._archive.keeps) else here
+        return f"{here}; {there}" if (there := self._archive.residual_copies) else here
 
     def place_of(self, version: KeyVersion) -> str:
         """The entry of the live Secret."""
@@ -157,8 +157,8 @@ class KubernetesKeyStore:
         seen.archive.destroy(version)
         return self.read()
 
-    def tell_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
-        """See `KeyStore.tell_compromised`."""
+    def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
+        """See `KeyStore.publish_compromised`."""
         seen = self._look()
         if changes.needs_telling(seen.stored, versions, revision):
             told = versions_as_text(seen.stored.compromised | versions)

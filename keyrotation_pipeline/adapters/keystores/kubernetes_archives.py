@@ -53,8 +53,8 @@ class ArchivePlace(Protocol):
         """Where it is, in plain words."""
 
     @property
-    def keeps(self) -> str | None:
-        """See `KeyStore.keeps`; None: no more than Kubernetes itself."""
+    def residual_copies(self) -> str | None:
+        """See `KeyStore.residual_copies`; None: no more than Kubernetes itself."""
 
     def create(self) -> None:
         """Make it, with no key in it, unless it is there."""
@@ -81,7 +81,7 @@ def open_archive(place: SecretName | InAws, secrets: Secrets) -> ArchivePlace:
 class _SecretArchive:
     """A Secret with the entries v1, v2 …; its revision is the resource version."""
 
-    keeps = None
+    residual_copies = None
 
     def __init__(self, name: SecretName, secrets: Secrets) -> None:
         self._name = name
@@ -150,8 +150,8 @@ class _AwsArchive:
         return f"AWS Secrets Manager {self._place.prefix}*{region}"
 
     @property
-    def keeps(self) -> str:
-        return self._archive.keeps
+    def residual_copies(self) -> str:
+        return self._archive.residual_copies
 
     def create(self) -> None:
         text = "no key is here; the tags name the secrets with archived keys"

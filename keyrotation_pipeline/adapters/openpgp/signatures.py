@@ -90,8 +90,10 @@ class OfficerSignatures:
         question = (text, signature, tuple(officers), tuple((each.fingerprint, each.content) for each in certificates))
         return self._verified.answer(question, lambda: self._verify(text, signature, officers, certificates))
 
-    def was_good(self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> VerifiedSignature:
-        """See `SignatureVerifier.was_good`: by the certificates as they are now, else as they were pinned.
+    def verify_as_of(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime
+    ) -> VerifiedSignature:
+        """See `SignatureVerifier.verify_as_of`: by the certificates as they are now, else as they were pinned.
 
         When one, or a key of it, was revoked cannot be told: gpg makes revocations in advance, dated with the key.
         What was good at that time is not verified anew while none of the bytes change, as in `verify`.

@@ -240,8 +240,8 @@ class PostgresDatabase:
         """See `CiphertextDatabase.barrier`."""
         return snapshot_horizon.barrier(self.connection)
 
-    def holders_of_old_snapshots(self, moment: Moment) -> tuple[str, ...]:
-        """See `CiphertextDatabase.holders_of_old_snapshots`."""
+    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
+        """See `CiphertextDatabase.snapshot_blockers`."""
         return snapshot_horizon.blockers(self.connection, moment.xid, moment.lsn, self.replicas)
 
     def current_xid(self) -> int:

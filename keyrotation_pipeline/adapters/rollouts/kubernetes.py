@@ -112,8 +112,8 @@ class KubernetesRollout:
         """See `Rollout.instances`: every Pod that gets the Secret, and what reports itself."""
         return self._instances(self._look())
 
-    def bring(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
-        """See `Rollout.bring`. Workloads get their new template one after another, so that a bad one stops at once."""
+    def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
+        """See `Rollout.roll_out`. Workloads get their new template one after another, so that a bad one stops at once."""
         self._reported.forget()
         sentence: str | None = None
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):

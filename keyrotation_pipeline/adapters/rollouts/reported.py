@@ -40,7 +40,7 @@ class ReportedInstances:
     Args:
         mode: by what a rollout is seen to be done.
         ttl_seconds: an instance that was not heard of for as long is silent.
-        timeout_seconds: how long `bring` waits for instances; for an officer it does not wait.
+        timeout_seconds: how long `roll_out` waits for instances; for an officer it does not wait.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class ReportedInstances:
         rows = self._connection.execute(_HEARD_OF, {"ttl": self._ttl_seconds, "known": KNOWN_SECONDS}).fetchall()
         return tuple(_instance(*row) for row in rows)
 
-    def bring(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
-        """See `Rollout.bring`."""
+    def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
+        """See `Rollout.roll_out`."""
         self.forget()
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._patience_seconds):
             instances = self.instances()

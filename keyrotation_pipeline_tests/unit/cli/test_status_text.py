@@ -94,7 +94,7 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
     ]
 
 
-@pytest.mark.parametrize(("ticks", "told"), [
+@pytest.mark.parametrize(("heartbeats", "told"), [
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=4), {}),),
                  f"Dagster carries it on, its conductor looked 4 s ago; see {ADDRESS}", id="at work"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
@@ -109,8 +109,8 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
     pytest.param((Heartbeat("ledger_mirror", NOW, {}),), None, id="another sensor"),
     pytest.param((), None, id="never"),
 ])  # fmt: skip
-def test_dagster_is_named_only_while_its_conductor_looks(ticks: tuple[Heartbeat, ...], told: str | None) -> None:
-    assert carried_on(ticks, NOW, ADDRESS) == told
+def test_dagster_is_named_only_while_its_conductor_looks(heartbeats: tuple[Heartbeat, ...], told: str | None) -> None:
+    assert carried_on(heartbeats, NOW, ADDRESS) == told
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ JUST, LONG_AGO = NOW - timedelta(seconds=30), NOW - timedelta(hours=5)
 MORNING = {"daily_key_backup": LONG_AGO}
 
 
-@pytest.mark.parametrize(("ticks", "sentences"), [
+@pytest.mark.parametrize(("heartbeats", "sentences"), [
     pytest.param([], [], id="Dagster never ran here"),
     pytest.param([Heartbeat("rotation_conductor", JUST, {})], [], id="all is well"),
     pytest.param(
@@ -82,7 +82,9 @@ MORNING = {"daily_key_backup": LONG_AGO}
         id="what was switched off is old news once nothing looks",
     ),
 ])  # fmt: skip
-def test_each_thing_that_stands_still_is_told_with_since_when(ticks: list[Heartbeat], sentences: list[str]) -> None:
-    told = list(standing_still(ticks, NOW))
+def test_each_thing_that_stands_still_is_told_with_since_when(
+    heartbeats: list[Heartbeat], sentences: list[str]
+) -> None:
+    told = list(standing_still(heartbeats, NOW))
 
     assert [sentence.partition(";")[0].partition(", so no")[0] for sentence in told] == sentences

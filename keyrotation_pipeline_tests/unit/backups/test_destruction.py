@@ -85,7 +85,7 @@ class FakePlace:
         current = tuple(StoredVersion(name, None, self.locks.get(name)) for name in self.names())
         return tuple(each for each in (*current, *self.old) if each.name.startswith(prefix))
 
-    def seems(self, file: StoredFile) -> bool:
+    def probably_holds(self, file: StoredFile) -> bool:
         raise NotImplementedError
 
     def holds(self, name: str, sha256: str) -> bool:
@@ -235,7 +235,7 @@ def test_of_very_many_versions_the_first_are_named_and_the_others_counted(clinic
 
 
 def test_officers_sign_what_the_key_store_keeps(clinic: Clinic) -> None:
-    clinic.world.keys.keeps = "its old version stays readable by its version id"
+    clinic.world.keys.residual_copies = "its old version stays readable by its version id"
     text = clinic.world.ledger.approval_text(clinic.requested().id).decode()
     assert "without such a copy; its old version stays readable by its version id\n" in text
 

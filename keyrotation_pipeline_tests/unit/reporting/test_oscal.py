@@ -16,7 +16,7 @@ from keyrotation_pipeline.reporting.objectives import OBJECTIVES
 from keyrotation_pipeline.reporting.oscal import assessment_results, render_oscal
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
-from keyrotation_pipeline_tests.unit.assurance.test_compliance import DAY, eventful, undecided
+from keyrotation_pipeline_tests.unit.reporting.test_compliance import DAY, eventful, undecided
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 

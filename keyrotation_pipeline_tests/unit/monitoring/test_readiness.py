@@ -37,7 +37,7 @@ from keyrotation_pipeline_tests.fakes import (
     rotation_of,
 )
 from keyrotation_pipeline_tests.fakes.database import AMPLE
-from keyrotation_pipeline_tests.unit.incidents.test_telling import FakeChannel
+from keyrotation_pipeline_tests.unit.incidents.test_alert_delivery import FakeChannel
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA
 from keyrotation_pipeline_tests.unit.rotation.test_fences import retired
 

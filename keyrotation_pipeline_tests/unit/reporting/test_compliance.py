@@ -168,7 +168,7 @@ def test_no_key_stands_in_it() -> None:
 
 
 def test_the_object_follows_the_published_schema_which_is_of_exactly_this_report() -> None:
-    published = json.loads(files("keyrotation_pipeline.assurance").joinpath("report.schema.json").read_text())
+    published = json.loads(files("keyrotation_pipeline.reporting").joinpath("report.schema.json").read_text())
     made = TypeAdapter(ComplianceReport).json_schema(mode="serialization")
     made["properties"] = {
         "schema": {"const": SCHEMA, "title": "Schema"},

@@ -42,14 +42,14 @@ def test_what_was_good_at_a_time_is_remembered_for_that_time_alone(
 ) -> None:
     officer = make_officer(tmp_path, "Remembered Officer")
     signature, signatures, then = officer.sign(TEXT), verifier(officer), datetime.now(UTC)
-    good = signatures.was_good(TEXT, signature, signatures.pinned, then)
+    good = signatures.verify_as_of(TEXT, signature, signatures.pinned, then)
     before = runs.read_text()
-    assert signatures.was_good(TEXT, signature, signatures.pinned, then) == good
+    assert signatures.verify_as_of(TEXT, signature, signatures.pinned, then) == good
     assert runs.read_text() == before
     with pytest.raises(ApprovalError):  # the certificate did not exist yet
-        signatures.was_good(TEXT, signature, signatures.pinned, then - timedelta(days=365))
+        signatures.verify_as_of(TEXT, signature, signatures.pinned, then - timedelta(days=365))
     with pytest.raises(ApprovalError, match="not over exactly this text"):
-        signatures.was_good(TEXT + b" ", signature, signatures.pinned, then)
+        signatures.verify_as_of(TEXT + b" ", signature, signatures.pinned, then)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_revocation_between_two_checks_of_one_signature_is_seen_though_the_fir
     signature, signatures, then = officer.sign(TEXT), verifier(officer), datetime.now(UTC)
     for _ in range(2):
         signatures.verify(TEXT, signature)
-        signatures.was_good(TEXT, signature, signatures.pinned, then)
+        signatures.verify_as_of(TEXT, signature, signatures.pinned, then)
         before = runs.read_text()
     signatures.verify(TEXT, signature)
     assert runs.read_text() == before  # so it is remembered
