@@ -13,7 +13,7 @@ _PLACES = {
     RequestAction.ROTATE: "rotation.rotate",
     RequestAction.ROLLBACK: "rotation.rollback",
     RequestAction.RECONCILE: "rotation.reconcile",
-    RequestAction.DESTROY: "assurance.destruction",
+    RequestAction.DESTROY: "backups.destruction",
     RequestAction.POLICY: "requests.policy",
     RequestAction.REPLACE_KEY: "rotation.replace_key",
 }

@@ -46,15 +46,15 @@ COMMANDS = {
         "Serve Dagster's UI and run its daemon, which carries approved rotations through, until Ctrl-C.",
     ),
     "init": Command("initialise", "init", "Set up configuration, home, schema, officers and keys."),
-    "inventory": Command("inspection", "inventory", "Count values by key version, and search undeclared columns."),
+    "inventory": Command("inspect", "inventory", "Count values by key version, and search undeclared columns."),
     "status": Command("status", "status", "Show keys, tables, the rotation, and what to type next."),
     "preflight": Command(
-        "preflight",
+        "inspect",
         "preflight",
         "Check all that a rotation needs: keys, backups, officers, tables, room, time.",
     ),
     "rehearse": Command(
-        "rehearse", "rehearse_command", "Carry a rotation out on the newest backup, in a scratch server."
+        "backups", "rehearse_command", "Carry a rotation out on the newest backup, in a scratch server."
     ),
     "request": Command("requests", "request", "Open a rotation for officers to sign; prints its id."),
     "approve": Command("requests", "approve", "Print the text to sign, or add an officer's signature."),
@@ -62,14 +62,14 @@ COMMANDS = {
     "history": Command("requests", "history", "List past rotations and other requests, with how long each took."),
     "rotate": Command("rotate", "rotate", "Run the next phases of an approved rotation."),
     "confirm": Command(
-        "rollout",
+        "inspect",
         "confirm",
         "Print the text that says which rollout is done, or add an officer's signature over it.",
     ),
-    "rollout": Command("rollout", "rollout", "Show which application instance reads and writes which key version."),
+    "rollout": Command("inspect", "rollout", "Show which application instance reads and writes which key version."),
     "pause": Command("rollback", "pause", "Stop a rotation where it stands."),
     "resume": Command("rollback", "resume", "Let a paused rotation go on."),
-    "pace": Command("pace", "pace_command", "Set how fast a running rotation goes; without an option, show it."),
+    "pace": Command("requests", "pace_command", "Set how fast a running rotation goes; without an option, show it."),
     "cancel": Command("requests", "cancel", "Give up a rotation that has written nothing yet."),
     "policy": Command(
         "policy",
@@ -77,7 +77,7 @@ COMMANDS = {
         "Change officers, threshold or recipients to what keyrotation.toml now says.",
     ),
     "rollback": Command("rollback", "rollback_command", "Open a request to undo a rotation; prints its id."),
-    "verify": Command("inspection", "verify", "Decrypt every value with the current keys, and count."),
+    "verify": Command("inspect", "verify", "Decrypt every value with the current keys, and count."),
     "report": Command(
         "report",
         "report",
@@ -92,7 +92,7 @@ COMMANDS = {
     ),
     "restore-key": Command("recovery", "restore_key_command", "Put lost keys back from backups, or say what is lost."),
     "restore-database": Command(
-        "restore_database",
+        "backups",
         "restore_database_command",
         "Restore a backup beside the database, and read every value.",
     ),

@@ -46,8 +46,8 @@ def standing_still(heartbeats: Sequence[Heartbeat], now: datetime) -> Iterator[s
     for heartbeat in heartbeats:
         if heartbeat.name not in stopped and now - heartbeat.at > SILENCE.get(heartbeat.name, now - heartbeat.at):
             yield (
-                f"{heartbeat.name} has not looked since {_clock(heartbeat.at)}, while Dagster runs; see its heartbeats under "
-                "Automation in Dagster's UI"
+                f"{heartbeat.name} has not looked since {_clock(heartbeat.at)}, while Dagster runs; "
+                "see its ticks under Automation in Dagster's UI"
             )
 
 

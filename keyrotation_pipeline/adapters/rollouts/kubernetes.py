@@ -113,7 +113,7 @@ class KubernetesRollout:
         return self._instances(self._look())
 
     def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
-        """See `Rollout.roll_out`. Workloads get their new template one after another, so that a bad one stops at once."""
+        """See `Rollout.roll_out`. Workloads are changed one after another, so that a bad template stops at once."""
         self._reported.forget()
         sentence: str | None = None
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):

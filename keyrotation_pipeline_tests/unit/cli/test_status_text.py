@@ -100,7 +100,7 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
     pytest.param((Heartbeat("rotation_conductor", NOW, {"rotation_conductor": NOW}),), None, id="switched off"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=9), {}),
-                  Heartbeat("ledger_mirror", NOW, {"rotation_conductor": NOW})), None, id="switched off, as another saw"),
+                  Heartbeat("ledger_mirror", NOW, {"rotation_conductor": NOW})), None, id="switched off, by another"),
     pytest.param((Heartbeat("rotation_conductor", NOW, {}),
                   Heartbeat("ledger_mirror", NOW - timedelta(seconds=8), {"rotation_conductor": NOW})),
                  f"Dagster carries it on, its conductor looked 0 s ago; see {ADDRESS}", id="switched on again"),

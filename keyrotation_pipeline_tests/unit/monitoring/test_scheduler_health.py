@@ -26,7 +26,8 @@ MORNING = {"daily_key_backup": LONG_AGO}
         id="the conductor hangs",
     ),
     pytest.param(
-        [Heartbeat("ledger_mirror", JUST, {"rotation_conductor": LONG_AGO}), Heartbeat("rotation_conductor", LONG_AGO, {})],
+        [Heartbeat("ledger_mirror", JUST, {"rotation_conductor": LONG_AGO}),
+         Heartbeat("rotation_conductor", LONG_AGO, {})],
         ["rotation_conductor is switched off in Dagster since 2026-11-25 07:00 UTC"],
         id="the conductor is switched off",
     ),
@@ -74,10 +75,11 @@ MORNING = {"daily_key_backup": LONG_AGO}
         id="a schedule was switched on since",
     ),
     pytest.param(
-        [Heartbeat("somebody_elses", LONG_AGO, {}), Heartbeat("rotation_conductor", JUST, {})], [], id="one of another version"
+        [Heartbeat("somebody_elses", LONG_AGO, {}), Heartbeat("rotation_conductor", JUST, {})], [], id="unknown"
     ),
     pytest.param(
-        [Heartbeat("ledger_mirror", LONG_AGO, {"ledger_mirror": JUST}), Heartbeat("rotation_conductor", LONG_AGO, MORNING)],
+        [Heartbeat("ledger_mirror", LONG_AGO, {"ledger_mirror": JUST}),
+         Heartbeat("rotation_conductor", LONG_AGO, MORNING)],
         ["neither Dagster's daemon nor its sensors have run here since 2026-11-25 07:00 UTC"],
         id="what was switched off is old news once nothing looks",
     ),

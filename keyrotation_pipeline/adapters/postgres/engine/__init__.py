@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _PLACE_OF = {
     "Limits": "limits",
-    "WorkerSettings": "worker_settings",
+    "WorkerSettings": "limits",
     "decrypt_all": "decrypt",
-    "decrypt_spans": "rolling",
+    "decrypt_spans": "decrypt",
     "is_one_shard": "shard",
     "rewrite_shard": "shard",
     "sweep": "traversal",
