@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from html import escape
 
 from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
@@ -39,6 +38,7 @@ from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.report import clock_of, records_reencrypted
+from keyrotation_pipeline.templates import render
 
 FOR_PEOPLE = "(to be filled in by the officers: keyrotation incident amend takes it)"
 _TOLD = (
@@ -65,7 +65,7 @@ class Section:
 
     def html(self) -> str:
         """As a part of a page."""
-        return f"<h2>{escape(self.heading)}</h2><ul>{''.join(f'<li>{escape(line)}' for line in self.lines)}</ul>"
+        return render("incident_section.html.j2", section=self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,7 @@ class Report:
 
     def html(self) -> str:
         """As one HTML page without any script or address."""
-        head = "".join(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in self.facts)
-        body = "".join(section.html() for section in self.sections)
-        style = "body{font:16px/1.5 sans-serif;max-width:50em;margin:2em auto}th{text-align:left;padding-right:1em}"
-        return (
-            f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(self.title)}</title>"
-            f"<style>{style}</style><h1>{escape(self.title)}</h1><table>{head}</table>{body}\n"
-        )
+        return render("incident_report.html.j2", report=self)
 
 
 def incident_report(pipeline: Pipeline, name: str) -> Report:

@@ -53,8 +53,8 @@ ROTATION_KEYS = {
 }  # fmt: skip
 # What takes long to import, and how rows are rewritten, backups restored and requests carried out.
 FOR_OTHER_COMMANDS = {
-    "alembic", "boto3", "botocore", "dagster", "kubernetes", "requests", "rich", "smtplib", "sqlalchemy", "starlette",
-    "http.client", "multiprocessing", "unittest", "urllib.request", "urllib3", "xml", "yaml",
+    "alembic", "boto3", "botocore", "dagster", "jinja2", "kubernetes", "requests", "rich", "smtplib", "sqlalchemy",
+    "starlette", "http.client", "multiprocessing", "unittest", "urllib.request", "urllib3", "xml", "yaml",
     "keyrotation_pipeline.adapters.postgres.engine.decrypt", "keyrotation_pipeline.adapters.postgres.engine.shard",
     "keyrotation_pipeline.adapters.postgres.preflight", "keyrotation_pipeline.adapters.postgres.server.programs",
     "keyrotation_pipeline.adapters.postgres.server.scratch", "keyrotation_pipeline.assembly.backups",

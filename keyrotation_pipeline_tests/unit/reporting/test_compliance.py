@@ -1,10 +1,8 @@
-"""The compliance report as a value: all of it from the audit, the same audit the same bytes, every value escaped."""
+"""The compliance report as a value: all of it from the audit, and the same audit gives the same bytes."""
 
 import json
-import re
 from dataclasses import replace
 from datetime import datetime, timedelta
-from html.parser import HTMLParser
 from importlib.resources import files
 from typing import Any
 
@@ -23,7 +21,7 @@ from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Period
 from keyrotation_pipeline.reporting.gathering import gather
-from keyrotation_pipeline.reporting.rendering import render_html, render_json, shown
+from keyrotation_pipeline.reporting.rendering import render_html, render_json
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
@@ -121,21 +119,6 @@ def test_a_key_encrypted_from_when_it_became_active_until_it_no_longer_was() -> 
     ]
 
 
-def test_the_page_is_well_formed_escaped_self_contained_and_an_anchor() -> None:
-    world = eventful()
-    page = render_html(gather(world.pipeline, undecided).report).decode()
-    assert "<p>None has seen this audit.</p>" in page  # of time-stamping authorities
-    assert "<script>" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert "s3://&lt;b&gt;" in page
-    assert all(remote not in page for remote in ("src=", "href=", "url(", "@import"))
-    assert page.count("<svg") == 1
-    checker = _Balanced()
-    checker.feed(page)
-    assert checker.open == []
-    assert read_anchor(page) == world.ledger.head()
-
-
 def test_the_object_is_an_anchor() -> None:
     world = eventful()
     assert read_anchor(render_json(gather(world.pipeline, undecided).report).decode()) == world.ledger.head()
@@ -219,31 +202,3 @@ def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_th
     for since, until, sentence in ((None, START - DAY, "the audit begins on"), (at[30], None, "the newest event is")):
         with pytest.raises(AuditError, match=sentence):
             told(since, until)
-
-
-def test_lists_and_objects_of_the_evidence_are_tables_and_no_json() -> None:
-    page = shown({"replicas": [{"name": "a<b", "lsn": 1}, {"name": "c"}], "not_seen": ["x", "y"], "old_values": 1200,
-                  "fenced": ["v1"], "nothing": [], "unknown": None, "ok": True})  # fmt: skip
-    assert '<td data-of="name">a&lt;b</td><td data-of="lsn">1</td>' in page
-    assert "<ul><li>x</li><li>y</li></ul>" in page
-    assert '<td data-of="What" class="short">not seen</td>' in page
-    assert [word for word in ("1,200", ">v1<", ">none<", ">–<", ">yes<") if word not in page] == []
-    assert not re.search(r"[{}\[\]]", page)
-
-
-class _Balanced(HTMLParser):
-    """Which elements are open at the end; fails at one that is closed out of order."""
-
-    EMPTY = frozenset({"meta", "rect"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.EMPTY:
-            assert self.open.pop() == tag
