@@ -8,15 +8,16 @@ import dagster as dg
 from keyrotation_pipeline.defs.by_clock import is_by_clock
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
-from keyrotation_pipeline.defs.performing import actor_of
+from keyrotation_pipeline.defs.performing import actor_of, progress_to
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
+from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.status import Status
 from keyrotation_pipeline.model.tables import FoundColumn, TableCount
-from keyrotation_pipeline.monitoring.rolling_search import SearchState, search_what_is_due
+from keyrotation_pipeline.monitoring.rolling import SEARCH, how_far, read_what_is_due, undeclared
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import renew_counts, take_inventory
@@ -56,7 +57,7 @@ def encrypted_columns_asset(naming: Naming) -> dg.AssetsDefinition:
                 yield (
                     _no_undeclared(check.key, taken.findings)
                     if taken
-                    else _none_is_known(check.key, search_what_is_due(opened), opened.verification.every_days)
+                    else _none_is_known(check.key, opened, progress_to(context.log))
                 )
 
     return encrypted_columns
@@ -170,21 +171,22 @@ def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[FoundColumn]) -> dg
     )
 
 
-def _none_is_known(key: dg.AssetCheckKey, searched: SearchState, days: int) -> dg.AssetCheckResult:
-    """By what was searched within some days."""
-    named = [f"{column} ({number} values)" for column, number in sorted(searched.found.items())]
+def _none_is_known(key: dg.AssetCheckKey, pipeline: Pipeline, report: Report) -> dg.AssetCheckResult:
+    """Search today's part; by what was searched within some days."""
+    pages, far = read_what_is_due(pipeline, SEARCH, report), how_far(pipeline, SEARCH)
+    named = [f"{column} ({number} values)" for column, number in sorted(undeclared(pipeline, far).items())]
     return dg.AssetCheckResult(
         asset_key=key.asset_key,
         check_name=key.name,
-        passed=searched.far.complete and not named,
+        passed=far.complete and not named,
         severity=dg.AssetCheckSeverity.ERROR if named else dg.AssetCheckSeverity.WARN,
-        description=_undeclared(named) if named else _how_far(searched.far, days),
+        description=_undeclared(named) if named else _how_far(far, pipeline.verification.every_days),
         metadata={
             "undeclared_columns": len(named),
-            "percent": searched.far.percent,
-            "pages": searched.far.pages,
-            "pages_searched_now": searched.pages,
-            **marked(under_way=not named and not searched.far.late),
+            "percent": far.percent,
+            "pages": far.pages,
+            "pages_searched_now": pages,
+            **marked(under_way=not named and not far.late),
         },
     )
 

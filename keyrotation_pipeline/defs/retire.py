@@ -17,7 +17,7 @@ from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.page_reading import Reach
 from keyrotation_pipeline.model.requests import Step
-from keyrotation_pipeline.monitoring.rolling_decrypt import how_far, read_what_is_due
+from keyrotation_pipeline.monitoring.rolling import DECRYPT, how_far, read_what_is_due
 from keyrotation_pipeline.reporting.retirement_certificate import certify, in_words
 
 
@@ -63,8 +63,8 @@ def every_value_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         """Every value decrypts with the keys that applications have, and was read within `every_days`."""
         with refusals(), keyrotation.open(actor_of(context)) as opened:
-            values = read_what_is_due(opened, progress_to(context.log))
-            far, days = how_far(opened), opened.verification.every_days
+            values = read_what_is_due(opened, DECRYPT, progress_to(context.log))
+            far, days = how_far(opened, DECRYPT), opened.verification.every_days
             failures = Counter(str(each.table) for each in opened.database.quarantine(opened.tables))
             versions = ", ".join(map(str, opened.keys.read().versions))
         return dg.AssetCheckResult(

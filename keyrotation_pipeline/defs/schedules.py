@@ -6,8 +6,7 @@ from keyrotation_pipeline.defs.jobs import DECRYPT, EVIDENCE
 from keyrotation_pipeline.defs.names import Naming
 from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.monitoring import rolling_decrypt as decrypting
-from keyrotation_pipeline.monitoring import rolling_search as searching
+from keyrotation_pipeline.monitoring import rolling
 
 
 def rotation_calendar(naming: Naming) -> dg.ScheduleDefinition:
@@ -42,7 +41,7 @@ def rolling_decrypt(naming: Naming) -> dg.ScheduleDefinition:
     def scheduled(keyrotation: PipelineParameter) -> dg.RunRequest | dg.SkipReason:
         keyrotation.record_heartbeat("rolling_decrypt")
         with refusals(), keyrotation.open("dagster rolling_decrypt") as opened:
-            if decrypting.due_now(opened) or searching.due_now(opened):
+            if rolling.due_now(opened, rolling.DECRYPT) or rolling.due_now(opened, rolling.SEARCH):
                 return dg.RunRequest()
         return dg.SkipReason("today's part was read, or this is not an hour for it, or a rotation reads everything")
 

@@ -1,5 +1,6 @@
 """Which pages were read when, and which are to be read next, so that none stays unread for too long."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -91,12 +92,15 @@ class Reach:
         read_pages: read within the days that were set.
         oldest: the earliest time since when something may be unread; None: there are no pages.
         late: tables with pages that are unread for longer than that.
+        found: what should not be there: how many values, by ``relation.column``; those found earlier too, until they
+            are seen to be gone.
     """
 
     pages: int
     read_pages: int
     oldest: datetime | None
     late: tuple[str, ...]
+    found: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def complete(self) -> bool:
@@ -112,9 +116,13 @@ class Reach:
 def reach(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Reach:
     """Sum up what was read within the last `every_days` days."""
     longest = timedelta(days=every_days)
+    found: Counter[str] = Counter()
+    for each in spans:
+        found.update({f"{each.table}.{column}": number for column, number in each.found.items()})
     return Reach(
         pages=sum(each.pages for each in spans),
         read_pages=sum(each.pages for each in spans if each.read and now - each.since <= longest),
         oldest=min((each.since for each in spans), default=None),
         late=tuple(sorted({each.table for each in spans if now - each.since > longest})),
+        found=found,
     )

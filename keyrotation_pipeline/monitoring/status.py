@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.requests import PastRequest, PendingRequest, Request, RequestStatus, Walk
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, TableStatus, failure_of
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
-from keyrotation_pipeline.monitoring import rolling_decrypt, rolling_search
+from keyrotation_pipeline.monitoring import rolling
 from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned
@@ -144,8 +144,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += fenced.attention()
     attention += standing_still(pipeline.heartbeats.last(), now)
     attention += unstamped(pipeline, now)
-    attention += rolling_decrypt.overdue(pipeline, now)
-    attention += rolling_search.overdue(pipeline, now)
+    attention += rolling.overdue(pipeline, now)
     protected = protection(pipeline, records, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)

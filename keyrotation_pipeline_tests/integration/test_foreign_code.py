@@ -301,7 +301,7 @@ def test_a_table_that_runs_its_owners_code_when_a_query_is_planned_is_not_read(
         database = PostgresDatabase(url, mine, lambda: connect(url), Limits())
         assert any(f"{what} of public.{table} calls public.evil(text) of role {owner}" in each
                    for each in problems(mine, fatal=True))  # fmt: skip
-        for read in (lambda: database.count([NOTES]), lambda: database.discover([NOTES])):
+        for read in (lambda: database.count([NOTES]), lambda: discover(mine, [NOTES])):
             with suppress(PreflightError):
                 read()
         assert {each.rows for each in contents.count(mine).relations if each.name.table == table} == {0}

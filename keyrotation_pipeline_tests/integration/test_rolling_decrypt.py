@@ -195,8 +195,3 @@ def test_the_full_decrypt_counts_as_reading_everything(three: Round) -> None:
     assert page_readings.oldest(three.connection, [str(NOTES.name)]) == {}
     decrypt_all(lambda: connect(three.url), NOTES, three.ring, nobody, three.limits)
     assert three.unread() == []
-
-
-def test_the_full_decrypt_of_a_restored_backup_of_before_needs_no_place_for_it(three: Round) -> None:
-    three.connection.execute("DROP TABLE keyrotation.page_readings")
-    assert decrypt_all(lambda: connect(three.url), NOTES, three.ring, nobody, three.limits).failures == 0

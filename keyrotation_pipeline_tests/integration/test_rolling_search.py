@@ -10,7 +10,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import rolling_search
+from keyrotation_pipeline.adapters.postgres.inventory import page_readings
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError
@@ -108,8 +108,8 @@ def test_what_only_looks_like_a_value_is_found_too(place: Place) -> None:
 
 def test_it_rests_by_the_duty_cycle(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     rests: list[float] = []
-    monkeypatch.setattr(rolling_search.CLOCK, "monotonic", iter([10.0, 12.0]).__next__)
-    monkeypatch.setattr(rolling_search.CLOCK, "sleep", rests.append)
+    monkeypatch.setattr(page_readings.CLOCK, "monotonic", iter([10.0, 12.0]).__next__)
+    monkeypatch.setattr(page_readings.CLOCK, "sleep", rests.append)
     place.database = replace(place.database, limits=Limits(duty_cycle=0.25))
     place.search(place.spans("logs")[2])
     assert rests == [6.0]

@@ -18,6 +18,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
@@ -156,8 +157,8 @@ def test_nothing_of_a_hostile_dump_runs_outside_and_every_attempt_is_a_failure(
         assert isinstance(database, PostgresDatabase)
         (count,) = database.count([PATIENTS])
         assert count.rows == 2
-        database.discover([PATIENTS])
         connection = database.connection
+        discover(connection, [PATIENTS])
         assert connection.execute("SELECT count(*) FROM trap.caught").fetchall() == [(0,)]
         roles = "SELECT rolname, rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname !~ '^pg_'"
         found: list[Any] = connection.execute(roles).fetchall()

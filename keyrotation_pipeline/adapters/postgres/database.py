@@ -11,7 +11,6 @@ from keyrotation_pipeline.adapters.postgres import engine
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     counts,
-    discovery,
     page_readings,
     quarantine,
     relations,
@@ -106,10 +105,7 @@ class PostgresDatabase:
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """See `CiphertextDatabase.discover`."""
-        begun = rolling_search.begin(self.connection, tables)
-        findings = discovery.discover(self.connection, tables)
-        rolling_search.end(self.connection, begun, findings)
-        return findings
+        return rolling_search.search_everything(self.connection, tables)
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """See `CiphertextDatabase.definitions_found`."""

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -92,11 +92,9 @@ def decrypt_all(
         housekeeping = decryption.housekeeping
         ((started, began_at),) = housekeeping.execute("SELECT t::text, t FROM clock_timestamp() AS t").fetchall()
         found = Found.nothing(table)
-        kept = page_readings.are_kept(housekeeping)
         for relation in decryption.relations:
-            if kept:
-                page_readings.plan(housekeeping, str(table.name), relation)
-            decryption.decrypt(relation, found, record=kept)
+            with page_readings.whole(housekeeping, str(table.name), relation):
+                decryption.decrypt(relation, found)
         quarantine.forget(housekeeping, table, str(started))
     by_column = {
         column: {version: held[version] for version in sorted(each for each in held if each is not None)}
@@ -177,21 +175,9 @@ class Decryption:
         self._obeyed = float("-inf")
         self._stopped = threading.Event()
 
-    def decrypt(
-        self, relation: Relation, found: Found, pages: tuple[int, int] = ALL_PAGES, *, record: bool = True
-    ) -> None:
-        """Add to `found` what a relation holds, and record that it was read.
-
-        Args:
-            pages: the first, and the first one after them.
-            record: whether there is a place for that.
-        """
-        file, began_at = page_readings.file_and_time(self.housekeeping, relation)
-        self._decrypt(found, pages[0], min(pages[1], self._begin(relation)))
-        if record:
-            page_readings.record(self.housekeeping, str(self._table.name), relation, file, pages, began_at)
-
-    def _decrypt(self, found: Found, start: int, stop: int) -> None:
+    def decrypt(self, relation: Relation, found: Found, pages: tuple[int, int] = ALL_PAGES) -> None:
+        """Add to `found` what a relation holds in some pages: the first, and the first one after them."""
+        start, stop = pages[0], min(pages[1], self._begin(relation))
         total = max(0, stop - start)
         each = max(_PAGES, min(_PAGES_PER_TASK, -(-total // (4 * len(self._readers)))))
         tasks = [(first, min(first + each, stop)) for first in range(start, stop, each)]
@@ -293,25 +279,22 @@ def decrypt_spans(
 ) -> int:
     """Decrypt what some spans of one table hold, keeping nothing; returns the number of values.
 
-    Values that do not decrypt go to the quarantine. Earlier entries leave it when their row is seen to be mended.
+    Values that do not decrypt go to the quarantine. Earlier entries leave it when their row is seen to be fixed.
 
     Args:
         limits: with the duty cycle, and as many workers as threads are to read.
         go_on: asked before each span, whether it may still be read now.
     """
-    values = 0
+    found = Found.nothing(table)
     with opened(connect, table, ring, report, limits) as decryption:
-        relations = {relation.noted_as: relation for relation in decryption.relations}
-        for relation in relations.values():
+        for relation in decryption.relations:
             decryption.recheck(relation)
-        for span in spans:
-            if span.relation not in relations:
-                continue
-            if not go_on():
-                break
-            began = CLOCK.monotonic()
-            found = Found.nothing(table)
-            decryption.decrypt(relations[span.relation], found, (span.first_page, span.end_page))
-            values += found.values
-            CLOCK.sleep((CLOCK.monotonic() - began) * (1 / limits.duty_cycle - 1))
-    return values
+
+        def decrypt(relation: Relation, pages: tuple[int, int]) -> Mapping[str, int]:
+            decryption.decrypt(relation, found, pages)
+            return {}
+
+        page_readings.read_spans(
+            decryption.housekeeping, str(table.name), decryption.relations, spans, decrypt, go_on, limits.duty_cycle
+        )
+    return found.values

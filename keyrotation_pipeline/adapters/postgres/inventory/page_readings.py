@@ -1,19 +1,25 @@
 """Which pages were read when, in `keyrotation.page_readings`: decrypted in encrypted tables, searched elsewhere.
 
 A span of pages is written down before it is read, with the time since when something in it may be unread. After it was
-read it gets the time at which that began, if its relation is still the same file.
+read it gets the time at which that began, if its relation is still the same file. Spans are read one at a time, each
+under a short snapshot of its own, with a rest after each. A row that the application moves from pages ahead to pages
+that are done is read in a later round, where it is then.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable
+
+CLOCK = SystemClock()
 
 # In the place of a declared table's name; no table is called so.
 ELSEWHERE = ""
@@ -100,8 +106,6 @@ SELECT table_name, min(coalesce(read_at, since)) FROM keyrotation.page_readings
 WHERE table_name = ANY (%s) GROUP BY table_name
 """
 
-_KEPT = "SELECT to_regclass('keyrotation.page_readings') IS NOT NULL"
-
 
 class Readable(Protocol):
     """A relation whose pages are read."""
@@ -121,6 +125,13 @@ class Readable(Protocol):
     @property
     def look(self) -> str:
         """A text that changes with what is looked at."""
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether some of it can be read without the rest."""
+
+
+_Relation = TypeVar("_Relation", bound=Readable)
 
 
 def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[PageSpan]:
@@ -158,9 +169,49 @@ def pages_of(connection: Connection, relation: Readable) -> int:
     return int(str(row[0]))
 
 
-def are_kept(connection: Connection) -> bool:
-    """Whether this database has a place for them: one that was restored from an older backup has none."""
-    return connection.execute(_KEPT).fetchone() == (True,)
+def read_spans(
+    connection: Connection,
+    table: str,
+    relations: Sequence[_Relation],
+    wanted: Sequence[PageSpan],
+    read: Callable[[_Relation, tuple[int, int]], Mapping[str, int]],
+    go_on: Callable[[], bool],
+    duty_cycle: float,
+) -> int:
+    """Read these spans one after the other and write down each; returns the number of pages.
+
+    Args:
+        table: for which they are read, or `ELSEWHERE`.
+        read: reads pages of a relation, the first and the first one after them; returns what should not be there.
+        go_on: asked before each span, whether it may still be read now.
+        duty_cycle: the share of the time in which the database is kept busy.
+    """
+    known, pages, whole = {relation.noted_as: relation for relation in relations}, 0, set[str]()
+    for span in wanted:
+        relation = known.get(span.relation)
+        if relation is None or span.relation in whole:
+            continue
+        if not go_on():
+            break
+        began = CLOCK.monotonic()
+        of_it = (span.first_page, span.end_page) if relation.has_pages else ALL_PAGES
+        file, began_at = file_and_time(connection, relation)
+        found = read(relation, of_it)
+        record(connection, table, relation, file, of_it, began_at, found, span.first_page + span.pages)
+        if not relation.has_pages:
+            whole.add(span.relation)
+        pages += span.pages
+        CLOCK.sleep((CLOCK.monotonic() - began) * (1 / duty_cycle - 1))
+    return pages
+
+
+@contextmanager
+def whole(connection: Connection, table: str, relation: Readable) -> Iterator[None]:
+    """Write down that all of a relation was read, if what is done within this context succeeds."""
+    plan(connection, table, relation)
+    file, began_at = file_and_time(connection, relation)
+    yield
+    record(connection, table, relation, file, ALL_PAGES, began_at)
 
 
 def file_and_time(connection: Connection, relation: Readable) -> tuple[str, datetime]:

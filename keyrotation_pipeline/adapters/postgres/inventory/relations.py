@@ -85,6 +85,11 @@ class Relation:
         return look_of(column.name for column in self.columns)
 
     @property
+    def has_pages(self) -> bool:
+        """Some of it can be read without the rest."""
+        return True
+
+    @property
     def is_heap(self) -> bool:
         """Whether it keeps rows where we can count, rewrite and fence them."""
         return self.kind == "r" and self.access_method == "heap" and not self.temporary and not self.detaching

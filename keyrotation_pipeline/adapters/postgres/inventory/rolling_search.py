@@ -1,4 +1,4 @@
-"""Searching a part of everything that is not declared at a time, each span of pages under a short snapshot of its own.
+"""Searches a part of everything that is not declared, a span of pages at a time.
 
 What was found stays noted with its pages, until these are searched and are without it. Large objects have no pages that
 could be searched each by itself: they are searched all at once. So is a foreign table.
@@ -13,7 +13,6 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery, page_readings
 from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
 from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
@@ -21,8 +20,6 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
-
-CLOCK = SystemClock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,44 +53,17 @@ def search_spans(
     go_on: Callable[[], bool],
     duty_cycle: float,
 ) -> int:
-    """Search these spans and note down what each holds; returns the number of pages.
+    """Search these spans and write down what each holds, as `page_readings.read_spans` does."""
 
-    Args:
-        go_on: asked before each span, whether it may still be read now.
-        duty_cycle: the share of the time in which the database is kept busy.
-    """
-    places, pages, whole = {place.noted_as: place for place in _places(connection, tables)}, 0, set[str]()
-    for span in wanted:
-        place = places.get(span.relation)
-        if place is None or span.relation in whole:
-            continue
-        if not go_on():
-            break
-        began = CLOCK.monotonic()
-        file, began_at = page_readings.file_and_time(connection, place)
-        if not place.has_pages:
-            whole.add(span.relation)
-        of_it = (span.first_page, span.end_page) if place.has_pages else ALL_PAGES
-        found = _found(_search(connection, place, *of_it))
-        page_readings.record(
-            connection, page_readings.ELSEWHERE, place, file, of_it, began_at, found, span.first_page + span.pages
-        )
-        pages += span.pages
-        CLOCK.sleep((CLOCK.monotonic() - began) * (1 / duty_cycle - 1))
-    return pages
+    def search(place: _Place, pages: tuple[int, int]) -> Mapping[str, int]:
+        return _found(_search(connection, place, *pages))
+
+    places = _places(connection, tables)
+    return page_readings.read_spans(connection, page_readings.ELSEWHERE, places, wanted, search, go_on, duty_cycle)
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What a search of everything has to note down at its end: each relation as it was before."""
-
-    places: tuple[tuple[_Place, int, str, datetime], ...]
-
-
-def begin(connection: Connection, tables: Sequence[EncryptedTable]) -> Begun:
-    """Before everything is searched; nothing where there is no place to note it down, and of what is locked."""
-    if not page_readings.are_kept(connection):
-        return Begun(())
+def search_everything(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
+    """Search everything, and write down that it was searched and what was found where; nothing of what is locked."""
     noted, places = [], _places(connection, tables)
     page_readings.forget_others(connection, page_readings.ELSEWHERE, places)
     for place in places:
@@ -101,14 +71,11 @@ def begin(connection: Connection, tables: Sequence[EncryptedTable]) -> Begun:
             page_readings.plan(connection, page_readings.ELSEWHERE, place)
             there = page_readings.pages_of(connection, place)
             noted.append((place, there, *page_readings.file_and_time(connection, place)))
-    return Begun(tuple(noted))
-
-
-def end(connection: Connection, begun: Begun, findings: Sequence[FoundColumn]) -> None:
-    """Note down that everything was searched, and what was found where."""
-    for place, there, file, began_at in begun.places:
+    findings = discovery.discover(connection, tables)
+    for place, there, file, began_at in noted:
         found = _found([each for each in findings if each.relation == place.label])
         page_readings.record(connection, page_readings.ELSEWHERE, place, file, ALL_PAGES, began_at, found, there)
+    return findings
 
 
 def _places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_Place]:

@@ -1,0 +1,118 @@
+"""The rolling verification: each page of the database is read again within a set number of days, a part each day.
+
+Of encrypted tables every value is decrypted; everything else is searched for values that nobody declared.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from keyrotation_pipeline.errors import AtWorkError
+from keyrotation_pipeline.model.page_reading import PageSpan, Reach, due, reach, to_search
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.requests import RequestStatus, Step
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class RollingCheck:
+    """One of the two: which pages it reads, in what order, and how.
+
+    Args:
+        lock: held by the process that reads.
+        spans: all pages, and when each was read; new ones are written down.
+        due: those to be read now.
+        read: reads them, as long as it may; returns the number of what was read.
+    """
+
+    lock: str
+    spans: Callable[[Pipeline], Sequence[PageSpan]]
+    due: Callable[[Sequence[PageSpan], datetime, int], Iterable[PageSpan]]
+    read: Callable[[Pipeline, Sequence[PageSpan], Report], int]
+
+
+def how_far(pipeline: Pipeline, check: RollingCheck) -> Reach:
+    """How much was read within the set number of days; new pages are written down."""
+    return reach(check.spans(pipeline), pipeline.clock.now(), pipeline.verification.every_days)
+
+
+def due_now(pipeline: Pipeline, check: RollingCheck) -> tuple[PageSpan, ...]:
+    """What is to be read at this moment; nothing out of the allowed hours, or while a rotation reads everything."""
+    if not _may_read(pipeline):
+        return ()
+    spans = check.spans(pipeline)
+    return tuple(check.due(spans, pipeline.clock.now(), pipeline.verification.every_days))
+
+
+def read_what_is_due(pipeline: Pipeline, check: RollingCheck, report: Report) -> int:
+    """Read what is due; returns the number of values decrypted, or of pages searched.
+
+    It stops where the allowed hours end, and continues from there the next time. What another process reads at this
+    moment is left to that.
+    """
+    try:
+        with pipeline.ledger.lock(check.lock):
+            spans = due_now(pipeline, check)
+            return check.read(pipeline, spans, report) if spans else 0
+    except AtWorkError:
+        return 0
+
+
+def undeclared(pipeline: Pipeline, searched: Reach) -> Mapping[str, int]:
+    """How many values each undeclared column holds, by ``relation.column``.
+
+    By what was written down when it was last searched, and by the definitions in the catalogue as they are now.
+    """
+    found = Counter(searched.found)
+    for each in pipeline.database.definitions_found():
+        found[f"{each.relation}.{each.column}"] += each.values
+    return found
+
+
+def overdue(pipeline: Pipeline, now: datetime) -> list[str]:
+    """A sentence for each table that may hold something unread for too long, and for what is not declared."""
+    days, database = pipeline.verification.every_days, pipeline.database
+    late = [
+        f"not every value of {table} was decrypted since {since:%Y-%m-%d}, and {days} days are set; give the "
+        "schedule rolling_decrypt more hours, duty_cycle or workers, or run `keyrotation verify`"
+        for table, since in sorted(database.unread_since(pipeline.tables).items())
+        if now - since > timedelta(days=days)
+    ]
+    since = database.unsearched_since()
+    if since is not None and now - since > timedelta(days=days):
+        late.append(
+            f"not everything that is not declared was searched since {since:%Y-%m-%d}, and {days} days are set; give "
+            "the schedule rolling_decrypt more hours or duty_cycle, or run `keyrotation inventory`"
+        )
+    return late
+
+
+def _may_read(pipeline: Pipeline) -> bool:
+    """Whether these are the hours for it, and no rotation rewrites the rows, whose proof will read all of them."""
+    hours, walk = pipeline.verification.hours, pipeline.ledger.current()
+    if hours is not None and not hours.include(pipeline.clock.now()):
+        return False
+    if walk is None or walk.status is not RequestStatus.RUNNING:
+        return True
+    return not walk.done(Step.PRIMARY_KEY_ROLLOUT) or bool(walk.done(Step.ZERO_OLD_ROWS_PROOF))
+
+
+def _decrypt(pipeline: Pipeline, spans: Sequence[PageSpan], report: Report) -> int:
+    """With the keys that applications have now."""
+    ring = pipeline.keys.read().ring()
+    values = 0
+    for table in pipeline.tables:
+        if wanted := [span for span in spans if span.table == str(table.name)]:
+            values += pipeline.database.decrypt_spans(table, wanted, ring, report, lambda: _may_read(pipeline))
+    return values
+
+
+def _search(pipeline: Pipeline, spans: Sequence[PageSpan], _report: Report) -> int:
+    return pipeline.database.search_spans(pipeline.tables, spans, lambda: _may_read(pipeline))
+
+
+DECRYPT = RollingCheck("rolling decrypt", lambda pipeline: pipeline.database.page_spans(pipeline.tables), due, _decrypt)
+SEARCH = RollingCheck(
+    "rolling search", lambda pipeline: pipeline.database.undeclared_spans(pipeline.tables), to_search, _search
+)
