@@ -156,6 +156,18 @@ class ManifestError(BackupError):
         super().__init__(f"the manifest {name} is damaged ({reason}); use another copy or an older backup")
 
 
+class ManifestSchemaError(ManifestError):
+    """A backup's manifest has a schema that this version does not know."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        BackupError.__init__(
+            self,
+            f"the manifest {name} has a schema that this version of keyrotation does not read; use the version that "
+            "wrote it",
+        )
+
+
 class FutureBackupError(ManifestError):
     """A backup says that it was made in the future."""
 

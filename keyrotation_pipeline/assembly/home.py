@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.clock import SystemClock
@@ -51,7 +51,7 @@ def create_home(home: Path) -> None:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.chmod(0o700)
         if not (home / INSTALLED).exists():
-            (home / INSTALLED).write_text(f"{installed_at(home).isoformat()}\n")
+            (home / INSTALLED).write_text(f"{SystemClock().now().isoformat()}\n")
     except OSError as error:
         raise HomeError(
             f"{home} cannot be used ({error.strerror}); mend that, or name another in KEYROTATION_HOME"
@@ -59,13 +59,11 @@ def create_home(home: Path) -> None:
 
 
 def installed_at(home: Path) -> datetime:
-    """When the home was made; of one from before that was noted, when its signing key was; of none, now."""
+    """When the home was made; now if there is none."""
     with suppress(OSError, ValueError):
         noted = datetime.fromisoformat((home / INSTALLED).read_text().strip())
         if noted.tzinfo is not None:
             return noted
-    with suppress(OSError):
-        return datetime.fromtimestamp((home / SIGNING_KEY).stat().st_mtime, UTC)
     return SystemClock().now()
 
 

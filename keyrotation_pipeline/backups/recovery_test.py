@@ -29,7 +29,6 @@ from keyrotation_pipeline.ports.backups import RecoveryKey
 
 # The lock of whoever uses the workspace for restoring.
 LOCK = "recovery-test"
-NOT_LISTED = "its set is of an earlier version that lists only the declared tables, so nothing else was compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +37,17 @@ class DumpTested:
 
     Args:
         sampled: values decrypted, per table, column and key version.
-        relations: how many were compared with the dump's snapshot, every row counted; None: the set does not list them.
+        relations: how many were compared with the dump's snapshot, every row counted.
         left_out: what was left out on purpose, since it holds no row and needs power or another server.
         server: into which it was restored.
-        warning: what the server, or what was compared, may hide; None: nothing.
+        warning: what the server may hide; None: nothing.
     """
 
     name: str
     made_at: datetime
     rows: Mapping[str, int]
     sampled: Sampled
-    relations: int | None
+    relations: int
     left_out: tuple[str, ...]
     server: str
     warning: str | None
@@ -231,11 +230,6 @@ def newest_dump(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
             f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
             "`keyrotation backup`, and find out who removed it"
         )
-    if made.dump.content is None:
-        raise BackupError(
-            f"{made.name} is of an earlier version and does not list what its dump holds, so nobody can tell whether "
-            "all of it is restored; run `keyrotation backup`"
-        )
     return made, made.dump
 
 
@@ -275,17 +269,15 @@ def _restored(
             read = sampled(restored.database, dump, KeyRing(keys, max(keys)))
     target.unlink()
     rows = {str(content.table.name): content.rows for content in dump.tables}
-    relations = None if dump.content is None else len(dump.content.relations)
-    warnings = [restored.warning, None if dump.content else NOT_LISTED]
     return DumpTested(
         dump.file.name,
         made.made_at,
         rows,
         read,
-        relations,
+        len(dump.content.relations),
         restored.left_out,
         restored.server,
-        "; ".join(filter(None, warnings)) or None,
+        restored.warning,
     )
 
 

@@ -47,8 +47,7 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
             ) from None
         _require_rows(content, count, dump)
         _require_values(content, count, dump)
-    if dump.content is not None:
-        _require_relations(dump.content, restored.content, dump)
+    _require_relations(dump.content, restored.content, dump)
 
 
 def sampled(database: CiphertextDatabase, dump: DatabaseCopy, ring: KeyRing) -> Sampled:

@@ -148,8 +148,7 @@ def _show_report(database: str, report: RecoveryReport) -> None:
         rows = ", ".join(f"{number:,} {table}" for table, number in tested.rows.items())
         values = sum(n for table in tested.sampled.values() for column in table.values() for n in column.values())
         output.line(f"restored  {tested.name}: {rows}; {values:,} values decrypted, of every column and key version")
-        compared = "" if tested.relations is None else f"; all {tested.relations:,} relations with every row"
-        output.line(f"          in {tested.server}{compared}")
+        output.line(f"          in {tested.server}; all {tested.relations:,} relations with every row")
         for each in tested.left_out:
             output.line(f"left out  {each}: it holds no row, and needs power or another server")
         if tested.warning is not None:

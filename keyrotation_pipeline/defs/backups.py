@@ -207,7 +207,7 @@ def _report_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "summary": dg.MetadataValue.md(_told(report)),
         "rows": sum(report.newest.rows.values()),
         "rows_by_table": _counts(dict(report.newest.rows)),
-        "relations": report.newest.relations or 0,
+        "relations": report.newest.relations,
         "left_out": _list(map(plain, report.newest.left_out)),
         "server": report.newest.server,
         "warning": report.newest.warning or "none",

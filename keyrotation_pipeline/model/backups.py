@@ -111,13 +111,13 @@ class DatabaseCopy:
     Args:
         tables: the declared ones.
         server_major: version of the server that was dumped, ``18``.
-        content: everything; None in a manifest from before it was counted.
+        content: everything.
     """
 
     file: StoredFile
     tables: tuple[TableContent, ...]
     server_major: int
-    content: DatabaseContent | None
+    content: DatabaseContent
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:

@@ -1,11 +1,11 @@
 """The manifest of a backup's set: written in one place, and read there as text that anybody may have made."""
 
 from dataclasses import asdict
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from keyrotation_pipeline.errors import ManifestError
+from keyrotation_pipeline.errors import ManifestError, ManifestSchemaError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
@@ -27,9 +27,6 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
-# 2 did not list every relation; 4 says from which set it was made, and is written only where it was.
-SCHEMA: Final = 3
-SCHEMA_MADE_FROM: Final = 4
 # A thousand tables of a hundred columns under ten versions need a tenth of it, and so do fifty thousand partitions.
 LARGEST_BYTES = 64 << 20
 
@@ -81,7 +78,7 @@ class _Dump(_File):
     server_major: Annotated[int, Field(ge=1, lt=1000)]
     versions: tuple[Version, ...]
     tables: tuple[_Table, ...]
-    content: _Content | None = None
+    content: _Content
 
 
 class _Audit(_Document):
@@ -96,21 +93,21 @@ class _MadeFrom(_Document):
 
 
 class _Manifest(_Document):
-    format: Literal[2, 3, 4] = Field(alias="schema")
+    format: Literal[1] = Field(alias="schema")
     made_at: Annotated[str, Field(max_length=40)]
     database: Annotated[str, Field(min_length=1, max_length=500)]
     keys: tuple[_Key, ...]
     dump: _Dump | None
     audit: _Audit
-    roster: Sha256 | None = None
-    configuration: _File | None = None
-    made_from: _MadeFrom | None = None
+    roster: Sha256 | None
+    configuration: _File | None
+    made_from: _MadeFrom | None
 
 
 def render(made: BackupSet) -> bytes:
     """The manifest of a set."""
     content = _Manifest(
-        schema=_schema(made),
+        schema=1,
         made_at=made.made_at.isoformat(),
         database=made.database,
         keys=tuple(
@@ -122,21 +119,14 @@ def render(made: BackupSet) -> bytes:
         configuration=None if made.configuration is None else _File(**_file_fields(made.configuration)),
         made_from=None if made.made_from is None else _MadeFrom(**asdict(made.made_from)),
     )
-    # Earlier versions refuse a field that they do not know.
-    left_out = {"made_from"} if made.made_from is None else set()
-    return f"{content.model_dump_json(indent=2, by_alias=True, exclude=left_out)}\n".encode()
-
-
-def _schema(made: BackupSet) -> Literal[2, 3, 4]:
-    if made.made_from is not None:
-        return SCHEMA_MADE_FROM
-    return SCHEMA if made.dump is None or made.dump.content is not None else 2
+    return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
 
 
 def parse(name: str, text: bytes) -> BackupSet:
     """Read the manifest `name`, believing nothing in it: names of files are those that the manifest's own name gives.
 
     Raises:
+        ManifestSchemaError: another version has written it.
         ManifestError: it is damaged, or not as this program writes it; the sentence holds nothing of it.
     """
     stamp = stamp_in(name)
@@ -147,17 +137,22 @@ def parse(name: str, text: bytes) -> BackupSet:
     try:
         content = _Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise ManifestError(name, _reason(error)) from None
+        raise _refusal(name, error) from None
     made = _set_of(stamp, content)
     _require_consistent(name, made, content)
     return made
 
 
-def _reason(error: ValidationError) -> str:
-    """The first field that is wrong, if it is one of ours."""
-    first, *_ = [*error.errors(include_input=False, include_context=False)[0]["loc"], ""]
+def _refusal(name: str, error: ValidationError) -> ManifestError:
+    """By the first field that is wrong, which is named if it is one of ours."""
+    wrong = error.errors(include_input=False, include_context=False)[0]
+    first, *_ = [*wrong["loc"], ""]
+    if first == "schema" and wrong["type"] == "literal_error":
+        return ManifestSchemaError(name)
     known = {field.alias or key for key, field in _Manifest.model_fields.items()}
-    return f"its field {first} is not as it should be" if first in known else "it is no JSON object of ours"
+    return ManifestError(
+        name, f"its field {first} is not as it should be" if first in known else "it is no JSON object of ours"
+    )
 
 
 def _set_of(stamp: str, content: _Manifest) -> BackupSet:
@@ -192,16 +187,8 @@ def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
         raise ManifestError(name, "there is no such moment") from None
     if content.made_at != told:
         raise ManifestError(name, "it was made at another time than its name says")
-    if content.dump and content.format >= SCHEMA and content.dump.content is None:
-        raise ManifestError(name, "it does not list what its dump holds")
     if content.dump and made.dump and content.dump.versions != tuple(map(str, made.dump.versions)):
         raise ManifestError(name, "its key versions are not those of its tables")
-    _require_same_moment(name, made, content)
-
-
-def _require_same_moment(name: str, made: BackupSet, content: _Manifest) -> None:
-    if (content.made_from is None) is (content.format == SCHEMA_MADE_FROM):
-        raise ManifestError(name, "its format and what it was made from do not agree")
     if made.made_from is not None and _moment(made.made_from.manifest) != made.stamp[:STAMP_LENGTH]:
         raise ManifestError(name, "it is not of the moment of the set that it was made from")
 
@@ -242,7 +229,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
         server_major=dump.server_major,
         versions=tuple(map(str, dump.versions)),
         tables=tables,
-        content=None if dump.content is None else _content_document(dump.content),
+        content=_content_document(dump.content),
         **_file_fields(dump.file),
     )
 
@@ -255,9 +242,7 @@ def _content_document(content: DatabaseContent) -> _Content:
     return _Content(relations=relations, large_objects=content.large_objects)
 
 
-def _database_content(document: _Content | None) -> DatabaseContent | None:
-    if document is None:
-        return None
+def _database_content(document: _Content) -> DatabaseContent:
     relations = tuple(
         RelationContent(TableName(each.in_schema, each.relation), each.kind, each.rows) for each in document.relations
     )

@@ -103,7 +103,7 @@ def test_the_manifest_says_what_the_file_is_and_anchors_the_audit(
         "fingerprint": material.fingerprint,
     }
     assert json.loads((directory / MANIFEST).read_text()) == {
-        "schema": 3,
+        "schema": 1,
         "made_at": "2026-01-05T09:00:00+00:00",
         "database": "clinic",
         "keys": [key],
@@ -111,6 +111,7 @@ def test_the_manifest_says_what_the_file_is_and_anchors_the_audit(
         "audit": {"seq": 41, "head": "5" * 64},
         "roster": None,
         "configuration": None,
+        "made_from": None,
     }
 
 

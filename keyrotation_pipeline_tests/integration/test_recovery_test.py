@@ -327,13 +327,6 @@ def test_the_newest_set_is_missed_though_the_clock_was_set_back_before_it(clinic
         run_test(clinic)
 
 
-def test_a_set_that_does_not_list_its_relations_is_refused_as_the_newest(clinic: Clinic, bucket: TestBucket) -> None:
-    back_up(clinic.site)
-    with_manifest(clinic, bucket, lambda manifest: manifest["dump"].pop("content") and manifest.update(schema=2))
-    with pytest.raises(BackupError, match=r"does not list what its dump holds, .*; run `keyrotation backup`"):
-        run_test(clinic)
-
-
 def test_without_any_backup_the_test_fails_and_says_what_to_run(clinic: Clinic) -> None:
     with pytest.raises(BackupError, match="has no backup of the database; run `keyrotation backup`"):
         run_test(clinic)

@@ -50,7 +50,7 @@ class Site:
             for each in (self.records if keys is None else keys)
         )
         counted = TableContent(CLIENTS, 1, {"first_name": {V1: 1}, "email": {}})
-        copy = DatabaseCopy(self.file(dump_name(stamp)), (counted,), 18, None) if dump else None
+        copy = DatabaseCopy(self.file(dump_name(stamp)), (counted,), 18, DatabaseContent((), 0)) if dump else None
         made = BackupSet(stamp, "clinic", copies, copy, self.world.ledger.head())
         self.seals.write(self.local, made)
         copy_set(self.local, self.offsite, made)

@@ -25,6 +25,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import (
     BackupSet,
+    DatabaseContent,
     DatabaseCopy,
     StoredFile,
     StoredVersion,
@@ -169,7 +170,9 @@ def manifest(*versions: KeyVersion) -> tuple[str, str, bytes]:
     """Names of a dump and of its manifest, and the manifest."""
     table = EncryptedTable(TableName("public", "clients"), ("email",))
     content = TableContent(table, 1, {"email": dict.fromkeys(versions, 1)})
-    dump = DatabaseCopy(StoredFile(dump_name(stamp_of(START)), "0" * 64, 1, ("F" * 40,)), (content,), 18, None)
+    dump = DatabaseCopy(
+        StoredFile(dump_name(stamp_of(START)), "0" * 64, 1, ("F" * 40,)), (content,), 18, DatabaseContent((), 0)
+    )
     made = BackupSet(stamp_of(START), "clinic", (), dump, clinic_of().world.ledger.head())
     return dump.file.name, made.name, render(made)
 
