@@ -1,9 +1,9 @@
 """Replay: what the audit makes one believe of rosters, requests, keys and steps.
 
-Whoever owns the database can write rows, and events. So a row is believed only if it is what its events make of it. An
-event is believed only if it could happen when it did: nothing comes back that was over, and what no officer may do
-alone (another roster, a compromised or destroyed key) is done by a request of that kind, which enough officers have
-signed. Whether the signatures are good is checked where the certificates are: this module sees only events.
+The chain is the ledger: there is no other record of these. Whoever owns the database can append events. So an event
+counts only if it could happen when it did: nothing comes back that was over, and what no officer may do alone (another
+roster, a compromised or destroyed key) is done by a request of that kind, which enough officers have signed. Whether
+the signatures are good is checked where the certificates are: this module sees only events.
 """
 
 from collections.abc import Callable, Iterable
@@ -52,7 +52,7 @@ class LedgerState:
 
     Args:
         head: the last of them.
-        requests: by id, each as the ledger must show it; a `Walk` with its steps in order of name.
+        requests: by id; a `Walk` with its steps in order of name.
         texts: the exact bytes to sign, by request.
         signatures: by request, in order of time.
         compromised_by: by version, the request that called it compromised.

@@ -1,10 +1,9 @@
 """Verifies everything that the audit vouches for: its chain, anchors, tables and every signature."""
 
 from base64 import b64decode
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 
 from keyrotation_pipeline.audit.chain import summary, verify_audit
 from keyrotation_pipeline.audit.events import AuditEntry, entries
@@ -146,7 +145,8 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
         belief = LedgerState().apply(pipeline.ledger.events())
         faults = [
             *_in_the_future(belief, pipeline.clock.now()),
-            *_differences(pipeline.ledger, belief, belief.requests),
+            *belief.faults,
+            *_audit_rows(pipeline.ledger, belief),
             *_signatures(pipeline, belief.requests),
             *assessment_faults(entries(pipeline.ledger, *KINDS), pipeline.signatures),
             *_time_stamps(pipeline),
@@ -167,9 +167,9 @@ def _to_lead_through(pipeline: Pipeline, kept: Sequence[AuditHead]) -> Iterator[
 def require_verified(
     pipeline: Pipeline, *, afresh: bool = False, but: Collection[AuditHead] = (), reconciled_by: Roster | None = None
 ) -> None:
-    """The same before whatever destroys or decides; of texts only those whose request is not over.
+    """The same before whatever destroys or decides; of signatures only those on requests that are not over.
 
-    Signatures are those on them, and on what called a version compromised: that has no end.
+    And those on what called a version compromised: that has no end.
 
     Args:
         afresh: read every event again; else those that this process has verified before are not, which is the price
@@ -187,8 +187,9 @@ def require_verified(
         belief = ledger_state(str(pipeline.database.identity()), lambda seq: pipeline.ledger.events(after_seq=seq))
         faults = [
             *_ends(pipeline, belief, pipeline.ledger.head(), (head for head in kept if head not in but)),
-            *_differences(pipeline.ledger, belief, live := belief.live()),
-            *_signatures(pipeline, live.union(belief.compromised_by.values()), reconciled_by),
+            *belief.faults,
+            *_audit_rows(pipeline.ledger, belief),
+            *_signatures(pipeline, belief.live().union(belief.compromised_by.values()), reconciled_by),
         ]
     if faults:
         raise AuditError(summary(faults))
@@ -205,24 +206,6 @@ def _ends(pipeline: Pipeline, belief: LedgerState, head: AuditHead, kept: Iterab
 def _in_the_future(belief: LedgerState, now: datetime) -> Iterator[str]:
     if belief.latest is not None and belief.latest > now + EVENTS_DIFFER_BY:
         yield f"an event is dated {belief.latest:%Y-%m-%d %H:%M:%S}, which is in the future"
-
-
-def _differences(ledger: Ledger, belief: LedgerState, requests: Collection[str]) -> Iterator[str]:
-    yield from belief.faults
-    yield from _tables(ledger, requests)
-    yield from _audit_rows(ledger, belief)
-
-
-def _tables(ledger: Ledger, requests: Collection[str]) -> Iterator[str]:
-    """Each reading of rows compares them with what the audit makes of them; texts and signatures of `requests`."""
-    readings: list[Callable[[], object]] = [ledger.pinned_roster, ledger.keys, ledger.requests]
-    for request in sorted(requests):
-        readings += [partial(ledger.approval_text, request), partial(ledger.signatures, request)]
-    for reading in readings:
-        try:
-            reading()
-        except AuditError as error:
-            yield str(error).partition(";")[0]
 
 
 def _audit_rows(ledger: Ledger, belief: LedgerState) -> Iterator[str]:

@@ -17,9 +17,9 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 
 class Ledger(Protocol):
-    """Requests, approvals, key records and the audit chain: the pipeline's own memory, in the same database.
+    """The audit chain, of which requests, approvals and key records are the replay: kept in the same database.
 
-    Every method that changes something appends its audit event in the same transaction.
+    Every method that changes something appends its audit event in the same transaction, under the chain's lock.
     """
 
     def transaction(self) -> AbstractContextManager[None]:
@@ -115,9 +115,6 @@ class Ledger(Protocol):
 
     def requests(self) -> tuple[Request, ...]:
         """All, newest first."""
-
-    def signed_heads(self) -> tuple[AuditHead, ...]:
-        """The heads that requests were opened at, as their rows have them: not compared with the audit, but for it."""
 
     def approval_text(self, request: str) -> bytes:
         """The exact bytes that officers sign."""

@@ -258,6 +258,13 @@ class LedgerSuite:
             opened.add_signature(rotation().id, replace(SIGNATURE, signature=b"other"))
         assert opened.signatures(rotation().id) == (SIGNATURE,)
 
+    def test_nobody_signs_a_request_that_is_over(self, opened: Ledger) -> None:
+        opened.set_status(rotation().id, RequestStatus.CANCELLED)
+        head = opened.head()
+        with pytest.raises(RequestError, match="is cancelled"):
+            opened.add_signature(rotation().id, SIGNATURE)
+        assert (opened.signatures(rotation().id), opened.head()) == ((), head)
+
     def test_times_of_start_and_end_follow_the_status(self, opened: Ledger) -> None:
         assert opened.walk(rotation().id).started_at is None
         opened.set_status(rotation().id, RequestStatus.RUNNING)
@@ -491,6 +498,8 @@ class LedgerSuite:
     def test_a_request_that_supersedes_starts_only_once_the_other_has_ended(self, opened: Ledger) -> None:
         successor = rotation(2, supersedes=rotation().id)
         opened.open(successor, TEXT)
+        with pytest.raises(RequestError):
+            opened.set_status(successor.id, RequestStatus.RUNNING)
         opened.set_status(rotation().id, RequestStatus.CANCELLED)
         opened.set_status(successor.id, RequestStatus.RUNNING)
         current = opened.current()

@@ -9,7 +9,7 @@ from typing import Any
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, Signature
-from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
@@ -98,11 +98,15 @@ class FakeLedger(FakeChain):
         self.state.keys[version] = replace(record, state=state)
 
     def open(self, request: Request, text: bytes) -> None:
-        if any(self._excludes(each, request) for each in self.state.requests.values()):
-            raise RequestError("another rotation is unfinished; finish or cancel it")
+        self._require_place(request)
         self.append(RequestOpened.of(request, text), request.id)
         self.state.requests[request.id] = request
         self.state.texts[request.id] = text
+
+    def _require_place(self, request: Request) -> None:
+        others = [each for each in self.state.requests.values() if each.id != request.id]
+        if not request.is_over and any(self._excludes(each, request) for each in others):
+            raise RequestError("another rotation is unfinished; finish or cancel it")
 
     def _excludes(self, other: Request, request: Request) -> bool:
         """Whether both cannot be unfinished at once."""
@@ -113,7 +117,7 @@ class FakeLedger(FakeChain):
             return other.waits_to_supersede == request.waits_to_supersede and (
                 not both_wait or other.type is request.type
             )
-        return other.action is request.action and request.action is not RequestAction.DESTROY
+        return other.action is request.action and request.action in {RequestAction.RECONCILE, RequestAction.POLICY}
 
     def request(self, request: str) -> Request:
         found = [stored for each, stored in self.state.requests.items() if each.startswith(request)]
@@ -140,9 +144,6 @@ class FakeLedger(FakeChain):
     def requests(self) -> tuple[Request, ...]:
         return tuple(reversed(self.state.requests.values()))
 
-    def signed_heads(self) -> tuple[AuditHead, ...]:
-        return tuple(AuditHead(*each.audit_head) for each in self.state.requests.values())
-
     def approval_text(self, request: str) -> bytes:
         if request not in self.state.texts:
             raise RequestError(f"there is no rotation {request}; look at `keyrotation status`")
@@ -152,7 +153,9 @@ class FakeLedger(FakeChain):
         return tuple(self.state.signatures.get(request, ()))
 
     def add_signature(self, request: str, signature: Signature) -> None:
-        stored = self.signatures(self.request(request).id)
+        if (found := self.request(request)).is_over:
+            raise RequestError(f"request {request} is {found.status}; open the next one")
+        stored = self.signatures(found.id)
         if any(each.officer == signature.officer for each in stored):
             raise ApprovalError("this officer has signed already; another officer must")
         self.append(SignatureAdded.of(signature), request)
@@ -173,6 +176,7 @@ class FakeLedger(FakeChain):
             return
         if status not in MAY_FOLLOW[stored.status]:
             raise OutOfOrderError(f"request {request} is {stored.status} and cannot become {status}; see its status")
+        self._require_place(replace(stored, status=status))
         self.append(StatusChanged(stored.status, status, now, by), request)
         self._change(
             request,

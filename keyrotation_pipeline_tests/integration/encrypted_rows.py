@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine import Limits, rewrite_shard, sweep
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.progress import Progress, Rewritten
+from keyrotation_pipeline.model.requests import RequestStatus, RotationType
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
+from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
 
 REQUEST = "a" * 32
 V2 = KeyVersion(2)
@@ -65,13 +69,18 @@ class Engine:
 
 
 def running(connection: Connection, kind: str) -> None:
-    """The row of a running rotation, of which the engine reads the type and the status."""
-    connection.execute(
-        "INSERT INTO keyrotation.rotations (id, type, action, source_version, source_fingerprint, target_version, "
-        " reason, requested_by, requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status)"
-        " VALUES (%s, %s, 'rotate', 1, '', 2, 'test', 'me', now(), now(), now(), 0, '', '', 'running')",
-        (REQUEST, kind),
-    )
+    """Open and start a rotation, of which the engine reads the type and the status."""
+    _ledger(connection).open(rotation(id=REQUEST, type=RotationType(kind)), TEXT)
+    become(connection, "running")
+
+
+def become(connection: Connection, status: str) -> None:
+    """Change the status of that rotation."""
+    _ledger(connection).set_status(REQUEST, RequestStatus(status))
+
+
+def _ledger(connection: Connection) -> PostgresLedger:
+    return PostgresLedger(connection, SystemClock(), "tester", connection.info.dbname)
 
 
 def table_of(name: str, *columns: str, schema: str = "public") -> EncryptedTable:

@@ -1,14 +1,22 @@
 """A server that lets us not in, for each of its reasons: what `keyrotation status` says, and ids for the shell."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly.completing import offered_incidents, offered_requests
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.request_events import RequestOpened
+from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
 from keyrotation_pipeline_tests.servers import Server, discard, start_server
 
 CONFIGURATION = '[database]\nurl = { env = "CLINIC_URL" }\n[[tables]]\nname = "clients"\ncolumns = ["a"]\n'
@@ -19,15 +27,6 @@ CREATE ROLE stranger LOGIN;
 CREATE DATABASE clinic;
 CREATE DATABASE closed;
 REVOKE CONNECT ON DATABASE closed FROM PUBLIC;
-"""
-REQUEST = """
-INSERT INTO keyrotation.rotations (id, type, action, source_version, source_fingerprint, target_version, reason,
-    requested_by, requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status)
-VALUES (%s, 'routine', 'rotate', 1, 'f', 2, 'yearly', 'me', %s, now(), now(), 1, 'h', '', %s)
-"""
-INCIDENT = """
-INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event)
-VALUES (%s, %s, 'p', %s, 'incident_opened')
 """
 ACCESS = """
 local all postgres trust
@@ -85,12 +84,17 @@ def test_each_refusal_of_a_server_says_what_is_wrong(
 def test_a_shell_is_offered_ids_and_nothing_else(
     guarded: Server, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with psycopg.connect(guarded.url("clinic"), autocommit=True) as admin:
-        admin.execute(REQUEST, ("ab12" * 8, "2026-01-01", "finished"))
-        admin.execute(REQUEST, ("ab34" * 8, "2025-01-01", "running"))
-        admin.execute(REQUEST, ("ab\x1b]0;hello", "2025-01-01", "cancelled"))
-        admin.execute(INCIDENT, (1, '{"facts": {"id": "INC-2026-001"}}', "h"))
-        admin.execute("UPDATE keyrotation.rotations SET finished_at = now() WHERE status = 'finished'")
+    with connect(guarded.url("clinic")) as connection:
+        ledger = PostgresLedger(connection, SystemClock(), "test", "clinic@localhost")
+        for name, year, *statuses in (
+            ("ab12" * 8, 2026, RequestStatus.RUNNING, RequestStatus.FINISHED),
+            ("ab34" * 8, 2025, RequestStatus.RUNNING),
+        ):
+            ledger.open(rotation(id=name, requested_at=datetime(year, 1, 1, tzinfo=UTC)), TEXT)
+            for status in statuses:
+                ledger.set_status(name, status)
+        ledger.append(RequestOpened.of(rotation(), TEXT), "ab\x1b]0;hello")
+        ledger.append(Note(EventKind.INCIDENT_OPENED, {"id": "INC-2026-001"}))
     monkeypatch.setenv("CLINIC_URL", guarded.url("clinic"))
     config = folder.path / "keyrotation.toml"
 

@@ -24,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     Engine,
+    become,
     insert,
     read_back,
     ring_of,
@@ -399,13 +400,12 @@ def test_a_table_that_is_being_indexed_is_waited_for(
 
 @pytest.mark.parametrize("status", ["paused", "cancelled"])
 def test_a_paused_or_cancelled_rotation_stops_the_rewrite_within_a_second_or_so(
-    migrated: Connection, engine: Engine, database_url: str, status: str
+    migrated: Connection, engine: Engine, status: str
 ) -> None:
     running(migrated, "routine")
     engine.limits = Limits(max_rows_per_second=100, max_pages=1)
-    stop = f"UPDATE keyrotation.rotations SET status = '{status}'"
     with (
-        between_read_and_write(lambda batch: application(database_url, stop) if batch == 0 else None),
+        between_read_and_write(lambda batch: become(migrated, status) if batch == 0 else None),
         pytest.raises(BlockedError, match=f"was {status}"),
     ):
         engine.shard(CASES)
@@ -484,20 +484,19 @@ def test_a_commit_that_is_refused_is_one_sentence_and_the_rows_written_beside_it
 
 
 def test_what_a_pause_leaves_is_recorded_to_the_row(
-    migrated: Connection, engine: Engine, ring: KeyRing, database_url: str, monkeypatch: pytest.MonkeyPatch
+    migrated: Connection, engine: Engine, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running(migrated, "routine")
     engine.limits = Limits(duty_cycle=1.0, max_pages=4)
     monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.0)  # it looks after each batch
-    pause = "UPDATE keyrotation.rotations SET status = 'paused'"
     with (
-        between_read_and_write(lambda batch: application(database_url, pause) if batch == 4 else None),
+        between_read_and_write(lambda batch: become(migrated, "paused") if batch == 4 else None),
         pytest.raises(BlockedError, match="was paused"),
     ):
         engine.shard(CASES)
 
     assert recorded_rows(migrated) == written_rows(migrated)
-    migrated.execute("UPDATE keyrotation.rotations SET status = 'running'")
+    become(migrated, "running")
     assert engine.shard(CASES).rows == ROWS
     assert read_back(migrated, ring, CASES, "id") == EXPECTED
 

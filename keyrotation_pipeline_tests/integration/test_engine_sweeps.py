@@ -15,6 +15,7 @@ from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
     Engine,
+    become,
     insert,
     read_back,
     ring_of,
@@ -138,6 +139,6 @@ def test_a_table_that_is_locked_for_a_moment_is_swept_after_it(
 
 def test_a_sweep_obeys_a_pause(migrated: Connection, engine: Engine) -> None:
     running(migrated, "emergency")
-    migrated.execute("UPDATE keyrotation.rotations SET status = 'paused'")
+    become(migrated, "paused")
     with pytest.raises(BlockedError, match="was paused"):
         engine.sweep(CASES)

@@ -17,9 +17,10 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import Postgr
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import AuditError, BlockedError, DatabaseUnavailableError, PreflightError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import AT, TEXT, V1, rotation
 
@@ -200,6 +201,61 @@ def test_a_beginning_that_names_no_single_rotation_is_refused(
         ledger.set_status("abcdef" + last.zfill(26), RequestStatus.CANCELLED)
     with pytest.raises(RequestError, match=sentence):
         ledger.walk(beginning)
+
+
+ROTATION = """
+    SELECT id, type, action, source_version, source_fingerprint, target_version, reason, incident, requested_by,
+           requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status, started_at, finished_at,
+           promotion_xid, blocked_by, supersedes, not_before
+    FROM keyrotation.rotations WHERE id = %s
+"""
+KEYS = "SELECT version, state, fingerprint, created_at FROM keyrotation.key_versions ORDER BY version"
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        pytest.param((), id="requested"),
+        pytest.param((RequestStatus.RUNNING, RequestStatus.PAUSED), id="paused"),
+        pytest.param((RequestStatus.RUNNING, RequestStatus.PAUSED, RequestStatus.RUNNING), id="resumed"),
+        pytest.param((RequestStatus.RUNNING, RequestStatus.FINISHED), id="finished"),
+    ],
+)
+def test_the_view_of_rotations_shows_what_the_replay_says(
+    ledger: PostgresLedger, statuses: tuple[RequestStatus, ...]
+) -> None:
+    ledger.open(rotation(2), TEXT)
+    ledger.set_status(rotation(2).id, RequestStatus.CANCELLED)
+    ledger.open(rotation(supersedes=rotation(2).id, not_before=AT, incident="INC-2026-001"), TEXT)
+    for status in statuses:
+        ledger.set_status(rotation().id, status)
+    for xid in (4711, 4712):
+        ledger.set_promotion(rotation().id, xid)
+    ledger.block(rotation().id, "web-1 lags")
+    ledger.block(rotation().id, None)
+    ledger.block(rotation().id, "web-2 lags \N{EN DASH} restart it")
+    [seen] = ledger.query(ROTATION, (rotation().id,))
+    told = ledger.walk(rotation().id)
+    expected = {name: getattr(told, name) for name in seen if hasattr(told, name)} | {
+        "source_version": told.source.number,
+        "target_version": told.target.number,
+        "audit_seq": told.audit_head[0],
+        "audit_hash": told.audit_head[1],
+        "approval_text": TEXT.decode(),
+    }
+    assert seen == expected
+
+
+def test_the_view_of_key_versions_shows_what_the_replay_says(ledger: PostgresLedger) -> None:
+    for number in (1, 2):
+        ledger.add_key(KeyRecord(KeyVersion(number), KeyState.PRE_ACTIVATION, f"{number}f" * 32, AT), None)
+    for state in (KeyState.ACTIVE, KeyState.DEACTIVATED):
+        ledger.set_key_state(V1, state, rotation().id)
+    records = ledger.keys()
+    expected = [(key.version.number, key.state, key.fingerprint, key.created_at) for key in records]
+    assert [tuple(row.values()) for row in ledger.query(KEYS)] == expected
+    ledger.replace_key(KeyVersion(2), "3f" * 32, rotation().id)  # signed by nobody, as the view does not ask
+    assert [row["fingerprint"] for row in ledger.query(KEYS)] == ["1f" * 32, "3f" * 32]
 
 
 def test_progress_adds_up_the_walks_of_a_shards_relations(ledger: PostgresLedger) -> None:

@@ -1,7 +1,5 @@
 """The schema `keyrotation` as Alembic makes it."""
 
-import importlib
-import pkgutil
 import threading
 from collections.abc import Iterator
 from importlib import resources
@@ -10,14 +8,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
-from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
+from keyrotation_pipeline.adapters.postgres.ledger.schema import HEAD, OWN_TABLES, require_migrated
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
-from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline_tests.servers import Server
 
 OBJECTS = "SELECT relname FROM pg_class WHERE relnamespace = 'keyrotation'::regnamespace ORDER BY relname"
@@ -41,7 +35,8 @@ def clinic_owner_url(server: Server, database_url: str) -> Iterator[str]:
 def test_a_fresh_database_gets_the_whole_schema(database_url: str, connection: Connection) -> None:
     migrate(database_url)
     names = {row[0] for row in connection.execute(OBJECTS)}
-    assert {"rotations", "signatures", "audit_events", "audit_head", "key_rotation_audit", "alembic_version"} <= names
+    assert {"rotations", "key_versions", "key_rotation_audit", *OWN_TABLES} <= names
+    assert connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchall() == [(HEAD,)]
     require_migrated(connection)
 
 
@@ -116,52 +111,3 @@ def test_the_package_brings_its_migrations_along() -> None:
     migrations = resources.files("keyrotation_pipeline.adapters.postgres.ledger") / "migrations"
     assert (migrations / "env.py").is_file()
     assert (migrations / "versions" / "0001_ledger.py").is_file()
-
-
-def migrate_to(connection: Connection, revision: str) -> None:
-    """The schema as an earlier release left it."""
-    versions = importlib.import_module("keyrotation_pipeline.adapters.postgres.ledger.migrations.versions")
-    connection.execute("CREATE SCHEMA keyrotation")
-    for name in sorted(module.name for module in pkgutil.iter_modules(versions.__path__)):
-        if name[: len(revision)] <= revision:
-            for statement in importlib.import_module(f"{versions.__name__}.{name}").STATEMENTS:
-                connection.execute(statement)
-    connection.execute("CREATE TABLE keyrotation.alembic_version (version_num varchar(32) PRIMARY KEY)")
-    connection.execute("INSERT INTO keyrotation.alembic_version VALUES (%s)", (revision,))
-
-
-def test_sentences_of_the_quarantine_become_columns(database_url: str, connection: Connection) -> None:
-    migrate_to(connection, "0003")
-    connection.execute(
-        "INSERT INTO keyrotation.quarantine SELECT 'clients', 'clients', n::text, 'email', reason, now() FROM (VALUES "
-        "(1, 'not encrypted, or damaged: not of the form of an encrypted value'), "
-        "(2, 'under key version v17, which is not in the key ring'), "
-        "(3, 'fails authentication under key version v2')) AS old (n, reason)"
-    )
-    migrate(database_url)
-    kept = connection.execute("SELECT kind, key_version FROM keyrotation.quarantine ORDER BY row_key").fetchall()
-    assert kept == [("not-a-value", None), ("unknown-version", 17), ("not-authentic", 2)]
-
-
-def test_events_of_an_older_schema_are_filed_by_what_their_bodies_say(
-    database_url: str, connection: Connection
-) -> None:
-    migrate(database_url)
-    ledger = PostgresLedger(connection, SystemClock(), '"event":"forged","facts":', "clinic@localhost")
-    nested = {"event": "forged", "request": "ab" * 16, "facts": {"request": None, "seq": 1}}
-    ledger.append(Note(EventKind.BACKUP_MADE, nested), "cd" * 16)
-    ledger.append(Note(EventKind.COUNTED, nested))
-    connection.execute("ALTER TABLE keyrotation.audit_events DROP COLUMN event, DROP COLUMN request")
-    connection.execute(
-        "ALTER TABLE keyrotation.application_instances"
-        " DROP COLUMN decrypted, DROP COLUMN failed, DROP COLUMN names_primary"
-    )
-    connection.execute("ALTER TABLE keyrotation.rotations DROP COLUMN not_before")
-    for table in ("checked_tables", "replicas", "incident_flag", "waits", "page_readings"):
-        connection.execute(f"DROP TABLE keyrotation.{table}".encode())
-    connection.execute("UPDATE keyrotation.alembic_version SET version_num = '0004'")
-    migrate(database_url)
-    assert [(event.kind, event.request) for event in ledger.events()] == [("backup_made", "cd" * 16), ("counted", None)]
-    verify_audit(ledger)
-    with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
-        connection.execute("UPDATE keyrotation.audit_events SET event = 'counted'")

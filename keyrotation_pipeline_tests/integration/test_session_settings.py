@@ -141,6 +141,8 @@ def test_texts_that_an_encoding_lacks_are_kept_as_they_are(server: Server, encod
             assert [(each.place, each.waiting_for) for each in ledger.waits(opened.id)] == [(text, text)]
             assert ledger.rotation_audit()[0][1].notes == text
             verify_audit(ledger)
+            [shown] = ledger.query("SELECT reason FROM keyrotation.rotations")
+            assert shown["reason"].startswith(text.partition("…")[0])
 
 
 def test_names_and_keys_that_are_no_utf8_are_told_in_one_sentence(server: Server) -> None:

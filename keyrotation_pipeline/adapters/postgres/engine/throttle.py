@@ -79,10 +79,12 @@ def _first(connection: Connection, query: LiteralString, parameters: Any) -> Any
     return connection.execute(query, parameters).fetchone()
 
 
-# A lock of a row of our own is the smallest change whose commit waits for the disk and for synchronous standbys, as the
-# application's do. Nobody else waits for it, and no logical replication carries it.
+# A lock of a row of our own, the event that opened the rotation, is the smallest change whose commit waits for the disk
+# and for synchronous standbys, as the application's do. Nobody waits for it, and no logical replication carries it.
 _BEGIN = "SET LOCAL synchronous_commit TO DEFAULT"
-_CHANGE = "SELECT FROM keyrotation.rotations WHERE id = %s FOR KEY SHARE SKIP LOCKED"
+_CHANGE = """
+SELECT FROM keyrotation.audit_events WHERE request = %s AND event = 'request_opened' FOR KEY SHARE SKIP LOCKED
+"""
 
 # By so many looks it is judged: one slow commit is none.
 LOOKS = 3

@@ -92,7 +92,7 @@ def _expected(connection: Connection, relation: Relation, table: EncryptedTable)
 
 
 def registered(connection: Connection) -> tuple[KeyVersion, ...]:
-    """The versions that the ledger's rows name: what most values are under, and nothing that is believed."""
+    """The versions that events have registered: what most values are under, and nothing that is believed."""
     ((there,),) = connection.execute("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL").fetchall()
     rows = (
         connection.execute("SELECT version FROM keyrotation.key_versions WHERE version BETWEEN 1 AND 999999").fetchall()

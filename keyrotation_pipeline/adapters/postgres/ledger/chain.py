@@ -3,27 +3,30 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import LiteralString
 
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, lock_key
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
+from keyrotation_pipeline.audit.replay import LedgerState
+from keyrotation_pipeline.audit.replay_cache import ledger_state
 from keyrotation_pipeline.errors import AuditError, BlockedError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 
 _LOCK = lock_key("audit")
 _PAGE_EVENTS = 1000
 
-_EVENTS = """
-    SELECT seq, body, previous_hash, hash, event, request FROM keyrotation.audit_events
-    WHERE seq > %(after)s AND (%(kinds)s::text[] IS NULL OR event = ANY (%(kinds)s))
-      AND (%(request)s::text IS NULL OR request = %(request)s)
-    ORDER BY seq LIMIT %(page)s
+_EVENTS: LiteralString = """
+    SELECT seq, body, previous_hash, hash, event, request FROM keyrotation.audit_events WHERE seq > %(after)s
 """
+_OF_KINDS: LiteralString = " AND event = ANY (%(kinds)s)"
+_OF_REQUEST: LiteralString = " AND request = %(request)s"
+_IN_ORDER: LiteralString = " ORDER BY seq LIMIT %(page)s"
 
 
 class AuditChain(LedgerSession):
-    """The audit's part of the ledger; the other parts append their events through it."""
+    """The audit's part of the ledger; the other parts append their events through it, and read its replay."""
 
     def head(self) -> AuditHead:
         """See `Ledger.head`."""
@@ -56,8 +59,12 @@ class AuditChain(LedgerSession):
 
     def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
         """See `Ledger.events`; read a page at a time."""
-        asked = {"kinds": [str(kind) for kind in kinds] or None, "request": request, "page": _PAGE_EVENTS}
-        while rows := self.query(_EVENTS, {**asked, "after": after_seq}):
+        statement = _EVENTS + (_OF_KINDS if kinds else "") + ("" if request is None else _OF_REQUEST) + _IN_ORDER
+        asked = {"kinds": [str(kind) for kind in kinds], "request": request, "page": _PAGE_EVENTS}
+        is_last = False
+        while not is_last:
+            rows = self.query(statement, {**asked, "after": after_seq})
+            is_last = len(rows) < _PAGE_EVENTS
             for row in rows:
                 event = AuditEvent(
                     row["seq"], row["body"], row["previous_hash"], row["hash"], row["event"], row["request"]
@@ -65,7 +72,15 @@ class AuditChain(LedgerSession):
                 if kinds or request is not None:
                     require_indexed(event)
                 yield event
-            after_seq = rows[-1]["seq"]
+                after_seq = event.seq
+
+    def belief(self) -> LedgerState:
+        """What the ledger knows: the audit, replayed.
+
+        Raises:
+            AuditError: its events do not follow each other.
+        """
+        return ledger_state(self.database, lambda seq: self.events(after_seq=seq))
 
     @contextmanager
     def change(self) -> Iterator[None]:

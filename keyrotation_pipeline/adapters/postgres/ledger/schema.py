@@ -4,14 +4,13 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import PreflightError
 
 # The newest revision in migrations/versions: what `migrate` brings a database to.
-HEAD = "0018"
+HEAD = "0001"
 
 # Tables of ours that are not searched for values: they hold what people and applications wrote of themselves. Whatever
 # else stands in the schema keyrotation is searched.
 OWN_TABLES = (
     "alembic_version", "application_instances", "audit_events", "audit_head", "checked_tables", "incident_flag",
-    "key_rotation_audit", "key_versions", "page_readings", "quarantine", "replicas", "rosters", "rotation_steps",
-    "rotations", "shard_walks", "signatures", "table_counts", "waits",
+    "key_rotation_audit", "page_readings", "quarantine", "replicas", "shard_walks", "table_counts", "waits",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The schema `keyrotation`: ledger, audit chain, progress, quarantine, counts, and the seed's key_rotation_audit."""
+"""The schema `keyrotation`: the audit chain, which is the ledger; progress, findings, counts, the seed's table."""
 
 from alembic import op
 
@@ -6,75 +6,6 @@ revision = "0001"
 down_revision = None
 
 STATEMENTS = (
-    # Key versions: never the key. A version number stays registered for ever, so that it is never used again.
-    """
-    CREATE TABLE keyrotation.key_versions (
-        version integer PRIMARY KEY CHECK (version BETWEEN 1 AND 999999),
-        state text NOT NULL CHECK (state IN
-            ('pre-activation', 'active', 'deactivated', 'archived', 'destroyed', 'compromised')),
-        fingerprint text NOT NULL,
-        created_at timestamptz NOT NULL,
-        state_changed_at timestamptz NOT NULL
-    )
-    """,
-    "CREATE UNIQUE INDEX one_active_key ON keyrotation.key_versions ((true)) WHERE state = 'active'",
-    """
-    CREATE TABLE keyrotation.rosters (
-        id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        pinned_at timestamptz NOT NULL,
-        required integer NOT NULL CHECK (required >= 1),
-        officers jsonb NOT NULL,
-        recipients jsonb NOT NULL
-    )
-    """,
-    """
-    CREATE TABLE keyrotation.rotations (
-        id text PRIMARY KEY,
-        type text NOT NULL CHECK (type IN ('routine', 'emergency')),
-        action text NOT NULL CHECK (action IN ('rotate', 'rollback', 'destroy', 'policy')),
-        source_version integer NOT NULL,
-        source_fingerprint text NOT NULL,
-        target_version integer NOT NULL,
-        reason text NOT NULL,
-        incident text,
-        requested_by text NOT NULL,
-        requested_at timestamptz NOT NULL,
-        start_by timestamptz NOT NULL,
-        finish_by timestamptz NOT NULL,
-        audit_seq bigint NOT NULL,
-        audit_hash text NOT NULL,
-        approval_text bytea NOT NULL,
-        status text NOT NULL CHECK (status IN ('requested', 'running', 'paused', 'cancelled', 'finished')),
-        started_at timestamptz,
-        finished_at timestamptz,
-        promotion_xid bigint,
-        blocked_by text
-    )
-    """,
-    """
-    CREATE UNIQUE INDEX one_unfinished_rotation ON keyrotation.rotations ((true))
-        WHERE status NOT IN ('cancelled', 'finished')
-    """,
-    """
-    CREATE TABLE keyrotation.signatures (
-        request text NOT NULL REFERENCES keyrotation.rotations,
-        officer text NOT NULL,
-        signature bytea NOT NULL,
-        signed_at timestamptz NOT NULL,
-        PRIMARY KEY (request, officer)
-    )
-    """,
-    """
-    CREATE TABLE keyrotation.rotation_steps (
-        request text NOT NULL REFERENCES keyrotation.rotations,
-        step text NOT NULL,
-        table_name text NOT NULL DEFAULT '',
-        shard integer NOT NULL DEFAULT -1,
-        finished_at timestamptz NOT NULL,
-        facts jsonb NOT NULL,
-        PRIMARY KEY (request, step, table_name, shard)
-    )
-    """,
     # Where each walk is; workers share a shard by its slices.
     # A changed filenode (VACUUM FULL, CLUSTER) restarts the walk of that relation.
     """
@@ -104,9 +35,11 @@ STATEMENTS = (
         relation text NOT NULL,
         row_key text NOT NULL,
         column_name text NOT NULL,
-        reason text NOT NULL,
         found_at timestamptz NOT NULL,
-        PRIMARY KEY (relation, row_key, column_name)
+        kind text NOT NULL CHECK (kind IN ('not-a-value', 'unknown-version', 'not-authentic')),
+        key_version integer,
+        PRIMARY KEY (relation, row_key, column_name),
+        CHECK ((kind = 'not-a-value') = (key_version IS NULL))
     )
     """,
     """
@@ -121,9 +54,14 @@ STATEMENTS = (
         seq bigint PRIMARY KEY CHECK (seq > 0),
         body text NOT NULL,
         previous_hash text NOT NULL,
-        hash text NOT NULL UNIQUE
+        hash text NOT NULL UNIQUE,
+        event text NOT NULL,
+        request text
     )
     """,
+    # `event` and `request` are an index of the bodies, which stay the truth.
+    "CREATE INDEX audit_events_by_kind ON keyrotation.audit_events (event, seq)",
+    "CREATE INDEX audit_events_by_request ON keyrotation.audit_events (request, event, seq) WHERE request IS NOT NULL",
     # Where the chain ends. The next event is chained to this row, not to the last one found, so that events cut off
     # leave a gap for ever instead of being quietly overgrown.
     """
@@ -152,13 +90,82 @@ STATEMENTS = (
     CREATE TRIGGER moves_on_by_one BEFORE UPDATE ON keyrotation.audit_head
         FOR EACH ROW WHEN (NEW.seq <> OLD.seq + 1) EXECUTE FUNCTION keyrotation.refuse_change()
     """,
-    # How an application instance says which versions it reads and which it writes.
-    """
+    # How an application instance says which versions it reads, which it writes, and whether that one was named as the
+    # primary; and by version, how often it still decrypted, or could not decrypt, a value:
+    # {"v1": {"values": 12, "last_at": "2026-03-01T12:00:31+00:00", "minutes": {"2026-…T12:00…": 7}}}.
+    r"""
     CREATE TABLE keyrotation.application_instances (
-        instance text PRIMARY KEY,
-        reads text[] NOT NULL,
-        writes text NOT NULL,
-        reported_at timestamptz NOT NULL DEFAULT now()
+        instance text PRIMARY KEY CHECK (instance ~ '^[^\x01-\x1f\x7f]{1,255}$'),
+        reads text[] NOT NULL CHECK (array_to_string(reads, ',', '?') ~ '^(v[1-9][0-9]{0,5},)*v[1-9][0-9]{0,5}$'),
+        writes text NOT NULL CHECK (writes ~ '^v[1-9][0-9]{0,5}$'),
+        reported_at timestamptz NOT NULL DEFAULT now(),
+        decrypted jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(decrypted) = 'object'),
+        failed jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(failed) = 'object'),
+        names_primary boolean NOT NULL DEFAULT false
+    )
+    """,
+    # What the catalogue said of a table when its pre-flight checks last passed, so that they need not run each time.
+    """
+    CREATE TABLE keyrotation.checked_tables (
+        request text NOT NULL,
+        table_name text NOT NULL,
+        target_version integer NOT NULL,
+        digest text NOT NULL,
+        checked_at timestamptz NOT NULL,
+        PRIMARY KEY (request, table_name, target_version)
+    )
+    """,
+    # Standbys and subscribers that were seen: one that drops out is not forgotten.
+    """
+    CREATE TABLE keyrotation.replicas (
+        name text PRIMARY KEY,
+        kind text NOT NULL CHECK (kind IN ('standby', 'subscriber', 'slot')),
+        connections integer NOT NULL CHECK (connections > 0),
+        first_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        last_seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
+    """,
+    # Flags of incidents, which any tool may raise. Nothing is refused here: a flag that is malformed is put aside with
+    # its reason, and not lost.
+    """
+    CREATE TABLE keyrotation.incident_flag (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        source text,
+        type text,
+        description text,
+        discovered_at timestamptz,
+        scope text,
+        impact text,
+        key_versions text[],
+        raised_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
+    # Why a step waits at this moment. It lasts no longer than the session that noted it, which is known by its process
+    # and when that began.
+    """
+    CREATE TABLE keyrotation.waits (
+        request text NOT NULL,
+        place text NOT NULL,
+        pid integer NOT NULL,
+        session_began_at timestamptz NOT NULL,
+        waiting_for text NOT NULL,
+        since timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (request, place, pid)
+    )
+    """,
+    # When which pages of an encrypted table were last decrypted, and what was found in pages that were searched for
+    # undeclared values, until they are seen to be without.
+    """
+    CREATE TABLE keyrotation.page_readings (
+        table_name text NOT NULL,
+        relation text NOT NULL,
+        file text NOT NULL,
+        first_page bigint NOT NULL,
+        end_page bigint NOT NULL CHECK (end_page > first_page),
+        since timestamptz NOT NULL,
+        read_at timestamptz,
+        found jsonb NOT NULL DEFAULT '{}',
+        PRIMARY KEY (table_name, relation, first_page)
     )
     """,
     # The seed's table (section 8.2), column for column, and the request that each row tells of.
@@ -173,8 +180,62 @@ STATEMENTS = (
         completion_date timestamp,
         records_reencrypted bigint,
         notes text,
-        request text UNIQUE REFERENCES keyrotation.rotations
+        request text UNIQUE
     )
+    """,
+    # For people, and for decisions about speed: what the newest events say. The pipeline replays the chain instead, and
+    # believes only what could happen and was signed.
+    # The facts of an event. An encoding that lacks some characters shows them as \u{2019}.
+    r"""
+    CREATE FUNCTION keyrotation.facts(body text) RETURNS jsonb LANGUAGE sql STABLE AS $$
+        SELECT (CASE getdatabaseencoding() WHEN 'UTF8' THEN body ELSE regexp_replace(
+            replace(body, '\u{5c}', '\'), '(?<!\\)\\u([0-9a-f]{4})', '\\\\u{\1}', 'g'
+        ) END)::jsonb -> 'facts'
+    $$
+    """,
+    """
+    CREATE VIEW keyrotation.rotations AS
+    SELECT id, facts ->> 'type' AS type, facts ->> 'action' AS action,
+           substring(facts ->> 'from' FROM '^v([1-9][0-9]{0,5})$')::integer AS source_version,
+           facts ->> 'fingerprint' AS source_fingerprint,
+           substring(facts ->> 'to' FROM '^v([1-9][0-9]{0,5})$')::integer AS target_version,
+           facts ->> 'reason' AS reason, facts ->> 'incident' AS incident, facts ->> 'requested_by' AS requested_by,
+           (facts ->> 'requested_at')::timestamptz AS requested_at, (facts ->> 'start_by')::timestamptz AS start_by,
+           (facts ->> 'finish_by')::timestamptz AS finish_by, (facts #>> '{audit_head,seq}')::bigint AS audit_seq,
+           facts #>> '{audit_head,hash}' AS audit_hash, facts ->> 'approval_text' AS approval_text,
+           coalesce(moved ->> 'to', 'requested') AS status,
+           (SELECT (keyrotation.facts(body) ->> 'at')::timestamptz FROM keyrotation.audit_events
+            WHERE request = id AND event = 'status_changed' AND keyrotation.facts(body) ->> 'to' = 'running'
+            ORDER BY seq LIMIT 1) AS started_at,
+           CASE WHEN moved ->> 'to' IN ('cancelled', 'finished') THEN (moved ->> 'at')::timestamptz END AS finished_at,
+           (SELECT (keyrotation.facts(body) ->> 'xid')::bigint FROM keyrotation.audit_events
+            WHERE request = id AND event = 'promotion_recorded' ORDER BY seq LIMIT 1) AS promotion_xid,
+           (SELECT keyrotation.facts(body) ->> 'sentence' FROM keyrotation.audit_events
+            WHERE request = id AND event IN ('blocked', 'unblocked') ORDER BY seq DESC LIMIT 1) AS blocked_by,
+           facts ->> 'supersedes' AS supersedes, (facts ->> 'not_before')::timestamptz AS not_before
+    FROM (SELECT DISTINCT ON (request) request AS id, keyrotation.facts(body) AS facts FROM keyrotation.audit_events
+          WHERE event = 'request_opened' AND request IS NOT NULL ORDER BY request, seq) AS opened
+    LEFT JOIN LATERAL (
+        SELECT keyrotation.facts(body) AS moved FROM keyrotation.audit_events
+        WHERE request = id AND event = 'status_changed' ORDER BY seq DESC LIMIT 1) AS newest ON true
+    """,
+    # Never the key. A version number stays registered for ever, so that it is never used again.
+    """
+    CREATE VIEW keyrotation.key_versions AS
+    WITH told AS (
+        SELECT seq, event, (body::json ->> 'at')::timestamptz AS at, keyrotation.facts(body) AS facts,
+               substring(keyrotation.facts(body) ->> 'version' FROM '^v([1-9][0-9]{0,5})$')::integer AS version
+        FROM keyrotation.audit_events WHERE event IN ('key_registered', 'key_state_changed', 'key_replaced')
+    )
+    SELECT version, coalesce(moved.facts ->> 'to', first.facts ->> 'state') AS state,
+           coalesce(replaced.facts ->> 'after', first.facts ->> 'fingerprint') AS fingerprint,
+           (first.facts ->> 'created_at')::timestamptz AS created_at, coalesce(moved.at, first.at) AS state_changed_at
+    FROM (SELECT DISTINCT ON (version) * FROM told WHERE event = 'key_registered' AND version IS NOT NULL
+          ORDER BY version, seq) AS first
+    LEFT JOIN LATERAL (SELECT * FROM told WHERE told.version = first.version AND event = 'key_state_changed'
+                       ORDER BY seq DESC LIMIT 1) AS moved USING (version)
+    LEFT JOIN LATERAL (SELECT * FROM told WHERE told.version = first.version AND event = 'key_replaced'
+                       ORDER BY seq DESC LIMIT 1) AS replaced USING (version)
     """,
 )
 
