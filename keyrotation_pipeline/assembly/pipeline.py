@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 
 from keyrotation_pipeline.adapters.backups.anchors import KeptAnchors
+from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
@@ -159,7 +160,8 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     database = PostgresDatabase(url, connection, partial(connect, url), limits, workers, _replicas(settings))
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
     identity = str(database.identity())
-    ledger = PostgresLedger(connection, clock, actor, identity)
+    checkpoints = FileCheckpoints(settings.home / "audit-checkpoint", clock)
+    ledger = PostgresLedger(connection, clock, actor, identity, checkpoints)
     signatures = OfficerSignatures(
         gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit import verify
 from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.audit.replay_cache import ledger_state
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -40,14 +41,12 @@ class AuditExpectations:
     """What the audit tells, in one reading.
 
     Args:
-        hashes: of the events at the seqs that anchors name.
         keys: (version, fingerprint) of every key whose making or import was intended.
         primaries: (from, to) of every change of the primary that was intended.
         shelved: versions whose archiving was intended.
         rosters: digests of the rosters that were pinned.
     """
 
-    hashes: dict[int, str] = field(default_factory=dict)
     keys: set[tuple[KeyVersion, str]] = field(default_factory=set)
     primaries: set[tuple[KeyVersion, KeyVersion]] = field(default_factory=set)
     shelved: set[KeyVersion] = field(default_factory=set)
@@ -76,10 +75,8 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
-    told = _told(pipeline, {anchor.seq for anchor in anchors})
-    strangers = verify.abandoned_anchors(
-        pipeline, (anchor for anchor in anchors if anchor.seq and told.hashes.get(anchor.seq) != anchor.hash)
-    )
+    told, belief = _told(pipeline), ledger_state(str(pipeline.database.identity()), pipeline.ledger.events)
+    strangers = verify.abandoned_anchors(pipeline, (anchor for anchor in anchors if not belief.leads_through(anchor)))
     records = pipeline.ledger.keys()
     findings = [
         *_about_anchors(pipeline, strangers),
@@ -115,10 +112,8 @@ def warning(found: Divergence) -> str | None:
     )
 
 
-def _told(pipeline: Pipeline, seqs: set[int]) -> AuditExpectations:
+def _told(pipeline: Pipeline) -> AuditExpectations:
     told = AuditExpectations()
-    if seqs:
-        told.hashes.update({event.seq: event.hash for event in pipeline.ledger.events() if event.seq in seqs})
     for entry in entries(pipeline.ledger, *_TELLING):
         _hear(told, entry.fact())
     return told

@@ -36,6 +36,8 @@ RECORDS: Mapping[str, type[Fact]] = {
     if isinstance(record, type) and issubclass(record, Fact) and record is not Fact
 }
 
+_KINDS: frozenset[str] = frozenset(EventKind)
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
@@ -62,7 +64,7 @@ class AuditEntry:
         """
         if (record := RECORDS.get(self.kind)) is not None:
             return _read(record, self)
-        return Note(EventKind(self.kind), self.facts) if self.kind in set(EventKind) else None
+        return Note(EventKind(self.kind), self.facts) if self.kind in _KINDS else None
 
 
 def entry_of(event: AuditEvent) -> AuditEntry:

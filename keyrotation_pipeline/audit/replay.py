@@ -9,8 +9,10 @@ the signatures are good is checked where the certificates are: this module sees 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from itertools import chain, takewhile
 from typing import Any
 
+from keyrotation_pipeline.audit.checkpoint import FEWEST_EVENTS, HASH_BYTES, Checkpoint
 from keyrotation_pipeline.audit.events import AuditEntry, entry_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -57,7 +59,8 @@ class LedgerState:
         signatures: by request, in order of time.
         compromised_by: by version, the request that called it compromised.
         audit_rows: of `key_rotation_audit`, by request.
-        hashes: of all events, in order.
+        hashes: 32 bytes of each event, in order.
+        counted: the seqs of the events that changed something.
         latest: the latest time of an event.
         faults: a phrase for each event that cannot have happened, and changed nothing, or that is out of order.
     """
@@ -70,7 +73,8 @@ class LedgerState:
     signatures: dict[str, tuple[Signature, ...]] = field(default_factory=dict)
     compromised_by: dict[KeyVersion, str] = field(default_factory=dict)
     audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
-    hashes: tuple[str, ...] = ()
+    hashes: bytes = b""
+    counted: tuple[int, ...] = ()
     latest: datetime | None = None
     faults: tuple[str, ...] = ()
 
@@ -80,7 +84,7 @@ class LedgerState:
 
     def leads_through(self, anchor: AuditHead) -> bool:
         """Whether a head that was written down is in this audit."""
-        return anchor.seq == 0 or (anchor.seq <= len(self.hashes) and self.hashes[anchor.seq - 1] == anchor.hash)
+        return anchor.seq == 0 or _hash_at(self.hashes, anchor.seq) == anchor.hash
 
     def apply(self, events: Iterable[AuditEvent]) -> "LedgerState":
         """What is believed after these events too, which follow those heard before; this one stays as it is.
@@ -88,18 +92,61 @@ class LedgerState:
         Raises:
             AuditError: one does not follow the one before, was changed, or cannot be read.
         """
-        after = _Hearing(**{each.name: _copied(getattr(self, each.name)) for each in fields(self)})
-        for event in events:
+        later = iter(events)
+        if (first := next(later, None)) is None:
+            return self
+        after = _changing(self)
+        for event in chain((first,), later):
             after.apply(event)
-        content = {each.name: getattr(after, each.name) for each in fields(after)}
-        return LedgerState(**{**content, "hashes": tuple(after.hashes), "faults": tuple(after.faults)})
+        return after.belief()
+
+    @classmethod
+    def resumed(cls, checkpoint: Checkpoint, counted: Iterable[AuditEvent]) -> "LedgerState":
+        """What was believed at a checkpoint.
+
+        Args:
+            counted: the events of `COUNTING` kinds, in order; those later than the checkpoint are not looked at.
+
+        Raises:
+            AuditError: they are not those that the checkpoint was made of.
+        """
+        after = _changing(cls())
+        for event in takewhile(lambda event: event.seq <= checkpoint.seq, counted):
+            after.skip_to(event.seq - 1, checkpoint.hashes)
+            after.apply(event)
+        after.skip_to(checkpoint.seq, checkpoint.hashes)
+        if after.faults or after.hashes != checkpoint.hashes or tuple(after.counted) != checkpoint.counted:
+            raise AuditError("the audit is not the one of the checkpoint; run `keyrotation audit verify`")
+        after.latest = checkpoint.latest
+        return after.belief()
+
+    def checkpoint(self) -> Checkpoint | None:
+        """What is kept of this replay; None: there were faults, or it is too short to be worth it."""
+        if self.faults or self.latest is None or self.head.seq < FEWEST_EVENTS:
+            return None
+        return Checkpoint(self.hashes, self.counted, self.latest)
+
+
+def _changing(belief: LedgerState) -> "_Hearing":
+    return _Hearing(**{each.name: _copied(getattr(belief, each.name)) for each in fields(belief)})
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401  of any field
     """A value to be changed, in place of one that must stay as it is."""
-    if isinstance(value, dict):
-        return dict(value)
-    return list(value) if isinstance(value, tuple) else value
+    match value:
+        case dict():
+            return dict(value)
+        case bytes():
+            return bytearray(value)
+        case tuple():
+            return list(value)
+        case _:
+            return value
+
+
+def _hash_at(hashes: bytes | bytearray, seq: int) -> str:
+    """The hash of an event in hex; empty, if there are not so many."""
+    return hashes[(seq - 1) * HASH_BYTES : seq * HASH_BYTES].hex() if seq else GENESIS
 
 
 class _ImpossibleError(Exception):
@@ -118,9 +165,21 @@ class _Hearing:
     signatures: dict[str, tuple[Signature, ...]]
     compromised_by: dict[KeyVersion, str]
     audit_rows: dict[str | None, RotationAuditWritten]
-    hashes: list[str]
+    hashes: bytearray
+    counted: list[int]
     latest: datetime | None
     faults: list[str]
+
+    def belief(self) -> LedgerState:
+        """As it is now, to stay."""
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        frozen = {"hashes": bytes(self.hashes), "counted": tuple(self.counted), "faults": tuple(self.faults)}
+        return LedgerState(**{**content, **frozen})
+
+    def skip_to(self, seq: int, hashes: bytes) -> None:
+        """Take over that the events up to this one changed nothing."""
+        self.hashes += hashes[len(self.hashes) : seq * HASH_BYTES]
+        self.head = AuditHead(seq, _hash_at(self.hashes, seq))
 
     def apply(self, event: AuditEvent) -> None:
         follows = event.seq == self.head.seq + 1 and event.previous == self.head.hash
@@ -131,7 +190,7 @@ class _Hearing:
                 "run `keyrotation audit verify`"
             )
         self.head = AuditHead(event.seq, event.hash)
-        self.hashes.append(event.hash)
+        self.hashes += bytes.fromhex(event.hash)
         if (entry.kind, entry.request) != (event.kind, event.request):
             self.faults.append(f"event {entry.seq} is filed under another kind or request than its own")
         if self.latest is not None and entry.at < self.latest - EVENTS_DIFFER_BY:
@@ -150,9 +209,10 @@ class _Hearing:
             self.faults.append(f"event {entry.seq} opens a request that is to be signed for another audit")
         if (rule := _RULES.get(type(fact))) is not None:
             rule(self, entry.request, fact)
+            self.counted.append(entry.seq)
 
     def _has(self, head: AuditHead) -> bool:
-        return head.seq <= len(self.hashes) and head.hash == (self.hashes[head.seq - 1] if head.seq else GENESIS)
+        return head.hash == _hash_at(self.hashes, head.seq)
 
     def known(self, request: str | None) -> Request:
         """A request that was opened before."""
@@ -335,3 +395,5 @@ _RULES: dict[type[Fact | Note | None], Callable[[_Hearing, str | None, Any], Non
     RotationAuditWritten: _audit_row_written,
     DatabaseReconciled: _reconciled,
 }
+# The kinds of events that have one.
+COUNTING = tuple(record.kind for record in _RULES if isinstance(record, type) and issubclass(record, Fact))

@@ -184,7 +184,7 @@ def require_verified(
     if afresh:
         forget(str(pipeline.database.identity()))
     with pipeline.ledger.snapshot():
-        belief = ledger_state(str(pipeline.database.identity()), lambda seq: pipeline.ledger.events(after_seq=seq))
+        belief = ledger_state(str(pipeline.database.identity()), pipeline.ledger.events)
         faults = [
             *_ends(pipeline, belief, pipeline.ledger.head(), (head for head in kept if head not in but)),
             *belief.faults,

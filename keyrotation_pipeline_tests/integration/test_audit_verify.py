@@ -11,12 +11,14 @@ import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, require_same_time
+from keyrotation_pipeline.audit import replay
+from keyrotation_pipeline.audit.replay_cache import _HEARD
 from keyrotation_pipeline.audit.verify import require_verified, verify_everything
 from keyrotation_pipeline.backups.destruction import open_destruction
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, PreflightError
 from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
-from keyrotation_pipeline.model.requests import RequestAction, Step, Walk
+from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
@@ -171,6 +173,34 @@ def test_an_old_event_that_changes_under_a_running_daemon_is_noticed_by_its_next
         with pytest.raises(AuditError, match=r"does not follow event|was changed"):
             next_step(pipeline)
         assert pipeline.ledger.head() == head
+
+
+def test_another_process_goes_on_from_the_checkpoint_of_the_home_and_notices_what_counts(
+    signed: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "FEWEST_EVENTS", 1)
+
+    def as_another_process() -> tuple[Request, ...]:
+        _HEARD.clear()
+        with signed.pipeline() as pipeline:
+            return pipeline.ledger.requests()
+
+    known = as_another_process()
+    kept = (signed.folder / ".keyrotation" / "audit-checkpoint").read_bytes()
+    with signed.owner() as owner:
+        somebody_else(owner)  # a note, which nothing here reads
+    assert as_another_process() == known
+    _HEARD.clear()
+    with signed.pipeline() as pipeline:
+        assert pipeline.ledger.requests() == known
+        kind = next(pipeline.ledger.events(after_seq=1)).kind
+        with pytest.raises(AuditError, match="does not follow event 1"):
+            list(pipeline.ledger.events(EventKind(kind)))
+    with signed.owner() as owner:
+        owner.execute("UPDATE keyrotation.audit_events SET body = replace(body, 'yearly', 'for me')")
+    with pytest.raises(AuditError, match="does not follow event"):
+        as_another_process()
+    assert (signed.folder / ".keyrotation" / "audit-checkpoint").read_bytes() == kept
 
 
 def test_an_officer_who_is_revoked_later_leaves_the_audit_good_and_signs_nothing_more(signed: Office) -> None:

@@ -10,7 +10,7 @@ import psycopg
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, lock_key
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.replay import LedgerState
-from keyrotation_pipeline.audit.replay_cache import ledger_state
+from keyrotation_pipeline.audit.replay_cache import differs, forget, ledger_state
 from keyrotation_pipeline.errors import AuditError, BlockedError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 
@@ -71,6 +71,7 @@ class AuditChain(LedgerSession):
                 )
                 if kinds or request is not None:
                     require_indexed(event)
+                    self._require_unchanged(event)
                 yield event
                 after_seq = event.seq
 
@@ -80,7 +81,13 @@ class AuditChain(LedgerSession):
         Raises:
             AuditError: its events do not follow each other.
         """
-        return ledger_state(self.database, lambda seq: self.events(after_seq=seq))
+        return ledger_state(self.database, self.events, self.checkpoints)
+
+    def _require_unchanged(self, event: AuditEvent) -> None:
+        """Replay the whole audit where an event is not the one that was replayed: it says what was changed."""
+        if differs(self.database, event):
+            forget(self.database)
+            ledger_state(self.database, self.events)
 
     @contextmanager
     def change(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import (
     readable,
     storable,
 )
+from keyrotation_pipeline.audit.checkpoint import Checkpoints
 from keyrotation_pipeline.errors import AtWorkError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.ports.clock import Clock
 
@@ -42,13 +43,22 @@ class LedgerSession:
         connection: autocommit; shared with the proof, so that evidence and its record commit together.
         actor: who acts, as the audit names them.
         database: the database's identity, as the audit names it.
+        checkpoints: where the home keeps what an earlier process has replayed; None: nowhere.
     """
 
-    def __init__(self, connection: Connection, clock: Clock, actor: str, database: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        clock: Clock,
+        actor: str,
+        database: str,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self.connection = connection
         self.clock = clock
         self.actor = actor
         self.database = database
+        self.checkpoints = checkpoints
         self._is_reading = False
 
     @contextmanager

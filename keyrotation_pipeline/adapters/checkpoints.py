@@ -1,0 +1,37 @@
+"""The checkpoint of the audit: a file in the home."""
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from keyrotation_pipeline.audit.checkpoint import Checkpoint
+from keyrotation_pipeline.ports.clock import Clock
+
+# After that the audit is read from its first event again, as a process notices only then that an old event that
+# changed nothing is another one.
+_KEPT_FOR = timedelta(days=1)
+
+
+class FileCheckpoints:
+    """`Checkpoints` in a file; one that cannot be read counts as none, and one that cannot be written is not kept."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+
+    def load(self) -> Checkpoint | None:
+        """See `Checkpoints.load`."""
+        try:
+            kept_at = datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
+            is_recent = timedelta(0) <= self._clock.now() - kept_at < _KEPT_FOR
+            return Checkpoint.decode(self._path.read_bytes()) if is_recent else None
+        except OSError:
+            return None
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """See `Checkpoints.keep`."""
+        unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with suppress(OSError):
+            unfinished.write_bytes(checkpoint.encode())
+            unfinished.replace(self._path)
