@@ -183,8 +183,8 @@ STATEMENTS = (
         request text UNIQUE
     )
     """,
-    # For people, and for decisions about speed: what the newest events say. The pipeline replays the chain instead, and
-    # believes only what could happen and was signed.
+    # What the newest events say: for people, and for the engine, which looks each second whether it is to pause.
+    # Whatever destroys or decides replays the chain instead, and counts only what could happen and was signed.
     # The facts of an event. An encoding that lacks some characters shows them as \u{2019}.
     r"""
     CREATE FUNCTION keyrotation.facts(body text) RETURNS jsonb LANGUAGE sql STABLE AS $$
