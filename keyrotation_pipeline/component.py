@@ -8,15 +8,15 @@ import re
 import dagster as dg
 from pydantic import Field
 
-# What Dagster takes in the name of a job.
+# The characters that Dagster allows in the name of a job.
 PREFIX_PART = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 
 
 class KeyRotationScaffolder(dg.Scaffolder):
-    """Writes `defs.yaml`, with the folder's name as the prefix: then no name of the project's can be in the way."""
+    """Writes `defs.yaml`, with the folder's name as the prefix, so that no name collides with one of the project."""
 
     def scaffold(self, request: dg.ScaffoldRequest) -> None:
-        """As `dg scaffold defs`."""
+        """Scaffold the component for `dg scaffold defs`."""
         dg.scaffold_component(request, {"config": "keyrotation.toml", "key_prefix": request.target_path.name})
 
 
@@ -27,13 +27,13 @@ class KeyRotation(dg.Component, dg.Resolvable, dg.Model):
     config: str = Field("keyrotation.toml", description="Path of keyrotation.toml, from the root of the project.")
     key_prefix: str | list[str] = Field(
         "",
-        description="What every asset key begins with: security/rotation, or a list. The names of jobs, schedules, "
-        "sensors, groups, pools and partitions begin with security_rotation_ then. Empty: nothing does.",
+        description="The first parts of every asset key: security/rotation, or a list. The names of jobs, schedules, "
+        "sensors, groups, pools and partitions then begin with security_rotation_. Empty: no prefix.",
         examples=["security/rotation"],
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Everything that Dagster shows of the pipeline.
+        """Build everything that Dagster shows of the pipeline.
 
         Raises:
             ConfigurationError: the configuration or the prefix is wrong; one sentence that says what to correct.

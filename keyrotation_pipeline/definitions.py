@@ -10,13 +10,13 @@ from keyrotation_pipeline.errors import HomeError
 
 
 def declared_definitions() -> dg.Definitions:
-    """The definitions for the configuration that is found; for none, the procedure without tables."""
+    """The definitions for the configuration that is found; without one, those of a pipeline without tables."""
     assembly.harden_process()
     try:
         found = configured_definitions(settings.load(), OWN)
     except HomeError:
         found = build_definitions((), 1, PipelineResource())
-    # A step takes less time than a process takes to start.
+    # Starting a process takes longer than a step.
     return dg.Definitions.merge(found, dg.Definitions(executor=dg.in_process_executor))
 
 

@@ -1,1 +1,1 @@
-"""Dagster: a file a step of the procedure (asset and checks), and what starts them. Nothing else imports Dagster."""
+"""The Dagster code location: assets, checks, jobs, schedules and sensors. Only this package imports Dagster."""

@@ -1,4 +1,4 @@
-"""Backups and the proof that they restore: two assets made at one moment, a test of them, and what holds between."""
+"""Backups: two assets made at one moment, the check that they are whole, and two tests that restore them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -11,20 +11,22 @@ from keyrotation_pipeline.backups.backup import FEWEST_RECIPIENTS, BackupMade, b
 from keyrotation_pipeline.backups.catalog import is_intact, kept_sets
 from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
-from keyrotation_pipeline.defs.evidence import officers_of
-from keyrotation_pipeline.defs.names import Naming
-from keyrotation_pipeline.defs.owners import COMPLIANCE_OFFICERS, SITE_RELIABILITY
-from keyrotation_pipeline.defs.pages import Names, duration, plain
-from keyrotation_pipeline.defs.performing import actor_of
-from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineParameter
+from keyrotation_pipeline.defs.assets import Asset
+from keyrotation_pipeline.defs.failures import step_failures
+from keyrotation_pipeline.defs.names import COMPLIANCE_OFFICERS, DATABASE_ADMINISTRATORS, SITE_RELIABILITY, Naming
+from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
+from keyrotation_pipeline.defs.step_metadata import officers_of
+from keyrotation_pipeline.defs.step_runner import actor_of
+from keyrotation_pipeline.defs.summaries import Names, duration, plain
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.request_events import NOT_REHEARSED, Rehearsed
 from keyrotation_pipeline.monitoring.backup_status import backup_lights
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 
 KEY_BACKUP = "key_backup"
 DATABASE_BACKUP = "database_backup"
 RECOVERY_TEST = "recovery_test"
+ROTATION_REHEARSAL = "rotation_rehearsal"
 GROUP = "backups"
 # A quarter has at most 92 days.
 TEST_EXPECTED_DAYS, TEST_OVERDUE_DAYS = 93, 100
@@ -32,10 +34,10 @@ NOT_DECRYPTED = "nothing was decrypted: only a recovery test shows that it can b
 
 
 def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsDefinition:
-    """`key_backup` and `database_backup`, a partition a day; together one set, under one manifest.
+    """`key_backup` and `database_backup`, one partition a day; together one set, under one manifest.
 
     Args:
-        first_day: that of the installation.
+        first_day: the day of the installation.
     """
     zone = ZoneInfo(time_zone)
 
@@ -44,11 +46,11 @@ def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsD
         specs=[
             _spec(
                 naming, KEY_BACKUP, time_zone, {"key", "gpg", "s3"},
-                "Every key that a row or a kept dump may need, each in an OpenPGP file of its own, in every place.",
+                "Every key that a row or a stored dump may need, each in its own OpenPGP file, in every place.",
             ),
             _spec(
                 naming, DATABASE_BACKUP, time_zone, {"postgres", "gpg", "s3"},
-                "The whole database, dumped into gpg at the moment of the keys; says which key versions it needs.",
+                "The whole database, dumped and encrypted at the moment of the keys; says which key versions it needs.",
             ),
         ],
         partitions_def=dg.DailyPartitionsDefinition(first_day.isoformat(), timezone=time_zone, end_offset=1),
@@ -58,9 +60,9 @@ def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsD
         context: dg.AssetExecutionContext, keyrotation: PipelineParameter
     ) -> Iterator[dg.MaterializeResult[None]]:
         wanted = {key.path[-1] for key in context.selected_asset_keys}
-        with refusals(), keyrotation.open_backups(actor_of(context)) as site:
+        with step_failures(), keyrotation.open_backups(actor_of(context)) as site:
             _require_today(context.partition_keys, f"{site.pipeline.clock.now().astimezone(zone):%Y-%m-%d}")
-            # A dump without the keys of its moment is no coordinated backup: so the keys come along always.
+            # A dump without the keys of its moment is not a coordinated backup, so the keys are always included.
             done = back_up(site, database=DATABASE_BACKUP in wanted)
             names = officers_of(site.pipeline)
         for name, metadata in ((KEY_BACKUP, _key_metadata(done, names)), (DATABASE_BACKUP, _dump_metadata(done))):
@@ -74,41 +76,24 @@ def _require_today(days: Sequence[str], today: str) -> None:
     """Refuse to make a backup under another day's name.
 
     Raises:
-        BackupError: says which day can be had.
+        BackupError: says which day is possible.
     """
     for day in days:
         if day != today:
             raise BackupError(
-                f"the backup of {day} was missed and cannot be made any more: a backup holds what is there now, and "
+                f"the backup of {day} was missed and can no longer be made: a backup holds what is there now, and "
                 f"today is {today}; materialize that partition"
             )
 
 
-def recovery_test_asset(naming: Naming) -> dg.AssetsDefinition:
-    """The asset `recovery_test`."""
+def _test_recovery(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
+    with keyrotation.open_backups(actor_of(context)) as site, keyrotation.recovery_key() as key:
+        return _recovery_metadata(recovery_test(site, key))
 
-    @dg.asset(
-        key_prefix=naming.prefix,
-        name=RECOVERY_TEST,
-        deps=[naming.asset(KEY_BACKUP), naming.asset(DATABASE_BACKUP)],
-        group_name=naming.name(GROUP),
-        kinds={"gpg", "postgres", "s3"},
-        owners=[COMPLIANCE_OFFICERS],
-        freshness_policy=dg.FreshnessPolicy.time_window(
-            fail_window=timedelta(days=TEST_OVERDUE_DAYS), warn_window=timedelta(days=TEST_EXPECTED_DAYS)
-        ),
-    )
-    def tested(context: dg.AssetExecutionContext, keyrotation: PipelineParameter) -> dg.MaterializeResult[None]:
-        """The newest backup fetched, decrypted, restored into a scratch server and read; and an older one."""
-        with (
-            refusals(),
-            keyrotation.open_backups(actor_of(context)) as site,
-            keyrotation.recovery_key() as key,
-        ):
-            report = recovery_test(site, key)
-        return dg.MaterializeResult(metadata=_report_metadata(report))
 
-    return tested
+def _rehearse(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
+    with keyrotation.open_backups(actor_of(context)) as site, keyrotation.recovery_key() as key:
+        return _rehearsal_metadata(keyrotation.rehearse(site, key, lambda _progress: None))
 
 
 def backup_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
@@ -118,9 +103,9 @@ def backup_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
     def backup_decrypts(context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter) -> dg.AssetCheckResult:
         """The newest set of keys and database, and keys since, are whole in every place, read again now.
 
-        Decryption is not tried. What is amber in `status` is a warning here, what is red there an error.
+        Decryption is not tried. What is amber in `status` is a warning here, what is red is an error.
         """
-        with refusals(), keyrotation.open_backups(actor_of(context)) as site:
+        with step_failures(), keyrotation.open_backups(actor_of(context)) as site:
             lights = backup_lights(site.pipeline, site.pipeline.ledger.keys(), site.pipeline.clock.now())
             wrong = [
                 *lights.attention,
@@ -130,11 +115,11 @@ def backup_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
             warnings = list(lights.warnings)
             if site.recipients < FEWEST_RECIPIENTS:
                 warnings.append("only one certificate can decrypt")
-        told = f"every file of the newest set downloads with its hash from {places}; {NOT_DECRYPTED}"
+        intact = f"every file of the newest set downloads with its hash from {places}; {NOT_DECRYPTED}"
         return dg.AssetCheckResult(
             passed=not wrong and not warnings,
             severity=dg.AssetCheckSeverity.ERROR if wrong else dg.AssetCheckSeverity.WARN,
-            description="; ".join(dict.fromkeys([*wrong, *warnings, *([] if wrong else [told])])),
+            description="; ".join(dict.fromkeys([*wrong, *warnings, *([] if wrong else [intact])])),
             metadata={
                 "wrong": len(wrong),
                 "last_backup": f"{lights.last:%Y-%m-%d %H:%M} UTC" if lights.last else "none",
@@ -166,7 +151,7 @@ def _spec(naming: Naming, name: str, time_zone: str, kinds: set[str], descriptio
         kinds=kinds,
         owners=[SITE_RELIABILITY],
         description=description,
-        # Due at 03:00, and late when the morning shift comes.
+        # Due at 03:00; late when the morning shift starts.
         freshness_policy=dg.FreshnessPolicy.cron(
             deadline_cron="0 6 * * *", lower_bound_delta=timedelta(hours=4), timezone=time_zone
         ),
@@ -199,12 +184,12 @@ def _dump_metadata(done: BackupMade) -> Mapping[str, Any]:
     }
 
 
-def _report_metadata(report: RecoveryReport) -> Mapping[str, Any]:
+def _recovery_metadata(report: RecoveryReport) -> Mapping[str, Any]:
     return {
         "place": report.place,
         "manifest": report.made.name,
         "restored": report.newest.name,
-        "summary": dg.MetadataValue.md(_told(report)),
+        "summary": dg.MetadataValue.md(_recovery_summary(report)),
         "rows": sum(report.newest.rows.values()),
         "rows_by_table": _counts(dict(report.newest.rows)),
         "relations": report.newest.relations,
@@ -212,15 +197,15 @@ def _report_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "server": report.newest.server,
         "warning": report.newest.warning or "none",
         "values_decrypted": report.newest.sampled,
-        "older_dump": report.older.name if report.older else "none is kept that an archived key reads",
+        "older_dump": report.older.name if report.older else "no dump is left that an archived key reads",
         "rto_seconds": report.rto_seconds,
         "rpo_seconds": report.rpo_seconds,
         "objectives_missed": _list(map(plain, report.missed)),
     }
 
 
-def _told(report: RecoveryReport) -> str:
-    """The proof that a backup restores, as a sentence with what it found."""
+def _recovery_summary(report: RecoveryReport) -> str:
+    """What the test restored and how long that took, in sentences of Markdown."""
     values = sum(
         number for columns in report.newest.sampled.values() for by in columns.values() for number in by.values()
     )
@@ -241,3 +226,39 @@ def _counts(rows: Mapping[str, int]) -> dg.MetadataValue:
     columns = [dg.TableColumn("table", "string"), dg.TableColumn("rows", "int")]
     records = [dg.TableRecord({"table": name, "rows": number}) for name, number in rows.items()]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+def _rehearsal_metadata(done: Rehearsed) -> Mapping[str, Any]:
+    total = done.total_seconds
+    findings = "\n".join(f"- **{each.step}**: {each.sentence}" for each in done.findings)
+    steps = "\n".join(f"| {step} | {seconds:,.1f} |" for step, seconds in done.predicted_seconds.items())
+    return {
+        "would_stop_at": dg.MetadataValue.md(findings or "Nothing stopped it."),
+        "predicted_seconds": round(total, 1) if total is not None else "the rehearsal did not reach the end",
+        "predicted": dg.MetadataValue.md(f"| step | seconds |\n|---|---|\n{steps}"),
+        "from": str(done.source),
+        "to": str(done.target),
+        "backup": done.dump,
+        "rows_in_backup": done.dump_rows,
+        "rows_now": done.rows_now,
+        "not_rehearsed": dg.MetadataValue.md("\n".join(f"- {each}" for each in NOT_REHEARSED)),
+    }
+
+
+BACKUP_TESTS = (
+    Asset(
+        RECOVERY_TEST, GROUP, {"gpg", "postgres", "s3"}, COMPLIANCE_OFFICERS,
+        "The newest backup fetched, decrypted, restored into a scratch server and read; and an older one.",
+        _test_recovery,
+        deps=(KEY_BACKUP, DATABASE_BACKUP),
+        freshness=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(days=TEST_OVERDUE_DAYS), warn_window=timedelta(days=TEST_EXPECTED_DAYS)
+        ),
+    ),
+    Asset(
+        ROTATION_REHEARSAL, GROUP, {"gpg", "postgres"}, DATABASE_ADMINISTRATORS,
+        "The next rotation carried out on the newest backup, in a scratch server; nothing real is touched.",
+        _rehearse,
+        deps=(KEY_BACKUP, DATABASE_BACKUP),
+    ),
+)  # fmt: skip

@@ -1,94 +1,111 @@
-"""Sensors over incidents: flags are taken, and people are told."""
+"""The assets that show incidents: the report of each unfinished one, whether it is a breach, and who had access."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.names import Naming
-from keyrotation_pipeline.defs.ours import Ours
-from keyrotation_pipeline.defs.refusals import sentence_of
-from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.defs.under_way import is_failure
-from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
-from keyrotation_pipeline.incidents.flag_intake import poll_flags
-from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
-from keyrotation_pipeline.model.requests import Announcement
-from keyrotation_pipeline.monitoring.announcement import announcements
-from keyrotation_pipeline.monitoring.status import overview
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.backups.remaining_copies import exposed_copies
+from keyrotation_pipeline.defs.assets import Asset
+from keyrotation_pipeline.defs.names import COMPLIANCE_OFFICERS, SECURITY_OFFICERS
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.step_runner import actor_of
+from keyrotation_pipeline.defs.summaries import plain
+from keyrotation_pipeline.incidents.access import AccessAudit, bars
+from keyrotation_pipeline.incidents.assessing import assessment_of
+from keyrotation_pipeline.incidents.report import kept_backups, kept_report
+from keyrotation_pipeline.model.breach import Deadline
+from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
-SECONDS_BETWEEN_LOOKS = 10
-SECONDS_BETWEEN_DELIVERIES = 20
+_COLUMNS = {"incident": "string", "stage": "string", "due": "string", "reached": "string", "hours_left": "float"}
 
 
-def incident_flag_sensor(naming: Naming) -> dg.SensorDefinition:
-    """The sensor `incident_flag`."""
+def _reports(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
+    with keyrotation.open_backups(actor_of(context)) as site:
+        opened = site.pipeline
+        now, requests = opened.clock.now(), opened.ledger.requests()
+        unfinished = incidents(opened.ledger).unfinished
+        reports = {
+            each.id: kept_report(opened, each.id).markdown
+            + kept_backups(exposed_copies(site, each.versions)).markdown()
+            for each in unfinished
+        }
+        paces = {each.id: rate_of(opened, each, requests, now) for each in unfinished}
+        clocks = [(each.id, stage) for each in unfinished for stage in clock_of(opened, each, requests)]
+    rows = [_row(name, stage, stage.seconds_left(now)) for name, stage in clocks]
+    schema = dg.TableSchema([dg.TableColumn(*column) for column in _COLUMNS.items()])
+    return {
+        "incidents_open": len(reports),
+        "clock": dg.MetadataValue.table(rows, schema=schema),
+        **{f"pace of {name}": str(pace) for name, pace in paces.items() if pace is not None},
+        **{name: dg.MetadataValue.md(text) for name, text in reports.items()},
+    }
 
-    @dg.sensor(
-        name=naming.name("incident_flag"),
-        minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+
+def _breach_decisions(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
+    with keyrotation.open(actor_of(context)) as opened:
+        shown = {each.id: assessment_of(opened, each).lines() for each in incidents(opened.ledger).unfinished}
+    return {
+        "incidents_open": len(shown),
+        **{name: dg.MetadataValue.md("\n".join(f"- {line}" for line in lines)) for name, lines in shown.items()},
+    }
+
+
+def _accesses(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
+    with keyrotation.open(actor_of(context)) as opened:
+        found = {each.id: keyrotation.access_audit(each, opened) for each in incidents(opened.ledger).unfinished}
+    return {
+        "incidents_open": len(found),
+        **{name: dg.MetadataValue.md(_access_text(audit)) for name, audit in found.items()},
+    }
+
+
+def _access_text(audit: AccessAudit) -> str:
+    chart = "\n".join(bars(audit))
+    return "\n".join(
+        (
+            f"From {audit.since:%Y-%m-%d %H:%M} to {audit.until:%Y-%m-%d %H:%M} UTC.",
+            "\nReads of the key, rare readers first:\n",
+            *(f"- {plain(each.who)} from {plain(each.address)}, {each.at:%Y-%m-%d %H:%M:%S} UTC, {each.event}"
+              f"{f' (refused: {plain(each.refused)})' if each.refused else ''}" for each in audit.key_reads or ()),
+            "(no source of key accesses is configured)" if audit.key_reads is None else f"\n```\n{chart}\n```",
+            "\nReads of records, rare ones first:\n",
+            *(f"- {each.reads} of {plain(each.resource_type)} ({plain(each.event_type)}) by {plain(each.who)} from "
+              f"{plain(each.address)}" for each in audit.record_reads or ()),
+            "(no source of record accesses is configured)" if audit.record_reads is None else "",
+        )
+    )  # fmt: skip
+
+
+def _row(name: str, deadline: Deadline, seconds_left: int | None) -> dg.TableRecord:
+    reached = "" if deadline.reached_at is None else f"{deadline.reached_at:%Y-%m-%d %H:%M} UTC"
+    return dg.TableRecord(
+        {
+            "incident": name,
+            "stage": str(deadline.stage),
+            "due": f"{deadline.due_at:%Y-%m-%d %H:%M} UTC",
+            "reached": reached,
+            "hours_left": 0.0 if seconds_left is None else round(seconds_left / 3600, 2),
+        }
     )
-    def incident_flag(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> dg.SkipReason:
-        """Takes each flag once, opens the incident, and prepares the emergency request that two officers sign."""
-        keyrotation.record_heartbeat("incident_flag", context)
-        try:
-            with keyrotation.open("dagster incident_flag") as opened:
-                return dg.SkipReason(str(poll_flags(opened, keyrotation.flag_sources(), "dagster incident_flag")))
-        except Exception as error:  # noqa: BLE001  a tick is stored: no text but our own sentences
-            return dg.SkipReason(sentence_of(error))
-
-    return incident_flag
 
 
-def alert_delivery_sensor(naming: Naming, ours: Ours) -> dg.SensorDefinition:
-    """The sensor `alert_delivery`."""
-
-    @dg.sensor(
-        name=naming.name("alert_delivery"),
-        minimum_interval_seconds=SECONDS_BETWEEN_DELIVERIES,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-    )
-    def alert_delivery(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> dg.SkipReason:
-        """Tells people what is news, each piece once by each channel; one that is down is told of in `status`."""
-        keyrotation.record_heartbeat("alert_delivery", context)
-        try:
-            channels = keyrotation.channels()
-            failed = list(_failed_checks(context, ours))
-            with keyrotation.open("dagster alert_delivery") as opened:
-                with opened.ledger.reading():
-                    announced = _announced(opened, channels)
-                    news = notices(opened, channels.contacts, _attention(opened), failed, announced)
-                    duty = duty_of_the_quarter(opened)
-                failures = deliver(opened, channels, (*news, duty))
-            return dg.SkipReason("; ".join(failures) or "everybody is told")
-        except Exception as error:  # noqa: BLE001  as above
-            return dg.SkipReason(sentence_of(error))
-
-    return alert_delivery
-
-
-def _attention(pipeline: Pipeline) -> Sequence[str]:
-    """What `status` says; where it fails, why: that must not keep people from being told of incidents."""
-    try:
-        return overview(pipeline, urgent_too=False).attention
-    except KeyRotationError as error:
-        return (str(error),)
-
-
-def _announced(pipeline: Pipeline, channels: Channels) -> Sequence[Announcement]:
-    """Announcements of planned rotations; where they cannot be made, `status` says why, and incidents come first."""
-    try:
-        return list(announcements(pipeline, channels.contacts, channels.time_zone))
-    except KeyRotationError:
-        return ()
-
-
-def _failed_checks(context: dg.SensorEvaluationContext, ours: Ours) -> Iterator[tuple[str, str]]:
-    """Each of our checks whose last evaluation failed, by name, with its sentence."""
-    latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(ours.checks))
-    for key, record in latest.items():
-        evaluation = record.event.asset_check_evaluation if record.event is not None else None
-        if evaluation is not None and is_failure(evaluation):
-            yield f"{key.asset_key.to_user_string()}/{key.name}", evaluation.description or "see it in Dagster's UI"
+INCIDENT_ASSETS = (
+    Asset(
+        "incident_report", "evidence", {"report"}, SECURITY_OFFICERS,
+        "The report of every unfinished incident, and the time left per stage: 4, 8, 24, 48 hours from discovery.",
+        _reports,
+    ),
+    Asset(
+        "breach_decision", "evidence", {"report"}, COMPLIANCE_OFFICERS,
+        "Whether each unfinished incident is a breach by 45 CFR 164.402, as far as it is assessed, and when each "
+        "notice is due.",
+        _breach_decisions,
+    ),
+    Asset(
+        "access_audit", "evidence", {"report"}, SECURITY_OFFICERS,
+        "Who read the key and the records during each unfinished incident, the unusual first, with a chart.",
+        _accesses,
+    ),
+)  # fmt: skip

@@ -1,55 +1,55 @@
-"""What is encrypted where, under which key version."""
+"""What is encrypted where, under which key version; and whether a rotation may begin."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.by_clock import is_by_clock
-from keyrotation_pipeline.defs.names import Naming
-from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
-from keyrotation_pipeline.defs.performing import actor_of, progress_to
-from keyrotation_pipeline.defs.refusals import refusals
-from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.defs.under_way import marked
+from keyrotation_pipeline.defs.assets import Asset
+from keyrotation_pipeline.defs.checks import progress_metadata
+from keyrotation_pipeline.defs.failures import step_failures
+from keyrotation_pipeline.defs.names import DATABASE_ADMINISTRATORS, Naming
+from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
+from keyrotation_pipeline.defs.step_runner import actor_of, progress_to
+from keyrotation_pipeline.defs.triggers import is_scheduled
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.status import Status
+from keyrotation_pipeline.model.status import Light, Readiness, Status
 from keyrotation_pipeline.model.tables import FoundColumn, TableCount
+from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.monitoring.rolling import SEARCH, how_far, read_what_is_due, undeclared
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import renew_counts, take_inventory
-from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 
+ENCRYPTED_COLUMNS = "encrypted_columns"
 NO_UNDECLARED_CIPHERTEXT = "no_undeclared_ciphertext"
 
 
 def encrypted_columns_asset(naming: Naming) -> dg.AssetsDefinition:
-    """The asset `encrypted_columns` and its check `no_undeclared_ciphertext`, by one look; each can be asked for."""
-    key = naming.asset("encrypted_columns")
+    """The asset `encrypted_columns` and its check `no_undeclared_ciphertext`; either can run alone."""
+    key = naming.asset(ENCRYPTED_COLUMNS)
     spec = dg.AssetSpec(
         key,
         group_name=naming.name("inventory"),
         kinds={"postgres"},
         owners=[DATABASE_ADMINISTRATORS],
         description="The inventory: values per table and key version, undeclared columns with such values. Counted and "
-        "searched anew after a rotation and when somebody asks; by the clock, a part each day.",
+        "searched in full after a rotation and on demand; when scheduled, a daily share.",
     )
     check = dg.AssetCheckSpec(
         NO_UNDECLARED_CIPHERTEXT,
         asset=key,
-        description="No undeclared column holds values of the encrypted form: a rotation would pass them over.",
+        description="No undeclared column holds values of the encrypted form: a rotation would leave them out.",
     )
 
-    @dg.multi_asset(name=naming.name("encrypted_columns"), specs=[spec], check_specs=[check], can_subset=True)
+    @dg.multi_asset(name=naming.name(ENCRYPTED_COLUMNS), specs=[spec], check_specs=[check], can_subset=True)
     def encrypted_columns(
         context: dg.AssetExecutionContext, keyrotation: PipelineParameter
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        by_clock = is_by_clock(context)
-        with refusals(), keyrotation.open(actor_of(context)) as opened:
-            taken = None if by_clock else take_inventory(opened)
+        with step_failures(), keyrotation.open(actor_of(context)) as opened:
+            taken = None if is_scheduled(context) else take_inventory(opened)
             if key in context.selected_asset_keys:
                 counts = taken.counts if taken else renew_counts(opened, LEAST_BYTES_A_DAY)
                 yield dg.MaterializeResult(metadata=_inventory_metadata(opened, counts))
@@ -57,31 +57,33 @@ def encrypted_columns_asset(naming: Naming) -> dg.AssetsDefinition:
                 yield (
                     _no_undeclared(check.key, taken.findings)
                     if taken
-                    else _none_is_known(check.key, opened, progress_to(context.log))
+                    else _none_found_so_far(check.key, opened, progress_to(context.log))
                 )
 
     return encrypted_columns
 
 
-def retired_versions_are_refused_check(naming: Naming) -> dg.AssetChecksDefinition:
-    """The check `retired_versions_are_refused`."""
+def _readiness(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
+    """For people to look at; `request` decides for itself."""
+    with keyrotation.open_backups(actor_of(context)) as site:
+        found = readiness(site, keyrotation.channels().in_words)
+    ordered = [check for light in (Light.RED, Light.AMBER, Light.GREEN) for check in found.of(light)]
+    records = [
+        dg.TableRecord({"light": str(each.light), "check": each.name, "value": each.value, "do": each.do})
+        for each in ordered
+    ]
+    columns = [dg.TableColumn(name, "string") for name in ("light", "check", "value", "do")]
+    return {
+        "ready": found.ready,
+        "summary": dg.MetadataValue.md(_readiness_summary(found)),
+        "checks": dg.MetadataValue.table(records, schema=dg.TableSchema(columns)),
+    }
 
-    @dg.asset_check(asset=naming.asset("encrypted_columns"))
-    def retired_versions_are_refused(
-        context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter
-    ) -> dg.AssetCheckResult:
-        """Every table still refuses what was retired in it, and the last count found no value under an archived key."""
-        with refusals(), keyrotation.open(actor_of(context)) as opened:
-            seen, records, counts = fences(opened), opened.ledger.keys(), opened.ledger.counts(opened.tables)
-        sentences = [*seen.attention(), *(each for count in counts for each in values_of_gone_keys(count, records))]
-        told = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
-        return dg.AssetCheckResult(
-            passed=not sentences,
-            description="; ".join(sentences or [*told, *seen.warnings()]) or "nothing was retired yet",
-            metadata={"amiss": len(sentences), "tables_not_counted": len(opened.tables) - len(counts)},
-        )
 
-    return retired_versions_are_refused
+def _readiness_summary(found: Readiness) -> str:
+    verdict = "A rotation may be requested." if found.ready else "**A request is refused.**"
+    open_points = [*found.of(Light.RED), *found.of(Light.AMBER)]
+    return "\n".join([verdict, "", *(f"- {each.light}: {each.value}. {each.do}" for each in open_points)])
 
 
 def _inventory_metadata(pipeline: Pipeline, counts: Sequence[TableCount]) -> Mapping[str, Any]:
@@ -99,7 +101,7 @@ def _inventory_metadata(pipeline: Pipeline, counts: Sequence[TableCount]) -> Map
 
 
 def _status_metadata(status: Status) -> Mapping[str, dg.MetadataValue]:
-    """What `keyrotation status` says at this moment."""
+    """What `keyrotation status` says now."""
     rotation = status.rotation
     attention = "\n".join(f"- {sentence}" for sentence in status.attention)
     return {
@@ -112,7 +114,7 @@ def _status_metadata(status: Status) -> Mapping[str, dg.MetadataValue]:
 
 
 def _ages(status: Status) -> Mapping[str, dg.MetadataValue]:
-    """How old backups and their proof are, in numbers that Dagster plots over time."""
+    """The age of the last backup and recovery test, as numbers that Dagster plots over time."""
     dated = {"backup_age_hours": status.last_backup, "recovery_test_age_hours": status.last_recovery_test}
     return {
         name: dg.MetadataValue.float(round((status.generated_at - at).total_seconds() / 3600, 1))
@@ -122,7 +124,7 @@ def _ages(status: Status) -> Mapping[str, dg.MetadataValue]:
 
 
 def _values_by_version(status: Status) -> Mapping[str, dg.MetadataValue]:
-    """Values under each registered version, over all tables: the walk of a rotation as curves."""
+    """Values under each registered version, over all tables; Dagster plots the course of a rotation from them."""
     totals = {key.version: 0 for key in status.key_versions}
     for table in status.tables:
         for version, number in table.values_by_version.items():
@@ -143,7 +145,7 @@ _SCHEMA = dg.TableSchema(
 
 
 def _record(count: TableCount) -> dg.TableRecord:
-    amiss = ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable"), (count.empty, "empty"))
+    wrong = ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable"), (count.empty, "empty"))
     by_version = (f"{version} {values:,}" for version, values in sorted(count.values_by_version.items()))
     return dg.TableRecord(
         {
@@ -151,14 +153,14 @@ def _record(count: TableCount) -> dg.TableRecord:
             "rows": count.rows,
             "values": ", ".join(by_version),
             "counted": f"{count.counted_at:%Y-%m-%d %H:%M} UTC",
-            "amiss": ", ".join(f"{number:,} {what}" for number, what in amiss if number) or "nothing",
+            "amiss": ", ".join(f"{number:,} {what}" for number, what in wrong if number) or "nothing",
             "refuses": ", ".join(map(str, count.fenced_against)) or "no version",
         }
     )
 
 
 def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[FoundColumn]) -> dg.AssetCheckResult:
-    """By a search of everything, just now."""
+    """The check after a search of everything."""
     named = [f"{each.relation}.{each.column} ({each.values + each.near_misses} values)" for each in findings]
     return dg.AssetCheckResult(
         asset_key=key.asset_key,
@@ -166,27 +168,27 @@ def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[FoundColumn]) -> dg
         passed=not findings,
         description=_undeclared(named)
         if named
-        else "every column with encrypted values is declared; all was searched now",
+        else "every column with encrypted values is declared; everything was searched now",
         metadata={"undeclared_columns": len(findings)},
     )
 
 
-def _none_is_known(key: dg.AssetCheckKey, pipeline: Pipeline, report: Report) -> dg.AssetCheckResult:
-    """Search today's part; by what was searched within some days."""
-    pages, far = read_what_is_due(pipeline, SEARCH, report), how_far(pipeline, SEARCH)
-    named = [f"{column} ({number} values)" for column, number in sorted(undeclared(pipeline, far).items())]
+def _none_found_so_far(key: dg.AssetCheckKey, pipeline: Pipeline, report: Report) -> dg.AssetCheckResult:
+    """Search today's share; the check from what was searched within `every_days`."""
+    pages, reach = read_what_is_due(pipeline, SEARCH, report), how_far(pipeline, SEARCH)
+    named = [f"{column} ({number} values)" for column, number in sorted(undeclared(pipeline, reach).items())]
     return dg.AssetCheckResult(
         asset_key=key.asset_key,
         check_name=key.name,
-        passed=far.complete and not named,
+        passed=reach.complete and not named,
         severity=dg.AssetCheckSeverity.ERROR if named else dg.AssetCheckSeverity.WARN,
-        description=_undeclared(named) if named else _how_far(far, pipeline.verification.every_days),
+        description=_undeclared(named) if named else _searched_so_far(reach, pipeline.verification.every_days),
         metadata={
             "undeclared_columns": len(named),
-            "percent": far.percent,
-            "pages": far.pages,
+            "percent": reach.percent,
+            "pages": reach.pages,
             "pages_searched_now": pages,
-            **marked(under_way=not named and not far.late),
+            **progress_metadata(under_way=not named and not reach.late),
         },
     )
 
@@ -195,15 +197,24 @@ def _undeclared(named: Sequence[str]) -> str:
     return f"undeclared: {', '.join(named)}; add to [[tables]] in keyrotation.toml, or empty them"
 
 
-def _how_far(far: Reach, days: int) -> str:
-    """What was searched, and no more than that."""
-    if far.oldest is None:
+def _searched_so_far(reach: Reach, days: int) -> str:
+    """How much was searched, and since when."""
+    if reach.oldest is None:
         return "every column with encrypted values is declared: there is nothing else"
-    since = f"since {far.oldest:%Y-%m-%d %H:%M} UTC"
-    if far.complete:
-        read = f"what stood in {far.pages:,} pages elsewhere was searched within {days} days; {since}"
+    since = f"since {reach.oldest:%Y-%m-%d %H:%M} UTC"
+    if reach.complete:
+        read = f"all that {reach.pages:,} pages elsewhere held was searched within {days} days; {since}"
         return f"no undeclared column with encrypted values was found: {read}"
-    read = (
-        f"{far.percent:g} % of {far.pages:,} pages elsewhere were searched within {days} days, and held none; {since}"
-    )
-    return f"{'behind' if far.late else 'under way'}: {read}"
+    searched = f"{reach.percent:g} % of {reach.pages:,} pages elsewhere were searched within {days} days"
+    read = f"{searched}, and held none; {since}"
+    return f"{'behind' if reach.late else 'under way'}: {read}"
+
+
+READINESS = Asset(
+    "rotation_readiness",
+    "inventory",
+    {"postgres", "gpg"},
+    DATABASE_ADMINISTRATORS,
+    "Everything that a rotation needs, each with a light: keys, backups, officers, tables, room, time.",
+    _readiness,
+)

@@ -1,11 +1,12 @@
-"""What assets, jobs, sensors and everything else of ours is called, in one place.
+"""Names, owners and ownership of everything that the pipeline defines in Dagster.
 
-In a project of somebody else each name carries a prefix, since Dagster wants most of them once per project, and takes
-pools and dynamic partitions of one name for the same in a whole instance.
+In somebody else's project each name carries a prefix, since Dagster requires most names to be unique in a project, and
+treats pools and dynamic partitions of one name as the same in a whole instance.
 """
 
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -15,24 +16,30 @@ from keyrotation_pipeline.model.tables import TableName
 
 ROTATION_TAG = "keyrotation/rotation"
 
+# Owners: the roles of the source procedure (section 1.3).
+DATABASE_ADMINISTRATORS = "team:database-administrators"
+SECURITY_OFFICERS = "team:security-officers"
+SITE_RELIABILITY = "team:site-reliability"
+COMPLIANCE_OFFICERS = "team:compliance-officers"
+
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Every name, behind the prefix.
+    """Every name, with the prefix.
 
     Args:
-        prefix: what asset keys begin with; empty in a code location of our own.
+        prefix: the first parts of every asset key; empty in our own code location.
     """
 
     prefix: tuple[str, ...] = ()
 
     def asset(self, *path: str) -> dg.AssetKey:
         """``key_backup``; with the prefix ``rotation`` it is ``rotation/key_backup``."""
-        return dg.AssetKey([*self.prefix, *path])
+        return dg.AssetKey([*self.prefix, *map(str, path)])  # a `Step` is not plain enough for Dagster to store
 
     def step(self, step: Step) -> dg.AssetKey:
-        """The asset of a step of the walk."""
-        return self.asset(str(step))
+        """The asset of a step of the rotation."""
+        return self.asset(step)
 
     def rows(self, table: TableName) -> dg.AssetKey:
         """``rows/clients``, ``rows/billing.Invoices``."""
@@ -47,8 +54,35 @@ class Naming:
         return "_".join((*self.prefix, plain))
 
 
-# In a code location of our own.
+# In our own code location.
 OWN = Naming()
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Which assets, checks, ops and jobs are the pipeline's, in a project that has others."""
+
+    assets: frozenset[dg.AssetKey]
+    checks: frozenset[dg.AssetCheckKey]
+    ops: frozenset[str]
+    jobs: frozenset[str]
+
+    @classmethod
+    def of(cls, definitions: Sequence[dg.AssetsDefinition], ops: Iterable[str], jobs: Iterable[str]) -> "Ownership":
+        """Of these assets and checks, and of ops and jobs without assets."""
+        return cls(
+            frozenset(key for each in definitions for key in each.keys),
+            frozenset(key for each in definitions for key in each.check_keys),
+            frozenset((*ops, *(each.node_def.name for each in definitions))),
+            frozenset(jobs),
+        )
+
+    def failed(self, run: dg.DagsterRun, failures: Sequence[dg.DagsterEvent]) -> bool:
+        """Whether an op of the pipeline failed; in a run that started no op, whether the run is of the pipeline."""
+        if failures:
+            return any(each.step_key in self.ops for each in failures)
+        selected = not self.assets.isdisjoint(run.asset_selection or ())
+        return selected or run.job_name in self.jobs
 
 
 def _plain(name: str, refused: str) -> str:

@@ -1,7 +1,7 @@
-"""Partitions: one a rotation or rollback, by the key version that it leads to, and for rows also a shard.
+"""Partitions: one per rotation or rollback, named by the key version that it leads to; for rows also by shard.
 
-Which there are is derived from the ledger. Whoever reaches the UI can add and remove some; the sensor `ledger_mirror`
-corrects that within seconds, and no step is performed because a partition exists.
+They are derived from the ledger. Anybody who reaches the UI can add and remove partitions; the sensor `ledger_mirror`
+corrects that within seconds, and no step runs because a partition exists.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,9 +36,9 @@ def partition_of(walk: Walk) -> str:
 
 
 def wanted_partitions(pipeline: Pipeline) -> frozenset[str]:
-    """What the ledger asks for: a partition of each rotation and rollback that was not cancelled.
+    """One partition for each rotation and rollback in the ledger that was not cancelled.
 
-    Before the first one it is that of the active key, under which nothing is materialized.
+    Before the first one, that of the active key, under which nothing is materialized.
     """
     walks = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
     wanted = frozenset(partition_of(each) for each in walks if each.status is not RequestStatus.CANCELLED)
@@ -49,7 +49,7 @@ def wanted_partitions(pipeline: Pipeline) -> frozenset[str]:
 def missing_partitions(
     instance: dg.DagsterInstance, naming: Naming, wanted: Iterable[str]
 ) -> Sequence[dg.AddDynamicPartitionsRequest]:
-    """What a sensor asks for, so that each of these is a partition."""
+    """The requests of a sensor that add those of these partitions that are missing."""
     missing = sorted(set(wanted).difference(instance.get_dynamic_partitions(naming.name(KEY_VERSION))))
     return [key_versions(naming).build_add_request(missing)] if missing else []
 
@@ -57,9 +57,13 @@ def missing_partitions(
 def partitions_to_sync(
     instance: dg.DagsterInstance, naming: Naming, wanted: Iterable[str]
 ) -> Sequence[PartitionsRequest]:
-    """What a sensor asks for, so that these are the only partitions; what is in use stays until that has ended."""
+    """The requests of a sensor that leave only these partitions, and those still in use."""
     surplus = set(instance.get_dynamic_partitions(naming.name(KEY_VERSION))).difference(wanted)
-    removed = sorted(surplus - partitions_in_use(instance)) if surplus and not _is_backfilled(instance, naming) else []
+    removed = (
+        sorted(surplus - partitions_in_use(instance))
+        if surplus and not _is_backfill_unfinished(instance, naming)
+        else []
+    )
     removal = [key_versions(naming).build_delete_request(removed)] if removed else []
     return [*missing_partitions(instance, naming, wanted), *removal]
 
@@ -71,8 +75,8 @@ def partitions_in_use(instance: dg.DagsterInstance) -> frozenset[str]:
     return frozenset(run.tags[tag] for run in runs for tag in tags if tag in run.tags)
 
 
-def _is_backfilled(instance: dg.DagsterInstance, naming: Naming) -> bool:
-    """Whether an unfinished backfill is of the walk; without its partition Dagster fails it, in words of its own."""
+def _is_backfill_unfinished(instance: dg.DagsterInstance, naming: Naming) -> bool:
+    """Whether an unfinished backfill is of a step; without its partition Dagster fails it with an error of its own."""
     unfinished = instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]))
     steps, rows = set(map(naming.step, Step)), naming.asset("rows").path
     selected = (key for backfill in unfinished for key in backfill.asset_selection or ())
@@ -80,12 +84,12 @@ def _is_backfilled(instance: dg.DagsterInstance, naming: Naming) -> bool:
 
 
 def shard_name(index: int) -> str:
-    """Of shard 0 ``00``."""
+    """``00`` for shard 0."""
     return f"{index:02d}"
 
 
 def row_partitions(naming: Naming, shards: int) -> dg.MultiPartitionsDefinition:
-    """Key version × shard, `shards` of them a table."""
+    """Key version × shard; `shards` is their number per table."""
     names = [shard_name(index) for index in range(shards)]
     return dg.MultiPartitionsDefinition(
         {KEY_VERSION: key_versions(naming), SHARD: dg.StaticPartitionsDefinition(names)}
@@ -98,10 +102,10 @@ def row_partition(walk: Walk, shard: int) -> dg.MultiPartitionKey:
 
 
 def partition_and_shard(context: dg.AssetExecutionContext) -> tuple[str, int | None]:
-    """What a run is for: the partition of a rotation or rollback, and the shard.
+    """The partition of a run: that of a rotation or rollback, and the shard.
 
     Raises:
-        OutOfOrderError: it is for several, or for none.
+        OutOfOrderError: the run is for several partitions, or for none.
     """
     if not context.has_partition_key:
         raise OutOfOrderError("this run is not for one partition; launch it again for the one that is missing")

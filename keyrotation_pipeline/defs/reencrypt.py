@@ -1,7 +1,7 @@
-"""The rows: an asset a table, a partition a key version and shard, and the check that no old row is left.
+"""The rows: one asset per table, one partition per key version and shard, and the check that no old row is left.
 
-A person materializes a partition; the conductor starts runs that take due shards one after another, since a process
-takes longer to start than many a shard takes.
+A person materializes a partition. The conductor launches runs that take due shards one after another, since starting a
+process takes longer than many a shard.
 """
 
 import time
@@ -9,15 +9,14 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.by_clock import is_by_clock
-from keyrotation_pipeline.defs.evidence import CommonFacts, materialization
-from keyrotation_pipeline.defs.names import Naming
-from keyrotation_pipeline.defs.owners import DATABASE_ADMINISTRATORS
+from keyrotation_pipeline.defs.checks import progress_metadata
+from keyrotation_pipeline.defs.failures import step_failures
+from keyrotation_pipeline.defs.names import DATABASE_ADMINISTRATORS, Naming
 from keyrotation_pipeline.defs.partitions import row_partitions
-from keyrotation_pipeline.defs.performing import actor_of, perform, progress_to
-from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.defs.under_way import marked
+from keyrotation_pipeline.defs.step_metadata import CommonFacts, materialization
+from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, run_step
+from keyrotation_pipeline.defs.triggers import is_scheduled
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyState
@@ -50,7 +49,8 @@ def rows_asset(naming: Naming, table: EncryptedTable, shards: int) -> dg.AssetsD
 
     @dg.multi_asset(specs=[spec], name=naming.rows_op(table.name), pool=naming.name(POOL))
     def rows(context: dg.AssetExecutionContext, keyrotation: PipelineParameter) -> dg.MaterializeResult[None]:
-        return perform(context, keyrotation, Step.ROWS, table=table)
+        with step_failures():
+            return dg.MaterializeResult(metadata=run_step(context, keyrotation, Step.ROWS, table=table))
 
     return rows
 
@@ -60,8 +60,8 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
 
     @dg.op(name=naming.name(DUE_SHARDS), out={}, pool=naming.name(POOL))
     def due_shards(context: dg.OpExecutionContext, keyrotation: PipelineParameter) -> Iterator[dg.AssetMaterialization]:
-        """Re-encrypts what is due and nobody else is at, shard after shard, and materializes the partition of each."""
-        with refusals(), keyrotation.open(actor_of(context)) as opened:
+        """Re-encrypts the due shards that no other run works on, and materializes the partition of each."""
+        with step_failures(), keyrotation.open(actor_of(context)) as opened:
             rotation = takeover.current_or_next(opened)
             if rotation is None:
                 return
@@ -75,7 +75,7 @@ def due_shards_op(naming: Naming) -> dg.OpDefinition:
 
 
 def zero_old_rows_check(naming: Naming, tables: Sequence[EncryptedTable]) -> dg.AssetChecksDefinition:
-    """The check `zero_old_rows` of every table, after the proof when both run: one count each, or what is refused."""
+    """The check `zero_old_rows` of every table, after the proof if both run."""
     specs = [
         dg.AssetCheckSpec(
             "zero_old_rows",
@@ -90,23 +90,23 @@ def zero_old_rows_check(naming: Naming, tables: Sequence[EncryptedTable]) -> dg.
     def zero_old_rows(
         context: dg.AssetCheckExecutionContext, keyrotation: PipelineParameter
     ) -> Iterator[dg.AssetCheckResult]:
-        with refusals(), keyrotation.open(actor_of(context)) as opened:
+        with step_failures(), keyrotation.open(actor_of(context)) as opened:
             registered = opened.ledger.keys()
             old = tuple(key.version for key in registered if key.state in NO_LONGER_WRITTEN)
             for table in tables:
                 key = dg.AssetCheckKey(naming.rows(table.name), "zero_old_rows")
                 if key in context.selected_asset_check_keys:
-                    yield _looked_at(opened, key, table, old, by_clock=is_by_clock(context))
+                    yield _evaluate(opened, key, table, old, scheduled=is_scheduled(context))
 
     return zero_old_rows
 
 
-def _looked_at(
-    pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...], *, by_clock: bool
+def _evaluate(
+    pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...], *, scheduled: bool
 ) -> dg.AssetCheckResult:
-    """The check of one table; one that cannot be looked at keeps the others from nothing."""
+    """The check of one table; a table that cannot be read does not stop the checks of the others."""
     try:
-        return _zero_old_rows(pipeline, key, table, old, by_clock=by_clock)
+        return _zero_old_rows(pipeline, key, table, old, scheduled=scheduled)
     except (PreflightError, BlockedError) as error:
         locked = isinstance(error, BlockedError)
         return dg.AssetCheckResult(
@@ -114,17 +114,17 @@ def _looked_at(
             check_name=key.name,
             passed=False,
             severity=dg.AssetCheckSeverity.WARN if locked else dg.AssetCheckSeverity.ERROR,
-            description=f"{table.name} was not looked at: {error}",
+            description=f"{table.name} was not checked: {error}",
         )
 
 
 def _zero_old_rows(
-    pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...], *, by_clock: bool
+    pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...], *, scheduled: bool
 ) -> dg.AssetCheckResult:
     refused = pipeline.database.fences(table)
-    counted = _to_be_counted(pipeline, table, old, refused) if by_clock else old
+    counted = _versions_to_count(pipeline, table, old, refused) if scheduled else old
     remaining = pipeline.database.old_rows(table, counted, None).rows if counted else 0
-    under_way = remaining > 0 and _is_rewritten(pipeline, table, counted)
+    under_way = remaining > 0 and _is_being_rewritten(pipeline, table, counted)
     names = ", ".join(map(str, old)) or "an earlier version"
     return dg.AssetCheckResult(
         asset_key=key.asset_key,
@@ -132,20 +132,20 @@ def _zero_old_rows(
         passed=remaining == 0,
         severity=dg.AssetCheckSeverity.WARN if under_way else dg.AssetCheckSeverity.ERROR,
         description=f"{remaining:,} rows of {table.name} under {names}"
-        + ("" if counted else _refused_since(pipeline, table))
-        + ("; the rotation is not through yet" if under_way else "")
+        + ("" if counted else _refused_and_counted(pipeline, table))
+        + ("; the rotation is not finished yet" if under_way else "")
         + ("; find the writer, then request a rotation" if remaining and not under_way else ""),
         metadata={
             "old_rows": remaining,
             "old_versions": names,
             "refused_by_database": ", ".join(map(str, refused)),
-            **marked(under_way=under_way),
+            **progress_metadata(under_way=under_way),
         },
     )
 
 
-def _is_rewritten(pipeline: Pipeline, table: EncryptedTable, old: Sequence[KeyVersion]) -> bool:
-    """Whether an unfinished rotation takes every old row there is: none is under a key that applications lack."""
+def _is_being_rewritten(pipeline: Pipeline, table: EncryptedTable, old: Sequence[KeyVersion]) -> bool:
+    """Whether an unfinished rotation will rewrite every old row: none is under a key that applications lack."""
     running = pipeline.ledger.current()
     if running is None or running.done(Step.ZERO_OLD_ROWS_PROOF) is not None:
         return False
@@ -154,17 +154,16 @@ def _is_rewritten(pipeline: Pipeline, table: EncryptedTable, old: Sequence[KeyVe
     return not gone or pipeline.database.old_rows(table, gone, None).rows == 0
 
 
-def _to_be_counted(
+def _versions_to_count(
     pipeline: Pipeline, table: EncryptedTable, old: tuple[KeyVersion, ...], refused: Sequence[KeyVersion]
 ) -> tuple[KeyVersion, ...]:
-    """The old versions that a table may hold: those that it does not refuse, and those that the last count found."""
+    """The old versions that a table may hold: those it does not refuse, and those that the last count found."""
     counts = pipeline.ledger.counts([table])
-    there = {version for count in counts for version, number in count.values_by_version.items() if number}
-    return tuple(version for version in old if version not in refused or version in there)
+    present = {version for count in counts for version, number in count.values_by_version.items() if number}
+    return tuple(version for version in old if version not in refused or version in present)
 
 
-def _refused_since(pipeline: Pipeline, table: EncryptedTable) -> str:
-    counted = [f"{count.counted_at:%Y-%m-%d %H:%M} UTC" for count in pipeline.ledger.counts([table])]
-    return (
-        f": the database refuses them (a validated constraint, seen now); last counted {', '.join(counted) or 'never'}"
-    )
+def _refused_and_counted(pipeline: Pipeline, table: EncryptedTable) -> str:
+    times = (f"{count.counted_at:%Y-%m-%d %H:%M} UTC" for count in pipeline.ledger.counts([table]))
+    counted = ", ".join(times) or "never"
+    return f": the database refuses them (a validated constraint, seen now); last counted {counted}"

@@ -1,4 +1,4 @@
-"""The pipeline as a Dagster resource: the path of a configuration, and nothing that is secret."""
+"""The pipeline as a Dagster resource: it holds the path of a configuration, and no secret."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +17,7 @@ from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.defs.names import OWN, Naming
-from keyrotation_pipeline.defs.run_coordinator import refuse_configured
+from keyrotation_pipeline.defs.triggers import refuse_configured
 from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.incidents import Incident
@@ -29,39 +29,39 @@ from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-# In a project of others, so not as plain as "pipeline"; the parameters that take it are called the same.
+# Not as plain as "pipeline", since other people's projects have it, too; the parameters that take it have this name.
 RESOURCE = "keyrotation"
 
 
 @dataclass(frozen=True)
 class PipelineResource:
-    """Opens the ports that a configuration names, once a use.
+    """Opens the ports that a configuration names, for each use.
 
-    No `ConfigurableResource`: each field of one can be set by whoever launches a run, and the path of a configuration
+    Not a `ConfigurableResource`: anybody who launches a run can set the fields of one, and the path of a configuration
     decides where keys are read and backups go. Secrets are looked up when the pipeline is opened, and stay in the
     process that uses them.
 
     Args:
-        config_file: absolute path; None looks for one as the command line does.
-        naming: what our assets are called in the project.
+        config_file: absolute path; None looks for a file as the command line does.
+        naming: the names of the pipeline's assets in the project.
     """
 
     config_file: str | None = None
     naming: Naming = OWN
 
     def definition(self) -> dg.ResourceDefinition:
-        """What Dagster gives to every asset, check, sensor and schedule: this, for runs without configuration alone."""
+        """The resource that every asset, check, sensor and schedule gets; it refuses runs with a configuration."""
 
-        def give(context: dg.InitResourceContext) -> PipelineResource:
+        def provide(context: dg.InitResourceContext) -> PipelineResource:
             if context.run is not None:
                 refuse_configured(context.run)
             return self
 
-        return dg.ResourceDefinition(give, config_schema={}, description="The ports that keyrotation.toml names.")
+        return dg.ResourceDefinition(provide, config_schema={}, description="The ports that keyrotation.toml names.")
 
     @contextmanager
     def open(self, actor: str) -> Iterator[Pipeline]:
-        """The opened pipeline; `actor` is who the audit names.
+        """Open the pipeline; `actor` is whom the audit names.
 
         Raises:
             KeyRotationError: no configuration, a wrong one, or no database.
@@ -71,26 +71,26 @@ class PipelineResource:
 
     @contextmanager
     def open_backups(self, actor: str) -> Iterator[BackupSite]:
-        """The opened pipeline with its backups; raises as `open`."""
+        """Open the pipeline with its backups; raises as `open`."""
         with assembly.open_backups(self._declared(), actor=actor) as site:
             yield site
 
     @contextmanager
     def recovery_key(self) -> Iterator[RecoveryKey]:
-        """The key of `[recovery]`.
+        """Open the key of `[recovery]`.
 
         Raises:
-            RecoveryKeyError, ConfigurationError: there is none that can be used.
+            RecoveryKeyError, ConfigurationError: no usable key is named.
         """
         with backups.recovery_key(self._declared()) as key:
             yield key
 
     def rehearse(self, site: BackupSite, key: RecoveryKey, report: Report) -> Rehearsed:
-        """Rehearse the next rotation on the newest backup; see `assurance.rehearsal.rehearse`."""
+        """Rehearse the next rotation on the newest backup; see `backups.rehearsal.rehearse`."""
         return rehearse(site, key, RestoredStages(self._declared()), None, report)
 
     def record_heartbeat(self, name: str, context: dg.SensorEvaluationContext | None = None) -> None:
-        """Keep that a sensor or schedule looked, for `keyrotation status`; never fails a look.
+        """Record for `keyrotation status` that a sensor or schedule ran; never fails its tick.
 
         Args:
             context: of a sensor, which also sees what is switched off.
@@ -107,19 +107,19 @@ class PipelineResource:
             self.heartbeats().record(name, SystemClock().now(), stopped, expected, gone)
 
     def heartbeats(self) -> Heartbeats:
-        """Where looks are kept."""
+        """The store of heartbeats."""
         return assembly.heartbeat_store(self._declared())
 
     def channels(self) -> Channels:
-        """Every way to tell people."""
+        """Every channel for alerts."""
         return assembly.alert_channels(self._declared())
 
     def flag_sources(self) -> tuple[FlagSource, ...]:
-        """What raises flags besides our own table."""
+        """The sources of incident flags in addition to our own table."""
         return assembly.flag_sources(self._declared())
 
     def access_audit(self, incident: Incident, opened: Pipeline) -> AccessAudit:
-        """Who read what while an incident lasted; see `assembly.access_audit`."""
+        """Who read what during an incident; see `assembly.access_audit`."""
         return assembly.access_audit(self._declared(), incident, opened)
 
     def has_recovery_key(self) -> bool:
@@ -131,7 +131,7 @@ class PipelineResource:
 
 
 def _switched_off(context: dg.SensorEvaluationContext) -> Iterator[str]:
-    """The sensors and schedules of this code location, not of others on the instance, that somebody switched off."""
+    """The sensors and schedules of this code location, not of others on the instance, that are switched off."""
     location, repository, here = context.code_location_origin, context.repository_name, None
     if location is not None and repository is not None:
         here = RemoteRepositoryOrigin(location, repository).get_selector_id()

@@ -1,7 +1,9 @@
-"""Runs as Kubernetes Jobs: each gets what its job needs, and nothing that somebody asked for at launch.
+"""Launches runs as Kubernetes Jobs: each gets what its job needs, and nothing that was requested at launch.
 
 Dagster's own launcher gives every run the same secrets, and takes a Pod's image, volumes and account from tags of its
-run. Here secrets that only one job needs stand under that job, and tags decide nothing but the resources.
+run. Here secrets that only one job needs are listed under that job, and no tag decides anything but the resources.
+
+This module is separate because it imports the Kubernetes client, which only such deployments need.
 """
 
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
 from dagster_k8s.launcher import K8sRunLauncher
 
-from keyrotation_pipeline.defs.launches import MODE_TAG
+from keyrotation_pipeline.defs.run_requests import MODE_TAG
 from keyrotation_pipeline.model.requests import RotationType
 
 
@@ -20,9 +22,9 @@ class JobwiseK8sRunLauncher(K8sRunLauncher):
     """`run_launcher` of the `dagster.yaml` for Kubernetes.
 
     Args:
-        jobs: `run_k8s_config` of single jobs by their name, added to that of every run.
+        jobs: `run_k8s_config` of single jobs by name, added to that of every run.
         emergency: `run_k8s_config` added for the shards of an emergency rotation.
-        of_every_run: what `K8sRunLauncher` takes.
+        of_every_run: the fields of `K8sRunLauncher`.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class JobwiseK8sRunLauncher(K8sRunLauncher):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """What Dagster's launcher takes, `jobs` and `emergency`."""
+        """The fields of Dagster's launcher, `jobs` and `emergency`."""
         inherited = K8sRunLauncher.config_type()  # type: ignore[no-untyped-call]
         raw = inherited["run_k8s_config"].config_type
         return {
@@ -47,7 +49,7 @@ class JobwiseK8sRunLauncher(K8sRunLauncher):
         }
 
     def get_container_context_for_run(self, dagster_run: dg.DagsterRun) -> K8sContainerContext:
-        """What the Pod of a run is made of; its `dagster-k8s/` tags are not looked at."""
+        """The configuration of the Pod of a run; its `dagster-k8s/` tags are ignored."""
         context = K8sContainerContext.create_for_run(dagster_run, self, include_run_tags=False)
         added = [self._jobs.get(dagster_run.job_name, {})]
         if dagster_run.tags.get(MODE_TAG) == RotationType.EMERGENCY:

@@ -1,11 +1,20 @@
-"""Dagster's web server behind `access`: ``python -m keyrotation_pipeline.defs.webserver``, which `up` starts.
+"""Dagster's web server behind access control: ``python -m keyrotation_pipeline.defs.webserver``.
 
-The token comes as one line on standard input: arguments and environments of processes can be read by others, and the
-environment is handed on to runs.
+Dagster has no login and trusts every page, while any page in a browser and any user of the machine can reach a port of
+the loopback interface. So an ASGI layer in front requires the token that `keyrotation up` printed (then a cookie, as
+Jupyter does), a host name of ours, and that requests come from the UI's own pages.
+
+The token comes as one line on standard input: other users can read arguments and environments of processes, and runs
+inherit the environment.
 """
 
 import argparse
+import secrets
 import sys
+from collections.abc import Sequence
+from html import escape
+from http.cookies import SimpleCookie
+from urllib.parse import urlencode, urlsplit
 
 import dagster as dg
 import uvicorn
@@ -13,11 +22,150 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
-
-from keyrotation_pipeline.defs.access import guarded
+from starlette.datastructures import Headers, QueryParams
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 LOOPBACK = "127.0.0.1"
-STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW = 15_000, 3600, 20  # as dagster-webserver's own
+STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW = 15_000, 3600, 20  # those of dagster-webserver
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
+SAFE_METHODS = {"GET", "HEAD"}
+TRUSTED_SITES = {"same-origin", "none"}  # "none": typed, or opened from a bookmark
+HOW_TO_OPEN = (
+    "This is Dagster, started by keyrotation up. Open the address that it printed in its terminal: the whole line, "
+    "with ?token= and what follows. It is also in the file dagster/address in the home, readable by its user only."
+)
+
+
+def guarded(app: ASGIApp, token: str | None, *, port: int, hosts: Sequence[str] = ()) -> ASGIApp:
+    """Put the application behind every access check.
+
+    Args:
+        app: Dagster's.
+        token: None asks for none: a proxy in front authenticates people.
+        port: of the address that browsers see; part of the cookie's name, since all ports of a host share cookies.
+        hosts: names in addition to those of the loopback interface under which a proxy serves the UI.
+    """
+    behind: ASGIApp = PostedGraphQL(app)
+    if token is not None:
+        behind = TokenOrCookie(behind, token, f"keyrotation-{port}")
+    return TrustedHostMiddleware(SameOrigin(behind), allowed_hosts=[*LOOPBACK_NAMES, *hosts], www_redirect=False)
+
+
+class SameOrigin:
+    """Accepts requests of our own pages, and requests that no browser sends.
+
+    A page of another origin, even another port of this machine, may link to the UI and do nothing else.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "lifespan" or _from_our_pages(scope):
+            await self._app(scope, receive, send)
+        else:
+            await _refuse(scope, receive, send, PlainTextResponse("This request comes from another page.\n", 403))
+
+
+class TokenOrCookie:
+    """Accepts the token in the address once, then the cookie it is exchanged for, or the token as a bearer."""
+
+    def __init__(self, app: ASGIApp, token: str, cookie_name: str) -> None:
+        self._app = app
+        self._token = token
+        self._cookie_name = cookie_name
+        # Not the token, so that a stolen cookie does not work in an address.
+        self._cookie = secrets.token_urlsafe(32)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "lifespan" or self._is_authenticated(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http" and scope["method"] in SAFE_METHODS and self._has_token(scope):
+            await self._exchange(scope)(scope, receive, send)
+        else:
+            await _refuse(scope, receive, send, _page(Headers(scope=scope)))
+
+    def _is_authenticated(self, headers: Headers) -> bool:
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and _same(bearer.strip(), self._token):
+            return True
+        cookies = SimpleCookie(headers.get("cookie", ""))
+        shown = cookies.get(self._cookie_name)
+        return shown is not None and _same(shown.value, self._cookie)
+
+    def _has_token(self, scope: Scope) -> bool:
+        return _same(QueryParams(scope["query_string"]).get("token", ""), self._token)
+
+    def _exchange(self, scope: Scope) -> Response:
+        """Redirect to the same page without the token, so that it does not stay in the browser's history."""
+        rest = [(name, value) for name, value in QueryParams(scope["query_string"]).multi_items() if name != "token"]
+        path = f"/{scope['path'].lstrip('/')}"
+        answer = RedirectResponse(f"{path}?{urlencode(rest)}" if rest else path, status_code=303)
+        answer.set_cookie(self._cookie_name, self._cookie, path="/", httponly=True, samesite="strict")
+        answer.headers["cache-control"] = "no-store"
+        answer.headers["referrer-policy"] = "no-referrer"
+        return answer
+
+
+class PostedGraphQL:
+    """Accepts GraphQL only as POST of JSON, which a form of another page cannot send."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "http" and scope["path"].rstrip("/").endswith("/graphql") and not _is_posted_json(scope):
+            answer = PlainTextResponse("Send GraphQL as POST with content-type application/json.\n", 405)
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _from_our_pages(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if (
+        scope["type"] == "http"
+        and scope["method"] in SAFE_METHODS
+        and headers.get("sec-fetch-mode") in {None, "navigate"}
+    ):
+        return True
+    same_host = origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    return same_host and (site is None or site in TRUSTED_SITES)
+
+
+def _is_posted_json(scope: Scope) -> bool:
+    kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+    return scope["method"] == "POST" and kind == "application/json"
+
+
+def _same(shown: str, expected: str) -> bool:
+    return secrets.compare_digest(shown.encode(), expected.encode())
+
+
+def _page(headers: Headers) -> Response:
+    if "text/html" not in headers.get("accept", ""):
+        return PlainTextResponse(f"{HOW_TO_OPEN}\n", 403)
+    body = (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>keyrotation</title>"
+        "<body style='font:16px/1.5 sans-serif;max-width:40em;margin:10vh auto;padding:0 1em'>"
+        f"<h1>The token is missing</h1><p>{escape(HOW_TO_OPEN)}</p>"
+    )
+    return HTMLResponse(body, 403, {"cache-control": "no-store", "x-frame-options": "DENY"})
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Response) -> None:
+    if scope["type"] == "websocket":
+        await WebSocketClose(POLICY_VIOLATION)(scope, receive, send)
+    else:
+        await answer(scope, receive, send)
 
 
 def main() -> None:
@@ -45,7 +193,7 @@ def main() -> None:
 def _token() -> str:
     token = sys.stdin.readline().strip()
     if not token:
-        raise SystemExit("no token came on standard input; start the UI by `keyrotation up`")
+        raise SystemExit("no token came on standard input; start the UI with `keyrotation up`")
     return token
 
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.cli.application import app
-from keyrotation_pipeline.defs.incidents import incident_flag_sensor
 from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.sensors import INCIDENT_FLAG, build_sensor
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -79,7 +79,7 @@ class Clinic:
     def sensor_looks(self) -> str:
         with dg.DagsterInstance.ephemeral() as instance:
             context = dg.build_sensor_context(instance, resources={"keyrotation": PipelineResource(str(self.file))})
-            result = incident_flag_sensor(OWN)(context)
+            result = build_sensor(OWN, INCIDENT_FLAG)(context)
         assert isinstance(result, dg.SkipReason)
         return str(result.skip_message)
 

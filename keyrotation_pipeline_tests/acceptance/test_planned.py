@@ -49,7 +49,7 @@ def announced(of: Clinic, received: list[dict[str, Any]]) -> list[str]:
         for _ in range(2):
             result = conducted.tick("alert_delivery")
             assert isinstance(result, dg.SkipReason)
-            assert result.skip_message == "everybody is told"
+            assert result.skip_message == "every alert is delivered"
     return [each["subject"] for each in received if each["key"].startswith("rotation/")]
 
 

@@ -91,11 +91,11 @@ def launched_run(instance: dg.DagsterInstance, job_name: str, tags: dict[str, st
 
 def shard_tags(mode: str) -> dict[str, str]:
     """The tags of a shard's run, as the conductor gives them."""
-    from keyrotation_pipeline.defs.launches import MODE_TAG, launches  # noqa: PLC0415
     from keyrotation_pipeline.defs.names import OWN  # noqa: PLC0415
+    from keyrotation_pipeline.defs.run_requests import MODE_TAG, plan_runs  # noqa: PLC0415
 
     due = [Task(Step.ROWS, Shard(CLIENTS, 1, 4))]
-    [request] = launches(OWN, rotation_of(fake_pipeline()), due, [], datetime.now(UTC), 2).requests
+    [request] = plan_runs(OWN, rotation_of(fake_pipeline()), due, [], datetime.now(UTC), 2).requests
     assert request.tags[MODE_TAG] == "routine"
     return {**request.tags, MODE_TAG: mode}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from keyrotation_pipeline.defs.jobs import INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
+from keyrotation_pipeline.defs.schedules import INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE

@@ -52,7 +52,7 @@ class Team:
         for _ in range(2):
             result = self.dagster.tick("alert_delivery")
             assert isinstance(result, dg.SkipReason)
-            assert result.skip_message == "everybody is told"
+            assert result.skip_message == "every alert is delivered"
 
     @property
     def subjects(self) -> tuple[list[str], list[str]]:

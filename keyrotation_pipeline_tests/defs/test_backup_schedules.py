@@ -23,10 +23,10 @@ from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.backup import BackupMade
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.defs import backups
-from keyrotation_pipeline.defs.backup_schedules import daily_key_backup, quarterly_recovery_test
 from keyrotation_pipeline.defs.backups import backup_assets
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.names import OWN
+from keyrotation_pipeline.defs.schedules import schedules
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyCopy, StoredFile, signature_name
 from keyrotation_pipeline.model.manifest import render
@@ -35,6 +35,10 @@ from keyrotation_pipeline_tests.fakes import V1, FakeSigner
 
 INSTALLED = date(2026, 1, 1)
 HEAD = AuditHead(1, "0" * 64)
+
+
+def schedule_of(name: str, time_zone: str) -> dg.ScheduleDefinition:
+    return next(each for each in schedules(OWN, time_zone, rehearse_nightly=False) if each.name == name)
 
 
 def ticks(schedule: dg.ScheduleDefinition, after: datetime) -> Iterator[datetime]:
@@ -59,7 +63,10 @@ def test_the_backup_ticks_once_a_day_at_three_by_the_wall_clock_through_changes_
 ) -> None:
     local = ZoneInfo(zone)
     start = datetime.fromisoformat(day).replace(tzinfo=local) - timedelta(days=1)
-    found = [tick.astimezone(local) for tick in islice(ticks(daily_key_backup(OWN, zone), start.astimezone(UTC)), 3)]
+    found = [
+        tick.astimezone(local)
+        for tick in islice(ticks(schedule_of("daily_key_backup", zone), start.astimezone(UTC)), 3)
+    ]
     assert [(tick.hour, tick.minute) for tick in found] == [(3, 0)] * 3
     assert [(tick.date() - start.date()).days for tick in found] == [0, 1, 2]
 
@@ -68,7 +75,9 @@ def test_the_recovery_test_ticks_on_the_first_day_of_each_quarter() -> None:
     local = ZoneInfo("Europe/Berlin")
     found = [
         t.astimezone(local)
-        for t in islice(ticks(quarterly_recovery_test(OWN, "Europe/Berlin"), datetime(2026, 1, 2, tzinfo=UTC)), 4)
+        for t in islice(
+            ticks(schedule_of("quarterly_recovery_test", "Europe/Berlin"), datetime(2026, 1, 2, tzinfo=UTC)), 4
+        )
     ]
     assert [f"{tick:%Y-%m-%d %H:%M}" for tick in found] == [
         "2026-04-01 04:00", "2026-07-01 04:00", "2026-10-01 04:00", "2027-01-01 04:00",
@@ -110,7 +119,7 @@ def test_a_backup_and_a_test_are_named_by_the_day_of_the_clinic_and_not_of_utc(
     with dg.build_schedule_context(
         instance=dagster.instance, scheduled_execution_time=at, resources={"keyrotation": dagster.resource}
     ) as context:
-        wanted = daily_key_backup(OWN, zone)(context)
+        wanted = schedule_of("daily_key_backup", zone)(context)
     assert isinstance(wanted, dg.RunRequest)
     assert (wanted.partition_key, wanted.run_key) == ("2026-04-01", "2026-04-01")
     partitions = backup_assets(OWN, zone, INSTALLED).partitions_def
@@ -120,7 +129,7 @@ def test_a_backup_and_a_test_are_named_by_the_day_of_the_clinic_and_not_of_utc(
     with dg.build_schedule_context(
         instance=dagster.instance, scheduled_execution_time=at, resources={"keyrotation": dagster.resource}
     ) as context:
-        quarterly_recovery_test(OWN, zone)(context)
+        schedule_of("quarterly_recovery_test", zone)(context)
     assert dagster.world.ledger.facts_of("recovery_test_due") == {"since": "2026-04-01"}
 
 
@@ -209,7 +218,7 @@ def test_after_downtime_dagsters_own_scheduler_shows_missed_days_as_missed_and_m
             result = job.execute_in_process(instance=dagster.instance, partition_key=day, raise_on_error=False)
             said[day] = "made" if result.success else failure_of(result)
     assert list(said) == ["2026-03-30", "2026-03-31"]  # the 29th stays missing
-    assert said["2026-03-30"].startswith("the backup of 2026-03-30 was missed and cannot be made any more")
+    assert said["2026-03-30"].startswith("the backup of 2026-03-30 was missed and can no longer be made")
     assert "today is 2026-03-31; materialize that partition" in said["2026-03-30"]
     assert (said["2026-03-31"], made) == ("made", [True])
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.defs.refusals import refusals
+from keyrotation_pipeline.defs.failures import step_failures
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
@@ -48,7 +48,7 @@ def test_a_version_that_nobody_requested_is_refused(dagster: Dagster, approved: 
 
 
 def test_a_refusal_asks_dagster_for_no_retry() -> None:
-    with pytest.raises(dg.Failure) as refused, refusals():
+    with pytest.raises(dg.Failure) as refused, step_failures():
         raise BlockedError("somebody must wait; wait")
 
     assert refused.value.allow_retries is False

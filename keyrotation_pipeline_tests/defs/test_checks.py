@@ -187,7 +187,7 @@ def test_old_rows_only_warn_while_the_rotation_is_under_way(dagster: Dagster, wa
 
     assert not evaluation.passed
     assert evaluation.severity is WARN
-    assert str(evaluation.description).startswith("2 rows of clients under v1; the rotation is not through yet")
+    assert str(evaluation.description).startswith("2 rows of clients under v1; the rotation is not finished yet")
 
 
 @pytest.mark.parametrize(("hours", "passed"), [(1, False), (25, False)], ids=["one hour: warns", "25 hours: overdue"])
@@ -255,7 +255,9 @@ def test_the_schedule_launches_a_run_where_something_is_to_be_read(
     dagster.check_run()
     arrange(dagster.world)
     schedule = dagster.definitions.get_repository_def().get_schedule_def("rolling_decrypt")
-    context = dg.build_schedule_context(dagster.instance, resources={"keyrotation": dagster.resource})
+    context = dg.build_schedule_context(
+        dagster.instance, dagster.world.clock.at, resources={"keyrotation": dagster.resource}
+    )
     asked = schedule.evaluate_tick(context)
 
     assert bool(asked.run_requests) is launched

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.defs.mirror import reflect
+from keyrotation_pipeline.defs.ledger_sync import sync
 from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -245,7 +245,7 @@ def test_a_damaged_key_store_stops_the_rotation_until_it_is_mended(
     [request] = requests(dagster)
     assert not dagster.run(request).success
     a_minute_later(dagster)
-    assert "stopped until the key store is mended: " in (told := skipped(dagster))
+    assert "stopped until the key store is repaired: " in (told := skipped(dagster))
     assert sentence in told
 
     (keys.live, keys.primary_version), keys.broken = whole, set()
@@ -330,7 +330,7 @@ def test_steps_of_the_command_line_are_shown_too(dagster: Dagster, walked: Walke
 
 def shown_by_mirror(dagster: Dagster, seq: int = 0) -> list[str]:
     """The assets whose steps the mirror adds."""
-    result, _ = reflect(dagster.instance, OWN, dagster.world.pipeline, seq)
+    result, _ = sync(dagster.instance, OWN, dagster.world.pipeline, seq)
     events = result.asset_events if isinstance(result, dg.SensorResult) else ()
     return [each.asset_key.to_user_string() for each in events if isinstance(each, dg.AssetMaterialization)]
 
@@ -339,14 +339,14 @@ def test_what_was_shown_is_not_read_again(dagster: Dagster, walked: Walked, monk
     walked(Step.KEY_VERSION)
     head = dagster.world.ledger.head().seq
     assert shown_by_mirror(dagster) == ["key_version"]
-    assert reflect(dagster.instance, OWN, dagster.world.pipeline)[1] == head
-    monkeypatch.setattr("keyrotation_pipeline.defs.mirror._runs_here", lambda *_: pytest.fail("history was read"))
+    assert sync(dagster.instance, OWN, dagster.world.pipeline)[1] == head
+    monkeypatch.setattr("keyrotation_pipeline.defs.ledger_sync._runs_here", lambda *_: pytest.fail("history was read"))
     assert shown_by_mirror(dagster, head) == []
     monkeypatch.undo()
     walked(Step.DUAL_KEY_ROLLOUT)
     assert "dual_key_rollout" in shown_by_mirror(dagster, head)
     # A database that was restored is behind what was shown.
-    assert reflect(dagster.instance, OWN, dagster.world.pipeline, 10**9)[1] == dagster.world.ledger.head().seq
+    assert sync(dagster.instance, OWN, dagster.world.pipeline, 10**9)[1] == dagster.world.ledger.head().seq
 
 
 @pytest.mark.parametrize("read", ["walk", "signatures", "pinned_roster", "counts"])
@@ -373,7 +373,7 @@ def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster
     dagster.instance.add_dynamic_partitions("key_version", ["v2"])
 
     assert "every step" in skipped(dagster, "ledger_mirror")
-    assert reflect(dagster.instance, OWN, dagster.world.pipeline, 1)[1] == 1, "still to be shown, if not by the run"
+    assert sync(dagster.instance, OWN, dagster.world.pipeline, 1)[1] == 1, "still to be shown, if not by the run"
 
 
 def test_a_step_of_somebodys_own_run_is_shown_by_that_run_or_a_minute_later(dagster: Dagster, walked: Walked) -> None:

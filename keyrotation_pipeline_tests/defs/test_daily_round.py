@@ -131,7 +131,7 @@ def test_a_table_that_cannot_be_looked_at_is_not_green_and_keeps_the_others_from
     assert {name: each.passed for name, each in seen.items()} == {"rows/clients": False, "rows/billing.Invoices": True}
     assert (seen["rows/clients"].severity, seen["rows/clients"].description) == (
         severity,
-        f"clients was not looked at: {error}",
+        f"clients was not checked: {error}",
     )
 
 

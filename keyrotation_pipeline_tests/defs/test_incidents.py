@@ -3,7 +3,8 @@
 import dagster as dg
 
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.defs.incident_assets import access_audit_asset, breach_decision_asset, incident_report_asset
+from keyrotation_pipeline.defs.assets import build_asset
+from keyrotation_pipeline.defs.incidents import INCIDENT_ASSETS
 from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
@@ -37,7 +38,7 @@ def test_a_failed_check_is_told_once_and_one_that_passes_is_not(dagster: Dagster
     dagster.world.database.rows["clients"][0]["first_name"] = "no value of ours"
     dagster.check_run()
     for _ in range(2):
-        assert said(dagster, "alert_delivery") == "everybody is told"
+        assert said(dagster, "alert_delivery") == "every alert is delivered"
     told = [key for key in topic.keys if key.startswith("check/")]
     assert len(told) == len(set(told))
     assert any("every_value_decrypts" in key for key in told)
@@ -90,7 +91,7 @@ def test_the_report_and_the_presumed_decision_are_shown(dagster: Dagster) -> Non
     dagster.world.ledger.flags = [FLAG]
     said(dagster, "incident_flag")
     done = dg.materialize(
-        [made(OWN) for made in (incident_report_asset, breach_decision_asset, access_audit_asset)],
+        [build_asset(OWN, row) for row in INCIDENT_ASSETS],
         resources={"keyrotation": dagster.resource},
         instance=dagster.instance,
     )

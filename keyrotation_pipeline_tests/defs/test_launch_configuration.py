@@ -11,8 +11,8 @@ import pytest
 from dagster._core.run_coordinator import SubmitRunContext
 
 from keyrotation_pipeline.defs.code_location import build_definitions
+from keyrotation_pipeline.defs.instance import UnconfiguredRunCoordinator
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.defs.run_coordinator import UnconfiguredRunCoordinator
 from keyrotation_pipeline.errors import LaunchError
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 from keyrotation_pipeline_tests.web_server import Server, serving

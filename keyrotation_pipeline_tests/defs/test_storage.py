@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.defs.storage import KEPT_CONNECTIONS, InstanceStorage, _engine
+from keyrotation_pipeline.defs.instance import KEPT_CONNECTIONS, InstanceStorage, _engine
 from keyrotation_pipeline_tests.transactions import transactions
 
 _OF_DAGSTER = """

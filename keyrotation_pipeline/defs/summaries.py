@@ -1,6 +1,6 @@
-"""What a person reads on the page of a finished step: what is true now, what shows it, and what comes next.
+"""Summaries of finished steps for their pages in the UI: what is true now, the evidence, and what comes next.
 
-Markdown of up to 1,000 characters is shown on the page itself; more of it only after a click.
+Dagster shows Markdown of up to 1,000 characters on the page itself, longer Markdown only after a click.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,6 @@ from keyrotation_pipeline.monitoring.progress import TableProgress
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
 SHOWN_FINGERPRINT_CHARS = 16
 Facts = Mapping[str, Any]
-NOTHING_LEFT = {Step.COMPLIANCE_REPORT}
 MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86400
 
 
@@ -38,8 +37,8 @@ def runs_link(rotation: Walk) -> str:
 
 
 def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[EncryptedTable]) -> str:
-    """What follows on a step, with links; what an operator does is nothing, unless something waits."""
-    if step in NOTHING_LEFT:
+    """What follows a step and who does it, with links."""
+    if step is WALK[-1]:
         return (
             "Nothing is left to do. For an auditor: `keyrotation report --format pack --output DIR`. "
             f"The key of {rotation.source} stays archived until no backup needs it (`keyrotation destroy`)."
@@ -51,15 +50,15 @@ def next_step(naming: Naming, rotation: Walk, step: Step, tables: Sequence[Encry
         links = asset_link(naming.step(following if tables or following is not Step.ROWS else Step.ZERO_OLD_ROWS_PROOF))
     if rotation.manual:
         return f"{links}: materialize it, partition {rotation.target}. The conductor leaves this rotation to people."
-    return f"{links}: by `rotation_conductor` where that is switched on, else by `keyrotation rotate {rotation.id}`."
+    return f"{links}: by `rotation_conductor` if that is switched on, else by `keyrotation rotate {rotation.id}`."
 
 
 def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:
-    """What is true since the step is done, in a few sentences of Markdown."""
+    """What is true now that the step is done, in a few sentences of Markdown."""
     facts, new, old = record.facts, f"**{rotation.target}**", f"**{rotation.source}**"
     sentences: Mapping[Step, Callable[[], str]] = {
         Step.KEY_VERSION: lambda: _key(read(KeyMade, facts), names),
-        Step.DUAL_KEY_ROLLOUT: lambda: f"{_instances(facts)}: reading {new} beside {old}. {_early(facts, new)}",
+        Step.DUAL_KEY_ROLLOUT: lambda: f"{_instances(facts)}: reading {new} in addition to {old}. {_early(facts, new)}",
         Step.PRIMARY_KEY_ROLLOUT: lambda: f"{new} is the primary. {_instances(facts)}: writing {new}, reading {old}.",
         Step.ZERO_OLD_ROWS_PROOF: lambda: _proof(read(Proven, facts)),
         Step.RETIRED_KEY: lambda: _retired(read(KeyRetired, facts)),
@@ -70,7 +69,7 @@ def summary(rotation: Walk, record: StepRecord, names: "Names") -> str:
 
 
 def rows_summary(record: StepRecord, table: TableProgress) -> str:
-    """One shard's outcome, and the table's as a whole."""
+    """The outcome of one shard, and the progress of its table."""
     facts = record.facts
     trouble = ""
     if facts.get("quarantined"):
@@ -79,7 +78,7 @@ def rows_summary(record: StepRecord, table: TableProgress) -> str:
             "lists them."
         )
     skipped = facts.get("skipped", 0)
-    left = f" {skipped:,} rows moved meanwhile; the proof's sweep takes them." if skipped else ""
+    left = f" {skipped:,} rows moved meanwhile; the sweep of the proof rewrites them." if skipped else ""
     whole = "Every shard is done." if table.shards_done == table.shards else ""
     eta = "" if table.eta_seconds is None else f", about {duration(table.eta_seconds)} to go"
     return (
@@ -89,7 +88,7 @@ def rows_summary(record: StepRecord, table: TableProgress) -> str:
 
 
 def instance_table(instances: Iterable[Instance], now: datetime) -> dg.MetadataValue:
-    """Who reads and writes what, and how old that knowledge is; loud if nobody reports."""
+    """What each instance reads and writes, and when it last reported; a warning if none reports."""
     records = [
         dg.TableRecord(
             {
@@ -119,7 +118,7 @@ def duration(seconds: float) -> str:
 
 
 class Names:
-    """Officers by name; a certificate that nobody on the roster has stays a whole fingerprint."""
+    """Names of officers; a certificate that is not on the roster is shown by its whole fingerprint."""
 
     def __init__(self, known: dict[str, str]) -> None:
         self._known = known
@@ -134,7 +133,7 @@ def _key(made: KeyMade, names: Names) -> str:
     shown = made.fingerprint[:SHOWN_FINGERPRINT_CHARS]
     return (
         f"**{made.version}** {how}, fingerprint `{shown}` (as `keyrotation status` shows it). Its backup "
-        f"`{made.backup}` was read again; it opens with the key of {names.of(made.recipients)}. "
+        f"`{made.backup}` was read back; it opens with the key of {names.of(made.recipients)}. "
         "No application uses it yet."
     )
 
@@ -142,21 +141,21 @@ def _key(made: KeyMade, names: Names) -> str:
 def _instances(facts: Facts) -> str:
     number, named = facts.get("instances", 0), ", ".join(map(str, facts.get("names", ())))
     if not number:
-        return "**No instance was seen**, so an officer's word or `[rollout] mode` stands for it"
+        return "**No instance was seen**: this rests on an officer's signature or on `[rollout] mode`"
     return f"{number} instance{'s' * (number > 1)} ({plain(named)})"
 
 
 def _early(facts: Facts, new: str) -> str:
-    """Whether anything writes under a key that is not the primary yet."""
-    if missed := facts.get("not_looked_through"):
-        some = ", ".join(missed[:3]) + (f" and {len(missed) - 3} more" if len(missed) > 3 else "")  # noqa: PLR2004
+    """Whether anything was seen to write under a key that is not the primary yet."""
+    if unsearched := facts.get("not_looked_through"):
+        some = ", ".join(unsearched[:3]) + (f" and {len(unsearched) - 3} more" if len(unsearched) > 3 else "")  # noqa: PLR2004
         return f"No value under {new} was seen in a few seconds, which were too few for {plain(some)}."
     return f"Nothing writes {new} yet."
 
 
 def _archived(facts: Facts, old: str) -> str:
     kept = "; ".join(f"**{each['version']}** (backup `{each['backup']}`)" for each in facts.get("archived", ()))
-    return f"{_instances(facts)}: working without {kept or old}, which is kept in the archive, out of their reach."
+    return f"{_instances(facts)}: working without {kept or old}, which is in the archive, out of their reach."
 
 
 def _audited(facts: Facts, old: str, new: str) -> str:
@@ -181,7 +180,7 @@ def _proof(proof: Proven) -> str:
 def _retired(done: KeyRetired) -> str:
     taken = ", ".join(map(str, done.taken_from_applications)) or str(done.version)
     unseen = "; ".join((*done.not_searched, *done.not_seen))
-    limits = f" Not looked at: {unseen}." if unseen else ""
+    limits = f" Not searched: {unseen}." if unseen else ""
     text = (
         f"**{taken} left the applications.** In the retiring transaction, at {done.proven_at:%Y-%m-%d %H:%M} UTC: "
         f"{done.old_values:,} of {done.values:,} values under {done.version}, fences on {len(done.tables)} tables "
@@ -202,5 +201,5 @@ def _report(rotation: Walk, facts: Facts) -> str:
 
 
 def plain(text: str) -> str:
-    """What people wrote, as plain text in Markdown."""
+    """Escape text that people wrote, so that Markdown shows it as it is."""
     return "".join(f"\\{each}" if each in "\\`*_[]<>|#" else each for each in text if each.isprintable())

@@ -1,4 +1,4 @@
-"""A finished step as Dagster's metadata: sentences first, then tables and numbers, which Dagster plots over time."""
+"""Metadata of a finished step: sentences first, then tables and numbers, which Dagster plots over time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.defs.names import Naming
-from keyrotation_pipeline.defs.pages import (
+from keyrotation_pipeline.defs.partitions import partition_of, row_partition
+from keyrotation_pipeline.defs.summaries import (
     SHOWN_FINGERPRINT_CHARS,
     Names,
     instance_table,
@@ -17,7 +18,6 @@ from keyrotation_pipeline.defs.pages import (
     runs_link,
     summary,
 )
-from keyrotation_pipeline.defs.partitions import partition_of, row_partition
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import TableName
@@ -30,10 +30,10 @@ ROLLOUTS = {Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY}
 
 @dataclass(frozen=True, slots=True)
 class CommonFacts:
-    """What is shown beside each of some steps of one rotation, from one look at the ledger.
+    """What several steps of one rotation show in common, read from the ledger once.
 
     Args:
-        far: by name, the tables of these steps that are declared.
+        progress: of the declared tables of these steps, by name.
         signed: who signed, and when; a phrase for each.
     """
 
@@ -42,11 +42,11 @@ class CommonFacts:
     names: Names
     signed: tuple[str, ...]
     audit_seq: int
-    far: Mapping[str, TableProgress]
+    progress: Mapping[str, TableProgress]
 
     @classmethod
     def of(cls, pipeline: Pipeline, rotation: Walk, *records: StepRecord) -> "CommonFacts":
-        """Look now. It costs the same for one step as for many: the audit is replayed for each row that is believed."""
+        """Read the ledger now, which costs the same for one step as for many."""
         names, ledger = officers_of(pipeline), pipeline.ledger
         signed = tuple(
             f"{names.of([each.officer])} ({each.signed_at:%Y-%m-%d %H:%M} UTC)"
@@ -54,18 +54,18 @@ class CommonFacts:
         )
         named = {record.table for record in records}
         tables = [each for each in pipeline.tables if str(each.name) in named]
-        far = tables_progress(pipeline, ledger.walk(rotation.id), tables) if tables else ()
-        return cls(pipeline, rotation, names, signed, ledger.head().seq, {each.table: each for each in far})
+        progress = tables_progress(pipeline, ledger.walk(rotation.id), tables) if tables else ()
+        return cls(pipeline, rotation, names, signed, ledger.head().seq, {each.table: each for each in progress})
 
 
 def metadata_of(
     naming: Naming, common: CommonFacts, record: StepRecord, *, seconds: float | None = None
 ) -> Mapping[str, dg.MetadataValue]:
-    """Everything a DBA asks of a finished step, as Dagster shows it; never content, never a key.
+    """Everything a DBA asks of a finished step; never content, never a key.
 
     Args:
         common: of this step, among others.
-        seconds: how long it took, for a step that does not say so itself.
+        seconds: how long it took, for a step that does not record it.
     """
     pipeline, rotation = common.pipeline, common.rotation
     shown: dict[str, dg.MetadataValue] = {}
@@ -85,7 +85,7 @@ def metadata_of(
 
 
 def asset_of(naming: Naming, rotation: Walk, record: StepRecord) -> tuple[dg.AssetKey | None, str]:
-    """Where Dagster shows a step: its asset and partition; no asset for the closing record of the rows."""
+    """The asset and partition of a step; no asset for the record that closes the rows."""
     if record.table is not None and record.shard is not None:
         return naming.rows(TableName.parse(record.table)), row_partition(rotation, record.shard)
     return (None if record.step is Step.ROWS else naming.step(record.step)), partition_of(rotation)
@@ -94,7 +94,7 @@ def asset_of(naming: Naming, rotation: Walk, record: StepRecord) -> tuple[dg.Ass
 def materialization(
     naming: Naming, common: CommonFacts, record: StepRecord, *, seconds: float | None = None, note: str | None = None
 ) -> dg.AssetMaterialization:
-    """A finished step that has an asset, as an event of a run that was not launched for it, or of no run."""
+    """A finished step that has an asset, as an event of a run for several steps, or of no run."""
     key, partition = asset_of(naming, common.rotation, record)
     if key is None:
         raise ValueError(record.step)
@@ -116,8 +116,8 @@ def _request(common: CommonFacts, record: StepRecord) -> Mapping[str, dg.Metadat
 
 
 def _rows(naming: Naming, common: CommonFacts, record: StepRecord) -> Mapping[str, dg.MetadataValue]:
-    table = common.far.get(str(record.table))
-    if table is None:  # not declared any more
+    table = common.progress.get(str(record.table))
+    if table is None:  # no longer declared
         return _numbers(record.facts)
     shown: dict[str, dg.MetadataValue] = {
         "summary": dg.MetadataValue.md(rows_summary(record, table)),
@@ -132,7 +132,7 @@ def _rows(naming: Naming, common: CommonFacts, record: StepRecord) -> Mapping[st
 
 
 def _instances(pipeline: Pipeline) -> dg.MetadataValue:
-    """As they are now; the step is done, so what cannot be seen is no reason to fail it."""
+    """The instances as of now; the step is done, so a failure to read them does not fail it."""
     try:
         return instance_table(pipeline.rollout.instances(), pipeline.clock.now())
     except KeyRotationError as error:
@@ -140,7 +140,7 @@ def _instances(pipeline: Pipeline) -> dg.MetadataValue:
 
 
 def officers_of(pipeline: Pipeline) -> Names:
-    """The names of the pinned officers; whole fingerprints where no roster can be believed."""
+    """The names of the pinned officers; whole fingerprints if no roster can be trusted."""
     try:
         roster = pinned_roster(pipeline)
     except KeyRotationError:
@@ -149,7 +149,7 @@ def officers_of(pipeline: Pipeline) -> Names:
 
 
 def _numbers(facts: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
-    """What Dagster plots; anything else stands in the sentences."""
+    """The numbers, which Dagster plots; the rest is in the sentences."""
     return {
         name: dg.MetadataValue.float(round(fact, 3)) if isinstance(fact, float) else dg.MetadataValue.int(fact)
         for name, fact in facts.items()

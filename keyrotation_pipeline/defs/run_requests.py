@@ -1,4 +1,4 @@
-"""Which runs the conductor starts, from the decision and from the runs so far."""
+"""Run requests of the conductor, and its earlier runs: what it launches for the due tasks, and when it retries."""
 
 import re
 import secrets
@@ -8,16 +8,16 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.jobs import EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.defs.partitions import partition_of
-from keyrotation_pipeline.defs.run_coordinator import BY_HAND_TAG
+from keyrotation_pipeline.defs.schedules import BACKUP, EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
+from keyrotation_pipeline.defs.triggers import BY_HAND_TAG
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.requests.conductor import Task
 
 SUBJECT_TAG = "keyrotation/subject"
 ATTEMPT_TAG = "keyrotation/attempt"
-# On runs that take shards: the launcher gives those of an emergency more.
+# On runs that take shards: the launcher gives those of an emergency more resources.
 MODE_TAG = "keyrotation/mode"
 SENSOR_TAG = "dagster/sensor_name"
 CONDUCTOR = "rotation_conductor"
@@ -26,27 +26,28 @@ ATTEMPT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 RETRY = timedelta(minutes=1)
 RETRY_LATER = timedelta(minutes=10)
 ATTEMPTS_BEFORE_LATER = 10
-# The procedure's section 5.2.
+# The source procedure, section 5.2.
 PARALLEL_IN_EMERGENCY = 4
-BACKUP = "backup"
-# Each attempt dumps the whole database; after the last one the nightly backup is next.
+# Each attempt dumps the whole database; after the last one the nightly backup takes over.
 BACKUP_ATTEMPTS, BACKUP_RETRY = 3, timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class PastRun:
-    """One run that the conductor started for a subject; `ended_at` is None while it is queued or runs."""
+class ConductorRun:
+    """One run that the conductor launched for a subject; `ended_at` is None while it is queued or running."""
 
     subject: str
     attempt: int
     ended_at: datetime | None
 
     @classmethod
-    def believed(cls, naming: Naming, job: str, tags: Mapping[str, str], ended_at: datetime | None) -> "PastRun | None":
-        """The run that its tags tell of, if the conductor can have started it; else None.
+    def from_tags(
+        cls, naming: Naming, job: str, tags: Mapping[str, str], ended_at: datetime | None
+    ) -> "ConductorRun | None":
+        """The run that its tags describe; None if the conductor cannot have launched it.
 
-        Whoever reaches Dagster can put any tag on a run. A run from the UI is marked as such when it is queued, and is
-        nothing that the conductor waits for: what it must not do twice is guarded where it is done.
+        Anybody who reaches Dagster can put any tag on a run. A run from the UI is marked when it is queued, and the
+        conductor does not wait for it: each step guards itself against being done twice.
         """
         subject, attempt = tags.get(SUBJECT_TAG, ""), tags.get(ATTEMPT_TAG, "")
         ours = tags.get(SENSOR_TAG) == naming.name(CONDUCTOR) and BY_HAND_TAG not in tags
@@ -60,41 +61,46 @@ def _job_of(subject: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Launches:
-    """What to start now, and why what is due is not started."""
+class RunPlan:
+    """What to launch now; and why due tasks are not launched: they run already, or are retried later."""
 
     requests: Sequence[dg.RunRequest]
     in_progress: Sequence[str]
     next_try_at: datetime | None
 
 
-def launches(
-    naming: Naming, rotation: Walk, tasks: Sequence[Task], past: Iterable[PastRun], now: datetime, parallel_shards: int
-) -> Launches:
-    """Choose the runs for the due tasks: none twice at a time, and after a failure not before a while has passed."""
+def plan_runs(
+    naming: Naming,
+    rotation: Walk,
+    tasks: Sequence[Task],
+    past: Iterable[ConductorRun],
+    now: datetime,
+    parallel_shards: int,
+) -> RunPlan:
+    """Plan the runs for the due tasks: never two for one subject at a time, and a pause after a failure."""
     wanted = subjects(rotation, tasks, parallel_shards)
     newest = {run.subject: run for run in sorted(past, key=lambda run: run.attempt) if run.subject in wanted}
     in_progress = [subject for subject, run in newest.items() if run.ended_at is None]
     ended = ((run.ended_at, run.attempt) for run in newest.values() if run.ended_at is not None)
-    again = max((at + pause_after(attempt) for at, attempt in ended), default=now)
-    if now < again:
-        return Launches((), in_progress, again)
-    # Each that runs is at one of the due tasks: no more are started than there are others.
+    retry_at = max((at + pause_after(attempt) for at, attempt in ended), default=now)
+    if now < retry_at:
+        return RunPlan((), in_progress, retry_at)
+    # Each running one works at one of the due tasks: launch no more than there are others.
     idle = [subject for subject in wanted if subject not in in_progress][: len(tasks) - len(in_progress)]
     attempts = {subject: newest[subject].attempt + 1 if subject in newest else 1 for subject in idle}
     requests = [request_for(naming, rotation, tasks[0], subject, attempt) for subject, attempt in attempts.items()]
-    return Launches(requests, in_progress, None)
+    return RunPlan(requests, in_progress, None)
 
 
-def pause_after(attempts: int) -> timedelta:
-    """A minute between the first attempts, since a holder of an old snapshot may leave; then ten."""
-    return RETRY if attempts < ATTEMPTS_BEFORE_LATER else RETRY_LATER
+def pause_after(attempt: int) -> timedelta:
+    """A minute between the first attempts, since the holder of an old snapshot may go away; then ten."""
+    return RETRY if attempt < ATTEMPTS_BEFORE_LATER else RETRY_LATER
 
 
 def subjects(rotation: Walk, tasks: Sequence[Task], parallel_shards: int) -> Sequence[str]:
-    """What runs for these tasks are about: a leg of the walk; for shards ``reencrypt_rows/1`` and so on, side by side.
+    """The subjects of the runs for these tasks: a leg of the rotation; for shards ``reencrypt_rows/1``, ``/2`` ….
 
-    Each of those takes whatever shard is due, one after another.
+    Each of the latter takes whatever shard is due, one after another.
     """
     if tasks[0].shard is None:
         return (INTRODUCE_KEY if tasks[0].step in LEGS[INTRODUCE_KEY] else RETIRE_KEY,)
@@ -104,7 +110,7 @@ def subjects(rotation: Walk, tasks: Sequence[Task], parallel_shards: int) -> Seq
 
 
 def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attempt: int) -> dg.RunRequest:
-    """The run for a due task: a leg goes on from there to its end, one for shards to the last that is due."""
+    """The run for a due task: a leg continues from there to its end, a run for shards takes all that are due."""
     run_key = _run_key(rotation, subject, attempt)
     tags = {ROTATION_TAG: rotation.id, SUBJECT_TAG: subject, ATTEMPT_TAG: str(attempt)}
     if task.shard is not None:
@@ -125,11 +131,11 @@ def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attemp
     )
 
 
-def next_backup_attempt(tried: Iterable[PastRun], now: datetime) -> int | None:
-    """Which attempt of the backup after a rotation is due; None: it is not yet time for it, or it was the last one.
+def next_backup_attempt(tried: Iterable[ConductorRun], now: datetime) -> int | None:
+    """Which attempt of the backup after a rotation is due; None: it is too early, or the last one was made.
 
     Args:
-        tried: the attempts so far, each of which has ended.
+        tried: the attempts so far, all of which have ended.
     """
     last = max(tried, key=lambda run: run.attempt, default=None)
     if last is None or last.ended_at is None:
@@ -138,7 +144,7 @@ def next_backup_attempt(tried: Iterable[PastRun], now: datetime) -> int | None:
 
 
 def backup_request(naming: Naming, rotation: Walk, attempt: int, day: str) -> dg.RunRequest:
-    """The full backup after a finished rotation, whoever ran that."""
+    """The full backup after a finished rotation, no matter who ran that."""
     return dg.RunRequest(
         run_key=_run_key(rotation, BACKUP, attempt),
         job_name=naming.name(BACKUP),
@@ -148,7 +154,7 @@ def backup_request(naming: Naming, rotation: Walk, attempt: int, day: str) -> dg
 
 
 def evidence_request(naming: Naming, rotation: Walk) -> dg.RunRequest:
-    """Every check once after a finished rotation, whoever ran it."""
+    """Every check once after a finished rotation, no matter who ran that."""
     return dg.RunRequest(
         run_key=_run_key(rotation, EVIDENCE, 1),
         job_name=naming.name(EVIDENCE),
@@ -157,5 +163,5 @@ def evidence_request(naming: Naming, rotation: Walk) -> dg.RunRequest:
 
 
 def _run_key(rotation: Walk, subject: str, attempt: int) -> str:
-    """Not to be guessed: Dagster never starts a run whose key it has seen, even on a run that somebody made up."""
+    """A key that nobody can guess: Dagster never launches a run whose key it has seen, even on a forged run."""
     return f"{rotation.id}/{subject}/{attempt}/{secrets.token_hex(8)}"

@@ -1,13 +1,13 @@
-"""What every asset of the walk does: perform its step for the key version of its partition, and show the facts."""
+"""Runs the step of an asset for the rotation of its partition, and returns the metadata that Dagster shows."""
 
 import time
+from collections.abc import Mapping
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.evidence import CommonFacts, metadata_of
 from keyrotation_pipeline.defs.partitions import partition_and_shard, partition_of
-from keyrotation_pipeline.defs.refusals import refusals
 from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.step_metadata import CommonFacts, metadata_of
 from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
@@ -19,26 +19,27 @@ from keyrotation_pipeline.rotation import runner
 
 SECONDS_BETWEEN_LOG_LINES = 3.0
 DAGSTER_RUN = "dagster run "
-LONGEST_SHOWN_CHARS = 40
+MAX_SHOWN_CHARS = 40
 
 
-def perform(
+def run_step(
     context: dg.AssetExecutionContext,
     resource: PipelineResource,
     step: Step,
     *,
     table: EncryptedTable | None = None,
     closing: Step | None = None,
-) -> dg.MaterializeResult[None]:
-    """Perform the step of one asset and describe it.
+) -> Mapping[str, dg.MetadataValue]:
+    """Run the step of one asset and describe it.
 
-    `table` is for `Step.ROWS`: the one whose shard the partition names. `closing` is a step without an asset of its
-    own, performed first when it is due.
+    Args:
+        table: for `Step.ROWS`: the one whose shard the partition names.
+        closing: a step without an asset of its own, run first when it is due.
 
     Raises:
-        dg.Failure: the step was refused, above all because it is not due; nothing was done.
+        KeyRotationError: the step was refused, mostly because it is not due; nothing was done.
     """
-    with refusals(), resource.open(actor_of(context)) as pipeline:
+    with resource.open(actor_of(context)) as pipeline:
         partition, index = partition_and_shard(context)
         rotation = rotation_of(pipeline, partition)
         report = progress_to(context.log)
@@ -48,21 +49,20 @@ def perform(
         began = time.monotonic()
         record = runner.run_step(pipeline, rotation.id, Task(step, shard), report)
         seconds = time.monotonic() - began
-        shown = metadata_of(resource.naming, CommonFacts.of(pipeline, rotation, record), record, seconds=seconds)
-        return dg.MaterializeResult(metadata=shown)
+        return metadata_of(resource.naming, CommonFacts.of(pipeline, rotation, record), record, seconds=seconds)
 
 
 def rotation_of(pipeline: Pipeline, partition: str) -> Walk:
-    """The rotation or rollback of a partition: the one that is worked at, else the newest that was not cancelled.
+    """The rotation or rollback of a partition: the current one, else the newest that was not cancelled.
 
-    One that only waits to take over a running one has the same partition.
+    A rotation that waits to take over a running one has the same partition.
 
     Raises:
         OutOfOrderError: there is none.
     """
-    now = takeover.current_or_next(pipeline)
-    if now is not None and partition_of(now) == partition:
-        return now
+    current = takeover.current_or_next(pipeline)
+    if current is not None and partition_of(current) == partition:
+        return current
     wanted = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and partition_of(each) == partition]
     kept = [each for each in wanted if each.status is not RequestStatus.CANCELLED]
     for rotation in (*kept, *wanted):
@@ -71,20 +71,24 @@ def rotation_of(pipeline: Pipeline, partition: str) -> Walk:
 
 
 def _not_requested(pipeline: Pipeline, partition: str) -> str:
-    """Somebody has typed that partition: it is shown in plain, and a long one not whole."""
-    now = takeover.current_or_next(pipeline)
-    way = f"choose the partition {partition_of(now)}" if now else "open one with `keyrotation request --reason TEXT`"
-    shown = "".join(each for each in partition[:LONGEST_SHOWN_CHARS] if each.isprintable())
-    return f"no rotation to {shown} was requested; {way}"
+    """Somebody typed that partition: only its first printable characters are shown."""
+    current = takeover.current_or_next(pipeline)
+    advice = (
+        f"choose the partition {partition_of(current)}"
+        if current
+        else "open one with `keyrotation request --reason TEXT`"
+    )
+    shown = "".join(each for each in partition[:MAX_SHOWN_CHARS] if each.isprintable())
+    return f"no rotation to {shown} was requested; {advice}"
 
 
 def actor_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext) -> str:
-    """Who the audit names: the run, since Dagster's UI has no login that could name a person."""
+    """The actor that the audit names: the run, since Dagster's UI has no login that could name a person."""
     return f"{DAGSTER_RUN}{context.run.run_id}"
 
 
 def progress_to(log: dg.DagsterLogManager) -> Report:
-    """Log progress, at most one line every few seconds: each is a row in Dagster's storage."""
+    """Log progress, at most one line every few seconds: each line is a row in Dagster's storage."""
     last = -SECONDS_BETWEEN_LOG_LINES
 
     def report(progress: Progress) -> None:

@@ -1,7 +1,7 @@
-"""Checks in the middle of a rotation: what is known without counting, so that none stands as "not evaluated".
+"""Provisional results of checks during a rotation, so that Dagster shows none as "not evaluated".
 
-A check counts and decrypts everything when a rotation has ended, and each morning. Between, an asset that was just
-materialized has outdated the last evaluation. Then what is cheap is looked at anew, and the rest says what is known.
+A check counts and decrypts everything after a rotation, and each morning. In between, each materialization of an asset
+makes its last evaluation outdated. Then cheap checks are evaluated again, and the others report what is already known.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,10 +11,8 @@ from functools import cache
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # type only
 
-from keyrotation_pipeline.defs.deploy import not_overdue
-from keyrotation_pipeline.defs.keys import below_gcm_limit, reads_back
+from keyrotation_pipeline.defs.checks import below_gcm_limit, not_overdue, progress_metadata, reads_back
 from keyrotation_pipeline.defs.names import Naming
-from keyrotation_pipeline.defs.under_way import marked
 from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
@@ -22,30 +20,30 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.monitoring.progress import TableProgress, tables_progress
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-Look = Callable[[], dg.AssetCheckResult]
+Evaluate = Callable[[], dg.AssetCheckResult]
 
 
-def interim_evaluations(
+def provisional_evaluations(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, rotation: Walk
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """An evaluation of each check that is older than its asset, or than the proof that it tells of."""
-    looks = _looks(naming, pipeline, rotation)
-    evaluated = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(looks))
-    latest = instance.event_log_storage.get_latest_materialization_events({key.asset_key for key in looks})
+    """Evaluate each check whose last result is older than its asset, or than the proof that it rests on."""
+    checks = _checks(naming, pipeline, rotation)
+    evaluated = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
+    latest = instance.event_log_storage.get_latest_materialization_events({key.asset_key for key in checks})
     proof = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
-    for key, look in looks.items():
+    for key, evaluate in checks.items():
         materialized, last = latest.get(key.asset_key), evaluated.get(key)
         if materialized is not None and _is_outdated(key, materialized, last, proof):
-            yield _evaluation(key, look())
+            yield _evaluation(key, evaluate())
         elif key.name == "rotation_not_overdue" and (failed := _failed(last)) is not None:
-            # A morning's warning to request a rotation, which was requested since.
-            evaluation = _evaluation(key, look())
+            # The morning's run warned to request a rotation, which has been requested since.
+            evaluation = _evaluation(key, evaluate())
             if evaluation.description != failed.description:
                 yield evaluation
 
 
 def _failed(last: AssetCheckExecutionRecord | None) -> dg.AssetCheckEvaluation | None:
-    # Of one that was planned in a run that failed, the event is another.
+    # A check that was planned in a failed run has another kind of event.
     evaluation: object = last.evaluation if last is not None else None
     return evaluation if isinstance(evaluation, dg.AssetCheckEvaluation) and not evaluation.passed else None
 
@@ -64,20 +62,20 @@ def _is_outdated(
 
 
 def _time_of(execution: AssetCheckExecutionRecord) -> float:
-    """When it was evaluated; where that runs or failed, when it was planned. SQLite plans in whole seconds."""
+    """When it was evaluated; if that is unfinished or failed, when it was planned. SQLite stores whole seconds."""
     return execution.event.timestamp if execution.event is not None else execution.create_timestamp
 
 
-def _looks(naming: Naming, pipeline: Pipeline, rotation: Walk) -> Mapping[dg.AssetCheckKey, Look]:
+def _checks(naming: Naming, pipeline: Pipeline, rotation: Walk) -> Mapping[dg.AssetCheckKey, Evaluate]:
     def key(step: Step, name: str) -> dg.AssetCheckKey:
         return dg.AssetCheckKey(naming.step(step), name)
 
     @cache
-    def far() -> Mapping[str, TableProgress]:
+    def progress() -> Mapping[str, TableProgress]:
         return {each.table: each for each in tables_progress(pipeline, rotation, pipeline.tables)}
 
-    def rows(table: EncryptedTable) -> Look:
-        return lambda: zero_old_rows_so_far(rotation, table, far()[str(table.name)])
+    def rows(table: EncryptedTable) -> Evaluate:
+        return lambda: zero_old_rows_so_far(rotation, table, progress()[str(table.name)])
 
     return {
         key(Step.KEY_VERSION, "key_reads_back"): lambda: reads_back(pipeline),
@@ -88,8 +86,8 @@ def _looks(naming: Naming, pipeline: Pipeline, rotation: Walk) -> Mapping[dg.Ass
     }
 
 
-def zero_old_rows_so_far(rotation: Walk, table: EncryptedTable, far: TableProgress) -> dg.AssetCheckResult:
-    """Not passed until the proof has counted; that of the proof is as good as it was then."""
+def zero_old_rows_so_far(rotation: Walk, table: EncryptedTable, progress: TableProgress) -> dg.AssetCheckResult:
+    """Not passed until the proof has counted; then the result of the proof."""
     record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     if record is not None:
         return dg.AssetCheckResult(
@@ -101,20 +99,20 @@ def zero_old_rows_so_far(rotation: Walk, table: EncryptedTable, far: TableProgre
     return dg.AssetCheckResult(
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"under way: {far}; rows under {rotation.source} are counted when every shard is done",
-        metadata={"table_percent": round(100 * far.share, 1), **marked(under_way=True)},
+        description=f"under way: {progress}; rows under {rotation.source} are counted when every shard is done",
+        metadata={"table_percent": round(100 * progress.share, 1), **progress_metadata(under_way=True)},
     )
 
 
 def decrypted_by_the_proof(rotation: Walk) -> dg.AssetCheckResult:
-    """What the proof decrypted, minutes before the key was retired."""
+    """The result of the proof, which decrypted everything minutes before the key was retired."""
     record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
     if record is None:
         return dg.AssetCheckResult(
             passed=False,
             severity=dg.AssetCheckSeverity.WARN,
             description="under way: every value is decrypted by the proof, before a key is retired",
-            metadata=marked(under_way=True),
+            metadata=progress_metadata(under_way=True),
         )
     values = read(Proven, record.facts).values_decrypted
     return dg.AssetCheckResult(

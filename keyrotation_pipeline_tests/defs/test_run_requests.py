@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.defs.launches import PastRun, launches
 from keyrotation_pipeline.defs.names import OWN
+from keyrotation_pipeline.defs.run_requests import ConductorRun, plan_runs
 from keyrotation_pipeline.model.requests import RotationType, Step
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
@@ -47,8 +47,10 @@ def ago(**passed: int) -> datetime:
         pytest.param((Task(Step.ROWS),), [], ["retire_key/1"], id="closing the rows begins the last leg"),
     ],
 )  # fmt: skip
-def test_launches(tasks: tuple[Task, ...], past: list[tuple[str, int, datetime | None]], started: list[str]) -> None:
-    chosen = launches(OWN, ROTATION, tasks, [PastRun(*each) for each in past], NOW, 2)
+def test_runs_are_planned(
+    tasks: tuple[Task, ...], past: list[tuple[str, int, datetime | None]], started: list[str]
+) -> None:
+    chosen = plan_runs(OWN, ROTATION, tasks, [ConductorRun(*each) for each in past], NOW, 2)
 
     assert [str(request.run_key).rpartition("/")[0] for request in chosen.requests] == [
         f"{ROTATION.id}/{each}" for each in started
@@ -80,7 +82,7 @@ def test_launches(tasks: tuple[Task, ...], past: list[tuple[str, int, datetime |
 def test_a_run_goes_from_the_due_step_to_the_end_of_its_leg(
     task: Task, job: str, assets: list[str], partition: str
 ) -> None:
-    [request] = launches(OWN, ROTATION, (task,), [], NOW, 2).requests
+    [request] = plan_runs(OWN, ROTATION, (task,), [], NOW, 2).requests
 
     assert request.job_name == job
     assert [key.to_user_string() for key in request.asset_selection or ()] == assets
@@ -88,7 +90,7 @@ def test_a_run_goes_from_the_due_step_to_the_end_of_its_leg(
 
 
 def test_what_waits_says_until_when() -> None:
-    chosen = launches(OWN, ROTATION, (PROOF,), [PastRun("retire_key", 1, ago(seconds=20))], NOW, 2)
+    chosen = plan_runs(OWN, ROTATION, (PROOF,), [ConductorRun("retire_key", 1, ago(seconds=20))], NOW, 2)
 
     assert chosen.next_try_at == NOW + timedelta(seconds=40)
 
@@ -96,6 +98,6 @@ def test_what_waits_says_until_when() -> None:
 @pytest.mark.parametrize(("kind", "declared", "runs"), [("routine", 3, 3), ("emergency", 2, 4), ("emergency", 9, 9)])
 def test_an_emergency_takes_at_least_four_shards_at_a_time(kind: str, declared: int, runs: int) -> None:
     shards = tuple(Task(Step.ROWS, Shard(CLIENTS, index, 50)) for index in range(50))
-    wanted = launches(OWN, replace(ROTATION, type=RotationType(kind)), shards, [], NOW, declared).requests
+    wanted = plan_runs(OWN, replace(ROTATION, type=RotationType(kind)), shards, [], NOW, declared).requests
 
     assert [(each.job_name, each.tags["keyrotation/mode"]) for each in wanted] == [("reencrypt_rows", kind)] * runs

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.defs.awaited import show_what_is_awaited
 from keyrotation_pipeline.defs.conductor import tick
+from keyrotation_pipeline.defs.ledger_sync import report_wait_status
 from keyrotation_pipeline.defs.names import OWN
-from keyrotation_pipeline.defs.pages import SHOWN_WITHOUT_A_CLICK_CHARS, Names, duration, instance_table, summary
+from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, Names, duration, instance_table, summary
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.requests import WALK, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, shard_of
@@ -150,8 +150,8 @@ def evaluations(dagster: Dagster) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluat
 
 def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster, requested: Walk) -> None:
     pipeline, instance = dagster.world.pipeline, dagster.instance
-    told = show_what_is_awaited(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), "")
-    again = show_what_is_awaited(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), told)
+    told = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), "")
+    again = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), told)
 
     assert told == again
     assert "needs 2 more approval(s)" in told
@@ -163,7 +163,7 @@ def test_the_conductor_says_how_far_the_rows_are(dagster: Dagster, walked: Walke
     pipeline, instance = dagster.world.pipeline, dagster.instance
     walked(Step.PRIMARY_KEY_ROLLOUT)
     dagster.materialize("rows", "clients", partition=shard_of("v2", 0))
-    told = show_what_is_awaited(instance, OWN, pipeline, dg.SkipReason("in progress: rows/clients shard 01"), "")
+    told = report_wait_status(instance, OWN, pipeline, dg.SkipReason("in progress: rows/clients shard 01"), "")
 
     assert told.startswith("clients 50%")
     assert "billing.Invoices 0%; in progress: rows/clients shard 01" in told
@@ -176,7 +176,7 @@ def test_a_rollout_that_waits_names_the_instance_on_the_conductors_page(dagster:
     walked(Step.KEY_VERSION)
     lagging = Instance("web-7", (V1,), V1, dagster.world.clock.at)
     dagster.world.rollout.running = (replace(lagging),)
-    told = show_what_is_awaited(
+    told = report_wait_status(
         dagster.instance, OWN, dagster.world.pipeline, dg.SkipReason("in progress: introduce_key"), ""
     )
 

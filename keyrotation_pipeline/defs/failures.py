@@ -1,4 +1,4 @@
-"""How a failure appears in Dagster: one sentence. Dagster stores and shows the text of every exception."""
+"""Failures as Dagster stores and shows them: one sentence, never the text of an unexpected exception."""
 
 import traceback
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ PACKAGE = Path(__file__).parent.parent
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """Turn a refusal into a failed step with its sentence; `from None`, since a cause may carry parameters."""
+def step_failures() -> Iterator[None]:
+    """Turn any exception into a failed step with one sentence; `from None`, since a cause may carry parameters."""
     try:
         yield
     except dg.Failure:
         raise
     except Exception as error:  # noqa: BLE001  whatever it is, its text must not be stored
-        raise dg.Failure(sentence_of(error), allow_retries=False) from None
+        raise dg.Failure(message_of(error), allow_retries=False) from None
 
 
-def sentence_of(error: Exception) -> str:
-    """The sentence of an expected failure; for a defect its type and place, never its text."""
+def message_of(error: Exception) -> str:
+    """The message of an expected failure; of a defect its type and place, never its text."""
     if isinstance(error, KeyRotationError):
         return str(error)
     return (

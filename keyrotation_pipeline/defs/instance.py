@@ -1,11 +1,14 @@
-"""Dagster's storage: dagster-postgres on the server that DAGSTER_PG_URL names.
+"""Dagster's instance: the classes for storage and run queue that `dagster.yaml` names.
 
-By itself dagster-postgres wants that variable, and a server that answers, merely to load `dagster.yaml`: even
-`dg check defs` in a fresh clone would fail. Without the variable nothing is kept: what there is ends with the process.
+The storage is dagster-postgres on the server that DAGSTER_PG_URL names. Without our class dagster-postgres needs that
+variable, and a server that answers, merely to load `dagster.yaml`: even `dg check defs` in a fresh clone would fail.
+Without the variable, what Dagster stores ends with the process.
 
-It also opens a connection for every query, and asks for the names of all tables before every second one: with five
-sensors that was the greater part of what an idle instance costs. Here a process keeps a connection or two, and what it
-has once seen to be there.
+dagster-postgres also opens a connection for every query, and lists all tables before every second one: with five
+sensors that was most of what an idle instance cost. Here each process keeps one or two connections, and remembers which
+tables and indexes it has seen.
+
+The run queue rejects runs launched with a configuration, before anything is started for them.
 """
 
 import os
@@ -15,6 +18,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import dagster as dg
+from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.run_storage import PostgresRunStorage
@@ -24,6 +29,7 @@ from dagster_postgres.utils import create_pg_engine
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DisconnectionError
 
+from keyrotation_pipeline.defs.triggers import BY_HAND_TAG, refuse_configured
 from keyrotation_pipeline.settings.loading import dagster_storage_url
 
 # Beyond these, connections are closed after use: a process rarely needs more than one at a time.
@@ -33,7 +39,7 @@ KEPT_SECONDS = 300
 
 
 class InstanceStorage(DagsterPostgresStorage):
-    """`storage.custom` of `dagster.yaml`; takes no configuration, so that no URL stands in a file or a process list."""
+    """`storage.custom` of `dagster.yaml`; takes no configuration, so that no URL is in a file or a process list."""
 
     def __init__(self, url: str, inst_data: ConfigurableClassData | None = None) -> None:
         known = _known(url, os.getpid())
@@ -51,14 +57,14 @@ class InstanceStorage(DagsterPostgresStorage):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Any:  # noqa: ANN401, ARG003
-        """The storage that the environment names, else one that is forgotten; Dagster takes any."""
+        """The storage that the environment names; without one, a temporary SQLite storage."""
         if (url := dagster_storage_url()) is not None:
             return cls(url, inst_data=inst_data)
-        return DagsterSqliteStorage(_forgotten().name, inst_data)
+        return DagsterSqliteStorage(_temporary().name, inst_data)
 
 
 class _RunStorage(PostgresRunStorage):
-    """Does not look again for columns that it has once seen, before it looks for runs each second."""
+    """Checks only once that its columns exist, not each second before it looks for runs."""
 
     def has_run_stats_index_cols(self) -> bool:
         known = _known(self.postgres_url, os.getpid())
@@ -68,7 +74,7 @@ class _RunStorage(PostgresRunStorage):
 
 
 class _ScheduleStorage(PostgresScheduleStorage):
-    """Does not look again for a table or a migration that it has once seen."""
+    """Checks only once that its table and each migration exist."""
 
     def _has_instigators_table(self, conn: Connection) -> bool:
         known = _known(self.postgres_url, os.getpid())
@@ -85,13 +91,13 @@ class _ScheduleStorage(PostgresScheduleStorage):
 
 @cache
 def _known(_url: str, _process: int) -> set[str]:
-    """What this process has seen to be in that storage."""
+    """Tables, columns and migrations that this process has found in that storage."""
     return set()
 
 
 @cache
 def _engine(url: str, _process: int) -> Engine:
-    """One for all instances of a process, and never one that was inherited by a fork."""
+    """One engine for all instances of a process; never one inherited through a fork."""
     engine = create_pg_engine(
         url,
         isolation_level="AUTOCOMMIT",
@@ -104,7 +110,7 @@ def _engine(url: str, _process: int) -> Engine:
 
 
 def _require_open(connection: Any, *_: object) -> None:  # noqa: ANN401  psycopg2's
-    """Have another connection opened where the server has closed this one: then there is something to read from it."""
+    """Replace a connection that the server has closed, which shows as something to read from it."""
     waiting = select.poll()
     waiting.register(connection, select.POLLIN)
     if waiting.poll(0):
@@ -112,6 +118,21 @@ def _require_open(connection: Any, *_: object) -> None:  # noqa: ANN401  psycopg
 
 
 @cache
-def _forgotten() -> tempfile.TemporaryDirectory[str]:
-    """A directory that goes with the process."""
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    """A directory that is removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="keyrotation-dagster-", ignore_cleanup_errors=True)
+
+
+class UnconfiguredRunCoordinator(QueuedRunCoordinator):
+    """`run_coordinator` of `dagster.yaml`: Dagster's queue, for runs as they are defined."""
+
+    def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
+        """Queue a run, and mark one that was launched through the web server.
+
+        Raises:
+            LaunchError: it brings a configuration, or a tag that decides how it runs.
+        """
+        refuse_configured(context.dagster_run)
+        if getattr(context.workspace, "source", None) is not None:  # a request to the web server; the daemon has none
+            self._instance.add_run_tags(context.dagster_run.run_id, {BY_HAND_TAG: "true"})
+        return super().submit_run(context)

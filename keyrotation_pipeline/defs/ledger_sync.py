@@ -1,0 +1,169 @@
+"""Shows in Dagster what only the ledger knows: steps that ran elsewhere, partitions, and what a rotation waits for."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
+from keyrotation_pipeline.defs.partitions import (
+    UNFINISHED,
+    partition_of,
+    partitions_in_use,
+    partitions_to_sync,
+    wanted_partitions,
+)
+from keyrotation_pipeline.defs.provisional_checks import provisional_evaluations
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.run_requests import ConductorRun
+from keyrotation_pipeline.defs.step_metadata import CommonFacts, asset_of, materialization
+from keyrotation_pipeline.defs.summaries import duration
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.monitoring.progress import TableProgress, tables_progress
+from keyrotation_pipeline.ports.ledger import Ledger
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.rotation import runner
+
+A_MOMENT = timedelta(minutes=1)
+Outcome = dg.SensorResult | dg.SkipReason
+
+
+def evaluate(context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
+    """One tick of the sensor `ledger_mirror`; its cursor is the event of the audit up to which Dagster is in sync."""
+    with keyrotation.open("dagster ledger_mirror") as opened, opened.ledger.reading():
+        result, synced = sync(context.instance, keyrotation.naming, opened, _seq_in(context.cursor))
+        context.update_cursor(str(synced))
+        return result
+
+
+def sync(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, synced: int = 0) -> tuple[Outcome, int]:
+    """Report, without a run, each recorded step that Dagster lacks, provisional checks, and changes of partitions.
+
+    Args:
+        synced: the event of the audit up to which every step is in Dagster; the new one is returned.
+    """
+    head, postponed = pipeline.ledger.head(), False
+    events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
+    for rotation in _advanced_since(pipeline.ledger, synced if synced <= head.seq else 0):
+        if _runs_here(instance, naming, rotation, pipeline.clock.now()):
+            postponed = True  # its run materializes them itself, in a moment
+            continue
+        events += _missing(instance, naming, pipeline, rotation)
+    after = synced if postponed else head.seq
+    if (current := takeover.current_or_next(pipeline)) is not None:
+        events += provisional_evaluations(instance, naming, pipeline, current)
+    partitions = partitions_to_sync(instance, naming, wanted_partitions(pipeline))
+    if not events and not partitions:
+        return dg.SkipReason("Dagster shows every step that the ledger has"), after
+    return dg.SensorResult(asset_events=events, dynamic_partitions_requests=partitions), after
+
+
+def _seq_in(cursor: str | None) -> int:
+    """The number in a cursor; 0 for anything else, since anybody who reaches the UI can set it."""
+    return int(cursor) if cursor and cursor.isascii() and cursor.isdecimal() and len(cursor) < 19 else 0  # noqa: PLR2004
+
+
+def _advanced_since(ledger: Ledger, seq: int) -> Iterator[Walk]:
+    """Every rotation and rollback that finished a step after `seq`, oldest first."""
+    advanced = {event.request for event in ledger.events(EventKind.STEP_FINISHED, after_seq=seq)}
+    if advanced:
+        yield from (each for each in reversed(ledger.requests()) if isinstance(each, Walk) and each.id in advanced)
+
+
+def _runs_here(instance: dg.DagsterInstance, naming: Naming, rotation: Walk, now: datetime) -> bool:
+    """Whether a run works on it that materializes the finished steps itself."""
+    latest = max((each.finished_at for each in rotation.steps), default=now)
+    # So does a run from the UI, but anybody who reaches the port can launch one: wait only a minute for it.
+    if now - latest < A_MOMENT and partition_of(rotation) in partitions_in_use(instance):
+        return True
+    unfinished = dg.RunsFilter(tags={ROTATION_TAG: rotation.id}, statuses=UNFINISHED)
+    runs = (record.dagster_run for record in instance.get_run_records(unfinished))
+    return any(ConductorRun.from_tags(naming, run.job_name, run.tags, None) is not None for run in runs)
+
+
+def _missing(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, rotation: Walk
+) -> Iterator[dg.AssetMaterialization]:
+    shown: dict[dg.AssetKey, set[str]] = {}
+    missing: list[StepRecord] = []
+    for record in rotation.steps:
+        key, partition = asset_of(naming, rotation, record)
+        if key is None:
+            continue
+        if key not in shown:
+            shown[key] = set(instance.get_materialized_partitions(key))
+        if partition not in shown[key]:
+            missing.append(record)
+    if missing:
+        common = CommonFacts.of(pipeline, rotation, *missing)
+        yield from (materialization(naming, common, each, note="run outside Dagster") for each in missing)
+
+
+def report_wait_status(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, result: Outcome, before: str
+) -> str:
+    """Say what the conductor waits for, and observe the current step with it if it has changed.
+
+    The progress of rows is in whole percents, so that it changes at most a hundred times a table.
+
+    Args:
+        before: the sentence of the last tick.
+    """
+    rotation = takeover.current_or_next(pipeline)
+    sentence = _sentence(result)
+    if rotation is None:
+        return sentence
+    phase = phase_of(rotation)
+    if phase == Step.ROWS:
+        tables = list(zip(pipeline.tables, tables_progress(pipeline, rotation, pipeline.tables), strict=True))
+        for observation in _row_observations(naming, rotation, sentence, tables, before):
+            instance.report_runless_asset_event(observation)
+        return "; ".join((*(_progress(progress) for _, progress in tables), sentence))
+    reason = runner.pending_reason(pipeline, rotation) if phase in set(Step) else None
+    if reason and reason not in sentence:
+        sentence = f"{sentence}; waiting for {reason}"
+    if sentence != before and not rotation.is_over:
+        step = Step(phase) if phase in set(Step) else Step.KEY_VERSION
+        instance.report_runless_asset_event(
+            dg.AssetObservation(naming.step(step), description=sentence, metadata=_wait_metadata(rotation, sentence))
+        )
+    return sentence
+
+
+def _row_observations(
+    naming: Naming, rotation: Walk, sentence: str, tables: list[tuple[EncryptedTable, TableProgress]], before: str
+) -> Iterator[dg.AssetObservation]:
+    for table, progress in tables:
+        if _progress(progress) not in before:
+            numbers: dict[str, float] = {"table_percent": round(100 * progress.share, 1), "table_rows": progress.rows}
+            if progress.rows_per_second is not None:
+                numbers["table_rows_per_second"] = progress.rows_per_second
+            if progress.eta_seconds is not None:
+                numbers["table_eta_seconds"] = progress.eta_seconds
+            metadata = {
+                **_wait_metadata(rotation, sentence),
+                **{name: dg.MetadataValue.float(float(number)) for name, number in numbers.items()},
+            }
+            yield dg.AssetObservation(naming.rows(table.name), description=_progress(progress), metadata=metadata)
+
+
+def _progress(of: TableProgress) -> str:
+    eta = "" if of.eta_seconds is None else f", about {duration(of.eta_seconds)} to go"
+    return f"{of.table} {of.share:.0%}{eta}"
+
+
+def _wait_metadata(rotation: Walk, sentence: str) -> dict[str, dg.MetadataValue]:
+    return {
+        "waiting_for": dg.MetadataValue.text(sentence),
+        "rotation": dg.MetadataValue.text(rotation.id),
+    }
+
+
+def _sentence(result: Outcome) -> str:
+    if isinstance(result, dg.SkipReason):
+        return str(result.skip_message)
+    return f"started {', '.join(str(request.job_name) for request in result.run_requests or ())}"

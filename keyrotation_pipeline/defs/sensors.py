@@ -1,0 +1,186 @@
+"""The sensors, a row each, and those of them that take in incident flags, deliver alerts and record failed runs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import dagster as dg
+
+from keyrotation_pipeline.defs import conductor, ledger_sync
+from keyrotation_pipeline.defs.checks import is_failure
+from keyrotation_pipeline.defs.failures import message_of
+from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming, Ownership
+from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
+from keyrotation_pipeline.defs.run_requests import CONDUCTOR, ConductorRun
+from keyrotation_pipeline.defs.schedules import CONDUCTED, Job
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
+from keyrotation_pipeline.incidents.flag_intake import poll_flags
+from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.requests import Announcement
+from keyrotation_pipeline.monitoring.announcement import announcements
+from keyrotation_pipeline.monitoring.status import overview
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.time_stamping import stamp_if_due
+
+Outcome = dg.SensorResult | dg.SkipReason
+
+
+class Sensor(NamedTuple):
+    """A sensor as Dagster shows it, without the prefix.
+
+    Args:
+        seconds: between two ticks; the daemon evaluates sensors every 5 seconds.
+        jobs: those that it may launch.
+    """
+
+    name: str
+    seconds: int
+    description: str
+    tick: Callable[[dg.SensorEvaluationContext, PipelineResource], Outcome]
+    jobs: Sequence[Job] | None = None
+
+
+def sensors(
+    naming: Naming, jobs: Mapping[str, Job], ownership: Ownership, time_zone: str, *, timestamps: bool
+) -> Iterator[dg.SensorDefinition]:
+    """Every sensor; that of time stamps only if an authority is configured."""
+    conducted = [jobs[name] for name in CONDUCTED if name in jobs]
+    yield build_sensor(naming, Sensor(
+        # With 5 seconds the daemon would skip every other tick.
+        CONDUCTOR, 2,
+        "Carries an approved rotation through its steps; one requested with `--manual` is left to people.",
+        partial(conductor.evaluate, time_zone=time_zone),
+        conducted,
+    ))  # fmt: skip
+    yield build_sensor(naming, Sensor(
+        # At every other tick of the daemon: nothing waits for what it shows.
+        "ledger_mirror", 8,
+        "Shows steps that ran outside Dagster, and keeps one partition for each rotation in the ledger.",
+        ledger_sync.evaluate,
+    ))  # fmt: skip
+    yield run_failure_alert_sensor(naming, ownership)
+    yield build_sensor(naming, INCIDENT_FLAG)
+    yield build_sensor(naming, Sensor(
+        "alert_delivery", 20,
+        "Delivers each alert once through each channel; `status` names a channel that is down.",
+        partial(_deliver_alerts, ownership=ownership),
+    ))  # fmt: skip
+    if timestamps:
+        yield build_sensor(naming, Sensor(
+            "audit_timestamp", 60,
+            "Has the audit time-stamped after each request that ended, and retries until the authority answers.",
+            _stamp,
+        ))  # fmt: skip
+
+
+def build_sensor(naming: Naming, row: Sensor) -> dg.SensorDefinition:
+    """The sensor of a row, switched on; a failure is the reason of a skipped tick."""
+
+    @dg.sensor(
+        name=naming.name(row.name),
+        jobs=row.jobs,
+        minimum_interval_seconds=row.seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=row.description,
+    )
+    def sensor(context: dg.SensorEvaluationContext, keyrotation: PipelineParameter) -> Outcome:
+        keyrotation.record_heartbeat(row.name, context)
+        try:
+            return row.tick(context, keyrotation)
+        except Exception as error:  # noqa: BLE001  a tick is stored: only our own messages may be
+            return dg.SkipReason(message_of(error))
+
+    return sensor
+
+
+def run_failure_alert_sensor(naming: Naming, ownership: Ownership) -> dg.SensorDefinition:
+    """The sensor `run_failure_alert`."""
+
+    @dg.run_failure_sensor(
+        name=naming.name("run_failure_alert"),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=10,
+        description="Appends each failed run to the audit: by run, job and subject, without the text of its error.",
+    )
+    def run_failure_alert(context: dg.RunFailureSensorContext, keyrotation: PipelineParameter) -> dg.SkipReason | None:
+        run = context.dagster_run
+        if not ownership.failed(run, context.get_step_failure_events()):
+            return dg.SkipReason("the failed run is not one of the pipeline")
+        context.log.error("run %s of %s failed; open it in the UI for the reason", run.run_id, run.job_name)
+        # The tags of any other run can hold any text, and name a rotation that the run does not belong to.
+        conducted = ConductorRun.from_tags(naming, run.job_name, run.tags, None)
+        facts = {
+            "run": run.run_id,
+            "job": run.job_name,
+            "subject": conducted.subject if conducted else None,
+            "attempt": str(conducted.attempt) if conducted else None,
+        }
+        try:
+            with keyrotation.open("dagster run_failure_alert") as opened:
+                rotation = run.tags.get(ROTATION_TAG) if conducted else None
+                known = rotation if any(each.id == rotation for each in opened.ledger.requests()) else None
+                opened.ledger.append(Note(EventKind.RUN_FAILED, facts), known)
+        except Exception as error:  # noqa: BLE001  as in `build_sensor`
+            return dg.SkipReason(message_of(error))
+        return None
+
+    return run_failure_alert
+
+
+def _take_flags(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
+    with keyrotation.open("dagster incident_flag") as opened:
+        return dg.SkipReason(str(poll_flags(opened, keyrotation.flag_sources(), "dagster incident_flag")))
+
+
+def _stamp(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
+    with keyrotation.open("dagster audit_timestamp") as opened:
+        return dg.SkipReason(stamp_if_due(opened) or "no time stamp is due")
+
+
+def _deliver_alerts(
+    context: dg.SensorEvaluationContext, keyrotation: PipelineResource, ownership: Ownership
+) -> Outcome:
+    channels = keyrotation.channels()
+    failed = list(_failed_checks(context, ownership))
+    with keyrotation.open("dagster alert_delivery") as opened:
+        with opened.ledger.reading():
+            announced = _announced(opened, channels)
+            news = notices(opened, channels.contacts, _attention(opened), failed, announced)
+            duty = duty_of_the_quarter(opened)
+        failures = deliver(opened, channels, (*news, duty))
+    return dg.SkipReason("; ".join(failures) or "every alert is delivered")
+
+
+def _attention(pipeline: Pipeline) -> Sequence[str]:
+    """The urgent part of `status`; if that fails, why: alerts of incidents must not depend on it."""
+    try:
+        return overview(pipeline, urgent_too=False).attention
+    except KeyRotationError as error:
+        return (str(error),)
+
+
+def _announced(pipeline: Pipeline, channels: Channels) -> Sequence[Announcement]:
+    """Announcements of planned rotations; none if they cannot be made: `status` says why, and incidents come first."""
+    try:
+        return list(announcements(pipeline, channels.contacts, channels.time_zone))
+    except KeyRotationError:
+        return ()
+
+
+def _failed_checks(context: dg.SensorEvaluationContext, ownership: Ownership) -> Iterator[tuple[str, str]]:
+    """Each check of the pipeline whose last evaluation failed, with its description."""
+    latest = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(ownership.checks))
+    for key, record in latest.items():
+        evaluation = record.event.asset_check_evaluation if record.event is not None else None
+        if evaluation is not None and is_failure(evaluation):
+            yield f"{key.asset_key.to_user_string()}/{key.name}", evaluation.description or "see it in Dagster's UI"
+
+
+INCIDENT_FLAG = Sensor(
+    "incident_flag",
+    10,
+    "Takes in each flag once, opens the incident, and prepares the emergency request that two officers sign.",
+    _take_flags,
+)
