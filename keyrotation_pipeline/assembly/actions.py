@@ -1,36 +1,17 @@
-"""Every action that a request can ask for, put together from the procedures that carry them out.
+"""Every action that a request can ask for, put together from the procedures that carry them out."""
 
-One is imported when a request asks for it: whoever only looks at a database waits for none of them.
-"""
+from collections.abc import Mapping
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
-
+from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.model.requests import RequestAction
 from keyrotation_pipeline.ports.actions import Action
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.policy import POLICY
+from keyrotation_pipeline.rotation.reconcile import RECONCILE
+from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
+from keyrotation_pipeline.rotation.rollback import ROLLBACK
+from keyrotation_pipeline.rotation.rotate import ROTATE
 
-_PLACES = {
-    RequestAction.ROTATE: "rotation.rotate",
-    RequestAction.ROLLBACK: "rotation.rollback",
-    RequestAction.RECONCILE: "rotation.reconcile",
-    RequestAction.DESTROY: "backups.destruction",
-    RequestAction.POLICY: "requests.policy",
-    RequestAction.REPLACE_KEY: "rotation.replace_key",
+ACTIONS: Mapping[RequestAction, Action[Pipeline]] = {
+    each.name: each for each in (ROTATE, ROLLBACK, RECONCILE, DESTROY, POLICY, REPLACE_KEY)
 }
-
-
-class _Actions(Mapping[RequestAction, Action]):
-    """The constant of its name in each of these modules."""
-
-    def __getitem__(self, name: RequestAction) -> Action:
-        action: Action = getattr(import_module(f"keyrotation_pipeline.{_PLACES[name]}"), name.name)
-        return action
-
-    def __iter__(self) -> Iterator[RequestAction]:
-        return iter(_PLACES)
-
-    def __len__(self) -> int:
-        return len(_PLACES)
-
-
-ACTIONS: Mapping[RequestAction, Action] = _Actions()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyRetired
@@ -12,16 +12,15 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 
-if TYPE_CHECKING:
-    from keyrotation_pipeline.ports.pipeline import Pipeline
+Ports = TypeVar("Ports")  # what an action works with; the pipeline holds its actions, so they cannot name it
 
 # What is read back later is a record; the rest is free JSON.
 StepFacts = KeyMade | Proven | KeyRetired | Mapping[str, Any]
-StepFunction = Callable[["Pipeline", Walk, Report], StepFacts]
+StepFunction = Callable[[Ports, Walk, Report], StepFacts]
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class Action(Generic[Ports]):
     """One kind of request. Rotation, rollback, reconciliation, destruction and policy each hand theirs in.
 
     Whatever officers sign is rebuilt from the facts as they are now, whenever it matters.
@@ -43,15 +42,15 @@ class Action:
     """
 
     name: RequestAction
-    authorises: Callable[["Pipeline", Request], str]
-    source: Callable[["Pipeline", Request, StoredKeys], str]
-    target: Callable[["Pipeline", Request, StoredKeys], str]
-    authority: Callable[["Pipeline"], Roster]
+    authorises: Callable[[Ports, Request], str]
+    source: Callable[[Ports, Request, StoredKeys], str]
+    target: Callable[[Ports, Request, StoredKeys], str]
+    authority: Callable[[Ports], Roster]
     start_within: timedelta
     finish_within: timedelta
     command: Callable[[Request], str]
     renewal: Callable[[Request], str]
-    withdraw: Callable[["Pipeline", Walk], None] | None = None
-    is_one_way: Callable[["Pipeline", Walk], bool] = lambda _pipeline, _walk: False
-    approved: Callable[["Pipeline", Request], None] = lambda _pipeline, _request: None
-    steps: Mapping[Step, StepFunction] = field(default_factory=dict)
+    withdraw: Callable[[Ports, Walk], None] | None = None
+    is_one_way: Callable[[Ports, Walk], bool] = lambda _pipeline, _walk: False
+    approved: Callable[[Ports, Request], None] = lambda _pipeline, _request: None
+    steps: Mapping[Step, StepFunction[Ports]] = field(default_factory=dict)

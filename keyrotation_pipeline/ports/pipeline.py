@@ -40,7 +40,7 @@ class Pipeline:
     signatures: SignatureVerifier
     clock: Clock
     anchors: Anchors
-    actions: Mapping[RequestAction, Action]
+    actions: Mapping[RequestAction, Action["Pipeline"]]
     heartbeats: Heartbeats
     timestamps: TimestampAuthority | None = None
     verification: Verification = field(default_factory=Verification)

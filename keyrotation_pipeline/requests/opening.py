@@ -24,7 +24,7 @@ Kind = TypeVar("Kind", Request, Walk)
 def new_request(
     kind: type[Kind],
     pipeline: Pipeline,
-    action: Action,
+    action: Action[Pipeline],
     *,
     source: KeyVersion,
     fingerprint: str,
@@ -136,7 +136,12 @@ def _not_before(not_before: datetime, now: datetime, *, emergency: bool) -> date
 
 
 def _dates(
-    action: Action, earliest: datetime, start_by: datetime | None, finish_by: datetime | None, *, emergency: bool
+    action: Action[Pipeline],
+    earliest: datetime,
+    start_by: datetime | None,
+    finish_by: datetime | None,
+    *,
+    emergency: bool,
 ) -> tuple[datetime, datetime]:
     """By when a request must start and be finished, to the second.
 

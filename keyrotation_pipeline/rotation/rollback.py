@@ -251,7 +251,7 @@ def _refuse_to_cancel(_pipeline: Pipeline, rotation: Walk) -> None:
 
 
 # The same walk with source and target exchanged; only its beginning and its report are different.
-STEPS_BACK: Mapping[Step, StepFunction] = {
+STEPS_BACK: Mapping[Step, StepFunction[Pipeline]] = {
     **STEPS,
     Step.KEY_VERSION: bring_back_key,
     Step.DUAL_KEY_ROLLOUT: roll_out_old_key,

@@ -26,7 +26,7 @@ from keyrotation_pipeline.requests.takeover import taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 
-STEPS: Mapping[Step, StepFunction] = {
+STEPS: Mapping[Step, StepFunction[Pipeline]] = {
     Step.KEY_VERSION: keys.create_key_version,
     Step.DUAL_KEY_ROLLOUT: deploy.roll_out_dual_key,
     Step.PRIMARY_KEY_ROLLOUT: deploy.roll_out_primary_key,
