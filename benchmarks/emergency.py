@@ -22,7 +22,8 @@ from typing import Any
 import psycopg
 
 from benchmarks.services import LONGEST_SECONDS, awaited, up
-from keyrotation_pipeline.assembly import database_url, open_pipeline
+from keyrotation_pipeline.assembly.home import database_url
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.demo.home import prepare

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.clinic import CLIENTS
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import Shard

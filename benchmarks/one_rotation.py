@@ -18,7 +18,8 @@ from benchmarks.clinic import CLIENTS, fill, make_template, opened
 from benchmarks.processes import family_cpu_seconds, postmaster_of, server_cpu_seconds
 from benchmarks.services import awaited, up
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.assembly import database_url, initialise, open_pipeline
+from keyrotation_pipeline.assembly.home import database_url
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer

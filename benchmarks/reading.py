@@ -18,7 +18,8 @@ from rich.table import Table
 
 from benchmarks.clinic import CLIENTS, V1, V2, Clinic, clinic, fill, opened
 from benchmarks.processes import machine, server_cpu_seconds
-from keyrotation_pipeline.adapters.postgres.engine import Limits, decrypt_all
+from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.filters import counted_by_filters, filters
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps

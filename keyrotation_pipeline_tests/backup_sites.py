@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.pipeline import initialise
 from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.backups.manifest_trust import Seals
@@ -112,8 +114,8 @@ def open_clinic(
     connection = stack.enter_context(connect(url))
     admit(connection, ring)
     declared = settings.load(write_configuration(directory, url, officers, bucket))
-    assembly.initialise(declared, ring, actor="test")
-    site = stack.enter_context(assembly.open_backups(declared, actor="test"))
+    initialise(declared, ring, actor="test")
+    site = stack.enter_context(open_backups(declared, actor="test"))
     # A minute after the backups that the import of the keys made.
     clock = FakeClock(datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1))
     seals = Seals(signing_key(declared), site.pipeline.ledger, site.pipeline.signatures, clock)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, SignatureFile, TextToSign, actor, given_signature
@@ -93,7 +94,7 @@ def assess_command(
         raise typer.BadParameter("answer first, then sign what is printed", param_hint="--text / --signature")
     signed = given_signature(text=text, signature=signature) if signing else b""
     checked = answers_in(content) if content else None
-    with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         if text:
             found = assessment_of(pipeline, incidents(pipeline.ledger).incident(name))
             sys.stdout.buffer.write(text_to_sign(pipeline, found))

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.audit.verify import verify_everything
@@ -41,7 +42,7 @@ def verify(
     """Find events changed, removed, reordered or cut off, and signatures and time stamps that do not hold."""
     declared = settings.load(config)
     anchors = [_read(anchor)] if anchor else []
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.database.identity().name
         head = verify_everything(pipeline, *anchors)
         stamped = sum(1 for _ in entries(pipeline.ledger, EventKind.AUDIT_TIMESTAMPED))
@@ -96,7 +97,7 @@ def log(
 ) -> None:
     """List the events, oldest first; `audit verify` says whether they are to be believed."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.database.identity().name
         wanted = pipeline.ledger.request(request).id if request is not None else None
         kinds = [_kind(event)] if event is not None else []

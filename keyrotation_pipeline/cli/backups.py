@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assembly.backups import recovery_key
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.backups import open_backups, recovery_key, side_databases
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.backup import BackupMade, back_up
 from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, kept_sets
@@ -55,7 +55,7 @@ def backup(
     if rekeyed:
         _rekey(declared, old, key, as_json=as_json)
         return
-    with assembly.open_backups(declared, actor=actor()) as site:
+    with open_backups(declared, actor=actor()) as site:
         database = site.pipeline.database.identity().name
         if listed:
             _list(database, *_kept(site), as_json=as_json)
@@ -70,7 +70,7 @@ def backup(
 def _rekey(declared: Settings, old: str | None, file: Path | None, *, as_json: bool) -> None:
     passphrase = passphrase_for(declared, file)
     with (
-        assembly.open_backups(declared, actor=actor()) as site,
+        open_backups(declared, actor=actor()) as site,
         recovery_key(declared, file, passphrase) as key,
         reporting(quiet=as_json) as report,
     ):
@@ -200,8 +200,8 @@ def restore_database_command(
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
     with (
-        assembly.side_databases(declared) as databases,
-        assembly.open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
+        side_databases(declared) as databases,
+        open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
         recovery_key(declared, key, passphrase) as opened,
         reporting(quiet=as_json) as report,
     ):
@@ -236,7 +236,7 @@ def rehearse_command(
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
     with (
-        assembly.open_backups(declared, actor=actor()) as site,
+        open_backups(declared, actor=actor()) as site,
         recovery_key(declared, key, passphrase) as opened,
         reporting(quiet=as_json) as report,
     ):

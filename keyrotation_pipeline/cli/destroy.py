@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.backups.destruction import Destruction, destroy, open_destruction, pending
 from keyrotation_pipeline.cli import output
@@ -33,7 +34,7 @@ def destroy_command(
     """
     wanted = KeyVersion.parse(version)
     declared = settings.load(config)
-    with assembly.open_backups(declared, actor=actor()) as site:
+    with open_backups(declared, actor=actor()) as site:
         opened = pending(site.pipeline, wanted)
         if opened is None:
             _open(site, wanted, reason, as_json=as_json)

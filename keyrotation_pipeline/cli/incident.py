@@ -8,7 +8,10 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels
+from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.cli import output
@@ -86,7 +89,7 @@ def open_command(
     """
     declared = settings.load(config)
     require_plain_texts({}, action or (), ())  # before anything is opened
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         at = _moment(discovered_at, declared.time_zone, pipeline.clock.now())
         flag = Flag("", actor(), type_, description, at, scope, impact, tuple(key_version or ()))
         opened = open_incident(pipeline, flag)
@@ -97,7 +100,7 @@ def open_command(
             amend(pipeline, opened.id, actor(), {}, action)
         request = prepare(pipeline, opened, actor())
         database, required = pipeline.database.identity().name, pinned_roster(pipeline).required
-        channels = assembly.alert_channels(declared)
+        channels = alert_channels(declared)
         failures = deliver(pipeline, channels, notices(pipeline, channels.contacts))
     for failure in failures:
         output.note(f"not told: {failure}")
@@ -120,7 +123,7 @@ def open_command(
 def list_command(*, config: Config = None, as_json: Json = False) -> None:
     """List every incident, the newest last."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         known, requests = incidents(pipeline.ledger), pipeline.ledger.requests()
         carriers = {each.id: carried_by(each, requests) for each in known.by_id.values()}
         database = pipeline.database.identity().name
@@ -142,7 +145,7 @@ def list_command(*, config: Config = None, as_json: Json = False) -> None:
 def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
     """Show one incident against its clock."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         found = incidents(pipeline.ledger).incident(name)
         requests, now = pipeline.ledger.requests(), pipeline.clock.now()
         clock, pace = clock_of(pipeline, found, requests), rate_of(pipeline, found, requests, now)
@@ -178,8 +181,8 @@ app.command("notice")(notice_command)
 def access(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
     """Show who read the key (CloudTrail) and records (the application's audit) while it lasted, the unusual first."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
-        found = assembly.access_audit(declared, incidents(pipeline.ledger).incident(name), pipeline)
+    with open_pipeline(declared, actor=actor()) as pipeline:
+        found = access_audit(declared, incidents(pipeline.ledger).incident(name), pipeline)
         database = pipeline.database.identity().name
     if as_json:
         output.document(as_json_object(found))
@@ -207,7 +210,7 @@ def access(name: IncidentId, *, config: Config = None, as_json: Json = False) ->
 def ack(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
     """Acknowledge an incident: you have taken it up, and nobody further is called."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         show_changed(pipeline, acknowledge(pipeline, name, actor()), as_json=as_json)
 
 
@@ -223,7 +226,7 @@ def close_command(
 ) -> None:
     """Close an incident whose rotation is over, or whose request was cancelled."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         texts = {"root_cause": root_cause, "remediation": remediation, "lessons": lessons}
         show_changed(pipeline, close(pipeline, name, actor(), **texts), as_json=as_json)
 
@@ -248,7 +251,7 @@ def report(
     """
     require_new(file)
     declared = settings.load(config)
-    with assembly.open_backups(declared, actor=actor()) as site:
+    with open_backups(declared, actor=actor()) as site:
         pipeline, behind = site.pipeline, list[Section]()
         written = kept_report(pipeline, name) if number is None else version(pipeline, name, number)
         if number is None:

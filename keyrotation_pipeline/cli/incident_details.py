@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.errors import IncidentError
@@ -96,7 +97,7 @@ def amend_command(
     given = {"scope": scope, "impact": impact, "root_cause": root_cause, "remediation": remediation, "lessons": lessons}
     texts = {key: value for key, value in given.items() if value is not None}
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         changed = amend(pipeline, name, actor(), texts, action or (), prevention or ())
         show_changed(pipeline, changed, as_json=as_json)
 
@@ -112,7 +113,7 @@ def notice_command(
     """Record that a notice of a breach was sent (45 CFR 164.404 to 164.410), which meets its deadline."""
     day = _day(sent_on)
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         changed = record_notice(pipeline, name, actor(), to, day)
         lines = assessment_of(pipeline, changed).lines()
         show_changed(pipeline, changed, as_json=as_json)

@@ -6,7 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.finding import search_database
+from keyrotation_pipeline.assembly.home import create_home
+from keyrotation_pipeline.assembly.keystores import keys_in_store
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
@@ -56,8 +60,8 @@ def init(
         raise ConfigurationError(f"{path} names no officers yet; {FILL_IN}")
     given = _keys_in_use(declared)
     ring, place_of = (given.ring, given.place_of) if given is not None else (None, None)
-    trial = assembly.initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    trial = initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)
+    with open_pipeline(declared, actor=actor()) as pipeline:
         tried = {"values_tried": trial.tried, "values_opened": trial.tried - trial.failed} if trial else {}
         summary = {**_summary(pipeline, path), **tried, "backup_key": signing_key(declared).public}
     if as_json:
@@ -71,8 +75,8 @@ def _write_configuration(path: Path, report: Report) -> str:
     home, url = settings.home_of(path), settings.database_variable()
     if not path.parent.is_dir():
         raise ConfigurationError(f"there is no directory {path.parent}; create it, or correct --config")
-    assembly.create_home(home)
-    found = assembly.search_database(home, url, report)
+    create_home(home)
+    found = search_database(home, url, report)
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(configuration(found.name, found.tables, found.rest, embedded=url is None), encoding="utf-8")
     # A link fails if somebody has written the file meanwhile, where a rename would replace it.
@@ -88,7 +92,7 @@ def _keys_in_use(declared: Settings) -> GivenKeys | None:
     environment = settings.process_environment()
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return GivenKeys(KeyRing.from_environment(environment), variable_of)
-    return assembly.keys_in_store(declared, environment)
+    return keys_in_store(declared, environment)
 
 
 def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assembly.backups import recovery_key
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.alerts import alert_channels
+from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, SignatureFile, TextToSign, actor, given_signature
 from keyrotation_pipeline.cli.progress import reporting
@@ -34,7 +36,7 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
     that do not decrypt or are not encrypted, by table, key and column, and what was not searched.
     """
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.database.identity().name
         taken = take_inventory(pipeline)
         records = pipeline.ledger.keys()
@@ -51,7 +53,7 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
 def verify(*, config: Config = None, as_json: Json = False) -> None:
     """Decrypt every value with the current keys, and count."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline, reporting(quiet=as_json) as report:
+    with open_pipeline(declared, actor=actor()) as pipeline, reporting(quiet=as_json) as report:
         database = pipeline.database.identity().name
         ring = pipeline.keys.read().ring()
         done = [pipeline.database.decrypt_all(table, ring, report) for table in pipeline.tables]
@@ -184,9 +186,9 @@ def preflight(*, config: Config = None, as_json: Json = False) -> None:
     """
     declared = settings.load(config)
     recovery = None if declared.recovery.secret_key is None else partial(recovery_key, declared)
-    with assembly.open_backups(declared, actor=actor()) as site:
+    with open_backups(declared, actor=actor()) as site:
         database, now = site.pipeline.database.identity().name, site.pipeline.clock.now()
-        found = readiness(site, assembly.alert_channels(declared).in_words, recovery)
+        found = readiness(site, alert_channels(declared).in_words, recovery)
     if as_json:
         output.document({"database": database, "generated_at": instant(now), **found.as_json()})
     else:
@@ -211,7 +213,7 @@ def rollout(*, config: Config = None, as_json: Json = False) -> None:
 
     And how many values of an older version each has decrypted, and how many it could not decrypt, since it started.
     """
-    with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         content = fleet(pipeline)
     if as_json:
         output.document(content)
@@ -246,7 +248,7 @@ def confirm(
     keyrotation confirm ID --text | gpg -ab | keyrotation confirm ID --signature -
     """
     content = given_signature(text=text, signature=signature)
-    with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         walk = pipeline.ledger.walk(request_id)
         if text:
             sys.stdout.buffer.write(confirmation_text(pipeline, walk))

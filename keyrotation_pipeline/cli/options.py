@@ -9,18 +9,18 @@ from typing import Annotated
 
 import typer
 
-from keyrotation_pipeline import assembly
+from keyrotation_pipeline.assembly import completing
 from keyrotation_pipeline.errors import ApprovalError
 
 
 def offered_requests(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """For the completion of a shell."""
-    return assembly.offered_requests(context.params.get("config"), incomplete)
+    return completing.offered_requests(context.params.get("config"), incomplete)
 
 
 def offered_incidents(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """For the completion of a shell."""
-    return assembly.offered_incidents(context.params.get("config"), incomplete)
+    return completing.offered_incidents(context.params.get("config"), incomplete)
 
 
 Config = Annotated[

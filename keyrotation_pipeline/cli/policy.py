@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError
@@ -31,7 +32,7 @@ def policy_command(
     today have signed that, run it again, and the new ones are pinned.
     """
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         before, opened = pinned_roster(pipeline), pending(pipeline)
         if opened is None:
             _open(pipeline, before, reason, as_json=as_json)

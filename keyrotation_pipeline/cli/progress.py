@@ -18,7 +18,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from keyrotation_pipeline import assembly
+from keyrotation_pipeline.assembly.home import system_time
 from keyrotation_pipeline.cli.output import console, note, seconds
 from keyrotation_pipeline.cli.status import Overall
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -41,7 +41,7 @@ def reporting(overall: Overall | None = None, *, quiet: bool = False) -> Iterato
         with bars_on(console(stderr=True)) as bars:
             yield OnTerminal(bars, overall)
     else:
-        yield OnLines(assembly.system_time, overall)
+        yield OnLines(system_time, overall)
 
 
 def bars_on(where: Console) -> Bars:

@@ -3,7 +3,8 @@
 import sys
 from typing import Any
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError
@@ -21,7 +22,7 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
     that, it does it.
     """
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         opened = pending(pipeline)
         if opened is None:
             _open(pipeline, as_json=as_json)

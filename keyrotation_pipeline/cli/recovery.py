@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
-from keyrotation_pipeline.assembly.backups import read_backup, recovery_key
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.backups import open_backups, read_backup, recovery_key
+from keyrotation_pipeline.assembly.keystores import create_key_store
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.backups.fetching import key_in
 from keyrotation_pipeline.backups.key_loss import KeyRestored, newest_key, restore_key
@@ -46,7 +47,7 @@ def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json
     """Restore the newest backup in a scratch server, and read it."""
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
-    with assembly.open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
+    with open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
         database = site.pipeline.database.identity().name
         report = recovery_test(site, opened)
     if as_json:
@@ -88,10 +89,10 @@ def restore_key_command(
         return
     passphrase = passphrase_for(declared, key)
     with (
-        assembly.open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
+        open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
         recovery_key(declared, key, passphrase) as opened,
     ):
-        assembly.create_key_store(declared)
+        create_key_store(declared)
         database = site.pipeline.database.identity().name
         done = [_restore(declared, site, version, source, opened) for version in wanted]
     if as_json:
@@ -160,7 +161,7 @@ def _show_report(database: str, report: RecoveryReport) -> None:
 
 
 def _survey(declared: Settings, *, as_json: bool) -> None:
-    with assembly.open_backups(declared, actor=actor()) as site:
+    with open_backups(declared, actor=actor()) as site:
         database = site.pipeline.database.identity().name
         found = survey(site)
     if as_json:

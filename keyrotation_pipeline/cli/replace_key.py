@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BlockedError, RequestError
@@ -34,7 +35,7 @@ def replace_key_command(
     """
     wanted = KeyVersion.parse(version)
     material = _given(wanted)
-    with assembly.open_pipeline(settings.load(config), actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         opened = pending(pipeline, wanted)
         if opened is None:
             _open(pipeline, wanted, material, reason, as_json=as_json)

@@ -13,7 +13,10 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.alerts import accesses
+from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.events import AuditEntry
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
@@ -173,7 +176,7 @@ def report(
         return
     declared = settings.load(config)
     period = period_of(since, until, declared.time_zone)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         _stamp(pipeline)
         found = gather(pipeline, partial(_breach_of, pipeline), period).report
     if period is not None and period.since is not None:
@@ -193,14 +196,14 @@ def _with_accesses(report: ComplianceReport, declared: Settings, since: datetime
     """With what the logs of `[incidents]` say of the period, up to the newest event; as it is where none is named."""
     if declared.incidents.cloudtrail_bucket is None and declared.incidents.audit_events_table is None:
         return report
-    found = assembly.accesses(declared, since, report.generated_at)
+    found = accesses(declared, since, report.generated_at)
     reads = None if found.key_reads is None else reads_by(found.key_reads)
     summary = AccessSummary(found.since, found.until, reads, found.record_reads)
     return replace(report, access=summary, not_included=NOT_INCLUDED)
 
 
 def _certificate(rotation: str, config: Path | None) -> bytes:
-    with assembly.open_backups(settings.load(config), actor=actor()) as site:
+    with open_backups(settings.load(config), actor=actor()) as site:
         return certify(site, site.pipeline.ledger.request(rotation).id).envelope
 
 
@@ -217,7 +220,7 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         raise typer.BadParameter("name the directory of the pack with --output", param_hint="--output")
     if not is_free(target):
         raise taken(target)
-    with assembly.open_backups(settings.load(config), actor=actor()) as site:
+    with open_backups(settings.load(config), actor=actor()) as site:
         _stamp(site.pipeline)
         found = gather(site.pipeline, partial(_breach_of, site.pipeline))
         dead = certificates(site, found.events)

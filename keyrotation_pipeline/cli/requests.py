@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.inspect import duties
 from keyrotation_pipeline.cli.options import (
@@ -61,7 +62,7 @@ def request(
     """Open a rotation for officers to sign; prints its id."""
     declared = settings.load(config)
     earliest = _earliest(not_before, declared.time_zone)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         opened = open_request(
             pipeline,
             reason=reason,
@@ -111,7 +112,7 @@ def approve(
     """
     content = given_signature(text=text, signature=signature)
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.request(request_id)
         if text:
             sys.stdout.buffer.write(pipeline.ledger.approval_text(rotation.id))
@@ -147,7 +148,7 @@ def requests(
     if announcement is not None:
         _show_announcement(declared, announcement, as_json=as_json)
         return
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         listed, database = pending_requests(pipeline), pipeline.database.identity().name
     if as_json:
         output.documents([each.as_json() for each in listed])
@@ -170,7 +171,7 @@ def requests(
 def history(*, config: Config = None, as_json: Json = False) -> None:
     """List past rotations and other requests, with how long each took."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         listed, database = past_requests(pipeline), pipeline.database.identity().name
     if as_json:
         output.documents([each.as_json() for each in listed])
@@ -188,7 +189,7 @@ def history(*, config: Config = None, as_json: Json = False) -> None:
 def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Give up a rotation that has written nothing yet."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.request(request_id)
         give_up(pipeline, rotation)
         database = pipeline.database.identity().name
@@ -211,7 +212,7 @@ def _dates(request: Request) -> str:
 
 def _show_announcement(declared: settings.Settings, request_id: str, *, as_json: bool) -> None:
     contacts = [each.contact for each in declared.contacts]
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         shown = announcement_of(pipeline, pipeline.ledger.walk(request_id), contacts, declared.time_zone)
     if as_json:
         output.document({"id": shown.request, "subject": shown.subject, "text": shown.text})
@@ -249,7 +250,7 @@ def pace_command(
     declared = settings.load(config)
     if hours is not None:
         changes["time_zone"] = declared.time_zone
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         rotation, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
         changed = reset or changes
         pace = set_pace(pipeline, rotation, changes, reason) if changed else pace_of(pipeline, rotation)

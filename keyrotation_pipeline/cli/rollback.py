@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.requests import control
@@ -28,7 +29,7 @@ def rollback_command(
     The rotation is paused from here on. Once two officers have signed, `keyrotation rotate` takes everything back.
     """
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         undone = pipeline.ledger.walk(request_id)
         opened = rollback.open_rollback(pipeline, undone, reason=reason, requested_by=actor())
         required = pinned_roster(pipeline).required
@@ -51,7 +52,7 @@ def rollback_command(
 def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Stop a rotation where it stands."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.walk(request_id)
         control.pause(pipeline, rotation)
         database = pipeline.database.identity().name
@@ -65,7 +66,7 @@ def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False
 def resume(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Let a paused rotation go on."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         rotation = pipeline.ledger.walk(request_id)
         control.resume(pipeline, rotation)
         rotation = pipeline.ledger.walk(rotation.id)

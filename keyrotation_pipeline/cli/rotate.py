@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.backups.backup import BackupMade, back_up_after_rotation
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.cli import output
@@ -40,7 +41,7 @@ def rotate(
     followed by a backup of all keys and the database.
     """
     declared = settings.load(config)
-    with assembly.open_backups(declared, actor=actor()) as site:
+    with open_backups(declared, actor=actor()) as site:
         pipeline = site.pipeline
         rotation = pipeline.ledger.walk(request_id)
         if not as_json:

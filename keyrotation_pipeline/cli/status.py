@@ -10,7 +10,9 @@ from typing import Annotated, Never
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.home import system_time, ui_address, wait
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import DatabaseUnavailableError
@@ -238,7 +240,7 @@ def status(
 ) -> None:
     """Show keys, tables, the rotation, and what to type next."""
     declared = settings.load(config)
-    with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(declared, actor=actor()) as pipeline:
         if count:
             pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
         shown = _show(pipeline, declared, as_json=as_json)
@@ -255,15 +257,15 @@ def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
     while True:
         with suppress(psycopg.OperationalError):
             try:
-                with assembly.open_pipeline(declared, actor=actor()) as pipeline:
+                with open_pipeline(declared, actor=actor()) as pipeline:
                     while True:
                         pipeline.clock.sleep(WATCH_SECONDS)
                         if sys.stdout.isatty():
                             output.console().clear()
                         _show(pipeline, declared, as_json=as_json)
             except DatabaseUnavailableError as error:
-                output.note(f"{output.seconds(assembly.system_time())} {error}; looking again")
-        assembly.wait(WATCH_SECONDS)
+                output.note(f"{output.seconds(system_time())} {error}; looking again")
+        wait(WATCH_SECONDS)
 
 
 def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> Status:
@@ -271,6 +273,6 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> 
     if as_json:
         output.document(shown.as_json())
     else:
-        show(shown, pipeline.database.blind_spots(), pipeline.heartbeats.last(), assembly.ui_address(declared.home))
+        show(shown, pipeline.database.blind_spots(), pipeline.heartbeats.last(), ui_address(declared.home))
     sys.stdout.flush()
     return shown

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.services import UiAccess, dagster_services, random_token
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config
 from keyrotation_pipeline.errors import HomeError
@@ -39,9 +40,9 @@ def up(
     """Serve Dagster's UI and run its daemon, which carries approved rotations through, until Ctrl-C."""
     path = settings.config_path(config)
     declared = _declared(config)
-    token = None if no_token else assembly.random_token()
-    door = assembly.UiAccess(port, token, read_only=read_only, hosts=tuple(host or ()))
-    with stop_signals() as stopped, assembly.dagster_services(path, declared, door) as (services, database):
+    token = None if no_token else random_token()
+    door = UiAccess(port, token, read_only=read_only, hosts=tuple(host or ()))
+    with stop_signals() as stopped, dagster_services(path, declared, door) as (services, database):
         if database is not None:
             output.heading(database)
         services.start()
@@ -57,7 +58,7 @@ def _declared(config: Path | None) -> settings.Settings | None:
         return None
 
 
-def _announce(door: assembly.UiAccess, log: Path, *, configured: bool) -> None:
+def _announce(door: UiAccess, log: Path, *, configured: bool) -> None:
     if not configured:
         output.line(
             "no keyrotation.toml yet, so there is no table to rotate; run `keyrotation init` or `keyrotation demo`"

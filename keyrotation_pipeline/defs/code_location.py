@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from keyrotation_pipeline import assembly
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.assembly.home import installed_at
 from keyrotation_pipeline.defs.assets import build_asset, with_code_references
 from keyrotation_pipeline.defs.backups import BACKUP_TESTS, backup_assets, backup_decrypts_check
 from keyrotation_pipeline.defs.checks import checks
@@ -30,7 +30,7 @@ def configured_definitions(declared: Settings, naming: Naming) -> dg.Definitions
         declared.reencryption.shards,
         PipelineResource(str(declared.path), naming),
         declared.time_zone,
-        assembly.installed_at(declared.home),
+        installed_at(declared.home),
         rehearse_nightly=declared.recovery.rehearse_nightly,
         timestamps=declared.audit.timestamp_url is not None,
     )

@@ -10,9 +10,13 @@ import dagster as dg
 from dagster._core.remote_origin import RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorStatus
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
+from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
+from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.home import heartbeat_store
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.backups.rehearsal import rehearse
@@ -66,13 +70,13 @@ class PipelineResource:
         Raises:
             KeyRotationError: no configuration, a wrong one, or no database.
         """
-        with assembly.open_pipeline(self._declared(), actor=actor) as pipeline:
+        with open_pipeline(self._declared(), actor=actor) as pipeline:
             yield pipeline
 
     @contextmanager
     def open_backups(self, actor: str) -> Iterator[BackupSite]:
         """Open the pipeline with its backups; raises as `open`."""
-        with assembly.open_backups(self._declared(), actor=actor) as site:
+        with open_backups(self._declared(), actor=actor) as site:
             yield site
 
     @contextmanager
@@ -108,19 +112,19 @@ class PipelineResource:
 
     def heartbeats(self) -> Heartbeats:
         """The store of heartbeats."""
-        return assembly.heartbeat_store(self._declared())
+        return heartbeat_store(self._declared())
 
     def channels(self) -> Channels:
         """Every channel for alerts."""
-        return assembly.alert_channels(self._declared())
+        return alert_channels(self._declared())
 
     def flag_sources(self) -> tuple[FlagSource, ...]:
         """The sources of incident flags in addition to our own table."""
-        return assembly.flag_sources(self._declared())
+        return flag_sources(self._declared())
 
     def access_audit(self, incident: Incident, opened: Pipeline) -> AccessAudit:
-        """Who read what during an incident; see `assembly.access_audit`."""
-        return assembly.access_audit(self._declared(), incident, opened)
+        """Who read what during an incident; see `access_audit`."""
+        return access_audit(self._declared(), incident, opened)
 
     def has_recovery_key(self) -> bool:
         """Whether `[recovery]` names a key."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.assembly import database_url
 from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.backups.backup import back_up_after_rotation
 from keyrotation_pipeline.demo import clinic

@@ -17,8 +17,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import open_home
@@ -184,7 +185,7 @@ def test_a_rotation_inside_another_project_ends_with_proof_and_retirement_and_ta
         assert {key for key in materialized if not key.startswith("rotation/")} == {"clients"}
         assert instance.get_dynamic_partitions("key_version") == ["theirs"]
         assert instance.get_dynamic_partitions("rotation_key_version") == ["v2"]
-    with assembly.open_pipeline(settings.load(project.folder.path / "keyrotation.toml"), actor="test") as pipeline:
+    with open_pipeline(settings.load(project.folder.path / "keyrotation.toml"), actor="test") as pipeline:
         told = [json.loads(event.body)["facts"]["job"] for event in pipeline.ledger.events(EventKind.RUN_FAILED)]
     # Of ours, what was killed; of theirs nothing.
     assert all(job.startswith("rotation_") for job in told), told

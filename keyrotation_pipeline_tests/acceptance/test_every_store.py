@@ -17,7 +17,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -118,14 +119,14 @@ class Clinic:
     def signed(self, *command: str) -> str:
         """A request by a command that prints its id, with both signatures."""
         request = self.run(*command).strip()
-        with assembly.open_pipeline(settings.load(self.file), actor="test") as pipeline:
+        with open_pipeline(settings.load(self.file), actor="test") as pipeline:
             text = pipeline.ledger.approval_text(request)
             for officer in self.officers:
                 add_approval(pipeline, pipeline.ledger.request(request), officer.sign(text))
         return request
 
     def walk(self, request: str, through: Step | None = None) -> None:
-        with assembly.open_pipeline(settings.load(self.file), actor="test") as pipeline:
+        with open_pipeline(settings.load(self.file), actor="test") as pipeline:
             for _ in runner.run(pipeline, request, lambda _progress: None, through):
                 pass
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -59,7 +60,7 @@ class Pair:
         return settings.load(self.folder.path / "keyrotation.toml")
 
     def walk(self, through: Step | None = None, tasks: int = 1000) -> None:
-        with assembly.open_pipeline(self.settings, actor="test") as pipeline:
+        with open_pipeline(self.settings, actor="test") as pipeline:
             walk = runner.run(pipeline, self.request, lambda _progress: None, through)
             for _ in zip(walk, range(tasks), strict=False):
                 pass
@@ -94,8 +95,8 @@ def pair(tmp_path: Path, security_officer: DemoOfficer, privacy_officer: DemoOff
                 rows = [(number, sealed(KeyRing({V1: key}, V1), 1, f"name {number}")) for number in range(ROWS)]
                 insert(connection, "public.clients", rows)
             made.configure(made.both)
-            assembly.initialise(made.settings, KeyRing({V1: key}, V1), actor="test")
-            with assembly.open_pipeline(made.settings, actor="test") as pipeline:
+            initialise(made.settings, KeyRing({V1: key}, V1), actor="test")
+            with open_pipeline(made.settings, actor="test") as pipeline:
                 opened = open_request(pipeline, reason="yearly rotation", requested_by="test")
                 for officer in made.officers:
                     add_approval(pipeline, opened, officer.sign(pipeline.ledger.approval_text(opened.id)))

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.cli.application import app
 from keyrotation_pipeline.defs.names import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
@@ -50,7 +51,7 @@ class Clinic:
 
     @contextmanager
     def pipeline(self) -> Iterator[Pipeline]:
-        with assembly.open_pipeline(settings.load(self.file), actor="test") as pipeline:
+        with open_pipeline(settings.load(self.file), actor="test") as pipeline:
             yield pipeline
 
     def sign(self, request: str) -> None:
@@ -106,7 +107,7 @@ def clinic(
         f'database.url = "{database_url}"\n[approvals]\nrequired = 2\n{named}'
         '[reencryption]\nshards = 1\n[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
     )
-    assembly.initialise(settings.load(clinic.file), ring, actor="test")
+    initialise(settings.load(clinic.file), ring, actor="test")
     return clinic
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
@@ -66,7 +67,7 @@ class Office:
     # What a test is not about is done in-process.
     @contextmanager
     def pipeline(self) -> Iterator[Pipeline]:
-        with assembly.open_pipeline(settings.load(self.folder.path / "keyrotation.toml"), actor="test") as pipeline:
+        with open_pipeline(settings.load(self.folder.path / "keyrotation.toml"), actor="test") as pipeline:
             yield pipeline
 
     def asked(self) -> str:
@@ -112,7 +113,7 @@ def office(tmp_path: Path, database_url: str) -> Office:
     people = {name: make_officer(tmp_path, name) for name in ("Ada", "Ben", "Cem", "Dan")}
     office = Office(Folder(tmp_path, []), database_url, people)
     office.configure("Ada", "Ben")
-    assembly.initialise(settings.load(tmp_path / "keyrotation.toml"), KeyRing({V1: key}, V1), actor="test")
+    initialise(settings.load(tmp_path / "keyrotation.toml"), KeyRing({V1: key}, V1), actor="test")
     return office
 
 

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.model.audit import GENESIS, hash_of, stamped_bytes
 from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, officers
 from keyrotation_pipeline_tests.timestamp_authority import certified, serving
@@ -62,7 +63,7 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic:
     )
     certificate_tells_of(request, json.loads(base64.b64decode(envelope["payload"])))
     assert "not checked  whether this audit is the one you know" in told
-    with assembly.open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
+    with open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
         _, signed_over = pipeline.ledger.request(request).audit_head
     assert verified(pack, signed_over)[0] == 0
     assert verified(pack, "ab" * 32)[0] == 1

@@ -11,7 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError, WrongKeyError
@@ -63,7 +65,7 @@ class Home:
 
     @contextmanager
     def opened(self) -> Iterator[Pipeline]:
-        with assembly.open_pipeline(settings.load(self.file), actor="test") as pipeline:
+        with open_pipeline(settings.load(self.file), actor="test") as pipeline:
             yield pipeline
 
     def sign(self, request: str, *officers: DemoOfficer) -> None:
@@ -142,7 +144,7 @@ def test_values_of_another_key_that_come_after_the_request_stop_the_promotion(ho
         connection.execute("TRUNCATE clients")
     home.fill(home.right)
     nothing: Any = None
-    with assembly.open_backups(settings.load(home.file), actor="test") as site, pytest.raises(WrongKeyError):
+    with open_backups(settings.load(home.file), actor="test") as site, pytest.raises(WrongKeyError):
         rehearse(site, nothing, nothing, site.pipeline.ledger.request(request), nothing)
     with home.opened() as pipeline:
         with pytest.raises(WrongKeyError, match="opens none of the 60 values tried under v1"):

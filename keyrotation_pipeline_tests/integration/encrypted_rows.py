@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.engine import Limits, rewrite_shard, sweep
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
 from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
+from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import BackupSite, is_intact, kept_sets
@@ -437,7 +438,7 @@ def test_recipients_other_than_the_pinned_ones_get_no_key_and_no_dump(
     officers = {**backup_officers, "stranger": make_officer(tmp_path, "Stranger")}
     declared = settings.load(recipients_of(local_clinic, *(officers[each] for each in who)))
     before = local_clinic.site.local.names()
-    with assembly.open_backups(declared, actor="test") as site:
+    with open_backups(declared, actor="test") as site:
         with pytest.raises(KeyRotationError, match=sentence):
             back_up(site)
         with pytest.raises(ApprovalError, match=sentence):

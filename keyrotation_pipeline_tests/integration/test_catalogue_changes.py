@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
 from keyrotation_pipeline.adapters.postgres.retirement import fence

@@ -11,7 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.audit.events import entry_of, recorded
 from keyrotation_pipeline.audit.replay_cache import _HEARD
@@ -81,11 +83,11 @@ class Office:
         self.file.write_text(f'database.url = "{self.url}"\nrollout.mode = "none"\n{officers}{tables}')
 
     def initialise(self) -> None:
-        assembly.initialise(settings.load(self.file), KeyRing({V1: self.key}, V1), actor="test")
+        initialise(settings.load(self.file), KeyRing({V1: self.key}, V1), actor="test")
 
     @contextmanager
     def pipeline(self) -> Iterator[Pipeline]:
-        with assembly.open_pipeline(settings.load(self.file), actor="test") as pipeline:
+        with open_pipeline(settings.load(self.file), actor="test") as pipeline:
             yield pipeline
 
     def forgotten_by_the_key_store(self) -> None:
@@ -368,7 +370,7 @@ def destroyed_by_a_request_that_nobody_signed(office: Office) -> None:
 @pytest.mark.parametrize("attack", [destroyed_by_event, destroyed_by_a_request_that_nobody_signed])
 def test_no_key_is_left_out_of_a_backup_because_it_is_called(office: Office, attack: Callable[[Office], None]) -> None:
     attack(office)
-    with assembly.open_backups(settings.load(office.file), actor="test") as site:
+    with open_backups(settings.load(office.file), actor="test") as site:
         assert [copy.version for copy in back_up(site).made.keys] == [V1]
         with pytest.raises(AuditError, match=r"\(key_state_changed\) is (of|by) a request that"):
             verify_everything(site.pipeline)
@@ -399,7 +401,7 @@ def test_no_key_is_left_out_of_a_backup_by_signatures_that_no_officer_made(offic
         pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
         pipeline.ledger.set_key_state(second, KeyState.DESTROYED, request.id)
     with (
-        assembly.open_backups(settings.load(office.file), actor="test") as site,
+        open_backups(settings.load(office.file), actor="test") as site,
         pytest.raises(AuditError, match=r"the signature of .* does not verify"),
     ):
         back_up(site)

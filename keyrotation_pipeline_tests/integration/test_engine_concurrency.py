@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

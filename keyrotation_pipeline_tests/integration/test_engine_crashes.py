@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError

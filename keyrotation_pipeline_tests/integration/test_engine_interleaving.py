@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor
+from keyrotation_pipeline.adapters.postgres.engine import supervisor
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements, statements
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
@@ -509,7 +510,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, table_of
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import StoredPageRanges
 
 url, *keys = sys.argv[1:]
@@ -549,7 +550,7 @@ def test_a_killed_rewrite_goes_on_from_its_progress(
 OTHER_WALKER = """
 import sys
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, KeyRing, KeyVersion, table_of
 
 url, *keys = sys.argv[1:]

@@ -16,8 +16,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits, rewrite_shard
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, NewValues
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -6,7 +6,8 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor
+from keyrotation_pipeline.adapters.postgres.engine import supervisor
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits, decrypt_all
+from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.engine.batch import RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Exchange
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key

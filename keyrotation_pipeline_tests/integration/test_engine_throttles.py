@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.engine import Limits, supervisor, throttle
+from keyrotation_pipeline.adapters.postgres.engine import supervisor, throttle
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.waits import note_wait

@@ -17,7 +17,8 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.postgres.engine import Limits, WorkerSettings, is_one_shard, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, rewrite_shard
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, KeyStoreError

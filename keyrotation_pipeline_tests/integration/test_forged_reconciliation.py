@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.backups.backup import back_up
@@ -106,7 +107,7 @@ def test_no_key_is_left_out_of_a_backup_by_a_roster_that_was_pinned_for_a_moment
     destroyed_by_its_officers(office)
     pinned_by_force(office, "Ada", "Ben")
     with (
-        assembly.open_backups(settings.load(office.file), actor="test") as site,
+        open_backups(settings.load(office.file), actor="test") as site,
         pytest.raises(AuditError, match="was not signed by officers of the one before"),
     ):
         back_up(site)
@@ -114,7 +115,7 @@ def test_no_key_is_left_out_of_a_backup_by_a_roster_that_was_pinned_for_a_moment
 
 def test_no_key_is_encrypted_to_whom_a_forged_reconciliation_made_a_recipient(office: Office) -> None:
     pinned_by_force(office, *OWNERS)
-    with assembly.open_backups(settings.load(office.file), actor="test") as site:
+    with open_backups(settings.load(office.file), actor="test") as site:
         before = site.local.names()
         with pytest.raises(AuditError, match="was not signed by officers of the one before"):
             back_up(site)

@@ -7,7 +7,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from keyrotation_pipeline.assembly import initialise
+from keyrotation_pipeline.assembly.pipeline import initialise
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.demo.home import prepare

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName

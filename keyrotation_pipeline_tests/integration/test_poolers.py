@@ -6,9 +6,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.servers import PGBOUNCER, Server, pooler
@@ -69,6 +70,6 @@ def test_a_command_through_a_pooler_leaves_the_applications_connections_as_they_
     assert "goes through a pooler" in folder.printed[-1]
     application()
     path.write_text(text)
-    with pytest.raises(PreflightError, match=POOLED), assembly.open_pipeline(settings.load(path), actor="test"):
+    with pytest.raises(PreflightError, match=POOLED), open_pipeline(settings.load(path), actor="test"):
         pass
     application()

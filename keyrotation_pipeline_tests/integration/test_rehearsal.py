@@ -146,9 +146,9 @@ def test_without_a_backup_that_is_ours_and_whole_nothing_is_rehearsed(local_clin
 
 def rehearsed_from_elsewhere(clinic: Clinic) -> Rehearsed:
     """In a session of its own, as another process has."""
-    from keyrotation_pipeline import assembly  # noqa: PLC0415
+    from keyrotation_pipeline.assembly.backups import open_backups  # noqa: PLC0415
 
-    with assembly.open_backups(clinic.settings, actor="other") as site, clinic.recovery_key() as key:
+    with open_backups(clinic.settings, actor="other") as site, clinic.recovery_key() as key:
         return rehearse(site, key, RestoredStages(clinic.settings), None, lambda _progress: None)
 
 

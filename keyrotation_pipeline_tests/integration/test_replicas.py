@@ -11,7 +11,8 @@ import pytest
 from psycopg import sql
 from psycopg.pq import ExecStatus, PGconn
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits, throttle
+from keyrotation_pipeline.adapters.postgres.engine import throttle
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight

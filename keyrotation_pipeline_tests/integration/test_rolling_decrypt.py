@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits, decrypt_all, decrypt_spans
+from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all, decrypt_spans
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

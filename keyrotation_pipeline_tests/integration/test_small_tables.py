@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.requests import Step, StepRecord

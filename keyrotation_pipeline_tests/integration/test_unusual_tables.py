@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
 from keyrotation_pipeline.adapters.postgres.preflight import values
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect

@@ -3,7 +3,8 @@
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from keyrotation_pipeline.adapters.postgres.engine import Limits, vacuum
+from keyrotation_pipeline.adapters.postgres.engine import vacuum
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect

@@ -7,7 +7,10 @@ from datetime import datetime
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres import engine
+from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all, decrypt_spans
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, rewrite_shard
+from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     counts,
@@ -64,8 +67,8 @@ class PostgresDatabase:
     url: str = field(repr=False)  # it and `connect` may hold a password
     connection: Connection
     connect: Callable[[], Connection] = field(repr=False)
-    limits: engine.Limits
-    workers: engine.WorkerSettings | None = None
+    limits: Limits
+    workers: WorkerSettings | None = None
     replicas: Replicas = NONE_DECLARED
 
     def identity(self) -> DatabaseIdentity:
@@ -135,18 +138,18 @@ class PostgresDatabase:
         from keyrotation_pipeline.adapters.postgres import preflight  # noqa: PLC0415  as above
 
         preflight.require_unchanged(self.connection, request, shard.table, target)
-        return engine.rewrite_shard(self.connect, request, shard, ring, target, report, self.limits, self.workers)
+        return rewrite_shard(self.connect, request, shard, ring, target, report, self.limits, self.workers)
 
     def is_one_shard(self, request: str, table: EncryptedTable) -> bool:
         """See `CiphertextDatabase.is_one_shard`."""
-        return engine.is_one_shard(self.connection, request, table, self.limits)
+        return is_one_shard(self.connection, request, table, self.limits)
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
         """See `CiphertextDatabase.sweep`."""
         from keyrotation_pipeline.adapters.postgres import preflight  # noqa: PLC0415  as above
 
         preflight.require_unchanged(self.connection, request, table, target)
-        return engine.sweep(self.connect, request, table, ring, target, self.limits, wait=wait)
+        return sweep(self.connect, request, table, ring, target, self.limits, wait=wait)
 
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """See `CiphertextDatabase.old_rows`."""
@@ -166,7 +169,7 @@ class PostgresDatabase:
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         """See `CiphertextDatabase.decrypt_all`."""
-        return engine.decrypt_all(self.connect, table, ring, report, self.limits, request)
+        return decrypt_all(self.connect, table, ring, report, self.limits, request)
 
     def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """See `CiphertextDatabase.page_spans`."""
@@ -182,7 +185,7 @@ class PostgresDatabase:
         go_on: Callable[[], bool],
     ) -> int:
         """See `CiphertextDatabase.decrypt_spans`."""
-        return engine.decrypt_spans(self.connect, table, spans, ring, report, self.limits, go_on)
+        return decrypt_spans(self.connect, table, spans, ring, report, self.limits, go_on)
 
     def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
         """See `CiphertextDatabase.unread_since`."""

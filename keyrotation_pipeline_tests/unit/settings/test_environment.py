@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.limits import WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.worker import Job
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump

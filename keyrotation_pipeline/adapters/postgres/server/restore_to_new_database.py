@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import contents
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs

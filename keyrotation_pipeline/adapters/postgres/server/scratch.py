@@ -17,7 +17,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine import Limits
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.inventory import contents
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
