@@ -13,7 +13,8 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, IncidentId, Json, SignatureFile, TextToSign, actor, given_signature
+from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
+from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import (
     Assessment,
@@ -107,14 +108,9 @@ def assess_command(
         else:
             found = assessment_of(pipeline, incidents(pipeline.ledger).incident(name))
         database = pipeline.database.identity().name
-    if as_json:
-        output.document({"database": database, "id": found.incident.id, "signed": officer, **assessed(found)})
-        return
-    output.heading(database)
-    if officer is not None:
-        output.line(f"signed by {officer}: {len(found.signed_by)} of {found.required}")
-    for line in found.lines():
-        output.line(line)
+    value = {"database": database, "id": found.incident.id, "signed": officer, **assessed(found)}
+    signed_by = [] if officer is None else [f"signed by {officer}: {len(found.signed_by)} of {found.required}"]
+    output.show(database, value, [*signed_by, *found.lines()], as_json=as_json)
 
 
 def assessed(found: Assessment) -> dict[str, Any]:

@@ -40,37 +40,26 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Find events changed, removed, reordered or cut off, and signatures and time stamps that do not hold."""
-    declared = settings.load(config)
     anchors = [_read(anchor)] if anchor else []
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.database.identity().name
         head = verify_everything(pipeline, *anchors)
         stamped = sum(1 for _ in entries(pipeline.ledger, EventKind.AUDIT_TIMESTAMPED))
         vouched = pipeline.timestamps is not None
         unusable = [each.unusable for each in pipeline.signatures.certificates() if each.unusable and not each.encrypts]
-    if as_json:
-        output.document(
-            {
-                "database": database,
-                "verified": True,
-                "seq": head.seq,
-                "head": head.hash,
-                "unusable": unusable,
-                "timestamps": stamped,
-                "timestamps_verified": vouched,
-            }
-        )
-        return
-    output.heading(database)
-    output.line(f"{head.seq:,} events verified, up to {head.hash}")
+    value = {
+        "database": database, "verified": True, "seq": head.seq, "head": head.hash, "unusable": unusable,
+        "timestamps": stamped, "timestamps_verified": vouched,
+    }  # fmt: skip
+    lines = [f"{head.seq:,} events verified, up to {head.hash}"]
     if stamped and vouched:
-        output.line(f"{stamped:,} time stamp(s) verified with [audit] timestamp_certificates")
+        lines.append(f"{stamped:,} time stamp(s) verified with [audit] timestamp_certificates")
     elif stamped:
-        output.line(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
-    for sentence in unusable:
-        output.line(f"signatures that were verified before are those of then, though {sentence}")
+        lines.append(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
+    lines += [f"signatures that were verified before are those of then, though {sentence}" for sentence in unusable]
     if anchor:
-        output.line(f"the chain leads through the anchor of {anchor.name}, event {anchors[0].seq:,}")
+        lines.append(f"the chain leads through the anchor of {anchor.name}, event {anchors[0].seq:,}")
+    output.show(database, value, lines, as_json=as_json)
 
 
 @app.command()
@@ -96,19 +85,17 @@ def log(
     as_json: Json = False,
 ) -> None:
     """List the events, oldest first; `audit verify` says whether they are to be believed."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.database.identity().name
         wanted = pipeline.ledger.request(request).id if request is not None else None
         kinds = [_kind(event)] if event is not None else []
         listed = list(deque(entries(pipeline.ledger, *kinds, request=wanted), maxlen=last))
-    if as_json:
-        output.documents([_document(entry) for entry in listed])
-        return
-    output.heading(database)
-    for entry in listed:
-        about = f"  {entry.request[:12]}" if entry.request else ""
-        output.line(f"{entry.seq:>6}  {output.seconds(entry.at)}  {entry.kind}{about}  {entry.actor}")
+    output.show(database, [_document(entry) for entry in listed], map(_line, listed), as_json=as_json)
+
+
+def _line(entry: AuditEntry) -> str:
+    about = f"  {entry.request[:12]}" if entry.request else ""
+    return f"{entry.seq:>6}  {output.seconds(entry.at)}  {entry.kind}{about}  {entry.actor}"
 
 
 def _kind(name: str) -> EventKind:

@@ -12,10 +12,11 @@ from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.backup import BackupMade, back_up
 from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, kept_sets
 from keyrotation_pipeline.backups.rehearsal import rehearse
-from keyrotation_pipeline.backups.rekey import rekey
+from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
 from keyrotation_pipeline.backups.restore_to_new_database import RestoredBeside, restore_beside
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
+from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, vouching
 from keyrotation_pipeline.errors import BackupError, RehearsalError
@@ -58,13 +59,12 @@ def backup(
     with open_backups(declared, actor=actor()) as site:
         database = site.pipeline.database.identity().name
         if listed:
-            _list(database, *_kept(site), as_json=as_json)
+            kept, silent = _kept(site)
+            value = {"database": database, "sets": [_document(each) for each in kept], "silent": silent}
+            output.show(database, value, _listed(kept, silent), as_json=as_json)
             return
         made = back_up(site, database=not keys_only)
-    if as_json:
-        output.document({"database": database, **json_safe(made.facts())})
-    else:
-        _show(database, made, site)
+    output.show(database, {"database": database, **json_safe(made.facts())}, _made(made, site), as_json=as_json)
 
 
 def _rekey(declared: Settings, old: str | None, file: Path | None, *, as_json: bool) -> None:
@@ -76,43 +76,40 @@ def _rekey(declared: Settings, old: str | None, file: Path | None, *, as_json: b
     ):
         database = site.pipeline.database.identity().name
         done = rekey(site, key, old, report)
-    if as_json:
-        output.document({"database": database, **done.record.as_json(), "left": list(done.left)})
-        return
+    value = {"database": database, **done.record.as_json(), "left": list(done.left)}
+    output.show(database, value, _rekeyed(done), as_json=as_json)
+
+
+def _rekeyed(done: Rekeyed) -> Iterator[str]:
     record = done.record
-    output.heading(database)
-    output.line(
-        f"rekeyed   {record.made_from}: every value under {record.target}, none under {_needs(record.left_behind)}"
-    )
+    under, left = record.target, _needs(record.left_behind)
+    yield f"rekeyed   {record.made_from}: every value under {under}, none under {left}"
     for table, values in record.values.items():
-        output.line(f"table     {table}: all {values:,} values decrypt to what they were, every row as it was")
-    output.line(f"manifest  {record.manifest}, whose rows are of {output.minutes(done.made.made_at)} UTC")
+        yield f"table     {table}: all {values:,} values decrypt to what they were, every row as it was"
+    yield f"manifest  {record.manifest}, whose rows are of {output.minutes(done.made.made_at)} UTC"
     for place in record.places:
-        output.line(f"kept in   {place}, read again there")
+        yield f"kept in   {place}, read again there"
     for each in record.left_out:
-        output.line(f"left out  {each}: it holds no row, and needs power or another server")
+        yield f"left out  {each}: it holds no row, and needs power or another server"
     if done.left:
-        output.line(
-            f"next      keyrotation backup --rekey: {len(done.left)} more need a compromised key, {done.left[0]} first"
-        )
+        more = f"{len(done.left)} more need a compromised key, {done.left[0]} first"
+        yield f"next      keyrotation backup --rekey: {more}"
 
 
-def _show(database: str, done: BackupMade, site: BackupSite) -> None:
+def _made(done: BackupMade, site: BackupSite) -> Iterator[str]:
     made = done.made
-    output.heading(database)
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in made.keys)
-    output.line(f"keys      {keys}")
+    yield f"keys      {keys}"
     if made.dump is not None:
-        output.line(
-            f"database  {made.dump.file.name}, {made.dump.file.size_bytes:,} bytes; needs {_needs(made.dump.versions)}"
-        )
-    output.line(f"manifest  {made.name}, for {site.recipients} recipient(s)")
+        file, needs = made.dump.file, _needs(made.dump.versions)
+        yield f"database  {file.name}, {file.size_bytes:,} bytes; needs {needs}"
+    yield f"manifest  {made.name}, for {site.recipients} recipient(s)"
     for place in done.places:
-        output.line(f"kept in   {place}, read again there")
+        yield f"kept in   {place}, read again there"
     if done.uploaded_later:
-        output.line(f"caught up {len(done.uploaded_later)} older set(s), made while a place did not answer")
+        yield f"caught up {len(done.uploaded_later)} older set(s), made while a place did not answer"
     if done.removed:
-        output.line(f"removed   {len(done.removed)} older local file(s)")
+        yield f"removed   {len(done.removed)} older local file(s)"
     for warning in done.warnings:
         output.note(f"warning: {warning}")
 
@@ -134,11 +131,7 @@ def _kept(site: BackupSite) -> tuple[list[KeptSets], list[str]]:
     return kept, silent
 
 
-def _list(database: str, kept: list[KeptSets], silent: list[str], *, as_json: bool) -> None:
-    if as_json:
-        output.document({"database": database, "sets": [_document(each) for each in kept], "silent": silent})
-        return
-    output.heading(database)
+def _listed(kept: list[KeptSets], silent: list[str]) -> Iterator[output.Line]:
     rows = [
         (
             made.name,
@@ -151,12 +144,9 @@ def _list(database: str, kept: list[KeptSets], silent: list[str], *, as_json: bo
         for each in kept
         for made in each.sets
     ]
-    output.table(("Manifest", "Made (UTC)", "Keys", "Database", "Needs", "Place"), rows)
-    for each in kept:
-        for why in each.refused.values():
-            output.line(str(why), style="bold red")
-    for sentence in silent:
-        output.line(sentence, style="bold red")
+    yield output.Table(("Manifest", "Made (UTC)", "Keys", "Database", "Needs", "Place"), rows)
+    for why in (*(str(why) for each in kept for why in each.refused.values()), *silent):
+        yield output.Text(why, output.BAD)
 
 
 def _document(kept: KeptSets) -> dict[str, Any]:
@@ -208,22 +198,18 @@ def restore_database_command(
         name = site.pipeline.database.identity().name
         new = into or f"{name.partition('@')[0][:40]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
         done = restore_beside(site, databases, opened, new, source, report)
-    if as_json:
-        output.document({"beside": name, **done.facts()})
-    else:
-        _show_restored(name, done)
+    show(name, {"beside": name, **done.facts()}, _lines(name, done), as_json=as_json)
 
 
-def _show_restored(name: str, done: RestoredBeside) -> None:
-    output.heading(name)
-    output.line(f"restored  {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC from {done.place}")
-    output.line(f"into      {done.database}; {name} is as it was")
+def _lines(name: str, done: RestoredBeside) -> Iterator[str]:
+    yield f"restored  {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC from {done.place}"
+    yield f"into      {done.database}; {name} is as it was"
     for table, rows in done.rows.items():
-        output.line(f"table     {table}: {rows:,} rows, all {done.values[table]:,} values decrypt")
-    output.line("Owners, privileges and tablespaces are not restored: set them as your application needs them.")
-    output.line("To switch:")
-    output.line(f"  stop the application; let it and [database] url name {done.database}; then")
-    output.line("  keyrotation reconcile     since approvals, key states and audit are of an earlier time there")
+        yield f"table     {table}: {rows:,} rows, all {done.values[table]:,} values decrypt"
+    yield "Owners, privileges and tablespaces are not restored: set them as your application needs them."
+    yield "To switch:"
+    yield f"  stop the application; let it and [database] url name {done.database}; then"
+    yield "  keyrotation reconcile     since approvals, key states and audit are of an earlier time there"
 
 
 def rehearse_command(
@@ -243,20 +229,14 @@ def rehearse_command(
         database = site.pipeline.database.identity().name
         request = site.pipeline.ledger.request(request_id)
         done = rehearse(site, opened, RestoredStages(declared), request, report)
-    if as_json:
-        output.document({"database": database, **document(done)})
-    else:
-        output.heading(database)
-        for line in lines(done):
-            output.line(line)
+    show(database, {"database": database, **_rehearse_document(done)}, _rehearse_lines(done), as_json=as_json)
     if done.findings:
         first, *more = done.findings
         others = f" ({len(more)} more finding(s) above)" if more else ""
         raise RehearsalError(f"the rotation would stop at {first.step}: {first.sentence}{others}")
 
 
-def document(done: Rehearsed) -> dict[str, Any]:
-    """As ``--json`` prints it."""
+def _rehearse_document(done: Rehearsed) -> dict[str, Any]:
     predicted = {step: round(seconds, 1) for step, seconds in done.predicted_seconds.items()}
     total = None if done.total_seconds is None else round(done.total_seconds, 1)
     return json_safe(
@@ -269,8 +249,7 @@ def document(done: Rehearsed) -> dict[str, Any]:
     )
 
 
-def lines(done: Rehearsed) -> Iterator[str]:
-    """For people."""
+def _rehearse_lines(done: Rehearsed) -> Iterator[str]:
     yield (
         f"rehearsed {done.source} to {done.target} on {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC, "
         f"in {done.server}"

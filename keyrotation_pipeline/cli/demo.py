@@ -1,5 +1,6 @@
 """`demo`: the whole walk on the embedded default, and what it showed."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,35 +40,34 @@ def demo(
     if as_json:
         output.document(outcome.as_facts())
     else:
-        _tell(outcome)
+        for line in _facts(outcome):
+            output.line(line)
     if not outcome.holds:
         raise typer.Exit(1)
 
 
-def _tell(outcome: "DemoOutcome") -> None:
+def _facts(outcome: "DemoOutcome") -> Iterator[output.Line]:
     rotation, application = outcome.rotation, outcome.application
-    output.line()
+    yield ""
     for count in outcome.counts:
         new = count.values_by_version.get(rotation.target, 0)
         old = sum(count.values_by_version.values()) - new
         fence = ", ".join(map(str, count.fenced_against))
-        output.line(f"  {count.table.name!s:<14}{new:,} values under {rotation.target}, {old:,} older; refuses {fence}")
+        yield f"  {count.table.name!s:<14}{new:,} values under {rotation.target}, {old:,} older; refuses {fence}"
     states = ", ".join(f"{key.version} {key.state} ({key.fingerprint[:16]})" for key in outcome.keys)
-    output.line(f"  {'keys':<14}{states}")
-    output.line(
+    yield f"  {'keys':<14}{states}"
+    yield (
         f"  {'application':<14}{application['writes']:,} writes and {application['reads']:,} reads meanwhile: "
         f"{application['errors']} errors, {application['lost_writes']} lost writes, "
         f"slowest request {application['slowest_milliseconds']:.0f} ms"
     )
-    output.line()
+    yield ""
     if not outcome.holds:
-        output.line("The proof does NOT hold; see the figures above and `keyrotation status`.", style="bold red")
+        yield output.Text("The proof does NOT hold; see the figures above and `keyrotation status`.", output.BAD)
         return
-    output.line(
-        f"Every value of these columns is under {rotation.target}, {rotation.source} is archived, nothing was lost.",
-        style="bold green",
-    )
-    output.line("Next:")
-    output.line("  keyrotation status    the database, its keys and its tables now")
-    output.line("  keyrotation up        the same rotation as assets in Dagster's UI")
-    output.line(f"  keyrotation demo      once more, {rotation.target} to {rotation.target.next()}")
+    under = f"Every value of these columns is under {rotation.target}"
+    yield output.Text(f"{under}, {rotation.source} is archived, nothing was lost.", "bold green")
+    yield "Next:"
+    yield "  keyrotation status    the database, its keys and its tables now"
+    yield "  keyrotation up        the same rotation as assets in Dagster's UI"
+    yield f"  keyrotation demo      once more, {rotation.target} to {rotation.target.next()}"

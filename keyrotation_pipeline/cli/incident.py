@@ -1,6 +1,7 @@
 """`incident`: from the flag to the end of an incident."""
 
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,8 +30,9 @@ from keyrotation_pipeline.cli.incident_details import (
 )
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.cli.report import require_new, write_new
+from keyrotation_pipeline.cli.signing import propose
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.incidents.access import bars
+from keyrotation_pipeline.incidents.access import AccessAudit, bars
 from keyrotation_pipeline.incidents.alert_delivery import deliver
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.handling import acknowledge, amend, close, require_plain_texts
@@ -43,7 +45,6 @@ from keyrotation_pipeline.model.breach import Deadline, carried_by
 from keyrotation_pipeline.model.incidents import Flag, IncidentType
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.requests.conductor import phase_of
-from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
 app = typer.Typer(
@@ -99,77 +100,58 @@ def open_command(
         if action:
             amend(pipeline, opened.id, actor(), {}, action)
         request = prepare(pipeline, opened, actor())
-        database, required = pipeline.database.identity().name, pinned_roster(pipeline).required
         channels = alert_channels(declared)
-        failures = deliver(pipeline, channels, notices(pipeline, channels.contacts))
-    for failure in failures:
-        output.note(f"not told: {failure}")
-    if as_json:
-        named = output.names(opened.versions)
-        output.document({"database": database, "id": opened.id, "request": request.id, "versions": named})
-        return
-    sys.stdout.write(f"{request.id}\n")
-    held = ", ".join(map(str, opened.versions))
-    output.note(
-        f"{database}: {opened.id} is open; {held} is held to be compromised once {required} officers have signed"
-    )
-    output.note(
-        f"sign: keyrotation approve {request.id} --text | gpg -ab | keyrotation approve {request.id} --signature -"
-    )
-    output.note(f"then: keyrotation rotate {request.id}, or let `keyrotation up` do it")
+        for failure in deliver(pipeline, channels, notices(pipeline, channels.contacts)):
+            output.note(f"not told: {failure}")
+        database, versions = pipeline.database.identity().name, output.names(opened.versions)
+        value = {"database": database, "id": opened.id, "request": request.id, "versions": versions}
+        held = f"{', '.join(versions)} is held to be compromised once enough officers have signed"
+        then = f"run `keyrotation rotate {request.id}`, or let `keyrotation up` do it"
+        propose(pipeline, request, value, [f"{database}: {opened.id} is open; {held}"], then, as_json=as_json)
 
 
 @app.command("list")
 def list_command(*, config: Config = None, as_json: Json = False) -> None:
     """List every incident, the newest last."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         known, requests = incidents(pipeline.ledger), pipeline.ledger.requests()
         carriers = {each.id: carried_by(each, requests) for each in known.by_id.values()}
         database = pipeline.database.identity().name
-    if as_json:
-        output.documents([summary(each, carriers[each.id]) for each in known.by_id.values()])
-        return
-    output.heading(database)
     rows = [
         (each.id, each.type, each.status, output.minutes(each.discovered_at), ", ".join(map(str, each.versions)),
          _carried(carriers[each.id]))
         for each in known.by_id.values()
     ]  # fmt: skip
-    output.table(("Incident", "Type", "Status", "Discovered", "Versions", "Request"), rows)
-    for flag, (at, reason) in known.set_aside.items():
-        output.line(f"put aside  flag {flag}, {output.minutes(at)}: {reason}")
+    table = output.Table(("Incident", "Type", "Status", "Discovered", "Versions", "Request"), rows)
+    put_aside = [
+        f"put aside  flag {flag}, {output.minutes(at)}: {reason}" for flag, (at, reason) in known.set_aside.items()
+    ]
+    value = [summary(each, carriers[each.id]) for each in known.by_id.values()]
+    output.show(database, value, [table, *put_aside], as_json=as_json)
 
 
 @app.command()
 def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
     """Show one incident against its clock."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         found = incidents(pipeline.ledger).incident(name)
         requests, now = pipeline.ledger.requests(), pipeline.clock.now()
         clock, pace = clock_of(pipeline, found, requests), rate_of(pipeline, found, requests, now)
         carrier, database = carried_by(found, requests), pipeline.database.identity().name
         assessment = assessment_of(pipeline, found)
-    if as_json:
-        stages = [_stage(each, now) for each in clock]
-        output.document(
-            {**details(found, carrier), "stages": stages, "pace": str(pace) if pace else None, **assessed(assessment)}
-        )
-        return
-    output.heading(database)
-    for label, value in details(found, carrier).items():
+    shown, stages = details(found, carrier), [_stage(each, now) for each in clock]
+    value = {**shown, "stages": stages, "pace": str(pace) if pace else None, **assessed(assessment)}
+    lines = [*_details(shown), *(f"{each.stage.replace('_', ' '):<22}{_left(each, now)}" for each in clock)]
+    lines += [] if pace is None else [f"rows: {pace}"]
+    lines += [f"{output.seconds(at)} UTC  {sentence}" for at, sentence in assessment.history]
+    output.show(database, value, [*lines, *assessment.lines()], as_json=as_json)
+
+
+def _details(shown: dict[str, Any]) -> Iterator[str]:
+    for label, value in shown.items():
         if value or label == "request":
-            shown = (", " if label == "versions" else "; ").join(value) if isinstance(value, list) else value
-            output.line(f"{label.replace('_', ' '):<16}{shown or 'none is prepared yet'}")
-    for deadline in clock:
-        output.line(f"{deadline.stage.replace('_', ' '):<22}{_left(deadline, now)}")
-    if pace is not None:
-        output.line(f"rows: {pace}")
-    for at, sentence in assessment.history:
-        output.line(f"{output.seconds(at)} UTC  {sentence}")
-    for line in assessment.lines():
-        output.line(line)
+            text = (", " if label == "versions" else "; ").join(value) if isinstance(value, list) else value
+            yield f"{label.replace('_', ' '):<16}{text or 'none is prepared yet'}"
 
 
 app.command("assess")(assess_command)
@@ -184,33 +166,31 @@ def access(name: IncidentId, *, config: Config = None, as_json: Json = False) ->
     with open_pipeline(declared, actor=actor()) as pipeline:
         found = access_audit(declared, incidents(pipeline.ledger).incident(name), pipeline)
         database = pipeline.database.identity().name
-    if as_json:
-        output.document(as_json_object(found))
-        return
-    output.heading(database)
-    output.line(f"from {output.minutes(found.since)} to {output.minutes(found.until)} UTC")
+    output.show(database, as_json_object(found), _accesses(found), as_json=as_json)
+
+
+def _accesses(found: AccessAudit) -> Iterator[output.Line]:
+    yield f"from {output.minutes(found.since)} to {output.minutes(found.until)} UTC"
     if found.key_reads is None:
-        output.line("reads of the key are not looked at: name [incidents] cloudtrail_bucket")
+        yield "reads of the key are not looked at: name [incidents] cloudtrail_bucket"
     else:
         rows = [(output.seconds(each.at), each.who, each.address, each.event, each.refused or "given", each.agent)
                 for each in found.key_reads]  # fmt: skip
-        output.table(("Key read at", "By", "From", "Event", "Outcome", "Agent"), rows)
-        for bar in bars(found):
-            output.line(bar)
+        yield output.Table(("Key read at", "By", "From", "Event", "Outcome", "Agent"), rows)
+        yield from bars(found)
     if found.record_reads is None:
-        output.line("reads of records are not looked at: name [incidents] audit_events_table")
+        yield "reads of records are not looked at: name [incidents] audit_events_table"
     else:
         reads = [(each.reads, each.who, each.address, each.resource_type, each.event_type,
                   output.minutes(each.first_at), output.minutes(each.last_at))
                  for each in found.record_reads]  # fmt: skip
-        output.table(("Reads", "By", "From", "Of", "Event", "First", "Last"), reads)
+        yield output.Table(("Reads", "By", "From", "Of", "Event", "First", "Last"), reads)
 
 
 @app.command()
 def ack(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
     """Acknowledge an incident: you have taken it up, and nobody further is called."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         show_changed(pipeline, acknowledge(pipeline, name, actor()), as_json=as_json)
 
 
@@ -225,8 +205,7 @@ def close_command(
     as_json: Json = False,
 ) -> None:
     """Close an incident whose rotation is over, or whose request was cancelled."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         texts = {"root_cause": root_cause, "remediation": remediation, "lessons": lessons}
         show_changed(pipeline, close(pipeline, name, actor(), **texts), as_json=as_json)
 

@@ -1,5 +1,6 @@
 """Prints an incident; `incident amend` and `incident notice`."""
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Any
 
@@ -28,13 +29,11 @@ Remediation = Annotated[str | None, typer.Option("--remediation", help="For the 
 Lessons = Annotated[str | None, typer.Option("--lessons", help="For the report.", show_default=False)]
 
 
-def show_changed(pipeline: Pipeline, changed: Incident, *, as_json: bool) -> None:
-    """Print how an incident stands after a change."""
-    if as_json:
-        output.document(details(changed, carried_by(changed, pipeline.ledger.requests())))
-        return
-    output.heading(pipeline.database.identity().name)
-    output.line(f"{changed.id} is {changed.status}")
+def show_changed(pipeline: Pipeline, changed: Incident, more: Sequence[str] = (), *, as_json: bool) -> None:
+    """Print how an incident stands after a change, and `more` lines."""
+    value = details(changed, carried_by(changed, pipeline.ledger.requests()))
+    lines = [f"{changed.id} is {changed.status}", *more]
+    output.show(pipeline.database.identity().name, value, lines, as_json=as_json)
 
 
 def summary(found: Incident, carrier: Request | None) -> dict[str, Any]:
@@ -96,8 +95,7 @@ def amend_command(
     """
     given = {"scope": scope, "impact": impact, "root_cause": root_cause, "remediation": remediation, "lessons": lessons}
     texts = {key: value for key, value in given.items() if value is not None}
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         changed = amend(pipeline, name, actor(), texts, action or (), prevention or ())
         show_changed(pipeline, changed, as_json=as_json)
 
@@ -112,15 +110,10 @@ def notice_command(
 ) -> None:
     """Record that a notice of a breach was sent (45 CFR 164.404 to 164.410), which meets its deadline."""
     day = _day(sent_on)
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         changed = record_notice(pipeline, name, actor(), to, day)
-        lines = assessment_of(pipeline, changed).lines()
-        show_changed(pipeline, changed, as_json=as_json)
-    if not as_json:
-        for line in lines:
-            if line.startswith("Notice to "):
-                output.line(line)
+        notices = [each for each in assessment_of(pipeline, changed).lines() if each.startswith("Notice to ")]
+        show_changed(pipeline, changed, notices, as_json=as_json)
 
 
 def _day(text: str) -> date:

@@ -1,6 +1,7 @@
 """`init`: the configuration from what is in the database, home, schema, roster and the keys in use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,11 +50,9 @@ def init(
     if not path.exists():
         with reporting(quiet=as_json) as report:
             written = _write_configuration(path, report)
-        if as_json:
-            output.document({"configuration": str(path), "written": True, "database": written})
-        else:
-            output.heading(written)
-            output.line(f"{path} is written from what was found, in a part of each large table; {FILL_IN}")
+        value = {"configuration": str(path), "written": True, "database": written}
+        line = f"{path} is written from what was found, in a part of each large table; {FILL_IN}"
+        output.show(written, value, [line], as_json=as_json)
         return
     declared = settings.load(path)
     if not declared.approvals.officers:
@@ -64,10 +63,7 @@ def init(
     with open_pipeline(declared, actor=actor()) as pipeline:
         tried = {"values_tried": trial.tried, "values_opened": trial.tried - trial.failed} if trial else {}
         summary = {**_summary(pipeline, path), **tried, "backup_key": signing_key(declared).public}
-    if as_json:
-        output.document(summary)
-    else:
-        _show(summary, trial)
+    output.show(summary["database"], summary, _lines(summary, trial), as_json=as_json)
 
 
 def _write_configuration(path: Path, report: Report) -> str:
@@ -123,28 +119,27 @@ def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:
     }
 
 
-def _show(summary: dict[str, Any], trial: KeyTrial | None) -> None:
-    output.heading(summary["database"])
+def _lines(summary: dict[str, Any], trial: KeyTrial | None) -> Iterator[output.Line]:
     versions = ", ".join(f"{key['version']} ({key['state']})" for key in summary["key_versions"])
-    output.line(f"keys      {versions}; primary {summary['primary']}")
+    yield f"keys      {versions}; primary {summary['primary']}"
     if trial is not None:
-        _show_trial(trial)
+        yield from _tried(trial)
     officers = ", ".join(summary["officers"])
-    output.line(f"officers  {officers}; {summary['approvals_required']} must approve; pinned")
-    output.line(f"backups   are signed by {summary['backup_key']}")
-    output.line("          keep this line in the safe: by it an empty machine tells your backups from forged ones")
+    yield f"officers  {officers}; {summary['approvals_required']} must approve; pinned"
+    yield f"backups   are signed by {summary['backup_key']}"
+    yield "          keep this line in the safe: by it an empty machine tells your backups from forged ones"
     if not summary["tables"]:
-        output.line("tables    are large and were not counted; `keyrotation status --count` does, or the first request")
+        yield "tables    are large and were not counted; `keyrotation status --count` does, or the first request"
     for table in summary["tables"]:
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
-        output.line(f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}")
-    output.line('next      keyrotation inventory, keyrotation request --reason "…"')
+        yield f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}"
+    yield 'next      keyrotation inventory, keyrotation request --reason "…"'
 
 
-def _show_trial(trial: KeyTrial) -> None:
+def _tried(trial: KeyTrial) -> Iterator[output.Line]:
     for version in trial.versions:
         tried, opened = trial.of_version(version)
         found = f"opens {opened:,} of {tried:,} values, a sample of every column" if tried else "no value of it was met"
-        output.line(f"          {version} {found}")
+        yield f"          {version} {found}"
     for phrase in trial.damaged():
-        output.line(f"damaged   {phrase} do not open; `keyrotation verify` names each", style="bold red")
+        yield output.Text(f"damaged   {phrase} do not open; `keyrotation verify` names each", output.BAD)

@@ -12,16 +12,17 @@ from keyrotation_pipeline.assembly.alerts import alert_channels
 from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, RequestId, SignatureFile, TextToSign, actor, given_signature
+from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
+from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import how_to_sign
 from keyrotation_pipeline.model.audit import instant
-from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode, confirming
-from keyrotation_pipeline.model.proof import DecryptedCount
+from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.status import Light, Readiness
-from keyrotation_pipeline.model.tables import BlindSpots, FoundColumn, QuarantinedValue, TableCount
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.monitoring.fleet import fleet
 from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -35,50 +36,31 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
     Shows every declared column with its values per key version, undeclared columns that hold encrypted values, values
     that do not decrypt or are not encrypted, by table, key and column, and what was not searched.
     """
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.database.identity().name
         taken = take_inventory(pipeline)
-        records = pipeline.ledger.keys()
-    if as_json:
-        output.document(_inventory_document(database, taken))
-        return
-    output.heading(database)
-    _show_columns(taken.counts, [record.version for record in records])
-    _show_findings(taken.findings)
-    _show_quarantine(taken.quarantine)
-    _show_blind_spots(taken.blind_spots)
+        keys = pipeline.ledger.keys()
+    lines = _taken(taken, [each.version for each in keys])
+    output.show(database, _inventory_document(database, taken), lines, as_json=as_json)
 
 
 def verify(*, config: Config = None, as_json: Json = False) -> None:
     """Decrypt every value with the current keys, and count."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline, reporting(quiet=as_json) as report:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline, reporting(quiet=as_json) as report:
         database = pipeline.database.identity().name
         ring = pipeline.keys.read().ring()
         done = [pipeline.database.decrypt_all(table, ring, report) for table in pipeline.tables]
-    if as_json:
-        output.document(_verify_document(database, done))
-    else:
-        output.heading(database)
-        rows = [(each.table, each.rows, each.values, each.failures) for each in done]
-        output.table(("Table", "Rows", "Values", "Do not decrypt"), rows)
-    if failures := sum(each.failures for each in done):
-        raise _NotDecryptedError(failures, [each.table for each in done if each.failures])
-
-
-class _NotDecryptedError(KeyRotationError):
-    def __init__(self, failures: int, tables: Sequence[str]) -> None:
-        super().__init__(
-            f"{failures} value(s) of {', '.join(tables)} do not decrypt; `keyrotation inventory` names each of them"
-        )
-
-
-def _verify_document(database: str, done: Sequence[DecryptedCount]) -> dict[str, Any]:
     tables = [
         {"table": each.table, "rows": each.rows, "values": each.values, "failures": each.failures} for each in done
     ]
-    return {"database": database, "tables": tables, "failures": sum(each.failures for each in done)}
+    failures = sum(each.failures for each in done)
+    shown = output.Table(("Table", "Rows", "Values", "Do not decrypt"), [tuple(each.values()) for each in tables])
+    output.show(database, {"database": database, "tables": tables, "failures": failures}, [shown], as_json=as_json)
+    if failures:
+        named = ", ".join(each.table for each in done if each.failures)
+        raise KeyRotationError(
+            f"{failures} value(s) of {named} do not decrypt; `keyrotation inventory` names each of them"
+        )
 
 
 def _inventory_document(database: str, taken: Inventory) -> dict[str, Any]:
@@ -129,7 +111,32 @@ def _table_document(count: TableCount) -> dict[str, Any]:
     }
 
 
-def _show_columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]) -> None:
+def _taken(taken: Inventory, registered: Sequence[KeyVersion]) -> Iterator[output.Line]:
+    yield _columns(taken.counts, registered)
+    for count in taken.counts:
+        yield (
+            f"{count.table.name}: {count.rows:,} rows, {count.empty:,} empty strings, {count.unreadable:,} unreadable, "
+            f"{count.near_misses:,} near-misses"
+        )
+    if taken.findings:
+        yield ""
+        rows = [(each.relation, each.column, each.values, each.near_misses, each.reason) for each in taken.findings]
+        yield output.Table(("Undeclared", "Column", "Values", "Near-misses", "What it is"), rows)
+        yield "declare what can be re-encrypted under [[tables]]; remove or refresh the rest"
+    else:
+        yield "no undeclared column that was searched holds encrypted values"
+    if taken.quarantine:
+        yield ""
+        rejected = [(str(each.table), each.key, each.column, each.reason) for each in taken.quarantine]
+        yield output.Table(("Quarantined in", "Primary key", "Column", "Why"), rejected)
+    yield ""
+    for each in taken.blind_spots.unsearched:
+        yield f"not searched: {each}"
+    for replica in taken.blind_spots.unseen:
+        yield f"not seen: {replica}"
+
+
+def _columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]) -> output.Table:
     seen = {version for count in counts for version in count.values_by_version}
     versions = sorted(seen.union(registered))
     rows = [
@@ -142,40 +149,10 @@ def _show_columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]
         for count in counts
         for column in count.table.columns
     ]
-    output.table(("Table", "Column", *output.names(versions), "Unencrypted"), rows)
-    for count in counts:
-        remark = (
-            f"{count.table.name}: {count.rows:,} rows, {count.empty:,} empty strings, {count.unreadable:,} unreadable"
-        )
-        output.line(f"{remark}, {count.near_misses:,} near-misses")
+    return output.Table(("Table", "Column", *output.names(versions), "Unencrypted"), rows)
 
 
-def _show_findings(findings: Sequence[FoundColumn]) -> None:
-    if not findings:
-        output.line("no undeclared column that was searched holds encrypted values")
-        return
-    output.line()
-    rows = [(each.relation, each.column, each.values, each.near_misses, each.reason) for each in findings]
-    output.table(("Undeclared", "Column", "Values", "Near-misses", "What it is"), rows)
-    output.line("declare what can be re-encrypted under [[tables]]; remove or refresh the rest")
-
-
-def _show_blind_spots(blind_spots: BlindSpots) -> None:
-    output.line()
-    for each in blind_spots.unsearched:
-        output.line(f"not searched: {each}")
-    for replica in blind_spots.unseen:
-        output.line(f"not seen: {replica}")
-
-
-def _show_quarantine(quarantined: Sequence[QuarantinedValue]) -> None:
-    if quarantined:
-        output.line()
-        rows = [(str(each.table), each.key, each.column, each.reason) for each in quarantined]
-        output.table(("Quarantined in", "Primary key", "Column", "Why"), rows)
-
-
-_STYLES = {Light.RED: "bold red", Light.AMBER: "yellow"}
+_STYLES = {Light.RED: output.BAD, Light.AMBER: "yellow"}
 
 
 def preflight(*, config: Config = None, as_json: Json = False) -> None:
@@ -189,23 +166,20 @@ def preflight(*, config: Config = None, as_json: Json = False) -> None:
     with open_backups(declared, actor=actor()) as site:
         database, now = site.pipeline.database.identity().name, site.pipeline.clock.now()
         found = readiness(site, alert_channels(declared).in_words, recovery)
-    if as_json:
-        output.document({"database": database, "generated_at": instant(now), **found.as_json()})
-    else:
-        output.heading(database)
-        _show(found)
+    value = {"database": database, "generated_at": instant(now), **found.as_json()}
+    output.show(database, value, _lines(found), as_json=as_json)
     if not found.ready:
         raise typer.Exit(1)
 
 
-def _show(found: Readiness) -> None:
+def _lines(found: Readiness) -> Iterator[output.Line]:
     for light in (Light.RED, Light.AMBER, Light.GREEN):
         for check in found.of(light):
-            output.line(f"{light:<6} {check.name.replace('_', ' ')}: {check.value}", style=_STYLES.get(light))
+            yield output.Text(f"{light:<6} {check.name.replace('_', ' ')}: {check.value}", _STYLES.get(light))
             if check.do:
-                output.line(f"       do: {check.do}")
+                yield f"       do: {check.do}"
     lights = ", ".join(f"{len(found.of(light))} {light}" for light in Light)
-    output.line(f"{'ready' if found.ready else 'not ready'}: {lights}", style="bold")
+    yield output.Text(f"{'ready' if found.ready else 'not ready'}: {lights}", "bold")
 
 
 def rollout(*, config: Config = None, as_json: Json = False) -> None:
@@ -215,24 +189,23 @@ def rollout(*, config: Config = None, as_json: Json = False) -> None:
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         content = fleet(pipeline)
-    if as_json:
-        output.document(content)
-        return
-    output.heading(content["database"])
-    output.line(f"primary {content['primary'] or 'none'}; [rollout] mode {content['mode']}")
+    output.show(content["database"], content, _rollout_lines(content), as_json=as_json)
+
+
+def _rollout_lines(content: dict[str, Any]) -> Iterator[output.Line]:
+    yield f"primary {content['primary'] or 'none'}; [rollout] mode {content['mode']}"
     for workload, waits in content["workloads"].items():
-        output.line(f"{workload}: {waits or 'rolled out'}")
+        yield f"{workload}: {waits or 'rolled out'}"
     if content["instances"]:
         columns = ("Instance", "Reads", "Writes", "Last heard of", "Still decrypted", "Could not decrypt")
-        output.table(columns, map(_row, content["instances"]))
+        yield output.Table(columns, map(_row, content["instances"]))
     else:
-        output.line("no application instance reports itself; each does by:")
-        for code in LINES_OF_CODE:
-            output.line(f"  {code}")
+        yield "no application instance reports itself; each does by:"
+        yield from (f"  {code}" for code in LINES_OF_CODE)
     if content["waiting_for"]:
-        output.line(f"waits: {content['waiting_for']}")
+        yield f"waits: {content['waiting_for']}"
     for sentence in content["attention"]:
-        output.line(f"Attention {sentence}", style="bold red")
+        yield output.Text(f"Attention {sentence}", output.BAD)
 
 
 def confirm(
@@ -255,12 +228,9 @@ def confirm(
             return
         officer, goal = add_confirmation(pipeline, walk, content)
         database = pipeline.database.identity().name
-    if as_json:
-        output.document({"id": walk.id, "officer": officer, "rollout": str(goal.aim)})
-        return
-    output.heading(database)
-    output.line(f"confirmed by {officer}: every application instance {goal.statement()}")
-    output.line(f"next: keyrotation rotate {walk.id}")
+    value = {"id": walk.id, "officer": officer, "rollout": str(goal.aim)}
+    confirmed = f"confirmed by {officer}: every application instance {goal.statement()}"
+    output.show(database, value, [confirmed, f"next: keyrotation rotate {walk.id}"], as_json=as_json)
 
 
 def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
@@ -272,7 +242,7 @@ def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
             yield "each application instance reports itself by:"
             yield from (f"  {code}" for code in LINES_OF_CODE)
         case RolloutMode.CONFIRM:
-            yield f"after each of the three rollouts: {confirming(walk.id)}"
+            yield f"after each of the three rollouts: {how_to_sign('confirm', walk.id)}"
         case RolloutMode.KUBERNETES | RolloutMode.NONE:
             pass
 

@@ -4,6 +4,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +15,37 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 200
 LABEL_CHARS, ROOMY_CHARS = 10, 100
+BAD = "bold red"
 
 __all__ = [
-    "console",
-    "document",
-    "documents",
-    "field",
-    "heading",
-    "instant",
-    "line",
-    "minutes",
-    "names",
-    "note",
-    "seconds",
-    "table",
-    "wrapped",
-]
+    "BAD", "Line", "Table", "Text", "console", "document", "field", "heading", "instant", "line", "minutes", "names",
+    "note", "seconds", "show",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A line with a style, or one that a terminal may break between words.
+
+    Args:
+        indent: of the lines after the first, where it is broken; None: it never is.
+    """
+
+    text: str
+    style: str | None = None
+    indent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Aligned columns; numbers to the right."""
+
+    columns: Sequence[str]
+    rows: Iterable[Sequence[object]]
+
+
+Line = str | Text | Table
+Document = Mapping[str, Any]
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -40,70 +56,50 @@ def console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, markup=False, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
 
-def line(text: str = "", *, style: str | None = None) -> None:
-    """One line on stdout, never broken in the middle."""
-    if style is None:
-        # Not by a console, which would write past the bars of `progress` and into them.
-        sys.stdout.write(f"{text}\n")
-    else:
-        from rich.text import Text  # noqa: PLC0415  as above
+def show(database: str, value: Document | Sequence[Document], lines: Iterable[Line], *, as_json: bool) -> None:
+    """Print a result: the value as JSON, else the database's name and the lines.
 
-        console().print(Text(text, style=style), soft_wrap=True)
-
-
-def field(label: str, text: str, *, style: str | None = None) -> None:
-    """``Label     text``; on a terminal broken between words, the rest below the text."""
-    wrapped(f"{label:<{LABEL_CHARS}}{text}", indent=LABEL_CHARS, style=style)
+    Args:
+        database: which one is talked to.
+    """
+    if as_json:
+        document(value)
+        return
+    heading(database)
+    for each in lines:
+        line(each)
 
 
-def wrapped(text: str, *, indent: int = 0, style: str | None = None) -> None:
-    """A text whose lines break between words where a terminal ends; elsewhere one line."""
-    width = console().width if sys.stdout.isatty() else None
-    below = " " * indent
-    # A word that is longer than the line, a command's id say, stays whole for whoever copies it.
-    lines = (
-        [text]
-        if width is None
-        else textwrap.wrap(text, width, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
-    )
-    for each in lines or [""]:
-        line(each, style=style)
+def document(value: Document | Sequence[Document]) -> None:
+    """One JSON object, or a list of them, on stdout."""
+    sys.stdout.write(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n")
 
 
 def heading(database: str) -> None:
-    """Which database is talked to: the first line of every text."""
-    line(database, style="bold")
+    """The first line of every text."""
+    line(Text(database, "bold"))
+
+
+def line(shown: Line = "") -> None:
+    """One line on stdout, or the lines of a table."""
+    match shown:
+        case Table():
+            _print_table(shown)
+        case Text(text, style, indent):
+            for each in [text] if indent is None else _broken(text, indent):
+                _print(each, style)
+        case str():
+            _print(shown, None)
+
+
+def field(label: str, text: str, style: str | None = None) -> Text:
+    """``Label     text``; on a terminal broken between words, the rest below the text."""
+    return Text(f"{label:<{LABEL_CHARS}}{text}", style, LABEL_CHARS)
 
 
 def note(text: str) -> None:
     """One line on stderr, beside the result."""
     sys.stderr.write(f"{text}\n")
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Aligned columns; numbers to the right."""
-    from rich.table import Table  # noqa: PLC0415  as above
-
-    listed = [[_cell(value) for value in row] for row in rows]
-    where = console()
-    gap = 3 if where.width >= ROOMY_CHARS else 2
-    shown = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for index, name in enumerate(columns):
-        numeric = bool(listed) and all(row[index].replace(",", "").isdigit() for row in listed)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
-    for row in listed:
-        shown.add_row(*row)
-    where.print(shown)
-
-
-def document(content: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
-    sys.stdout.write(f"{json.dumps(content, indent=2, ensure_ascii=False)}\n")
-
-
-def documents(content: Sequence[Mapping[str, Any]]) -> None:
-    """One JSON list of objects on stdout."""
-    sys.stdout.write(f"{json.dumps(list(content), indent=2, ensure_ascii=False)}\n")
 
 
 def minutes(at: datetime | None) -> str:
@@ -114,6 +110,40 @@ def minutes(at: datetime | None) -> str:
 def seconds(at: datetime) -> str:
     """The same to the second."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _print(text: str, style: str | None) -> None:
+    if style is None:
+        # Not by a console, which would write past the bars of `progress` and into them.
+        sys.stdout.write(f"{text}\n")
+        return
+    from rich.text import Text as Styled  # noqa: PLC0415  as above
+
+    console().print(Styled(text, style=style), soft_wrap=True)
+
+
+def _broken(text: str, indent: int) -> list[str]:
+    if not sys.stdout.isatty():
+        return [text]
+    # A word that is longer than the line, a command's id say, stays whole for whoever copies it.
+    return textwrap.wrap(
+        text, console().width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]
+
+
+def _print_table(table: Table) -> None:
+    from rich.table import Table as Grid  # noqa: PLC0415  as above
+
+    listed = [[_cell(value) for value in row] for row in table.rows]
+    where = console()
+    gap = 3 if where.width >= ROOMY_CHARS else 2
+    shown = Grid(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for index, name in enumerate(table.columns):
+        numeric = bool(listed) and all(row[index].replace(",", "").isdigit() for row in listed)
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for row in listed:
+        shown.add_row(*row)
+    where.print(shown)
 
 
 def _cell(value: object) -> str:

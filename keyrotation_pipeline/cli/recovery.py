@@ -1,6 +1,7 @@
 """`recovery-test` and `restore-key`: that backups restore, and a lost key back in the store."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,10 +51,8 @@ def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json
     with open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
         database = site.pipeline.database.identity().name
         report = recovery_test(site, opened)
-    if as_json:
-        output.document({"database": database, "passed": True, **json_safe(report.facts())})
-    else:
-        _show_report(database, report)
+    value = {"database": database, "passed": True, **json_safe(report.facts())}
+    output.show(database, value, _tested(report), as_json=as_json)
     if report.missed:
         raise RecoveryError(f"everything was recovered, but {'; '.join(report.missed)}")
 
@@ -95,16 +94,8 @@ def restore_key_command(
         create_key_store(declared)
         database = site.pipeline.database.identity().name
         done = [_restore(declared, site, version, source, opened) for version in wanted]
-    if as_json:
-        output.document({"database": database, "restored": [_restored_document(each) for each in done]})
-        return
-    output.heading(database)
-    for each in done:
-        state = "archived" if each.place == "archive" else "live"
-        output.line(
-            f"{each.version} ({each.fingerprint[:16]}) is {state} again, from {each.source}; {each.decrypted:,} values "
-            "decrypted with it before"
-        )
+    value = {"database": database, "restored": [_restored_document(each) for each in done]}
+    output.show(database, value, map(_restored, done), as_json=as_json)
 
 
 def vouching(files: list[Path] | None) -> tuple[bytes, ...]:
@@ -140,34 +131,38 @@ def passphrase_for(declared: Settings, key: Path | None) -> bytes | None:
     return typed.encode() or None
 
 
-def _show_report(database: str, report: RecoveryReport) -> None:
-    output.heading(database)
-    output.line(f"fetched   {report.made.name} and its files from {report.place}")
+def _restored(each: KeyRestored) -> str:
+    state = "archived" if each.place == "archive" else "live"
+    return (
+        f"{each.version} ({each.fingerprint[:16]}) is {state} again, from {each.source}; {each.decrypted:,} values "
+        "decrypted with it before"
+    )
+
+
+def _tested(report: RecoveryReport) -> Iterator[str]:
+    yield f"fetched   {report.made.name} and its files from {report.place}"
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in report.made.keys)
-    output.line(f"keys      {keys}: 32 bytes each, fingerprints as registered, opened by {report.recovery_key}")
+    yield f"keys      {keys}: 32 bytes each, fingerprints as registered, opened by {report.recovery_key}"
     for tested in filter(None, (report.newest, report.older)):
         rows = ", ".join(f"{number:,} {table}" for table, number in tested.rows.items())
         values = sum(n for table in tested.sampled.values() for column in table.values() for n in column.values())
-        output.line(f"restored  {tested.name}: {rows}; {values:,} values decrypted, of every column and key version")
-        output.line(f"          in {tested.server}; all {tested.relations:,} relations with every row")
+        yield f"restored  {tested.name}: {rows}; {values:,} values decrypted, of every column and key version"
+        yield f"          in {tested.server}; all {tested.relations:,} relations with every row"
         for each in tested.left_out:
-            output.line(f"left out  {each}: it holds no row, and needs power or another server")
+            yield f"left out  {each}: it holds no row, and needs power or another server"
         if tested.warning is not None:
             output.note(f"warning: {tested.warning}")
     if report.older is None:
-        output.line("          no older dump under an archived key is kept, so none was tried")
-    output.line(f"recovery  {report.rto_seconds:,.1f} s of {report.objectives.rto_seconds:,} s allowed")
-    output.line(f"data loss {report.rpo_seconds:,.1f} s of {report.objectives.rpo_seconds:,} s allowed")
+        yield "          no older dump under an archived key is kept, so none was tried"
+    yield f"recovery  {report.rto_seconds:,.1f} s of {report.objectives.rto_seconds:,} s allowed"
+    yield f"data loss {report.rpo_seconds:,.1f} s of {report.objectives.rpo_seconds:,} s allowed"
 
 
 def _survey(declared: Settings, *, as_json: bool) -> None:
     with open_backups(declared, actor=actor()) as site:
         database = site.pipeline.database.identity().name
         found = survey(site)
-    if as_json:
-        output.document({"database": database, **_survey_document(found)})
-    else:
-        _show_survey(database, found)
+    output.show(database, {"database": database, **_survey_document(found)}, _surveyed(found), as_json=as_json)
     lost = sorted({f"{each.table} under {each.version}" for each in found.database if each.lost})
     if lost:
         raise BackupError(
@@ -176,32 +171,20 @@ def _survey(declared: Settings, *, as_json: bool) -> None:
         )
 
 
-def _show_survey(database: str, found: LossSurvey) -> None:
-    output.heading(database)
-    output.table(
-        ("Table", "Version", "Values", "Key"),
-        [(each.table, str(each.version), each.values, _how(each)) for each in found.database],
-    )
-    output.line()
-    output.table(
-        ("Database backup", "Place", "File", "Table", "Version", "Values", "Key"),
-        [
-            (
-                dump.name,
-                dump.place,
-                "as signed" if dump.intact else "damaged",
-                each.table,
-                str(each.version),
-                each.values,
-                _how(each),
-            )
-            for dump in found.dumps
-            for each in dump.tables
-        ],
-    )
-    output.line("nothing was decrypted to see this: backups are known by hash and manifest, keys by fingerprint")
+def _surveyed(found: LossSurvey) -> Iterator[output.Line]:
+    tables = [(each.table, str(each.version), each.values, _how(each)) for each in found.database]
+    yield output.Table(("Table", "Version", "Values", "Key"), tables)
+    yield ""
+    dumps = [
+        (dump.name, dump.place, "as signed" if dump.intact else "damaged", each.table, str(each.version), each.values,
+         _how(each))
+        for dump in found.dumps
+        for each in dump.tables
+    ]  # fmt: skip
+    yield output.Table(("Database backup", "Place", "File", "Table", "Version", "Values", "Key"), dumps)
+    yield "nothing was decrypted to see this: backups are known by hash and manifest, keys by fingerprint"
     for problem in found.problems:
-        output.line(f"problem   {problem}", style="bold red")
+        yield output.Text(f"problem   {problem}", output.BAD)
 
 
 def _how(readable: ReadableValues) -> str:

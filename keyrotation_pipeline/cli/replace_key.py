@@ -1,30 +1,26 @@
 """`replace-key`: another key in the place of an imported one that opens no value, after approval."""
 
-import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
-from keyrotation_pipeline.errors import BlockedError, RequestError
+from keyrotation_pipeline.cli.output import show
+from keyrotation_pipeline.cli.signing import Reason, propose, require_signed
+from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import keys_in, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.rotation.replace_key import open_replacement, pending, replace_key
 
 
 def replace_key_command(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Version whose imported key opens no value.")],
     *,
-    reason: Annotated[
-        str | None,
-        typer.Option("--reason", help="Why, in one plain line; the officers sign it.", show_default=False),
-    ] = None,
+    reason: Reason = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -36,25 +32,21 @@ def replace_key_command(
     wanted = KeyVersion.parse(version)
     material = _given(wanted)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        opened = pending(pipeline, wanted)
-        if opened is None:
-            _open(pipeline, wanted, material, reason, as_json=as_json)
-            return
-        if (missing := pinned_roster(pipeline).required - len(opened.approvals)) > 0:
-            raise BlockedError(
-                f"request {opened.id} needs {missing} more approval(s); sign with "
-                f"`keyrotation approve {opened.id} --text`, or withdraw it with `keyrotation cancel {opened.id}`"
-            )
-        record = replace_key(pipeline, opened, material)
         database = pipeline.database.identity().name
-    if as_json:
-        output.document(
-            {"database": database, "id": opened.id, "version": version, "fingerprint": record.fingerprint, "done": True}
-        )
-        return
-    output.heading(database)
-    output.line(f"{wanted} is {record.fingerprint[:16]} now, in place of {opened.source_fingerprint[:16]}")
-    output.line("next: keyrotation backup; then rotate, if a rotation is under way by a new request that takes it over")
+        if (request := pending(pipeline, wanted)) is None:
+            request = open_replacement(pipeline, wanted, material, reason=reason, requested_by=actor())
+            value = _document(database, request, material.fingerprint, done=False)
+            what = f"{database}: {wanted} {request.source_fingerprint[:16]} is to be {material.fingerprint[:16]}"
+            then = f"run `keyrotation replace-key {wanted}` again, with the same key"
+            propose(pipeline, request, value, [what], then, as_json=as_json)
+            return
+        require_signed(pipeline, request)
+        now = replace_key(pipeline, request, material).fingerprint
+    lines = [
+        f"{wanted} is {now[:16]} now, in place of {request.source_fingerprint[:16]}",
+        "next: keyrotation backup; then rotate, if a rotation is under way by a new request that takes it over",
+    ]
+    show(database, _document(database, request, now, done=True), lines, as_json=as_json)
 
 
 def _given(version: KeyVersion) -> KeyMaterial:
@@ -65,19 +57,6 @@ def _given(version: KeyVersion) -> KeyMaterial:
     return keys_in({name: environment[name]})[version]
 
 
-def _open(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, reason: str | None, *, as_json: bool) -> None:
-    opened = open_replacement(pipeline, version, material, reason=reason, requested_by=actor())
-    database = pipeline.database.identity().name
-    if as_json:
-        output.document(
-            {"database": database, "id": opened.id, "version": str(version), "fingerprint": material.fingerprint,
-             "done": False}
-        )  # fmt: skip
-        return
-    output.note(f"{database}: {version} {opened.source_fingerprint[:16]} is to be {material.fingerprint[:16]}")
-    output.note(
-        f"{pinned_roster(pipeline).required} officers approve it with: "
-        f"keyrotation approve {opened.id} --text | gpg -ab | keyrotation approve {opened.id} --signature -; "
-        f"then run `keyrotation replace-key {version}` again, with the same key"
-    )
-    sys.stdout.write(f"{opened.id}\n")
+def _document(database: str, request: Request, fingerprint: str, *, done: bool) -> dict[str, Any]:
+    version = str(request.source)
+    return {"database": database, "id": request.id, "version": version, "fingerprint": fingerprint, "done": done}

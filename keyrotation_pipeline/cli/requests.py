@@ -1,6 +1,7 @@
 """`request`, `approve`, `cancel` and `pace`."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -11,24 +12,15 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.inspect import duties
-from keyrotation_pipeline.cli.options import (
-    Config,
-    Json,
-    RequestId,
-    SignatureFile,
-    TextToSign,
-    actor,
-    given_signature,
-    offered_requests,
-)
+from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor, offered_requests
 from keyrotation_pipeline.cli.report import unambiguous_moment
-from keyrotation_pipeline.model.requests import Request
+from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature, propose
+from keyrotation_pipeline.model.requests import PendingRequest, Request
 from keyrotation_pipeline.monitoring.announcement import announcement_of
 from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.control import cancel as give_up
 from keyrotation_pipeline.requests.control import pace_of, set_pace
-from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
 
@@ -71,31 +63,20 @@ def request(
             not_before=earliest,
             manual=manual,
         )
-        required = pinned_roster(pipeline).required
         database = pipeline.database.identity().name
         warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
         warnings += filter(None, [unnamed_primary(pipeline, opened)])
         rule, *how = duties(pipeline, opened)
-    if as_json:
-        versions = {"from": str(opened.source), "to": str(opened.target)}
-        output.document({"database": database, "id": opened.id, **versions, "rollout": rule, "warnings": warnings})
-        return
-    output.note(f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}")
-    for warning in warnings:
-        output.note(f"note: {warning}")
-    if manual:
-        output.note(
-            f"left to people: once approved, materialize its assets in Dagster, partition {opened.target}, beginning "
-            f"with key_version, or run `keyrotation rotate {opened.id}`"
-        )
-    output.note(f"rollout: {rule}")
-    for line in how:
-        output.note(f"  {line}")
-    output.note(
-        f"{required} officers approve it with: "
-        f"keyrotation approve {opened.id} --text | gpg -ab | keyrotation approve {opened.id} --signature -"
-    )
-    sys.stdout.write(f"{opened.id}\n")
+        lines = [f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}"]
+        lines += [f"note: {warning}" for warning in warnings]
+        if manual:
+            lines.append(
+                f"left to people: once approved, materialize its assets in Dagster, partition {opened.target}, "
+                f"beginning with key_version, or run `keyrotation rotate {opened.id}`"
+            )
+        lines += [f"rollout: {rule}", *(f"  {line}" for line in how)]
+        value = {"database": database, "id": opened.id, "from": str(opened.source), "to": str(opened.target)}
+        propose(pipeline, opened, {**value, "rollout": rule, "warnings": warnings}, lines, as_json=as_json)
 
 
 def approve(
@@ -111,22 +92,19 @@ def approve(
     keyrotation approve ID --text | gpg -ab | keyrotation approve ID --signature -
     """
     content = given_signature(text=text, signature=signature)
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.request(request_id)
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        request = pipeline.ledger.request(request_id)
         if text:
-            sys.stdout.buffer.write(pipeline.ledger.approval_text(rotation.id))
+            sys.stdout.buffer.write(pipeline.ledger.approval_text(request.id))
             return
-        officer, count = add_approval(pipeline, rotation, content)
-        action, database = pipeline.actions[rotation.action], pipeline.database.identity().name
-        required, command = action.authority(pipeline).required, action.command(rotation)
-    if as_json:
-        output.document({"id": rotation.id, "officer": officer, "approvals": count, "approvals_required": required})
-        return
-    output.heading(database)
-    output.line(f"approved by {officer}: {count} of {required}")
+        officer, count = add_approval(pipeline, request, content)
+        action, database = pipeline.actions[request.action], pipeline.database.identity().name
+        required = action.authority(pipeline).required
+    value = {"id": request.id, "officer": officer, "approvals": count, "approvals_required": required}
+    lines = [f"approved by {officer}: {count} of {required}"]
     if count >= required:
-        output.line(f"next: {command}")
+        lines.append(f"next: {action.command(request)}")
+    output.show(database, value, lines, as_json=as_json)
 
 
 def requests(
@@ -150,54 +128,45 @@ def requests(
         return
     with open_pipeline(declared, actor=actor()) as pipeline:
         listed, database = pending_requests(pipeline), pipeline.database.identity().name
-    if as_json:
-        output.documents([each.as_json() for each in listed])
-        return
-    output.heading(database)
+    output.show(database, [each.as_json() for each in listed], _pending(listed), as_json=as_json)
+
+
+def _pending(listed: Sequence[PendingRequest]) -> Iterator[str]:
     for pending in listed:
-        each, minutes = pending.request, output.minutes
+        each = pending.request
         reason = each.reason if each.incident is None else f"{each.incident}: {each.reason}"
-        output.line(f"{each.id}  {each.type} {each.action}, {each.source} to {each.target}, {each.status}")
-        output.line(f"  reason   {reason}")
-        output.line(f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)")
-        output.line(f"  missing  {', '.join(pending.missing) or 'nobody'}")
+        yield f"{each.id}  {each.type} {each.action}, {each.source} to {each.target}, {each.status}"
+        yield f"  reason   {reason}"
+        yield f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)"
+        yield f"  missing  {', '.join(pending.missing) or 'nobody'}"
         if each.manual:
-            output.line("  left to people; the conductor starts nothing of it")
-        output.line(f"  {_dates(each)}, finish by {minutes(each.finish_by)} UTC")
+            yield "  left to people; the conductor starts nothing of it"
+        yield f"  {_dates(each)}, finish by {output.minutes(each.finish_by)} UTC"
     if not listed:
-        output.line("no request is pending")
+        yield "no request is pending"
 
 
 def history(*, config: Config = None, as_json: Json = False) -> None:
     """List past rotations and other requests, with how long each took."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         listed, database = past_requests(pipeline), pipeline.database.identity().name
-    if as_json:
-        output.documents([each.as_json() for each in listed])
-        return
-    output.heading(database)
     rows = [
         (past.request.id, f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
          output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",
          "-" if past.rows is None else past.rows, past.outcome)
         for past in listed
     ]  # fmt: skip
-    output.table(("Request", "What", "From", "To", "Started", "Took", "Rows", "Outcome"), rows)
+    table = output.Table(("Request", "What", "From", "To", "Started", "Took", "Rows", "Outcome"), rows)
+    output.show(database, [each.as_json() for each in listed], [table], as_json=as_json)
 
 
 def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Give up a rotation that has written nothing yet."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.request(request_id)
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        rotation, database = pipeline.ledger.request(request_id), pipeline.database.identity().name
         give_up(pipeline, rotation)
-        database = pipeline.database.identity().name
-    if as_json:
-        output.document({"database": database, "id": rotation.id, "phase": "cancelled"})
-        return
-    output.heading(database)
-    output.line(f"rotation {rotation.id} is cancelled")
+    value = {"database": database, "id": rotation.id, "phase": "cancelled"}
+    output.show(database, value, [f"rotation {rotation.id} is cancelled"], as_json=as_json)
 
 
 def _earliest(not_before: str | None, time_zone: str) -> datetime | None:
@@ -216,8 +185,8 @@ def _show_announcement(declared: settings.Settings, request_id: str, *, as_json:
         shown = announcement_of(pipeline, pipeline.ledger.walk(request_id), contacts, declared.time_zone)
     if as_json:
         output.document({"id": shown.request, "subject": shown.subject, "text": shown.text})
-        return
-    sys.stdout.write(f"Subject: {shown.subject}\n\n{shown.text}")
+    else:
+        sys.stdout.write(f"Subject: {shown.subject}\n\n{shown.text}")
 
 
 def pace_command(
@@ -254,8 +223,5 @@ def pace_command(
         rotation, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
         changed = reset or changes
         pace = set_pace(pipeline, rotation, changes, reason) if changed else pace_of(pipeline, rotation)
-    if as_json:
-        output.document({"database": database, "id": rotation.id, "pace": None if pace is None else pace.as_json()})
-        return
-    output.heading(database)
-    output.line(f"rotation {rotation.id} goes {pace or 'as configured'}")
+    value = {"database": database, "id": rotation.id, "pace": None if pace is None else pace.as_json()}
+    output.show(database, value, [f"rotation {rotation.id} goes {pace or 'as configured'}"], as_json=as_json)

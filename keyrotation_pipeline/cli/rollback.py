@@ -1,17 +1,16 @@
 """`rollback`, `pause`, `resume`: stopping a rotation, and undoing it."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
+from keyrotation_pipeline.cli.output import minutes, show
+from keyrotation_pipeline.cli.signing import propose
 from keyrotation_pipeline.requests import control
 from keyrotation_pipeline.requests.conductor import phase_of
-from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import rollback
 
 
@@ -28,51 +27,31 @@ def rollback_command(
 
     The rotation is paused from here on. Once two officers have signed, `keyrotation rotate` takes everything back.
     """
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
-        undone = pipeline.ledger.walk(request_id)
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        undone, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
         opened = rollback.open_rollback(pipeline, undone, reason=reason, requested_by=actor())
-        required = pinned_roster(pipeline).required
-        database = pipeline.database.identity().name
-    if as_json:
-        content = {"database": database, "id": opened.id, "undoes": undone.id}
-        output.document({**content, "from": str(opened.source), "to": str(opened.target)})
-        return
-    output.note(
-        f"{database}: rollback of {undone.id}, {opened.source} to {opened.target}, start by "
-        f"{output.minutes(opened.start_by)} UTC"
-    )
-    output.note(
-        f"{required} officers approve it with: "
-        f"keyrotation approve {opened.id} --text | gpg -ab | keyrotation approve {opened.id} --signature -"
-    )
-    sys.stdout.write(f"{opened.id}\n")
+        source, target = str(opened.source), str(opened.target)
+        value = {"database": database, "id": opened.id, "undoes": undone.id, "from": source, "to": target}
+        what = f"{database}: rollback of {undone.id}, {source} to {target}, start by {minutes(opened.start_by)} UTC"
+        propose(pipeline, opened, value, [what], as_json=as_json)
 
 
 def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Stop a rotation where it stands."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.walk(request_id)
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        rotation, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
         control.pause(pipeline, rotation)
-        database = pipeline.database.identity().name
-    if as_json:
-        output.document({"database": database, "id": rotation.id, "status": "paused"})
-        return
-    output.heading(database)
-    output.line(f"rotation {rotation.id} is paused; go on with: keyrotation resume {rotation.id}")
+    value = {"database": database, "id": rotation.id, "status": "paused"}
+    line = f"rotation {rotation.id} is paused; go on with: keyrotation resume {rotation.id}"
+    show(database, value, [line], as_json=as_json)
 
 
 def resume(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Let a paused rotation go on."""
-    declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
-        rotation = pipeline.ledger.walk(request_id)
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        rotation, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
         control.resume(pipeline, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
-        database = pipeline.database.identity().name
-    if as_json:
-        output.document({"database": database, "id": rotation.id, "status": str(rotation.status)})
-        return
-    output.heading(database)
-    output.line(f"rotation {rotation.id} goes on at {phase_of(rotation)}: keyrotation rotate {rotation.id}")
+    value = {"database": database, "id": rotation.id, "status": str(rotation.status)}
+    line = f"rotation {rotation.id} goes on at {phase_of(rotation)}: keyrotation rotate {rotation.id}"
+    show(database, value, [line], as_json=as_json)

@@ -40,8 +40,7 @@ def rotate(
     To its end, or as far as they come; whatever stopped it, run it again to go on. A rotation that is finished is
     followed by a backup of all keys and the database.
     """
-    declared = settings.load(config)
-    with open_backups(declared, actor=actor()) as site:
+    with open_backups(settings.load(config), actor=actor()) as site:
         pipeline = site.pipeline
         rotation = pipeline.ledger.walk(request_id)
         if not as_json:

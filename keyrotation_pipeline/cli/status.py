@@ -15,6 +15,7 @@ from keyrotation_pipeline.assembly.home import system_time, ui_address, wait
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.output import field
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
@@ -104,47 +105,53 @@ def duration(seconds: float) -> str:
 
 
 DAY_SECONDS = 86400
-_STYLES = {"blocked": "bold red", "waits": "yellow"}  # who is awaited has not failed
+_STYLES = {"blocked": output.BAD, "waits": "yellow"}  # who is awaited has not failed
 
 
-def show(shown: Status, blind_spots: BlindSpots, heartbeats: Sequence[Heartbeat], address: str | None) -> None:
-    """Print it.
+def lines(
+    shown: Status, blind_spots: BlindSpots, heartbeats: Sequence[Heartbeat], address: str | None
+) -> Iterator[output.Line]:
+    """The lines below the heading.
 
     Args:
         heartbeats: the last looks of Dagster's sensors.
         address: of Dagster's UI, without its token; None: not known.
     """
-    field, now = output.field, shown.generated_at
-    output.heading(f"{shown.database}  {output.minutes(now)} UTC")
-    output.line()
-    field("Primary", f"{shown.primary or 'none'}, next rotation due by {output.minutes(shown.next_rotation_due)}")
+    now = shown.generated_at
+    yield ""
+    yield field("Primary", f"{shown.primary or 'none'}, next rotation due by {output.minutes(shown.next_rotation_due)}")
     if shown.next_rotation_rule is not None:
-        field("", shown.next_rotation_rule)
+        yield field("", shown.next_rotation_rule)
     for key in shown.key_versions:
-        output.line(f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}")
+        yield f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}"
     held = f", holds {', '.join(output.names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
-    field("Backup", f"{age(shown.last_backup, now)}{held}; proven to restore {age(shown.last_recovery_test, now)}")
+    tested = age(shown.last_recovery_test, now)
+    yield field("Backup", f"{age(shown.last_backup, now)}{held}; proven to restore {tested}")
     if shown.rehearsal is not None:
-        field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
-    field("Audit", f"{shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
-    output.line()
-    _show_tables(shown)
-    output.wrapped(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}")
-    output.line()
+        yield field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
+    yield field("Audit", f"{shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
+    yield ""
+    yield from _tables(shown)
+    yield output.Text(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}", indent=0)
+    yield ""
     for label, text in _rotation(shown.rotation, carried_on(heartbeats, now, address)):
-        field(label, text, style=_STYLES.get(text.partition(":")[0]))
+        yield field(label, text, _STYLES.get(text.partition(":")[0]))
+    yield from _others(shown)
+
+
+def _others(shown: Status) -> Iterator[output.Text]:
     for each in shown.incidents:
-        told = f"{each.incident.id}, {each.incident.type}, {each.incident.status}; {each.clock_in_words}"
-        field("Incident", told, style="bold red")
+        said = f"{each.incident.id}, {each.incident.type}, {each.incident.status}; {each.clock_in_words}"
+        yield field("Incident", said, output.BAD)
     for listed in shown.other_requests:
         request, missing = listed.request, ", ".join(listed.missing) or "nobody"
-        field("Request", f"{request.id}, {request.action} of {request.source}; not signed by {missing}")
+        yield field("Request", f"{request.id}, {request.action} of {request.source}; not signed by {missing}")
     for contact in shown.contacts:
-        field("Contact", str(contact))
+        yield field("Contact", str(contact))
     for sentence in shown.attention:
-        field("Attention", sentence, style="bold red")
+        yield field("Attention", sentence, output.BAD)
     for sentence in shown.warnings:
-        field("Warning", sentence, style="yellow")
+        yield field("Warning", sentence, "yellow")
 
 
 def age(at: datetime | None, now: datetime) -> str:
@@ -167,19 +174,19 @@ def carried_on(heartbeats: Sequence[Heartbeat], now: datetime, address: str | No
     return f"Dagster carries it on, its conductor looked {age(look.at, now)}{place}"
 
 
-def _show_tables(shown: Status) -> None:
+def _tables(shown: Status) -> Iterator[output.Line]:
     used, empty = _versions(shown)
     faults = [
         (title, name)
         for title, name in (("Unencrypted", "unencrypted"), ("Unreadable", "unreadable"))
         if any(table.count and getattr(table.count, name) for table in shown.tables)
     ]
-    output.table(
+    yield output.Table(
         ("Table", "Rows", *output.names(used), *(title for title, _ in faults), "Refuses", "Counted"),
         [_row(table, used, [name for _, name in faults], shown.generated_at) for table in shown.tables],
     )
     if empty and any(table.count for table in shown.tables):
-        output.wrapped(f"No value under {', '.join(output.names(empty))}.")
+        yield output.Text(f"No value under {', '.join(output.names(empty))}.", indent=0)
 
 
 def _versions(shown: Status) -> tuple[list[KeyVersion], list[KeyVersion]]:
@@ -270,9 +277,13 @@ def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
 
 def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> Status:
     shown = replace(overview(pipeline, duties=unsettled_in_words(pipeline)), contacts=declared.contact_list)
-    if as_json:
-        output.document(shown.as_json())
-    else:
-        show(shown, pipeline.database.blind_spots(), pipeline.heartbeats.last(), ui_address(declared.home))
+    heading = f"{shown.database}  {output.minutes(shown.generated_at)} UTC"
+    output.show(heading, shown.as_json(), _lines(pipeline, declared, shown), as_json=as_json)
     sys.stdout.flush()
     return shown
+
+
+def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status) -> Iterator[output.Line]:
+    """What a person is shown; only then is the database asked what is not searched."""
+    seen, heartbeats = pipeline.database.blind_spots(), pipeline.heartbeats.last()
+    yield from lines(shown, seen, heartbeats, ui_address(declared.home))

@@ -11,6 +11,7 @@ from keyrotation_pipeline.audit.incidents import incidents, told
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alert_delivery import Alarm
 from keyrotation_pipeline.incidents.obligations import in_words, unsettled
+from keyrotation_pipeline.model.approval import how_to_sign
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by
 from keyrotation_pipeline.model.fleet import failing_minutes
@@ -187,7 +188,7 @@ class _Writer:
             Severity.CRITICAL,
             f"Incident {incident.id}: sign the emergency request",
             f"Two officers sign exactly this text; until then no key changes:\n\n{text}\n"
-            f"keyrotation approve {carrier.id} --text | gpg -ab | keyrotation approve {carrier.id} --signature -",
+            f"{how_to_sign('approve', carrier.id)}",
             SIGNERS,
         )
 

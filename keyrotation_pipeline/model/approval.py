@@ -13,6 +13,11 @@ HEADER = "keyrotation-approval-v1"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
 
+def how_to_sign(command: str, request: str) -> str:
+    """What an officer types to sign a request (``approve``), or that its rollout is done (``confirm``)."""
+    return f"keyrotation {command} {request} --text | gpg -ab | keyrotation {command} {request} --signature -"
+
+
 @dataclass(frozen=True, slots=True)
 class Officer:
     """One officer: a name to show and the primary-key fingerprint that identifies the certificate.

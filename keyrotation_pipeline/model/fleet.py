@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
+from keyrotation_pipeline.model.approval import how_to_sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,7 @@ def missing_for(
 
 def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
     """What is waited for, and what to type; one sentence."""
-    confirm = f"`{confirming(request)}`"
+    confirm = f"`{how_to_sign('confirm', request)}`"
     parts = []
     if lack.lagging:
         named = ", ".join(f"{each.name} ({_reported(each, goal)})" for each in lack.lagging)
@@ -267,11 +268,6 @@ def awaits(sentence: str, request: str) -> bool:
 
 def _then(request: str) -> str:
     return f"; then run `keyrotation rotate {request}`"
-
-
-def confirming(request: str) -> str:
-    """What an officer types to confirm a rollout."""
-    return f"keyrotation confirm {request} --text | gpg -ab | keyrotation confirm {request} --signature -"
 
 
 def _remedy(goal: RolloutTarget) -> str:

@@ -38,6 +38,11 @@ def status(*tables: TableStatus) -> Status:
     )  # fmt: skip
 
 
+def show(shown: Status) -> None:
+    lines = status_command.lines(shown, BlindSpots((), ()), (), None)
+    output.show(shown.database, {}, lines, as_json=False)
+
+
 class Screen(StringIO):
     """A terminal, as far as a stream can be asked."""
 
@@ -61,7 +66,7 @@ def screen(columns: int, monkeypatch: pytest.MonkeyPatch) -> Screen:
 def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen: Screen) -> None:
     shown = status(table("appointments", 12_345_678), table("billing.Invoices", 40_000))
     with redirect_stdout(screen):
-        status_command.show(shown, BlindSpots((), ()), (), None)
+        show(shown)
     lines = screen.getvalue().splitlines()
 
     assert max(map(len, map(str.rstrip, lines))) <= columns
@@ -75,7 +80,7 @@ def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen
 def test_a_column_that_is_not_all_zero_is_shown(screen: Screen) -> None:
     shown = status(table("clients", 7, unreadable=3), table("notes", 2))
     with redirect_stdout(screen):
-        status_command.show(shown, BlindSpots((), ()), (), None)
+        show(shown)
     lines = screen.getvalue().splitlines()
 
     assert [line.split()[:5] for line in lines if line.startswith(("Table", "clients", "notes"))] == [
@@ -87,7 +92,7 @@ def test_a_column_that_is_not_all_zero_is_shown(screen: Screen) -> None:
 
 def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     shown = replace(status(), attention=("word " * 60,))
-    status_command.show(shown, BlindSpots((), ()), (), None)
+    show(shown)
 
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Attention")] == [
         f"Attention {'word ' * 60}"
@@ -128,6 +133,6 @@ def test_ages(ago: timedelta, told: str) -> None:
 
 def test_a_word_longer_than_the_line_stays_whole(screen: Screen) -> None:
     with redirect_stdout(screen):
-        output.field("Request", "x" * 90)
+        output.line(output.field("Request", "x" * 90))
 
     assert "x" * 90 in screen.getvalue()
