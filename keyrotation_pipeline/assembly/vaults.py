@@ -1,7 +1,6 @@
 """From settings to where backups are: what opens with every pipeline, so that a rotation can back its new key up."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedKeys
@@ -19,9 +18,6 @@ from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
-
-if TYPE_CHECKING:
-    from keyrotation_pipeline.adapters.backups.s3 import S3Bucket
 
 
 def signing_key(settings: Settings) -> SigningKey:
@@ -63,7 +59,7 @@ def offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:
     return () if settings.backup.s3 is None else (opened_bucket(settings.backup.s3, clock),)
 
 
-def opened_bucket(s3: S3Settings, clock: Clock) -> "S3Bucket":
+def opened_bucket(s3: S3Settings, clock: Clock) -> BackupPlace:
     """A bucket; nothing is asked of it yet."""
     from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket  # noqa: PLC0415  boto3 takes a second to import
 

@@ -37,11 +37,7 @@ def demo(
         say(codec_in_use())
     with reporting(quiet=as_json) as report:
         outcome = run_demo(config, rows, report, say, lambda record, seconds: say(phase_line(record, seconds)))
-    if as_json:
-        output.document(outcome.as_facts())
-    else:
-        for line in _facts(outcome):
-            output.line(line)
+    output.show(None, outcome.as_facts(), _facts(outcome), as_json=as_json)
     if not outcome.holds:
         raise typer.Exit(1)
 

@@ -19,9 +19,11 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.assess import assess_command, assessed
 from keyrotation_pipeline.cli.incident_details import (
     Actions,
+    Impact,
     Lessons,
     Remediation,
     RootCause,
+    Scope,
     amend_command,
     details,
     notice_command,
@@ -70,10 +72,8 @@ def open_command(
         str,
         typer.Option("--discovered-at", metavar="WHEN", help="ISO 8601, or now; without offset in time_zone."),
     ],
-    scope: Annotated[str | None, typer.Option("--scope", help="What was reached.", show_default=False)] = None,
-    impact: Annotated[
-        str | None, typer.Option("--impact", help="Low, medium or high, and why.", show_default=False)
-    ] = None,
+    scope: Scope = None,
+    impact: Impact = None,
     key_version: Annotated[
         list[str] | None,
         typer.Option("--key-version", metavar="VERSION", help="Compromised version; may be given again."),

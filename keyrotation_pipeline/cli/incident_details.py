@@ -24,6 +24,8 @@ Actions = Annotated[
     list[str] | None,
     typer.Option("--action", metavar="TEXT", help="An action taken; may be given again.", show_default=False),
 ]
+Scope = Annotated[str | None, typer.Option("--scope", help="What was reached.", show_default=False)]
+Impact = Annotated[str | None, typer.Option("--impact", help="Low, medium or high, and why.", show_default=False)]
 RootCause = Annotated[str | None, typer.Option("--root-cause", help="For the report.", show_default=False)]
 Remediation = Annotated[str | None, typer.Option("--remediation", help="For the report.", show_default=False)]
 Lessons = Annotated[str | None, typer.Option("--lessons", help="For the report.", show_default=False)]
@@ -73,10 +75,8 @@ def details(found: Incident, carrier: Request | None) -> dict[str, Any]:
 
 def amend_command(
     name: IncidentId,
-    scope: Annotated[str | None, typer.Option("--scope", help="What was reached.", show_default=False)] = None,
-    impact: Annotated[
-        str | None, typer.Option("--impact", help="Low, medium or high, and why.", show_default=False)
-    ] = None,
+    scope: Scope = None,
+    impact: Impact = None,
     action: Actions = None,
     root_cause: RootCause = None,
     remediation: Remediation = None,

@@ -56,16 +56,17 @@ def console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, markup=False, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
 
 
-def show(database: str, value: Document | Sequence[Document], lines: Iterable[Line], *, as_json: bool) -> None:
+def show(database: str | None, value: Document | Sequence[Document], lines: Iterable[Line], *, as_json: bool) -> None:
     """Print a result: the value as JSON, else the database's name and the lines.
 
     Args:
-        database: which one is talked to.
+        database: which one is talked to; None: its name was printed before.
     """
     if as_json:
         document(value)
         return
-    heading(database)
+    if database is not None:
+        heading(database)
     for each in lines:
         line(each)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -46,14 +46,24 @@ def rotate(
         if not as_json:
             output.heading(pipeline.database.identity().name)
             output.line(f"{rotation.action} {rotation.id}: {rotation.source} to {rotation.target}")
-            _tell_codec()
+            if not is_native():
+                output.line(codec_in_use())
         if dry_run:
             _show_next(pipeline, rotation, through, as_json=as_json)
             return
         seconds = _run(pipeline, rotation, through, quiet=as_json)
         rotation = pipeline.ledger.walk(rotation.id)
         made = _back_up(site, rotation, quiet=as_json)
-        _show_end(pipeline, rotation, seconds, made, as_json=as_json)
+        value = {
+            "database": pipeline.database.identity().name,
+            "id": rotation.id,
+            "phase": phase_of(rotation),
+            "from": str(rotation.source),
+            "to": str(rotation.target),
+            "phases": [{"phase": name, "seconds": round(taken, 3)} for name, taken in seconds.items()],
+            "backup": made.made.name if isinstance(made, BackupMade) else None,
+        }
+        output.show(None, value, _end(rotation), as_json=as_json)
     if isinstance(made, BackupError):
         raise made
 
@@ -76,11 +86,6 @@ def _back_up(site: BackupSite, rotation: Walk, *, quiet: bool) -> BackupMade | B
         held = ", ".join(str(each.version) for each in made.made.keys)
         output.line(f"backup {made.made.name}: {held} and the database, in {'; '.join(made.places)}")
     return made
-
-
-def _tell_codec() -> None:
-    if not is_native():
-        output.line(codec_in_use())
 
 
 def _run(pipeline: Pipeline, rotation: Walk, through: Step | None, *, quiet: bool) -> dict[str, float]:
@@ -123,7 +128,7 @@ def _remark(record: StepRecord) -> str:
             return ""
 
 
-def limits_of_proof(rotation: Walk) -> Iterator[str]:
+def _limits_of_proof(rotation: Walk) -> Iterator[str]:
     """What the retirement of a finished rotation has not looked at, in two lines."""
     record = rotation.done(Step.RETIRED_KEY)
     facts = record.facts if record else {}
@@ -135,23 +140,14 @@ def limits_of_proof(rotation: Walk) -> Iterator[str]:
 def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_json: bool) -> None:
     due, later = _ahead(pipeline, rotation, through)
     waits = runner.pending_reason(pipeline, rotation)
-    if as_json:
-        rule = pipeline.rollout.mode.rule(rotation.source, rotation.target, pipeline.rollout.workloads)
-        output.document({"id": rotation.id, "due": due, "later": later, "rollout": rule, "waiting_for": waits})
-        return
-    if not due:
-        output.line(f"  due now    nothing, since {through} is done")
-        return
-    for task in due:
-        output.line(f"  due now    {task}")
-    for step in later:
-        output.line(f"  later      {step}")
     rule, *how = duties(pipeline, rotation)
-    output.line(f"  rollout    {rule}")
-    for line in how:
-        output.line(f"             {line}")
-    if waits:
-        output.line(f"  waits      {waits}")
+    lines = [f"  due now    nothing, since {through} is done"]
+    if due:
+        lines = [*(f"  due now    {task}" for task in due), *(f"  later      {step}" for step in later)]
+        lines += [f"  rollout    {rule}", *(f"             {line}" for line in how)]
+        lines += [f"  waits      {waits}"] if waits else []
+    value = {"id": rotation.id, "due": due, "later": later, "rollout": rule, "waiting_for": waits}
+    output.show(None, value, lines, as_json=as_json)
 
 
 def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[list[str], list[str]]:
@@ -166,29 +162,12 @@ def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[li
     return [str(task) for task in decision.tasks], later
 
 
-def _show_end(
-    pipeline: Pipeline,
-    rotation: Walk,
-    seconds: dict[str, float],
-    made: BackupMade | BackupError | None,
-    *,
-    as_json: bool,
-) -> None:
-    phase = phase_of(rotation)
-    if as_json:
-        phases = [{"phase": name, "seconds": round(taken, 3)} for name, taken in seconds.items()]
-        content: dict[str, Any] = {"database": pipeline.database.identity().name, "id": rotation.id, "phase": phase}
-        backup = made.made.name if isinstance(made, BackupMade) else None
-        output.document(
-            {**content, "from": str(rotation.source), "to": str(rotation.target), "phases": phases, "backup": backup}
-        )
+def _end(rotation: Walk) -> Iterator[str]:
+    if (phase := phase_of(rotation)) != "finished":
+        yield f"next is {phase}: keyrotation rotate {rotation.id}"
         return
-    if phase == "finished":
-        output.line(f"finished: nothing is left under {rotation.source} where it was searched, and its key is archived")
-        for line in limits_of_proof(rotation):
-            output.line(line)
-        if (record := rotation.done(Step.COMPLIANCE_REPORT)) and (text := record.facts.get("post_mortem")):
-            output.line(f"\n{text}")
-        output.line("next: keyrotation status, keyrotation verify")
-    else:
-        output.line(f"next is {phase}: keyrotation rotate {rotation.id}")
+    yield f"finished: nothing is left under {rotation.source} where it was searched, and its key is archived"
+    yield from _limits_of_proof(rotation)
+    if (record := rotation.done(Step.COMPLIANCE_REPORT)) and (text := record.facts.get("post_mortem")):
+        yield f"\n{text}"
+    yield "next: keyrotation status, keyrotation verify"
