@@ -1,7 +1,7 @@
 """`demo`: the whole walk on the embedded default, and what it showed."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,10 +9,8 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.rotate import phase_line
+from keyrotation_pipeline.demo.run import DemoOutcome, run_demo
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
-
-if TYPE_CHECKING:
-    from keyrotation_pipeline.demo.run import DemoOutcome
 
 CLIENTS = 20_000
 
@@ -29,9 +27,6 @@ def demo(
 
     An embedded PostgreSQL, an application that writes to it all the while, and the proof. Each time once more.
     """
-    # The demo brings SQLAlchemy, which would double the time that every other command takes to start.
-    from keyrotation_pipeline.demo.run import run_demo  # noqa: PLC0415
-
     say = output.note if as_json else output.line
     if not is_native():
         say(codec_in_use())
@@ -42,7 +37,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def _facts(outcome: "DemoOutcome") -> Iterator[output.Line]:
+def _facts(outcome: DemoOutcome) -> Iterator[output.Line]:
     rotation, application = outcome.rotation, outcome.application
     yield ""
     for count in outcome.counts:

@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, AccessSummary, ComplianceReport, Period
 from keyrotation_pipeline.reporting.gathering import gather
+from keyrotation_pipeline.reporting.oscal import render_oscal
 from keyrotation_pipeline.reporting.pack import is_free, pack, write_directory
 from keyrotation_pipeline.reporting.rendering import render_html, render_json
 from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify
@@ -186,8 +187,6 @@ def report(
 
 def _rendered(report: ComplianceReport, form: ReportFormat) -> bytes:
     if form is ReportFormat.OSCAL:
-        from keyrotation_pipeline.reporting.oscal import render_oscal  # noqa: PLC0415  only where it is used
-
         return render_oscal(report)
     return render_json(report) if form is ReportFormat.JSON else render_html(report)
 

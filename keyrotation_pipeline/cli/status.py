@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Never
 
+import psycopg
 import typer
 
 from keyrotation_pipeline import settings
@@ -259,8 +260,6 @@ def status(
 
 def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
     """Show it again and again; a server that is restarted meanwhile is waited for, and said to be away."""
-    import psycopg  # noqa: PLC0415  for this alone
-
     while True:
         with suppress(psycopg.OperationalError):
             try:
