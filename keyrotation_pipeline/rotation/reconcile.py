@@ -141,7 +141,7 @@ def _primary(stored: StoredKeys, registered: Mapping[KeyVersion, KeyRecord]) -> 
 
 
 def _in_rows(pipeline: Pipeline) -> tuple[KeyVersion, ...]:
-    counts = pipeline.database.count(pipeline.tables)
+    counts = pipeline.inventory.count(pipeline.tables)
     return tuple(sorted({version for count in counts for version, number in count.values_by_version.items() if number}))
 
 
@@ -203,7 +203,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         for table in pipeline.tables:
             # Under a fence, rows of its version could not be updated at all.
             for version in decided.live:
-                pipeline.database.unfence(table, version)
+                pipeline.fencing.unfence(table, version)
         _fence(pipeline, decided)
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
@@ -255,7 +255,7 @@ def _fence(pipeline: Pipeline, decided: Plan) -> None:
     """Let each table refuse again what was retired in it, beside whatever else it refuses."""
     for table in pipeline.tables:
         if wanted := decided.refused.get(str(table.name)):
-            pipeline.database.fence(table, sorted({*wanted, *pipeline.database.fences(table)}))
+            pipeline.fencing.fence(table, sorted({*wanted, *pipeline.fencing.fences(table)}))
 
 
 def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:

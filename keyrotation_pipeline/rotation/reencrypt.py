@@ -34,7 +34,7 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
         return _nothing_left(shard, report)
 
     def is_whole() -> bool:
-        return shard.index == 0 and shard.of > 1 and pipeline.database.is_one_shard(rotation.id, shard.table)
+        return shard.index == 0 and shard.of > 1 and pipeline.rewriting.is_one_shard(rotation.id, shard.table)
 
     part = Shard(shard.table, 0, 1) if is_whole() else shard
     facts = _facts(_rewrite(pipeline, rotation, part, ring, report))
@@ -54,7 +54,7 @@ def _rewrite(pipeline: Pipeline, rotation: Walk, part: Shard, ring: KeyRing, rep
         last = progress
         report(progress)
 
-    done = pipeline.database.rewrite_shard(rotation.id, part, ring, rotation.target, tell)
+    done = pipeline.rewriting.rewrite_shard(rotation.id, part, ring, rotation.target, tell)
     if not last.total or last.done < last.total:
         pages = last.total or 1
         report(replace(last, done=pages, total=pages, note=f"{done.rows:,} rows"))
