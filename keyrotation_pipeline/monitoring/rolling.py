@@ -12,6 +12,7 @@ from keyrotation_pipeline.errors import AtWorkError
 from keyrotation_pipeline.model.page_reading import PageSpan, Reach, due, reach, to_search
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step
+from keyrotation_pipeline.ports.inventory import TableInventory
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -59,13 +60,13 @@ def read_what_is_due(pipeline: Pipeline, check: RollingCheck, report: Report) ->
         return 0
 
 
-def undeclared(pipeline: Pipeline, searched: Reach) -> Mapping[str, int]:
+def undeclared(inventory: TableInventory, searched: Reach) -> Mapping[str, int]:
     """How many values each undeclared column holds, by ``relation.column``.
 
     By what was written down when it was last searched, and by the definitions in the catalogue as they are now.
     """
     found = Counter(searched.found)
-    for each in pipeline.inventory.definitions_found():
+    for each in inventory.definitions_found():
         found[f"{each.relation}.{each.column}"] += each.values
     return found
 

@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Proven
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, QuarantinedValue, TableCount
+from keyrotation_pipeline.ports.fencing import TableFencing
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 
@@ -38,7 +39,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     decrypted = [_decrypt(pipeline, rotation, table, ring, report) for table in pipeline.tables]
     _require_empty_quarantine(pipeline)
     pipeline.ledger.save_counts(
-        tuple(_counted(pipeline, *each) for each in zip(pipeline.tables, decrypted, strict=True))
+        tuple(_counted(pipeline.fencing, *each) for each in zip(pipeline.tables, decrypted, strict=True))
     )
     _fence(pipeline, rotation, retired, report)
     # The transaction id first: whatever has a lower one began before this moment, and so lies before the WAL position.
@@ -95,15 +96,15 @@ def _sweep(
         remaining = pipeline.fencing.old_rows(table, retired, rotation.promotion_xid)
         if not remaining.rows:
             return rewritten
-    _lift_fences(pipeline, table, retired)
+    _lift_fences(pipeline.fencing, table, retired)
     raise _refusal(pipeline, rotation, table, remaining)
 
 
-def _lift_fences(pipeline: Pipeline, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
+def _lift_fences(fencing: TableFencing, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
     # Left by a process that died before it validated them, they would keep the application from updating these rows.
     for version in retired:
-        if pipeline.fencing.old_rows(table, [version], None).rows:
-            pipeline.fencing.unfence(table, version)
+        if fencing.old_rows(table, [version], None).rows:
+            fencing.unfence(table, version)
 
 
 def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remaining: OldRows) -> BlockedError:
@@ -165,7 +166,7 @@ def _require_encrypted(pipeline: Pipeline) -> None:
                 )
 
 
-def _counted(pipeline: Pipeline, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:
+def _counted(fencing: TableFencing, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:
     """The count of a table of which every value decrypts: so none is unencrypted, or in quarantine."""
     totals: Counter[KeyVersion] = Counter()
     for counts in decrypted.by_column.values():
@@ -178,7 +179,7 @@ def _counted(pipeline: Pipeline, table: EncryptedTable, decrypted: DecryptedCoun
         unencrypted=0,
         near_misses=0,
         unreadable=0,
-        fenced_against=pipeline.fencing.fences(table),
+        fenced_against=fencing.fences(table),
         counted_at=decrypted.began_at,
         by_column={column: dict(counts) for column, counts in decrypted.by_column.items()},
     )

@@ -75,4 +75,4 @@ def test_what_the_definitions_in_the_catalogue_hold_is_found_each_time(
     monkeypatch.setattr(world.pipeline.inventory, "definitions_found", lambda: found)
     for _ in range(2):
         read_what_is_due(world.pipeline, SEARCH, nobody)
-        assert dict(undeclared(world.pipeline, how_far(world.pipeline, SEARCH))) == {"views.seed": 2}
+        assert dict(undeclared(world.pipeline.inventory, how_far(world.pipeline, SEARCH))) == {"views.seed": 2}
