@@ -80,7 +80,9 @@ def _run(config: Path, given: argparse.Namespace) -> int:
         overrun = _told_in_order(pipeline, request, flagged[1])
         if given.report is not None:
             given.report.write_text(incident_report(pipeline, str(request.incident)).markdown())
-        left = {str(each.table.name): dict(each.values_by_version) for each in pipeline.database.count(pipeline.tables)}
+        left = {
+            str(each.table.name): dict(each.values_by_version) for each in pipeline.inventory.count(pipeline.tables)
+        }
     _say(f"values by version: {left}")
     _say(f"application: {tally}")
     return int(overrun or tally["errors"] > 0 or tally["lost_writes"] > 0 or not tally["writes"])

@@ -237,7 +237,7 @@ def _pages(connection: Connection) -> int:
 
 
 def _require_rotated(pipeline: Pipeline) -> None:
-    for count in pipeline.database.count(pipeline.tables):
+    for count in pipeline.inventory.count(pipeline.tables):
         if set(count.values_by_version) != {KeyVersion(2)} or count.unencrypted:
             raise SystemExit(f"{count.table.name} holds {dict(count.values_by_version)}; the figures mean nothing")
 

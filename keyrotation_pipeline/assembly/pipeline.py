@@ -9,10 +9,14 @@ from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
 from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
@@ -157,9 +161,10 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     store = open_key_store(settings)
     # They read the keys themselves; a kubeconfig may call `aws` for its token.
     workers = WorkerSettings(store, bare_environment(settings.path, aws=settings.keys.store != "file"))
-    database = PostgresDatabase(url, connection, partial(connect, url), limits, workers, _replicas(settings))
+    replicas = _replicas(settings)
+    surroundings = PostgresSurroundings(url, connection, replicas)
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
-    identity = str(database.identity())
+    identity = str(surroundings.identity())
     checkpoints = FileCheckpoints(settings.home / "audit-checkpoint", clock)
     ledger = PostgresLedger(connection, clock, actor, identity, checkpoints)
     signatures = OfficerSignatures(
@@ -171,7 +176,11 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         shards=speed.shards,
         parallel_shards=speed.parallel_shards,
         ledger=ledger,
-        database=database,
+        inventory=PostgresInventory(connection, limits.duty_cycle),
+        rewriting=PostgresRewriting(connection, partial(connect, url), limits, workers),
+        fencing=PostgresFencing(connection),
+        evidence=PostgresEvidence(connection, replicas),
+        surroundings=surroundings,
         keys=store,
         vault=backup_vault(settings, ledger, identity, clock, seals),
         rollout=open_rollout(settings, connection, store, clock),

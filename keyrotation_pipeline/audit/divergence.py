@@ -75,7 +75,7 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
-    told, belief = _told(pipeline), ledger_state(str(pipeline.database.identity()), pipeline.ledger.events)
+    told, belief = _told(pipeline), ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events)
     strangers = verify.abandoned_anchors(pipeline, (anchor for anchor in anchors if not belief.leads_through(anchor)))
     records = pipeline.ledger.keys()
     findings = [

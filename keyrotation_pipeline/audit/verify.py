@@ -182,9 +182,9 @@ def require_verified(
     """
     kept = pipeline.anchors.heads()
     if afresh:
-        forget(str(pipeline.database.identity()))
+        forget(str(pipeline.surroundings.identity()))
     with pipeline.ledger.snapshot():
-        belief = ledger_state(str(pipeline.database.identity()), pipeline.ledger.events)
+        belief = ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events)
         faults = [
             *_ends(pipeline, belief, pipeline.ledger.head(), (head for head in kept if head not in but)),
             *belief.faults,

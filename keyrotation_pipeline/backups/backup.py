@@ -88,7 +88,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
             raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
         configuration, left_out = _configuration(site, stamp)
         made = BackupSet(
-            stamp, str(site.pipeline.database.identity()), keys, dump, ledger.head(), roster.digest, configuration
+            stamp, str(site.pipeline.surroundings.identity()), keys, dump, ledger.head(), roster.digest, configuration
         )
         site.seals.write(site.local, made)
         places, later, not_copied = copied(site, made)

@@ -186,13 +186,13 @@ def _require_not_in_use(pipeline: Pipeline, stored: StoredKeys, version: KeyVers
 
 
 def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
-    for count in pipeline.database.count(pipeline.tables):
+    for count in pipeline.inventory.count(pipeline.tables):
         if values := count.values_by_version.get(version, 0):
             raise BlockedError(
                 f"table {count.table.name} holds {values} value(s) under {version}; re-encrypt them first with "
                 "`keyrotation request`"
             )
-    for finding in pipeline.database.discover(pipeline.tables):
+    for finding in pipeline.inventory.discover(pipeline.tables):
         if version in finding.versions:
             raise BlockedError(
                 f"{finding.relation}.{finding.column} is not declared and holds values under {version}; declare it "

@@ -115,7 +115,7 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     record = _require_registered(pipeline, version, material)
     _require_no_other(pipeline.keys.read(), version, material)
     ring = KeyRing({version: material}, version)
-    decrypted = sum(sampled_under(pipeline.database, table, version, ring) for table in pipeline.tables)
+    decrypted = sum(sampled_under(pipeline.inventory, table, version, ring) for table in pipeline.tables)
     archived = record.state is KeyState.ARCHIVED or (record.state is KeyState.COMPROMISED and not decrypted)
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)

@@ -55,7 +55,7 @@ class LossSurvey:
 def survey(site: BackupSite) -> LossSurvey:
     """Look, without changing or decrypting anything: rows by version, keys by store and by backup, dumps by place."""
     keys = _Keys(site)
-    counts = site.pipeline.database.count(site.pipeline.tables)
+    counts = site.pipeline.inventory.count(site.pipeline.tables)
     database = tuple(
         keys.readable(str(count.table.name), version, number)
         for count in counts

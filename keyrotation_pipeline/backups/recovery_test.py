@@ -266,7 +266,7 @@ def _restored(
         require_all_there(restored, dump)
         read: Sampled = {}
         if keys:
-            read = sampled(restored.database, dump, KeyRing(keys, max(keys)))
+            read = sampled(restored.inventory, dump, KeyRing(keys, max(keys)))
     target.unlink()
     rows = {str(content.table.name): content.rows for content in dump.tables}
     return DumpTested(

@@ -76,7 +76,7 @@ def _rehearsed(
     site: BackupSite, key: RecoveryKey, stages: Stages, source: KeyVersion, request: str | None, report: Report
 ) -> Rehearsed:
     place, registered = site.places[0], site.pipeline.ledger.keys()
-    rows_now = sum(count.rows for count in site.pipeline.database.count(site.pipeline.tables))
+    rows_now = sum(count.rows for count in site.pipeline.inventory.count(site.pipeline.tables))
     with site.restorer.workspace() as workspace:
         made, dump = newest_dump(kept_sets(place, site.seals), site.seals)
         keys = recovered_keys(place, made, key, registered)

@@ -190,7 +190,7 @@ def _reencrypted(
     report: Report,
 ) -> dict[str, int]:
     """Bring every value under the target, and prove that nothing else has changed; gives back values by table."""
-    rows, database = _rekeyable(restored), restored.database
+    rows = _rekeyable(restored)
     rows.prepare()
     _require_all_declared(restored, old, tables, target)
     before_ring, after_ring = KeyRing(keys, target), KeyRing({target: keys[target]}, target)
@@ -203,7 +203,7 @@ def _reencrypted(
                 "under another key whole; look for the keys, or for an older backup of the table"
             )
         for _ in range(_MOST_SWEEPS):
-            if not database.sweep(_REQUEST, table, before_ring, target, wait=False).rows:
+            if not restored.rewriting.sweep(_REQUEST, table, before_ring, target, wait=False).rows:
                 break
         after = rows.read(table, after_ring)
         if after != before:
@@ -222,7 +222,7 @@ def _require_all_declared(
     restored: RestoredDump, old: BackupSet, tables: Sequence[EncryptedTable], target: KeyVersion
 ) -> None:
     # A materialized view is computed anew when the dump is restored.
-    for finding in restored.database.discover(tables):
+    for finding in restored.inventory.discover(tables):
         if not finding.materialized and (set(finding.versions) - {target} or finding.near_misses):
             under = ", ".join(map(str, finding.versions)) or "an unknown version"
             raise BlockedError(
@@ -234,7 +234,7 @@ def _require_all_declared(
 def _require_nothing_left(
     restored: RestoredDump, old: BackupSet, tables: Sequence[EncryptedTable], target: KeyVersion
 ) -> None:
-    for count in restored.database.count(tables):
+    for count in restored.inventory.count(tables):
         wrong = {str(version): number for version, number in count.values_by_version.items() if version != target}
         amiss = [*(f"{number:,} under {version}" for version, number in wrong.items() if number)]
         amiss += [f"{count.near_misses:,} that are nearly of our form"] if count.near_misses else []

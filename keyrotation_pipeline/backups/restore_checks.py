@@ -9,7 +9,7 @@ from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, Re
 from keyrotation_pipeline.model.key_trial import ColumnTrial
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.ports.backups import RestoredDump
-from keyrotation_pipeline.ports.database import CiphertextDatabase
+from keyrotation_pipeline.ports.inventory import TableInventory
 
 SAMPLE_VALUES = 20
 MOST_SHOWN = 10
@@ -39,7 +39,7 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
     """
     for content in dump.tables:
         try:
-            (count,) = restored.database.count([content.table])
+            (count,) = restored.inventory.count([content.table])
         except PreflightError:
             raise LostRowsError(
                 f"table {content.table.name} is not in what {dump.file.name} restores, but had {content.rows:,} rows; "
@@ -50,7 +50,7 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
     _require_relations(dump.content, restored.content, dump)
 
 
-def sampled(database: CiphertextDatabase, dump: DatabaseCopy, ring: KeyRing) -> Sampled:
+def sampled(inventory: TableInventory, dump: DatabaseCopy, ring: KeyRing) -> Sampled:
     """Decrypt a sample of every column under every version in it; gives back how many values.
 
     Raises:
@@ -58,29 +58,29 @@ def sampled(database: CiphertextDatabase, dump: DatabaseCopy, ring: KeyRing) -> 
     """
     read: Sampled = {}
     for content in dump.tables:
-        for each in _opened(database, content.table, ring, content.values):
+        for each in _opened(inventory, content.table, ring, content.values):
             read.setdefault(each.table, {}).setdefault(each.column, {})[str(each.version)] = each.opened
     return read
 
 
-def sampled_under(database: CiphertextDatabase, table: EncryptedTable, version: KeyVersion, ring: KeyRing) -> int:
+def sampled_under(inventory: TableInventory, table: EncryptedTable, version: KeyVersion, ring: KeyRing) -> int:
     """Decrypt a sample of every column of one table under one version; gives back how many values.
 
     Raises:
         UnreadableSampleError: as `sampled`.
     """
     wanted = dict.fromkeys(table.columns, (version,))
-    return sum(each.opened for each in _opened(database, table, ring, wanted, only=version))
+    return sum(each.opened for each in _opened(inventory, table, ring, wanted, only=version))
 
 
 def _opened(
-    database: CiphertextDatabase,
+    inventory: TableInventory,
     table: EncryptedTable,
     ring: KeyRing,
     wanted: Mapping[str, Collection[KeyVersion]],
     only: KeyVersion | None = None,
 ) -> Iterator[ColumnTrial]:
-    for each in database.decrypt_sample(table, ring, SAMPLE_VALUES, wanted).columns:
+    for each in inventory.decrypt_sample(table, ring, SAMPLE_VALUES, wanted).columns:
         if only not in {None, each.version}:
             continue
         if each.failed:

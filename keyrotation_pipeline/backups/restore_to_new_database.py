@@ -81,7 +81,7 @@ def restore_beside(
             require_all_there(restored, dump)
             values = {}
             for content in dump.tables:
-                counted = restored.database.decrypt_all(content.table, ring, report)
+                counted = restored.rewriting.decrypt_all(content.table, ring, report)
                 if counted.failures:
                     raise UnreadableSampleError(
                         f"{counted.failures} value(s) of {content.table.name} in the new database {into} do not "

@@ -107,7 +107,7 @@ def assess_command(
             found = assess(pipeline, name, checked, actor())
         else:
             found = assessment_of(pipeline, incidents(pipeline.ledger).incident(name))
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
     value = {"database": database, "id": found.incident.id, "signed": officer, **assessed(found)}
     signed_by = [] if officer is None else [f"signed by {officer}: {len(found.signed_by)} of {found.required}"]
     output.show(database, value, [*signed_by, *found.lines()], as_json=as_json)

@@ -42,7 +42,7 @@ def verify(
     """Find events changed, removed, reordered or cut off, and signatures and time stamps that do not hold."""
     anchors = [_read(anchor)] if anchor else []
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
         head = verify_everything(pipeline, *anchors)
         stamped = sum(1 for _ in entries(pipeline.ledger, EventKind.AUDIT_TIMESTAMPED))
         vouched = pipeline.timestamps is not None
@@ -86,7 +86,7 @@ def log(
 ) -> None:
     """List the events, oldest first; `audit verify` says whether they are to be believed."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
         wanted = pipeline.ledger.request(request).id if request is not None else None
         kinds = [_kind(event)] if event is not None else []
         listed = list(deque(entries(pipeline.ledger, *kinds, request=wanted), maxlen=last))

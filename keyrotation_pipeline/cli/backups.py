@@ -57,7 +57,7 @@ def backup(
         _rekey(declared, old, key, as_json=as_json)
         return
     with open_backups(declared, actor=actor()) as site:
-        database = site.pipeline.database.identity().name
+        database = site.pipeline.surroundings.identity().name
         if listed:
             kept, silent = _kept(site)
             value = {"database": database, "sets": [_document(each) for each in kept], "silent": silent}
@@ -74,7 +74,7 @@ def _rekey(declared: Settings, old: str | None, file: Path | None, *, as_json: b
         recovery_key(declared, file, passphrase) as key,
         reporting(quiet=as_json) as report,
     ):
-        database = site.pipeline.database.identity().name
+        database = site.pipeline.surroundings.identity().name
         done = rekey(site, key, old, report)
     value = {"database": database, **done.record.as_json(), "left": list(done.left)}
     output.show(database, value, _rekeyed(done), as_json=as_json)
@@ -195,7 +195,7 @@ def restore_database_command(
         recovery_key(declared, key, passphrase) as opened,
         reporting(quiet=as_json) as report,
     ):
-        name = site.pipeline.database.identity().name
+        name = site.pipeline.surroundings.identity().name
         new = into or f"{name.partition('@')[0][:40]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
         done = restore_beside(site, databases, opened, new, source, report)
     show(name, {"beside": name, **done.facts()}, _lines(name, done), as_json=as_json)
@@ -226,7 +226,7 @@ def rehearse_command(
         recovery_key(declared, key, passphrase) as opened,
         reporting(quiet=as_json) as report,
     ):
-        database = site.pipeline.database.identity().name
+        database = site.pipeline.surroundings.identity().name
         request = site.pipeline.ledger.request(request_id)
         done = rehearse(site, opened, RestoredStages(declared), request, report)
     show(database, {"database": database, **_rehearse_document(done)}, _rehearse_lines(done), as_json=as_json)

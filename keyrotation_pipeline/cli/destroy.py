@@ -28,7 +28,7 @@ def destroy_command(
     """
     wanted = KeyVersion.parse(version)
     with open_backups(settings.load(config), actor=actor()) as site:
-        pipeline, database = site.pipeline, site.pipeline.database.identity().name
+        pipeline, database = site.pipeline, site.pipeline.surroundings.identity().name
         if (request := pending(pipeline, wanted)) is None:
             request, found = open_destruction(site, wanted, reason=reason, requested_by=actor())
             value = _document(database, request, found, destroyed=False)

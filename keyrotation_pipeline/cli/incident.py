@@ -103,7 +103,7 @@ def open_command(
         channels = alert_channels(declared)
         for failure in deliver(pipeline, channels, notices(pipeline, channels.contacts)):
             output.note(f"not told: {failure}")
-        database, versions = pipeline.database.identity().name, output.names(opened.versions)
+        database, versions = pipeline.surroundings.identity().name, output.names(opened.versions)
         value = {"database": database, "id": opened.id, "request": request.id, "versions": versions}
         held = f"{', '.join(versions)} is held to be compromised once enough officers have signed"
         then = f"run `keyrotation rotate {request.id}`, or let `keyrotation up` do it"
@@ -116,7 +116,7 @@ def list_command(*, config: Config = None, as_json: Json = False) -> None:
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         known, requests = incidents(pipeline.ledger), pipeline.ledger.requests()
         carriers = {each.id: carried_by(each, requests) for each in known.by_id.values()}
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
     rows = [
         (each.id, each.type, each.status, output.minutes(each.discovered_at), ", ".join(map(str, each.versions)),
          _carried(carriers[each.id]))
@@ -137,7 +137,7 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
         found = incidents(pipeline.ledger).incident(name)
         requests, now = pipeline.ledger.requests(), pipeline.clock.now()
         clock, pace = clock_of(pipeline, found, requests), rate_of(pipeline, found, requests, now)
-        carrier, database = carried_by(found, requests), pipeline.database.identity().name
+        carrier, database = carried_by(found, requests), pipeline.surroundings.identity().name
         assessment = assessment_of(pipeline, found)
     shown, stages = details(found, carrier), [_stage(each, now) for each in clock]
     value = {**shown, "stages": stages, "pace": str(pace) if pace else None, **assessed(assessment)}
@@ -165,7 +165,7 @@ def access(name: IncidentId, *, config: Config = None, as_json: Json = False) ->
     declared = settings.load(config)
     with open_pipeline(declared, actor=actor()) as pipeline:
         found = access_audit(declared, incidents(pipeline.ledger).incident(name), pipeline)
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
     output.show(database, as_json_object(found), _accesses(found), as_json=as_json)
 
 

@@ -35,7 +35,7 @@ def show_changed(pipeline: Pipeline, changed: Incident, more: Sequence[str] = ()
     """Print how an incident stands after a change, and `more` lines."""
     value = details(changed, carried_by(changed, pipeline.ledger.requests()))
     lines = [f"{changed.id} is {changed.status}", *more]
-    output.show(pipeline.database.identity().name, value, lines, as_json=as_json)
+    output.show(pipeline.surroundings.identity().name, value, lines, as_json=as_json)
 
 
 def summary(found: Incident, carrier: Request | None) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:
     return {
         "configuration": str(path),
         "written": False,
-        "database": pipeline.database.identity().name,
+        "database": pipeline.surroundings.identity().name,
         "key_versions": [{"version": str(key.version), "state": str(key.state)} for key in keys],
         "primary": str(primary) if primary else None,
         "tables": [

@@ -37,7 +37,7 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
     that do not decrypt or are not encrypted, by table, key and column, and what was not searched.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
         taken = take_inventory(pipeline)
         keys = pipeline.ledger.keys()
     lines = _taken(taken, [each.version for each in keys])
@@ -47,9 +47,9 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
 def verify(*, config: Config = None, as_json: Json = False) -> None:
     """Decrypt every value with the current keys, and count."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline, reporting(quiet=as_json) as report:
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
         ring = pipeline.keys.read().ring()
-        done = [pipeline.database.decrypt_all(table, ring, report) for table in pipeline.tables]
+        done = [pipeline.rewriting.decrypt_all(table, ring, report) for table in pipeline.tables]
     tables = [
         {"table": each.table, "rows": each.rows, "values": each.values, "failures": each.failures} for each in done
     ]
@@ -164,7 +164,7 @@ def preflight(*, config: Config = None, as_json: Json = False) -> None:
     declared = settings.load(config)
     recovery = None if declared.recovery.secret_key is None else partial(recovery_key, declared)
     with open_backups(declared, actor=actor()) as site:
-        database, now = site.pipeline.database.identity().name, site.pipeline.clock.now()
+        database, now = site.pipeline.surroundings.identity().name, site.pipeline.clock.now()
         found = readiness(site, alert_channels(declared).in_words, recovery)
     value = {"database": database, "generated_at": instant(now), **found.as_json()}
     output.show(database, value, _lines(found), as_json=as_json)
@@ -227,7 +227,7 @@ def confirm(
             sys.stdout.buffer.write(confirmation_text(pipeline, walk))
             return
         officer, goal = add_confirmation(pipeline, walk, content)
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
     value = {"id": walk.id, "officer": officer, "rollout": str(goal.aim)}
     confirmed = f"confirmed by {officer}: every application instance {goal.statement()}"
     output.show(database, value, [confirmed, f"next: keyrotation rotate {walk.id}"], as_json=as_json)

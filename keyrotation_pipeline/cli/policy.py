@@ -20,7 +20,7 @@ def policy_command(reason: Reason = None, *, config: Config = None, as_json: Jso
     today have signed that, run it again, and the new ones are pinned.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        before, database = pinned_roster(pipeline), pipeline.database.identity().name
+        before, database = pinned_roster(pipeline), pipeline.surroundings.identity().name
         if (request := pending(pipeline)) is None:
             request, after = open_policy(pipeline, reason=reason, requested_by=actor()), pipeline.signatures.roster()
             value = _document(database, request.id, before, after, pinned=False)

@@ -18,7 +18,7 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
     that, it does it.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
         if (request := pending(pipeline)) is None:
             request, decided = open_reconciliation(pipeline, requested_by=actor())
             value = _document(database, request, decided, reconciled=False)

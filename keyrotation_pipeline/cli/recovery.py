@@ -49,7 +49,7 @@ def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
     with open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
-        database = site.pipeline.database.identity().name
+        database = site.pipeline.surroundings.identity().name
         report = recovery_test(site, opened)
     value = {"database": database, "passed": True, **json_safe(report.facts())}
     output.show(database, value, _tested(report), as_json=as_json)
@@ -92,7 +92,7 @@ def restore_key_command(
         recovery_key(declared, key, passphrase) as opened,
     ):
         create_key_store(declared)
-        database = site.pipeline.database.identity().name
+        database = site.pipeline.surroundings.identity().name
         done = [_restore(declared, site, version, source, opened) for version in wanted]
     value = {"database": database, "restored": [_restored_document(each) for each in done]}
     output.show(database, value, map(_restored, done), as_json=as_json)
@@ -160,7 +160,7 @@ def _tested(report: RecoveryReport) -> Iterator[str]:
 
 def _survey(declared: Settings, *, as_json: bool) -> None:
     with open_backups(declared, actor=actor()) as site:
-        database = site.pipeline.database.identity().name
+        database = site.pipeline.surroundings.identity().name
         found = survey(site)
     output.show(database, {"database": database, **_survey_document(found)}, _surveyed(found), as_json=as_json)
     lost = sorted({f"{each.table} under {each.version}" for each in found.database if each.lost})

@@ -32,7 +32,7 @@ def replace_key_command(
     wanted = KeyVersion.parse(version)
     material = _given(wanted)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        database = pipeline.database.identity().name
+        database = pipeline.surroundings.identity().name
         if (request := pending(pipeline, wanted)) is None:
             request = open_replacement(pipeline, wanted, material, reason=reason, requested_by=actor())
             value = _document(database, request, material.fingerprint, done=False)

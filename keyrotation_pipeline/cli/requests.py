@@ -63,8 +63,8 @@ def request(
             not_before=earliest,
             manual=manual,
         )
-        database = pipeline.database.identity().name
-        warnings = [each.sentence for each in pipeline.database.preflight(pipeline.tables, opened.target)]
+        database = pipeline.surroundings.identity().name
+        warnings = [each.sentence for each in pipeline.surroundings.preflight(pipeline.tables, opened.target)]
         warnings += filter(None, [unnamed_primary(pipeline, opened)])
         rule, *how = duties(pipeline, opened)
         lines = [f"{database}: {opened.source} to {opened.target} requested, {_dates(opened)}"]
@@ -98,7 +98,7 @@ def approve(
             sys.stdout.buffer.write(pipeline.ledger.approval_text(request.id))
             return
         officer, count = add_approval(pipeline, request, content)
-        action, database = pipeline.actions[request.action], pipeline.database.identity().name
+        action, database = pipeline.actions[request.action], pipeline.surroundings.identity().name
         required = action.authority(pipeline).required
     value = {"id": request.id, "officer": officer, "approvals": count, "approvals_required": required}
     lines = [f"approved by {officer}: {count} of {required}"]
@@ -127,7 +127,7 @@ def requests(
         _show_announcement(declared, announcement, as_json=as_json)
         return
     with open_pipeline(declared, actor=actor()) as pipeline:
-        listed, database = pending_requests(pipeline), pipeline.database.identity().name
+        listed, database = pending_requests(pipeline), pipeline.surroundings.identity().name
     output.show(database, [each.as_json() for each in listed], _pending(listed), as_json=as_json)
 
 
@@ -149,7 +149,7 @@ def _pending(listed: Sequence[PendingRequest]) -> Iterator[str]:
 def history(*, config: Config = None, as_json: Json = False) -> None:
     """List past rotations and other requests, with how long each took."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        listed, database = past_requests(pipeline), pipeline.database.identity().name
+        listed, database = past_requests(pipeline), pipeline.surroundings.identity().name
     rows = [
         (past.request.id, f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
          output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",
@@ -163,7 +163,7 @@ def history(*, config: Config = None, as_json: Json = False) -> None:
 def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Give up a rotation that has written nothing yet."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = pipeline.ledger.request(request_id), pipeline.database.identity().name
+        rotation, database = pipeline.ledger.request(request_id), pipeline.surroundings.identity().name
         give_up(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "phase": "cancelled"}
     output.show(database, value, [f"rotation {rotation.id} is cancelled"], as_json=as_json)
@@ -220,7 +220,7 @@ def pace_command(
     if hours is not None:
         changes["time_zone"] = declared.time_zone
     with open_pipeline(declared, actor=actor()) as pipeline:
-        rotation, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
+        rotation, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
         changed = reset or changes
         pace = set_pace(pipeline, rotation, changes, reason) if changed else pace_of(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "pace": None if pace is None else pace.as_json()}

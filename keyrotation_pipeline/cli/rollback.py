@@ -28,7 +28,7 @@ def rollback_command(
     The rotation is paused from here on. Once two officers have signed, `keyrotation rotate` takes everything back.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        undone, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
+        undone, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
         opened = rollback.open_rollback(pipeline, undone, reason=reason, requested_by=actor())
         source, target = str(opened.source), str(opened.target)
         value = {"database": database, "id": opened.id, "undoes": undone.id, "from": source, "to": target}
@@ -39,7 +39,7 @@ def rollback_command(
 def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Stop a rotation where it stands."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
+        rotation, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
         control.pause(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "status": "paused"}
     line = f"rotation {rotation.id} is paused; go on with: keyrotation resume {rotation.id}"
@@ -49,7 +49,7 @@ def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False
 def resume(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
     """Let a paused rotation go on."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = pipeline.ledger.walk(request_id), pipeline.database.identity().name
+        rotation, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
         control.resume(pipeline, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
     value = {"database": database, "id": rotation.id, "status": str(rotation.status)}

@@ -250,7 +250,7 @@ def status(
     declared = settings.load(config)
     with open_pipeline(declared, actor=actor()) as pipeline:
         if count:
-            pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
+            pipeline.ledger.save_counts(pipeline.inventory.count(pipeline.tables))
         shown = _show(pipeline, declared, as_json=as_json)
     if watch:
         _watch(declared, as_json=as_json)
@@ -284,5 +284,5 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> 
 
 def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status) -> Iterator[output.Line]:
     """What a person is shown; only then is the database asked what is not searched."""
-    seen, heartbeats = pipeline.database.blind_spots(), pipeline.heartbeats.last()
+    seen, heartbeats = pipeline.surroundings.blind_spots(), pipeline.heartbeats.last()
     yield from lines(shown, seen, heartbeats, ui_address(declared.home))

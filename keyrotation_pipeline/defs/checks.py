@@ -148,7 +148,7 @@ def _retired_versions_are_refused(pipeline: Pipeline) -> dg.AssetCheckResult:
 def _every_value_decrypts(pipeline: Pipeline, report: Report) -> dg.AssetCheckResult:
     values = read_what_is_due(pipeline, DECRYPT, report)
     reach, days = how_far(pipeline, DECRYPT), pipeline.verification.every_days
-    failures = Counter(str(each.table) for each in pipeline.database.quarantine(pipeline.tables))
+    failures = Counter(str(each.table) for each in pipeline.inventory.quarantine(pipeline.tables))
     return dg.AssetCheckResult(
         passed=reach.complete and not failures,
         severity=dg.AssetCheckSeverity.ERROR if failures else dg.AssetCheckSeverity.WARN,

@@ -121,9 +121,9 @@ def _evaluate(
 def _zero_old_rows(
     pipeline: Pipeline, key: dg.AssetCheckKey, table: EncryptedTable, old: tuple[KeyVersion, ...], *, scheduled: bool
 ) -> dg.AssetCheckResult:
-    refused = pipeline.database.fences(table)
+    refused = pipeline.fencing.fences(table)
     counted = _versions_to_count(pipeline, table, old, refused) if scheduled else old
-    remaining = pipeline.database.old_rows(table, counted, None).rows if counted else 0
+    remaining = pipeline.fencing.old_rows(table, counted, None).rows if counted else 0
     under_way = remaining > 0 and _is_being_rewritten(pipeline, table, counted)
     names = ", ".join(map(str, old)) or "an earlier version"
     return dg.AssetCheckResult(
@@ -151,7 +151,7 @@ def _is_being_rewritten(pipeline: Pipeline, table: EncryptedTable, old: Sequence
         return False
     live = pipeline.keys.read().live
     gone = [version for version in old if version not in live]
-    return not gone or pipeline.database.old_rows(table, gone, None).rows == 0
+    return not gone or pipeline.fencing.old_rows(table, gone, None).rows == 0
 
 
 def _versions_to_count(

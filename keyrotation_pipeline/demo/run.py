@@ -99,7 +99,7 @@ def run_demo(
     """
     settings, officers = prepare(option)
     with open_home(settings, clients, say) as pipeline, working_application(pipeline, settings) as application:
-        say(f"{pipeline.database.identity().name}: an application reads and writes from here on")
+        say(f"{pipeline.surroundings.identity().name}: an application reads and writes from here on")
         rotation = open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
         say(f"Request {rotation.id}: {rotation.source} → {rotation.target}")
         approve(pipeline, rotation, officers, say)
@@ -118,7 +118,7 @@ def run_demo(
                 say(f"Backup {done.made.name}: every key and the database, encrypted to the officers")
         return DemoOutcome(
             rotation=pipeline.ledger.walk(rotation.id),
-            counts=pipeline.database.count(pipeline.tables),
+            counts=pipeline.inventory.count(pipeline.tables),
             keys=pipeline.ledger.keys(),
             archived=tuple(pipeline.keys.read().archived),
             application=tally,

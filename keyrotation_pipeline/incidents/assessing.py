@@ -139,7 +139,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
         (
             ("Incident", assessment.incident.id),
             ("What", assessment.incident.reason),
-            ("Database", pipeline.database.identity().signed()),
+            ("Database", pipeline.surroundings.identity().signed()),
             ("Decision", str(decision.outcome)),
             ("Notices", "; ".join(_told(decision)) or "none"),
             *((f"Answer {number}", f"{name}: {said}") for number, (name, said) in _numbered(assessment.answers)),

@@ -66,7 +66,7 @@ def notices(
 
 def duty_of_the_quarter(pipeline: Pipeline) -> Alarm:
     """What the procedure's calendar asks for, once a quarter."""
-    now, identity = pipeline.clock.now(), pipeline.database.identity()
+    now, identity = pipeline.clock.now(), pipeline.surroundings.identity()
     duty = duty_of(now)
     text = (
         f"In {duty.quarter} the procedure's calendar asks to: {duty.sentence}. `keyrotation status` shows what is due."
@@ -83,7 +83,7 @@ class _Writer:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._now = pipeline.clock.now()
-        self._database = pipeline.database.identity().name
+        self._database = pipeline.surroundings.identity().name
         self._requests = pipeline.ledger.requests()
         self._incidents = incidents(pipeline.ledger)
 

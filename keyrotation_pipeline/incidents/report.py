@@ -103,7 +103,7 @@ def incident_report(pipeline: Pipeline, name: str) -> Report:
         ("Type", str(incident.type)),
         ("Status", str(incident.status)),
         ("Severity", incident.impact or "not assessed"),
-        ("Database", pipeline.database.identity().name),
+        ("Database", pipeline.surroundings.identity().name),
     )
     sections = (
         Section("Summary", tuple(_summary(incident, carrier))),

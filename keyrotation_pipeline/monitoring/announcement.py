@@ -72,7 +72,7 @@ Team,
 We will be performing {_what(walk)} {_when(walk, time_zone)} as part of our HIPAA compliance procedures. This is a \
 zero-downtime operation.
 
-Database: {pipeline.database.identity().name}; key: {walk.source} to {walk.target}
+Database: {pipeline.surroundings.identity().name}; key: {walk.source} to {walk.target}
 
 Timeline:
 - {_start(walk, time_zone)}: {first}
@@ -107,7 +107,7 @@ Team,
 
 {_what(walk).capitalize()} was announced {_when(walk, time_zone)}. It was cancelled on {at}{begun}.{instead}
 
-Database: {pipeline.database.identity().name}; key: {walk.source} to {walk.target}; request: {walk.id}
+Database: {pipeline.surroundings.identity().name}; key: {walk.source} to {walk.target}; request: {walk.id}
 
 Point of contact: {_contact(pipeline, contacts)}
 """

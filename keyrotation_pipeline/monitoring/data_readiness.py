@@ -25,9 +25,9 @@ def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
         yield from map(of_problem, pipeline.rollout.preflight(target))
     except KeyRotationError as error:
         yield red("rollout_can_be_made", *in_two(str(error)))
-    problems = pipeline.database.preflight(pipeline.tables, target)
+    problems = pipeline.surroundings.preflight(pipeline.tables, target)
     yield from map(of_problem, problems)
-    found, names = {problem.check for problem in problems}, pipeline.database.check_names()
+    found, names = {problem.check for problem in problems}, pipeline.surroundings.check_names()
     for name in names.server:
         if name not in found:
             yield green(name, "looked at")
@@ -85,7 +85,7 @@ def _blocking(taken: Inventory) -> Iterator[Check]:
 
 def around(pipeline: Pipeline) -> Iterator[Check]:
     """Room, WAL, standbys and the server's log."""
-    seen = pipeline.database.surroundings(pipeline.tables)
+    seen = pipeline.surroundings.measure(pipeline.tables)
     yield from _room(seen)
     late = [
         f"{each.name} {each.late_seconds:.0f} s" for each in seen.standbys if (each.late_seconds or 0) > LATE_SECONDS
@@ -164,7 +164,7 @@ def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCoun
     stored = pipeline.keys.read().ring()
     keys = {version: stored.material(version) for version in stored.versions}
     ring = KeyRing({**keys, target: KeyMaterial.generate()}, target)
-    speeds = {each.table: each for each in pipeline.database.speed(pipeline.tables, ring, target)}
+    speeds = {each.table: each for each in pipeline.rewriting.speed(pipeline.tables, ring, target)}
     rows = {str(count.table.name): count.rows for count in counts}
     seconds = sum(rows[name] / each.rows_per_second for name, each in speeds.items() if each.rows_per_second)
     sampled = sum(each.sampled_rows for each in speeds.values())

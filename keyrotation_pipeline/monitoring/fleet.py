@@ -22,7 +22,7 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
     waiting, instances = pipeline.rollout.waiting(), pipeline.rollout.instances()
     return {
         "generated_at": instant(pipeline.clock.now()),
-        "database": pipeline.database.identity().name,
+        "database": pipeline.surroundings.identity().name,
         "mode": str(pipeline.rollout.mode),
         "primary": str(stored.primary) if stored.primary else None,
         "instances": [_document(instance) for instance in instances],

@@ -177,7 +177,7 @@ def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
     if primary is None:
         return None
     columns = {str(table.name): len(table.columns) for table in pipeline.tables}
-    written = pipeline.database.written_rows(pipeline.tables)
+    written = pipeline.inventory.written_rows(pipeline.tables)
     rewritten = sum(
         walked.rows * columns.get(walked.table, 1)
         for rotation in pipeline.ledger.requests()

@@ -12,6 +12,7 @@ from keyrotation_pipeline.errors import AtWorkError
 from keyrotation_pipeline.model.page_reading import PageSpan, Reach, due, reach, to_search
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step
+from keyrotation_pipeline.ports.inventory import TableInventory
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -59,27 +60,27 @@ def read_what_is_due(pipeline: Pipeline, check: RollingCheck, report: Report) ->
         return 0
 
 
-def undeclared(pipeline: Pipeline, searched: Reach) -> Mapping[str, int]:
+def undeclared(inventory: TableInventory, searched: Reach) -> Mapping[str, int]:
     """How many values each undeclared column holds, by ``relation.column``.
 
     By what was written down when it was last searched, and by the definitions in the catalogue as they are now.
     """
     found = Counter(searched.found)
-    for each in pipeline.database.definitions_found():
+    for each in inventory.definitions_found():
         found[f"{each.relation}.{each.column}"] += each.values
     return found
 
 
 def overdue(pipeline: Pipeline, now: datetime) -> list[str]:
     """A sentence for each table that may hold something unread for too long, and for what is not declared."""
-    days, database = pipeline.verification.every_days, pipeline.database
+    days, inventory = pipeline.verification.every_days, pipeline.inventory
     late = [
         f"not every value of {table} was decrypted since {since:%Y-%m-%d}, and {days} days are set; give the "
         "schedule rolling_decrypt more hours, duty_cycle or workers, or run `keyrotation verify`"
-        for table, since in sorted(database.unread_since(pipeline.tables).items())
+        for table, since in sorted(inventory.unread_since(pipeline.tables).items())
         if now - since > timedelta(days=days)
     ]
-    since = database.unsearched_since()
+    since = inventory.unsearched_since()
     if since is not None and now - since > timedelta(days=days):
         late.append(
             f"not everything that is not declared was searched since {since:%Y-%m-%d}, and {days} days are set; give "
@@ -104,15 +105,17 @@ def _decrypt(pipeline: Pipeline, spans: Sequence[PageSpan], report: Report) -> i
     values = 0
     for table in pipeline.tables:
         if wanted := [span for span in spans if span.table == str(table.name)]:
-            values += pipeline.database.decrypt_spans(table, wanted, ring, report, lambda: _may_read(pipeline))
+            values += pipeline.rewriting.decrypt_spans(table, wanted, ring, report, lambda: _may_read(pipeline))
     return values
 
 
 def _search(pipeline: Pipeline, spans: Sequence[PageSpan], _report: Report) -> int:
-    return pipeline.database.search_spans(pipeline.tables, spans, lambda: _may_read(pipeline))
+    return pipeline.inventory.search_spans(pipeline.tables, spans, lambda: _may_read(pipeline))
 
 
-DECRYPT = RollingCheck("rolling decrypt", lambda pipeline: pipeline.database.page_spans(pipeline.tables), due, _decrypt)
+DECRYPT = RollingCheck(
+    "rolling decrypt", lambda pipeline: pipeline.inventory.page_spans(pipeline.tables), due, _decrypt
+)
 SEARCH = RollingCheck(
-    "rolling search", lambda pipeline: pipeline.database.undeclared_spans(pipeline.tables), to_search, _search
+    "rolling search", lambda pipeline: pipeline.inventory.undeclared_spans(pipeline.tables), to_search, _search
 )

@@ -152,7 +152,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
     return Status(
         generated_at=now,
-        database=pipeline.database.identity().name,
+        database=pipeline.surroundings.identity().name,
         key_versions=records,
         primary=primary,
         tables=tuple(

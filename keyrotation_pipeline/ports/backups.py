@@ -22,7 +22,8 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline.ports.database import CiphertextDatabase
+from keyrotation_pipeline.ports.inventory import TableInventory
+from keyrotation_pipeline.ports.rewriting import TableRewriting
 
 
 class BackupVault(Protocol):
@@ -262,7 +263,8 @@ class RestoredDump:
         rekeyable: None where nothing but looking is meant.
     """
 
-    database: CiphertextDatabase
+    inventory: TableInventory
+    rewriting: TableRewriting
     content: DatabaseContent
     failures: tuple[str, ...]
     left_out: tuple[str, ...]

@@ -10,11 +10,15 @@ from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backups import Anchors, BackupVault
 from keyrotation_pipeline.ports.clock import Clock
-from keyrotation_pipeline.ports.database import CiphertextDatabase
+from keyrotation_pipeline.ports.evidence import RetirementEvidence
+from keyrotation_pipeline.ports.fencing import TableFencing
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
+from keyrotation_pipeline.ports.inventory import TableInventory
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
+from keyrotation_pipeline.ports.rewriting import TableRewriting
 from keyrotation_pipeline.ports.rollout import Rollout
+from keyrotation_pipeline.ports.surroundings import DatabaseSurroundings
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 
 
@@ -33,7 +37,11 @@ class Pipeline:
     shards: int
     parallel_shards: int
     ledger: Ledger
-    database: CiphertextDatabase
+    inventory: TableInventory
+    rewriting: TableRewriting
+    fencing: TableFencing
+    evidence: RetirementEvidence
+    surroundings: DatabaseSurroundings
     keys: KeyStore
     vault: BackupVault
     rollout: Rollout

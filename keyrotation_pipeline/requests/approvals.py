@@ -117,7 +117,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         request=request.id,
         action=action.name,
         authorises=action.authorises(pipeline, request),
-        database=pipeline.database.identity().signed(),
+        database=pipeline.surroundings.identity().signed(),
         key_store=pipeline.keys.description,
         source=action.source(pipeline, request, stored),
         target=action.target(pipeline, request, stored),
@@ -143,7 +143,7 @@ def _not_looked_at(pipeline: Pipeline, request: Request) -> tuple[tuple[str, str
     the retirement records what is not looked at then.
     """
     if request.started_at is None:
-        return pipeline.database.blind_spots().lines()
+        return pipeline.surroundings.blind_spots().lines()
     return lines_as_signed(signed_fields(pipeline.ledger.approval_text(request.id)))
 
 

@@ -36,11 +36,11 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
         BlockedError: another session has locked one.
     """
     # The quarantine first: looking at it drops the entries that were mended, which the count then leaves out.
-    quarantine = pipeline.database.quarantine(pipeline.tables)
-    counts = pipeline.database.count(pipeline.tables)
+    quarantine = pipeline.inventory.quarantine(pipeline.tables)
+    counts = pipeline.inventory.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
-    findings = pipeline.database.discover(pipeline.tables)
-    return Inventory(counts, findings, quarantine, pipeline.database.blind_spots())
+    findings = pipeline.inventory.discover(pipeline.tables)
+    return Inventory(counts, findings, quarantine, pipeline.surroundings.blind_spots())
 
 
 def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
@@ -49,10 +49,10 @@ def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
     Raises:
         As `take_inventory`.
     """
-    spans = pipeline.database.page_spans(pipeline.tables)
+    spans = pipeline.inventory.page_spans(pipeline.tables)
     if sum(span.size_bytes for span in spans) > COUNTED_BYTES:
         return ()
-    counts = pipeline.database.count(pipeline.tables)
+    counts = pipeline.inventory.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
     return counts
 
@@ -64,14 +64,14 @@ def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
         As `take_inventory`.
     """
     sizes = Counter[str]()
-    for span in pipeline.database.page_spans(pipeline.tables):
+    for span in pipeline.inventory.page_spans(pipeline.tables):
         sizes[span.table] += span.size_bytes
     last = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     never = datetime.min.replace(tzinfo=UTC)
     for table in sorted(pipeline.tables, key=lambda each: last[each].counted_at if each in last else never):
         if sizes[str(table.name)] <= most_bytes:
             most_bytes -= sizes[str(table.name)]
-            (last[table],) = pipeline.database.count([table])
+            (last[table],) = pipeline.inventory.count([table])
             pipeline.ledger.save_counts([last[table]])
     return tuple(last[table] for table in pipeline.tables if table in last)
 
@@ -82,7 +82,7 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
     Raises:
         PreflightError: every fatal problem.
     """
-    problems = (*pipeline.rollout.preflight(target), *pipeline.database.preflight(pipeline.tables, target))
+    problems = (*pipeline.rollout.preflight(target), *pipeline.surroundings.preflight(pipeline.tables, target))
     sentences = [problem.sentence for problem in problems if problem.fatal]
     if sentences:
         more = len(sentences) - 1

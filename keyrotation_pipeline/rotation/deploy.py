@@ -62,7 +62,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     instances = bring_to_write(pipeline, rotation, report)
     # By this number, row versions of later transactions are known to be written since promotion. So it comes last.
     if rotation.promotion_xid is None:
-        pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
+        pipeline.ledger.set_promotion(rotation.id, pipeline.evidence.current_xid())
     return _rolled_out("primary", rotation, instances, missed)
 
 
@@ -113,11 +113,11 @@ def _early_rows(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> in
     if rotation.type is not RotationType.EMERGENCY:
         return _rows_under(pipeline, table, rotation.target)
     seconds = EMERGENCY_LOOK_SECONDS / len(pipeline.tables)
-    return pipeline.database.rows_seen(table, rotation.target, seconds)
+    return pipeline.inventory.rows_seen(table, rotation.target, seconds)
 
 
 def _rows_under(pipeline: Pipeline, table: EncryptedTable, version: KeyVersion) -> int:
-    return pipeline.database.old_rows(table, [version], None).rows
+    return pipeline.fencing.old_rows(table, [version], None).rows
 
 
 def _rolled_out(what: str, rotation: Walk, instances: Sequence[Instance], missed: Sequence[str]) -> Mapping[str, Any]:

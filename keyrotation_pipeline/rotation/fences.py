@@ -91,14 +91,14 @@ def fences(pipeline: Pipeline) -> Fences:
     """Look at the fence of every declared table, and at what the audit says that it must refuse."""
     retired = _retired(pipeline)
     standing, unseen = dict[str, tuple[KeyVersion, ...]](), dict[str, str]()
-    for table, seen in pipeline.database.all_fences(pipeline.tables).items():
+    for table, seen in pipeline.fencing.all_fences(pipeline.tables).items():
         if isinstance(seen, KeyRotationError):
             unseen[str(table.name)] = str(seen)
         else:
             standing[str(table.name)] = seen
     declared = {str(table.name) for table in pipeline.tables}
     others = [name for name in retired if name not in declared]
-    undeclared = tuple(name for name in others if pipeline.database.has_table(TableName.parse(name)))
+    undeclared = tuple(name for name in others if pipeline.inventory.has_table(TableName.parse(name)))
     walk = pipeline.ledger.current()
     return Fences(retired, standing, unseen, undeclared, None if walk is None else walk.id)
 

@@ -42,7 +42,8 @@ def try_keys(pipeline: Pipeline, ring: KeyRing, wanted: Wanted, within: timedelt
     for table in pipeline.tables:
         if until is not None and pipeline.clock.now() > until:
             break
-        columns += pipeline.database.decrypt_sample(table, ring, SAMPLE_VALUES, wanted.get(str(table.name), {})).columns
+        trial = pipeline.inventory.decrypt_sample(table, ring, SAMPLE_VALUES, wanted.get(str(table.name), {}))
+        columns += trial.columns
     return KeyTrial(ring.versions, tuple(columns))
 
 

@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Proven
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, QuarantinedValue, TableCount
+from keyrotation_pipeline.ports.fencing import TableFencing
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 
@@ -38,12 +39,12 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     decrypted = [_decrypt(pipeline, rotation, table, ring, report) for table in pipeline.tables]
     _require_empty_quarantine(pipeline)
     pipeline.ledger.save_counts(
-        tuple(_counted(pipeline, *each) for each in zip(pipeline.tables, decrypted, strict=True))
+        tuple(_counted(pipeline.fencing, *each) for each in zip(pipeline.tables, decrypted, strict=True))
     )
     _fence(pipeline, rotation, retired, report)
     # The transaction id first: whatever has a lower one began before this moment, and so lies before the WAL position.
-    xid = pipeline.database.current_xid()
-    return Proven(Moment(xid, pipeline.database.barrier()), retired, swept, sum(each.values for each in decrypted))
+    xid = pipeline.evidence.current_xid()
+    return Proven(Moment(xid, pipeline.evidence.barrier()), retired, swept, sum(each.values for each in decrypted))
 
 
 def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
@@ -60,12 +61,12 @@ def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], 
     later = []
     for table in pipeline.tables:
         report(_progress(table, "fencing"))
-        if not pipeline.database.fence(table, retired, wait=False):
+        if not pipeline.fencing.fence(table, retired, wait=False):
             later.append(table)
     for table in later:
         report(_progress(table, "waiting for its lock"))
         with _noted(pipeline, rotation, table, "waiting for a moment's lock on the table for its fence"):
-            pipeline.database.fence(table, retired)
+            pipeline.fencing.fence(table, retired)
 
 
 def _sweep(
@@ -84,26 +85,26 @@ def _sweep(
         The rows rewritten.
     """
     report(_progress(table, "counting old rows"))
-    rewritten, remaining = 0, pipeline.database.old_rows(table, retired, rotation.promotion_xid)
+    rewritten, remaining = 0, pipeline.fencing.old_rows(table, retired, rotation.promotion_xid)
     if not remaining.rows:
         return rewritten
     for sweep in range(QUICK_SWEEPS + 1):
         waiting = sweep == QUICK_SWEEPS
         report(_progress(table, "waiting for the last rows" if waiting else f"sweep {sweep + 1}"))
         with _noted(pipeline, rotation, table, "waiting for rows that others hold") if waiting else nullcontext():
-            rewritten += pipeline.database.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
-        remaining = pipeline.database.old_rows(table, retired, rotation.promotion_xid)
+            rewritten += pipeline.rewriting.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
+        remaining = pipeline.fencing.old_rows(table, retired, rotation.promotion_xid)
         if not remaining.rows:
             return rewritten
-    _lift_fences(pipeline, table, retired)
+    _lift_fences(pipeline.fencing, table, retired)
     raise _refusal(pipeline, rotation, table, remaining)
 
 
-def _lift_fences(pipeline: Pipeline, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
+def _lift_fences(fencing: TableFencing, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
     # Left by a process that died before it validated them, they would keep the application from updating these rows.
     for version in retired:
-        if pipeline.database.old_rows(table, [version], None).rows:
-            pipeline.database.unfence(table, version)
+        if fencing.old_rows(table, [version], None).rows:
+            fencing.unfence(table, version)
 
 
 def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remaining: OldRows) -> BlockedError:
@@ -114,7 +115,7 @@ def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remainin
             f"table {table.name}: {remaining.written_since_promotion} row(s) were written under an old key version "
             f"after {rotation.target} became primary; {_stale_writers(pipeline, rotation, table)}"
         )
-    lockers = _some(pipeline.database.sessions(table))
+    lockers = _some(pipeline.fencing.sessions(table))
     return BlockedError(
         f"table {table.name}: {remaining.rows} row(s) with old values cannot be locked; look at {lockers}; "
         "wait until their transactions end, then run this step again"
@@ -129,7 +130,7 @@ def _stale_writers(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) ->
     ]
     if stale:
         return f"restart {_some(stale)}, then run this step again"
-    sessions = _some(pipeline.database.sessions(table))
+    sessions = _some(pipeline.fencing.sessions(table))
     return (
         f"every known instance writes {rotation.target}, so look among {sessions}; "
         "stop the writer, then run this step again"
@@ -140,7 +141,7 @@ def _decrypt(
     pipeline: Pipeline, rotation: Walk, table: EncryptedTable, ring: KeyRing, report: Report
 ) -> DecryptedCount:
     """Decrypt every value of a table; those that fail go to the quarantine, which names them better than a count."""
-    decrypted = pipeline.database.decrypt_all(table, ring, report, rotation.id)
+    decrypted = pipeline.rewriting.decrypt_all(table, ring, report, rotation.id)
     if decrypted.failures:
         _require_encrypted(pipeline)
         _require_empty_quarantine(pipeline)
@@ -153,8 +154,8 @@ def _decrypt(
 
 def _require_encrypted(pipeline: Pipeline) -> None:
     # Looking at the quarantine drops the entries that were mended, which the count then leaves out.
-    pipeline.database.quarantine(pipeline.tables)
-    counts = pipeline.database.count(pipeline.tables)
+    pipeline.inventory.quarantine(pipeline.tables)
+    counts = pipeline.inventory.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
     for count in counts:
         for column, number in count.unencrypted_by_column.items():
@@ -165,7 +166,7 @@ def _require_encrypted(pipeline: Pipeline) -> None:
                 )
 
 
-def _counted(pipeline: Pipeline, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:
+def _counted(fencing: TableFencing, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:
     """The count of a table of which every value decrypts: so none is unencrypted, or in quarantine."""
     totals: Counter[KeyVersion] = Counter()
     for counts in decrypted.by_column.values():
@@ -178,14 +179,14 @@ def _counted(pipeline: Pipeline, table: EncryptedTable, decrypted: DecryptedCoun
         unencrypted=0,
         near_misses=0,
         unreadable=0,
-        fenced_against=pipeline.database.fences(table),
+        fenced_against=fencing.fences(table),
         counted_at=decrypted.began_at,
         by_column={column: dict(counts) for column, counts in decrypted.by_column.items()},
     )
 
 
 def _require_empty_quarantine(pipeline: Pipeline) -> None:
-    entries = pipeline.database.quarantine(pipeline.tables)
+    entries = pipeline.inventory.quarantine(pipeline.tables)
     if not entries:
         return
     places: dict[tuple[str, str], list[QuarantinedValue]] = {}

@@ -1,6 +1,6 @@
 """Reconciles a database that was restored to an earlier state with the key store, which was not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
@@ -89,7 +90,7 @@ def plan(pipeline: Pipeline) -> Plan:
     registered = {record.version: record for record in records}
     stored = pipeline.keys.read()
     primary = _primary(stored, registered)
-    in_rows = _in_rows(pipeline)
+    in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
     known = sorted({*registered, *stored.versions})
     states = {
         version: _state_of_primary(registered.get(version))
@@ -140,8 +141,7 @@ def _primary(stored: StoredKeys, registered: Mapping[KeyVersion, KeyRecord]) -> 
     return primary
 
 
-def _in_rows(pipeline: Pipeline) -> tuple[KeyVersion, ...]:
-    counts = pipeline.database.count(pipeline.tables)
+def _in_rows(counts: Sequence[TableCount]) -> tuple[KeyVersion, ...]:
     return tuple(sorted({version for count in counts for version, number in count.values_by_version.items() if number}))
 
 
@@ -203,7 +203,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         for table in pipeline.tables:
             # Under a fence, rows of its version could not be updated at all.
             for version in decided.live:
-                pipeline.database.unfence(table, version)
+                pipeline.fencing.unfence(table, version)
         _fence(pipeline, decided)
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
@@ -255,7 +255,7 @@ def _fence(pipeline: Pipeline, decided: Plan) -> None:
     """Let each table refuse again what was retired in it, beside whatever else it refuses."""
     for table in pipeline.tables:
         if wanted := decided.refused.get(str(table.name)):
-            pipeline.database.fence(table, sorted({*wanted, *pipeline.database.fences(table)}))
+            pipeline.fencing.fence(table, sorted({*wanted, *pipeline.fencing.fences(table)}))
 
 
 def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:

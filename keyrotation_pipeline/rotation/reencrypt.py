@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.rewriting import TableRewriting
 from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
 
 # In the facts of a first shard that was all of its table.
@@ -34,14 +35,14 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
         return _nothing_left(shard, report)
 
     def is_whole() -> bool:
-        return shard.index == 0 and shard.of > 1 and pipeline.database.is_one_shard(rotation.id, shard.table)
+        return shard.index == 0 and shard.of > 1 and pipeline.rewriting.is_one_shard(rotation.id, shard.table)
 
     part = Shard(shard.table, 0, 1) if is_whole() else shard
-    facts = _facts(_rewrite(pipeline, rotation, part, ring, report))
+    facts = _facts(_rewrite(pipeline.rewriting, rotation, part, ring, report))
     return {**facts, _WHOLE_TABLE: True} if part != shard and is_whole() else facts
 
 
-def _rewrite(pipeline: Pipeline, rotation: Walk, part: Shard, ring: KeyRing, report: Report) -> Rewritten:
+def _rewrite(rewriting: TableRewriting, rotation: Walk, part: Shard, ring: KeyRing, report: Report) -> Rewritten:
     """Re-encrypt a part, and tell its end.
 
     The engine tells of pages about once a second. A part may end between two reports, be rewritten as a whole by
@@ -54,7 +55,7 @@ def _rewrite(pipeline: Pipeline, rotation: Walk, part: Shard, ring: KeyRing, rep
         last = progress
         report(progress)
 
-    done = pipeline.database.rewrite_shard(rotation.id, part, ring, rotation.target, tell)
+    done = rewriting.rewrite_shard(rotation.id, part, ring, rotation.target, tell)
     if not last.total or last.done < last.total:
         pages = last.total or 1
         report(replace(last, done=pages, total=pages, note=f"{done.rows:,} rows"))

@@ -55,7 +55,7 @@ def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
         "type": str(rotation.type),
         "reason": rotation.reason,
         "incident": rotation.incident,
-        "database": str(pipeline.database.identity()),
+        "database": str(pipeline.surroundings.identity()),
         "from": {"version": str(rotation.source), "fingerprint": rotation.source_fingerprint},
         "to": {"version": str(rotation.target), "fingerprint": fingerprints.get(rotation.target)},
         "requested_by": rotation.requested_by,

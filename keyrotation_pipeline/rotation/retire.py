@@ -57,7 +57,7 @@ def _retire(
     pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...], report: Report
 ) -> KeyRetired:
     # To read everything may take hours, in which nothing is locked; the transaction looks at what has changed since.
-    searched = pipeline.database.search(pipeline.tables, rotation.source, retired_versions(pipeline, rotation), report)
+    searched = pipeline.evidence.search(pipeline.tables, rotation.source, retired_versions(pipeline, rotation), report)
     with pipeline.ledger.transaction():
         stored = pipeline.keys.read()
         require_authorised(pipeline, rotation, stored)
@@ -65,8 +65,8 @@ def _retire(
         _require_writers(pipeline, rotation)
         backup = _require_target(pipeline, stored, rotation)
         retired = retired_versions(pipeline, rotation)
-        evidence = pipeline.database.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
-        unseen = pipeline.database.blind_spots()
+        evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
+        unseen = pipeline.surroundings.blind_spots()
         done = KeyRetired(
             version=evidence.version,
             tables=evidence.tables,
@@ -136,7 +136,7 @@ def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report:
     patience = HORIZON_PATIENCE_SECONDS
     try:
         for waited in attempts(pipeline.clock, pause_seconds=HORIZON_PAUSE_SECONDS, patience_seconds=patience):
-            holders = pipeline.database.snapshot_blockers(proof.moment)
+            holders = pipeline.evidence.snapshot_blockers(proof.moment)
             if not holders:
                 return
             report(Progress(Step.RETIRED_KEY, "old snapshots", int(waited), patience, "seconds", holders[0]))

@@ -134,7 +134,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
             f"{rotation.source} to {rotation.target}; name {rotation.source} there again"
         )
     for table in pipeline.tables:
-        pipeline.database.unfence(table, rotation.target)
+        pipeline.fencing.unfence(table, rotation.target)
     if stored.primary != rotation.target:
         deploy.bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
@@ -143,7 +143,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
     tell_applications(pipeline, rotation.id)
     instances = deploy.bring_to_write(pipeline, rotation, report)
     if rotation.promotion_xid is None:
-        pipeline.ledger.set_promotion(rotation.id, pipeline.database.current_xid())
+        pipeline.ledger.set_promotion(rotation.id, pipeline.evidence.current_xid())
     return {"primary": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}
 
 

@@ -185,7 +185,7 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
             f"go on with `keyrotation rotate {rotation.id}`, or back with `keyrotation rollback {rotation.id}`"
         )
     for table in pipeline.tables:
-        if rows := pipeline.database.old_rows(table, [rotation.target], None).rows:
+        if rows := pipeline.fencing.old_rows(table, [rotation.target], None).rows:
             raise RequestError(
                 f"table {table.name} holds values under {rotation.target} in {rows} row(s), so rotation {rotation.id} "
                 "cannot be cancelled; stop what writes them and re-encrypt them first"
@@ -230,7 +230,7 @@ def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
     """The new version, which every table can take, and the counts from which it was chosen."""
     # The pre-flight comes before the count, which could only fail on what the pre-flight explains.
     require_preflight(pipeline, expected := next_version(pipeline, ()))
-    counts = pipeline.database.count(pipeline.tables)
+    counts = pipeline.inventory.count(pipeline.tables)
     target = next_version(pipeline, counts)
     if target != expected:
         require_preflight(pipeline, target)

@@ -78,7 +78,7 @@ def test_people_materialize_a_rotation_from_its_request_to_its_report(tmp_path: 
         see_the_graph(page, ui, "by-hand-after", done=EVERYTHING)
         assert times_shown(ui) == {1}, "each by its run, and not once more as one that ran outside Dagster"
 
-        counts = pipeline.database.count(pipeline.tables)
+        counts = pipeline.inventory.count(pipeline.tables)
         assert {version for each in counts for version, number in each.values_by_version.items() if number} == {V2}
         assert (pipeline.keys.read().primary, tuple(pipeline.keys.read().archived)) == (V2, (V1,))
         assert pipeline.ledger.walk(request).status is RequestStatus.FINISHED

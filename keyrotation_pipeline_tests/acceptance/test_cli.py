@@ -106,7 +106,7 @@ class Clinic:
         declared = settings.load(self.path)
         initialise(declared, KeyRing({V1: self.key}, V1), actor="test")
         with open_pipeline(declared, actor="test") as pipeline:
-            pipeline.ledger.save_counts(pipeline.database.count(pipeline.tables))
+            pipeline.ledger.save_counts(pipeline.inventory.count(pipeline.tables))
         self.applications.enter_context(reporting(self.database_url, declared.keys_directory))
 
     def approved_request(self, *officers: DemoOfficer) -> str:

@@ -84,14 +84,14 @@ def test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind(demo: D
         tally = application.stop()
 
     assert (tally["errors"], tally["lost_writes"], tally["writes"] > 0) == (0, 0, True), tally
-    for count in pipeline.database.count(pipeline.tables):
+    for count in pipeline.inventory.count(pipeline.tables):
         assert (set(count.values_by_version), count.unencrypted, count.unreadable) == ({V1}, 0, 0)
         assert rotation.target in count.fenced_against
         assert V1 not in count.fenced_against
     ring = pipeline.keys.read().ring()
     assert (ring.primary, ring.versions) == (V1, (V1,))
     for table in pipeline.tables:
-        assert pipeline.database.decrypt_all(table, ring, _nobody).failures == 0
+        assert pipeline.rewriting.decrypt_all(table, ring, _nobody).failures == 0
     registered = pipeline.ledger.keys()
     states = {record.version: record.state for record in registered}
     assert states.pop(V1) is KeyState.ACTIVE

@@ -1,4 +1,4 @@
-"""What every `CiphertextDatabase` must do. A test class inherits the suite and has a fixture `subject`."""
+"""What the five ports of a database must do. A test class inherits the suite and has a fixture `subject`."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,7 +12,11 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
 from keyrotation_pipeline.model.tables import NEVER_SEARCHED, NEVER_SEEN, EncryptedTable, Shard, TableName
-from keyrotation_pipeline.ports.database import CiphertextDatabase
+from keyrotation_pipeline.ports.evidence import RetirementEvidence
+from keyrotation_pipeline.ports.fencing import TableFencing
+from keyrotation_pipeline.ports.inventory import TableInventory
+from keyrotation_pipeline.ports.rewriting import TableRewriting
+from keyrotation_pipeline.ports.surroundings import DatabaseSurroundings
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
@@ -31,7 +35,19 @@ class Subject(Protocol):
     """
 
     @property
-    def database(self) -> CiphertextDatabase: ...
+    def inventory(self) -> TableInventory: ...
+
+    @property
+    def rewriting(self) -> TableRewriting: ...
+
+    @property
+    def fencing(self) -> TableFencing: ...
+
+    @property
+    def evidence(self) -> RetirementEvidence: ...
+
+    @property
+    def surroundings(self) -> DatabaseSurroundings: ...
 
     @property
     def ring(self) -> KeyRing: ...
@@ -61,8 +77,8 @@ def nobody(progress: Progress) -> None:
     """Takes reports."""
 
 
-class CiphertextDatabaseSuite:
-    """The suite."""
+class _Rows:
+    """Rows that several suites begin with."""
 
     @pytest.fixture
     def mixed(self, subject: Subject) -> Subject:
@@ -84,13 +100,15 @@ class CiphertextDatabaseSuite:
         subject.insert(CLIENTS, *for_two)
         subject.insert(VISITS, {"notes": subject.value(3, "well")})
         for table in TABLES:
-            subject.database.fence(table, [V1, V2])
+            subject.fencing.fence(table, [V1, V2])
         return subject
 
-    # Counting
+
+class TableInventorySuite(_Rows):
+    """What every `TableInventory` must do."""
 
     def test_values_are_counted_by_version_and_by_column(self, mixed: Subject) -> None:
-        clients, visits = mixed.database.count(TABLES)
+        clients, visits = mixed.inventory.count(TABLES)
         assert (clients.table, clients.rows, clients.empty, clients.unencrypted) == (CLIENTS, 3, 1, 0)
         assert clients.values_by_version == {V1: 2, V2: 2}
         assert clients.by_column == {"first_name": {V1: 1, V2: 1}, "email": {V1: 1, V2: 1}}
@@ -107,42 +125,60 @@ class CiphertextDatabaseSuite:
         self, subject: Subject, spoil: Callable[[str], str]
     ) -> None:
         subject.insert(CLIENTS, {"first_name": spoil(subject.value(1, "Ada")), "email": "Ben"})
-        (counted,) = subject.database.count([CLIENTS])
+        (counted,) = subject.inventory.count([CLIENTS])
         assert counted.values_by_version == {}
         assert (counted.unencrypted, counted.near_misses) == (2, 1)
         assert counted.unencrypted_by_column == {"first_name": 1, "email": 1}
-        assert subject.database.old_rows(CLIENTS, [V1], None).rows == 0
-
-    def test_old_rows_are_rows_and_not_values(self, mixed: Subject) -> None:
-        old = mixed.database.old_rows
-        assert [old(CLIENTS, versions, None).rows for versions in ([V1], [V2], [V1, V2], [V3], [])] == [2, 2, 3, 0, 0]
-
-    def test_no_row_was_written_since_a_promotion_that_never_was(self, mixed: Subject) -> None:
-        assert mixed.database.old_rows(CLIENTS, [V1], None).written_since_promotion == 0
+        assert subject.fencing.old_rows(CLIENTS, [V1], None).rows == 0
 
     def test_a_sample_holds_so_many_values_a_column_and_of_one_version_only(self, mixed: Subject) -> None:
-        (one,) = mixed.database.decrypt_sample(VISITS, mixed.ring, 1, {}).columns
+        (one,) = mixed.inventory.decrypt_sample(VISITS, mixed.ring, 1, {}).columns
         assert (one.version, one.tried, one.opened) == (V1, 1, 1)
-        sampled = mixed.database.decrypt_sample(CLIENTS, mixed.ring, 9, {}).columns
+        sampled = mixed.inventory.decrypt_sample(CLIENTS, mixed.ring, 9, {}).columns
         assert {(each.column, each.version) for each in sampled} == {
             (column, version) for column in ("first_name", "email") for version in (V1, V2)
         }
         assert all(each.tried == each.opened == 1 for each in sampled)
 
-    # Re-encrypting
+    def test_pages_are_noted_and_read_and_what_fails_there_is_quarantined(self, mixed: Subject) -> None:
+        unread = mixed.inventory.page_spans([CLIENTS])
+        assert [(each.table, each.read) for each in unread] == [("clients", False)]
+        assert mixed.inventory.unread_since(TABLES) == {"clients": unread[0].since}
+        mixed.damaged(CLIENTS, 0, "first_name")
+        assert mixed.rewriting.decrypt_spans(CLIENTS, unread, mixed.ring, nobody, lambda: False) == 0
+        assert not mixed.inventory.page_spans([CLIENTS])[0].read
+        assert mixed.rewriting.decrypt_spans(CLIENTS, unread, mixed.ring, nobody, lambda: True) == 4
+        (done,) = mixed.inventory.page_spans([CLIENTS])
+        assert done.read
+        assert done.since >= unread[0].since
+        assert [each.column for each in mixed.inventory.quarantine([CLIENTS])] == ["first_name"]
+        mixed.rewriting.decrypt_all(VISITS, mixed.ring, nobody)
+        assert all(each.read for each in mixed.inventory.page_spans(TABLES))
 
-    def test_no_database_is_searched_and_seen_whole(self, subject: Subject) -> None:
-        unseen = subject.database.blind_spots()
-        assert set(NEVER_SEARCHED) <= set(unseen.unsearched)
-        assert (unseen.unseen, unseen.gone) == (NEVER_SEEN, ())
+    def test_what_is_not_declared_is_noted_and_searched(self, mixed: Subject) -> None:
+        inventory = mixed.inventory
+        assert inventory.unsearched_since() is None
+        noted = inventory.undeclared_spans(TABLES)
+        assert inventory.unsearched_since() == min((each.since for each in noted), default=None)
+        inventory.search_spans(TABLES, noted, lambda: True)
+        spans = inventory.undeclared_spans(TABLES)
+        assert inventory.unsearched_since() == min((each.since for each in spans), default=None)
+        assert all(each.read and not each.found for each in spans)
+        inventory.search_spans(TABLES, spans, lambda: False)
+        assert inventory.undeclared_spans(TABLES) == spans
+        assert inventory.definitions_found() == ()
+
+
+class TableRewritingSuite(_Rows):
+    """What every `TableRewriting` must do."""
 
     def test_two_shards_rewrite_a_table_between_them_and_neither_does_it_alone(self, subject: Subject) -> None:
         rows: list[Row] = [{"first_name": subject.value(1, f"A{n}"), "email": None} for n in range(400)]
         subject.insert(CLIENTS, *rows)
 
-        first = subject.database.rewrite_shard(REQUEST, Shard(CLIENTS, 0, 2), subject.ring, V3, nobody)
-        (between,) = subject.database.count([CLIENTS])
-        second = subject.database.rewrite_shard(REQUEST, Shard(CLIENTS, 1, 2), subject.ring, V3, nobody)
+        first = subject.rewriting.rewrite_shard(REQUEST, Shard(CLIENTS, 0, 2), subject.ring, V3, nobody)
+        (between,) = subject.inventory.count([CLIENTS])
+        second = subject.rewriting.rewrite_shard(REQUEST, Shard(CLIENTS, 1, 2), subject.ring, V3, nobody)
 
         assert 0 < first.values < 400
         assert between.values_by_version == {V1: 400 - first.values, V3: first.values}
@@ -150,7 +186,7 @@ class CiphertextDatabaseSuite:
         assert subject.read(CLIENTS) == [{"first_name": f"v3:A{n}", "email": None} for n in range(400)]
 
     def test_a_sweep_rewrites_what_is_not_under_the_target_and_nothing_else(self, mixed: Subject) -> None:
-        done = mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=False)
+        done = mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=False)
         assert (done.rows, done.values, done.skipped, done.quarantined) == (2, 2, 0, 0)
         assert mixed.read(CLIENTS) == [
             {"first_name": "v2:Ada", "email": "v2:a@x"},
@@ -158,110 +194,91 @@ class CiphertextDatabaseSuite:
             {"first_name": "", "email": "v2:c@x"},
         ]
         assert mixed.read(VISITS) == [{"notes": "v1:well"}, {"notes": "v1:ill"}], "another table"
-        assert mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=True).rows == 0
+        assert mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=True).rows == 0
 
     @pytest.mark.parametrize("wait", [False, True])
     def test_a_row_that_somebody_holds_is_skipped_and_the_rest_goes_on(self, mixed: Subject, *, wait: bool) -> None:
         with mixed.locked(CLIENTS, 0):
-            done = mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=wait)
+            done = mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=wait)
         assert (done.rows, done.skipped) == (1, 1)
         assert [row["first_name"] for row in mixed.read(CLIENTS)] == ["v1:Ada", "v2:Ben", ""]
-        assert mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=wait).rows == 1
-
-    # Quarantine and decrypting
+        assert mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=wait).rows == 1
 
     def test_what_does_not_decrypt_stays_and_is_quarantined_until_it_is_mended(self, mixed: Subject) -> None:
         mixed.damaged(CLIENTS, 0, "first_name")
         mixed.update(CLIENTS, 2, "email", "never encrypted")
-        done = mixed.database.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=False)
+        done = mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=False)
         assert (done.values, done.quarantined) == (0, 2)
-        entries = mixed.database.quarantine(TABLES)
+        entries = mixed.inventory.quarantine(TABLES)
         assert sorted((str(entry.table), entry.column) for entry in entries) == [
             ("clients", "email"),
             ("clients", "first_name"),
         ]
         assert not any("never" in f"{entry.key}{entry.reason}" for entry in entries)
-        (counted,) = mixed.database.count([CLIENTS])
+        (counted,) = mixed.inventory.count([CLIENTS])
         assert counted.unreadable == 2
 
         mixed.update(CLIENTS, 0, "first_name", mixed.value(2, "Ada"))
         mixed.update(CLIENTS, 2, "email", None)
-        assert mixed.database.quarantine(TABLES) == ()
+        assert mixed.inventory.quarantine(TABLES) == ()
 
     def test_a_full_decrypt_counts_every_value_and_every_failure(self, mixed: Subject) -> None:
-        whole = mixed.database.decrypt_all(CLIENTS, mixed.ring, nobody)
-        (counted,) = mixed.database.count([CLIENTS])
+        whole = mixed.rewriting.decrypt_all(CLIENTS, mixed.ring, nobody)
+        (counted,) = mixed.inventory.count([CLIENTS])
         assert (whole.table, whole.rows, whole.values, whole.failures) == ("clients", 3, 4, 0)
         assert (whole.by_column, whole.empty) == (counted.by_column, counted.empty)
         assert set(whole.by_column) == set(CLIENTS.columns)
         assert whole.empty == 1
         mixed.damaged(CLIENTS, 0, "first_name")
         mixed.update(CLIENTS, 2, "email", "never encrypted")
-        spoiled = mixed.database.decrypt_all(CLIENTS, mixed.ring, nobody)
+        spoiled = mixed.rewriting.decrypt_all(CLIENTS, mixed.ring, nobody)
         assert (spoiled.rows, spoiled.values, spoiled.failures) == (3, 4, 2)
         assert sum(sum(counts.values()) for counts in spoiled.by_column.values()) == 2
-        assert len(mixed.database.quarantine([CLIENTS])) == 2
+        assert len(mixed.inventory.quarantine([CLIENTS])) == 2
 
-    def test_pages_are_noted_and_read_and_what_fails_there_is_quarantined(self, mixed: Subject) -> None:
-        unread = mixed.database.page_spans([CLIENTS])
-        assert [(each.table, each.read) for each in unread] == [("clients", False)]
-        assert mixed.database.unread_since(TABLES) == {"clients": unread[0].since}
-        mixed.damaged(CLIENTS, 0, "first_name")
-        assert mixed.database.decrypt_spans(CLIENTS, unread, mixed.ring, nobody, lambda: False) == 0
-        assert not mixed.database.page_spans([CLIENTS])[0].read
-        assert mixed.database.decrypt_spans(CLIENTS, unread, mixed.ring, nobody, lambda: True) == 4
-        (done,) = mixed.database.page_spans([CLIENTS])
-        assert done.read
-        assert done.since >= unread[0].since
-        assert [each.column for each in mixed.database.quarantine([CLIENTS])] == ["first_name"]
-        mixed.database.decrypt_all(VISITS, mixed.ring, nobody)
-        assert all(each.read for each in mixed.database.page_spans(TABLES))
 
-    def test_what_is_not_declared_is_noted_and_searched(self, mixed: Subject) -> None:
-        database = mixed.database
-        assert database.unsearched_since() is None
-        noted = database.undeclared_spans(TABLES)
-        assert database.unsearched_since() == min((each.since for each in noted), default=None)
-        database.search_spans(TABLES, noted, lambda: True)
-        spans = database.undeclared_spans(TABLES)
-        assert database.unsearched_since() == min((each.since for each in spans), default=None)
-        assert all(each.read and not each.found for each in spans)
-        database.search_spans(TABLES, spans, lambda: False)
-        assert database.undeclared_spans(TABLES) == spans
-        assert database.definitions_found() == ()
+class TableFencingSuite(_Rows):
+    """What every `TableFencing` must do."""
 
-    # Fences
+    def test_old_rows_are_rows_and_not_values(self, mixed: Subject) -> None:
+        old = mixed.fencing.old_rows
+        assert [old(CLIENTS, versions, None).rows for versions in ([V1], [V2], [V1, V2], [V3], [])] == [2, 2, 3, 0, 0]
+
+    def test_no_row_was_written_since_a_promotion_that_never_was(self, mixed: Subject) -> None:
+        assert mixed.fencing.old_rows(CLIENTS, [V1], None).written_since_promotion == 0
 
     def test_a_fence_names_exactly_what_it_was_given_in_order(self, subject: Subject) -> None:
-        subject.database.fence(CLIENTS, [V2, V1])
-        assert subject.database.fences(CLIENTS) == (V1, V2)
-        assert subject.database.fences(VISITS) == ()
-        assert subject.database.all_fences([VISITS, CLIENTS]) == {VISITS: (), CLIENTS: (V1, V2)}
-        subject.database.fence(CLIENTS, [V1])
-        assert subject.database.fences(CLIENTS) == (V1,)
+        subject.fencing.fence(CLIENTS, [V2, V1])
+        assert subject.fencing.fences(CLIENTS) == (V1, V2)
+        assert subject.fencing.fences(VISITS) == ()
+        assert subject.fencing.all_fences([VISITS, CLIENTS]) == {VISITS: (), CLIENTS: (V1, V2)}
+        subject.fencing.fence(CLIENTS, [V1])
+        assert subject.fencing.fences(CLIENTS) == (V1,)
 
     def test_an_old_value_keeps_its_version_from_being_fenced(self, mixed: Subject) -> None:
         with pytest.raises(ProofError, match="table clients still holds old values"):
-            mixed.database.fence(CLIENTS, [V1, V3])
-        assert V1 not in mixed.database.fences(CLIENTS)
+            mixed.fencing.fence(CLIENTS, [V1, V3])
+        assert V1 not in mixed.fencing.fences(CLIENTS)
 
     def test_a_version_is_let_in_again_and_the_others_are_not(self, fenced: Subject) -> None:
         for _ in range(2):
-            fenced.database.unfence(CLIENTS, V2)
-            assert fenced.database.fences(CLIENTS) == (V1,)
+            fenced.fencing.unfence(CLIENTS, V2)
+            assert fenced.fencing.fences(CLIENTS) == (V1,)
 
-    # The evidence of retirement
+
+class RetirementEvidenceSuite(_Rows):
+    """What every `RetirementEvidence` must do."""
 
     @staticmethod
     def moment(subject: Subject) -> Moment:
-        return Moment(subject.database.current_xid(), subject.database.barrier())
+        return Moment(subject.evidence.current_xid(), subject.evidence.barrier())
 
     def prove(self, subject: Subject, moment: Moment) -> ZeroOldRows:
         with subject.transaction():
-            return subject.database.zero_old_rows(TABLES, V2, [V1, V2], moment)
+            return subject.evidence.zero_old_rows(TABLES, V2, [V1, V2], moment)
 
     def test_a_transaction_id_is_later_than_the_one_before(self, subject: Subject) -> None:
-        assert subject.database.current_xid() < subject.database.current_xid()
+        assert subject.evidence.current_xid() < subject.evidence.current_xid()
 
     def test_evidence_names_version_tables_and_values(self, fenced: Subject) -> None:
         evidence = self.prove(fenced, self.moment(fenced))
@@ -294,28 +311,28 @@ class CiphertextDatabaseSuite:
 
     def test_a_quarantined_value_refuses_the_evidence(self, fenced: Subject) -> None:
         fenced.damaged(VISITS, 0, "notes")
-        fenced.database.decrypt_all(VISITS, fenced.ring, nobody)
+        fenced.rewriting.decrypt_all(VISITS, fenced.ring, nobody)
         moment = self.moment(fenced)
         with pytest.raises(ProofError, match=r"table visits, column notes: .*in quarantine"):
             self.prove(fenced, moment)
 
     def test_a_table_without_a_whole_fence_refuses_the_evidence(self, fenced: Subject) -> None:
-        fenced.database.unfence(VISITS, V1)
+        fenced.fencing.unfence(VISITS, V1)
         moment = self.moment(fenced)
         with pytest.raises(FenceError, match="table visits is not fenced against v1"):
             self.prove(fenced, moment)
 
     def test_a_fence_made_after_the_proof_refuses_the_evidence(self, fenced: Subject) -> None:
         moment = self.moment(fenced)
-        fenced.database.unfence(CLIENTS, V1)
-        fenced.database.fence(CLIENTS, [V1, V2])
+        fenced.fencing.unfence(CLIENTS, V1)
+        fenced.fencing.fence(CLIENTS, [V1, V2])
         with pytest.raises(FenceError, match=r"fence of table clients .*made anew after the proof"):
             self.prove(fenced, moment)
         assert self.prove(fenced, self.moment(fenced)).values == 3
 
     def test_a_fence_that_stood_already_may_be_asked_for_again(self, fenced: Subject) -> None:
         moment = self.moment(fenced)
-        fenced.database.fence(CLIENTS, [V2, V1])
+        fenced.fencing.fence(CLIENTS, [V2, V1])
         assert self.prove(fenced, moment).values == 3
 
     def test_every_refusal_of_evidence_is_one_of_ours(self, subject: Subject) -> None:
@@ -324,3 +341,18 @@ class CiphertextDatabaseSuite:
         with pytest.raises(KeyRotationError) as refused:
             self.prove(subject, moment)
         assert isinstance(refused.value, (ProofError, BlockedError))
+
+
+class DatabaseSurroundingsSuite(_Rows):
+    """What every `DatabaseSurroundings` must do."""
+
+    def test_no_database_is_searched_and_seen_whole(self, subject: Subject) -> None:
+        unseen = subject.surroundings.blind_spots()
+        assert set(NEVER_SEARCHED) <= set(unseen.unsearched)
+        assert (unseen.unseen, unseen.gone) == (NEVER_SEEN, ())
+
+
+class DatabaseSuite(
+    TableInventorySuite, TableRewritingSuite, TableFencingSuite, RetirementEvidenceSuite, DatabaseSurroundingsSuite
+):
+    """All five, since one database is behind them."""

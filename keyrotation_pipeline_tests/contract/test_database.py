@@ -7,14 +7,20 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.retirement import fence
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline_tests.contract.database_suite import TABLES, CiphertextDatabaseSuite, Row, Subject
-from keyrotation_pipeline_tests.fakes import FakeDatabase, FakeLedger
-from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
+from keyrotation_pipeline_tests.contract.database_suite import TABLES, DatabaseSuite, Row, Subject
+from keyrotation_pipeline_tests.fakes import (
+    FakeDatabase,
+    FakeEvidence,
+    FakeFencing,
+    FakeInventory,
+    FakeLedger,
+    FakeRewriting,
+    FakeSurroundings,
+)
+from keyrotation_pipeline_tests.integration.encrypted_rows import PostgresPorts, opened, ring_of, sealed
 
 
 class FakeSubject:
@@ -22,6 +28,9 @@ class FakeSubject:
 
     def __init__(self) -> None:
         self.database = FakeDatabase({str(table.name): [] for table in TABLES})
+        self.inventory, self.rewriting = FakeInventory(self.database), FakeRewriting(self.database)
+        self.fencing, self.evidence = FakeFencing(self.database), FakeEvidence(self.database)
+        self.surroundings = FakeSurroundings(self.database)
         self.ring = ring_of(1, 2, 3)
 
     def value(self, version: int, text: str) -> str:
@@ -53,13 +62,12 @@ class FakeSubject:
         return FakeLedger().transaction()
 
 
-class PostgresSubject:
+class PostgresSubject(PostgresPorts):
     """Tables of a real server, whose column `id` numbers the rows."""
 
     def __init__(self, url: str, connection: Connection) -> None:
+        super().__init__(url, connection)
         self.url = url
-        self.connection = connection
-        self.database = PostgresDatabase(url, connection, lambda: connect(url), Limits())
         self.ring = ring_of(1, 2, 3)
         self._foreign = ring_of(1, 2, 3)
         for table in TABLES:
@@ -124,13 +132,13 @@ class PostgresSubject:
         return sql.Identifier(table.name.schema, table.name.table)
 
 
-class TestFakeDatabase(CiphertextDatabaseSuite):
+class TestFakeDatabase(DatabaseSuite):
     @pytest.fixture
     def subject(self) -> Subject:
         return FakeSubject()
 
 
-class TestPostgresDatabase(CiphertextDatabaseSuite):
+class TestPostgresDatabase(DatabaseSuite):
     @pytest.fixture
     def subject(self, migrated: Connection, database_url: str) -> Subject:
         return PostgresSubject(database_url, migrated)

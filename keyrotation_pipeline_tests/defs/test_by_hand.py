@@ -11,7 +11,7 @@ from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import ROWS, Dagster, failure_of, shard_of
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeKeyStore, FakeLedger
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeKeyStore, FakeLedger
 
 Walked = Callable[[Step | None], Walk]
 LATER = [str(step) for step in WALK if step not in {Step.KEY_VERSION, Step.ROWS}]
@@ -163,7 +163,7 @@ def stored_text(instance: dg.DagsterInstance) -> str:
 
 
 def test_a_dead_database_is_one_sentence(dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(self: FakeDatabase, *_: object) -> None:
+    def gone(self: FakeLedger, *_: object) -> None:
         raise ConnectionError("server closed the connection; DETAIL: SECRET-PLAINTEXT")
 
     monkeypatch.setattr(FakeLedger, "requests", gone)

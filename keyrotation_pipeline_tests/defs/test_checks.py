@@ -58,7 +58,7 @@ def lost_fence(world: FakeWorld) -> None:
 
 def counted_old_row(world: FakeWorld) -> None:
     old_row(world)
-    world.ledger.save_counts(world.database.count(world.pipeline.tables))
+    world.ledger.save_counts(world.pipeline.inventory.count(world.pipeline.tables))
 
 
 def other_key(world: FakeWorld) -> None:
@@ -216,7 +216,7 @@ def test_values_that_are_not_due_yet_are_not_called_read(
     walked(None)
     world = dagster.world
     of_a_gigabyte(world)
-    monkeypatch.setattr(world.database, "decrypt_spans", lambda *_: 0)
+    monkeypatch.setattr(world.pipeline.rewriting, "decrypt_spans", lambda *_: 0)
     first = dagster.check("every_value_decrypts", "retired_key")
     world.clock.at += timedelta(days=91)
     later = dagster.check("every_value_decrypts", "retired_key")

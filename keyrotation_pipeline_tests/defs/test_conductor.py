@@ -22,7 +22,7 @@ from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, dump_failures, failure_of
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeDatabase, FakeKeyStore, FakeLedger
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeKeyStore, FakeLedger, FakeRewriting
 
 TABLES = ("clients", "billing.Invoices")
 Walked = Callable[[Step | None], Walk]
@@ -127,14 +127,14 @@ def test_a_shard_that_fails_keeps_no_other_from_its_turn(
     dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rotation = walked(Step.PRIMARY_KEY_ROLLOUT)
-    rewrite = FakeDatabase.rewrite_shard
+    rewrite = FakeRewriting.rewrite_shard
 
-    def refused(database: FakeDatabase, request: str, shard: Shard, *others: Any) -> Rewritten:  # noqa: ANN401  passed on
+    def refused(rewriting: FakeRewriting, request: str, shard: Shard, *others: Any) -> Rewritten:  # noqa: ANN401  passed on
         if str(shard.table.name) == "clients" and shard.index == 0:
             raise BlockedError("table clients stays locked; end session 7")
-        return rewrite(database, request, shard, *others)
+        return rewrite(rewriting, request, shard, *others)
 
-    monkeypatch.setattr(FakeDatabase, "rewrite_shard", refused)
+    monkeypatch.setattr(FakeRewriting, "rewrite_shard", refused)
     results = [dagster.run(request) for request in requests(dagster)]
     assert [failure_of(result) for result in results] == ["table clients stays locked; end session 7"] * 2
 

@@ -25,7 +25,7 @@ Walked = Callable[[Step | None], Walk]
 
 def large(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of which a day's part is a small one; they stay as they are noted, however many rows there are."""
-    monkeypatch.setattr(world.database, "page_spans", lambda _: tuple(world.database.noted.values()))
+    monkeypatch.setattr(world.pipeline.inventory, "page_spans", lambda _: tuple(world.database.noted.values()))
     for name, rows in world.database.rows.items():
         world.database.noted[name] = PageSpan(
             name, name, 0, 2048, len(rows), 2 * LEAST_BYTES_A_DAY, world.clock.now(), read=True
@@ -35,14 +35,15 @@ def large(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
 def look_for_old_rows(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Tables that are counted, looked through or searched from now on."""
     asked: list[str] = []
-    for name in ("old_rows", "count", "discover", "search_spans"):
-        method = getattr(world.database, name)
+    fencing, inventory = world.pipeline.fencing, world.pipeline.inventory
+    for port, name in (*((inventory, each) for each in ("count", "discover", "search_spans")), (fencing, "old_rows")):
+        method = getattr(port, name)
 
         def noted(*given: object, method: Callable[..., object] = method, name: str = name) -> object:
             asked.append(name)
             return method(*given)
 
-        monkeypatch.setattr(world.database, name, noted)
+        monkeypatch.setattr(port, name, noted)
     return asked
 
 
@@ -87,7 +88,7 @@ def no_fence(world: FakeWorld) -> None:
 
 
 def counted_since(world: FakeWorld) -> None:
-    world.ledger.save_counts(world.database.count(world.pipeline.tables))
+    world.ledger.save_counts(world.pipeline.inventory.count(world.pipeline.tables))
 
 
 @pytest.mark.parametrize("arrange", [no_fence, counted_since])
@@ -117,14 +118,14 @@ def test_a_table_that_cannot_be_looked_at_is_not_green_and_keeps_the_others_from
 ) -> None:
     walked(None)
     no_fence(dagster.world)
-    look = dagster.world.database.old_rows
+    look = dagster.world.pipeline.fencing.old_rows
 
     def old_rows(table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         if str(table.name) == "clients":
             raise error
         return look(table, versions, promotion_xid)
 
-    monkeypatch.setattr(dagster.world.database, "old_rows", old_rows)
+    monkeypatch.setattr(dagster.world.pipeline.fencing, "old_rows", old_rows)
     evaluations = dagster.check_run(**BY_CLOCK).get_asset_check_evaluations()
     seen = {each.asset_key.to_user_string(): each for each in evaluations if each.check_name == "zero_old_rows"}
 
@@ -179,7 +180,7 @@ def test_what_was_not_searched_is_not_called_free_of_values(
     walked(None)
     world = dagster.world
     dagster.check_run()
-    monkeypatch.setattr(world.database, "search_spans", lambda *_: 0)
+    monkeypatch.setattr(world.pipeline.inventory, "search_spans", lambda *_: 0)
     world.clock.at += timedelta(days=91)
     late = dagster.check(*UNDECLARED, **BY_CLOCK)
 

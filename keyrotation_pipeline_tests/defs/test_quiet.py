@@ -30,7 +30,7 @@ def topic(dagster: Dagster) -> FakeChannel:
     """What people get; whatever is wrong in a world of fakes before the rotation is news no longer."""
     topic = FakeChannel("topic")
     channels["test"] = Channels((topic,))
-    dagster.world.ledger.save_counts(dagster.world.database.count(dagster.world.pipeline.tables))
+    dagster.world.ledger.save_counts(dagster.world.pipeline.inventory.count(dagster.world.pipeline.tables))
     dagster.check_run()
     dagster.tick("alert_delivery")
     topic.took.clear()
@@ -75,7 +75,7 @@ def test_a_rotation_by_the_conductor_pages_nobody_nor_do_the_checks_of_a_morning
 
 def test_at_no_moment_of_a_rotation_does_status_ask_for_attention() -> None:
     world = before_any_rotation()
-    world.ledger.save_counts(world.database.count(world.pipeline.tables))
+    world.ledger.save_counts(world.pipeline.inventory.count(world.pipeline.tables))
     rotation, allowed, deaths = approved_in(world), 0, 0
     before = overview(world.pipeline).attention
     while world.ledger.walk(rotation.id).status is not RequestStatus.FINISHED:

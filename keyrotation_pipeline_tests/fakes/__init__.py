@@ -8,10 +8,13 @@ before its n-th entry, as a killed process would.
 from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeFiles, FakeSigner, FakeVault, Making, fake_seals
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
 from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeTicks
-from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
+from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeSurroundings, is_unencrypted, version_of
+from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, V3, Journal, ProcessKilled
 from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
 from keyrotation_pipeline_tests.fakes.ledger import FakeLedger
+from keyrotation_pipeline_tests.fakes.retirement import FakeEvidence, FakeFencing
+from keyrotation_pipeline_tests.fakes.rewriting import FakeRewriting
 from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
 from keyrotation_pipeline_tests.fakes.signatures import FakeSignatures
 from keyrotation_pipeline_tests.fakes.timestamps import FakeTimestampAuthority
@@ -27,12 +30,17 @@ __all__ = [
     "FakeAnchors",
     "FakeClock",
     "FakeDatabase",
+    "FakeEvidence",
+    "FakeFencing",
     "FakeFiles",
+    "FakeInventory",
     "FakeKeyStore",
     "FakeLedger",
+    "FakeRewriting",
     "FakeRollout",
     "FakeSignatures",
     "FakeSigner",
+    "FakeSurroundings",
     "FakeTicks",
     "FakeTimestampAuthority",
     "FakeVault",

@@ -16,10 +16,13 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeVault
 from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeTicks
-from keyrotation_pipeline_tests.fakes.database import FakeDatabase
+from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeSurroundings
+from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, Journal
 from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
 from keyrotation_pipeline_tests.fakes.ledger import FakeLedger
+from keyrotation_pipeline_tests.fakes.retirement import FakeEvidence, FakeFencing
+from keyrotation_pipeline_tests.fakes.rewriting import FakeRewriting
 from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
 from keyrotation_pipeline_tests.fakes.signatures import FakeSignatures
 
@@ -92,8 +95,10 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     signatures, anchors = FakeSignatures(ROSTER), FakeAnchors()
     tables = tuple(EncryptedTable(TableName.parse(name), CLIENTS.columns) for name in stored)
     pipeline = Pipeline(
-        tables, 2, 2, ledger, database, keys, vault, rollout, signatures, clock, anchors, ACTIONS, FakeTicks()
-    )
+        tables, 2, 2, ledger, FakeInventory(database), FakeRewriting(database), FakeFencing(database),
+        FakeEvidence(database), FakeSurroundings(database), keys, vault, rollout, signatures, clock, anchors, ACTIONS,
+        FakeTicks(),
+    )  # fmt: skip
     world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
     ledger.state.roster = ROSTER
     keys.roster = ROSTER.digest

@@ -10,9 +10,14 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
 from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -48,9 +53,21 @@ def opened(ring: KeyRing, stored: str | None) -> tuple[str, str] | None:
     return version, raw.decode()
 
 
+class PostgresPorts:
+    """All five ports on one database."""
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        self.connection = connection
+        self.inventory = PostgresInventory(connection)
+        self.rewriting = PostgresRewriting(connection, lambda: connect(url), Limits())
+        self.fencing = PostgresFencing(connection)
+        self.evidence = PostgresEvidence(connection)
+        self.surroundings = PostgresSurroundings(url, connection)
+
+
 @dataclass
 class Engine:
-    """The engine on one database, as `PostgresDatabase` calls it."""
+    """The engine on one database, as `PostgresRewriting` calls it."""
 
     url: str
     ring: KeyRing

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
 from keyrotation_pipeline.adapters.postgres.retirement import fence
@@ -31,15 +31,15 @@ class Cases:
     def __init__(self, url: str, connection: Connection) -> None:
         self.connection = connection
         self.ring = ring_of(1, 2)
-        self.database = PostgresDatabase(url, connection, lambda: connect(url), Limits())
+        self.rewriting = PostgresRewriting(connection, lambda: connect(url), Limits())
         connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, updated_at timestamptz, note text)")
         insert(connection, "public.cases (id, a)", [(n, sealed(self.ring, 1, "x")) for n in range(ROWS)])
 
     def shard(self, index: int = 1) -> int:
-        return self.database.rewrite_shard(REQUEST, Shard(CASES, index, 2), self.ring, V2, lambda _: None).rows
+        return self.rewriting.rewrite_shard(REQUEST, Shard(CASES, index, 2), self.ring, V2, lambda _: None).rows
 
     def sweep(self) -> int:
-        return self.database.sweep(REQUEST, CASES, self.ring, V2, wait=False).rows
+        return self.rewriting.sweep(REQUEST, CASES, self.ring, V2, wait=False).rows
 
     def moved(self) -> int:
         found = self.connection.execute("SELECT count(*) FROM public.cases WHERE updated_at IS NOT NULL").fetchall()

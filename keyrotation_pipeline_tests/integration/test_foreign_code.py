@@ -8,11 +8,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import contents, relations
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
 from keyrotation_pipeline.adapters.postgres.preflight.writes import never_fires_for_us
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -21,6 +20,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline_tests.integration.encrypted_rows import PostgresPorts
 
 NOTES = EncryptedTable(TableName("public", "notes"), ("c",))
 OURS = "current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on'"
@@ -298,10 +298,10 @@ def test_a_table_that_runs_its_owners_code_when_a_query_is_planned_is_not_read(
         + script.format(table),
     )
     with connect(url) as mine:
-        database = PostgresDatabase(url, mine, lambda: connect(url), Limits())
+        ports = PostgresPorts(url, mine)
         assert any(f"{what} of public.{table} calls public.evil(text) of role {owner}" in each
                    for each in problems(mine, fatal=True))  # fmt: skip
-        for read in (lambda: database.count([NOTES]), lambda: discover(mine, [NOTES])):
+        for read in (lambda: ports.inventory.count([NOTES]), lambda: discover(mine, [NOTES])):
             with suppress(PreflightError):
                 read()
         assert {each.rows for each in contents.count(mine).relations if each.name.table == table} == {0}
@@ -322,14 +322,14 @@ def test_a_declared_column_is_not_read_by_a_cast_of_the_tables_owner(
         CREATE CAST (citext AS text) WITH FUNCTION says(citext); CREATE TABLE notes (id int, c citext);
         INSERT INTO notes VALUES (1, ROW('v1:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAA=='))""",
     )
-    versions = [KeyVersion(1)]
+    versions, ring = [KeyVersion(1)], KeyRing({KeyVersion(1): KeyMaterial.generate()}, KeyVersion(1))
     with connect(url) as mine:
-        database = PostgresDatabase(url, mine, lambda: connect(url), Limits())
+        ports = PostgresPorts(url, mine)
         reads = (
-            lambda: database.fence(NOTES, versions),
-            lambda: database.old_rows(NOTES, versions, None),
-            lambda: database.count([NOTES]),
-            lambda: database.decrypt_sample(NOTES, KeyRing({versions[0]: KeyMaterial.generate()}, versions[0]), 1, {}),
+            lambda: ports.fencing.fence(NOTES, versions),
+            lambda: ports.fencing.old_rows(NOTES, versions, None),
+            lambda: ports.inventory.count([NOTES]),
+            lambda: ports.inventory.decrypt_sample(NOTES, ring, 1, {}),
         )
         for read in reads:
             with pytest.raises(PreflightError, match=r"column notes\.c is of type public\.citext"):
@@ -337,7 +337,7 @@ def test_a_declared_column_is_not_read_by_a_cast_of_the_tables_owner(
         definition = fence.definition(mine, relations.root(relations.tree(mine, NOTES), NOTES), versions)
         owned(connection, owner, f"ALTER TABLE notes ADD CONSTRAINT {fence.NAME} {definition} NOT VALID")
         connection.execute("UPDATE pg_constraint SET convalidated = true WHERE conname = %s", (fence.NAME,))
-        assert database.fences(NOTES) == ()
+        assert ports.fencing.fences(NOTES) == ()
     assert connection.execute("SELECT is_called FROM public.called").fetchone() == (False,)
 
 
@@ -396,9 +396,7 @@ def test_a_sample_names_rows_by_no_key_whose_type_has_casts_of_its_owners(
     )
     ring = KeyRing({KeyVersion(1): KeyMaterial.generate()}, KeyVersion(1))
     with connect(url) as mine:
-        (tried,) = (
-            PostgresDatabase(url, mine, lambda: connect(url), Limits()).decrypt_sample(NOTES, ring, 9, {}).columns
-        )
+        (tried,) = PostgresPorts(url, mine).inventory.decrypt_sample(NOTES, ring, 9, {}).columns
     assert connection.execute("SELECT is_called FROM public.called").fetchone() == (False,)
     assert (tried.tried, tried.opened, tried.rows) == (1, 0, ("(0,1)",))
 
@@ -411,8 +409,7 @@ def test_a_superuser_is_told_to_make_a_role_and_officers_sign_that_it_is_one(
     with connect(database_url) as root, connect(url) as mine:
         assert any("role postgres is a superuser" in each for each in problems(root, fatal=False))
         assert not any("superuser" in each for each in problems(mine, fatal=False))
-        database = PostgresDatabase(database_url, root, lambda: connect(database_url), Limits())
-        assert database.identity().signed().endswith(", as superuser postgres, so that code in it has all power")
-        database = PostgresDatabase(url, mine, lambda: connect(url), Limits())
-        assert "superuser" not in database.identity().signed()
+        identity = PostgresSurroundings(database_url, root).identity()
+        assert identity.signed().endswith(", as superuser postgres, so that code in it has all power")
+        assert "superuser" not in PostgresSurroundings(url, mine).identity().signed()
         assert ours in str(mine.info.user)

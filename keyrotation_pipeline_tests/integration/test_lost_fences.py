@@ -6,9 +6,9 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -56,22 +56,21 @@ def watched(owner: psycopg.Connection, database_url: str, connection: Connection
     world = fake_pipeline({"clients": []})
     world.keys_are({V1: KeyState.ARCHIVED, V2: KeyState.ACTIVE})
     retired(world, "clients")
-    database = PostgresDatabase(database_url, connection, lambda: connect(database_url), Limits())
-    database.fence(CLIENTS, [V1])
-    return replace(world.pipeline, tables=(CLIENTS,), database=database)
+    fencing = PostgresFencing(connection)
+    fencing.fence(CLIENTS, [V1])
+    return replace(world.pipeline, tables=(CLIENTS,), fencing=fencing, inventory=PostgresInventory(connection))
 
 
 def test_whatever_its_owner_does_to_a_fence_is_noticed(watched: Pipeline, owner: psycopg.Connection) -> None:
     definition = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s"
     [(check,)] = owner.execute(definition, (NAME,)).fetchall()
-    unnoticed, database = list[str](), watched.database
-    assert isinstance(database, PostgresDatabase)
+    unnoticed = list[str]()
     for attack, statements in ATTACKS.items():
         assert fences(watched).lost == (), f"before {attack}"
         with owner.transaction(force_rollback=True):
             for statement in statements:
                 owner.execute(statement.replace("CHECK NO", f"{check} NO"))
-            seen = fences(replace(watched, database=replace(database, connection=owner)))
+            seen = fences(replace(watched, fencing=PostgresFencing(owner), inventory=PostgresInventory(owner)))
             unnoticed += [] if seen.lost == (("clients", V1),) else [attack]
     assert unnoticed == []
 
@@ -120,8 +119,8 @@ def test_a_partition_that_is_declared_too_is_judged_by_its_own_columns(
     owner.execute("CREATE TABLE visits_here PARTITION OF visits DEFAULT")
     visits = EncryptedTable(TableName("public", "visits"), ("note", "place"))
     here = EncryptedTable(TableName("public", "visits_here"), ("note",))
-    watched.database.fence(visits, [V1, V2])
-    assert watched.database.all_fences((here, CLIENTS, visits)) == {here: (), CLIENTS: (V1,), visits: (V1, V2)}
+    watched.fencing.fence(visits, [V1, V2])
+    assert watched.fencing.all_fences((here, CLIENTS, visits)) == {here: (), CLIENTS: (V1,), visits: (V1, V2)}
 
 
 def test_a_look_at_many_tables_is_one_transaction(
@@ -131,18 +130,18 @@ def test_a_look_at_many_tables_is_one_transaction(
     for name in names:
         owner.execute(f"CREATE TABLE {name} (first_name text, email text)")
     many = tuple(EncryptedTable(TableName("public", name), CLIENTS.columns) for name in names)
-    assert isinstance(watched.database, PostgresDatabase)
-    ours = watched.database.connection
+    assert isinstance(watched.fencing, PostgresFencing)
+    ours = watched.fencing.connection
     before = transactions(database_url, owner, ours)
-    watched.database.all_fences(many)
+    watched.fencing.all_fences(many)
     # To count takes some, too.
     assert transactions(database_url, owner, ours) - before <= 5
 
 
 def test_no_row_is_read(watched: Pipeline, owner: psycopg.Connection) -> None:
     scans = "SELECT pg_stat_get_numscans('clients'::regclass), pg_stat_get_tuples_returned('clients'::regclass)"
-    assert isinstance(watched.database, PostgresDatabase)
-    ours, flush = watched.database.connection, "SELECT pg_stat_force_next_flush()"
+    assert isinstance(watched.fencing, PostgresFencing)
+    ours, flush = watched.fencing.connection, "SELECT pg_stat_force_next_flush()"
     ours.execute(flush)  # of the scan that validated the fence
     owner.execute("SELECT pg_stat_reset()")
     fences(watched)

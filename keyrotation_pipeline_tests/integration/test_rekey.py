@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.backups import rekey as rekeying
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import kept_sets
@@ -88,7 +88,7 @@ def under(clinic: Clinic, made: BackupSet) -> dict[str, str]:
     with clinic.recovery_key() as key, clinic.site.restorer.workspace() as workspace:
         clinic.site.local.fetch(made.dump.file.name, workspace / "dump")
         with clinic.site.restorer.restored(made.dump, workspace / "dump", key) as restored:
-            connection = cast("PostgresDatabase", restored.database).connection
+            connection = cast("PostgresRewriting", restored.rewriting).connection
             found = connection.execute("SELECT name FROM public.clients UNION ALL SELECT email FROM public.clients")
             values = [str(row[0]) for row in found if row[0]]
     encrypted = {decrypt(clinic.ring, value): value.partition(":")[0] for value in values if ":" in value}
@@ -250,13 +250,13 @@ def test_what_the_engine_did_not_do_or_did_besides_is_noticed(
     local_clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_set(local_clinic)
-    names, sweep = local_clinic.site.local.names(), PostgresDatabase.sweep
+    names, sweep = local_clinic.site.local.names(), PostgresRewriting.sweep
 
     def nothing(*_arguments: object, **_options: object) -> Rewritten:
         return Rewritten()
 
     def more(
-        database: PostgresDatabase,
+        rewriting: PostgresRewriting,
         request: str,
         table: EncryptedTable,
         ring: KeyRing,
@@ -264,11 +264,11 @@ def test_what_the_engine_did_not_do_or_did_besides_is_noticed(
         *,
         wait: bool,
     ) -> Rewritten:
-        database.connection.execute("UPDATE public.clients SET id = id + 100 WHERE id = 1")
-        return sweep(database, request, table, ring, target, wait=wait)
+        rewriting.connection.execute("UPDATE public.clients SET id = id + 100 WHERE id = 1")
+        return sweep(rewriting, request, table, ring, target, wait=wait)
 
     for instead in (nothing, more):
-        monkeypatch.setattr(PostgresDatabase, "sweep", instead)
+        monkeypatch.setattr(PostgresRewriting, "sweep", instead)
         with pytest.raises(ProofError, match=r"clients of .* does not say the same under v2"):
             rekeyed(local_clinic)
     assert local_clinic.site.local.names() == names

@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import page_readings
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError
@@ -32,14 +31,14 @@ class Place:
     value: str = field(default_factory=lambda: sealed(ring_of(1, 2), 1, "x"))
 
     def __post_init__(self) -> None:
-        self.database = PostgresDatabase(self.url, self.connection, lambda: connect(self.url), Limits(duty_cycle=1.0))
+        self.inventory = PostgresInventory(self.connection)
 
     def spans(self, relation: str | None = None) -> list[PageSpan]:
-        found = self.database.undeclared_spans(self.declared)
+        found = self.inventory.undeclared_spans(self.declared)
         return [span for span in found if relation in {None, span.table}]
 
     def search(self, *spans: PageSpan) -> int:
-        return self.database.search_spans(self.declared, spans, lambda: True)
+        return self.inventory.search_spans(self.declared, spans, lambda: True)
 
     def tomorrow(self) -> list[tuple[str, int]]:
         """What is searched then, in order."""
@@ -110,7 +109,7 @@ def test_it_rests_by_the_duty_cycle(place: Place, monkeypatch: pytest.MonkeyPatc
     rests: list[float] = []
     monkeypatch.setattr(page_readings.CLOCK, "monotonic", iter([10.0, 12.0]).__next__)
     monkeypatch.setattr(page_readings.CLOCK, "sleep", rests.append)
-    place.database = replace(place.database, limits=Limits(duty_cycle=0.25))
+    place.inventory = PostgresInventory(place.connection, duty_cycle=0.25)
     place.search(place.spans("logs")[2])
     assert rests == [6.0]
 
@@ -149,7 +148,7 @@ def test_what_a_small_table_has_grown_by_is_searched_as_what_is_new_is(place: Pl
     assert [(each.pages, each.read) for each in place.spans("staging")] == [(3, True)]
     place.connection.execute("INSERT INTO public.staging SELECT repeat('x', 500) FROM generate_series(1, 29)")
     assert [each.read for each in place.spans("staging")] == [False]
-    place.database.discover(place.declared)
+    place.inventory.discover(place.declared)
     assert [each.read for each in place.spans("staging")] == [True]
     place.connection.execute("INSERT INTO public.staging SELECT repeat('x', 500) FROM generate_series(1, 29)")
     assert [each.read for each in place.spans("staging")] == [False]
@@ -169,14 +168,14 @@ def test_a_column_that_is_no_longer_declared_makes_its_pages_unread(place: Place
 def test_a_search_of_everything_counts_as_one_of_each_part_and_notes_what_it_finds(place: Place) -> None:
     place.write(1, place.value)
     place.connection.execute("SELECT lo_from_bytea(0, 'nothing of ours')")
-    assert [each.relation for each in place.database.discover(place.declared)] == ["logs"]
+    assert [each.relation for each in place.inventory.discover(place.declared)] == ["logs"]
     spans = place.spans()
     (now,) = place.connection.execute("SELECT clock_timestamp()").fetchall()[0]
     assert reach(spans, now, 90).complete  # type: ignore[arg-type]
     assert {each.table for each in spans} == {"logs", "large objects"}
     assert place.found() == {"logs.line": 1}
     place.write(1, "gone")
-    assert place.database.discover(place.declared) == ()
+    assert place.inventory.discover(place.declared) == ()
     assert place.found() == {}
 
 
@@ -185,9 +184,9 @@ def test_what_was_dropped_is_forgotten_by_a_search_of_everything(place: Place) -
     place.spans()
     place.connection.execute("UPDATE keyrotation.page_readings SET since = since - interval '91 days'")
     place.connection.execute("DROP TABLE public.copy")
-    before = place.database.unsearched_since()
-    place.database.discover(place.declared)
-    after = place.database.unsearched_since()
+    before = place.inventory.unsearched_since()
+    place.inventory.discover(place.declared)
+    after = place.inventory.unsearched_since()
     assert before is not None
     assert after is not None
     assert after - before > timedelta(days=91)
@@ -235,7 +234,7 @@ def test_a_relation_that_cannot_be_read_is_found_and_one_that_was_made_anew_is_u
         spans = place.spans("logs")
         other.execute("LOCK TABLE public.logs IN ACCESS EXCLUSIVE MODE")
         place.search(*spans[:1])
-        assert [(each.relation, each.column) for each in place.database.discover(place.declared)] == [("logs", "*")]
+        assert [(each.relation, each.column) for each in place.inventory.discover(place.declared)] == [("logs", "*")]
         with pytest.raises(BlockedError, match="a table is locked by another session"):
             place.spans()
     assert place.found() == {"logs.*": 0}

@@ -13,8 +13,6 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server import connection as server_connection
@@ -28,7 +26,7 @@ from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline.model.requests import Step, StepRecord
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
 from keyrotation_pipeline_tests.contract.ledger_suite import rotation
-from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
+from keyrotation_pipeline_tests.integration.encrypted_rows import PostgresPorts, opened, ring_of, sealed
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, loopback_address, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -62,19 +60,19 @@ def rotate(url: str, between: Callable[[], None] = lambda: None) -> None:
         rows = [(f"{number}.5", sealed(ring, 1, "Ada"), sealed(ring, 1, "a@x")) for number in range(50)]
         with connection.cursor() as cursor:
             cursor.executemany("INSERT INTO public.clients VALUES (%s, %s, %s)", rows)
-        database = PostgresDatabase(url, connection, lambda: connect(url), Limits())
+        ports = PostgresPorts(url, connection)
         between()
-        database.rewrite_shard("0f" * 16, Shard(CLIENTS, 0, 1), ring, V2, lambda _: None)
-        (counted,) = database.count([CLIENTS])
+        ports.rewriting.rewrite_shard("0f" * 16, Shard(CLIENTS, 0, 1), ring, V2, lambda _: None)
+        (counted,) = ports.inventory.count([CLIENTS])
         assert counted.values_by_version == {V2: 100}
         assert counted.counted_at.utcoffset() is not None
-        assert database.decrypt_all(CLIENTS, ring, lambda _: None).failures == 0
-        database.fence(CLIENTS, [V1])
-        assert database.fences(CLIENTS) == (V1,)
-        moment = Moment(database.current_xid(), database.barrier())
+        assert ports.rewriting.decrypt_all(CLIENTS, ring, lambda _: None).failures == 0
+        ports.fencing.fence(CLIENTS, [V1])
+        assert ports.fencing.fences(CLIENTS) == (V1,)
+        moment = Moment(ports.evidence.current_xid(), ports.evidence.barrier())
         with ledger.transaction():
             between()
-            assert database.zero_old_rows([CLIENTS], V1, [V1], moment).values == 100
+            assert ports.evidence.zero_old_rows([CLIENTS], V1, [V1], moment).values == 100
         stored = connection.execute('SELECT "Name" FROM public.clients LIMIT 1').fetchall()[0][0]
         assert opened(ring, str(stored)) == ("v2", "Ada")
 
@@ -152,15 +150,15 @@ def test_names_and_keys_that_are_no_utf8_are_told_in_one_sentence(server: Server
         with psycopg.connect(url, autocommit=True, client_encoding="LATIN1") as latin, connect(url) as connection:
             latin.execute('CREATE TABLE public.clients (id text PRIMARY KEY, "Name" text, email text)')
             latin.execute("INSERT INTO public.clients VALUES ('é', %s)", (sealed(ring, 1, "x")[:-8] + "AAAAAAA=",))
-            database = PostgresDatabase(url, connection, lambda: connect(url), Limits())
-            assert [each for each in database.preflight([CLIENTS], V2) if each.fatal] == []
+            ports = PostgresPorts(url, connection)
+            assert [each for each in ports.surroundings.preflight([CLIENTS], V2) if each.fatal] == []
             with pytest.raises(PreflightError, match="the key of a row that has to be named is a text that is not"):
-                database.sweep("0f" * 16, CLIENTS, ring, V2, wait=False)
+                ports.rewriting.sweep("0f" * 16, CLIENTS, ring, V2, wait=False)
             latin.execute('CREATE TABLE public."größe" (a text)')
             told = "the catalogue cannot be read, since it has a name or a text that is not valid UTF-8"
-            assert any(told in each.sentence for each in database.preflight([CLIENTS], V2) if each.fatal)
+            assert any(told in each.sentence for each in ports.surroundings.preflight([CLIENTS], V2) if each.fatal)
             with pytest.raises(PreflightError, match=told):
-                database.discover([CLIENTS])
+                ports.inventory.discover([CLIENTS])
 
 
 def test_a_connection_that_could_not_be_set_up_is_closed(

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.requests import Step, StepRecord
@@ -39,8 +39,8 @@ class Notes:
         self.world = fake_pipeline({"notes": []})
         self.ring = self.world.keys.read().ring()
         limits = Limits(pages_per_worker=SMALL, duty_cycle=1.0)
-        database = PostgresDatabase(self.url, self.connection, lambda: connect(self.url), limits)
-        self.world.pipeline = replace(self.world.pipeline, database=database, tables=(self.table,), shards=SHARDS)
+        rewriting = PostgresRewriting(self.connection, lambda: connect(self.url), limits)
+        self.world.pipeline = replace(self.world.pipeline, rewriting=rewriting, tables=(self.table,), shards=SHARDS)
         self.rotation = rotation_of(self.world, V1, V2)
         for step in BEFORE_ROWS:
             self.world.ledger.finish_step(self.rotation.id, StepRecord(step, None, None, START, {}))
@@ -62,7 +62,7 @@ class Notes:
         return int(str(pages))
 
     def old_rows(self) -> int:
-        return self.world.pipeline.database.old_rows(self.table, [V1], None).rows
+        return self.world.pipeline.fencing.old_rows(self.table, [V1], None).rows
 
     def perform(self, *shards: int, report: Callable[[Progress], None] = lambda _: None) -> None:
         for index in shards:

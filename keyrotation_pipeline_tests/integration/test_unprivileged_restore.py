@@ -17,8 +17,8 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
@@ -153,11 +153,10 @@ def test_nothing_of_a_hostile_dump_runs_outside_and_every_attempt_is_a_failure(
         assert [name for number, name in enumerate(names) if str(number) not in numbers] == list(ALLOWED)
         # A failing trap would be one, too: none has sprung while rows were restored.
         assert all("zz.c" in failure for failure in done.failures), done.failures
-        database = done.database
-        assert isinstance(database, PostgresDatabase)
-        (count,) = database.count([PATIENTS])
+        assert isinstance(done.inventory, PostgresInventory)
+        (count,) = done.inventory.count([PATIENTS])
         assert count.rows == 2
-        connection = database.connection
+        connection = done.inventory.connection
         discover(connection, [PATIENTS])
         assert connection.execute("SELECT count(*) FROM trap.caught").fetchall() == [(0,)]
         roles = "SELECT rolname, rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname !~ '^pg_'"
@@ -165,7 +164,7 @@ def test_nothing_of_a_hostile_dump_runs_outside_and_every_attempt_is_a_failure(
         assert dict(found) == {"postgres": True, "restorer": False}
         for user, name in (("postgres", "clinic"), ("postgres", "postgres"), ("restorer", "template1")):
             with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
-                psycopg.connect(make_conninfo(database.url, user=user, dbname=name))
+                psycopg.connect(make_conninfo(done.url, user=user, dbname=name))
     assert list(outside.iterdir()) == []
     assert not (tmp_path / "recovery").exists()
 

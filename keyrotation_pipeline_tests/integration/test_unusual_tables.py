@@ -6,7 +6,6 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
 from keyrotation_pipeline.adapters.postgres.preflight import values
@@ -16,7 +15,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
-from keyrotation_pipeline_tests.integration.encrypted_rows import insert, opened, ring_of, sealed
+from keyrotation_pipeline_tests.integration.encrypted_rows import PostgresPorts, insert, opened, ring_of, sealed
 from keyrotation_pipeline_tests.integration.test_engine_interleaving import application, between_read_and_write
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -30,104 +29,104 @@ def ring() -> KeyRing:
 
 
 @pytest.fixture
-def database(migrated: Connection, database_url: str) -> PostgresDatabase:
-    return PostgresDatabase(database_url, migrated, lambda: connect(database_url), Limits())
+def ports(migrated: Connection, database_url: str) -> PostgresPorts:
+    return PostgresPorts(database_url, migrated)
 
 
-def rotate(database: PostgresDatabase, table: EncryptedTable, ring: KeyRing, retired: list[KeyVersion]) -> int:
+def rotate(ports: PostgresPorts, table: EncryptedTable, ring: KeyRing, retired: list[KeyVersion]) -> int:
     """Everything from the pre-flight to the evidence; gives the number of values."""
-    assert [each.sentence for each in database.preflight([table], V2) if each.fatal] == []
-    database.rewrite_shard(REQUEST, Shard(table, 0, 1), ring, V2, lambda _: None)
-    database.sweep(REQUEST, table, ring, V2, wait=True)
-    database.decrypt_all(table, ring, lambda _: None)
-    database.fence(table, retired)
-    moment = Moment(database.current_xid(), database.barrier())
-    with database.connection.transaction():
-        return database.zero_old_rows([table], V1, retired, moment).values
+    assert [each.sentence for each in ports.surroundings.preflight([table], V2) if each.fatal] == []
+    ports.rewriting.rewrite_shard(REQUEST, Shard(table, 0, 1), ring, V2, lambda _: None)
+    ports.rewriting.sweep(REQUEST, table, ring, V2, wait=True)
+    ports.rewriting.decrypt_all(table, ring, lambda _: None)
+    ports.fencing.fence(table, retired)
+    moment = Moment(ports.evidence.current_xid(), ports.evidence.barrier())
+    with ports.connection.transaction():
+        return ports.evidence.zero_old_rows([table], V1, retired, moment).values
 
 
 @pytest.mark.parametrize(("columns", "versions"), [(150, 1), (300, 1), (120, 40)])
 def test_more_columns_and_retired_versions_than_one_call_or_select_takes(
-    database: PostgresDatabase, ring: KeyRing, columns: int, versions: int
+    ports: PostgresPorts, ring: KeyRing, columns: int, versions: int
 ) -> None:
     names = tuple(f"c{number}" for number in range(columns))
     table = EncryptedTable(TableName("public", "wide"), names)
-    database.connection.execute(f"CREATE TABLE public.wide ({', '.join(f'{name} text' for name in names)})".encode())
+    ports.connection.execute(f"CREATE TABLE public.wide ({', '.join(f'{name} text' for name in names)})".encode())
     value = sealed(ring, 1, "x")
-    insert(database.connection, "public.wide", [[value] * 60 + [None] * (columns - 60)] * 3)
+    insert(ports.connection, "public.wide", [[value] * 60 + [None] * (columns - 60)] * 3)
     retired = [V1, *(KeyVersion(number) for number in range(3, versions + 2))]
 
-    assert rotate(database, table, ring, retired) == 180
-    assert database.count([table])[0].values_by_version == {V2: 180}
-    assert database.old_rows(table, retired, None).rows == 0
-    assert tally(database.connection, table, retired).values == 180
+    assert rotate(ports, table, ring, retired) == 180
+    assert ports.inventory.count([table])[0].values_by_version == {V2: 180}
+    assert ports.fencing.old_rows(table, retired, None).rows == 0
+    assert tally(ports.connection, table, retired).values == 180
 
 
 @pytest.mark.parametrize("column", ["50%", "%s", "%(a)s", 'a"b%%', "{}"])
-def test_names_with_percent_signs_and_braces(database: PostgresDatabase, ring: KeyRing, column: str) -> None:
+def test_names_with_percent_signs_and_braces(ports: PostgresPorts, ring: KeyRing, column: str) -> None:
     table = EncryptedTable(TableName("public", f"t {column}"), (column,))
     quoted = column.replace('"', '""')
     create = f'CREATE TABLE public."t {quoted}" ("{quoted}" text, "key {quoted}" int PRIMARY KEY)'
-    database.connection.execute(create.encode())
+    ports.connection.execute(create.encode())
     add = f"INSERT INTO public.\"t {quoted}\" VALUES ('{sealed(ring, 1, 'x')}', 1), ('plain', 2)"
-    database.connection.execute(add.encode())
-    assert [each.column for each in database.decrypt_sample(table, ring, 5, {}).columns] == [column]
-    database.sweep(REQUEST, table, ring, V2, wait=True)
-    assert [entry.column for entry in database.quarantine([table])] == [column]
-    database.connection.execute(f'DELETE FROM public."t {quoted}" WHERE "{quoted}" = \'plain\''.encode())
-    assert rotate(database, table, ring, [V1]) == 1
+    ports.connection.execute(add.encode())
+    assert [each.column for each in ports.inventory.decrypt_sample(table, ring, 5, {}).columns] == [column]
+    ports.rewriting.sweep(REQUEST, table, ring, V2, wait=True)
+    assert [entry.column for entry in ports.inventory.quarantine([table])] == [column]
+    ports.connection.execute(f'DELETE FROM public."t {quoted}" WHERE "{quoted}" = \'plain\''.encode())
+    assert rotate(ports, table, ring, [V1]) == 1
 
 
-def test_a_table_declared_through_its_parent_and_by_itself_is_refused(database: PostgresDatabase) -> None:
-    database.connection.execute("CREATE TABLE public.cases (id int, a text) PARTITION BY LIST (id)")
-    database.connection.execute("CREATE TABLE public.part PARTITION OF public.cases DEFAULT")
+def test_a_table_declared_through_its_parent_and_by_itself_is_refused(ports: PostgresPorts) -> None:
+    ports.connection.execute("CREATE TABLE public.cases (id int, a text) PARTITION BY LIST (id)")
+    ports.connection.execute("CREATE TABLE public.part PARTITION OF public.cases DEFAULT")
     part = EncryptedTable(TableName("public", "part"), ("a",))
-    fatal = [each.sentence for each in database.preflight([CASES, part], V2) if each.fatal]
+    fatal = [each.sentence for each in ports.surroundings.preflight([CASES, part], V2) if each.fatal]
     assert fatal == ["part belongs to two declared tables, cases and part; declare the parent alone in [[tables]]"]
 
 
 def test_a_row_too_large_to_be_rewritten_at_once_is_refused(
-    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+    ports: PostgresPorts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(values, "LARGEST_ROW_BYTES", 3 * 2**20)
-    database.connection.execute("CREATE TABLE public.cases (a text, b text)")
+    ports.connection.execute("CREATE TABLE public.cases (a text, b text)")
     two = EncryptedTable(TableName("public", "cases"), ("a", "b"))
-    database.connection.execute("INSERT INTO public.cases VALUES (repeat('x', 2097152), '')")
-    assert [each for each in database.preflight([two], V2) if each.fatal] == []
-    database.connection.execute("UPDATE public.cases SET b = a")
-    (fatal,) = [each.sentence for each in database.preflight([two], V2) if each.fatal]
+    ports.connection.execute("INSERT INTO public.cases VALUES (repeat('x', 2097152), '')")
+    assert [each for each in ports.surroundings.preflight([two], V2) if each.fatal] == []
+    ports.connection.execute("UPDATE public.cases SET b = a")
+    (fatal,) = [each.sentence for each in ports.surroundings.preflight([two], V2) if each.fatal]
     assert fatal.startswith("a row of cases holds 4 MiB in its encrypted columns, and more than 3 MiB cannot be")
 
 
 def test_a_row_that_became_too_large_after_the_preflight_stops_the_walk_with_one_sentence(
-    database: PostgresDatabase, ring: KeyRing
+    ports: PostgresPorts, ring: KeyRing
 ) -> None:
-    database.connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text)")
-    database.connection.execute("INSERT INTO public.cases VALUES (1, %s)", (sealed(ring, 1, "x"),))
-    database.sweep(REQUEST, CASES, ring, V2, wait=False)
-    database.connection.execute("INSERT INTO public.cases VALUES (2, %s)", (sealed(ring, 1, "x" * 4 * 2**20),))
-    small = replace(database, limits=Limits(largest_row_bytes=3 * 2**20))
+    ports.connection.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text)")
+    ports.connection.execute("INSERT INTO public.cases VALUES (1, %s)", (sealed(ring, 1, "x"),))
+    ports.rewriting.sweep(REQUEST, CASES, ring, V2, wait=False)
+    ports.connection.execute("INSERT INTO public.cases VALUES (2, %s)", (sealed(ring, 1, "x" * 4 * 2**20),))
+    small = replace(ports.rewriting, limits=Limits(largest_row_bytes=3 * 2**20))
     told = "a row of cases holds 5 MiB in its encrypted columns, and more than 3 MiB cannot be re-encrypted at once; "
     with pytest.raises(PreflightError, match=told):
         small.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
     with pytest.raises(PreflightError, match=told):
         small.sweep(REQUEST, CASES, ring, V2, wait=True)
-    database.connection.execute("DELETE FROM public.cases WHERE id = 2")
+    ports.connection.execute("DELETE FROM public.cases WHERE id = 2")
     small.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
-    assert database.count([CASES])[0].values_by_version == {V2: 1}
+    assert ports.inventory.count([CASES])[0].values_by_version == {V2: 1}
 
 
-def test_a_detach_that_is_not_finished_is_refused(database: PostgresDatabase, database_url: str) -> None:
-    database.connection.execute("CREATE TABLE public.cases (id int, a text) PARTITION BY LIST (id)")
-    database.connection.execute("CREATE TABLE public.part PARTITION OF public.cases FOR VALUES IN (1)")
+def test_a_detach_that_is_not_finished_is_refused(ports: PostgresPorts, database_url: str) -> None:
+    ports.connection.execute("CREATE TABLE public.cases (id int, a text) PARTITION BY LIST (id)")
+    ports.connection.execute("CREATE TABLE public.part PARTITION OF public.cases FOR VALUES IN (1)")
     with psycopg.connect(database_url) as reader, connect(database_url) as other:
         reader.execute("SELECT count(*) FROM public.cases")
         other.execute("SET statement_timeout = '300ms'")
         with pytest.raises(psycopg.errors.QueryCanceled):
             other.execute("ALTER TABLE public.cases DETACH PARTITION public.part CONCURRENTLY")
     sentence = "partition part is being detached from cases, which is not finished"
-    assert any(sentence in each.sentence for each in database.preflight([CASES], V2) if each.fatal)
-    for refused in (lambda: database.fence(CASES, [V1]), lambda: database.count([CASES])):
+    assert any(sentence in each.sentence for each in ports.surroundings.preflight([CASES], V2) if each.fatal)
+    for refused in (lambda: ports.fencing.fence(CASES, [V1]), lambda: ports.inventory.count([CASES])):
         with pytest.raises(PreflightError, match=sentence):
             refused()
 
@@ -141,18 +140,18 @@ REMADE = (
 
 @pytest.mark.parametrize("write", ["shard", "sweep"])
 def test_a_table_dropped_and_made_anew_in_the_middle_is_told_and_then_rotated(
-    database: PostgresDatabase, database_url: str, ring: KeyRing, write: str
+    ports: PostgresPorts, database_url: str, ring: KeyRing, write: str
 ) -> None:
-    database.connection.execute("CREATE TABLE public.cases (id int, a text)")
-    insert(database.connection, "public.cases", [(number, sealed(ring, 1, "x")) for number in range(500)])
+    ports.connection.execute("CREATE TABLE public.cases (id int, a text)")
+    insert(ports.connection, "public.cases", [(number, sealed(ring, 1, "x")) for number in range(500)])
     steps: dict[str, Callable[[], object]] = {
-        "shard": lambda: database.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None),
-        "sweep": lambda: database.sweep(REQUEST, CASES, ring, V2, wait=False),
+        "shard": lambda: ports.rewriting.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None),
+        "sweep": lambda: ports.rewriting.sweep(REQUEST, CASES, ring, V2, wait=False),
     }
     remake = between_read_and_write(lambda batch: application(database_url, *REMADE) if batch == 0 else None)
     with remake, pytest.raises(BlockedError, match="cases was dropped, or dropped and made anew"):
         steps[write]()
     steps[write]()
-    stored = database.connection.execute("SELECT a FROM public.cases").fetchall()
+    stored = ports.connection.execute("SELECT a FROM public.cases").fetchall()
     assert {opened(ring, str(a)) for (a,) in stored} == {("v2", "x")}
     assert len(stored) == 500

@@ -51,7 +51,8 @@ def test_it_ends_where_the_allowed_hours_do(
         may.append(go_on())
         return 7
 
-    monkeypatch.setattr(world.database, method, read)
+    port = world.pipeline.rewriting if check is DECRYPT else world.pipeline.inventory
+    monkeypatch.setattr(port, method, read)
     object.__setattr__(world.pipeline, "tables", world.pipeline.tables[:1])
     assert read_what_is_due(world.pipeline, check, nobody) == 7
     assert may == [True, False]
@@ -70,7 +71,8 @@ def test_what_another_process_reads_is_left_to_that(world: FakeWorld, check: Rol
 def test_what_the_definitions_in_the_catalogue_hold_is_found_each_time(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world.database, "definitions_found", lambda: (FoundColumn("views", "seed", 2, 0, (V1,)),))
+    found = (FoundColumn("views", "seed", 2, 0, (V1,)),)
+    monkeypatch.setattr(world.pipeline.inventory, "definitions_found", lambda: found)
     for _ in range(2):
         read_what_is_due(world.pipeline, SEARCH, nobody)
-        assert dict(undeclared(world.pipeline, how_far(world.pipeline, SEARCH))) == {"views.seed": 2}
+        assert dict(undeclared(world.pipeline.inventory, how_far(world.pipeline, SEARCH))) == {"views.seed": 2}

@@ -1,7 +1,7 @@
 """A restore is believed when every relation and row of the snapshot is there, and pg_restore passed nothing over."""
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -10,7 +10,6 @@ from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, RelationKind, StoredFile
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.backups import RestoredDump
-from keyrotation_pipeline.ports.database import CiphertextDatabase
 
 VISITS = RelationContent(TableName("public", "visits"), RelationKind.TABLE, 7)
 EMPTY = RelationContent(TableName("public", "empty"), RelationKind.TABLE, 0)
@@ -21,7 +20,8 @@ DUMP = DatabaseCopy(StoredFile("database-x.dump.gpg", "0" * 64, 1, ("F" * 40,)),
 
 def restored(content: DatabaseContent = SNAPSHOT, failures: tuple[str, ...] = ()) -> RestoredDump:
     # No table is declared, so nothing is asked of the database.
-    return RestoredDump(cast("CiphertextDatabase", None), content, failures, (), "PostgreSQL 18 (embedded)")
+    nothing = cast("Any", None)
+    return RestoredDump(nothing, nothing, content, failures, (), "PostgreSQL 18 (embedded)")
 
 
 def test_what_is_as_it_was_is_believed_and_so_is_more() -> None:

@@ -22,7 +22,7 @@ def test_the_object_of_a_status_has_what_programs_read() -> None:
     world = fake_pipeline(
         {"clients": [{"first_name": "v1:x", "email": "v2:y"}, {"first_name": "plain", "email": None}]}
     )
-    world.ledger.save_counts(world.pipeline.database.count(world.pipeline.tables))
+    world.ledger.save_counts(world.pipeline.inventory.count(world.pipeline.tables))
     shown = json.loads(json.dumps(overview(world.pipeline).as_json()))
     head = world.ledger.head()
     attention = shown.pop("attention")

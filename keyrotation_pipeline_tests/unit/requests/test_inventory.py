@@ -41,7 +41,7 @@ def test_of_tables_that_do_not_fit_together_the_one_that_was_not_counted_for_lon
 ) -> None:
     world = fake_pipeline({name: [{"first_name": "v1:x", "email": None}] for name in ("clients", "visits")})
     spans = [PageSpan(name, name, 0, 2048, 1, 600, world.clock.now(), read=True) for name in world.database.rows]
-    monkeypatch.setattr(world.database, "page_spans", lambda _: spans)
+    monkeypatch.setattr(world.pipeline.inventory, "page_spans", lambda _: spans)
     turns = []
     for _ in range(3):
         world.clock.at += timedelta(days=1)

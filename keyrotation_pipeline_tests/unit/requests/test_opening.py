@@ -27,7 +27,7 @@ from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation.key_trial import require_keys_open
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
-from keyrotation_pipeline_tests.fakes.database import FakeDatabase
+from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
 
 V9 = KeyVersion(9)
@@ -200,14 +200,14 @@ def test_an_emergency_of_many_tables_tries_keys_for_seconds_and_a_routine_reques
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
-    look = type(world.database).decrypt_sample
+    look = FakeInventory.decrypt_sample
 
-    def slowly(database: FakeDatabase, table: EncryptedTable, *arguments: Any) -> KeyTrial:  # noqa: ANN401
+    def slowly(inventory: FakeInventory, table: EncryptedTable, *arguments: Any) -> KeyTrial:  # noqa: ANN401
         tried.append(str(table.name))
         world.clock.at += timedelta(seconds=2)
-        return look(database, table, *arguments)
+        return look(inventory, table, *arguments)
 
-    monkeypatch.setattr(type(world.database), "decrypt_sample", slowly)
+    monkeypatch.setattr(FakeInventory, "decrypt_sample", slowly)
     tables = tuple(EncryptedTable(TableName("public", f"t{number}"), ("email",)) for number in range(5))
     world.database.rows |= {str(table.name): [] for table in tables}
     pipeline, stored = replace(world.pipeline, tables=tables), world.keys.read()

@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, rotation_of
-from keyrotation_pipeline_tests.fakes.database import FakeDatabase
+from keyrotation_pipeline_tests.fakes.retirement import FakeFencing
 
 V3 = KeyVersion(3)
 
@@ -69,7 +69,7 @@ def test_every_version_that_was_ever_retired_is_looked_for(world: FakeWorld) -> 
 
 def test_values_under_an_archived_version_are_attention(world: FakeWorld) -> None:
     world.database.rows["visits"].append({"first_name": "v1:Mal", "email": None})
-    world.ledger.save_counts(world.database.count(world.pipeline.tables))
+    world.ledger.save_counts(world.pipeline.inventory.count(world.pipeline.tables))
     (sentence,) = told(world)
     assert sentence in overview(world.pipeline).attention
     assert sentence.startswith("table visits holds 1 value(s) under v1, which is archived")
@@ -99,7 +99,7 @@ def test_a_table_that_is_declared_no_longer_is_told_while_it_is_there(world: Fak
 
 
 @dataclass
-class WithoutVisits(FakeDatabase):
+class WithoutVisits(FakeFencing):
     """A database whose table `visits` is gone."""
 
     gone: tuple[str, ...] = field(default=("visits",))
@@ -111,8 +111,7 @@ class WithoutVisits(FakeDatabase):
 
 
 def test_a_declared_table_that_cannot_be_looked_at_is_attention(world: FakeWorld) -> None:
-    database = WithoutVisits(world.database.rows, fence_state=world.database.fence_state)
-    shown = overview(replace(world.pipeline, database=database))
+    shown = overview(replace(world.pipeline, fencing=WithoutVisits(world.database)))
     assert any(
         each.startswith("what table visits refuses was not seen: table visits is not") for each in shown.attention
     )

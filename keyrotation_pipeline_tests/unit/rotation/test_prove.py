@@ -18,7 +18,8 @@ from keyrotation_pipeline_tests.fakes import (
     V1,
     V2,
     V3,
-    FakeDatabase,
+    FakeFencing,
+    FakeRewriting,
     FakeWorld,
     ProcessKilled,
     fake_pipeline,
@@ -49,7 +50,7 @@ def test_what_was_skipped_is_swept_decrypted_and_fenced() -> None:
     assert world.database.decrypted == ["clients", "visits"]
     assert world.database.fence_state == {"clients": (V1,), "visits": (V1,)}
     assert facts["retired"] == ["v1"]
-    assert facts["moment"] == {"xid": 1001, "lsn": world.database.barrier()}
+    assert facts["moment"] == {"xid": 1001, "lsn": world.pipeline.evidence.barrier()}
     assert "waiting" not in " ".join(world.journal.entries), "nobody waits for a row lock while none is held"
     assert world.ledger.counts([CLIENTS])[0].values_by_version == {V2: 4}
 
@@ -63,14 +64,14 @@ def test_what_may_wait_for_others_is_noted_while_it_lasts(monkeypatch: pytest.Mo
     def sweep(*arguments: Any, wait: bool) -> Rewritten:  # noqa: ANN401 - as the port has them
         noted.extend(f"{wait}: {each.waiting_for}" for each in world.ledger.waits(rotation_of(world).id))
         world.database.locked = set() if wait else world.database.locked
-        return FakeDatabase.sweep(world.database, *arguments, wait=wait)
+        return FakeRewriting(world.database).sweep(*arguments, wait=wait)
 
     def fence(*arguments: Any, wait: bool = True) -> bool:  # noqa: ANN401 - as the port has them
         noted.extend(each.waiting_for for each in world.ledger.waits(rotation_of(world).id))
-        return FakeDatabase.fence(world.database, *arguments, wait=wait)
+        return FakeFencing(world.database).fence(*arguments, wait=wait)
 
-    monkeypatch.setattr(world.database, "sweep", sweep)
-    monkeypatch.setattr(world.database, "fence", fence)
+    monkeypatch.setattr(world.pipeline.rewriting, "sweep", sweep)
+    monkeypatch.setattr(world.pipeline.fencing, "fence", fence)
     prove(world)
     assert noted == [
         "True: waiting for rows that others hold",
@@ -97,7 +98,7 @@ def test_three_versions_at_once_end_under_the_newest_and_both_others_are_fenced(
     proof = prove_zero_old_rows(world.pipeline, rotation_of(world, V2, V3), world.report)
 
     assert world.database.rows["clients"] == [{"first_name": "v3:Ada", "email": "v3:a@x"}]
-    assert world.database.fences(CLIENTS) == (V1, V2)
+    assert world.pipeline.fencing.fences(CLIENTS) == (V1, V2)
     assert proof.retired == (V1, V2)
 
 
@@ -142,7 +143,7 @@ def test_a_row_that_stays_locked_blocks_after_three_sweeps_and_names_who_holds_i
 
     assert not isinstance(blocked.value, StaleWriterError | ProofError)
     assert world.journal.entries[-3:] == ["sweep clients", "sweep clients", "sweep clients waiting"]
-    assert world.database.fences(CLIENTS) == ()
+    assert world.pipeline.fencing.fences(CLIENTS) == ()
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_a_fence_over_rows_that_turn_out_to_be_old_is_lifted_for_their_version_a
     with pytest.raises(BlockedError):
         prove(world)
 
-    assert world.database.fences(CLIENTS) == (V3,), "the application can update its v1 rows again"
+    assert world.pipeline.fencing.fences(CLIENTS) == (V3,), "the application can update its v1 rows again"
 
 
 def test_dying_at_any_change_and_proving_again_ends_the_same() -> None:

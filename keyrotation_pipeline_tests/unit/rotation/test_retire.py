@@ -107,7 +107,7 @@ def test_intent_is_committed_first_and_the_key_goes_last_before_the_outcome_comm
 
 
 def test_the_evidence_is_asked_for_the_moment_that_the_proof_recorded(world: FakeWorld) -> None:
-    world.database.current_xid()
+    world.pipeline.evidence.current_xid()
     retire_now(world)
     assert world.database.proven_with == [Moment(1001, "0/3E9")]
 
@@ -218,7 +218,7 @@ def test_an_old_snapshot_is_waited_for_outside_any_transaction_and_named_meanwhi
 
 
 def test_a_fence_changed_after_the_proof_blocks_is_proven_again_and_then_lets_go_on(world: FakeWorld) -> None:
-    world.database.unfence(CLIENTS, V1)
+    world.pipeline.fencing.unfence(CLIENTS, V1)
     world.database.rows["clients"].append({"first_name": "v1:Stale", "email": None})
 
     with pytest.raises(ProofError, match=r"nothing was retired, and the tables have been proven and fenced again"):

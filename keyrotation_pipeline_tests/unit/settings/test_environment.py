@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine.limits import WorkerSettings
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.engine.worker import Job
+from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -59,7 +60,8 @@ def test_no_object_shows_the_password_of_its_database() -> None:
     opens, nothing = partial(connect, url), cast("Any", None)
     workers = WorkerSettings(nothing, {"KEYROTATION_DATABASE_URL": url})
     for each in (
-        PostgresDatabase(url, nothing, opens, nothing, workers),
+        PostgresRewriting(nothing, opens, nothing, workers),
+        PostgresSurroundings(url, nothing),
         PostgresDump(url, opens, None),
         Job(opens, nothing, "KR-1", (), {}, KeyVersion(2), nothing),
     ):

@@ -36,6 +36,17 @@ WHERE share < 1
 
 
 @contextmanager
+def unless_locked(what: str) -> Iterator[None]:
+    """Where the size of a relation is asked: the server tells none of one that another session has locked."""
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable:
+        raise BlockedError(
+            f"{what} is locked by another session; wait until that has ended, then run this again"
+        ) from None
+
+
+@contextmanager
 def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Iterator[None]:
     """A read-only block in which every query scans the heap. The settings end with it, also in a running transaction.
 

@@ -10,9 +10,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory import contents
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.restore import LONGEST_RESTORE_SECONDS, entries, restore
@@ -56,9 +57,10 @@ class RestoreToNewDatabase:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
             raise
         with closing(connect(url)) as connection:
-            opened = PostgresDatabase(url, connection, partial(connect, url), Limits())
+            inventory = PostgresInventory(connection)
+            rewriting = PostgresRewriting(connection, partial(connect, url), Limits())
             content = contents.count(connection)
-            yield RestoredDump(opened, content, done.failures, done.left_out, display_name(url))
+            yield RestoredDump(inventory, rewriting, content, done.failures, done.left_out, display_name(url))
 
     def _create(self, connection: Connection, database: str) -> None:
         # From template0, as pg_restore wants it: a template of one's own may hold what the dump holds, too.

@@ -16,10 +16,11 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.held_directory import held
-from keyrotation_pipeline.adapters.postgres.database import PostgresDatabase
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.inventory import contents
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE, EmbeddedServer
 from keyrotation_pipeline.adapters.postgres.server.programs import Installation, PostgresDump, Programs, for_dumps_of
@@ -252,7 +253,11 @@ class ScratchServers:
             # We look at it as the same role: code of the dump's never runs with more power than it was restored with.
             with ended_when_overtime(url, name, longest, server.end), closing(connect(url)) as connection:
                 # Nobody else works there, so nobody is spared.
-                database = PostgresDatabase(url, connection, partial(connect, url), Limits().in_an_emergency())
+                limits = Limits().in_an_emergency()
+                rewriting = PostgresRewriting(connection, partial(connect, url), limits)
                 rekeyable = ScratchDump(url, connection, self._binaries)
                 content, told = contents.count(connection), installation.description
-                yield RestoredDump(database, content, done.failures, done.left_out, told, warning, rekeyable, url)
+                inventory = PostgresInventory(connection)
+                yield RestoredDump(
+                    inventory, rewriting, content, done.failures, done.left_out, told, warning, rekeyable, url
+                )

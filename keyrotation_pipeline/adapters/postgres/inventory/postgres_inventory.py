@@ -1,0 +1,92 @@
+"""What the columns of a database on PostgreSQL hold."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from keyrotation_pipeline.adapters.postgres.inventory import (
+    catalog_search,
+    counts,
+    page_readings,
+    quarantine,
+    relations,
+    rolling_search,
+    samples,
+)
+from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
+
+
+@dataclass(frozen=True)
+class PostgresInventory:
+    """`TableInventory` over PostgreSQL 14 to 18.
+
+    Args:
+        duty_cycle: share of the time in which a search may keep the database busy.
+    """
+
+    connection: Connection
+    duty_cycle: float = 1.0
+
+    def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        """See `TableInventory.count`."""
+        return counts.count(self.connection, tables)
+
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
+        """See `TableInventory.discover`."""
+        return rolling_search.search_everything(self.connection, tables)
+
+    def definitions_found(self) -> tuple[FoundColumn, ...]:
+        """See `TableInventory.definitions_found`."""
+        return tuple(catalog_search.in_definitions(self.connection))
+
+    def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        """See `TableInventory.undeclared_spans`."""
+        with unless_locked("a table"), self.connection.transaction():  # one, however many relations there are
+            return tuple(rolling_search.spans(self.connection, tables))
+
+    def search_spans(
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+    ) -> int:
+        """See `TableInventory.search_spans`."""
+        return rolling_search.search_spans(self.connection, tables, spans, go_on, self.duty_cycle)
+
+    def unsearched_since(self) -> datetime | None:
+        """See `TableInventory.unsearched_since`."""
+        return rolling_search.unsearched_since(self.connection)
+
+    def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
+        """See `TableInventory.rows_seen`."""
+        return counts.rows_seen(self.connection, table, version, seconds)
+
+    def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+        """See `TableInventory.written_rows`."""
+        return counts.written_rows(self.connection, tables)
+
+    def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+        """See `TableInventory.quarantine`."""
+        return quarantine.load(self.connection, tables)
+
+    def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        """See `TableInventory.page_spans`."""
+        with unless_locked("a declared table"):
+            return tuple(page_readings.spans(self.connection, tables))
+
+    def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
+        """See `TableInventory.unread_since`."""
+        return page_readings.oldest(self.connection, [str(table.name) for table in tables])
+
+    def decrypt_sample(
+        self, table: EncryptedTable, ring: KeyRing, values: int, wanted: Mapping[str, Collection[KeyVersion]]
+    ) -> KeyTrial:
+        """See `TableInventory.decrypt_sample`."""
+        return samples.decrypt_sample(self.connection, table, ring, values, wanted)
+
+    def has_table(self, name: TableName) -> bool:
+        """See `TableInventory.has_table`."""
+        return relations.exists(self.connection, name)

@@ -1,0 +1,60 @@
+"""The server around the tables, and what is to be known of it before a rotation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.adapters.postgres import preflight
+from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import unsearched
+from keyrotation_pipeline.adapters.postgres.preflight import server
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.tables import (
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    EncryptedTable,
+    Problem,
+    Surroundings,
+)
+
+_IDENTITY = """
+SELECT (SELECT system_identifier::text FROM pg_control_system()),
+       (SELECT rolname FROM pg_roles WHERE rolname = current_user AND rolsuper)
+"""
+
+
+@dataclass(frozen=True)
+class PostgresSurroundings:
+    """`DatabaseSurroundings` over PostgreSQL 14 to 18.
+
+    Args:
+        replicas: what the configuration says of standbys and subscribers.
+    """
+
+    url: str = field(repr=False)  # it may hold a password
+    connection: Connection
+    replicas: Replicas = NONE_DECLARED
+
+    def identity(self) -> DatabaseIdentity:
+        """Which database this is."""
+        row = self.connection.execute(_IDENTITY).fetchone()
+        identifier, superuser = row or ("unknown", None)
+        return DatabaseIdentity(display_name(self.url), str(identifier), None if superuser is None else str(superuser))
+
+    def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
+        """See `DatabaseSurroundings.preflight`."""
+        write_down(self.connection)
+        return preflight.preflight(self.connection, tables, target)
+
+    def check_names(self) -> CheckNames:
+        """See `DatabaseSurroundings.check_names`."""
+        return preflight.names()
+
+    def measure(self, tables: Sequence[EncryptedTable]) -> Surroundings:
+        """See `DatabaseSurroundings.measure`."""
+        return server.surroundings(self.connection, tables)
+
+    def blind_spots(self) -> BlindSpots:
+        """See `DatabaseSurroundings.blind_spots`."""
+        return BlindSpots(unsearched(self.connection), gone=self.replicas.gone)

@@ -1,0 +1,59 @@
+"""Fences on PostgreSQL, and what they are made against."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from keyrotation_pipeline.adapters.postgres.inventory import counts
+from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
+from keyrotation_pipeline.adapters.postgres.retirement import fence, snapshot_horizon
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
+
+
+@dataclass(frozen=True)
+class PostgresFencing:
+    """`TableFencing` over PostgreSQL 14 to 18."""
+
+    connection: Connection
+
+    def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        """See `TableFencing.old_rows`."""
+        return counts.old_rows(self.connection, table, versions, promotion_xid)
+
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
+        """See `TableFencing.fence`."""
+        return fence.fence(self.connection, table, versions, wait=wait)
+
+    def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
+        """See `TableFencing.unfence`."""
+        fence.unfence(self.connection, table, version)
+
+    def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        """See `TableFencing.fences`."""
+        with unless_locked(f"table {table.name}"):
+            return fence.fences(self.connection, table)
+
+    def all_fences(
+        self, tables: Sequence[EncryptedTable]
+    ) -> Mapping[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError]:
+        """See `TableFencing.all_fences`."""
+        try:
+            with self.connection.transaction():
+                return fence.all_fences(self.connection, tables)
+        except psycopg.errors.LockNotAvailable:
+            return {table: self._fences_or_why_not(table) for table in tables}
+
+    def _fences_or_why_not(self, table: EncryptedTable) -> tuple[KeyVersion, ...] | KeyRotationError:
+        try:
+            with self.connection.transaction():
+                return self.fences(table)
+        except KeyRotationError as error:
+            return error
+
+    def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
+        """See `TableFencing.sessions`."""
+        return snapshot_horizon.sessions(self.connection, table)

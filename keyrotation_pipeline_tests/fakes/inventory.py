@@ -1,0 +1,114 @@
+"""What lists of rows hold."""
+
+# ruff: noqa: ARG002 - a fake has the whole signature of its port.
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
+from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
+from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
+
+
+@dataclass
+class FakeInventory:
+    """`TableInventory` over lists of rows."""
+
+    database: FakeDatabase
+
+    def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        return tuple(self._count(table) for table in tables)
+
+    def _count(self, table: EncryptedTable) -> TableCount:
+        database, cells = self.database, list(self.database.cells(table))
+        by_column: dict[str, dict[KeyVersion, int]] = {column: {} for column in table.columns}
+        totals: dict[KeyVersion, int] = {}
+        for _, column, value in cells:
+            version = version_of(value)
+            if version is not None:
+                by_column[column][version] = by_column[column].get(version, 0) + 1
+                totals[version] = totals.get(version, 0) + 1
+        unencrypted = Counter(column for _, column, value in cells if is_unencrypted(value))
+        near_misses = sum(is_unencrypted(value) and looks_encrypted(value or "") for _, _, value in cells)
+        empty = sum(value == "" for _, _, value in cells)
+        return TableCount(
+            table, len(database.rows[str(table.name)]), totals, empty, unencrypted.total(), near_misses,
+            len(database.quarantined([table])), database.fenced_against(table), database.clock.now(), by_column,
+            dict(unencrypted),
+        )  # fmt: skip
+
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
+        self.search_spans(tables, self.undeclared_spans(tables), lambda: True)
+        return self.database.findings
+
+    def definitions_found(self) -> tuple[FoundColumn, ...]:
+        return ()
+
+    def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        for name in ("notes", *(each.relation for each in self.database.findings)):
+            now = self.database.clock.now()
+            self.database.searched.setdefault(name, PageSpan(name, name, 0, 2048, 1, 8192, now, read=False))
+        return tuple(self.database.searched.values())
+
+    def search_spans(
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+    ) -> int:
+        for span in (each for each in spans if go_on()):
+            found = {each.column: each.values for each in self.database.findings if each.relation == span.relation}
+            self.database.searched[span.relation] = replace(
+                span, since=self.database.clock.now(), read=True, found=found
+            )
+        return len(spans)
+
+    def unsearched_since(self) -> datetime | None:
+        return min((span.since for span in self.database.searched.values()), default=None)
+
+    def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
+        return None if str(table.name) in self.database.slow else self.database.rows_under(table, [version])
+
+    def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+        return {str(table.name): self.database.writes for table in tables}
+
+    def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+        return self.database.quarantined(tables)
+
+    def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        return tuple(span for span in map(self.database.noted_span, tables) if span.pages)
+
+    def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
+        named = {str(table.name) for table in tables}
+        return {name: span.since for name, span in self.database.noted.items() if name in named and span.pages}
+
+    def decrypt_sample(
+        self, table: EncryptedTable, ring: KeyRing, values: int, wanted: Mapping[str, Collection[KeyVersion]]
+    ) -> KeyTrial:
+        tried: dict[tuple[str, KeyVersion], list[tuple[int, KeyVersion | None]]] = {}
+        for number, column, value in self.database.cells(table):
+            if (version := version_of(value)) is None:
+                continue
+            cells = tried.setdefault((column, version), [])
+            if len(cells) < values:
+                cells.append((number, self._opened_by(ring, version, (str(table.name), number, column))))
+        columns = (_trial(str(table.name), *key, cells) for key, cells in sorted(tried.items()))
+        return KeyTrial(ring.versions, tuple(columns))
+
+    def _opened_by(self, ring: KeyRing, version: KeyVersion, cell: tuple[str, int, str]) -> KeyVersion | None:
+        if cell in self.database.unreadable:
+            return None
+        if (fingerprint := self.database.sealed_under.get(version)) is None:
+            return version if version in ring.versions else None
+        return next((each for each in ring.versions if ring.material(each).fingerprint == fingerprint), None)
+
+    def has_table(self, name: TableName) -> bool:
+        return str(name) in self.database.rows
+
+
+def _trial(table: str, column: str, version: KeyVersion, cells: Sequence[tuple[int, KeyVersion | None]]) -> ColumnTrial:
+    failed = [(number, opener) for number, opener in cells if opener != version]
+    others = Counter(opener for _, opener in failed if opener is not None)
+    rows = tuple(str(number) for number, _ in failed[:3])
+    return ColumnTrial(table, column, version, len(cells), len(cells) - len(failed), dict(others), rows)
