@@ -32,13 +32,13 @@ class CiphertextDatabase(Protocol):
     """The application's database: the encrypted columns and everything that could hold their values."""
 
     def identity(self) -> DatabaseIdentity:
-        """Which database this is."""
+        """Returns which database this is."""
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
-        """What stops, or should be known before, a rotation of these tables to `target`."""
+        """Returns what stops, or should be known before, a rotation of these tables to `target`."""
 
     def check_names(self) -> CheckNames:
-        """Everything that `preflight` looks at, by names."""
+        """Returns everything that `preflight` looks at, by names."""
 
     def surroundings(self, tables: Sequence[EncryptedTable]) -> Surroundings:
         """Disk, WAL and standbys around these tables.
@@ -48,7 +48,7 @@ class CiphertextDatabase(Protocol):
         """
 
     def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
-        """How fast one worker would re-encrypt each table, by a sample that is rolled back.
+        """Returns how fast one worker would re-encrypt each table, by a sample that is rolled back.
 
         Args:
             ring: reads every value, and holds a key under `target` that is used for nothing else.
@@ -58,13 +58,13 @@ class CiphertextDatabase(Protocol):
         """
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
-        """Count values per version, unencrypted, near-misses, and quarantined ones, anew."""
+        """Counts values per version, unencrypted, near-misses, and quarantined ones, anew."""
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
-        """What `discover` finds in the definitions that the catalogue keeps; reads no row."""
+        """Returns what `discover` finds in the definitions that the catalogue keeps; reads no row."""
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """All pages that `discover` searches as they are now, when each was, and what was found; notes down new ones.
@@ -76,7 +76,7 @@ class CiphertextDatabase(Protocol):
     def search_spans(
         self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
     ) -> int:
-        """Search these pages as `discover` does, and note down when and what was found; returns the number of pages.
+        """Searches these pages as `discover` does, and note down when and what was found; returns the number of pages.
 
         Args:
             go_on: asked before each span.
@@ -99,7 +99,7 @@ class CiphertextDatabase(Protocol):
         """Whether a table's first shard is all of it: as it was begun, else if the table is small enough for that."""
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
-        """Re-encrypt what was skipped anywhere in a table; `wait`: each row in its own transaction, waiting briefly.
+        """Re-encrypts what was skipped anywhere in a table; `wait`: each row in its own transaction, waiting briefly.
 
         Raises:
             PreflightError: as `rewrite_shard`.
@@ -118,7 +118,7 @@ class CiphertextDatabase(Protocol):
         """Values that would not decrypt and are still as they were (entries mended meanwhile are dropped)."""
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
-        """Decrypt every value of a table with `ring`, keeping nothing; failures go to the quarantine.
+        """Decrypts every value of a table with `ring`, keeping nothing; failures go to the quarantine.
 
         Args:
             request: id of the rotation whose proof this is; its pausing is then obeyed.
@@ -128,7 +128,7 @@ class CiphertextDatabase(Protocol):
         """
 
     def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
-        """All pages of these tables as they are now, and when each was read; notes down new ones.
+        """Returns all pages of these tables as they are now, and when each was read; notes down new ones.
 
         Raises:
             PreflightError, BlockedError: a table is not there, or locked.
@@ -142,7 +142,7 @@ class CiphertextDatabase(Protocol):
         report: Report,
         go_on: Callable[[], bool],
     ) -> int:
-        """Decrypt what these pages of one table hold, one span after the other; returns the number of values.
+        """Decrypts what these pages of one table hold, one span after the other; returns the number of values.
 
         Failures go to the quarantine, from which those are dropped that are mended. Each span is noted down as read
         when it was.
@@ -157,7 +157,7 @@ class CiphertextDatabase(Protocol):
     def decrypt_sample(
         self, table: EncryptedTable, ring: KeyRing, values: int, wanted: Mapping[str, Collection[KeyVersion]]
     ) -> KeyTrial:
-        """Decrypt up to so many stored values of each column under each version, from all over the table.
+        """Decrypts up to so many stored values of each column under each version, from all over the table.
 
         Nothing is kept or recorded. What the key of its own version does not open is tried with the other keys.
 
@@ -166,7 +166,7 @@ class CiphertextDatabase(Protocol):
         """
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
-        """Make the table refuse exactly these versions on every declared column, and validate that.
+        """Makes the table refuse exactly these versions on every declared column, and validate that.
 
         Args:
             wait: False: where somebody else is at the table, leave it as it is.
@@ -180,7 +180,7 @@ class CiphertextDatabase(Protocol):
         """
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
-        """Let the table take values under `version` again (a rollback); repeating it changes nothing."""
+        """Lets the table take values under `version` again (a rollback); repeating it changes nothing."""
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         """The versions that the table's validated and intact fence refuses on every declared column; reads no row.
@@ -192,30 +192,30 @@ class CiphertextDatabase(Protocol):
     def all_fences(
         self, tables: Sequence[EncryptedTable]
     ) -> Mapping[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError]:
-        """The same of many tables at once, in their order: of each the versions, or why it was not seen."""
+        """Returns the same of many tables at once, in their order: of each the versions, or why it was not seen."""
 
     def has_table(self, name: TableName) -> bool:
-        """Whether there is such a table, of whatever kind and columns."""
+        """Returns whether there is such a table, of whatever kind and columns."""
 
     def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
-        """Who holds a lock on `table` now, else every other session of the database: one phrase each."""
+        """Returns who holds a lock on `table` now, else every other session of the database: one phrase each."""
 
     def barrier(self) -> str:
-        """The current WAL position, as text: everything committed so far lies before it."""
+        """Returns the current WAL position, as text: everything committed so far lies before it."""
 
     def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
-        """Who could still show a value replaced before `moment`: one sentence each.
+        """Returns who could still show a value replaced before `moment`: one sentence each.
 
         Sessions (backend_xmin), prepared transactions, replication slots, standbys and subscribers.
         """
 
     def current_xid(self) -> int:
-        """A full transaction id later than every committed one (`pg_current_xact_id()`)."""
+        """Returns a full transaction id later than every committed one (`pg_current_xact_id()`)."""
 
     def search(
         self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
     ) -> Searched:
-        """Read everything that `zero_old_rows` counts and searches, outside of a transaction and holding no lock.
+        """Reads everything that `zero_old_rows` counts and searches, outside of a transaction and holding no lock.
 
         Raises:
             ProofError, BlockedError: an old or unencrypted value is left; names table, column and count.
@@ -229,7 +229,7 @@ class CiphertextDatabase(Protocol):
         moment: Moment,
         searched: Searched | None = None,
     ) -> ZeroOldRows:
-        """Take the evidence of invariant 4 inside the ledger's running transaction, failing closed.
+        """Takes the evidence of invariant 4 inside the ledger's running transaction, failing closed.
 
         `retired` are all versions that the fences must name, `version` among them; `moment` was taken after they were
         validated; `searched` was read after that, and what has not changed since is not read again, unless it is small.
