@@ -309,7 +309,7 @@ class CiphertextDatabaseSuite:
         moment = self.moment(fenced)
         fenced.database.unfence(CLIENTS, V1)
         fenced.database.fence(CLIENTS, [V1, V2])
-        with pytest.raises(FenceError, match=r"fence of table clients .*made anew after the proof"):
+        with pytest.raises(FenceError, match=r"fence of table clients .*recreated after the proof"):
             self.prove(fenced, moment)
         assert self.prove(fenced, self.moment(fenced)).values == 3
 

@@ -360,9 +360,9 @@ class FakeDatabase:
             if missing := sorted(versions - set(self.fences(table))):
                 raise FenceError(f"table {table.name} is not fenced against {missing[0]}; run it again")
             if self.fence_made.get(str(table.name), 0) >= moment.xid:
-                raise FenceError(f"the fence of table {table.name} was made anew after the proof; run it again")
+                raise FenceError(f"the fence of table {table.name} was recreated after the proof; run it again")
         for entry in self.quarantine(tables):
-            raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; mend them")
+            raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; fix them")
         if found := self.snapshot_blockers(moment):
             raise BlockedError("; ".join(found))
         values = sum(sum(count.values_by_version.values()) for count in self.count(tables))

@@ -1,4 +1,4 @@
-"""The application's database behind its port: each method is one function of the module that knows how."""
+"""Implements the database port: each method calls one function of the module responsible."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,8 +60,8 @@ class PostgresDatabase:
     Args:
         connection: the control connection, shared with the ledger so that evidence and records commit together.
         connect: opens a further connection, for the engine.
-        workers: how the engine starts worker processes; without it, it has none.
-        replicas: what the configuration says of standbys and subscribers.
+        workers: how the engine starts worker processes; None: it starts none.
+        replicas: the configured standbys and subscribers.
     """
 
     url: str = field(repr=False)  # it and `connect` may hold a password
@@ -72,7 +72,7 @@ class PostgresDatabase:
     replicas: Replicas = NONE_DECLARED
 
     def identity(self) -> DatabaseIdentity:
-        """Which database this is."""
+        """Returns the database's identity."""
         row = self.connection.execute(_IDENTITY).fetchone()
         identifier, superuser = row or ("unknown", None)
         return DatabaseIdentity(display_name(self.url), str(identifier), None if superuser is None else str(superuser))
@@ -116,7 +116,7 @@ class PostgresDatabase:
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """See `CiphertextDatabase.undeclared_spans`."""
-        with _unless_locked("a table"), self.connection.transaction():  # one, however many relations there are
+        with _unless_locked("a table"), self.connection.transaction():  # one transaction for all relations
             return tuple(rolling_search.spans(self.connection, tables))
 
     def search_spans(
@@ -267,7 +267,7 @@ class PostgresDatabase:
 
 @contextmanager
 def _unless_locked(what: str) -> Iterator[None]:
-    """Where the size of a relation is asked: the server tells none of one that another session has locked."""
+    """Wraps size queries: the server returns no size of a relation that another session has locked."""
     try:
         yield
     except psycopg.errors.LockNotAvailable:
